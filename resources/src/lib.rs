@@ -1,0 +1,1 @@
+//! Guest resources handed out as leases, and the guest's physical layout.

@@ -1,0 +1,2 @@
+//! The init of the guest.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The nested machine.
+fn main() {}

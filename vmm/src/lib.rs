@@ -1,0 +1,1 @@
+//! A small KVM VMM.
