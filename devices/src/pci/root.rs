@@ -1,0 +1,241 @@
+//! The functions of bus 0 and the routing of accesses to them.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
+
+use super::PciFunction;
+
+/// Device numbers on one bus (PCI 3.0, 3.2.2.3.2: five bits).
+pub const SLOTS: u8 = 32;
+
+/// What an access that no function claims reads: the master abort of PCI 3.0, 3.7.4.2.
+const MASTER_ABORT: u8 = 0xff;
+
+/// Why a function could not take its place on the bus.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SlotError {
+    /// All device numbers are taken.
+    #[error("all {SLOTS} slots of PCI bus 0 are taken")]
+    Full,
+    /// The device number is not one of bus 0.
+    #[error("PCI slot {0:#x} does not exist: bus 0 has slots 0 to 0x1f")]
+    NoSuchSlot(u8),
+    /// The device number is taken.
+    #[error("PCI slot {0:#x} is already taken")]
+    Taken(u8),
+}
+
+/// Bus 0 below the host bridge: up to 32 single-function devices.
+#[derive(Default)]
+pub struct PciRoot {
+    slots: [Option<Arc<dyn PciFunction>>; SLOTS as usize],
+}
+
+impl PciRoot {
+    /// An empty bus.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts `function` at device number `slot`.
+    pub fn insert(&mut self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
+        let place = self
+            .slots
+            .get_mut(usize::from(slot))
+            .ok_or(SlotError::NoSuchSlot(slot))?;
+        if place.is_some() {
+            return Err(SlotError::Taken(slot));
+        }
+        *place = Some(function);
+        Ok(())
+    }
+
+    /// Puts `function` at the lowest free device number, and returns that number.
+    pub fn push(&mut self, function: Arc<dyn PciFunction>) -> Result<u8, SlotError> {
+        let slot = (0..SLOTS).zip(&self.slots).find(|(_, place)| place.is_none());
+        let (slot, _) = slot.ok_or(SlotError::Full)?;
+        self.insert(slot, function)?;
+        Ok(slot)
+    }
+
+    /// Reads configuration space of the function at `devfn` (device number in bits 7:3).
+    ///
+    /// Only function 0 of a device exists; all else reads as absent.
+    pub fn config_read(&self, devfn: u8, offset: u16, data: &mut [u8]) {
+        match self.function(devfn) {
+            Some(function) if is_config_access(offset, data.len()) => function.config_read(offset, data),
+            _ => data.fill(MASTER_ABORT),
+        }
+    }
+
+    /// Writes configuration space of the function at `devfn`; dropped if there is none.
+    pub fn config_write(&self, devfn: u8, offset: u16, data: &[u8]) {
+        if let Some(function) = self.function(devfn)
+            && is_config_access(offset, data.len())
+        {
+            function.config_write(offset, data);
+        }
+    }
+
+    fn function(&self, devfn: u8) -> Option<&Arc<dyn PciFunction>> {
+        let (slot, function) = (devfn >> 3, devfn & 7);
+        let place = self.slots.get(usize::from(slot))?;
+        place.as_ref().filter(|_| function == 0)
+    }
+
+    fn functions(&self) -> impl Iterator<Item = &Arc<dyn PciFunction>> {
+        self.slots.iter().flatten()
+    }
+}
+
+/// Configuration accesses are of 1, 2 or 4 bytes within one dword (PCI 3.0, 3.2.2.3.2).
+fn is_config_access(offset: u16, len: usize) -> bool {
+    let within_dword = usize::from(offset & 3).saturating_add(len) <= 4;
+    matches!(len, 1 | 2 | 4) && within_dword
+}
+
+/// The memory windows of the host bridge.
+impl DeviceMmio for PciRoot {
+    fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let gpa = base.0.wrapping_add(offset);
+        if !self.functions().any(|function| function.memory_read(gpa, data)) {
+            data.fill(MASTER_ABORT);
+        }
+    }
+
+    fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let gpa = base.0.wrapping_add(offset);
+        self.functions().any(|function| function.memory_write(gpa, data));
+    }
+}
+
+/// The port window of the host bridge.
+impl DevicePio for PciRoot {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        let port = base.0.wrapping_add(offset);
+        if !self.functions().any(|function| function.io_read(port, data)) {
+            data.fill(MASTER_ABORT);
+        }
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        let port = base.0.wrapping_add(offset);
+        self.functions().any(|function| function.io_write(port, data));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A function with one 16-byte memory BAR and one 4-byte I/O BAR, that remembers its config writes.
+    pub struct TestFunction {
+        pub bar: u64,
+        pub port: u16,
+        pub writes: Mutex<Vec<(u16, Vec<u8>)>>,
+    }
+
+    impl TestFunction {
+        pub fn at(bar: u64, port: u16) -> Arc<Self> {
+            Arc::new(Self {
+                bar,
+                port,
+                writes: Mutex::new(Vec::new()),
+            })
+        }
+    }
+
+    impl PciFunction for TestFunction {
+        fn config_read(&self, offset: u16, data: &mut [u8]) {
+            for (byte, at) in data.iter_mut().zip(offset..) {
+                *byte = at.to_le_bytes()[0] ^ at.to_le_bytes()[1];
+            }
+        }
+
+        fn config_write(&self, offset: u16, data: &[u8]) {
+            self.writes.lock().unwrap().push((offset, data.to_vec()));
+        }
+
+        fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
+            let hit = (self.bar..self.bar + 16).contains(&gpa);
+            if hit {
+                data.fill(0x5a);
+            }
+            hit
+        }
+
+        fn io_read(&self, port: u16, data: &mut [u8]) -> bool {
+            let hit = (self.port..self.port + 4).contains(&port);
+            if hit {
+                data.fill(0xa5);
+            }
+            hit
+        }
+    }
+
+    fn memory(root: &PciRoot, gpa: u64) -> [u8; 4] {
+        let mut data = [0; 4];
+        root.mmio_read(MmioAddress(0x1000), gpa - 0x1000, &mut data);
+        data
+    }
+
+    #[test]
+    fn slots_fill_from_the_lowest_and_end_at_32() {
+        let mut root = PciRoot::new();
+        root.insert(1, TestFunction::at(0, 0)).unwrap();
+        assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
+        assert_eq!(root.push(TestFunction::at(0, 0)), Ok(2));
+        assert_eq!(root.insert(2, TestFunction::at(0, 0)), Err(SlotError::Taken(2)));
+        assert_eq!(
+            root.insert(32, TestFunction::at(0, 0)),
+            Err(SlotError::NoSuchSlot(32))
+        );
+        (3..32).for_each(|slot| assert_eq!(root.push(TestFunction::at(0, 0)), Ok(slot)));
+        assert_eq!(root.push(TestFunction::at(0, 0)), Err(SlotError::Full));
+    }
+
+    #[test]
+    fn absent_functions_and_other_functions_of_a_device_read_all_ones() {
+        let mut root = PciRoot::new();
+        root.insert(2, TestFunction::at(0, 0)).unwrap();
+        let read = |devfn, offset| {
+            let mut data = [0; 2];
+            root.config_read(devfn, offset, &mut data);
+            data
+        };
+        assert_eq!(read(2 << 3, 0), [0, 1]);
+        assert_eq!(read(2 << 3 | 1, 0), [0xff; 2]);
+        assert_eq!(read(3 << 3, 0), [0xff; 2]);
+    }
+
+    #[test]
+    fn accesses_that_cross_a_dword_never_reach_a_function() {
+        let mut root = PciRoot::new();
+        let function = TestFunction::at(0, 0);
+        root.insert(0, function.clone()).unwrap();
+        root.config_write(0, 3, &[0; 2]);
+        root.config_write(0, 0, &[0; 8]);
+        root.config_write(0, 0, &[]);
+        root.config_write(0, 2, &[7; 2]);
+        assert_eq!(*function.writes.lock().unwrap(), [(2, vec![7; 2])]);
+    }
+
+    #[test]
+    fn an_access_goes_to_the_function_that_decodes_it() {
+        let mut root = PciRoot::new();
+        root.push(TestFunction::at(0x2000, 0xc000)).unwrap();
+        root.push(TestFunction::at(0x3000, 0xc010)).unwrap();
+        assert_eq!(memory(&root, 0x3008), [0x5a; 4]);
+        assert_eq!(memory(&root, 0x3010), [0xff; 4]);
+        let mut data = [0];
+        root.pio_read(PioAddress(0xc000), 0x11, &mut data);
+        assert_eq!(data, [0xa5]);
+        root.pio_read(PioAddress(0xc000), 0x14, &mut data);
+        assert_eq!(data, [0xff]);
+    }
+}

@@ -1,0 +1,203 @@
+//! The serial port COM1: a 16550A whose other end is any [`Write`].
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thiserror::Error;
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial as Uart, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+/// The serial port took no input.
+#[derive(Debug, Error)]
+pub enum SerialError {
+    /// A thread died in the middle of an access.
+    #[error("the serial port is unusable since a thread panicked in it")]
+    Poisoned,
+    /// The interrupt's eventfd could not be written.
+    #[error("the interrupt of the serial port could not be signalled: {0}")]
+    Interrupt(String),
+}
+
+/// The interrupt line, an irqfd in the host.
+struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = std::io::Error;
+
+    fn trigger(&self) -> Result<(), Self::E> {
+        self.0.write(1)
+    }
+}
+
+/// Says when the receive FIFO has room again, to a host that found it full.
+struct Drained {
+    awaited: AtomicBool,
+    signal: EventFd,
+}
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        if self.awaited.swap(false, Ordering::Relaxed) {
+            // A full counter already wakes the reader.
+            let _ = self.signal.write(1);
+        }
+    }
+}
+
+/// COM1.
+pub struct Serial<W: Write> {
+    uart: Mutex<Uart<Interrupt, Drained, W>>,
+}
+
+impl<W: Write> Serial<W> {
+    /// The first port.
+    pub const BASE: u16 = 0x3f8;
+    /// The number of ports.
+    pub const SIZE: u16 = 8;
+    /// The interrupt that PCs give to COM1.
+    pub const GSI: u32 = 4;
+
+    /// A port that writes to `output`, interrupts by `interrupt`, and writes to `drained` when the guest
+    /// has emptied a receive FIFO that [`Serial::receive`] had found full.
+    pub fn new(interrupt: EventFd, drained: EventFd, output: W) -> Self {
+        let drained = Drained {
+            awaited: AtomicBool::new(false),
+            signal: drained,
+        };
+        Self {
+            uart: Mutex::new(Uart::with_events(Interrupt(interrupt), drained, output)),
+        }
+    }
+
+    /// Gives the guest as much of `input` as the receive FIFO takes, and returns how much that was.
+    pub fn receive(&self, input: &[u8]) -> Result<usize, SerialError> {
+        let mut uart = self.uart.lock().map_err(|_| SerialError::Poisoned)?;
+        let fits = input.len().min(uart.fifo_capacity());
+        uart.events().awaited.store(fits < input.len(), Ordering::Relaxed);
+        match input.get(..fits) {
+            Some(input) if fits > 0 => uart
+                .enqueue_raw_bytes(input)
+                .map_err(|e| SerialError::Interrupt(format!("{e:?}"))),
+            _ => Ok(0),
+        }
+    }
+}
+
+fn register(offset: PioAddressOffset) -> u8 {
+    let [register, _] = offset.to_le_bytes();
+    register
+}
+
+/// The registers are bytes; a wider access does what a byte access to its first port does, as does each
+/// byte of a string instruction, which arrives as one wide access.
+impl<W: Write> DevicePio for Serial<W> {
+    fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        match self.uart.lock() {
+            Ok(mut uart) => data.fill_with(|| uart.read(register(offset))),
+            Err(_) => data.fill(0xff),
+        }
+    }
+
+    fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let Ok(mut uart) = self.uart.lock() {
+            // Output that nobody takes is lost, as on a cable that is unplugged; the guest goes on.
+            data.iter()
+                .for_each(|byte| drop(uart.write(register(offset), *byte)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(data)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Port {
+        serial: Serial<Output>,
+        output: Output,
+        interrupt: EventFd,
+        drained: EventFd,
+    }
+
+    fn port() -> Port {
+        let output = Output::default();
+        let [interrupt, drained] = [(), ()].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
+        let serial = Serial::new(
+            interrupt.try_clone().unwrap(),
+            drained.try_clone().unwrap(),
+            output.clone(),
+        );
+        Port {
+            serial,
+            output,
+            interrupt,
+            drained,
+        }
+    }
+
+    const BASE: PioAddress = PioAddress(0x3f8);
+    const INTERRUPT_ENABLE: u16 = 1;
+
+    #[test]
+    fn a_string_write_puts_out_every_byte() {
+        let port = port();
+        port.serial.pio_write(BASE, 0, b"hello");
+        assert_eq!(*port.output.0.lock().unwrap(), b"hello");
+    }
+
+    #[test]
+    fn input_interrupts_and_is_read_in_order() {
+        let port = port();
+        port.serial.pio_write(BASE, INTERRUPT_ENABLE, &[1]);
+        assert_eq!(port.serial.receive(b"ab").unwrap(), 2);
+        assert!(port.interrupt.read().is_ok());
+        let mut data = [0];
+        port.serial.pio_read(BASE, 0, &mut data);
+        assert_eq!(data, *b"a");
+        port.serial.pio_read(BASE, 0, &mut data);
+        assert_eq!(data, *b"b");
+    }
+
+    #[test]
+    fn a_full_fifo_takes_part_of_the_input_and_says_when_it_is_empty() {
+        let port = port();
+        let taken = port.serial.receive(&[b'x'; 200]).unwrap();
+        assert!((1..200).contains(&taken));
+        assert_eq!(port.serial.receive(b"y").unwrap(), 0);
+        assert!(port.drained.read().is_err());
+        (0..taken).for_each(|_| port.serial.pio_read(BASE, 0, &mut [0]));
+        assert!(port.drained.read().is_ok());
+    }
+
+    #[test]
+    fn nobody_waits_for_room_that_was_there() {
+        let port = port();
+        port.serial.receive(b"a").unwrap();
+        port.serial.pio_read(BASE, 0, &mut [0]);
+        assert!(port.drained.read().is_err());
+    }
+}
