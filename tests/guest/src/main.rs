@@ -1,2 +1,41 @@
-//! The init of the guest.
-fn main() {}
+//! The init of the guest: the only program that runs in it.
+//!
+//! It does what the kernel command line asks in `guest.do=` (see [`plan`]), reports each step as one
+//! JSON line behind a prefix that nothing else prints (see [`report`]), and ends the machine.
+
+mod disk;
+mod interrupts;
+mod modules;
+mod pci;
+mod plan;
+mod report;
+mod steps;
+mod system;
+
+use guest::Ending;
+use plan::Plan;
+
+fn main() {
+    let ending = match system::mount_all().and_then(|()| work()) {
+        Ok(ending) => ending,
+        Err(error) => {
+            report::error(&error.to_string());
+            Ending::Off
+        }
+    };
+    report::send(&guest::Report::End { ending });
+    system::end(ending);
+}
+
+/// Everything between the mounts and the end.
+fn work() -> Result<Ending, system::Error> {
+    report::send(&system::look()?);
+    let plan: Plan = system::command_line()?.parse()?;
+    modules::load_listed()?;
+    for step in &plan.steps {
+        if let Err(error) = steps::run(step) {
+            report::error(&error.to_string());
+        }
+    }
+    Ok(plan.ending)
+}

@@ -1,0 +1,159 @@
+//! NVMe disks, read and written past the page cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use guest::pattern_byte;
+use nix::fcntl::OFlag;
+use sha2::{Digest as _, Sha256};
+
+use crate::system::Error;
+
+/// What one transfer moves at most.
+const CHUNK: usize = 128 << 10;
+
+/// The size of a single read.
+pub const BLOCK: u64 = 4096;
+
+/// How long controllers may take to show their disks.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A buffer that O_DIRECT accepts: aligned to the disk's blocks.
+#[repr(C, align(4096))]
+struct Chunk([u8; CHUNK]);
+
+/// One namespace.
+pub struct Disk {
+    /// `nvme0n1`
+    pub name: String,
+    path: String,
+    file: File,
+    chunk: Box<Chunk>,
+}
+
+impl Disk {
+    fn open(name: String) -> Result<Self, Error> {
+        let path = format!("/dev/{name}");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_DIRECT.bits())
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        Ok(Self {
+            name,
+            path,
+            file,
+            chunk: Box::new(Chunk([0; CHUNK])),
+        })
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> Result<u64, Error> {
+        let path = format!("/sys/block/{}/size", self.name);
+        // The kernel counts in sectors of 512 bytes, whatever the disk's own are.
+        Ok(crate::system::read(&path)?
+            .trim()
+            .parse::<u64>()
+            .unwrap_or_default()
+            .saturating_mul(512))
+    }
+
+    /// SHA-256 over the first `bytes`, in hexadecimal.
+    pub fn hash(&mut self, bytes: u64) -> Result<String, Error> {
+        let mut hash = Sha256::new();
+        for (offset, length) in chunks(0, bytes) {
+            hash.update(self.read(offset, length)?);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Writes the pattern to `bytes` from `start` on.
+    pub fn write_pattern(&mut self, start: u64, bytes: u64) -> Result<(), Error> {
+        for (offset, length) in chunks(start, bytes) {
+            let buffer = self.chunk.0.get_mut(..length).unwrap_or_default();
+            (offset..)
+                .zip(buffer.iter_mut())
+                .for_each(|(at, byte)| *byte = pattern_byte(at));
+            self.file
+                .write_all_at(buffer, offset)
+                .map_err(Error::file("write", &self.path))?;
+        }
+        self.file.sync_all().map_err(Error::file("flush", &self.path))
+    }
+
+    /// Whether the pattern is there.
+    pub fn has_pattern(&mut self, start: u64, bytes: u64) -> Result<bool, Error> {
+        for (offset, length) in chunks(start, bytes) {
+            let buffer = self.read(offset, length)?;
+            if !(offset..).zip(buffer).all(|(at, byte)| *byte == pattern_byte(at)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads one block.
+    pub fn read_block(&mut self, offset: u64) -> Result<(), Error> {
+        self.read(offset, 4096).map(|_| ())
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<&[u8], Error> {
+        let buffer = self.chunk.0.get_mut(..length).unwrap_or_default();
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(Error::file("read", &self.path))?;
+        Ok(buffer)
+    }
+}
+
+/// Offset and length of the transfers that cover `bytes` from `start` on.
+fn chunks(start: u64, bytes: u64) -> impl Iterator<Item = (u64, usize)> {
+    let end = start.saturating_add(bytes);
+    (start..end).step_by(CHUNK).map(move |offset| {
+        let left = usize::try_from(end.saturating_sub(offset)).unwrap_or(CHUNK);
+        (offset, left.min(CHUNK))
+    })
+}
+
+/// Waits until `expected` disks are there, then opens them, by name.
+pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
+    let deadline = Instant::now().checked_add(PATIENCE);
+    loop {
+        let names = names();
+        if names.len() >= expected {
+            return names.into_iter().map(Disk::open).collect();
+        }
+        if deadline.is_none_or(|deadline| Instant::now() > deadline) {
+            return Err(Error::NoDisk {
+                found: names.len(),
+                expected,
+            });
+        }
+        sleep(Duration::from_millis(1));
+    }
+}
+
+fn names() -> Vec<String> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with("nvme"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_exactly_what_is_asked() {
+        let found: Vec<_> = chunks(4096, CHUNK as u64 + 512).collect();
+        assert_eq!(found, [(4096, CHUNK), (4096 + CHUNK as u64, 512)]);
+        assert_eq!(chunks(0, 0).count(), 0);
+    }
+}

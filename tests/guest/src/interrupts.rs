@@ -1,0 +1,73 @@
+//! Interrupts of devices, from `/proc/interrupts`.
+
+use std::collections::BTreeMap;
+
+use crate::system::{Error, read};
+
+/// How many interrupts each name has had, over all CPUs.
+pub type Counts = BTreeMap<String, u64>;
+
+/// Now.
+pub fn counts() -> Result<Counts, Error> {
+    Ok(parse(&read("/proc/interrupts")?))
+}
+
+/// What came between the two, without those that did not change.
+pub fn since(before: &Counts, after: &Counts) -> Counts {
+    let grown = |(name, count): (&String, &u64)| {
+        let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
+        (more > 0).then(|| (name.clone(), more))
+    };
+    after.iter().filter_map(grown).collect()
+}
+
+/// A device's line is: number, a count per CPU, chip, hardware interrupt, and the names at the end.
+/// Lines of the architecture (`LOC:` and such) do not begin with a number.
+fn parse(text: &str) -> Counts {
+    let mut counts = Counts::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let is_device = words
+            .next()
+            .is_some_and(|w| w.trim_end_matches(':').parse::<u32>().is_ok());
+        let rest: Vec<&str> = words.collect();
+        if let (true, Some(name)) = (is_device, rest.last()) {
+            let sum = rest
+                .iter()
+                .map_while(|w| w.parse::<u64>().ok())
+                .fold(0, u64::saturating_add);
+            let entry = counts.entry((*name).to_owned()).or_default();
+            *entry = entry.saturating_add(sum);
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO_CPUS: &str = "\
+           CPU0       CPU1
+  4:         15          1   IO-APIC   4-edge      ttyS0
+ 24:          0         12  PCI-MSIX-0000:00:02.0   0-edge      nvme0q0
+ 25:      10000          3  PCI-MSIX-0000:00:02.0   1-edge      nvme0q1
+LOC:       1234       5678   Local timer interrupts
+";
+
+    #[test]
+    fn counts_are_summed_over_cpus() {
+        let counts = parse(TWO_CPUS);
+        assert_eq!(counts.get("nvme0q1"), Some(&10_003));
+        assert_eq!(counts.get("ttyS0"), Some(&16));
+        assert_eq!(counts.len(), 3);
+    }
+
+    #[test]
+    fn only_what_grew_is_kept() {
+        let before = parse(TWO_CPUS);
+        let mut after = before.clone();
+        after.insert("nvme0q1".into(), 10_010);
+        assert_eq!(since(&before, &after), Counts::from([("nvme0q1".into(), 7)]));
+    }
+}

@@ -1,0 +1,152 @@
+//! What the kernel command line asks for: `guest.do=look,hash:4M,write:1M@8M,read:10000,pause:200,end:off`.
+
+use std::str::FromStr;
+
+use guest::Ending;
+
+use crate::system::Error;
+
+/// The steps, then the end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Power-off unless told.
+    pub ending: Ending,
+}
+
+/// One thing to do. Those on disks are done on every NVMe disk.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// List the PCI functions.
+    Look,
+    /// Hash the first `bytes`.
+    Hash { bytes: u64 },
+    /// Write the pattern and read it back.
+    Write { bytes: u64, offset: u64 },
+    /// `count` reads of 4 KiB.
+    Read { count: u64 },
+    /// Do nothing for a while, so that someone can look from outside.
+    Pause { milliseconds: u64 },
+}
+
+impl FromStr for Plan {
+    type Err = Error;
+
+    fn from_str(command_line: &str) -> Result<Self, Error> {
+        let asked = command_line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("guest.do="));
+        let mut plan = Self {
+            steps: Vec::new(),
+            ending: Ending::Off,
+        };
+        for word in asked.unwrap_or("look").split(',') {
+            let (name, value) = word.split_once(':').unwrap_or((word, ""));
+            match name {
+                "end" => plan.ending = ending(value).ok_or_else(|| Error::Plan(word.into()))?,
+                _ => plan
+                    .steps
+                    .push(step(name, value).ok_or_else(|| Error::Plan(word.into()))?),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+fn step(name: &str, value: &str) -> Option<Step> {
+    Some(match name {
+        "look" => Step::Look,
+        "hash" => Step::Hash { bytes: size(value)? },
+        "write" => {
+            let (bytes, offset) = value.split_once('@').unwrap_or((value, "0"));
+            Step::Write {
+                bytes: size(bytes)?,
+                offset: size(offset)?,
+            }
+        }
+        "read" => Step::Read {
+            count: value.parse().ok()?,
+        },
+        "pause" => Step::Pause {
+            milliseconds: value.parse().ok()?,
+        },
+        _ => return None,
+    })
+}
+
+fn ending(value: &str) -> Option<Ending> {
+    match value {
+        "off" => Some(Ending::Off),
+        "reboot" => Some(Ending::Reboot),
+        "panic" => Some(Ending::Panic),
+        _ => None,
+    }
+}
+
+/// Bytes, or with K or M.
+fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.strip_suffix('M') {
+        Some(digits) => (digits, 1 << 20),
+        None => text
+            .strip_suffix('K')
+            .map_or((text, 1), |digits| (digits, 1 << 10)),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_line() {
+        let plan: Plan = "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10,pause:5,end:reboot quiet"
+            .parse()
+            .unwrap();
+        let steps = vec![
+            Step::Look,
+            Step::Hash { bytes: 4 << 20 },
+            Step::Write {
+                bytes: 1 << 20,
+                offset: 8 << 20,
+            },
+            Step::Read { count: 10 },
+            Step::Pause { milliseconds: 5 },
+        ];
+        assert_eq!(
+            plan,
+            Plan {
+                steps,
+                ending: Ending::Reboot
+            }
+        );
+    }
+
+    #[test]
+    fn nothing_asked_is_a_look_and_power_off() {
+        let plan: Plan = "console=ttyS0\n".parse().unwrap();
+        assert_eq!(
+            plan,
+            Plan {
+                steps: vec![Step::Look],
+                ending: Ending::Off
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for word in [
+            "hash:4X",
+            "hash:",
+            "dance",
+            "end:never",
+            "write:1M@",
+            "hash:99999999999999999M",
+        ] {
+            let error = format!("guest.do={word}").parse::<Plan>().unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}

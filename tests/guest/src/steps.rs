@@ -1,0 +1,118 @@
+//! Carries out the steps of a plan.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use guest::Report;
+
+use crate::disk::{self, BLOCK, Disk};
+use crate::plan::Step;
+use crate::system::Error;
+use crate::{interrupts, pci, report};
+
+/// Reads are spread over this much of a disk.
+const READ_SPAN: u64 = 16 << 20;
+
+/// Does one step and reports it.
+pub fn run(step: &Step) -> Result<(), Error> {
+    match *step {
+        Step::Look => {
+            report::send(&Report::Pci {
+                functions: pci::functions()?,
+            });
+            Ok(())
+        }
+        Step::Hash { bytes } => on_disks(|disk| hash(disk, bytes)),
+        Step::Write { bytes, offset } => on_disks(|disk| write(disk, offset, bytes)),
+        Step::Read { count } => on_disks(|disk| read(disk, count)),
+        Step::Pause { milliseconds } => {
+            sleep(Duration::from_millis(milliseconds));
+            Ok(())
+        }
+    }
+}
+
+/// Every NVMe controller has one namespace here.
+fn on_disks(work: impl Fn(&mut Disk) -> Result<Report, Error>) -> Result<(), Error> {
+    let controllers = pci::functions()?
+        .iter()
+        .filter(|f| f.class == pci::NVME_CLASS)
+        .count();
+    for disk in &mut disk::open_all(controllers.max(1))? {
+        report::send(&work(disk)?);
+    }
+    Ok(())
+}
+
+fn hash(disk: &mut Disk, bytes: u64) -> Result<Report, Error> {
+    Ok(Report::Hash {
+        disk: disk.name.clone(),
+        bytes,
+        sha256: disk.hash(bytes)?,
+    })
+}
+
+fn write(disk: &mut Disk, offset: u64, bytes: u64) -> Result<Report, Error> {
+    disk.write_pattern(offset, bytes)?;
+    let same = disk.has_pattern(offset, bytes)?;
+    Ok(Report::Write {
+        disk: disk.name.clone(),
+        offset,
+        bytes,
+        same,
+    })
+}
+
+/// One read at a time; nothing is printed between the two looks at the interrupts.
+fn read(disk: &mut Disk, count: u64) -> Result<Report, Error> {
+    let blocks = disk.size()?.min(READ_SPAN).checked_div(BLOCK).unwrap_or_default();
+    let mut times = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
+    let before = interrupts::counts()?;
+    let start = Instant::now();
+    for offset in scattered(blocks).take(usize::try_from(count).unwrap_or_default()) {
+        let each = Instant::now();
+        disk.read_block(offset)?;
+        times.push(nanoseconds(each.elapsed()));
+    }
+    let total_ns = nanoseconds(start.elapsed());
+    let after = interrupts::counts()?;
+    times.sort_unstable();
+    Ok(Report::Read {
+        disk: disk.name.clone(),
+        reads: count,
+        total_ns,
+        median_ns: times.get(times.len() / 2).copied().unwrap_or_default(),
+        worst_ns: times.last().copied().unwrap_or_default(),
+        interrupts: interrupts::since(&before, &after),
+    })
+}
+
+/// Offsets of blocks, in an order that no read-ahead guesses and that is the same each time.
+fn scattered(blocks: u64) -> impl Iterator<Item = u64> {
+    (1u64..).map(move |n| {
+        let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        mixed
+            .checked_rem(blocks)
+            .unwrap_or_default()
+            .saturating_mul(BLOCK)
+    })
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scattered_offsets_stay_on_the_disk() {
+        assert!(
+            scattered(7)
+                .take(1000)
+                .all(|offset| offset % BLOCK == 0 && offset < 7 * BLOCK)
+        );
+        assert!(scattered(0).take(3).all(|offset| offset == 0));
+    }
+}

@@ -1,0 +1,117 @@
+//! The system around the init: mounts, command line, what there is, and the end.
+
+use std::fs;
+use std::io;
+
+use guest::{Ending, Report};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::unistd::sync;
+use thiserror::Error;
+
+/// A step that could not be done.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("{action} {path}: {source}")]
+    File {
+        action: &'static str,
+        path: String,
+        source: io::Error,
+    },
+    #[error("guest.do: {0:?} is not understood")]
+    Plan(String),
+    #[error("no NVMe disk came up: {found} of {expected} there")]
+    NoDisk { found: usize, expected: usize },
+}
+
+impl Error {
+    /// For `map_err`.
+    pub fn file(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+}
+
+/// Mounts what the kernel shows its state in.
+pub fn mount_all() -> Result<(), Error> {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        fs::create_dir_all(target).map_err(Error::file("create", target))?;
+        match mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>) {
+            // CONFIG_DEVTMPFS_MOUNT has done it already.
+            Ok(()) | Err(nix::Error::EBUSY) => {}
+            Err(errno) => return Err(Error::file("mount", target)(errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// A file of the kernel's.
+pub fn read(path: &str) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(Error::file("read", path))
+}
+
+/// The kernel's command line.
+pub fn command_line() -> Result<String, Error> {
+    read("/proc/cmdline")
+}
+
+/// What this machine is.
+pub fn look() -> Result<Report, Error> {
+    Ok(Report::Init {
+        uptime_ns: uptime_ns(&read("/proc/uptime")?),
+        cpus: read("/sys/devices/system/cpu/online")?.trim().to_owned(),
+        memory_kib: memory_kib(&read("/proc/meminfo")?),
+    })
+}
+
+/// `/proc/uptime` has seconds with two decimals.
+fn uptime_ns(text: &str) -> u64 {
+    let digits: String = text
+        .chars()
+        .take_while(|c| !c.is_whitespace())
+        .filter(char::is_ascii_digit)
+        .collect();
+    digits
+        .parse::<u64>()
+        .unwrap_or_default()
+        .saturating_mul(10_000_000)
+}
+
+fn memory_kib(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    line.and_then(|rest| rest.split_whitespace().next())
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_default()
+}
+
+/// Ends the machine. Does not return, except to panic the kernel.
+pub fn end(ending: Ending) {
+    sync();
+    let mode = match ending {
+        Ending::Off => RebootMode::RB_POWER_OFF,
+        Ending::Reboot => RebootMode::RB_AUTOBOOT,
+        // The kernel panics when its init exits.
+        Ending::Panic => return,
+    };
+    // It fails only for a process without CAP_SYS_BOOT; then the exit that follows is the end.
+    let _ = reboot(mode);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_in_nanoseconds() {
+        assert_eq!(uptime_ns("1.25 0.90\n"), 1_250_000_000);
+        assert_eq!(uptime_ns(""), 0);
+    }
+
+    #[test]
+    fn memory_is_the_total() {
+        assert_eq!(
+            memory_kib("MemTotal:         491520 kB\nMemFree: 1 kB\n"),
+            491_520
+        );
+    }
+}
