@@ -1,0 +1,172 @@
+//! Ranges of numbers (addresses, ports, GSIs, slots) and sets of them.
+
+use std::fmt;
+
+/// `size` consecutive numbers from `start` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressRange {
+    /// The first number.
+    pub start: u64,
+    /// How many there are.
+    pub size: u64,
+}
+
+impl AddressRange {
+    /// `size` numbers from `start` on.
+    pub const fn new(start: u64, size: u64) -> Self {
+        Self { start, size }
+    }
+
+    /// From `first` to `last`, both included; empty if they are the wrong way round.
+    ///
+    /// All of 2^64 does not fit in `size`: that range loses its last number.
+    pub const fn inclusive(first: u64, last: u64) -> Self {
+        let size = match last.checked_sub(first) {
+            Some(distance) => distance.saturating_add(1),
+            None => 0,
+        };
+        Self { start: first, size }
+    }
+
+    /// From `start` up to and without `end`; empty if they are the wrong way round.
+    pub const fn between(start: u64, end: u64) -> Self {
+        Self {
+            start,
+            size: end.saturating_sub(start),
+        }
+    }
+
+    /// The first number after the range.
+    pub const fn end(&self) -> u64 {
+        self.start.saturating_add(self.size)
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Whether all of `other` is in it.
+    pub const fn contains(&self, other: &Self) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
+    /// Whether the two share a number.
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        !self.intersection(other).is_empty()
+    }
+
+    /// What the two share.
+    pub const fn intersection(&self, other: &Self) -> Self {
+        let start = if self.start > other.start {
+            self.start
+        } else {
+            other.start
+        };
+        let end = if self.end() < other.end() {
+            self.end()
+        } else {
+            other.end()
+        };
+        Self::between(start, end)
+    }
+
+    /// What is left when it may only start at a multiple of `align`, a power of two.
+    pub const fn aligned(&self, align: u64) -> Self {
+        let mask = align.wrapping_sub(1);
+        match self.start.checked_add(mask) {
+            Some(start) => Self::between(start & !mask, self.end()),
+            None => Self::new(self.start, 0),
+        }
+    }
+
+    /// The parts of it that lie below and above `hole`.
+    fn without(&self, hole: &Self) -> [Self; 2] {
+        let below = Self::between(self.start, self.end().min(hole.start));
+        let above = Self::between(self.start.max(hole.end()), self.end());
+        [below, above]
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}-{:#x}", self.start, self.end().saturating_sub(1))
+    }
+}
+
+/// What of `ranges` is not in any of `holes`.
+pub(crate) fn subtract(ranges: Vec<AddressRange>, holes: &[AddressRange]) -> Vec<AddressRange> {
+    let cut = |ranges: Vec<AddressRange>, hole: &AddressRange| {
+        let parts = ranges.iter().flat_map(|range| range.without(hole));
+        parts.filter(|part| !part.is_empty()).collect()
+    };
+    holes.iter().filter(|hole| !hole.is_empty()).fold(ranges, cut)
+}
+
+/// The same numbers in as few ranges as possible, in ascending order.
+pub(crate) fn join(mut ranges: Vec<AddressRange>) -> Vec<AddressRange> {
+    ranges.sort_unstable();
+    let mut joined: Vec<AddressRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end() >= range.start => {
+                *last = AddressRange::between(last.start, last.end().max(range.end()));
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_cuts_a_range_in_two() {
+        let left = subtract(vec![AddressRange::new(0, 100)], &[AddressRange::new(10, 5)]);
+        assert_eq!(left, [AddressRange::new(0, 10), AddressRange::new(15, 85)]);
+    }
+
+    #[test]
+    fn a_hole_may_cover_an_end_or_all() {
+        let all = vec![AddressRange::new(10, 10)];
+        assert_eq!(
+            subtract(all.clone(), &[AddressRange::new(0, 15)]),
+            [AddressRange::new(15, 5)]
+        );
+        assert_eq!(
+            subtract(all.clone(), &[AddressRange::new(15, 15)]),
+            [AddressRange::new(10, 5)]
+        );
+        assert_eq!(subtract(all, &[AddressRange::new(0, 100)]), []);
+    }
+
+    #[test]
+    fn alignment_moves_the_start_only() {
+        assert_eq!(
+            AddressRange::between(0x1001, 0x3000).aligned(0x1000),
+            AddressRange::between(0x2000, 0x3000)
+        );
+        assert!(AddressRange::between(0x2001, 0x3000).aligned(0x1000).is_empty());
+        assert!(
+            AddressRange::inclusive(u64::MAX - 1, u64::MAX)
+                .aligned(0x1000)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn neighbours_are_joined_and_others_are_not() {
+        let parts = [(20, 5), (0, 10), (10, 5)].map(|(start, size)| AddressRange::new(start, size));
+        assert_eq!(
+            join(parts.to_vec()),
+            [AddressRange::new(0, 15), AddressRange::new(20, 5)]
+        );
+    }
+
+    #[test]
+    fn the_last_address_is_shown() {
+        assert_eq!(AddressRange::new(0x1000, 0x1000).to_string(), "0x1000-0x1fff");
+    }
+}
