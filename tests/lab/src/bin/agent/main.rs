@@ -1,0 +1,60 @@
+//! The init of L1: mounts, loads modules, and does what the lab asks over a virtio-serial port.
+
+mod channel;
+mod pci;
+mod run;
+mod setup;
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
+use lab::protocol::{Message, Request};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::unistd::sync;
+
+use channel::{Requests, Sender};
+
+fn main() {
+    if let Err(error) = serve() {
+        // The console is all there is: it ends up in the lab's log of L1.
+        eprintln!("agent: {error}");
+    }
+    sync();
+    // Fails only without CAP_SYS_BOOT; an init has it.
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+}
+
+/// Serves until told to stop, or until the lab is gone.
+fn serve() -> std::io::Result<()> {
+    setup::mount_all()?;
+    setup::load_modules()?;
+    let (sender, requests) = channel::open()?;
+    sender.send(&Message::Ready { at_ns: run::now_ns() })?;
+    answer_all(&sender, requests)
+}
+
+fn answer_all(sender: &Sender, requests: Requests) -> std::io::Result<()> {
+    for request in requests {
+        match request? {
+            Request::Stop => return Ok(()),
+            request => sender.send(&answer(request, sender))?,
+        }
+    }
+    Ok(())
+}
+
+fn answer(request: Request, sender: &Sender) -> Message {
+    let what = format!("{request:?}");
+    let result = match request {
+        Request::Run(program) => run::run(&program, sender).map(|f| Message::Finished(Box::new(f))),
+        Request::Read { path } => setup::read(&path).map(|contents| Message::Contents { contents }),
+        Request::Write { path, contents } => fs::write(path, contents).map(|()| Message::Done),
+        Request::Rename { from, to } => fs::rename(from, to).map(|()| Message::Done),
+        Request::Own { path, user } => chown(path, Some(user), Some(user)).map(|()| Message::Done),
+        Request::Bind { address, driver } => pci::bind(&address, driver.as_deref()).map(|()| Message::Done),
+        Request::Share { at } => setup::share(Path::new(&at)).map(|()| Message::Done),
+        Request::Stop => Ok(Message::Done),
+    };
+    result.unwrap_or_else(|error| Message::Failed { why: format!("{what}: {error}") })
+}

@@ -1,0 +1,155 @@
+//! Runs programs, passes on what they print, and watches for the texts that triggers wait for.
+
+use std::collections::BTreeMap;
+use std::io::{Error, Read, Result, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+
+use lab::protocol::{Ending, Finished, Message, Program, Sighting, Stream, Trigger};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+use crate::channel::Sender;
+use crate::setup;
+
+/// L1's clock. On instruction count it is the number of instructions that L1 has run.
+pub fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Runs a program to its end.
+pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
+    let started_ns = now_ns();
+    let mut child = spawn(program)?;
+    feed(&mut child, &program.input)?;
+    let process = Pid::from_raw(i32::try_from(child.id()).map_err(Error::other)?);
+    let watch = Watch { process, started_ns, triggers: program.triggers.clone() };
+    let out = child.stdout.take().map(|pipe| follow(pipe, Stream::Out, sender.clone(), watch));
+    let err = child.stderr.take().map(|pipe| follow(pipe, Stream::Err, sender.clone(), Watch::nothing(process)));
+    let status = child.wait()?;
+    let elapsed_ns = now_ns().saturating_sub(started_ns);
+    let sightings = join(out)?;
+    join(err)?;
+    Ok(Finished { ending: ending(status), elapsed_ns, sightings })
+}
+
+fn spawn(program: &Program) -> Result<Child> {
+    let (name, arguments) = program.arguments.split_first().ok_or(Error::other("no program"))?;
+    let mut command = Command::new(name);
+    command.args(arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    if let Some(user) = program.user {
+        command.uid(user).gid(user);
+    }
+    if let Some(root) = &program.root {
+        chroot_in(&mut command, root, &program.arguments);
+    }
+    with_memlock(program.memlock, || command.spawn())
+}
+
+/// The host's own `chroot` does it: std offers no safe way to do so in the child.
+fn chroot_in(command: &mut Command, root: &str, arguments: &[String]) {
+    let mut outer = Command::new(format!("{root}/usr/sbin/chroot"));
+    outer.arg(root).args(arguments);
+    *command = outer;
+}
+
+/// Limits are inherited, so the agent has the limit itself while it starts the program.
+fn with_memlock<T>(limit: Option<u64>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(limit) = limit else { return work() };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit)?;
+    let result = work();
+    setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
+    result
+}
+
+fn feed(child: &mut Child, input: &str) -> Result<()> {
+    let Some(mut pipe) = child.stdin.take() else { return Ok(()) };
+    match pipe.write_all(input.as_bytes()) {
+        // It ended before it read its input: its status tells why.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn ending(status: ExitStatus) -> Ending {
+    match status.signal() {
+        Some(signal) => Ending::Signal(signal),
+        None => Ending::Status(status.code().unwrap_or(-1)),
+    }
+}
+
+fn join(thread: Option<JoinHandle<Vec<Sighting>>>) -> Result<Vec<Sighting>> {
+    let Some(thread) = thread else { return Ok(Vec::new()) };
+    thread.join().map_err(|_| Error::other("the thread that follows the output died"))
+}
+
+/// Passes on what comes from `pipe`, until it ends.
+fn follow(
+    mut pipe: impl Read + Send + 'static,
+    stream: Stream,
+    sender: Sender,
+    watch: Watch,
+) -> JoinHandle<Vec<Sighting>> {
+    thread::spawn(move || {
+        let mut sightings = Vec::new();
+        let mut seen = String::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
+            seen.push_str(&text);
+            // What is measured comes first, passing it on costs time.
+            sightings.extend(watch.look(&seen, sightings.len()));
+            keep_last_line(&mut seen);
+            if sender.send(&Message::Output { stream, text }).is_err() {
+                break;
+            }
+        }
+        sightings
+    })
+}
+
+/// A text that is waited for lies in one line.
+fn keep_last_line(seen: &mut String) {
+    if let Some(end) = seen.rfind('\n') {
+        seen.drain(..=end);
+    }
+}
+
+/// The texts that are waited for, one after the other.
+struct Watch {
+    process: Pid,
+    started_ns: u64,
+    triggers: Vec<Trigger>,
+}
+
+impl Watch {
+    fn nothing(process: Pid) -> Self {
+        Self { process, started_ns: 0, triggers: Vec::new() }
+    }
+
+    /// Checks for the triggers from number `done` on, in order, and acts on those that came.
+    fn look(&self, seen: &str, done: usize) -> Vec<Sighting> {
+        let waiting = self.triggers.iter().skip(done);
+        waiting.take_while(|trigger| seen.contains(&trigger.marker)).map(|trigger| self.act(trigger)).collect()
+    }
+
+    fn act(&self, trigger: &Trigger) -> Sighting {
+        let after_ns = now_ns().saturating_sub(self.started_ns);
+        let read = |path: &String| {
+            let real = path.replace("{pid}", &self.process.to_string());
+            Some((path.clone(), setup::read(&real).ok()?))
+        };
+        let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
+        if trigger.kill {
+            // It may have ended by itself; then there is nothing left to kill.
+            let _ = kill(self.process, Signal::SIGKILL);
+        }
+        Sighting { marker: trigger.marker.clone(), after_ns, files }
+    }
+}

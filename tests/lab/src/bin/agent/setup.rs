@@ -1,0 +1,69 @@
+//! What L1 needs before it can serve.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Error, Result};
+use std::path::Path;
+
+use lab::protocol::MODULE_LIST;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+
+/// Kind and place of the kernel's own file systems.
+const KERNEL_MOUNTS: [(&str, &str); 5] = [
+    ("devtmpfs", "/dev"),
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("debugfs", "/sys/kernel/debug"),
+    ("tmpfs", "/tmp"),
+];
+
+/// Mounts the kernel's file systems.
+pub fn mount_all() -> Result<()> {
+    mount_under(Path::new("/"))
+}
+
+fn mount_under(root: &Path) -> Result<()> {
+    for (kind, place) in KERNEL_MOUNTS {
+        let target = root.join(place.trim_start_matches('/'));
+        if !target.exists() {
+            fs::create_dir_all(&target)?;
+        }
+        match mount(Some(kind), &target, Some(kind), MsFlags::empty(), None::<&str>) {
+            // The kernel may have mounted /dev.
+            Ok(()) | Err(nix::Error::EBUSY) => {}
+            Err(errno) => return Err(named(&format!("mount {}", target.display()), errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts the host's root at `at`, with L1's own kernel file systems over its.
+pub fn share(at: &Path) -> Result<()> {
+    fs::create_dir_all(at)?;
+    let options = "trans=virtio,version=9p2000.L,msize=1048576,cache=loose";
+    mount(Some("host"), at, Some("9p"), MsFlags::MS_RDONLY, Some(options))
+        .map_err(|errno| named("mount the host's root", errno.into()))?;
+    mount_under(at)
+}
+
+/// Loads the modules of the list, in its order.
+pub fn load_modules() -> Result<()> {
+    for path in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
+        let file = File::open(path).map_err(|error| named(path, error))?;
+        match finit_module(&file, &CString::default(), ModuleInitFlags::empty()) {
+            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(errno) => return Err(named(&format!("load {path}"), errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// A file as text. Bytes that are none (of a config space, say) are replaced.
+pub fn read(path: &str) -> Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+fn named(what: &str, error: Error) -> Error {
+    Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -1,0 +1,147 @@
+//! `cargo lab test`: all tests, and one count.
+
+use std::env;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use clap::Args;
+use lab::{Error, Lab, Tool, say, workspace};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only nested tests whose names contain this.
+    filter: Option<String>,
+    /// Only the tests in the emulated machine.
+    #[arg(long)]
+    nested: bool,
+}
+
+/// What came of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// Emulated machines booted, and how many of them stopped.
+    machines: u64,
+    faults: u64,
+    /// A test program that did not get as far as a count.
+    broken: u64,
+}
+
+/// Runs them and says how many passed.
+pub fn run(arguments: &Arguments) -> Result<bool, Error> {
+    let lab = Lab::set_up()?;
+    lab.kernels()?;
+    let mut total = Count::default();
+    if !arguments.nested && arguments.filter.is_none() {
+        say("tests that need no emulated machine");
+        // What is ignored there runs in the second part, and is counted there.
+        let first = cargo_test(&["--workspace", "--quiet"])?;
+        total = total.and(Count { skipped: 0, ..first });
+    }
+    say("tests in the emulated machine");
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let nested = ["--package", "lab", "--test", "nested", "--", "--ignored", filter];
+    total = total.and(cargo_test(&nested)?);
+    say(&total.in_words());
+    Ok(total.is_success())
+}
+
+/// Runs `cargo test`, shows what it prints, and counts.
+fn cargo_test(arguments: &[&str]) -> Result<Count, Error> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["test", "--no-fail-fast"].iter().chain(arguments).filter(|word| !word.is_empty());
+    let mut command = Tool::new(cargo).args(arguments).folder(&workspace()).into_command();
+    let failed = |error: std::io::Error| Error::Command { command: "cargo test".into(), why: error.to_string() };
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut count = Count::default();
+    for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok) {
+        println!("{line}");
+        count = count.and(counted(&line));
+    }
+    let ended = child.wait().map_err(failed)?.success();
+    // cargo fails for failed tests, which are counted; without any, something did not build or crashed.
+    let broken = u64::from(!ended && count.failed == 0);
+    Ok(Count { broken, ..count })
+}
+
+/// What a line of a test program adds: `test result: ok. 3 passed; 0 failed; 1 ignored; ...` is libtest's.
+fn counted(line: &str) -> Count {
+    if let Some(result) = line.strip_prefix("test result:") {
+        let (passed, failed) = (number_before(result, "passed"), number_before(result, "failed"));
+        return Count { passed, failed, skipped: number_before(result, "ignored"), ..Count::default() };
+    }
+    match line.strip_prefix("nested machines:") {
+        Some(tally) => {
+            let (machines, faults) = (number_before(tally, "booted"), number_before(tally, "replaced"));
+            Count { machines, faults, ..Count::default() }
+        }
+        None => Count::default(),
+    }
+}
+
+fn number_before(text: &str, word: &str) -> u64 {
+    let words: Vec<&str> = text.split([' ', ';', '.', ',']).filter(|word| !word.is_empty()).collect();
+    let found = words.windows(2).find(|pair| pair.last() == Some(&word));
+    found.and_then(|pair| pair.first()?.parse().ok()).unwrap_or_default()
+}
+
+impl Count {
+    fn and(self, other: Self) -> Self {
+        Self {
+            passed: self.passed.saturating_add(other.passed),
+            failed: self.failed.saturating_add(other.failed),
+            skipped: self.skipped.saturating_add(other.skipped),
+            machines: self.machines.saturating_add(other.machines),
+            faults: self.faults.saturating_add(other.faults),
+            broken: self.broken.saturating_add(other.broken),
+        }
+    }
+
+    fn is_success(self) -> bool {
+        self.failed == 0 && self.broken == 0 && self.passed > 0
+    }
+
+    fn in_words(self) -> String {
+        let Self { passed, failed, skipped, machines, faults, broken } = self;
+        let verdict = if self.is_success() { "all is well" } else { "NOT all is well" };
+        let broken = match broken {
+            0 => String::new(),
+            _ => format!(", {broken} test programs that did not build or broke off"),
+        };
+        format!(
+            "{verdict}: {passed} tests passed, {failed} failed, {skipped} skipped{broken}; \
+             {machines} emulated machines booted, {faults} of them stopped and replaced"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_test_program_is_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(counted(line), Count { passed: 12, failed: 3, skipped: 1, ..Count::default() });
+    }
+
+    #[test]
+    fn machines_are_counted() {
+        let line = "nested machines: 7 booted, 1 replaced";
+        assert_eq!(counted(line), Count { machines: 7, faults: 1, ..Count::default() });
+    }
+
+    #[test]
+    fn other_lines_count_nothing() {
+        assert_eq!(counted("test pool::tests::x ... ok"), Count::default());
+    }
+
+    #[test]
+    fn nothing_passed_is_no_success() {
+        assert!(!Count::default().is_success());
+        assert!(Count { passed: 1, ..Count::default() }.is_success());
+        assert!(!Count { passed: 1, broken: 1, ..Count::default() }.is_success());
+    }
+}

@@ -1,0 +1,161 @@
+//! The kernels that L1 and L2 run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use crate::cache::Cache;
+use crate::command::Tool;
+use crate::modules::load_order;
+use crate::{Error, packages, say, small_kernel};
+
+/// Modules for L1, dependencies aside.
+const L1_MODULES: &[&str] = &["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
+
+/// Modules for L2.
+const L2_MODULES: &[&str] = &["nvme"];
+
+/// A kernel for L1 and L2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kernel {
+    /// Built here from Debian's source, with few options: boots fastest.
+    Small,
+    /// Debian's 6.12.
+    #[value(name = "6.12")]
+    Stock612,
+    /// Debian's 6.1.
+    #[value(name = "6.1")]
+    Stock61,
+}
+
+/// A kernel on the disk.
+#[derive(Clone, Debug)]
+pub struct KernelFiles {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// Modules for L1, in the order to load them.
+    pub l1_modules: Vec<PathBuf>,
+    /// Modules for L2, in the order to load them.
+    pub l2_modules: Vec<PathBuf>,
+}
+
+impl Kernel {
+    /// Fetches or builds it unless that has been done.
+    pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
+        match self {
+            Self::Small => small_kernel::files(cache),
+            Self::Stock612 => stock(cache, "6.12", &["linux-image-6.12-amd64", "linux-image-amd64"]),
+            Self::Stock61 => stock(cache, "6.1", &["linux-image-6.1-amd64", "linux-image-amd64"]),
+        }
+    }
+
+    /// As people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Small => "the small 6.12 kernel",
+            Self::Stock612 => "Debian's 6.12 kernel",
+            Self::Stock61 => "Debian's 6.1 kernel",
+        }
+    }
+}
+
+fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<KernelFiles, Error> {
+    let folder = cache.entry(&format!("linux-{series}"), |draft| {
+        let package = packages::kernel_package(series, metapackages)?;
+        let unpacked = cache.scratch()?;
+        packages::unpack(&package, unpacked.path())?;
+        keep_what_is_needed(unpacked.path(), draft)
+    })?;
+    let list = |name: &str| -> Result<Vec<PathBuf>, Error> {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        Ok(text.lines().map(|module| folder.join(module)).collect())
+    };
+    Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list("l1.list")?, l2_modules: list("l2.list")? })
+}
+
+/// From an unpacked package: the image, and the modules that L1 and L2 load.
+fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
+    let image = entry_named(&package.join("boot"), "vmlinuz-")?;
+    copy(&image, &kept.join("vmlinuz"))?;
+    let tree = entry_named(&module_root(package), "")?;
+    let modules_dep = modules_dep(package, &tree)?;
+    for (list, wanted) in [("l1.list", L1_MODULES), ("l2.list", L2_MODULES)] {
+        let order = load_order(&modules_dep, wanted)?;
+        let names = order.iter().map(|path| keep_module(&tree.join(path), kept)).collect::<Result<Vec<_>, _>>()?;
+        let path = kept.join(list);
+        fs::write(&path, names.join("\n")).map_err(Error::file("write", &path))?;
+    }
+    say("kernel image and modules are in the cache");
+    Ok(())
+}
+
+/// Debian 13 has the modules under /usr/lib, Debian 12 under /lib.
+fn module_root(package: &Path) -> PathBuf {
+    let old = package.join("lib/modules");
+    if old.is_dir() { old } else { package.join("usr/lib/modules") }
+}
+
+/// `modules.dep` comes with some versions of the package, and else is made by its installation.
+fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
+    let path = tree.join("modules.dep");
+    if !path.exists() {
+        packages::ensure(packages::DEPMOD)?;
+        let version = tree.file_name().unwrap_or_default();
+        Tool::new("/sbin/depmod").args(["--basedir"]).args([package.as_os_str(), version]).run()?;
+    }
+    fs::read_to_string(&path).map_err(Error::file("read", &path))
+}
+
+/// Copies a module, decompressed: `finit_module` of a kernel without decompression takes no other. Returns its name.
+fn keep_module(module: &Path, kept: &Path) -> Result<String, Error> {
+    let compressed = module.extension().is_some_and(|extension| extension == "xz");
+    let stem = if compressed { module.file_stem() } else { module.file_name() };
+    let name = stem.unwrap_or_default().to_string_lossy().into_owned();
+    let target = kept.join(&name);
+    if compressed {
+        let bytes = Tool::new("xz").args(["--decompress", "--stdout"]).args([module]).output()?;
+        fs::write(&target, bytes).map_err(Error::file("write", &target))?;
+    } else {
+        copy(module, &target)?;
+    }
+    Ok(name)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::copy(from, to).map(|_| ()).map_err(Error::file("copy", from))
+}
+
+fn entry_named(folder: &Path, prefix: &str) -> Result<PathBuf, Error> {
+    let entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
+    let found = entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    let missing = || Error::file("find the kernel in", folder)(std::io::ErrorKind::NotFound.into());
+    found.map(|entry| entry.path()).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_and_modules_are_kept_and_listed() {
+        let package = tempfile::tempdir().unwrap();
+        let tree = package.path().join("lib/modules/6.1.0-56-amd64");
+        fs::create_dir_all(&tree).unwrap();
+        fs::create_dir_all(package.path().join("boot")).unwrap();
+        fs::write(package.path().join("boot/vmlinuz-6.1.0-56-amd64"), "image").unwrap();
+        let names = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
+        let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
+        fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
+        names.iter().for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
+        let kept = tempfile::tempdir().unwrap();
+
+        keep_what_is_needed(package.path(), kept.path()).unwrap();
+
+        assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
+        assert_eq!(fs::read_to_string(kept.path().join("l2.list")).unwrap(), "nvme.ko");
+        assert_eq!(fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(), "kvm-amd");
+    }
+}

@@ -1,0 +1,295 @@
+//! An L1 that runs: QEMU, its console, and the agent in it.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::command::Tool;
+use crate::machine::{Machine, MachineFiles};
+use crate::protocol::{Finished, Message, Program, Request, Stream};
+use crate::watchdog::{PATIENCE, Watchdog};
+use crate::{Error, Lab, lab};
+
+/// How many lines of the console are kept for error messages.
+const CONSOLE_LINES: usize = 40;
+
+/// Who sees what programs in L1 print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// The user, at once.
+    Shown,
+    /// Only who asked for the run.
+    Silent,
+}
+
+/// A running L1. It ends when this is dropped.
+pub struct L1 {
+    qemu: Child,
+    agent: UnixStream,
+    events: Receiver<Event>,
+    watchdog: Watchdog,
+    console: VecDeque<String>,
+    echo: Echo,
+    machine: Machine,
+    images: Vec<PathBuf>,
+    /// From L1's kernel's start to its readiness, by its own clock.
+    ready_ns: u64,
+    _folder: TempDir,
+}
+
+/// What comes from L1.
+enum Event {
+    Message(Message),
+    Console(String),
+    Gone,
+}
+
+/// A program that ran in L1.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// How it ended, and what its triggers saw.
+    pub finished: Finished,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+impl L1 {
+    /// Boots a machine and waits until its agent is ready.
+    pub fn boot(lab: &Lab, machine: &Machine, echo: Echo) -> Result<Self, Error> {
+        let folder = tempfile::Builder::new().prefix("lab-").tempdir();
+        let folder = folder.map_err(Error::file("create a folder in", std::env::temp_dir()))?;
+        let files = lab.furnish(machine, folder.path())?;
+        let listener = UnixListener::bind(&files.socket).map_err(Error::file("listen on", &files.socket))?;
+        let mut qemu = start(machine, &files)?;
+        let (sender, events) = channel();
+        follow_console(&mut qemu, sender.clone());
+        let agent = accept(&listener, &mut qemu)?;
+        follow_agent(&agent, sender).map_err(Error::file("read", &files.socket))?;
+        let mut l1 = Self {
+            qemu,
+            agent,
+            events,
+            watchdog: Watchdog::new(Instant::now()),
+            console: VecDeque::new(),
+            echo,
+            machine: machine.clone(),
+            images: files.images,
+            ready_ns: 0,
+            _folder: folder,
+        };
+        match l1.answer()? {
+            Message::Ready { at_ns } => l1.ready_ns = at_ns,
+            other => return Err(confused(&other)),
+        }
+        Ok(l1)
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// From its kernel's start to its readiness, by its own clock.
+    #[must_use]
+    pub fn ready_ns(&self) -> u64 {
+        self.ready_ns
+    }
+
+    /// The disk image behind NVMe number `index`, as it is now.
+    pub fn image(&self, index: usize) -> Result<Vec<u8>, Error> {
+        let path = self.images.get(index).cloned().unwrap_or_default();
+        std::fs::read(&path).map_err(Error::file("read", &path))
+    }
+
+    /// Runs a program to its end.
+    pub fn run(&mut self, program: Program) -> Result<Run, Error> {
+        self.send(&Request::Run(Box::new(program)))?;
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        loop {
+            match self.answer()? {
+                Message::Output { stream, text } => {
+                    self.show(stream, &text);
+                    match stream {
+                        Stream::Out => stdout.push_str(&text),
+                        Stream::Err => stderr.push_str(&text),
+                    }
+                }
+                Message::Finished(finished) => return Ok(Run { finished: *finished, stdout, stderr }),
+                other => return Err(confused(&other)),
+            }
+        }
+    }
+
+    /// A file of L1's.
+    pub fn read(&mut self, path: &str) -> Result<String, Error> {
+        match self.ask(&Request::Read { path: path.into() })? {
+            Message::Contents { contents } => Ok(contents),
+            other => Err(confused(&other)),
+        }
+    }
+
+    /// Does something that has no result.
+    pub fn tell(&mut self, request: &Request) -> Result<(), Error> {
+        match self.ask(request)? {
+            Message::Done => Ok(()),
+            other => Err(confused(&other)),
+        }
+    }
+
+    /// Gives a PCI function to a driver, or to none.
+    pub fn bind(&mut self, address: &str, driver: Option<&str>) -> Result<(), Error> {
+        self.tell(&Request::Bind { address: address.into(), driver: driver.map(str::to_owned) })
+    }
+
+    /// Renames a file or a device node.
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
+        self.tell(&Request::Rename { from: from.into(), to: to.into() })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Message, Error> {
+        self.send(request)?;
+        self.answer()
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(request).map_err(Error::json("a request"))?;
+        line.push(b'\n');
+        self.watchdog.sign_of_life(Instant::now());
+        self.agent.write_all(&line).map_err(|_| Error::Gone { console: self.last_words() })
+    }
+
+    /// The next message, unless the machine ends or falls silent first.
+    fn answer(&mut self) -> Result<Message, Error> {
+        loop {
+            let left = self.watchdog.left(Instant::now()).unwrap_or_default();
+            match self.events.recv_timeout(left) {
+                Ok(event) => {
+                    self.watchdog.sign_of_life(Instant::now());
+                    if let Some(message) = self.take(event)? {
+                        return Ok(message);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = PATIENCE.as_secs();
+                    return Err(Error::Stalled { seconds, console: self.last_words() });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Gone { console: self.last_words() });
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<Option<Message>, Error> {
+        match event {
+            Event::Message(Message::Failed { why }) => Err(Error::Refused(why)),
+            Event::Message(message) => Ok(Some(message)),
+            Event::Console(line) => {
+                self.console.push_back(line);
+                if self.console.len() > CONSOLE_LINES {
+                    self.console.pop_front();
+                }
+                Ok(None)
+            }
+            Event::Gone => Err(Error::Gone { console: self.last_words() }),
+        }
+    }
+
+    fn show(&self, stream: Stream, text: &str) {
+        // If the user's terminal is gone, there is nobody to show it to.
+        let _ = match (self.echo, stream) {
+            (Echo::Silent, _) => Ok(()),
+            (Echo::Shown, Stream::Out) => lab::out(text),
+            (Echo::Shown, Stream::Err) => std::io::stderr().write_all(text.as_bytes()),
+        };
+    }
+
+    fn last_words(&self) -> String {
+        self.console.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for L1 {
+    fn drop(&mut self) {
+        // It has no state that is worth an orderly end. If it is gone already, so much the better.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
+    let tool = Tool::new("qemu-system-x86_64").args(machine.arguments(files));
+    let mut command = tool.into_command();
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().map_err(Error::file("start", Path::new("qemu-system-x86_64")))
+}
+
+/// Waits for QEMU to connect. If it refuses its arguments, it ends instead.
+fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error> {
+    let failed = |error: std::io::Error| Error::Gone { console: format!("QEMU did not start: {error}") };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).map_err(failed)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(failed(error)),
+            Err(_) => thread::sleep(std::time::Duration::from_millis(5)),
+        }
+        if let Some(status) = qemu.try_wait().map_err(failed)? {
+            return Err(Error::Gone { console: format!("QEMU ended at once: {status}") });
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Stalled { seconds: PATIENCE.as_secs(), console: String::new() });
+        }
+    }
+}
+
+fn follow_console(qemu: &mut Child, sender: Sender<Event>) {
+    let Some(console) = qemu.stdout.take() else { return };
+    thread::spawn(move || {
+        each_line(console, |line| sender.send(Event::Console(line)).is_ok());
+        // The console closes when QEMU ends. Nobody may be listening any more.
+        let _ = sender.send(Event::Gone);
+    });
+}
+
+fn follow_agent(agent: &UnixStream, sender: Sender<Event>) -> std::io::Result<()> {
+    let agent = agent.try_clone()?;
+    thread::spawn(move || {
+        each_line(agent, |line| {
+            let message = serde_json::from_str(&line);
+            let message = message.unwrap_or_else(|error| Message::Failed { why: format!("{error}: {line}") });
+            sender.send(Event::Message(message)).is_ok()
+        });
+    });
+    Ok(())
+}
+
+/// Calls `take` with each line until it says no or the source ends.
+fn each_line(source: impl Read, mut take: impl FnMut(String) -> bool) {
+    let mut source = BufReader::new(source);
+    let mut line = Vec::new();
+    while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        if !take(String::from_utf8_lossy(&line).trim_end().to_owned()) {
+            return;
+        }
+        line.clear();
+    }
+}
+
+fn confused(message: &Message) -> Error {
+    Error::Confused(format!("{message:?}"))
+}

@@ -1,0 +1,225 @@
+//! A guest (L2): what to run in it, and what came of it.
+
+use guest::Report;
+use serde_json::Value;
+
+use crate::lab::place;
+use crate::protocol::{Ending, Finished, Program, Trigger};
+use crate::{Error, L1, Run};
+
+/// Where the VMM writes its counters in L1.
+const STATS: &str = "/tmp/stats.json";
+
+/// A guest to be booted by the VMM in L1.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The program with its arguments and how it is run.
+    pub program: Program,
+    steps: String,
+    command_line: String,
+    memory: String,
+    cpus: u32,
+    devices: Vec<String>,
+    kernel: String,
+    initrd: String,
+    extra: Vec<String>,
+}
+
+impl Guest {
+    /// One vCPU, 512 MiB, no device. It does `steps` (see the crate `guest`) and ends.
+    #[must_use]
+    pub fn new(steps: &str) -> Self {
+        Self {
+            program: Program::default(),
+            steps: steps.into(),
+            command_line: "console=ttyS0 panic=-1 quiet".into(),
+            memory: "512M".into(),
+            cpus: 1,
+            devices: Vec::new(),
+            kernel: place::KERNEL.into(),
+            initrd: place::INITRD.into(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// With a device of L1: its address, or its folder in sysfs.
+    #[must_use]
+    pub fn device(mut self, device: &str) -> Self {
+        self.devices.push(device.into());
+        self
+    }
+
+    /// With so many vCPUs.
+    #[must_use]
+    pub fn cpus(self, cpus: u32) -> Self {
+        Self { cpus, ..self }
+    }
+
+    /// With so much RAM, in the VMM's notation.
+    #[must_use]
+    pub fn memory(self, memory: &str) -> Self {
+        Self { memory: memory.into(), ..self }
+    }
+
+    /// With this in front of the steps on its kernel's command line.
+    #[must_use]
+    pub fn command_line(self, command_line: &str) -> Self {
+        Self { command_line: command_line.into(), ..self }
+    }
+
+    /// With another file in L1 as its kernel.
+    #[must_use]
+    pub fn kernel(self, kernel: &str) -> Self {
+        Self { kernel: kernel.into(), ..self }
+    }
+
+    /// With another file in L1 as its initrd.
+    #[must_use]
+    pub fn initrd(self, initrd: &str) -> Self {
+        Self { initrd: initrd.into(), ..self }
+    }
+
+    /// With more arguments for the VMM.
+    #[must_use]
+    pub fn arguments<S: Into<String>>(mut self, extra: impl IntoIterator<Item = S>) -> Self {
+        self.extra.extend(extra.into_iter().map(Into::into));
+        self
+    }
+
+    /// Looks at files of L1 when the guest first prints `marker`.
+    #[must_use]
+    pub fn look_at(mut self, marker: &str, files: &[&str]) -> Self {
+        let files = files.iter().map(|file| (*file).to_owned()).collect();
+        self.program.triggers.push(Trigger { marker: marker.into(), files, kill: false });
+        self
+    }
+
+    /// Kills the VMM when the guest first prints `marker`.
+    #[must_use]
+    pub fn kill_at(mut self, marker: &str) -> Self {
+        self.program.triggers.push(Trigger { marker: marker.into(), files: Vec::new(), kill: true });
+        self
+    }
+
+    /// With a limit of locked memory, and as a user without capabilities: root's would not be limited.
+    #[must_use]
+    pub fn limited(mut self, user: u32, memlock: u64) -> Self {
+        self.program.user = Some(user);
+        self.program.memlock = Some(memlock);
+        self
+    }
+
+    /// The kernel's command line.
+    #[must_use]
+    pub fn kernel_command_line(&self) -> String {
+        format!("{} guest.do={}", self.command_line, self.steps)
+    }
+
+    /// The VMM's arguments, its name first.
+    #[must_use]
+    pub fn vmm_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![place::VMM.to_owned()];
+        let cpus = self.cpus.to_string();
+        let command_line = self.kernel_command_line();
+        for (name, value) in [
+            ("--kernel", &self.kernel),
+            ("--initrd", &self.initrd),
+            ("--cmdline", &command_line),
+            ("--memory", &self.memory),
+            ("--cpus", &cpus),
+        ] {
+            arguments.extend([name.to_owned(), value.clone()]);
+        }
+        for device in &self.devices {
+            arguments.extend(["--vfio".to_owned(), device.clone()]);
+        }
+        arguments.extend(self.extra.iter().cloned());
+        arguments
+    }
+
+    /// Boots it in `l1` by the VMM and waits for its end.
+    pub fn boot(&self, l1: &mut L1) -> Result<Outcome, Error> {
+        let mut program = self.program.clone();
+        program.arguments = self.vmm_arguments();
+        program.arguments.extend(["--stats".into(), STATS.into()]);
+        let run = l1.run(program)?;
+        // A VMM that failed or was killed has none.
+        let stats = l1.read(STATS).unwrap_or_default();
+        if !stats.is_empty() {
+            l1.tell(&crate::protocol::Request::Write { path: STATS.into(), contents: String::new() })?;
+        }
+        Ok(Outcome::new(run, &stats))
+    }
+}
+
+/// What came of a guest.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How the VMM ended and what was seen on the way.
+    pub finished: Finished,
+    /// The guest's console.
+    pub console: String,
+    /// What the VMM complained of.
+    pub stderr: String,
+    /// What the guest's init reported.
+    pub reports: Vec<Report>,
+    /// The VMM's counters; null when it left none.
+    pub stats: Value,
+}
+
+impl Outcome {
+    fn new(run: Run, stats: &str) -> Self {
+        Self {
+            finished: run.finished,
+            reports: guest::reports(&run.stdout),
+            console: run.stdout,
+            stderr: run.stderr,
+            stats: serde_json::from_str(stats).unwrap_or_default(),
+        }
+    }
+
+    /// Whether the VMM ended with status 0 and the guest said that it ends.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        let ended = matches!(self.reports.last(), Some(Report::End { .. }));
+        self.finished.ending == Ending::Status(0) && ended
+    }
+
+    /// A counter of the VMM's, by its path (`/exits/total`); none if it is not there.
+    #[must_use]
+    pub fn counter(&self, path: &str) -> Option<u64> {
+        self.stats.pointer(path).and_then(Value::as_u64)
+    }
+
+    /// All that is known, for a test that failed.
+    #[must_use]
+    pub fn account(&self) -> String {
+        format!(
+            "the VMM ended by {:?}\n--- stderr\n{}\n--- console\n{}\n--- counters\n{}",
+            self.finished.ending, self.stderr, self.console, self.stats
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vmm_gets_what_the_guest_is() {
+        let guest = Guest::new("hash:4M").device("0000:00:02.0").cpus(2).arguments(["--verbose"]);
+        let line = guest.vmm_arguments().join(" ");
+        assert!(line.starts_with("/vmm --kernel /l2/kernel --initrd /l2/initrd --cmdline "), "{line}");
+        assert!(line.contains("quiet guest.do=hash:4M --memory 512M --cpus 2 --vfio 0000:00:02.0 --verbose"));
+    }
+
+    #[test]
+    fn counters_are_found_by_their_path() {
+        let finished = Finished { ending: Ending::Status(0), elapsed_ns: 1, sightings: Vec::new() };
+        let run = Run { finished, stdout: String::new(), stderr: String::new() };
+        let outcome = Outcome::new(run, r#"{"exits":{"total":7}}"#);
+        assert_eq!(outcome.counter("/exits/total"), Some(7));
+        assert_eq!(outcome.counter("/exits/none"), None);
+        assert!(!outcome.is_success(), "the guest has said nothing");
+    }
+}

@@ -1,0 +1,33 @@
+//! The nested machine: a whole computer with an IOMMU in software emulation (L1), with the VMM in it and
+//! its guest (L2) in that.
+//!
+//! [`Lab`] does the set-up. A [`Machine`] describes an L1; [`L1`] is one that runs, and has its [`agent`
+//! protocol](protocol) behind ordinary methods, so a test is ordinary code on the host. [`Pool`] shares
+//! booted machines between tests and replaces one that has stopped.
+
+mod cache;
+mod command;
+mod error;
+mod initramfs;
+mod kernel;
+mod l1;
+mod l2;
+mod lab;
+mod machine;
+mod modules;
+mod packages;
+mod pool;
+mod programs;
+pub mod protocol;
+mod small_kernel;
+mod watchdog;
+
+pub use command::Tool;
+pub use error::Error;
+pub use kernel::Kernel;
+pub use l1::{Echo, L1, Run};
+pub use l2::{Guest, Outcome};
+pub use lab::{Lab, say, sha256};
+pub use machine::{Device, Machine};
+pub use pool::{Pool, Tally};
+pub use programs::workspace;

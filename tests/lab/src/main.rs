@@ -1,2 +1,0 @@
-//! The nested machine.
-fn main() {}

@@ -1,0 +1,69 @@
+//! Kernel modules: which ones a module needs, by the `modules.dep` of its kernel.
+
+use crate::Error;
+
+/// Paths of the modules named `wanted` and of all that they need, each once, in an order in which they can be
+/// loaded.
+pub fn load_order(modules_dep: &str, wanted: &[&str]) -> Result<Vec<String>, Error> {
+    let mut order: Vec<String> = Vec::new();
+    for name in wanted {
+        let line = modules_dep.lines().find(|line| names(line, name));
+        let line = line.ok_or_else(|| Error::NoModule((*name).to_owned()))?;
+        for path in chain(line) {
+            if !order.iter().any(|known| known == path) {
+                order.push(path.to_owned());
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// A line is `module: its dependencies`, nearest first and complete (depmod(8)); the reverse can be loaded.
+fn chain(line: &str) -> impl Iterator<Item = &str> {
+    let (module, dependencies) = line.split_once(':').unwrap_or((line, ""));
+    dependencies.split_whitespace().rev().chain([module])
+}
+
+fn names(line: &str, wanted: &str) -> bool {
+    line.split_once(':').is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
+}
+
+/// `kernel/arch/x86/kvm/kvm-amd.ko.xz` is `kvm_amd`: the kernel takes `-` for `_`.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split('.').next().unwrap_or(file).replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEP: &str = "\
+kernel/virt/lib/irqbypass.ko.xz:
+kernel/arch/x86/kvm/kvm.ko.xz: kernel/virt/lib/irqbypass.ko.xz
+kernel/arch/x86/kvm/kvm-amd.ko.xz: kernel/drivers/crypto/ccp/ccp.ko.xz kernel/arch/x86/kvm/kvm.ko.xz kernel/virt/lib/irqbypass.ko.xz
+kernel/drivers/vfio/vfio.ko.xz:
+kernel/drivers/vfio/pci/vfio-pci-core.ko.xz: kernel/drivers/vfio/vfio.ko.xz kernel/virt/lib/irqbypass.ko.xz
+kernel/drivers/nvme/host/nvme-core.ko:
+kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
+";
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let order = load_order(DEP, &["kvm_amd", "vfio-pci-core"]).unwrap();
+        let names: Vec<_> = order.iter().map(|path| module_name(path)).collect();
+        assert_eq!(names, ["irqbypass", "kvm", "ccp", "kvm_amd", "vfio", "vfio_pci_core"]);
+    }
+
+    #[test]
+    fn uncompressed_modules_are_found_too() {
+        let order = load_order(DEP, &["nvme"]).unwrap();
+        assert_eq!(order, ["kernel/drivers/nvme/host/nvme-core.ko", "kernel/drivers/nvme/host/nvme.ko"]);
+    }
+
+    #[test]
+    fn a_module_that_is_not_there_is_named() {
+        let error = load_order(DEP, &["e1000"]).unwrap_err().to_string();
+        assert!(error.contains("e1000"), "{error}");
+    }
+}

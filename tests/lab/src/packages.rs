@@ -1,0 +1,139 @@
+//! Debian packages: installed when a program is missing, fetched and unpacked for kernels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
+
+use crate::command::Tool;
+use crate::{Error, say};
+
+/// Something the lab needs of the host, and the package that has it.
+pub struct Need {
+    /// A file of it.
+    pub file: &'static str,
+    /// The package.
+    pub package: &'static str,
+}
+
+const fn need(file: &'static str, package: &'static str) -> Need {
+    Need { file, package }
+}
+
+/// For every command.
+pub const BASE: &[Need] = &[
+    need("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    need("/usr/bin/xz", "xz-utils"),
+    need("/usr/bin/cc", "gcc"),
+    // The static libc, for the programs that run where no libraries are.
+    need("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
+];
+
+/// To build a kernel.
+pub const KERNEL_BUILD: &[Need] = &[
+    need("/usr/bin/make", "make"),
+    need("/usr/bin/flex", "flex"),
+    need("/usr/bin/bison", "bison"),
+    need("/usr/bin/bc", "bc"),
+    need("/usr/bin/perl", "perl"),
+    need("/usr/include/libelf.h", "libelf-dev"),
+    need("/usr/include/openssl/ssl.h", "libssl-dev"),
+];
+
+/// To list the modules of a kernel package that does not.
+pub const DEPMOD: &[Need] = &[need("/sbin/depmod", "kmod")];
+
+/// For `cargo lab bench`.
+pub const BENCH: &[Need] = &[need("/usr/bin/strace", "strace")];
+
+/// Installs what is missing.
+pub fn ensure(needs: &[Need]) -> Result<(), Error> {
+    let missing: Vec<&str> =
+        needs.iter().filter(|need| !Path::new(need.file).exists()).map(|need| need.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !Uid::effective().is_root() {
+        return Err(Error::NotRoot(missing.join(" ")));
+    }
+    say(&format!("installing {} (apt-get)", missing.join(", ")));
+    with_fresh_lists(|| {
+        let install = ["install", "-y", "-q", "--no-install-recommends"];
+        apt_get().args(install).args(&missing).run()
+    })
+}
+
+/// The kernel package of `series` that one of `metapackages` names.
+pub fn kernel_package(series: &'static str, metapackages: &[&str]) -> Result<String, Error> {
+    let none = || Error::NoKernelPackage { series, tried: metapackages.join(", ") };
+    with_fresh_lists(|| {
+        let mut found = metapackages.iter().filter_map(|name| dependencies(name).ok());
+        found.find_map(|text| concrete_kernel(&text, series)).ok_or_else(none)
+    })
+}
+
+fn dependencies(package: &str) -> Result<String, Error> {
+    let output = Tool::new("apt-cache").args(["depends", package]).output()?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// In what `apt-cache depends` says of a metapackage, the kernel of that series.
+fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
+    let prefix = format!("linux-image-{series}.");
+    let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    named.map(str::to_owned).find(|name| name.starts_with(&prefix))
+}
+
+/// Fetches a package and unpacks it in `folder`, without installing it.
+pub fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
+    let downloads = folder.join("downloads");
+    fs::create_dir_all(&downloads).map_err(Error::file("create", &downloads))?;
+    say(&format!("fetching Debian's {package}"));
+    with_fresh_lists(|| apt_get().args(["download", "-q", package]).folder(&downloads).run())?;
+    let archive = only_file(&downloads)?;
+    say(&format!("unpacking {package}"));
+    Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
+    fs::remove_dir_all(&downloads).map_err(Error::file("delete", &downloads))
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf, Error> {
+    let mut entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
+    let missing = || Error::file("find a package in", folder)(std::io::ErrorKind::NotFound.into());
+    entries.next().transpose().map_err(Error::file("list", folder))?.map(|e| e.path()).ok_or_else(missing)
+}
+
+/// Does `work`; if it fails, does it again with new package lists: those of a fresh machine are absent or old.
+fn with_fresh_lists<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    work().or_else(|first| {
+        if !Uid::effective().is_root() {
+            return Err(first);
+        }
+        say("fetching the package lists (apt-get update)");
+        apt_get().args(["update", "-q"]).run()?;
+        work()
+    })
+}
+
+fn apt_get() -> Tool {
+    Tool::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metapackage_names_the_kernel_of_its_series() {
+        let six_twelve = "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n";
+        assert_eq!(concrete_kernel(six_twelve, "6.12").unwrap(), "linux-image-6.12.117+deb12-amd64");
+        assert_eq!(concrete_kernel(six_twelve, "6.1"), None);
+        let six_one = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
+        assert_eq!(concrete_kernel(six_one, "6.1").unwrap(), "linux-image-6.1.0-56-amd64");
+        assert_eq!(concrete_kernel("linux-image-amd64\n", "6.1"), None);
+    }
+
+    #[test]
+    fn what_is_there_is_not_installed() {
+        ensure(&[need("/etc/passwd", "no-such-package")]).unwrap();
+    }
+}

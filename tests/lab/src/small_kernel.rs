@@ -1,0 +1,138 @@
+//! Builds the small kernel from Debian's source package, once.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::Cache;
+use crate::command::{Tool, last_lines, shown};
+use crate::kernel::KernelFiles;
+use crate::{Error, packages, say};
+
+/// The options beyond `make tinyconfig`, with reasons.
+const OPTIONS: &str = include_str!("../kernel.config");
+
+/// Debian's package of the source.
+const PACKAGE: &str = "linux-source-6.12";
+
+/// How many lines of make's output pass between two signs of life.
+const LINES_PER_SIGN: usize = 400;
+
+/// The kernel; built if these options have not been built yet. Everything is built in, so it has no modules.
+pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
+    let folder = cache.entry(&format!("linux-small-{}", fingerprint(OPTIONS)), |draft| build(cache, draft))?;
+    Ok(KernelFiles { image: folder.join("bzImage"), l1_modules: Vec::new(), l2_modules: Vec::new() })
+}
+
+fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
+    packages::ensure(packages::KERNEL_BUILD)?;
+    let work = cache.scratch()?;
+    let source = work.path().join("linux");
+    unpack_source(work.path(), &source)?;
+    configure(&source)?;
+    compile(&source)?;
+    for (from, to) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")] {
+        fs::copy(source.join(from), draft.join(to)).map_err(Error::file("copy", source.join(from)))?;
+    }
+    Ok(())
+}
+
+fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
+    packages::unpack(PACKAGE, work)?;
+    fs::create_dir(source).map_err(Error::file("create", source))?;
+    let archive = work.join("usr/src").join(format!("{PACKAGE}.tar.xz"));
+    Tool::new("tar").args(["--strip-components=1", "-xf"]).args([&archive]).folder(source).run()
+}
+
+fn configure(source: &Path) -> Result<(), Error> {
+    let ours = source.join("lab.config");
+    fs::write(&ours, OPTIONS).map_err(Error::file("write", &ours))?;
+    make(source).args(["tinyconfig"]).run()?;
+    let merge = source.join("scripts/kconfig/merge_config.sh");
+    Tool::new(merge).args(["-m", ".config", "lab.config"]).folder(source).run()?;
+    make(source).args(["olddefconfig"]).run()?;
+    let result = source.join(".config");
+    let result = fs::read_to_string(&result).map_err(Error::file("read", &result))?;
+    for option in not_taken(OPTIONS, &result) {
+        say(&format!("note: this kernel does not take {option}"));
+    }
+    Ok(())
+}
+
+/// Options that were asked for and are not in the configuration that came of it.
+fn not_taken<'a>(asked: &'a str, result: &str) -> Vec<&'a str> {
+    let set = asked.lines().filter(|line| line.starts_with("CONFIG_"));
+    set.filter(|option| !result.lines().any(|line| line == *option) && !is_off(option, result)).collect()
+}
+
+/// An option that is off is a comment in the result, or absent.
+fn is_off(option: &str, result: &str) -> bool {
+    let Some(name) = option.strip_suffix("=n") else { return false };
+    !result.lines().any(|line| line.starts_with(&format!("{name}=")))
+}
+
+fn compile(source: &Path) -> Result<(), Error> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    say(&format!("building the small kernel with {jobs} jobs: about 6 minutes on two cores"));
+    let mut command = make(source).args([format!("-j{jobs}"), "bzImage".into()]).into_command();
+    let name = shown(&command);
+    let log = source.join("lab.log");
+    let errors = fs::File::create(&log).map_err(Error::file("write", &log))?;
+    let failed = |why: String| Error::Command { command: name.clone(), why };
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    show_progress(&mut child);
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    Err(failed(format!("{status}\n{}", last_lines(&said, 15))))
+}
+
+fn show_progress(make: &mut Child) {
+    let Some(output) = make.stdout.take() else { return };
+    for (number, line) in BufReader::new(output).lines().map_while(Result::ok).enumerate() {
+        if number % LINES_PER_SIGN == LINES_PER_SIGN - 1 {
+            say(&format!("  {} steps, now at {}", number.saturating_add(1), line.trim()));
+        }
+    }
+}
+
+fn make(source: &Path) -> Tool {
+    // A name and a date of our own: the same options give the same kernel.
+    Tool::new("make")
+        .folder(source)
+        .env("KBUILD_BUILD_USER", "lab")
+        .env("KBUILD_BUILD_HOST", "lab")
+        .env("KBUILD_BUILD_TIMESTAMP", "2026-01-01")
+        .without_env("MAKEFLAGS")
+}
+
+fn fingerprint(options: &str) -> String {
+    Sha256::digest(options).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_was_dropped_is_named() {
+        let asked = "# why\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=n\nCONFIG_D=n\n";
+        let result = "CONFIG_A=y\n# CONFIG_C is not set\nCONFIG_D=y\n";
+        assert_eq!(not_taken(asked, result), ["CONFIG_B=y", "CONFIG_D=n"]);
+    }
+
+    #[test]
+    fn other_options_are_another_kernel() {
+        assert_ne!(fingerprint("CONFIG_A=y"), fingerprint("CONFIG_A=n"));
+        assert_eq!(fingerprint("").len(), 12);
+    }
+}
