@@ -1,0 +1,107 @@
+//! Reads the capability chains that VFIO appends to its info structs (linux/vfio.h, `struct vfio_info_cap_header`).
+//! They come from the kernel, but through drivers of many vendors: offsets are checked, and a chain ends.
+
+use vfio_bindings::bindings::vfio as sys;
+
+use crate::address::ByteRange;
+
+/// More than any chain there is; one that is longer loops.
+const MAX_CAPABILITIES: usize = 64;
+
+/// `id`, `version`, `next`.
+const HEADER_SIZE: usize = 8;
+
+/// A capability: its id and the bytes after its header, up to the end of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capability<'a> {
+    pub id: u16,
+    pub body: &'a [u8],
+}
+
+/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is 0 for none.
+pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
+    let mut next = first as usize;
+    std::iter::from_fn(move || {
+        let bytes = buffer.get(next..).filter(|_| next != 0)?;
+        let (header, body) = bytes.split_at_checked(HEADER_SIZE)?;
+        let id = u16::from_ne_bytes(array(header, 0)?);
+        next = u32::from_ne_bytes(array(header, 4)?) as usize;
+        Some(Capability { id, body })
+    })
+    .take(MAX_CAPABILITIES)
+}
+
+/// The areas of `struct vfio_region_info_cap_sparse_mmap`.
+pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+    is(capability, sys::VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
+    // nr_areas and a reserved word, then pairs of offset and size.
+    Some(pairs(capability.body).map(|(offset, size)| ByteRange::new(offset, size)).collect::<Option<_>>().unwrap_or_default())
+}
+
+/// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`, whose ends are inclusive.
+pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+    is(capability, sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
+    // A range up to u64::MAX loses its last byte, which no page-aligned mapping can use alone.
+    Some(pairs(capability.body).map(|(start, last)| ByteRange::between(start, last.saturating_add(1))).collect())
+}
+
+/// The count of `struct vfio_iommu_type1_info_dma_avail`.
+pub(super) fn mappings_available(capability: Capability<'_>) -> Option<u32> {
+    is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
+    array(capability.body, 0).map(u32::from_ne_bytes)
+}
+
+pub(super) fn is(capability: Capability<'_>, id: u32) -> Option<()> {
+    (u32::from(capability.id) == id).then_some(())
+}
+
+/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends first.
+fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
+    let rest = body.get(8..).unwrap_or_default();
+    let pair = |bytes: &[u8]| Some((u64::from_ne_bytes(array(bytes, 0)?), u64::from_ne_bytes(array(bytes, 8)?)));
+    rest.chunks_exact(16).take(count).filter_map(pair)
+}
+
+fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn a_chain_is_followed_to_its_end() {
+        let buffer = words(&[0, 0, 0x0001_0003, 24, 7, 0, 0x0001_0001, 0, 9]);
+        let found: Vec<_> = capabilities(&buffer, 8).map(|capability| capability.id).collect();
+        assert_eq!(found, [3, 1]);
+    }
+
+    #[test]
+    fn chains_that_loop_or_leave_the_buffer_end() {
+        let looping = words(&[0, 0, 0x0001_0003, 8]);
+        assert_eq!(capabilities(&looping, 8).count(), MAX_CAPABILITIES);
+        for first in [12, 16, 17, u32::MAX] {
+            assert_eq!(capabilities(&looping, first).count(), 0, "first {first}");
+        }
+    }
+
+    #[test]
+    fn counts_that_lie_are_cut_to_what_is_there() {
+        let body = words(&[u32::MAX, 0, 0x1000, 0, 0x2000, 0, 5, 0]);
+        let areas = sparse_areas(Capability { id: 1, body: &body }).unwrap();
+        assert_eq!(areas, [ByteRange::new(0x1000, 0x2000).unwrap()]);
+    }
+
+    #[test]
+    fn iova_ranges_have_inclusive_ends() {
+        let body = words(&[2, 0, 0, 0, 0xfedf_ffff, 0, 0xfef0_0000, 0, u32::MAX, u32::MAX]);
+        let ranges = iova_ranges(Capability { id: 1, body: &body }).unwrap();
+        assert_eq!(ranges, [ByteRange::between(0, 0xfee0_0000), ByteRange::between(0xfef0_0000, u64::MAX)]);
+    }
+}

@@ -1,0 +1,185 @@
+//! A region of a device, mapped into this process.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::sync::Arc;
+
+use crate::host::HostMemory;
+
+/// The smallest mapping that a larger alignment can speed up: the kernel maps PFNs by 2 MiB and 1 GiB
+/// (`huge_fault` of vfio-pci, since 6.12), and needs both addresses aligned for it.
+const SMALLEST_HUGE: usize = 2 << 20;
+/// The largest alignment that is of use: x86 and arm64 have no larger page.
+const LARGEST_HUGE: usize = 1 << 30;
+
+/// The page size of the host, in bytes.
+pub(crate) fn host_page_size() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // It cannot fail for this name; 4096 is the smallest page there is.
+    u64::try_from(size).unwrap_or(4096)
+}
+
+/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and unmaps itself when dropped.
+pub struct RegionMmap {
+    address: *mut u8,
+    size: usize,
+    _device: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands out raw pointers only.
+unsafe impl Send for RegionMmap {}
+// SAFETY: as for Send; there is no method that changes anything.
+unsafe impl Sync for RegionMmap {}
+
+// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only, and no reference to it
+// is ever made here.
+unsafe impl HostMemory for RegionMmap {
+    fn host_address(&self) -> *mut u8 {
+        self.address
+    }
+
+    fn size(&self) -> u64 {
+        self.size as u64
+    }
+}
+
+impl RegionMmap {
+    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region, whose start
+    /// is placed at an aligned address (even where it is not mapped itself), so that huge pages of the region and of the process match.
+    pub(crate) fn new(
+        device: Arc<dyn Any + Send + Sync>,
+        file: BorrowedFd<'_>,
+        position: u64,
+        offset: u64,
+        size: u64,
+    ) -> io::Result<Self> {
+        let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
+        let size = usize::try_from(size).map_err(invalid)?;
+        let position = libc::off_t::try_from(position).map_err(invalid)?;
+        let alignment = alignment(size);
+        if alignment == 1 {
+            let address = map(ptr::null_mut(), size, 0, file, position)?;
+            return Ok(Self { address, size, _device: device });
+        }
+        let skip = usize::try_from(offset).map_err(invalid)? & alignment.saturating_sub(1);
+        let reservation = Reservation::new(size.saturating_add(alignment))?;
+        let address = map(reservation.aligned(alignment, skip), size, libc::MAP_FIXED, file, position)?;
+        reservation.keep(address, size);
+        Ok(Self { address, size, _device: device })
+    }
+}
+
+impl Drop for RegionMmap {
+    fn drop(&mut self) {
+        unmap(self.address, self.size);
+    }
+}
+
+/// What the start of a mapping of this size is aligned to; 1 where it makes no difference.
+fn alignment(size: usize) -> usize {
+    if size < SMALLEST_HUGE { 1 } else { size.checked_next_power_of_two().unwrap_or(LARGEST_HUGE).min(LARGEST_HUGE) }
+}
+
+fn map(address: *mut u8, size: usize, fixed: i32, file: BorrowedFd<'_>, position: libc::off_t) -> io::Result<*mut u8> {
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
+    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses; without, the kernel picks
+    // a free one. Either way no existing object is mapped over.
+    let result = unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
+    if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(result.cast()) }
+}
+
+fn unmap(address: *mut u8, size: usize) {
+    if size == 0 {
+        return;
+    }
+    // SAFETY: the caller owns the range and nobody uses it any more.
+    let result = unsafe { libc::munmap(address.cast(), size) };
+    if result != 0 {
+        // The address range stays taken; nothing is freed that is in use.
+        log::error!("munmap of {size} bytes at {address:p}: {}", io::Error::last_os_error());
+    }
+}
+
+/// Address space without memory, to place an aligned mapping in.
+struct Reservation {
+    address: *mut u8,
+    size: usize,
+}
+
+impl Reservation {
+    fn new(size: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: the kernel picks a free range, so that no existing object is mapped over.
+        let result = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { address: result.cast(), size }) }
+    }
+
+    /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has one to spare.
+    fn aligned(&self, alignment: usize, skip: usize) -> *mut u8 {
+        let mask = alignment.saturating_sub(1);
+        let distance = skip.wrapping_sub(self.address.addr()) & mask;
+        self.address.wrapping_add(distance)
+    }
+
+    /// Gives back what is before and after the mapping that now lies in it.
+    fn keep(self, address: *mut u8, size: usize) {
+        let before = address.addr().saturating_sub(self.address.addr());
+        let after = self.size.saturating_sub(before).saturating_sub(size);
+        unmap(self.address, before);
+        unmap(address.wrapping_add(size), after);
+        #[expect(clippy::mem_forget, reason = "every part of the reservation has a new owner or is gone")]
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        unmap(self.address, self.size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn mapping(offset: u64, size: u64) -> RegionMmap {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(offset + size).unwrap();
+        RegionMmap::new(Arc::new(()), file.as_fd(), offset, offset, size).unwrap()
+    }
+
+    #[test]
+    fn large_mappings_are_aligned_with_their_region() {
+        for (offset, size, alignment) in [(0, 2 << 20, 2 << 20), (0x1000, 3 << 20, 4 << 20), (0x3000, 8 << 20, 8 << 20)] {
+            let mapping = mapping(offset, size);
+            assert_eq!(mapping.host_address().addr() as u64 % alignment, offset % alignment, "{size:#x} at {offset:#x}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_what_is_mapped() {
+        use std::os::unix::fs::FileExt;
+        for size in [0x1000, 4 << 20] {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size).unwrap();
+            let mapping = RegionMmap::new(Arc::new(()), file.as_fd(), 0, 0, size).unwrap();
+            file.write_at(b"seen", size - 4).unwrap();
+            let last = mapping.host_address().wrapping_add(size as usize - 1);
+            // SAFETY: the address is the last byte of the mapping.
+            assert_eq!(unsafe { last.read_volatile() }, b'n');
+        }
+    }
+
+    #[test]
+    fn a_refused_mapping_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        for size in [0x1000, 4 << 20] {
+            let error = RegionMmap::new(Arc::new(()), file.as_fd(), 1, 0, size).err().unwrap();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests run on fixture trees.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::address::PciAddress;
+
+/// A view of `/sys`.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+/// Where a driver or a group cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such device.
+    #[error("{address}: there is no such PCI device; 'lspci -D' lists those that there are")]
+    NoDevice {
+        /// The device that was asked for.
+        address: PciAddress,
+    },
+    /// The IOMMU does not cover the device.
+    #[error(
+        "{address}: the device is in no IOMMU group: no IOMMU covers it; turn on VT-d or AMD-Vi in the firmware and boot the host \
+         with 'intel_iommu=on' (Intel)"
+    )]
+    NoGroup {
+        /// The device.
+        address: PciAddress,
+    },
+    /// A driver other than vfio-pci, or none, has the device.
+    #[error("{address}: the device is bound to {}; give it to vfio-pci: {}", driver_name(driver), bind_commands(*address, driver.is_some()))]
+    NotBound {
+        /// The device.
+        address: PciAddress,
+        /// Its driver, if any.
+        driver: Option<String>,
+    },
+    /// Other devices of the group are in use by the host.
+    #[error("{address}: IOMMU group {group} is not viable: {}", offenders(others))]
+    NotViable {
+        /// The device that was asked for.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The members that have a driver of the host, with its name.
+        others: Vec<(PciAddress, String)>,
+    },
+    /// sysfs could not be read.
+    #[error("{address}: cannot read {path}: {source}")]
+    Read {
+        /// The device that was asked for.
+        address: PciAddress,
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn driver_name(driver: &Option<String>) -> &str {
+    driver.as_deref().unwrap_or("no driver")
+}
+
+fn offenders(others: &[(PciAddress, String)]) -> String {
+    let each = |(address, driver): &(PciAddress, String)| {
+        format!("{address} is bound to {driver}; give it to vfio-pci: {}", bind_commands(*address, true))
+    };
+    match others {
+        [] => "the kernel does not say why".to_owned(),
+        _ => others.iter().map(each).collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// The shell commands that give a device to vfio-pci, as root.
+fn bind_commands(address: PciAddress, bound: bool) -> String {
+    let device = format!("/sys/bus/pci/devices/{address}");
+    let unbind = if bound { format!("echo {address} > {device}/driver/unbind; ") } else { String::new() };
+    format!(
+        "modprobe vfio-pci; {unbind}echo vfio-pci > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
+    )
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/sys") }
+    }
+}
+
+impl Sysfs {
+    /// A tree that looks like `/sys`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder of a device.
+    pub fn device(&self, address: PciAddress) -> PathBuf {
+        self.root.join("bus/pci/devices").join(address.to_string())
+    }
+
+    /// The IOMMU group of a device that is bound to a driver of VFIO.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the device from being assigned, as far as sysfs tells.
+    pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
+        let folder = self.device(address);
+        if !folder.exists() {
+            return Err(Error::NoDevice { address });
+        }
+        let driver = self.link_name(address, "driver")?;
+        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since 6.1.
+        let vfio = driver.as_deref().is_some_and(is_vfio_driver) || folder.join("vfio-dev").exists();
+        if !vfio {
+            return Err(Error::NotBound { address, driver });
+        }
+        let group = self.link_name(address, "iommu_group")?.and_then(|name| name.parse().ok());
+        group.ok_or(Error::NoGroup { address })
+    }
+
+    /// Why a group that the kernel calls not viable is so.
+    pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
+        let folder = self.root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let driver = |member| Some((member, self.link_name(member, "driver").ok().flatten()?));
+        let mut others: Vec<_> = members.filter_map(driver).filter(|(_, driver)| keeps_group(driver)).collect();
+        others.sort();
+        Error::NotViable { address, group, others }
+    }
+
+    /// The last component of a link in the folder of a device, or `None` where there is no such link.
+    fn link_name(&self, address: PciAddress, link: &str) -> Result<Option<String>, Error> {
+        let path = self.device(address).join(link);
+        match fs::read_link(&path) {
+            Ok(target) => Ok(last_component(&target)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { address, path, source }),
+        }
+    }
+}
+
+fn last_component(path: &Path) -> Option<String> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+}
+
+fn is_vfio_driver(name: &str) -> bool {
+    name == "vfio-pci" || name.ends_with("-vfio-pci") || name.ends_with("_vfio_pci")
+}
+
+/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci, drivers/vfio) and leave
+/// the group to its user.
+fn keeps_group(driver: &str) -> bool {
+    !is_vfio_driver(driver) && !matches!(driver, "pci-stub" | "pcieport" | "shpchp")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn device(self, name: &str, driver: Option<&str>, group: Option<&str>) -> Self {
+            let folder = self.0.path().join("bus/pci/devices").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            if let Some(driver) = driver {
+                symlink(format!("../../../bus/pci/drivers/{driver}"), folder.join("driver")).unwrap();
+            }
+            if let Some(group) = group {
+                symlink(format!("../../kernel/iommu_groups/{group}"), folder.join("iommu_group")).unwrap();
+                let members = self.0.path().join("kernel/iommu_groups").join(group).join("devices");
+                fs::create_dir_all(&members).unwrap();
+                symlink(&folder, members.join(name)).unwrap();
+            }
+            self
+        }
+
+        fn sysfs(&self) -> Sysfs {
+            Sysfs::at(self.0.path())
+        }
+    }
+
+    fn address(text: &str) -> PciAddress {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_device_of_vfio_pci_is_ready() {
+        for driver in ["vfio-pci", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"] {
+            let tree = Tree::new().device("0000:01:00.0", Some(driver), Some("14"));
+            assert_eq!(tree.sysfs().ready_group(address("01:00.0")).unwrap(), 14);
+        }
+    }
+
+    #[test]
+    fn each_reason_why_a_device_is_not_ready_is_told_with_the_mending_command() {
+        let tree = Tree::new()
+            .device("0000:01:00.0", Some("nvme"), Some("14"))
+            .device("0000:02:00.0", None, Some("15"))
+            .device("0000:03:00.0", Some("vfio-pci"), None)
+            .device("0000:04:00.0", Some("vfio-pci"), Some("not-a-number"));
+        let error = |text: &str| tree.sysfs().ready_group(address(text)).unwrap_err().to_string();
+        assert!(error("09:00.0").contains("there is no such PCI device"));
+        assert!(error("01:00.0").contains("bound to nvme; give it to vfio-pci: modprobe vfio-pci; echo 0000:01:00.0 > "));
+        assert!(!error("02:00.0").contains("unbind"));
+        assert!(error("02:00.0").contains("bound to no driver; "));
+        assert!(error("03:00.0").contains("intel_iommu=on"));
+        assert!(error("04:00.0").contains("in no IOMMU group"));
+    }
+
+    #[test]
+    fn a_group_that_is_not_viable_names_every_offender_and_no_other() {
+        let tree = Tree::new()
+            .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
+            .device("0000:01:00.1", Some("snd_hda_intel"), Some("14"))
+            .device("0000:00:01.0", Some("pcieport"), Some("14"))
+            .device("0000:01:00.2", None, Some("14"))
+            .device("0000:01:00.3", Some("xhci_hcd"), Some("14"));
+        let text = tree.sysfs().not_viable(address("01:00.0"), 14).to_string();
+        assert!(text.starts_with("0000:01:00.0: IOMMU group 14 is not viable: 0000:01:00.1 is bound to snd_hda_intel; "), "{text}");
+        assert!(text.contains("0000:01:00.3 is bound to xhci_hcd"), "{text}");
+        for innocent in ["pcieport", "0000:01:00.2"] {
+            assert!(!text.contains(innocent), "{text}");
+        }
+    }
+}

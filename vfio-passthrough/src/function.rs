@@ -1,0 +1,366 @@
+//! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::address::{BarIndex, ByteRange, PciAddress};
+use crate::backend::{Device, DeviceFlags, RegionInfo};
+use crate::counters::FunctionTraps;
+use crate::host::MemorySlots;
+use crate::irq::binding::{self, MsixBinding};
+use crate::pci::bar::{Bar, Space};
+use crate::pci::config::{ConfigSpace, Touched, Written};
+use crate::pci::msix::{MsixLayout, MsixPart, MsixState, read_pba};
+use crate::pci::regs::{COMMAND, Command, PM_STATE};
+use crate::window::Window;
+
+/// What went wrong with a function. Every variant names the device and the operation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A region could not be asked about, read, written or mapped.
+    #[error("{address}: cannot {operation} region {region}: {source}")]
+    Region {
+        /// The device.
+        address: PciAddress,
+        /// What was tried.
+        operation: &'static str,
+        /// The region's index.
+        region: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device is not one that can be passed through.
+    #[error("{address}: {reason}")]
+    NotUsable {
+        /// The device.
+        address: PciAddress,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Interrupts could not be set up or taken down.
+    #[error("{address}: {source}")]
+    Interrupts {
+        /// The device.
+        address: PciAddress,
+        /// Which step, and why.
+        source: binding::Error,
+    },
+    /// The host VMM did not give vectors.
+    #[error("{address}: no room for {vectors} MSI-X vectors: {source}")]
+    Vectors {
+        /// The device.
+        address: PciAddress,
+        /// How many were asked for.
+        vectors: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// A BAR could not be taken out of the guest's memory, or not be put there.
+    #[error("{address}: cannot {operation} {bar} in guest memory: {source}")]
+    Window {
+        /// The device.
+        address: PciAddress,
+        /// What was tried.
+        operation: &'static str,
+        /// Of which BAR.
+        bar: BarIndex,
+        /// Why.
+        source: io::Error,
+    },
+    /// The function could not be reset.
+    #[error("{address}: VFIO_DEVICE_RESET: {source}")]
+    Reset {
+        /// The device.
+        address: PciAddress,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A warning a function may log about failed accesses before it falls silent; a guest must not fill the host's log.
+const ACCESS_WARNINGS: u32 = 16;
+
+/// A PCI function that is assigned to a guest.
+///
+/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot takes. All methods may be
+/// called from any thread. Dropping it does what [`shutdown`](Self::shutdown) does, with failures logged.
+pub struct PassthroughFunction {
+    pub(crate) address: PciAddress,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) config_region: RegionInfo,
+    /// The regions of the BARs, by their index.
+    pub(crate) regions: Vec<RegionInfo>,
+    pub(crate) bars: Vec<Bar>,
+    pub(crate) msix: Option<MsixLayout>,
+    pub(crate) slots: Arc<dyn MemorySlots>,
+    pub(crate) traps: FunctionTraps,
+    pub(crate) warnings: AtomicU32,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What changes while the guest runs.
+pub(crate) struct State {
+    pub config: ConfigSpace,
+    pub msix: MsixState,
+    // Interrupts end before the memory slots go, and both before the device is closed.
+    pub binding: Option<MsixBinding>,
+    pub windows: Vec<Window>,
+    pub running: bool,
+}
+
+impl PassthroughFunction {
+    /// The address on the host.
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// The BARs that the guest sees. A VMM places them as firmware does: by writing their registers.
+    pub fn bars(&self) -> &[Bar] {
+        &self.bars
+    }
+
+    /// How often the guest trapped into this function.
+    pub fn traps(&self) -> &FunctionTraps {
+        &self.traps
+    }
+
+    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword). At most one read of the
+    /// device, and none where all bits are emulated. What cannot be read is all-ones, as on a bus where nothing answers.
+    pub fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.traps.config_reads.increment();
+        data.fill(0);
+        let state = self.lock();
+        if !state.running {
+            return data.fill(0xff);
+        }
+        if state.config.needs_device(offset, data.len()) {
+            let result = self.device.read(&self.config_region, u64::from(offset), data);
+            if let Err(source) = result {
+                data.fill(0xff);
+                return self.warn(&self.region_error("read", &self.config_region, source));
+            }
+        }
+        state.config.overlay(offset, data);
+    }
+
+    /// The guest writes config space.
+    pub fn config_write(&self, offset: u16, data: &[u8]) {
+        self.traps.config_writes.increment();
+        let mut state = self.lock();
+        if !state.running {
+            return;
+        }
+        let written = state.config.write(offset, data);
+        if let Err(error) = self.carry_out(&mut state, &written) {
+            self.warn(&error);
+        }
+    }
+
+    /// Which BAR decodes an address now, and where in it the address is.
+    pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
+        let state = self.lock();
+        self.bars.iter().filter(|bar| bar.kind.space() == space).find_map(|bar| {
+            let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
+            Some((bar.index, range.offset_of(address)?))
+        })
+    }
+
+    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the device does not answer.
+    pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        self.traps.bar_reads.increment();
+        match self.msix_part(bar, offset) {
+            Some(MsixPart::Table(at)) => self.lock().msix.read(at, data),
+            Some(MsixPart::Pba(at)) => {
+                let state = self.lock();
+                read_pba(at, data, |vector| state.binding.as_ref().is_some_and(|binding| binding.is_pending(vector)));
+            }
+            None => self.region_read(bar, offset, data),
+        }
+    }
+
+    /// The guest writes to a BAR at a place that no memory slot covers.
+    pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+        self.traps.bar_writes.increment();
+        match self.msix_part(bar, offset) {
+            Some(MsixPart::Table(at)) => {
+                let mut state = self.lock();
+                if state.msix.write(at, data) {
+                    self.log_failure(self.reconcile_interrupts(&mut state));
+                }
+            }
+            // Read-only (PCI 6.8.2.10).
+            Some(MsixPart::Pba(_)) => {}
+            None => self.region_write(bar, offset, data),
+        }
+    }
+
+    /// Brings the function back to how it is after power-on: for a reset of the guest.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; what comes after it is done all the same.
+    pub fn reset(&self) -> Result<(), Error> {
+        self.reset_locked(&mut self.lock())
+    }
+
+    /// Takes the function away from the guest: interrupts, memory slots and bus mastering go, and it is reset. After this it reads
+    /// as all-ones and does no DMA, so that the memory it could reach may be unmapped.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; what comes after it is done all the same. Calling it again does nothing.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.running, false) {
+            return Ok(());
+        }
+        let result = self.reset_locked(&mut state);
+        state.binding = None;
+        state.windows.clear();
+        result
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the state as it was between two steps, which is a state it can be in.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what a config write asks for: windows that move or close go before the device hears of it, and come after.
+    fn carry_out(&self, state: &mut State, written: &Written) -> Result<(), Error> {
+        if written.touched.contains(Touched::RESET) {
+            return self.reset_locked(state);
+        }
+        let moves = written.touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
+        if written.touched.contains(Touched::POWER) {
+            // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
+            state.config.set_asleep(true);
+        }
+        let mut result = if moves { self.retire_windows(state) } else { Ok(()) };
+        for (offset, data) in &written.forward {
+            result = result.and(self.write_config(*offset, data));
+        }
+        if written.touched.contains(Touched::COMMAND) {
+            result = result.and(self.write_config(COMMAND, &state.config.command().bits().to_le_bytes()));
+        }
+        if written.touched.contains(Touched::POWER) {
+            result = result.and(self.read_power_state(state));
+        }
+        if moves {
+            self.place_windows(state);
+        }
+        if let Some(control) = state.config.msix_control().filter(|_| written.touched.contains(Touched::MSIX)) {
+            state.msix.write_control(control);
+            result = result.and(self.reconcile_interrupts(state));
+        }
+        result
+    }
+
+    fn reset_locked(&self, state: &mut State) -> Result<(), Error> {
+        state.config.reset();
+        state.msix.reset();
+        let interrupts = self.reconcile_interrupts(state);
+        let windows = self.retire_windows(state);
+        // No DMA while the reset is under way, nor after it where the device has none.
+        let quiet = self.write_config(COMMAND, &Command::empty().bits().to_le_bytes());
+        interrupts.and(windows).and(quiet).and(self.reset_device())
+    }
+
+    fn reset_device(&self) -> Result<(), Error> {
+        if !self.device.flags().contains(DeviceFlags::RESET) {
+            log::warn!("{}: the device has no reset that the kernel could do; it keeps its state", self.address);
+            return Ok(());
+        }
+        self.device.reset().map_err(|source| Error::Reset { address: self.address, source })
+    }
+
+    fn read_power_state(&self, state: &mut State) -> Result<(), Error> {
+        let Some(offset) = state.config.power_control() else { return Ok(()) };
+        let mut data = [0; 2];
+        let result = self.device.read(&self.config_region, u64::from(offset), &mut data);
+        result.map_err(|source| self.region_error("read", &self.config_region, source))?;
+        state.config.set_asleep(u16::from_le_bytes(data) & PM_STATE != 0);
+        Ok(())
+    }
+
+    fn retire_windows(&self, state: &mut State) -> Result<(), Error> {
+        let mut result = Ok(());
+        for window in &mut state.windows {
+            let base = base(&self.bars, &state.config, window.bar());
+            let retired = window.retire(base);
+            result = result.and(retired.map_err(|source| self.window_error("take away", window.bar(), source)));
+        }
+        result
+    }
+
+    fn place_windows(&self, state: &mut State) {
+        for window in &mut state.windows {
+            let base = base(&self.bars, &state.config, window.bar());
+            if let Err(source) = window.place(base, &*self.slots) {
+                self.warn(&self.window_error("place", window.bar(), source));
+            }
+        }
+    }
+
+    fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
+        let Some(binding) = &mut state.binding else { return Ok(()) };
+        binding.reconcile(&state.msix).map_err(|source| Error::Interrupts { address: self.address, source })
+    }
+
+    fn msix_part(&self, bar: BarIndex, offset: u64) -> Option<MsixPart> {
+        self.msix.and_then(|layout| layout.part_at(bar, offset))
+    }
+
+    fn region_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        let Some(region) = self.regions.get(usize::from(bar.number())) else { return data.fill(0xff) };
+        if let Err(source) = self.device.read(region, offset, data) {
+            data.fill(0xff);
+            self.warn(&self.region_error("read", region, source));
+        }
+    }
+
+    fn region_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+        let Some(region) = self.regions.get(usize::from(bar.number())) else { return };
+        if let Err(source) = self.device.write(region, offset, data) {
+            self.warn(&self.region_error("write", region, source));
+        }
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) -> Result<(), Error> {
+        let result = self.device.write(&self.config_region, u64::from(offset), data);
+        result.map_err(|source| self.region_error("write", &self.config_region, source))
+    }
+
+    fn region_error(&self, operation: &'static str, region: &RegionInfo, source: io::Error) -> Error {
+        Error::Region { address: self.address, operation, region: region.index, source }
+    }
+
+    fn window_error(&self, operation: &'static str, bar: BarIndex, source: io::Error) -> Error {
+        Error::Window { address: self.address, operation, bar, source }
+    }
+
+    fn log_failure(&self, result: Result<(), Error>) {
+        if let Err(error) = result {
+            self.warn(&error);
+        }
+    }
+
+    fn warn(&self, error: &Error) {
+        if self.warnings.fetch_add(1, Ordering::Relaxed) < ACCESS_WARNINGS {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Where the guest has a BAR now.
+fn base(bars: &[Bar], config: &ConfigSpace, index: BarIndex) -> Option<u64> {
+    bars.iter().find(|bar| bar.index == index).and_then(|bar| config.decoded(bar))
+}
+
+impl Drop for PassthroughFunction {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown() {
+            log::error!("{error}");
+        }
+    }
+}

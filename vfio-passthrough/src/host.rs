@@ -1,0 +1,93 @@
+//! What this crate asks of the VMM that uses it. Nothing else of a VMM is known here: no bus, no allocator,
+//! no VM type. The feature `kvm` has all of it ready made on kvm-ioctls.
+
+use std::io;
+use std::sync::Arc;
+
+use vm_memory::bitmap::Bitmap;
+use vm_memory::GuestRegionMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Memory of this process that a device or a guest may read and write at any time.
+///
+/// # Safety
+///
+/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, stay where they
+/// are, and are accessed by this process only through raw pointers and volatile or atomic accesses: never
+/// through a Rust reference, since a device writes to them when it likes. Both methods always return the same.
+pub unsafe trait HostMemory: Send + Sync {
+    /// Where the memory is in this process, aligned to a page.
+    fn host_address(&self) -> *mut u8;
+    /// How many bytes it has, a multiple of the page size.
+    fn size(&self) -> u64;
+}
+
+// SAFETY: a region owns its mapping (it holds an `Arc` of the `MmapRegion`, which unmaps when dropped and
+// never moves or resizes), and vm-memory accesses it by volatile operations on raw pointers only.
+unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
+    fn host_address(&self) -> *mut u8 {
+        self.as_ptr()
+    }
+
+    fn size(&self) -> u64 {
+        // usize is at most 64 bits wide on every target of Linux.
+        (**self).size() as u64
+    }
+}
+
+/// Puts memory of this process at a place of the guest's physical address space.
+pub trait MemorySlots: Send + Sync {
+    /// Makes `memory` appear at the guest physical address `gpa` (page-aligned), until the slot is taken away.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out,
+    /// `EINVAL` where the address is not one that the guest can have.
+    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>>;
+}
+
+/// Memory that is in the guest's address space. It keeps the memory alive. Dropping it takes it away; where
+/// the hypervisor refuses that, the memory is leaked rather than freed under the guest, and a line is logged.
+pub trait MemorySlot: Send {
+    /// Takes the memory away, and reports a failure, after which the memory stays mapped and alive.
+    fn remove(self: Box<Self>) -> io::Result<()>;
+}
+
+/// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MsiMessage {
+    /// The address written to; on x86 in 0xfee00000-0xfeefffff.
+    pub address: u64,
+    /// The value written.
+    pub data: u32,
+}
+
+/// Routes message-signalled interrupts into the guest.
+pub trait MsiRouter: Send + Sync {
+    /// Room for `count` vectors (1 to 2048), none delivered yet. Takes nothing from the host until a vector is used.
+    fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>>;
+}
+
+/// The vectors of one function. Dropping it gives back every irqfd, then every route, then every GSI.
+pub trait MsiVectors: Send {
+    /// The eventfd that VFIO signals when the vector fires. The same one for the life of the vector; made at first use.
+    fn trigger(&mut self, vector: u16) -> io::Result<Arc<EventFd>>;
+
+    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery and
+    /// lets the trigger collect what fires meanwhile, which is delivered when the vector comes back.
+    ///
+    /// At most one routing update for the whole batch, and none where no message is new: KVM replaces its
+    /// whole table in each.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` where GSIs ran out, else the hypervisor's errno. Vectors that were changed before the failure stay changed;
+    /// the batch may be given again.
+    fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
+
+    /// True where the vector fired while it was not delivered.
+    fn is_pending(&self, vector: u16) -> bool;
+
+    /// Forgets what fired while the vector was not delivered.
+    fn clear_pending(&mut self, vector: u16);
+}

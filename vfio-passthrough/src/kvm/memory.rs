@@ -1,0 +1,110 @@
+//! Memory slots of KVM.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_allocator::IdAllocator;
+
+use super::{KvmCalls, allocator, errno};
+use crate::host::{HostMemory, MemorySlot, MemorySlots};
+
+/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION`.
+pub struct KvmMemory {
+    vm: Arc<VmFd>,
+    numbers: Arc<Mutex<Option<IdAllocator>>>,
+    calls: Arc<KvmCalls>,
+}
+
+impl KvmMemory {
+    pub(super) fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
+        Self { vm, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
+    }
+}
+
+impl MemorySlots for KvmMemory {
+    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+        let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
+        let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let mut slot = Slot {
+            vm: self.vm.clone(),
+            numbers: self.numbers.clone(),
+            calls: self.calls.clone(),
+            region: kvm_userspace_memory_region { slot: number, guest_phys_addr: gpa, ..Default::default() },
+            memory: None,
+        };
+        slot.fill(memory)?;
+        Ok(Box::new(slot))
+    }
+}
+
+/// A slot. Without memory it is only a number.
+struct Slot {
+    vm: Arc<VmFd>,
+    numbers: Arc<Mutex<Option<IdAllocator>>>,
+    calls: Arc<KvmCalls>,
+    region: kvm_userspace_memory_region,
+    memory: Option<Arc<dyn HostMemory>>,
+}
+
+impl Slot {
+    fn fill(&mut self, memory: Arc<dyn HostMemory>) -> io::Result<()> {
+        self.region.memory_size = memory.size();
+        self.region.userspace_addr = memory.host_address().expose_provenance() as u64;
+        self.set()?;
+        self.memory = Some(memory);
+        Ok(())
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        let Some(memory) = self.memory.take() else { return Ok(()) };
+        // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
+        self.region.memory_size = 0;
+        let result = self.set();
+        if result.is_err() {
+            // The guest still reaches the memory: leaked, so that nothing else ever lives at that place.
+            #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
+            std::mem::forget(memory);
+        }
+        result
+    }
+
+    fn set(&self) -> io::Result<()> {
+        self.calls.set_user_memory_region.increment();
+        // SAFETY: the region is memory of a `HostMemory`, which stays and may be written at any time; `fill` keeps it in `self`,
+        // and `empty` lets go of it only after the kernel has let go of the slot.
+        unsafe { self.vm.set_user_memory_region(self.region) }.map_err(errno)
+    }
+}
+
+impl MemorySlot for Slot {
+    fn remove(mut self: Box<Self>) -> io::Result<()> {
+        self.empty()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Err(error) = self.empty() {
+            log::error!("memory slot {} stays, and its memory is leaked: {error}", self.region.slot);
+        }
+        // A number whose slot could not be deleted has a size left only in the kernel: it is not handed out again.
+        let deleted = self.memory.is_none() && self.region.memory_size == 0;
+        if deleted || self.region.userspace_addr == 0 {
+            free(&self.numbers, self.region.slot);
+        }
+    }
+}
+
+fn free(numbers: &Mutex<Option<IdAllocator>>, number: u32) {
+    let freed = lock(numbers).as_mut().map(|numbers| numbers.free_id(number));
+    if let Some(Err(error)) = freed {
+        log::error!("memory slot {number}: {error}");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

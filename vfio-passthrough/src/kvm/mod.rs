@@ -1,0 +1,91 @@
+//! The host traits on KVM: memory slots, MSI routing and the VFIO device of one VM.
+
+mod memory;
+mod routing;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_DEV_TYPE_VFIO, kvm_create_device};
+use kvm_ioctls::VmFd;
+use vfio_ioctls::VfioDeviceFd;
+
+pub use memory::KvmMemory;
+pub use routing::KvmRouter;
+
+use crate::builder::Host;
+use crate::counters::counters;
+
+counters! {
+    /// Calls of KVM made by this module.
+    KvmCalls {
+        /// `KVM_SET_USER_MEMORY_REGION`.
+        set_user_memory_region,
+        /// `KVM_SET_GSI_ROUTING`.
+        set_gsi_routing,
+        /// `KVM_IRQFD`, to attach and to detach.
+        irqfd,
+        /// `KVM_CREATE_DEVICE`.
+        create_device,
+    }
+}
+
+/// All that this crate asks of a host VMM, on KVM.
+pub struct KvmHost {
+    vm: Arc<VmFd>,
+    memory: Arc<KvmMemory>,
+    router: Arc<KvmRouter>,
+    calls: Arc<KvmCalls>,
+}
+
+impl KvmHost {
+    /// For a VM whose in-kernel interrupt controller has been created.
+    ///
+    /// `memory_slots` and `gsis` are the numbers that may be used here; nobody else may use them. GSIs must not be
+    /// pins of an interrupt controller: on x86, take them from 24 on, up to 4095. The VM's whole interrupt routing is kept
+    /// here, the pins of the x86 controllers included: nobody else may set it.
+    pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
+        let calls = Arc::new(KvmCalls::default());
+        let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
+        let router = Arc::new(KvmRouter::new(vm.clone(), gsis, calls.clone()));
+        Self { vm, memory, router, calls }
+    }
+
+    /// What a function asks for.
+    pub fn host(&self) -> Host {
+        Host { slots: self.memory.clone(), msi: self.router.clone() }
+    }
+
+    /// The memory slots, for the VMM's own use of them too.
+    pub fn memory(&self) -> &Arc<KvmMemory> {
+        &self.memory
+    }
+
+    /// The calls made so far.
+    pub fn calls(&self) -> &KvmCalls {
+        &self.calls
+    }
+
+    /// Makes the device by which KVM learns of VFIO groups (Documentation/virt/kvm/devices/vfio.rst).
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` where KVM is built without it.
+    pub fn link(&self) -> io::Result<Arc<VfioDeviceFd>> {
+        let mut device = kvm_create_device { type_: KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+        self.calls.create_device.increment();
+        let device = self.vm.create_device(&mut device).map_err(errno)?;
+        Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
+    }
+}
+
+fn errno(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// Numbers that are handed out and given back.
+fn allocator(range: Range<u32>) -> Option<vm_allocator::IdAllocator> {
+    let last = range.end.checked_sub(1)?;
+    vm_allocator::IdAllocator::new(range.start, last).ok()
+}

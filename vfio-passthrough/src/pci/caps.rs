@@ -1,0 +1,126 @@
+//! Walks of capability lists that end whatever the device says (PCI 6.7, PCIe 7.6.3).
+
+use super::regs::{CONVENTIONAL_SIZE, EXTENDED_SIZE, HEADER_END};
+
+/// The most capabilities that fit conventional config space: one each 4 bytes.
+const MAX_STANDARD: usize = 48;
+/// The most extended capabilities that fit: one each 4 bytes.
+const MAX_EXTENDED: usize = 960;
+
+/// A capability of the list at 0x34.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// What it is; see [`cap`](super::regs::cap).
+    pub id: u8,
+    /// Where its header is: a multiple of 4 from 0x40 on.
+    pub offset: u16,
+}
+
+/// An extended capability, of the list at 0x100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtendedCapability {
+    /// What it is; see [`ext`](super::regs::ext).
+    pub id: u16,
+    /// The version of its layout.
+    pub version: u8,
+    /// Where its header is: a multiple of 4 from 0x100 on.
+    pub offset: u16,
+}
+
+/// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16 bits at an
+/// offset: id and next pointer. Where the list repeats itself or points into the header it is cut.
+pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Vec<Capability> {
+    let mut found: Vec<Capability> = Vec::new();
+    // The lower two bits are reserved: software masks them (PCI 6.7).
+    let mut offset = u16::from(first & 0xfc);
+    while offset != 0 && found.len() < MAX_STANDARD {
+        if offset < HEADER_END || found.iter().any(|known| known.offset == offset) {
+            log::warn!("capability list cut at {offset:#x}: it points into the header or repeats itself");
+            break;
+        }
+        let [id, next] = read(offset).to_le_bytes();
+        if id == 0xff {
+            log::warn!("capability list cut at {offset:#x}: nothing answers there");
+            break;
+        }
+        found.push(Capability { id, offset });
+        offset = u16::from(next & 0xfc);
+    }
+    found
+}
+
+/// The extended capabilities. `read` gives the 32-bit header at an offset. Cut as [`standard`] is.
+pub fn extended(mut read: impl FnMut(u16) -> u32) -> Vec<ExtendedCapability> {
+    let mut found: Vec<ExtendedCapability> = Vec::new();
+    let mut offset = CONVENTIONAL_SIZE;
+    while offset != 0 && found.len() < MAX_EXTENDED {
+        let repeated = found.iter().any(|known| known.offset == offset);
+        if !(CONVENTIONAL_SIZE..EXTENDED_SIZE).contains(&offset) || repeated {
+            log::warn!("extended capability list cut at {offset:#x}: it points below 0x100 or repeats itself");
+            break;
+        }
+        let header = read(offset);
+        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as all-ones.
+        if header == 0 || header == u32::MAX {
+            break;
+        }
+        let [low, high, upper, top] = header.to_le_bytes();
+        found.push(ExtendedCapability { id: u16::from_le_bytes([low, high]), version: upper & 0xf, offset });
+        offset = (u16::from_le_bytes([upper, top]) >> 4) & 0xffc;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn offsets(list: &[(u16, u16)], first: u8) -> Vec<u16> {
+        let read = |offset| list.iter().find(|(at, _)| *at == offset).map_or(0xffff, |(_, header)| *header);
+        standard(first, read).iter().map(|capability| capability.offset).collect()
+    }
+
+    #[test]
+    fn a_list_is_followed_in_its_order() {
+        assert_eq!(offsets(&[(0x40, 0x6001), (0x60, 0x5011), (0x50, 0x0010)], 0x43), [0x40, 0x60, 0x50]);
+        assert_eq!(offsets(&[], 0), []);
+    }
+
+    #[test]
+    fn a_list_that_loops_or_enters_the_header_or_ends_in_nothing_is_cut() {
+        assert_eq!(offsets(&[(0x40, 0x5001), (0x50, 0x4011)], 0x40), [0x40, 0x50]);
+        assert_eq!(offsets(&[(0x40, 0x4001)], 0x40), [0x40]);
+        assert_eq!(offsets(&[(0x40, 0x1001)], 0x40), [0x40]);
+        assert_eq!(offsets(&[(0x40, 0x8001)], 0x40), [0x40]);
+    }
+
+    #[test]
+    fn extended_headers_are_taken_apart() {
+        let read = |offset| if offset == 0x100 { 0x1502_0001 } else { 0x0001_0010 };
+        let found = extended(read);
+        assert_eq!(found, [
+            ExtendedCapability { id: 1, version: 2, offset: 0x100 },
+            ExtendedCapability { id: 0x10, version: 1, offset: 0x150 },
+        ]);
+        assert_eq!(extended(|_| u32::MAX), []);
+        assert_eq!(extended(|_| 0), []);
+    }
+
+    proptest! {
+        #[test]
+        fn walks_end_and_find_each_place_once(words in prop::collection::vec(any::<u32>(), 1024), first: u8) {
+            let read = |offset: u16| words[usize::from(offset) / 4];
+            let mut standard: Vec<_> = standard(first, |offset| read(offset) as u16).iter().map(|found| found.offset).collect();
+            let mut extended: Vec<_> = extended(read).iter().map(|found| found.offset).collect();
+            prop_assert!(standard.iter().all(|offset| (0x40..0x100).contains(offset)));
+            prop_assert!(extended.iter().all(|offset| (0x100..0x1000).contains(offset)));
+            for list in [&mut standard, &mut extended] {
+                let all = list.len();
+                list.sort();
+                list.dedup();
+                prop_assert_eq!(list.len(), all);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Config space as the guest sees it: an overlay of bytes over the device's own.
+//!
+//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the device's, as the host's kernel
+//! presents it). Which is which is decided once, in `view`. Nothing here talks to the device: a write returns what it asks for.
+
+use super::bar::{Bar, Space};
+use super::msix::MsixLayout;
+use super::regs::{AF_CONTROL, AF_FLR, BAR0, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL};
+use crate::address::BarIndex;
+
+/// A byte of config space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Byte {
+    /// What the emulated bits are.
+    pub value: u8,
+    /// Which bits are ours.
+    pub emulated: u8,
+    /// Which of those the guest can change.
+    pub writable: u8,
+}
+
+/// Where the registers are that do something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offsets {
+    pub msix: Option<u16>,
+    pub power: Option<u16>,
+    pub express: Option<u16>,
+    pub advanced: Option<u16>,
+}
+
+bitflags::bitflags! {
+    /// What a write of the guest asks for, beyond bytes.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Touched: u8 {
+        /// The command register has a new value.
+        const COMMAND = 1 << 0;
+        /// A BAR has a new value.
+        const BARS = 1 << 1;
+        /// MSI-X message control was written.
+        const MSIX = 1 << 2;
+        /// The power management control register was written.
+        const POWER = 1 << 3;
+        /// The guest asked for a function level reset.
+        const RESET = 1 << 4;
+    }
+}
+
+/// The outcome of a guest's write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes that are the device's, by offset.
+    pub forward: Vec<(u16, Vec<u8>)>,
+    /// Registers that do something.
+    pub touched: Touched,
+}
+
+/// The guest's view of a function's config space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSpace {
+    pub(super) bytes: Vec<Byte>,
+    pub(super) power_on: Vec<Byte>,
+    pub(super) offsets: Offsets,
+    pub(super) bars: Vec<Bar>,
+    pub(super) msix: Option<MsixLayout>,
+    /// In a low-power state the function answers config accesses only.
+    pub(super) asleep: bool,
+}
+
+impl ConfigSpace {
+    /// The BARs that the function has, in order.
+    pub fn bars(&self) -> &[Bar] {
+        &self.bars
+    }
+
+    /// Where the structures of MSI-X are, if the function has it.
+    pub fn msix(&self) -> Option<MsixLayout> {
+        self.msix
+    }
+
+    /// The offset of the power management control register.
+    pub fn power_control(&self) -> Option<u16> {
+        self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
+    }
+
+    /// Back to how it was at power-on: BARs not placed, nothing decoded.
+    pub fn reset(&mut self) {
+        self.bytes.clone_from(&self.power_on);
+        self.asleep = false;
+    }
+
+    /// True where the device has to be asked to read these bytes.
+    pub fn needs_device(&self, offset: u16, length: usize) -> bool {
+        self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
+    }
+
+    /// Lays our bits over `data`, which is what the device said, or zeros where it was not asked.
+    /// Bytes past the end of the space read as all-ones.
+    pub fn overlay(&self, offset: u16, data: &mut [u8]) {
+        let known = self.window(offset, data.len());
+        for (index, out) in data.iter_mut().enumerate() {
+            *out = match known.get(index) {
+                Some(byte) => (*out & !byte.emulated) | (byte.value & byte.emulated),
+                None => 0xff,
+            };
+        }
+    }
+
+    /// Takes a write of the guest. Accesses behave as their bytes do, whatever registers they straddle.
+    pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
+        let mut written = Written::default();
+        let before = self.significant();
+        for (at, value) in (offset..).zip(data) {
+            written.touched |= self.action_at(at, *value);
+            self.write_byte(at, *value, &mut written.forward);
+        }
+        let after = self.significant();
+        written.touched.set(Touched::COMMAND, before.0 != after.0);
+        written.touched.set(Touched::BARS, before.1 != after.1);
+        written
+    }
+
+    fn write_byte(&mut self, at: u16, value: u8, forward: &mut Vec<(u16, Vec<u8>)>) {
+        let Some(byte) = self.bytes.get_mut(usize::from(at)) else { return };
+        let ours = byte.emulated & byte.writable;
+        byte.value = (byte.value & !ours) | (value & ours);
+        if byte.emulated == 0xff {
+            return;
+        }
+        let value = (value & !byte.emulated) | (byte.value & byte.emulated);
+        match forward.last_mut() {
+            // Registers are written whole where they can be: bytes that follow one another go together.
+            Some((start, run)) if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) => run.push(value),
+            _ => forward.push((at, vec![value])),
+        }
+    }
+
+    /// What writing this byte sets off.
+    fn action_at(&self, at: u16, value: u8) -> Touched {
+        let is = |capability: Option<u16>, register: u16| capability.and_then(|it| it.checked_add(register)) == Some(at);
+        let high = |register: u16| register.saturating_add(1);
+        let [_, flr] = EXPRESS_FLR.to_le_bytes();
+        let mut touched = Touched::empty();
+        touched.set(Touched::MSIX, is(self.offsets.msix, high(MSIX_CONTROL)));
+        touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL));
+        let express = is(self.offsets.express, high(EXPRESS_CONTROL)) && value & flr != 0;
+        let advanced = is(self.offsets.advanced, AF_CONTROL) && value & AF_FLR != 0;
+        touched.set(Touched::RESET, express || advanced);
+        touched
+    }
+
+    /// The command register as the guest set it.
+    pub fn command(&self) -> Command {
+        Command::from_bits_retain(self.u16_at(COMMAND))
+    }
+
+    /// MSI-X message control as the guest set it.
+    pub fn msix_control(&self) -> Option<u16> {
+        Some(self.u16_at(self.offsets.msix?.checked_add(MSIX_CONTROL)?))
+    }
+
+    /// Tells whether the function is in another power state than D0, in which it decodes nothing (PM 5.4).
+    pub fn set_asleep(&mut self, asleep: bool) {
+        self.asleep = asleep;
+    }
+
+    /// Where the guest placed a BAR and lets it decode, or `None` where it decodes nothing.
+    pub fn decoded(&self, bar: &Bar) -> Option<u64> {
+        let decode = match bar.kind.space() {
+            Space::Memory => Command::MEMORY,
+            Space::Io => Command::IO,
+        };
+        let on = self.command().contains(decode) && !self.asleep;
+        bar.address(self.register(bar.index)).filter(|_| on)
+    }
+
+    /// A BAR's register, with the one behind it as the upper half.
+    fn register(&self, index: BarIndex) -> u64 {
+        let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
+        let [low, high] = [self.u32_at(offset), self.u32_at(offset.saturating_add(4))];
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Command, and all BARs.
+    fn significant(&self) -> (Command, Vec<Option<u64>>) {
+        let placed = |bar: &Bar| bar.address(self.register(bar.index));
+        (self.command(), self.bars.iter().map(placed).collect())
+    }
+
+    fn u16_at(&self, offset: u16) -> u16 {
+        u16::from_le_bytes(self.values(offset))
+    }
+
+    fn u32_at(&self, offset: u16) -> u32 {
+        u32::from_le_bytes(self.values(offset))
+    }
+
+    fn values<const N: usize>(&self, offset: u16) -> [u8; N] {
+        let mut values = [0; N];
+        for (value, byte) in values.iter_mut().zip(self.window(offset, N)) {
+            *value = byte.value;
+        }
+        values
+    }
+
+    fn window(&self, offset: u16, length: usize) -> &[Byte] {
+        let rest = self.bytes.get(usize::from(offset)..).unwrap_or_default();
+        rest.get(..length).unwrap_or(rest)
+    }
+}
+

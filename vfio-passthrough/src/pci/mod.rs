@@ -1,0 +1,8 @@
+//! What the PCI specifications say, as pure code: registers, capability chains, the guest's view of config space, BARs, MSI-X.
+
+pub mod bar;
+pub mod caps;
+pub mod config;
+pub mod msix;
+pub mod regs;
+mod view;

@@ -1,0 +1,138 @@
+//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0 (PCI), PCI Express Base 5.0 (PCIe),
+//! PCI Power Management 1.2 (PM).
+
+/// Vendor ID (PCI 6.2.1).
+pub const VENDOR_ID: u16 = 0x00;
+/// Command (PCI 6.2.2).
+pub const COMMAND: u16 = 0x04;
+/// Status (PCI 6.2.3).
+pub const STATUS: u16 = 0x06;
+/// Cache Line Size (PCI 6.2.4); the latency timer follows.
+pub const CACHE_LINE_SIZE: u16 = 0x0c;
+/// Header Type (PCI 6.2.1).
+pub const HEADER_TYPE: u16 = 0x0e;
+/// Built-in self test (PCI 6.2.4).
+pub const BIST: u16 = 0x0f;
+/// The first base address register (PCI 6.2.5.1).
+pub const BAR0: u16 = 0x10;
+/// The expansion ROM's base address register (PCI 6.2.5.2).
+pub const ROM: u16 = 0x30;
+/// Where the list of capabilities starts (PCI 6.7).
+pub const CAPABILITIES: u16 = 0x34;
+/// Interrupt Line (PCI 6.2.4).
+pub const INTERRUPT_LINE: u16 = 0x3c;
+/// Interrupt Pin (PCI 6.2.4).
+pub const INTERRUPT_PIN: u16 = 0x3d;
+/// The end of the header: the first byte that a capability can have.
+pub const HEADER_END: u16 = 0x40;
+/// The size of conventional config space, and the start of the extended one (PCIe 7.2).
+pub const CONVENTIONAL_SIZE: u16 = 0x100;
+/// The size of config space of a PCI Express function.
+pub const EXTENDED_SIZE: u16 = 0x1000;
+
+/// Bit of [`STATUS`]: there is a list of capabilities.
+pub const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// Bit of [`HEADER_TYPE`]: the device has more functions than one.
+pub const MULTIFUNCTION: u8 = 1 << 7;
+
+/// Bit of a BAR: it decodes I/O space.
+pub const BAR_IO: u32 = 1;
+/// Bits of a memory BAR: its type; see [`BAR_64`].
+pub const BAR_TYPE: u32 = 0b110;
+/// Value of [`BAR_TYPE`]: the next register is the upper half of the address.
+pub const BAR_64: u32 = 0b100;
+/// Bit of a memory BAR: prefetchable.
+pub const BAR_PREFETCHABLE: u32 = 0b1000;
+
+bitflags::bitflags! {
+    /// The command register (PCI 6.2.2).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Command: u16 {
+        /// The function decodes I/O BARs.
+        const IO = 1 << 0;
+        /// The function decodes memory BARs.
+        const MEMORY = 1 << 1;
+        /// The function may do DMA and send MSIs.
+        const BUS_MASTER = 1 << 2;
+        /// Parity errors are answered.
+        const PARITY = 1 << 6;
+        /// SERR# may be driven.
+        const SERR = 1 << 8;
+        /// INTx may not be asserted.
+        const INTX_DISABLE = 1 << 10;
+    }
+}
+
+/// Identifiers of capabilities (PCI Code and ID Assignment 1.11, 2).
+pub mod cap {
+    /// Power management.
+    pub const PM: u8 = 0x01;
+    /// Message-signalled interrupts.
+    pub const MSI: u8 = 0x05;
+    /// PCI Express.
+    pub const EXPRESS: u8 = 0x10;
+    /// MSI-X.
+    pub const MSIX: u8 = 0x11;
+    /// Advanced features: FLR of conventional PCI.
+    pub const AF: u8 = 0x13;
+    /// Enhanced allocation: BARs at fixed addresses.
+    pub const EA: u8 = 0x14;
+}
+
+/// Identifiers of extended capabilities (PCI Code and ID Assignment 1.11, 3).
+pub mod ext {
+    /// Alternative routing-ID.
+    pub const ARI: u16 = 0x000e;
+    /// Address translation services.
+    pub const ATS: u16 = 0x000f;
+    /// Single-root I/O virtualization.
+    pub const SRIOV: u16 = 0x0010;
+    /// Page requests.
+    pub const PRI: u16 = 0x0013;
+    /// Resizable BARs.
+    pub const REBAR: u16 = 0x0015;
+    /// Process address space IDs.
+    pub const PASID: u16 = 0x001b;
+    /// Resizable BARs of virtual functions.
+    pub const VF_REBAR: u16 = 0x0024;
+    /// No capability: what a list whose first member is hidden starts with, since it must start at 0x100.
+    pub const NULL: u16 = 0x0000;
+}
+
+/// Offset in the power management capability: control and status (PM 3.2.4).
+pub const PM_CONTROL: u16 = 4;
+/// Bits of [`PM_CONTROL`]: the state, 0 for D0 and 3 for D3hot.
+pub const PM_STATE: u16 = 0b11;
+
+/// Offset in the PCI Express capability: its register (PCIe 7.5.3.2).
+pub const EXPRESS_FLAGS: u16 = 2;
+/// Bits of [`EXPRESS_FLAGS`]: device/port type.
+pub const EXPRESS_TYPE: u16 = 0x00f0;
+/// A [`EXPRESS_TYPE`]: endpoint.
+pub const EXPRESS_ENDPOINT: u16 = 0x0000;
+/// A [`EXPRESS_TYPE`]: legacy endpoint.
+pub const EXPRESS_LEGACY_ENDPOINT: u16 = 0x0010;
+/// A [`EXPRESS_TYPE`]: root complex integrated endpoint.
+pub const EXPRESS_INTEGRATED: u16 = 0x0090;
+/// Offset in the PCI Express capability: device control (PCIe 7.5.3.4).
+pub const EXPRESS_CONTROL: u16 = 8;
+/// Bit of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
+pub const EXPRESS_FLR: u16 = 1 << 15;
+
+/// Offset in the advanced features capability: control (Advanced Capabilities for Conventional PCI ECN).
+pub const AF_CONTROL: u16 = 4;
+/// Bit of [`AF_CONTROL`]: initiate a function level reset; reads as 0.
+pub const AF_FLR: u8 = 1;
+
+/// Offset in the MSI-X capability: message control (PCI 6.8.2.3).
+pub const MSIX_CONTROL: u16 = 2;
+/// Offset in the MSI-X capability: the table's BAR and offset (PCI 6.8.2.4).
+pub const MSIX_TABLE: u16 = 4;
+/// Offset in the MSI-X capability: the pending bit array's BAR and offset (PCI 6.8.2.5).
+pub const MSIX_PBA: u16 = 8;
+/// Bits of [`MSIX_CONTROL`]: the size of the table, less one.
+pub const MSIX_SIZE: u16 = 0x07ff;
+/// Bit of [`MSIX_CONTROL`]: every vector is masked.
+pub const MSIX_FUNCTION_MASK: u16 = 1 << 14;
+/// Bit of [`MSIX_CONTROL`]: MSI-X is on.
+pub const MSIX_ENABLE: u16 = 1 << 15;
