@@ -23,7 +23,8 @@ impl PciAddress {
     /// by its last component only.
     pub fn from_sysfs_path(path: &Path) -> Result<Self, ParsePciAddressError> {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?.parse()
+        name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?
+            .parse()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -59,7 +60,11 @@ impl FromStr for PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.domain, self.bus, self.device, self.function)
+        write!(
+            f,
+            "{:04x}:{:02x}:{:02x}.{}",
+            self.domain, self.bus, self.device, self.function
+        )
     }
 }
 
@@ -83,7 +88,11 @@ impl BarIndex {
 
     /// The BAR of this number, 0 to 5.
     pub const fn new(index: u8) -> Option<Self> {
-        if index < Self::COUNT { Some(Self(index)) } else { None }
+        if index < Self::COUNT {
+            Some(Self(index))
+        } else {
+            None
+        }
     }
 
     /// All six, in order.
@@ -126,7 +135,10 @@ impl ByteRange {
 
     /// The bytes from `start` up to `end`, without it; empty where `end` is not above `start`.
     pub const fn between(start: u64, end: u64) -> Self {
-        Self { start, size: end.saturating_sub(start) }
+        Self {
+            start,
+            size: end.saturating_sub(start),
+        }
     }
 
     /// The first byte.
@@ -152,7 +164,9 @@ impl ByteRange {
 
     /// Where `address` lies in the range.
     pub fn offset_of(self, address: u64) -> Option<u64> {
-        address.checked_sub(self.start).filter(|offset| *offset < self.size)
+        address
+            .checked_sub(self.start)
+            .filter(|offset| *offset < self.size)
     }
 
     /// True where every byte of `other` is one of this range.
@@ -168,7 +182,10 @@ impl ByteRange {
     /// The range less the bytes of `other`: what is before it and what is after it, empty ones left out.
     pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
         let parts = if self.overlaps(other) {
-            [Self::between(self.start, other.start), Self::between(other.end(), self.end())]
+            [
+                Self::between(self.start, other.start),
+                Self::between(other.end(), self.end()),
+            ]
         } else {
             [self, Self::between(0, 0)]
         };
@@ -208,17 +225,40 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_every_form_that_people_have_at_hand() {
-        let address = PciAddress { domain: 0, bus: 1, device: 0x1f, function: 7 };
-        for text in ["0000:01:1f.7", "01:1f.7", "/sys/bus/pci/devices/0000:01:1f.7", "/sys/bus/pci/devices/0000:01:1f.7/"] {
+        let address = PciAddress {
+            domain: 0,
+            bus: 1,
+            device: 0x1f,
+            function: 7,
+        };
+        for text in [
+            "0000:01:1f.7",
+            "01:1f.7",
+            "/sys/bus/pci/devices/0000:01:1f.7",
+            "/sys/bus/pci/devices/0000:01:1f.7/",
+        ] {
             assert_eq!(text.parse(), Ok(address), "{text}");
         }
         assert_eq!(address.to_string(), "0000:01:1f.7");
-        assert_eq!("10000:e1:00.0".parse::<PciAddress>().unwrap().to_string(), "10000:e1:00.0");
+        assert_eq!(
+            "10000:e1:00.0".parse::<PciAddress>().unwrap().to_string(),
+            "10000:e1:00.0"
+        );
     }
 
     #[test]
     fn other_texts_are_refused_and_named() {
-        for text in ["", "nvme0", "01:00", "01:20.0", "01:00.8", "0000:1:00.0", "+000:01:00.0", "0000:01:00.0.0", "00000000f:01:00.0"] {
+        for text in [
+            "",
+            "nvme0",
+            "01:00",
+            "01:20.0",
+            "01:00.8",
+            "0000:1:00.0",
+            "+000:01:00.0",
+            "0000:01:00.0.0",
+            "00000000f:01:00.0",
+        ] {
             let error = text.parse::<PciAddress>().unwrap_err();
             assert!(error.to_string().contains(&format!("'{text}'")), "{error}");
         }

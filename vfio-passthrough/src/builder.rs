@@ -37,11 +37,16 @@ impl PassthroughFunction {
     /// [`Error::Region`], [`Error::NotUsable`] for what is not a PCI function, [`Error::Vectors`].
     pub fn new(address: PciAddress, device: Arc<dyn Device>, host: &Host) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
-            return Err(Error::NotUsable { address, reason: "VFIO does not call it a PCI device" });
+            return Err(Error::NotUsable {
+                address,
+                reason: "VFIO does not call it a PCI device",
+            });
         }
         let parts = Parts { address, device };
         let config_region = parts.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
-        let regions = BarIndex::all().map(|bar| parts.region(u32::from(bar.number()))).collect::<Result<Vec<_>, _>>()?;
+        let regions = BarIndex::all()
+            .map(|bar| parts.region(u32::from(bar.number())))
+            .collect::<Result<Vec<_>, _>>()?;
         let config = parts.config(&config_region, &regions)?;
         let msix = config.msix();
         let state = State {
@@ -76,7 +81,12 @@ struct Parts {
 impl Parts {
     fn error(&self, operation: &'static str, region: u32) -> impl FnOnce(io::Error) -> Error {
         let address = self.address;
-        move |source| Error::Region { address, operation, region, source }
+        move |source| Error::Region {
+            address,
+            operation,
+            region,
+            source,
+        }
     }
 
     fn region(&self, index: u32) -> Result<RegionInfo, Error> {
@@ -85,29 +95,51 @@ impl Parts {
 
     fn config(&self, region: &RegionInfo, bars: &[RegionInfo]) -> Result<ConfigSpace, Error> {
         let mut sizes = [0; BarIndex::COUNT as usize];
-        sizes.iter_mut().zip(bars).for_each(|(size, bar)| *size = bar.size);
+        sizes
+            .iter_mut()
+            .zip(bars)
+            .for_each(|(size, bar)| *size = bar.size);
         let size = u16::try_from(region.size).unwrap_or(u16::MAX);
         let read = |offset, data: &mut [u8]| self.device.read(region, u64::from(offset), data);
         ConfigSpace::new(size, &sizes, read).map_err(self.error("read", region.index))
     }
 
     fn binding(&self, layout: MsixLayout, host: &Host) -> Result<MsixBinding, Error> {
-        let irq = self.device.irq(VFIO_PCI_MSIX_IRQ_INDEX).map_err(self.error("describe the interrupts of", 0))?;
+        let irq = self
+            .device
+            .irq(VFIO_PCI_MSIX_IRQ_INDEX)
+            .map_err(self.error("describe the interrupts of", 0))?;
         let vectors = layout.vectors;
         let allocated = host.msi.allocate(vectors);
-        let allocated = allocated.map_err(|source| Error::Vectors { address: self.address, vectors, source })?;
+        let allocated = allocated.map_err(|source| Error::Vectors {
+            address: self.address,
+            vectors,
+            source,
+        })?;
         Ok(MsixBinding::new(self.device.clone(), irq, allocated))
     }
 
     /// The direct areas of all memory BARs. One that cannot be mapped is trapped instead.
-    fn windows(&self, bars: &[Bar], regions: &[RegionInfo], msix: Option<MsixLayout>) -> Result<Vec<Window>, Error> {
+    fn windows(
+        &self,
+        bars: &[Bar],
+        regions: &[RegionInfo],
+        msix: Option<MsixLayout>,
+    ) -> Result<Vec<Window>, Error> {
         let mut windows = Vec::new();
         for bar in bars.iter().filter(|bar| bar.kind.space() == Space::Memory) {
-            let Some(region) = regions.get(usize::from(bar.index.number())) else { continue };
+            let Some(region) = regions.get(usize::from(bar.index.number())) else {
+                continue;
+            };
             for area in direct_areas(region, &trapped_in(bar.index, msix), host_page_size()) {
                 match Window::new(self.device.clone(), region, bar.index, area) {
                     Ok(window) => windows.push(window),
-                    Err(error) => log::warn!("{}: {} at {} is trapped: mmap: {error}", self.address, bar.index, area.0),
+                    Err(error) => log::warn!(
+                        "{}: {} at {} is trapped: mmap: {error}",
+                        self.address,
+                        bar.index,
+                        area.0
+                    ),
                 }
             }
         }
@@ -118,5 +150,10 @@ impl Parts {
 /// Where the structures of MSI-X are in a BAR.
 fn trapped_in(bar: BarIndex, msix: Option<MsixLayout>) -> Vec<ByteRange> {
     let places = msix.map(|layout| [(layout.table_bar, layout.table), (layout.pba_bar, layout.pba)]);
-    places.into_iter().flatten().filter(|(own, _)| *own == bar).map(|(_, range)| range).collect()
+    places
+        .into_iter()
+        .flatten()
+        .filter(|(own, _)| *own == bar)
+        .map(|(_, range)| range)
+        .collect()
 }

@@ -75,3 +75,17 @@ counters! {
         bar_writes,
     }
 }
+
+counters! {
+    /// Calls of KVM made by the module `kvm`.
+    KvmCalls {
+        /// `KVM_SET_USER_MEMORY_REGION`.
+        set_user_memory_region,
+        /// `KVM_SET_GSI_ROUTING`.
+        set_gsi_routing,
+        /// `KVM_IRQFD`, to attach and to detach.
+        irqfd,
+        /// `KVM_CREATE_DEVICE`.
+        create_device,
+    }
+}

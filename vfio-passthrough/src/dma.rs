@@ -71,15 +71,23 @@ fn total(needed: u64, used: u64) -> u64 {
 
 fn map_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::ENOMEM) => "; the limit on locked memory is too low ('ulimit -l'), or the host is out of memory",
+        Some(libc::ENOMEM) => {
+            "; the limit on locked memory is too low ('ulimit -l'), or the host is out of memory"
+        }
         Some(libc::EEXIST) => "; the range overlaps a mapping",
-        Some(libc::ENOSPC) => "; the container is full: vfio_iommu_type1 has the parameter dma_entry_limit (65535)",
+        Some(libc::ENOSPC) => {
+            "; the container is full: vfio_iommu_type1 has the parameter dma_entry_limit (65535)"
+        }
         _ => "",
     }
 }
 
 fn list(ranges: &[ByteRange]) -> String {
-    ranges.iter().map(ByteRange::to_string).collect::<Vec<_>>().join(", ")
+    ranges
+        .iter()
+        .map(ByteRange::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The I/O address space of a guest's devices. Cloning gives another handle of the same one.
@@ -97,7 +105,9 @@ impl DmaSpace {
     /// Where mappings can be: all of 64 bits where the kernel does not say. Ask after every group was attached.
     pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
         let info = self.space.info().map_err(Error::Info)?;
-        Ok(info.iova_ranges.unwrap_or_else(|| vec![ByteRange::between(0, u64::MAX)]))
+        Ok(info
+            .iova_ranges
+            .unwrap_or_else(|| vec![ByteRange::between(0, u64::MAX)]))
     }
 
     /// Lets the devices see `memory` at `iova`.
@@ -108,7 +118,8 @@ impl DmaSpace {
     pub fn map(&self, iova: Iova, memory: Arc<dyn HostMemory>) -> Result<Mapping, Error> {
         let size = memory.size();
         let range = ByteRange::new(iova.0, size).ok_or(Error::Range { iova, size })?;
-        let mapped = Mapped::new(self.space.clone(), range, memory).map_err(|source| Error::Map { range, source })?;
+        let mapped =
+            Mapped::new(self.space.clone(), range, memory).map_err(|source| Error::Map { range, source })?;
         Ok(Mapping { mapped })
     }
 
@@ -117,7 +128,10 @@ impl DmaSpace {
     /// # Errors
     ///
     /// As for [`map`](Self::map), and [`Error::OutOfReach`] before anything is mapped.
-    pub fn map_all(&self, memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>) -> Result<Vec<Mapping>, Error> {
+    pub fn map_all(
+        &self,
+        memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>,
+    ) -> Result<Vec<Mapping>, Error> {
         let memory: Vec<_> = memory.into_iter().collect();
         let reach = self.reach()?;
         for (iova, memory) in &memory {
@@ -128,7 +142,10 @@ impl DmaSpace {
             }
         }
         // Collecting stops at the first error, and drops, that is unmaps, what it had.
-        memory.into_iter().map(|(iova, memory)| self.map(iova, memory)).collect()
+        memory
+            .into_iter()
+            .map(|(iova, memory)| self.map(iova, memory))
+            .collect()
     }
 }
 
@@ -151,7 +168,9 @@ impl Mapping {
     /// [`Error::Unmap`]: devices may still reach the memory, so it is leaked.
     pub fn unmap(self) -> Result<Arc<dyn HostMemory>, Error> {
         let range = self.range();
-        self.mapped.unmap().map_err(|source| Error::Unmap { range, source })
+        self.mapped
+            .unmap()
+            .map_err(|source| Error::Unmap { range, source })
     }
 }
 
@@ -169,15 +188,26 @@ pub fn check_locked_memory(bytes: u64) -> Result<(), Error> {
 const CAP_IPC_LOCK: u32 = 14;
 
 fn locked_memory_fits(bytes: u64, status: &str, limits: &str) -> Result<(), Error> {
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let capabilities = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let capabilities = field("CapEff:")
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+        .unwrap_or(0);
     if capabilities >> CAP_IPC_LOCK & 1 == 1 {
         return Ok(());
     }
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+    let limit = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory"));
     // "unlimited" is no number, and a limit that cannot be read is left to the kernel.
     let limit = limit.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    let used = field("VmLck:").and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+    let used = field("VmLck:")
+        .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0);
     let needed = bytes.div_ceil(1024);
     match limit.map(|bytes| bytes / 1024) {
         Some(limit) if total(needed, used) > limit => Err(Error::LockedMemory { needed, limit, used }),
@@ -195,8 +225,15 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_too_low_is_told_with_the_value_that_is_needed() {
-        let error = locked_memory_fits(512 << 20, STATUS, LIMITS).unwrap_err().to_string();
-        for part in ["524288 KiB", "limit of this process is 8192 KiB", "1024 KiB in use", "'ulimit -l 525312'"] {
+        let error = locked_memory_fits(512 << 20, STATUS, LIMITS)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "524288 KiB",
+            "limit of this process is 8192 KiB",
+            "1024 KiB in use",
+            "'ulimit -l 525312'",
+        ] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
     }

@@ -160,10 +160,13 @@ impl PassthroughFunction {
     /// Which BAR decodes an address now, and where in it the address is.
     pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
         let state = self.lock();
-        self.bars.iter().filter(|bar| bar.kind.space() == space).find_map(|bar| {
-            let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
-            Some((bar.index, range.offset_of(address)?))
-        })
+        self.bars
+            .iter()
+            .filter(|bar| bar.kind.space() == space)
+            .find_map(|bar| {
+                let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
+                Some((bar.index, range.offset_of(address)?))
+            })
     }
 
     /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the device does not answer.
@@ -173,7 +176,12 @@ impl PassthroughFunction {
             Some(MsixPart::Table(at)) => self.lock().msix.read(at, data),
             Some(MsixPart::Pba(at)) => {
                 let state = self.lock();
-                read_pba(at, data, |vector| state.binding.as_ref().is_some_and(|binding| binding.is_pending(vector)));
+                read_pba(at, data, |vector| {
+                    state
+                        .binding
+                        .as_ref()
+                        .is_some_and(|binding| binding.is_pending(vector))
+                });
             }
             None => self.region_read(bar, offset, data),
         }
@@ -231,7 +239,9 @@ impl PassthroughFunction {
         if written.touched.contains(Touched::RESET) {
             return self.reset_locked(state);
         }
-        let moves = written.touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
+        let moves = written
+            .touched
+            .intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
         if written.touched.contains(Touched::POWER) {
             // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
             state.config.set_asleep(true);
@@ -249,7 +259,11 @@ impl PassthroughFunction {
         if moves {
             self.place_windows(state);
         }
-        if let Some(control) = state.config.msix_control().filter(|_| written.touched.contains(Touched::MSIX)) {
+        if let Some(control) = state
+            .config
+            .msix_control()
+            .filter(|_| written.touched.contains(Touched::MSIX))
+        {
             state.msix.write_control(control);
             result = result.and(self.reconcile_interrupts(state));
         }
@@ -268,16 +282,26 @@ impl PassthroughFunction {
 
     fn reset_device(&self) -> Result<(), Error> {
         if !self.device.flags().contains(DeviceFlags::RESET) {
-            log::warn!("{}: the device has no reset that the kernel could do; it keeps its state", self.address);
+            log::warn!(
+                "{}: the device has no reset that the kernel could do; it keeps its state",
+                self.address
+            );
             return Ok(());
         }
-        self.device.reset().map_err(|source| Error::Reset { address: self.address, source })
+        self.device.reset().map_err(|source| Error::Reset {
+            address: self.address,
+            source,
+        })
     }
 
     fn read_power_state(&self, state: &mut State) -> Result<(), Error> {
-        let Some(offset) = state.config.power_control() else { return Ok(()) };
+        let Some(offset) = state.config.power_control() else {
+            return Ok(());
+        };
         let mut data = [0; 2];
-        let result = self.device.read(&self.config_region, u64::from(offset), &mut data);
+        let result = self
+            .device
+            .read(&self.config_region, u64::from(offset), &mut data);
         result.map_err(|source| self.region_error("read", &self.config_region, source))?;
         state.config.set_asleep(u16::from_le_bytes(data) & PM_STATE != 0);
         Ok(())
@@ -288,7 +312,8 @@ impl PassthroughFunction {
         for window in &mut state.windows {
             let base = base(&self.bars, &state.config, window.bar());
             let retired = window.retire(base);
-            result = result.and(retired.map_err(|source| self.window_error("take away", window.bar(), source)));
+            result =
+                result.and(retired.map_err(|source| self.window_error("take away", window.bar(), source)));
         }
         result
     }
@@ -303,8 +328,15 @@ impl PassthroughFunction {
     }
 
     fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
-        let Some(binding) = &mut state.binding else { return Ok(()) };
-        binding.reconcile(&state.msix).map_err(|source| Error::Interrupts { address: self.address, source })
+        let Some(binding) = &mut state.binding else {
+            return Ok(());
+        };
+        binding
+            .reconcile(&state.msix)
+            .map_err(|source| Error::Interrupts {
+                address: self.address,
+                source,
+            })
     }
 
     fn msix_part(&self, bar: BarIndex, offset: u64) -> Option<MsixPart> {
@@ -312,7 +344,9 @@ impl PassthroughFunction {
     }
 
     fn region_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
-        let Some(region) = self.regions.get(usize::from(bar.number())) else { return data.fill(0xff) };
+        let Some(region) = self.regions.get(usize::from(bar.number())) else {
+            return data.fill(0xff);
+        };
         if let Err(source) = self.device.read(region, offset, data) {
             data.fill(0xff);
             self.warn(&self.region_error("read", region, source));
@@ -320,7 +354,9 @@ impl PassthroughFunction {
     }
 
     fn region_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
-        let Some(region) = self.regions.get(usize::from(bar.number())) else { return };
+        let Some(region) = self.regions.get(usize::from(bar.number())) else {
+            return;
+        };
         if let Err(source) = self.device.write(region, offset, data) {
             self.warn(&self.region_error("write", region, source));
         }
@@ -332,11 +368,21 @@ impl PassthroughFunction {
     }
 
     fn region_error(&self, operation: &'static str, region: &RegionInfo, source: io::Error) -> Error {
-        Error::Region { address: self.address, operation, region: region.index, source }
+        Error::Region {
+            address: self.address,
+            operation,
+            region: region.index,
+            source,
+        }
     }
 
     fn window_error(&self, operation: &'static str, bar: BarIndex, source: io::Error) -> Error {
-        Error::Window { address: self.address, operation, bar, source }
+        Error::Window {
+            address: self.address,
+            operation,
+            bar,
+            source,
+        }
     }
 
     fn log_failure(&self, result: Result<(), Error>) {
@@ -354,7 +400,9 @@ impl PassthroughFunction {
 
 /// Where the guest has a BAR now.
 fn base(bars: &[Bar], config: &ConfigSpace, index: BarIndex) -> Option<u64> {
-    bars.iter().find(|bar| bar.index == index).and_then(|bar| config.decoded(bar))
+    bars.iter()
+        .find(|bar| bar.index == index)
+        .and_then(|bar| config.decoded(bar))
 }
 
 impl Drop for PassthroughFunction {

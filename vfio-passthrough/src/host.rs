@@ -4,8 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use vm_memory::bitmap::Bitmap;
 use vm_memory::GuestRegionMmap;
+use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Memory of this process that a device or a guest may read and write at any time.

@@ -18,7 +18,11 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
     let whole = ByteRange::between(0, region.size);
     let mappable = region.sparse.clone().unwrap_or_else(|| vec![whole]);
     let mut areas: Vec<ByteRange> = Vec::new();
-    for area in mappable.into_iter().filter(|area| whole.contains(*area)).map(|area| area.shrink_to(page_size)) {
+    for area in mappable
+        .into_iter()
+        .filter(|area| whole.contains(*area))
+        .map(|area| area.shrink_to(page_size))
+    {
         // Areas that overlap come from a driver that lies; the second would not get its memory slot.
         if !area.is_empty() && !areas.iter().any(|known| known.overlaps(area)) {
             areas.push(area);
@@ -43,25 +47,56 @@ mod tests {
     }
 
     fn region(size: u64, sparse: Option<Vec<ByteRange>>) -> RegionInfo {
-        RegionInfo { flags: RegionFlags::all(), size, sparse, ..RegionInfo::default() }
+        RegionInfo {
+            flags: RegionFlags::all(),
+            size,
+            sparse,
+            ..RegionInfo::default()
+        }
     }
 
     #[test]
     fn areas_of_typical_bars() {
         let table_of_an_nvme = [range(0x2000, 0x2410), range(0x3000, 0x3010)];
         let cases = [
-            (region(0x4000, None), &table_of_an_nvme[..], vec![range(0, 0x2000)]),
+            (
+                region(0x4000, None),
+                &table_of_an_nvme[..],
+                vec![range(0, 0x2000)],
+            ),
             (region(0x4000, None), &[], vec![range(0, 0x4000)]),
-            (region(0x8000, None), &[range(0x3ff8, 0x4008)], vec![range(0, 0x3000), range(0x5000, 0x8000)]),
+            (
+                region(0x8000, None),
+                &[range(0x3ff8, 0x4008)],
+                vec![range(0, 0x3000), range(0x5000, 0x8000)],
+            ),
             (region(0x800, None), &[], vec![]),
-            (region(0x4000, Some(vec![range(0x800, 0x3800)])), &[], vec![range(0x1000, 0x3000)]),
+            (
+                region(0x4000, Some(vec![range(0x800, 0x3800)])),
+                &[],
+                vec![range(0x1000, 0x3000)],
+            ),
             (region(0x4000, Some(vec![])), &[], vec![]),
             (region(0x4000, Some(vec![range(0, 0x8000)])), &[], vec![]),
-            (region(0x4000, Some(vec![range(0, 0x2000), range(0x1000, 0x3000)])), &[], vec![range(0, 0x2000)]),
-            (RegionInfo { flags: RegionFlags::READ, ..region(0x4000, None) }, &[], vec![]),
+            (
+                region(0x4000, Some(vec![range(0, 0x2000), range(0x1000, 0x3000)])),
+                &[],
+                vec![range(0, 0x2000)],
+            ),
+            (
+                RegionInfo {
+                    flags: RegionFlags::READ,
+                    ..region(0x4000, None)
+                },
+                &[],
+                vec![],
+            ),
         ];
         for (region, trapped, expected) in cases {
-            let found: Vec<_> = direct_areas(&region, trapped, PAGE).into_iter().map(|area| area.0).collect();
+            let found: Vec<_> = direct_areas(&region, trapped, PAGE)
+                .into_iter()
+                .map(|area| area.0)
+                .collect();
             assert_eq!(found, expected, "{region:?}, trapped {trapped:?}");
         }
     }

@@ -1,4 +1,8 @@
 //! VFIO PCI passthrough.
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics")
+)]
 
 pub mod address;
 pub mod backend;

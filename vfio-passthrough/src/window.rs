@@ -25,9 +25,20 @@ impl Window {
     /// # Errors
     ///
     /// The errno of `mmap`.
-    pub fn new(device: Arc<dyn Device>, region: &RegionInfo, bar: BarIndex, area: DirectArea) -> io::Result<Self> {
+    pub fn new(
+        device: Arc<dyn Device>,
+        region: &RegionInfo,
+        bar: BarIndex,
+        area: DirectArea,
+    ) -> io::Result<Self> {
         let mmap = Arc::new(device.mmap(region, area.0)?);
-        Ok(Self { bar, area: area.0, mmap, placed: None, refused: None })
+        Ok(Self {
+            bar,
+            area: area.0,
+            mmap,
+            placed: None,
+            refused: None,
+        })
     }
 
     /// The BAR that this is a part of.
@@ -55,7 +66,10 @@ impl Window {
     /// Puts the window where a BAR at `base` has it. A place that the host VMM refuses, since it overlaps something, leaves
     /// the window trapped: accesses then go through the VMM, which is slow and right.
     pub fn place(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
-        let Some(gpa) = self.address(base).filter(|gpa| self.placed.is_none() && self.refused != Some(*gpa)) else {
+        let Some(gpa) = self
+            .address(base)
+            .filter(|gpa| self.placed.is_none() && self.refused != Some(*gpa))
+        else {
             return Ok(());
         };
         let result = slots.place(gpa, self.mmap.clone());

@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError};
 
 use super::sysfs::{self, Sysfs};
-use super::{AddressSpace, Device, DeviceFlags, IommuInfo, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl};
+use super::{
+    AddressSpace, Device, DeviceFlags, IommuInfo, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position,
+    ioctl,
+};
 use crate::address::{ByteRange, PciAddress};
 use crate::counters::VfioCalls;
 
@@ -24,13 +27,17 @@ pub enum Error {
     #[error("cannot open /dev/vfio/vfio: {0}; {hint}", hint = container_hint(.0))]
     OpenContainer(#[source] io::Error),
     /// The kernel's VFIO is not one that this crate can use.
-    #[error("/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1")]
+    #[error(
+        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
+    )]
     Unsupported(#[source] VfioError),
     /// The device cannot be assigned as it is.
     #[error(transparent)]
     NotReady(sysfs::Error),
     /// The group is open in another process, or in this one a second time.
-    #[error("{address}: IOMMU group {group} is in use (EBUSY): a group can be open once; 'fuser -v /dev/vfio/{group}' names the process that has it")]
+    #[error(
+        "{address}: IOMMU group {group} is in use (EBUSY): a group can be open once; 'fuser -v /dev/vfio/{group}' names the process that has it"
+    )]
     GroupBusy {
         /// The device.
         address: PciAddress,
@@ -69,7 +76,9 @@ pub enum Error {
 
 fn container_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root",
+        io::ErrorKind::PermissionDenied => {
+            "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root"
+        }
         _ => "run 'modprobe vfio-pci' as root",
     }
 }
@@ -139,7 +148,8 @@ impl Container {
             flags: DeviceFlags::empty(),
             container: self.clone(),
         };
-        opened.flags = ioctl::device_flags(&*opened.vfio).map_err(|source| Error::DeviceInfo { address, source })?;
+        opened.flags =
+            ioctl::device_flags(&*opened.vfio).map_err(|source| Error::DeviceInfo { address, source })?;
         Ok(Arc::new(opened))
     }
 
@@ -149,8 +159,16 @@ impl Container {
             VfioError::OpenGroup(source, _) if source.raw_os_error() == Some(libc::EBUSY) => {
                 Error::GroupBusy { address, group }
             }
-            VfioError::OpenGroup(source, _) => Error::OpenGroup { address, group, source },
-            source => Error::Attach { address, group, source },
+            VfioError::OpenGroup(source, _) => Error::OpenGroup {
+                address,
+                group,
+                source,
+            },
+            source => Error::Attach {
+                address,
+                group,
+                source,
+            },
         }
     }
 
@@ -245,7 +263,13 @@ impl Device for GroupDevice {
         let length = usize::try_from(range.size()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
         self.container.calls.region_mmap.increment();
-        RegionMmap::new(self.clone(), self.fd().as_fd(), position, range.start(), range.size())
+        RegionMmap::new(
+            self.clone(),
+            self.fd().as_fd(),
+            position,
+            range.start(),
+            range.size(),
+        )
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
@@ -263,10 +287,17 @@ impl Drop for GroupDevice {
     fn drop(&mut self) {
         // vfio-ioctls reads the group from sysfs again when a device is dropped, and panics where it is not there.
         if std::fs::read_link(self.path.join("iommu_group")).is_err() {
-            log::error!("{}: the device is gone from sysfs; its files stay open until this process ends", self.path.display());
+            log::error!(
+                "{}: the device is gone from sysfs; its files stay open until this process ends",
+                self.path.display()
+            );
             return;
         }
-        let mut devices = self.container.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = self
+            .container
+            .devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: `drop` runs once and nothing uses `vfio` after it.
         unsafe { ManuallyDrop::drop(&mut self.vfio) };
         *devices = devices.saturating_sub(1);

@@ -35,14 +35,23 @@ pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Ca
 pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
     // nr_areas and a reserved word, then pairs of offset and size.
-    Some(pairs(capability.body).map(|(offset, size)| ByteRange::new(offset, size)).collect::<Option<_>>().unwrap_or_default())
+    Some(
+        pairs(capability.body)
+            .map(|(offset, size)| ByteRange::new(offset, size))
+            .collect::<Option<_>>()
+            .unwrap_or_default(),
+    )
 }
 
 /// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`, whose ends are inclusive.
 pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
     // A range up to u64::MAX loses its last byte, which no page-aligned mapping can use alone.
-    Some(pairs(capability.body).map(|(start, last)| ByteRange::between(start, last.saturating_add(1))).collect())
+    Some(
+        pairs(capability.body)
+            .map(|(start, last)| ByteRange::between(start, last.saturating_add(1)))
+            .collect(),
+    )
 }
 
 /// The count of `struct vfio_iommu_type1_info_dma_avail`.
@@ -59,7 +68,12 @@ pub(super) fn is(capability: Capability<'_>, id: u32) -> Option<()> {
 fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
     let rest = body.get(8..).unwrap_or_default();
-    let pair = |bytes: &[u8]| Some((u64::from_ne_bytes(array(bytes, 0)?), u64::from_ne_bytes(array(bytes, 8)?)));
+    let pair = |bytes: &[u8]| {
+        Some((
+            u64::from_ne_bytes(array(bytes, 0)?),
+            u64::from_ne_bytes(array(bytes, 8)?),
+        ))
+    };
     rest.chunks_exact(16).take(count).filter_map(pair)
 }
 
@@ -102,6 +116,12 @@ mod tests {
     fn iova_ranges_have_inclusive_ends() {
         let body = words(&[2, 0, 0, 0, 0xfedf_ffff, 0, 0xfef0_0000, 0, u32::MAX, u32::MAX]);
         let ranges = iova_ranges(Capability { id: 1, body: &body }).unwrap();
-        assert_eq!(ranges, [ByteRange::between(0, 0xfee0_0000), ByteRange::between(0xfef0_0000, u64::MAX)]);
+        assert_eq!(
+            ranges,
+            [
+                ByteRange::between(0, 0xfee0_0000),
+                ByteRange::between(0xfef0_0000, u64::MAX)
+            ]
+        );
     }
 }

@@ -12,8 +12,16 @@ use super::mmap::host_page_size;
 use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo, SetIrqs, info};
 
 ioctl_io_nr!(VFIO_DEVICE_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 7);
-ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 8);
-ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 9);
+ioctl_io_nr!(
+    VFIO_DEVICE_GET_REGION_INFO,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 8
+);
+ioctl_io_nr!(
+    VFIO_DEVICE_GET_IRQ_INFO,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 9
+);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
@@ -24,12 +32,19 @@ const fn argsz<T>() -> u32 {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// `VFIO_DEVICE_GET_INFO`.
 pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
-    let mut data = sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
+    let mut data = sys::vfio_device_info {
+        argsz: argsz::<sys::vfio_device_info>(),
+        ..Default::default()
+    };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut data) })?;
     Ok(DeviceFlags::from_bits_retain(data.flags))
@@ -37,10 +52,18 @@ pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
 pub(super) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
-    let mut data = sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
+    let mut data = sys::vfio_irq_info {
+        argsz: argsz::<sys::vfio_irq_info>(),
+        index,
+        ..Default::default()
+    };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_IRQ_INFO(), &mut data) })?;
-    Ok(IrqInfo { index, flags: IrqFlags::from_bits_retain(data.flags), count: data.count })
+    Ok(IrqInfo {
+        index,
+        flags: IrqFlags::from_bits_retain(data.flags),
+        count: data.count,
+    })
 }
 
 /// `VFIO_DEVICE_RESET`.
@@ -51,7 +74,12 @@ pub(super) fn reset(device: &impl AsRawFd) -> io::Result<()> {
 
 /// `VFIO_DEVICE_GET_REGION_INFO` with its capabilities.
 pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
-    let reply = info_call(device, VFIO_DEVICE_GET_REGION_INFO(), size_of::<sys::vfio_region_info>(), index)?;
+    let reply = info_call(
+        device,
+        VFIO_DEVICE_GET_REGION_INFO(),
+        size_of::<sys::vfio_region_info>(),
+        index,
+    )?;
     let flags = reply.u32_at(offset_of!(sys::vfio_region_info, flags));
     let first = match flags & sys::VFIO_REGION_INFO_FLAG_CAPS {
         0 => 0,
@@ -64,13 +92,19 @@ pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<Regio
         size: reply.u64_at(offset_of!(sys::vfio_region_info, size)),
         file_offset: reply.u64_at(offset_of!(sys::vfio_region_info, offset)),
         sparse: capabilities().find_map(info::sparse_areas),
-        msix_mappable: capabilities().any(|it| info::is(it, sys::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).is_some()),
+        msix_mappable: capabilities()
+            .any(|it| info::is(it, sys::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).is_some()),
     })
 }
 
 /// `VFIO_IOMMU_GET_INFO` of a container with its capabilities.
 pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
-    let reply = info_call(container, VFIO_IOMMU_GET_INFO(), size_of::<sys::vfio_iommu_type1_info>(), 0)?;
+    let reply = info_call(
+        container,
+        VFIO_IOMMU_GET_INFO(),
+        size_of::<sys::vfio_iommu_type1_info>(),
+        0,
+    )?;
     let flags = reply.u32_at(offset_of!(sys::vfio_iommu_type1_info, flags));
     let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
         0 => 0,
@@ -100,7 +134,10 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     let size = size_of::<sys::vfio_irq_set>().saturating_add(size_of_val(fds));
     let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let header = [argsz, flags, index, start, count];
-    let words: Vec<u32> = header.into_iter().chain(fds.iter().map(|fd| fd.cast_unsigned())).collect();
+    let words: Vec<u32> = header
+        .into_iter()
+        .chain(fds.iter().map(|fd| fd.cast_unsigned()))
+        .collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
 }
@@ -110,11 +147,17 @@ struct Reply(Vec<u8>);
 
 impl Reply {
     fn u32_at(&self, offset: usize) -> u32 {
-        self.0.get(offset..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        self.0
+            .get(offset..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     }
 
     fn u64_at(&self, offset: usize) -> u64 {
-        self.0.get(offset..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        self.0
+            .get(offset..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     }
 }
 
@@ -128,7 +171,10 @@ fn info_call(fd: &impl AsRawFd, request: libc::c_ulong, size: usize, index: u32)
     // Once to learn the size, once to fetch; once more should the size have grown between the two.
     for _ in 0..3 {
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let mut bytes: Vec<u8> = [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut bytes: Vec<u8> = [argsz, 0, index]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
         bytes.resize(size, 0);
         // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
         // copies bytewise, so no alignment is asked for.

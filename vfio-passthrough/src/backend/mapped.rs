@@ -18,14 +18,22 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// Maps `memory` at `range`, which has its size.
-    pub(crate) fn new(space: Arc<dyn AddressSpace>, range: ByteRange, memory: Arc<dyn HostMemory>) -> io::Result<Self> {
+    pub(crate) fn new(
+        space: Arc<dyn AddressSpace>,
+        range: ByteRange,
+        memory: Arc<dyn HostMemory>,
+    ) -> io::Result<Self> {
         if range.size() != memory.size() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and the value made
         // here holds it until `unmap` succeeded, or for ever.
         unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
-        Ok(Self { space, range, memory: Some(memory) })
+        Ok(Self {
+            space,
+            range,
+            memory: Some(memory),
+        })
     }
 
     pub(crate) fn range(&self) -> ByteRange {
@@ -35,11 +43,14 @@ impl Mapped {
     /// Ends the mapping and gives the memory back; after a failure the memory is leaked.
     pub(crate) fn unmap(mut self) -> io::Result<Arc<dyn HostMemory>> {
         // `None` only after `end`, which runs here or in `drop`, never twice.
-        self.end()?.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        self.end()?
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }
 
     fn end(&mut self) -> io::Result<Option<Arc<dyn HostMemory>>> {
-        let Some(memory) = self.memory.take() else { return Ok(None) };
+        let Some(memory) = self.memory.take() else {
+            return Ok(None);
+        };
         match self.space.unmap(self.range.start(), self.range.size()) {
             Ok(()) => Ok(Some(memory)),
             Err(error) => {
@@ -55,7 +66,10 @@ impl Mapped {
 impl Drop for Mapped {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            log::error!("cannot unmap {} from DMA: {error}; its memory is leaked", self.range);
+            log::error!(
+                "cannot unmap {} from DMA: {error}; its memory is leaked",
+                self.range
+            );
         }
     }
 }

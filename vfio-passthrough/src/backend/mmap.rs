@@ -62,13 +62,27 @@ impl RegionMmap {
         let alignment = alignment(size);
         if alignment == 1 {
             let address = map(ptr::null_mut(), size, 0, file, position)?;
-            return Ok(Self { address, size, _device: device });
+            return Ok(Self {
+                address,
+                size,
+                _device: device,
+            });
         }
         let skip = usize::try_from(offset).map_err(invalid)? & alignment.saturating_sub(1);
         let reservation = Reservation::new(size.saturating_add(alignment))?;
-        let address = map(reservation.aligned(alignment, skip), size, libc::MAP_FIXED, file, position)?;
+        let address = map(
+            reservation.aligned(alignment, skip),
+            size,
+            libc::MAP_FIXED,
+            file,
+            position,
+        )?;
         reservation.keep(address, size);
-        Ok(Self { address, size, _device: device })
+        Ok(Self {
+            address,
+            size,
+            _device: device,
+        })
     }
 }
 
@@ -80,15 +94,31 @@ impl Drop for RegionMmap {
 
 /// What the start of a mapping of this size is aligned to; 1 where it makes no difference.
 fn alignment(size: usize) -> usize {
-    if size < SMALLEST_HUGE { 1 } else { size.checked_next_power_of_two().unwrap_or(LARGEST_HUGE).min(LARGEST_HUGE) }
+    if size < SMALLEST_HUGE {
+        1
+    } else {
+        size.checked_next_power_of_two()
+            .unwrap_or(LARGEST_HUGE)
+            .min(LARGEST_HUGE)
+    }
 }
 
-fn map(address: *mut u8, size: usize, fixed: i32, file: BorrowedFd<'_>, position: libc::off_t) -> io::Result<*mut u8> {
+fn map(
+    address: *mut u8,
+    size: usize,
+    fixed: i32,
+    file: BorrowedFd<'_>,
+    position: libc::off_t,
+) -> io::Result<*mut u8> {
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
     // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses; without, the kernel picks
     // a free one. Either way no existing object is mapped over.
     let result = unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
-    if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(result.cast()) }
+    if result == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result.cast())
+    }
 }
 
 fn unmap(address: *mut u8, size: usize) {
@@ -99,7 +129,10 @@ fn unmap(address: *mut u8, size: usize) {
     let result = unsafe { libc::munmap(address.cast(), size) };
     if result != 0 {
         // The address range stays taken; nothing is freed that is in use.
-        log::error!("munmap of {size} bytes at {address:p}: {}", io::Error::last_os_error());
+        log::error!(
+            "munmap of {size} bytes at {address:p}: {}",
+            io::Error::last_os_error()
+        );
     }
 }
 
@@ -114,7 +147,14 @@ impl Reservation {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: the kernel picks a free range, so that no existing object is mapped over.
         let result = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
-        if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { address: result.cast(), size }) }
+        if result == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self {
+                address: result.cast(),
+                size,
+            })
+        }
     }
 
     /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has one to spare.
@@ -130,7 +170,10 @@ impl Reservation {
         let after = self.size.saturating_sub(before).saturating_sub(size);
         unmap(self.address, before);
         unmap(address.wrapping_add(size), after);
-        #[expect(clippy::mem_forget, reason = "every part of the reservation has a new owner or is gone")]
+        #[expect(
+            clippy::mem_forget,
+            reason = "every part of the reservation has a new owner or is gone"
+        )]
         std::mem::forget(self);
     }
 }
@@ -154,9 +197,17 @@ mod tests {
 
     #[test]
     fn large_mappings_are_aligned_with_their_region() {
-        for (offset, size, alignment) in [(0, 2 << 20, 2 << 20), (0x1000, 3 << 20, 4 << 20), (0x3000, 8 << 20, 8 << 20)] {
+        for (offset, size, alignment) in [
+            (0, 2 << 20, 2 << 20),
+            (0x1000, 3 << 20, 4 << 20),
+            (0x3000, 8 << 20, 8 << 20),
+        ] {
             let mapping = mapping(offset, size);
-            assert_eq!(mapping.host_address().addr() as u64 % alignment, offset % alignment, "{size:#x} at {offset:#x}");
+            assert_eq!(
+                mapping.host_address().addr() as u64 % alignment,
+                offset % alignment,
+                "{size:#x} at {offset:#x}"
+            );
         }
     }
 
@@ -178,7 +229,9 @@ mod tests {
     fn a_refused_mapping_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         for size in [0x1000, 4 << 20] {
-            let error = RegionMmap::new(Arc::new(()), file.as_fd(), 1, 0, size).err().unwrap();
+            let error = RegionMmap::new(Arc::new(()), file.as_fd(), 1, 0, size)
+                .err()
+                .unwrap();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         }
     }

@@ -66,7 +66,10 @@ fn driver_name(driver: &Option<String>) -> &str {
 
 fn offenders(others: &[(PciAddress, String)]) -> String {
     let each = |(address, driver): &(PciAddress, String)| {
-        format!("{address} is bound to {driver}; give it to vfio-pci: {}", bind_commands(*address, true))
+        format!(
+            "{address} is bound to {driver}; give it to vfio-pci: {}",
+            bind_commands(*address, true)
+        )
     };
     match others {
         [] => "the kernel does not say why".to_owned(),
@@ -77,7 +80,11 @@ fn offenders(others: &[(PciAddress, String)]) -> String {
 /// The shell commands that give a device to vfio-pci, as root.
 fn bind_commands(address: PciAddress, bound: bool) -> String {
     let device = format!("/sys/bus/pci/devices/{address}");
-    let unbind = if bound { format!("echo {address} > {device}/driver/unbind; ") } else { String::new() };
+    let unbind = if bound {
+        format!("echo {address} > {device}/driver/unbind; ")
+    } else {
+        String::new()
+    };
     format!(
         "modprobe vfio-pci; {unbind}echo vfio-pci > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
     )
@@ -85,7 +92,9 @@ fn bind_commands(address: PciAddress, bound: bool) -> String {
 
 impl Default for Sysfs {
     fn default() -> Self {
-        Self { root: PathBuf::from("/sys") }
+        Self {
+            root: PathBuf::from("/sys"),
+        }
     }
 }
 
@@ -116,19 +125,32 @@ impl Sysfs {
         if !vfio {
             return Err(Error::NotBound { address, driver });
         }
-        let group = self.link_name(address, "iommu_group")?.and_then(|name| name.parse().ok());
+        let group = self
+            .link_name(address, "iommu_group")?
+            .and_then(|name| name.parse().ok());
         group.ok_or(Error::NoGroup { address })
     }
 
     /// Why a group that the kernel calls not viable is so.
     pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
-        let folder = self.root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
+        let folder = self
+            .root
+            .join("kernel/iommu_groups")
+            .join(group.to_string())
+            .join("devices");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let driver = |member| Some((member, self.link_name(member, "driver").ok().flatten()?));
-        let mut others: Vec<_> = members.filter_map(driver).filter(|(_, driver)| keeps_group(driver)).collect();
+        let mut others: Vec<_> = members
+            .filter_map(driver)
+            .filter(|(_, driver)| keeps_group(driver))
+            .collect();
         others.sort();
-        Error::NotViable { address, group, others }
+        Error::NotViable {
+            address,
+            group,
+            others,
+        }
     }
 
     /// The last component of a link in the folder of a device, or `None` where there is no such link.
@@ -137,7 +159,11 @@ impl Sysfs {
         match fs::read_link(&path) {
             Ok(target) => Ok(last_component(&target)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Read { address, path, source }),
+            Err(source) => Err(Error::Read {
+                address,
+                path,
+                source,
+            }),
         }
     }
 }
@@ -172,11 +198,24 @@ mod tests {
             let folder = self.0.path().join("bus/pci/devices").join(name);
             fs::create_dir_all(&folder).unwrap();
             if let Some(driver) = driver {
-                symlink(format!("../../../bus/pci/drivers/{driver}"), folder.join("driver")).unwrap();
+                symlink(
+                    format!("../../../bus/pci/drivers/{driver}"),
+                    folder.join("driver"),
+                )
+                .unwrap();
             }
             if let Some(group) = group {
-                symlink(format!("../../kernel/iommu_groups/{group}"), folder.join("iommu_group")).unwrap();
-                let members = self.0.path().join("kernel/iommu_groups").join(group).join("devices");
+                symlink(
+                    format!("../../kernel/iommu_groups/{group}"),
+                    folder.join("iommu_group"),
+                )
+                .unwrap();
+                let members = self
+                    .0
+                    .path()
+                    .join("kernel/iommu_groups")
+                    .join(group)
+                    .join("devices");
                 fs::create_dir_all(&members).unwrap();
                 symlink(&folder, members.join(name)).unwrap();
             }
@@ -209,7 +248,10 @@ mod tests {
             .device("0000:04:00.0", Some("vfio-pci"), Some("not-a-number"));
         let error = |text: &str| tree.sysfs().ready_group(address(text)).unwrap_err().to_string();
         assert!(error("09:00.0").contains("there is no such PCI device"));
-        assert!(error("01:00.0").contains("bound to nvme; give it to vfio-pci: modprobe vfio-pci; echo 0000:01:00.0 > "));
+        assert!(
+            error("01:00.0")
+                .contains("bound to nvme; give it to vfio-pci: modprobe vfio-pci; echo 0000:01:00.0 > ")
+        );
         assert!(!error("02:00.0").contains("unbind"));
         assert!(error("02:00.0").contains("bound to no driver; "));
         assert!(error("03:00.0").contains("intel_iommu=on"));
@@ -225,7 +267,12 @@ mod tests {
             .device("0000:01:00.2", None, Some("14"))
             .device("0000:01:00.3", Some("xhci_hcd"), Some("14"));
         let text = tree.sysfs().not_viable(address("01:00.0"), 14).to_string();
-        assert!(text.starts_with("0000:01:00.0: IOMMU group 14 is not viable: 0000:01:00.1 is bound to snd_hda_intel; "), "{text}");
+        assert!(
+            text.starts_with(
+                "0000:01:00.0: IOMMU group 14 is not viable: 0000:01:00.1 is bound to snd_hda_intel; "
+            ),
+            "{text}"
+        );
         assert!(text.contains("0000:01:00.3 is bound to xhci_hcd"), "{text}");
         for innocent in ["pcieport", "0000:01:00.2"] {
             assert!(!text.contains(innocent), "{text}");

@@ -48,7 +48,12 @@ impl MsixBinding {
     pub fn new(device: Arc<dyn Device>, irq: IrqInfo, vectors: Box<dyn MsiVectors>) -> Self {
         let fixed = irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-        Self { state: HostState::default(), growth, vectors, device }
+        Self {
+            state: HostState::default(),
+            growth,
+            vectors,
+            device,
+        }
     }
 
     /// Makes the host agree with what the guest programmed. After a failure the next call tries again what is missing.
@@ -75,29 +80,49 @@ impl MsixBinding {
             // A first vector of -1 turns MSI-X on and binds nothing (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[-1]),
             Step::Bind(vectors) => {
-                let fds = vectors.clone().map(|vector| self.eventfd(vector)).collect::<Result<Vec<_>, _>>()?;
+                let fds = vectors
+                    .clone()
+                    .map(|vector| self.eventfd(vector))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.trigger(vectors.start, &fds)
             }
             Step::Disable => {
-                let call = SetIrqs::Disable { index: VFIO_PCI_MSIX_IRQ_INDEX };
+                let call = SetIrqs::Disable {
+                    index: VFIO_PCI_MSIX_IRQ_INDEX,
+                };
                 let result = self.device.set_irqs(call);
-                result.map_err(|source| Error::SetIrqs { what: "disable".to_owned(), source })?;
+                result.map_err(|source| Error::SetIrqs {
+                    what: "disable".to_owned(),
+                    source,
+                })?;
                 // What was pending is gone with the table's state (PCI 6.8.2).
-                self.state.bound.iter().for_each(|vector| self.vectors.clear_pending(*vector));
+                self.state
+                    .bound
+                    .iter()
+                    .for_each(|vector| self.vectors.clear_pending(*vector));
                 Ok(())
             }
         }
     }
 
     fn eventfd(&mut self, vector: u16) -> Result<RawFd, Error> {
-        let eventfd = self.vectors.trigger(vector).map_err(|source| Error::Eventfd { vector, source })?;
+        let eventfd = self
+            .vectors
+            .trigger(vector)
+            .map_err(|source| Error::Eventfd { vector, source })?;
         Ok(eventfd.as_raw_fd())
     }
 
     fn trigger(&self, start: u16, fds: &[RawFd]) -> Result<(), Error> {
-        let call = SetIrqs::Trigger { index: VFIO_PCI_MSIX_IRQ_INDEX, start: u32::from(start), fds };
+        let call = SetIrqs::Trigger {
+            index: VFIO_PCI_MSIX_IRQ_INDEX,
+            start: u32::from(start),
+            fds,
+        };
         let what = || format!("{} vectors from {start} on", fds.len());
-        self.device.set_irqs(call).map_err(|source| Error::SetIrqs { what: what(), source })
+        self.device
+            .set_irqs(call)
+            .map_err(|source| Error::SetIrqs { what: what(), source })
     }
 }
 

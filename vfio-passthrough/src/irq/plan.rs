@@ -43,8 +43,9 @@ pub enum Step {
 ///
 /// Delivery is set up before a vector is bound and taken down before MSI-X goes off, so that no interrupt comes between.
 pub fn plan(guest: &MsixState, host: &HostState, growth: Growth) -> Vec<Step> {
-    let wanted: BTreeMap<u16, MsiMessage> =
-        (0..guest.vectors()).filter_map(|vector| Some((vector, guest.deliverable(vector)?))).collect();
+    let wanted: BTreeMap<u16, MsiMessage> = (0..guest.vectors())
+        .filter_map(|vector| Some((vector, guest.deliverable(vector)?)))
+        .collect();
     let mut steps = Vec::new();
     let changes = changes(&wanted, &host.delivered);
     if !changes.is_empty() {
@@ -59,7 +60,11 @@ pub fn plan(guest: &MsixState, host: &HostState, growth: Growth) -> Vec<Step> {
     let unbound = match growth {
         Growth::Fixed if !host.enabled => (0..guest.vectors()).collect(),
         Growth::Fixed => Vec::new(),
-        Growth::Dynamic => wanted.keys().copied().filter(|vector| !host.bound.contains(vector)).collect(),
+        Growth::Dynamic => wanted
+            .keys()
+            .copied()
+            .filter(|vector| !host.bound.contains(vector))
+            .collect(),
     };
     if unbound.is_empty() && !host.enabled {
         steps.push(Step::EnableEmpty);
@@ -69,10 +74,19 @@ pub fn plan(guest: &MsixState, host: &HostState, growth: Growth) -> Vec<Step> {
 }
 
 /// What to tell the router: vectors to stop, and vectors that are new or have another message.
-fn changes(wanted: &BTreeMap<u16, MsiMessage>, delivered: &BTreeMap<u16, MsiMessage>) -> Vec<(u16, Option<MsiMessage>)> {
-    let stop = delivered.keys().filter(|vector| !wanted.contains_key(vector)).map(|vector| (*vector, None));
-    let start = wanted.iter().filter(|(vector, message)| delivered.get(vector) != Some(message));
-    stop.chain(start.map(|(vector, message)| (*vector, Some(*message)))).collect()
+fn changes(
+    wanted: &BTreeMap<u16, MsiMessage>,
+    delivered: &BTreeMap<u16, MsiMessage>,
+) -> Vec<(u16, Option<MsiMessage>)> {
+    let stop = delivered
+        .keys()
+        .filter(|vector| !wanted.contains_key(vector))
+        .map(|vector| (*vector, None));
+    let start = wanted
+        .iter()
+        .filter(|(vector, message)| delivered.get(vector) != Some(message));
+    stop.chain(start.map(|(vector, message)| (*vector, Some(*message))))
+        .collect()
 }
 
 /// Runs of numbers that follow one another, from an ascending list.
@@ -122,13 +136,19 @@ mod tests {
     const FUNCTION_MASK: u16 = 1 << 14;
 
     fn message(number: u32) -> MsiMessage {
-        MsiMessage { address: 0xfee0_0000, data: number }
+        MsiMessage {
+            address: 0xfee0_0000,
+            data: number,
+        }
     }
 
     fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
         let entry = u64::from(vector) * 16;
         guest.write(entry, &0xfee0_0000_u64.to_le_bytes());
-        guest.write(entry + 8, &(u64::from(data) | u64::from(masked) << 32).to_le_bytes());
+        guest.write(
+            entry + 8,
+            &(u64::from(data) | u64::from(masked) << 32).to_le_bytes(),
+        );
     }
 
     /// Carries out a plan on the state, and says how it went.
@@ -145,10 +165,17 @@ mod tests {
         assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
         program(&mut guest, 0, 7, false);
         program(&mut guest, 1, 8, false);
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [], "the function is masked");
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Dynamic),
+            [],
+            "the function is masked"
+        );
         guest.write_control(ENABLE);
         let both = vec![(0, Some(message(7))), (1, Some(message(8)))];
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Deliver(both), Step::Bind(0..2)]);
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Dynamic),
+            [Step::Deliver(both), Step::Bind(0..2)]
+        );
         assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), []);
     }
 
@@ -159,9 +186,15 @@ mod tests {
         program(&mut guest, 2, 7, false);
         reconcile(&guest, &mut host, Growth::Dynamic);
         guest.write(2 * 16 + 12, &1_u32.to_le_bytes());
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Deliver(vec![(2, None)])]);
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Dynamic),
+            [Step::Deliver(vec![(2, None)])]
+        );
         guest.write(2 * 16 + 12, &0_u32.to_le_bytes());
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Deliver(vec![(2, Some(message(7)))])]);
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Dynamic),
+            [Step::Deliver(vec![(2, Some(message(7)))])]
+        );
     }
 
     #[test]
@@ -170,7 +203,10 @@ mod tests {
         guest.write_control(ENABLE);
         assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Bind(0..65)]);
         program(&mut guest, 64, 7, false);
-        assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Deliver(vec![(64, Some(message(7)))])]);
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Fixed),
+            [Step::Deliver(vec![(64, Some(message(7)))])]
+        );
     }
 
     #[test]
@@ -180,7 +216,10 @@ mod tests {
         program(&mut guest, 1, 7, false);
         reconcile(&guest, &mut host, Growth::Dynamic);
         guest.write_control(0);
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Deliver(vec![(1, None)]), Step::Disable]);
+        assert_eq!(
+            reconcile(&guest, &mut host, Growth::Dynamic),
+            [Step::Deliver(vec![(1, None)]), Step::Disable]
+        );
         assert_eq!(host, HostState::default());
     }
 
@@ -194,7 +233,8 @@ mod tests {
     fn access() -> impl Strategy<Value = Access> {
         prop_oneof![
             (0..4_u16).prop_map(|bits| Access::Control(bits << 14)),
-            (0..6_u16, 0..3_u32, any::<bool>()).prop_map(|(vector, data, masked)| Access::Program(vector, data, masked)),
+            (0..6_u16, 0..3_u32, any::<bool>())
+                .prop_map(|(vector, data, masked)| Access::Program(vector, data, masked)),
             Just(Access::Reset),
         ]
     }

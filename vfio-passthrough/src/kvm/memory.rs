@@ -8,7 +8,8 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_allocator::IdAllocator;
 
-use super::{KvmCalls, allocator, errno};
+use super::{allocator, errno};
+use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
 /// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION`.
@@ -20,19 +21,29 @@ pub struct KvmMemory {
 
 impl KvmMemory {
     pub(super) fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
-        Self { vm, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
+        Self {
+            vm,
+            numbers: Arc::new(Mutex::new(allocator(numbers))),
+            calls,
+        }
     }
 }
 
 impl MemorySlots for KvmMemory {
     fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
-        let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
+        let number = lock(&self.numbers)
+            .as_mut()
+            .and_then(|numbers| numbers.allocate_id().ok());
         let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let mut slot = Slot {
             vm: self.vm.clone(),
             numbers: self.numbers.clone(),
             calls: self.calls.clone(),
-            region: kvm_userspace_memory_region { slot: number, guest_phys_addr: gpa, ..Default::default() },
+            region: kvm_userspace_memory_region {
+                slot: number,
+                guest_phys_addr: gpa,
+                ..Default::default()
+            },
             memory: None,
         };
         slot.fill(memory)?;
@@ -59,7 +70,9 @@ impl Slot {
     }
 
     fn empty(&mut self) -> io::Result<()> {
-        let Some(memory) = self.memory.take() else { return Ok(()) };
+        let Some(memory) = self.memory.take() else {
+            return Ok(());
+        };
         // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
         self.region.memory_size = 0;
         let result = self.set();
@@ -88,7 +101,10 @@ impl MemorySlot for Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Err(error) = self.empty() {
-            log::error!("memory slot {} stays, and its memory is leaked: {error}", self.region.slot);
+            log::error!(
+                "memory slot {} stays, and its memory is leaked: {error}",
+                self.region.slot
+            );
         }
         // A number whose slot could not be deleted has a size left only in the kernel: it is not handed out again.
         let deleted = self.memory.is_none() && self.region.memory_size == 0;

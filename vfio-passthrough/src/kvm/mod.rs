@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_DEV_TYPE_VFIO, kvm_create_device};
+use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
 use vfio_ioctls::VfioDeviceFd;
 
@@ -15,21 +15,7 @@ pub use memory::KvmMemory;
 pub use routing::KvmRouter;
 
 use crate::builder::Host;
-use crate::counters::counters;
-
-counters! {
-    /// Calls of KVM made by this module.
-    KvmCalls {
-        /// `KVM_SET_USER_MEMORY_REGION`.
-        set_user_memory_region,
-        /// `KVM_SET_GSI_ROUTING`.
-        set_gsi_routing,
-        /// `KVM_IRQFD`, to attach and to detach.
-        irqfd,
-        /// `KVM_CREATE_DEVICE`.
-        create_device,
-    }
-}
+use crate::counters::KvmCalls;
 
 /// All that this crate asks of a host VMM, on KVM.
 pub struct KvmHost {
@@ -49,12 +35,20 @@ impl KvmHost {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
         let router = Arc::new(KvmRouter::new(vm.clone(), gsis, calls.clone()));
-        Self { vm, memory, router, calls }
+        Self {
+            vm,
+            memory,
+            router,
+            calls,
+        }
     }
 
     /// What a function asks for.
     pub fn host(&self) -> Host {
-        Host { slots: self.memory.clone(), msi: self.router.clone() }
+        Host {
+            slots: self.memory.clone(),
+            msi: self.router.clone(),
+        }
     }
 
     /// The memory slots, for the VMM's own use of them too.
@@ -73,7 +67,11 @@ impl KvmHost {
     ///
     /// `ENODEV` where KVM is built without it.
     pub fn link(&self) -> io::Result<Arc<VfioDeviceFd>> {
-        let mut device = kvm_create_device { type_: KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+        let mut device = kvm_create_device {
+            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+            fd: 0,
+            flags: 0,
+        };
         self.calls.create_device.increment();
         let device = self.vm.create_device(&mut device).map_err(errno)?;
         Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))

@@ -55,10 +55,18 @@ impl Bar {
             _ => BarKind::Memory32,
         };
         let smallest = if kind == BarKind::Io { 4 } else { 16 };
-        let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(smallest);
+        let size = size
+            .checked_next_power_of_two()
+            .filter(|_| size != 0)?
+            .max(smallest);
         let fits = kind == BarKind::Memory64 || u32::try_from(size).is_ok();
         let prefetchable = kind != BarKind::Io && register & BAR_PREFETCHABLE != 0;
-        fits.then_some(Self { index, kind, size, prefetchable })
+        fits.then_some(Self {
+            index,
+            kind,
+            size,
+            prefetchable,
+        })
     }
 
     /// The bits of the register, upper half included, that say what it is and cannot be written.
@@ -75,7 +83,11 @@ impl Bar {
     pub fn address_bits(&self) -> u64 {
         // A power of two from 4 on: the bits below the size read as zero, which is how a guest sizes the BAR.
         let bits = !self.size.saturating_sub(1);
-        if self.kind == BarKind::Memory64 { bits } else { bits & u64::from(u32::MAX) }
+        if self.kind == BarKind::Memory64 {
+            bits
+        } else {
+            bits & u64::from(u32::MAX)
+        }
     }
 
     /// The address in a register's value, or `None` where it is not one: zero, and what sizing leaves behind.
@@ -106,7 +118,11 @@ mod tests {
         ];
         for (number, register, size, kind, prefetchable) in cases {
             let bar = Bar::new(index(number), register, size).unwrap();
-            assert_eq!((bar.kind, bar.size, bar.prefetchable), (kind, size, prefetchable), "BAR{number}");
+            assert_eq!(
+                (bar.kind, bar.size, bar.prefetchable),
+                (kind, size, prefetchable),
+                "BAR{number}"
+            );
         }
         assert_eq!(Bar::new(index(0), 0, 0), None);
         assert_eq!(Bar::new(index(0), 0, 1 << 32), None);

@@ -5,7 +5,9 @@
 
 use super::bar::{Bar, Space};
 use super::msix::MsixLayout;
-use super::regs::{AF_CONTROL, AF_FLR, BAR0, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL};
+use super::regs::{
+    AF_CONTROL, AF_FLR, BAR0, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL,
+};
 use crate::address::BarIndex;
 
 /// A byte of config space.
@@ -79,7 +81,9 @@ impl ConfigSpace {
 
     /// The offset of the power management control register.
     pub fn power_control(&self) -> Option<u16> {
-        self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
+        self.offsets
+            .power
+            .and_then(|offset| offset.checked_add(PM_CONTROL))
     }
 
     /// Back to how it was at power-on: BARs not placed, nothing decoded.
@@ -90,7 +94,9 @@ impl ConfigSpace {
 
     /// True where the device has to be asked to read these bytes.
     pub fn needs_device(&self, offset: u16, length: usize) -> bool {
-        self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
+        self.window(offset, length)
+            .iter()
+            .any(|byte| byte.emulated != 0xff)
     }
 
     /// Lays our bits over `data`, which is what the device said, or zeros where it was not asked.
@@ -109,7 +115,7 @@ impl ConfigSpace {
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
         let mut written = Written::default();
         let before = self.significant();
-        for (at, value) in (offset..).zip(data) {
+        for (at, value) in (offset..=u16::MAX).zip(data) {
             written.touched |= self.action_at(at, *value);
             self.write_byte(at, *value, &mut written.forward);
         }
@@ -120,7 +126,9 @@ impl ConfigSpace {
     }
 
     fn write_byte(&mut self, at: u16, value: u8, forward: &mut Vec<(u16, Vec<u8>)>) {
-        let Some(byte) = self.bytes.get_mut(usize::from(at)) else { return };
+        let Some(byte) = self.bytes.get_mut(usize::from(at)) else {
+            return;
+        };
         let ours = byte.emulated & byte.writable;
         byte.value = (byte.value & !ours) | (value & ours);
         if byte.emulated == 0xff {
@@ -129,14 +137,18 @@ impl ConfigSpace {
         let value = (value & !byte.emulated) | (byte.value & byte.emulated);
         match forward.last_mut() {
             // Registers are written whole where they can be: bytes that follow one another go together.
-            Some((start, run)) if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) => run.push(value),
+            Some((start, run)) if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) => {
+                run.push(value)
+            }
             _ => forward.push((at, vec![value])),
         }
     }
 
     /// What writing this byte sets off.
     fn action_at(&self, at: u16, value: u8) -> Touched {
-        let is = |capability: Option<u16>, register: u16| capability.and_then(|it| it.checked_add(register)) == Some(at);
+        let is = |capability: Option<u16>, register: u16| {
+            capability.and_then(|it| it.checked_add(register)) == Some(at)
+        };
         let high = |register: u16| register.saturating_add(1);
         let [_, flr] = EXPRESS_FLR.to_le_bytes();
         let mut touched = Touched::empty();
@@ -208,3 +220,5 @@ impl ConfigSpace {
     }
 }
 
+#[cfg(test)]
+mod tests;

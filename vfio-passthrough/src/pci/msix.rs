@@ -36,7 +36,13 @@ impl MsixLayout {
         let table = ByteRange::new(table_offset, u64::from(vectors).saturating_mul(ENTRY_SIZE))?;
         // A bit a vector, in units of 64 bits.
         let pba = ByteRange::new(pba_offset, u64::from(vectors).div_ceil(64).saturating_mul(8))?;
-        Some(Self { vectors, table_bar, table, pba_bar, pba })
+        Some(Self {
+            vectors,
+            table_bar,
+            table,
+            pba_bar,
+            pba,
+        })
     }
 
     /// What an access to a BAR touches, if it is not simply the device's.
@@ -71,12 +77,18 @@ struct Entry {
     control: u32,
 }
 
-const RESET: Entry = Entry { address: 0, upper: 0, data: 0, control: MASKED };
+const RESET: Entry = Entry {
+    address: 0,
+    upper: 0,
+    data: 0,
+    control: MASKED,
+};
 
 impl Entry {
     fn bytes(self) -> [u8; 16] {
         let [address, upper, data, control] = [self.address, self.upper, self.data, self.control];
-        (u128::from(address) | u128::from(upper) << 32 | u128::from(data) << 64 | u128::from(control) << 96).to_le_bytes()
+        (u128::from(address) | u128::from(upper) << 32 | u128::from(data) << 64 | u128::from(control) << 96)
+            .to_le_bytes()
     }
 
     fn register(&mut self, offset: u64) -> Option<&mut u32> {
@@ -101,7 +113,11 @@ pub struct MsixState {
 impl MsixState {
     /// As after a reset: off, every vector masked.
     pub fn new(vectors: u16) -> Self {
-        Self { enabled: false, masked: false, entries: vec![RESET; usize::from(vectors.min(MAX_VECTORS))] }
+        Self {
+            enabled: false,
+            masked: false,
+            entries: vec![RESET; usize::from(vectors.min(MAX_VECTORS))],
+        }
     }
 
     /// Back to how it was after a reset.
@@ -130,10 +146,15 @@ impl MsixState {
 
     /// Bytes of the table, as if it were memory. What lies behind the last entry reads as zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        for (position, byte) in (offset..).zip(data) {
-            let entry = usize::try_from(position / ENTRY_SIZE).ok().and_then(|index| self.entries.get(index));
+        for (position, byte) in positions(offset, 1).zip(data) {
+            let entry = usize::try_from(position / ENTRY_SIZE)
+                .ok()
+                .and_then(|index| self.entries.get(index));
             let within = usize::try_from(position % ENTRY_SIZE).ok();
-            *byte = entry.zip(within).and_then(|(entry, at)| entry.bytes().get(at).copied()).unwrap_or(0);
+            *byte = entry
+                .zip(within)
+                .and_then(|(entry, at)| entry.bytes().get(at).copied())
+                .unwrap_or(0);
         }
     }
 
@@ -146,15 +167,19 @@ impl MsixState {
         }
         let (words, _) = data.as_chunks::<4>();
         let mut changed = false;
-        for (position, word) in (offset..).step_by(4).zip(words) {
+        for (position, word) in positions(offset, 4).zip(words) {
             changed |= self.write_register(position, u32::from_le_bytes(*word));
         }
         changed
     }
 
     fn write_register(&mut self, offset: u64, value: u32) -> bool {
-        let entry = usize::try_from(offset / ENTRY_SIZE).ok().and_then(|index| self.entries.get_mut(index));
-        let Some(register) = entry.and_then(|entry| entry.register(offset % ENTRY_SIZE)) else { return false };
+        let entry = usize::try_from(offset / ENTRY_SIZE)
+            .ok()
+            .and_then(|index| self.entries.get_mut(index));
+        let Some(register) = entry.and_then(|entry| entry.register(offset % ENTRY_SIZE)) else {
+            return false;
+        };
         let changed = *register != value;
         *register = value;
         changed
@@ -172,9 +197,14 @@ impl MsixState {
     }
 }
 
+/// Offsets from `start` on, `step` apart, up to the last that there is.
+fn positions(start: u64, step: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(start), move |position| position.checked_add(step))
+}
+
 /// Bytes of the pending bit array; `pending` tells of a vector whether it fired while it was masked.
 pub fn read_pba(offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
-    for (position, byte) in (offset..).zip(data) {
+    for (position, byte) in positions(offset, 1).zip(data) {
         let first = position.saturating_mul(8);
         let bits = (0..8_u8).filter(|bit| {
             let vector = first.saturating_add(u64::from(*bit));
@@ -195,7 +225,10 @@ mod tests {
     #[test]
     fn the_capability_tells_where_things_are() {
         let found = layout(64, 0x2000, 0x3004);
-        assert_eq!((found.vectors, found.table_bar.number(), found.pba_bar.number()), (65, 0, 4));
+        assert_eq!(
+            (found.vectors, found.table_bar.number(), found.pba_bar.number()),
+            (65, 0, 4)
+        );
         assert_eq!(found.table, ByteRange::new(0x2000, 65 * 16).unwrap());
         assert_eq!(found.pba, ByteRange::new(0x3000, 16).unwrap());
         assert_eq!(layout(0x07ff, 0, 0).vectors, 2048);
@@ -221,13 +254,22 @@ mod tests {
         let mut bytes = [0; 16];
         state.read(16, &mut bytes);
         assert_eq!(u128::from_le_bytes(bytes), 1 << 96 | 0x41 << 64 | 0xfee0_1003);
-        assert!(!state.write(24, &0x41_u32.to_le_bytes()), "an unchanged write changes nothing");
+        assert!(
+            !state.write(24, &0x41_u32.to_le_bytes()),
+            "an unchanged write changes nothing"
+        );
     }
 
     #[test]
     fn accesses_of_no_defined_effect_are_dropped() {
         let mut state = MsixState::new(1);
-        for (offset, data) in [(0, &[1_u8][..]), (2, &[1; 4]), (4, &[1; 8]), (16, &[1; 4]), (u64::MAX - 3, &[1; 4])] {
+        for (offset, data) in [
+            (0, &[1_u8][..]),
+            (2, &[1; 4]),
+            (4, &[1; 8]),
+            (16, &[1; 4]),
+            (u64::MAX - 3, &[1; 4]),
+        ] {
             assert!(!state.write(offset, data), "{} bytes at {offset}", data.len());
         }
         assert_eq!(state, MsixState::new(1));
@@ -242,7 +284,13 @@ mod tests {
         state.write_control(MSIX_ENABLE | MSIX_FUNCTION_MASK);
         assert_eq!(state.deliverable(0), None, "the function is masked");
         state.write_control(MSIX_ENABLE);
-        assert_eq!(state.deliverable(0), Some(MsiMessage { address: 0xfee0_1000, data: 0x41 }));
+        assert_eq!(
+            state.deliverable(0),
+            Some(MsiMessage {
+                address: 0xfee0_1000,
+                data: 0x41
+            })
+        );
         state.write(12, &MASKED.to_le_bytes());
         assert_eq!(state.deliverable(0), None, "the vector is masked");
         assert_eq!(state.deliverable(1), None, "there is no such vector");

@@ -29,7 +29,15 @@ use crate::address::BarIndex;
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
 /// Extended capabilities that only make sense with the host's topology, or that would change what others rely on.
-const HIDDEN_EXTENDED: [u16; 7] = [ext::ARI, ext::ATS, ext::SRIOV, ext::PRI, ext::REBAR, ext::PASID, ext::VF_REBAR];
+const HIDDEN_EXTENDED: [u16; 7] = [
+    ext::ARI,
+    ext::ATS,
+    ext::SRIOV,
+    ext::PRI,
+    ext::REBAR,
+    ext::PASID,
+    ext::VF_REBAR,
+];
 /// Standard ones: message-signalled interrupts without a table are not passed on, BARs at fixed addresses cannot be.
 const HIDDEN_STANDARD: [u8; 2] = [cap::MSI, cap::EA];
 
@@ -52,8 +60,15 @@ impl ConfigSpace {
         regions: &[u64; BarIndex::COUNT as usize],
         mut read: impl FnMut(u16, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let size = if size < EXTENDED_SIZE { CONVENTIONAL_SIZE } else { EXTENDED_SIZE };
-        let mut view = View { bytes: vec![Byte::default(); usize::from(size)], read: &mut read };
+        let size = if size < EXTENDED_SIZE {
+            CONVENTIONAL_SIZE
+        } else {
+            EXTENDED_SIZE
+        };
+        let mut view = View {
+            bytes: vec![Byte::default(); usize::from(size)],
+            read: &mut read,
+        };
         let bars = view.header(regions)?;
         let mut space = view.capabilities()?;
         if size == EXTENDED_SIZE {
@@ -66,7 +81,14 @@ impl ConfigSpace {
         if msix.is_none() {
             space.msix = None;
         }
-        Ok(Self { power_on: view.bytes.clone(), bytes: view.bytes, offsets: space, bars, msix, asleep: false })
+        Ok(Self {
+            power_on: view.bytes.clone(),
+            bytes: view.bytes,
+            offsets: space,
+            bars,
+            msix,
+            asleep: false,
+        })
     }
 }
 
@@ -80,7 +102,13 @@ impl View<'_> {
         self.writable(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         self.writable(CACHE_LINE_SIZE, &[0xff, 0xff]);
         self.writable(INTERRUPT_LINE, &[0xff]);
-        self.emulate(HEADER_TYPE, &[header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION & 0x7f, 0]);
+        self.emulate(
+            HEADER_TYPE,
+            &[
+                header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION & 0x7f,
+                0,
+            ],
+        );
         self.emulate(BAR0, &[0; 28]);
         self.emulate(ROM, &[0; 4]);
         self.emulate(INTERRUPT_PIN, &[0]);
@@ -91,14 +119,30 @@ impl View<'_> {
         let mut bars: Vec<Bar> = Vec::new();
         for (index, size) in BarIndex::all().zip(regions) {
             let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
-            let register = header.get(usize::from(offset)..).and_then(|bytes| bytes.first_chunk());
+            let register = header
+                .get(usize::from(offset)..)
+                .and_then(|bytes| bytes.first_chunk());
             let register = register.map_or(0, |bytes| u32::from_le_bytes(*bytes));
             // The upper half of a 64-bit BAR is no BAR of its own.
-            let upper = bars.last().is_some_and(|last| last.kind == super::bar::BarKind::Memory64 && last.index.next() == Some(index));
-            let Some(bar) = Bar::new(index, register, *size).filter(|_| !upper) else { continue };
-            let width = if bar.kind == super::bar::BarKind::Memory64 { 8 } else { 4 };
-            self.emulate(offset, bar.fixed_bits().to_le_bytes().get(..width).unwrap_or_default());
-            self.writable(offset, bar.address_bits().to_le_bytes().get(..width).unwrap_or_default());
+            let upper = bars.last().is_some_and(|last| {
+                last.kind == super::bar::BarKind::Memory64 && last.index.next() == Some(index)
+            });
+            let Some(bar) = Bar::new(index, register, *size).filter(|_| !upper) else {
+                continue;
+            };
+            let width = if bar.kind == super::bar::BarKind::Memory64 {
+                8
+            } else {
+                4
+            };
+            self.emulate(
+                offset,
+                bar.fixed_bits().to_le_bytes().get(..width).unwrap_or_default(),
+            );
+            self.writable(
+                offset,
+                bar.address_bits().to_le_bytes().get(..width).unwrap_or_default(),
+            );
             bars.push(bar);
         }
         bars
@@ -107,16 +151,40 @@ impl View<'_> {
     fn capabilities(&mut self) -> io::Result<Offsets> {
         let [first] = self.read_array(CAPABILITIES)?;
         let status = u16::from_le_bytes(self.read_array(STATUS)?);
-        let first = if status & STATUS_CAPABILITIES != 0 { first } else { 0 };
+        let first = if status & STATUS_CAPABILITIES != 0 {
+            first
+        } else {
+            0
+        };
         let all = self.walk(|view, failed| caps::standard(first, |offset| view.word(offset, failed)))?;
-        let shown: Vec<&Capability> = all.iter().filter(|capability| !HIDDEN_STANDARD.contains(&capability.id)).collect();
+        let shown: Vec<&Capability> = all
+            .iter()
+            .filter(|capability| !HIDDEN_STANDARD.contains(&capability.id))
+            .collect();
         self.link_standard(&shown);
-        for hidden in all.iter().filter(|capability| HIDDEN_STANDARD.contains(&capability.id)) {
-            let next = all.iter().map(|other| other.offset).filter(|other| *other > hidden.offset).min();
+        for hidden in all
+            .iter()
+            .filter(|capability| HIDDEN_STANDARD.contains(&capability.id))
+        {
+            let next = all
+                .iter()
+                .map(|other| other.offset)
+                .filter(|other| *other > hidden.offset)
+                .min();
             self.hide(hidden.offset, next.unwrap_or(CONVENTIONAL_SIZE));
         }
-        let find = |id| shown.iter().find(|capability| capability.id == id).map(|capability| capability.offset);
-        let offsets = Offsets { msix: find(cap::MSIX), power: find(cap::PM), express: find(cap::EXPRESS), advanced: find(cap::AF) };
+        let find = |id| {
+            shown
+                .iter()
+                .find(|capability| capability.id == id)
+                .map(|capability| capability.offset)
+        };
+        let offsets = Offsets {
+            msix: find(cap::MSIX),
+            power: find(cap::PM),
+            express: find(cap::EXPRESS),
+            advanced: find(cap::AF),
+        };
         self.express(offsets.express)?;
         if let Some(offset) = offsets.advanced {
             self.emulate_bits(offset.saturating_add(AF_CONTROL), &[AF_FLR], &[0]);
@@ -127,7 +195,9 @@ impl View<'_> {
     /// Makes the list lead through the shown capabilities only.
     fn link_standard(&mut self, shown: &[&Capability]) {
         let offset_of = |capability: Option<&&Capability>| {
-            capability.and_then(|capability| u8::try_from(capability.offset).ok()).unwrap_or(0)
+            capability
+                .and_then(|capability| u8::try_from(capability.offset).ok())
+                .unwrap_or(0)
         };
         self.emulate(CAPABILITIES, &[offset_of(shown.first())]);
         let [bit, _] = STATUS_CAPABILITIES.to_le_bytes();
@@ -157,16 +227,25 @@ impl View<'_> {
         let all = self.walk(|view, failed| caps::extended(|offset| view.long(offset, failed)))?;
         let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);
         for hidden in all.iter().filter(is_hidden) {
-            let next = all.iter().map(|other| other.offset).filter(|other| *other > hidden.offset).min();
+            let next = all
+                .iter()
+                .map(|other| other.offset)
+                .filter(|other| *other > hidden.offset)
+                .min();
             self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
         }
         let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
         // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first that is shown.
-        let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability { id: ext::NULL, version: 0, ..*head });
+        let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability {
+            id: ext::NULL,
+            version: 0,
+            ..*head
+        });
         let list: Vec<&ExtendedCapability> = hidden_head.iter().chain(shown).collect();
         for (index, capability) in list.iter().enumerate() {
             let next = list.get(index.saturating_add(1)).map_or(0, |next| next.offset);
-            let header = u32::from(capability.id) | u32::from(capability.version) << 16 | u32::from(next) << 20;
+            let header =
+                u32::from(capability.id) | u32::from(capability.version) << 16 | u32::from(next) << 20;
             self.emulate(capability.offset, &header.to_le_bytes());
         }
         Ok(())
@@ -178,7 +257,10 @@ impl View<'_> {
         let table = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_TABLE))?);
         let pba = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_PBA))?);
         self.emulate(offset.saturating_add(MSIX_CONTROL), &control.to_le_bytes());
-        self.writable(offset.saturating_add(MSIX_CONTROL), &(MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes());
+        self.writable(
+            offset.saturating_add(MSIX_CONTROL),
+            &(MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes(),
+        );
         self.emulate(offset.saturating_add(MSIX_TABLE), &table.to_le_bytes());
         self.emulate(offset.saturating_add(MSIX_PBA), &pba.to_le_bytes());
         let layout = MsixLayout::new(control, table, pba);
@@ -221,7 +303,13 @@ impl View<'_> {
     }
 
     fn emulate_bits(&mut self, offset: u16, masks: &[u8], values: &[u8]) {
-        for ((byte, mask), value) in self.bytes.iter_mut().skip(usize::from(offset)).zip(masks).zip(values) {
+        for ((byte, mask), value) in self
+            .bytes
+            .iter_mut()
+            .skip(usize::from(offset))
+            .zip(masks)
+            .zip(values)
+        {
             byte.emulated |= mask;
             byte.value = (byte.value & !mask) | (value & mask);
         }

@@ -1,0 +1,251 @@
+//! The guest's view of a device that is described by its bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::pci::regs::*;
+
+/// Config space of something like an NVMe: MSI (hidden) at 0x50, MSI-X at 0x60, PCI Express at 0x80, PM at 0xc0; extended: SR-IOV (hidden)
+/// at 0x100, AER at 0x120, ATS (hidden) at 0x180.
+fn device() -> Vec<u8> {
+    let mut bytes = vec![0xa5; 0x1000];
+    let mut put = |offset: usize, values: &[u8]| bytes[offset..offset + values.len()].copy_from_slice(values);
+    put(
+        0x00,
+        &[
+            0x86, 0x80, 0x45, 0x58, 0x07, 0x05, 0x10, 0x08, 2, 2, 8, 1, 16, 0, 0x80, 0,
+        ],
+    );
+    put(0x10, &0xfebf_0004_u64.to_le_bytes());
+    put(0x18, &0xfebe_0008_u32.to_le_bytes());
+    put(0x1c, &0xc001_u32.to_le_bytes());
+    put(0x20, &[0; 32]);
+    put(0x34, &[0x50, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    put(0x50, &[cap::MSI, 0x60]);
+    put(0x60, &[cap::MSIX, 0x80, 64, 0x80, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+    put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00]);
+    put(0xc0, &[cap::PM, 0]);
+    put(0x100, &0x1201_0010_u32.to_le_bytes());
+    put(0x120, &0x1802_0001_u32.to_le_bytes());
+    put(0x180, &0x0001_000f_u32.to_le_bytes());
+    bytes
+}
+
+fn view_of(bytes: &[u8]) -> ConfigSpace {
+    let read = |offset: u16, data: &mut [u8]| {
+        let start = usize::from(offset);
+        data.copy_from_slice(&bytes[start..start + data.len()]);
+        Ok(())
+    };
+    ConfigSpace::new(0x1000, &[0x4000, 0, 0x1000, 0x20, 0, 0], read).unwrap()
+}
+
+fn view() -> ConfigSpace {
+    view_of(&device())
+}
+
+/// What the guest reads while the device says `device`.
+fn read(view: &ConfigSpace, device: &[u8], offset: u16, length: usize) -> u32 {
+    let mut data = [0; 4];
+    let start = usize::from(offset);
+    if view.needs_device(offset, length) {
+        data[..length].copy_from_slice(&device[start..start + length]);
+    }
+    view.overlay(offset, &mut data[..length]);
+    u32::from_le_bytes(data)
+}
+
+fn capabilities(view: &ConfigSpace) -> Vec<u8> {
+    let bytes = device();
+    let first = read(view, &bytes, CAPABILITIES, 1) as u8;
+    crate::pci::caps::standard(first, |offset| read(view, &bytes, offset, 2) as u16)
+        .iter()
+        .map(|found| found.id)
+        .collect()
+}
+
+#[test]
+fn identity_is_the_devices_and_is_read_without_asking_it() {
+    let (view, bytes) = (view(), device());
+    assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
+    assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
+    assert_eq!(read(&view, &bytes, INTERRUPT_PIN, 1), 0);
+    for offset in (0..0x40).step_by(4).filter(|offset| *offset != COMMAND) {
+        assert!(!view.needs_device(offset, 4), "{offset:#x}");
+    }
+    assert!(view.needs_device(STATUS, 2));
+    assert_eq!(
+        read(&view, &bytes, COMMAND, 2),
+        0,
+        "nothing is decoded at power-on"
+    );
+}
+
+#[test]
+fn lists_lead_past_what_is_hidden() {
+    assert_eq!(capabilities(&view()), [cap::MSIX, cap::EXPRESS, cap::PM]);
+    let (view, bytes) = (view(), device());
+    let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
+    let list: Vec<_> = found.iter().map(|found| (found.id, found.offset)).collect();
+    assert_eq!(list, [(ext::NULL, 0x100), (1, 0x120)]);
+    assert_eq!(
+        read(&view, &bytes, 0x108, 4),
+        0,
+        "the body of a hidden capability"
+    );
+    assert_eq!(read(&view, &bytes, 0x54, 4), 0, "the body of a hidden capability");
+}
+
+#[test]
+fn a_device_without_capabilities_says_so() {
+    let mut bytes = device();
+    bytes[usize::from(CAPABILITIES)] = 0;
+    bytes[0x100..0x104].fill(0);
+    let view = view_of(&bytes);
+    assert_eq!(read(&view, &bytes, STATUS, 2) & u32::from(STATUS_CAPABILITIES), 0);
+    assert_eq!((view.msix(), read(&view, &bytes, CAPABILITIES, 1)), (None, 0));
+}
+
+#[test]
+fn an_endpoint_becomes_one_that_is_integrated() {
+    assert_eq!(read(&view(), &device(), 0x82, 2), 0x0092);
+}
+
+#[test]
+fn a_guest_sizes_and_places_bars() {
+    let mut view = view();
+    let bytes = device();
+    assert_eq!(
+        read(&view, &bytes, 0x10, 4),
+        4,
+        "not placed, and not where the host has it"
+    );
+    view.write(0x10, &[0xff; 4]);
+    view.write(0x14, &[0xff; 4]);
+    view.write(0x1c, &[0xff; 4]);
+    assert_eq!(read(&view, &bytes, 0x10, 4), 0xffff_c004);
+    assert_eq!(read(&view, &bytes, 0x1c, 4), 0xffff_ffe1);
+    view.write(0x10, &0x38_0000_4004_u64.to_le_bytes()[..4]);
+    let written = view.write(0x14, &0x38_u32.to_le_bytes());
+    assert_eq!(
+        written,
+        Written {
+            forward: vec![],
+            touched: Touched::BARS
+        }
+    );
+    let bar = view.bars()[0];
+    assert_eq!(view.decoded(&bar), None, "memory decoding is off");
+    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::COMMAND);
+    assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
+    view.set_asleep(true);
+    assert_eq!(view.decoded(&bar), None, "asleep");
+}
+
+#[test]
+fn only_command_bits_that_exist_can_be_set() {
+    let mut view = view();
+    view.write(COMMAND, &[0xff, 0xff]);
+    assert_eq!(view.command(), Command::all());
+    view.reset();
+    assert_eq!(view.command(), Command::empty());
+}
+
+#[test]
+fn msix_control_is_ours() {
+    let mut view = view();
+    assert_eq!(
+        read(&view, &device(), 0x60, 4),
+        0x0040_8011,
+        "off, though the device has it on"
+    );
+    let written = view.write(0x60, &[0xff; 4]);
+    assert_eq!(
+        written,
+        Written {
+            forward: vec![],
+            touched: Touched::MSIX
+        }
+    );
+    assert_eq!(view.msix_control(), Some(0xc040));
+    assert_eq!(
+        view.write(0x62, &[0]).touched,
+        Touched::empty(),
+        "the low byte is the table's size"
+    );
+    assert_eq!(view.write(0x63, &[0]).touched, Touched::MSIX);
+}
+
+#[test]
+fn an_flr_is_asked_for_and_not_passed_on() {
+    let mut view = view();
+    let written = view.write(0x88, &[0x10, 0x80]);
+    assert!(written.touched.contains(Touched::RESET));
+    assert_eq!(written.forward, [(0x88, vec![0x10, 0x00])]);
+    assert!(!view.write(0x88, &[0x10, 0x00]).touched.contains(Touched::RESET));
+}
+
+#[test]
+fn what_is_the_devices_is_passed_on_in_one_piece() {
+    let mut view = view();
+    assert_eq!(
+        view.write(0xc4, &[3, 0]),
+        Written {
+            forward: vec![(0xc4, vec![3, 0])],
+            touched: Touched::POWER
+        }
+    );
+    assert_eq!(
+        view.write(0x124, &[1, 2, 3, 4]).forward,
+        [(0x124, vec![1, 2, 3, 4])]
+    );
+    assert_eq!(view.write(0x104, &[1, 2, 3, 4]).forward, [], "hidden");
+}
+
+#[test]
+fn accesses_past_the_end_are_all_ones_and_lost() {
+    let mut view = view();
+    let mut data = [0; 4];
+    view.overlay(0xfffe, &mut data);
+    assert_eq!(data, [0xff; 4]);
+    assert_eq!(view.write(0xfffe, &[0; 4]), Written::default());
+}
+
+proptest! {
+    /// A write of many bytes is the writes of its bytes.
+    #[test]
+    fn straddling_writes_behave_as_their_bytes(offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9)) {
+        let (mut whole, mut parts) = (view(), view());
+        let written = whole.write(offset, &data);
+        let mut forward = Vec::new();
+        for (at, value) in (offset..).zip(&data) {
+            forward.extend(parts.write(at, &[*value]).forward);
+        }
+        let flat = |list: &[(u16, Vec<u8>)]| -> Vec<(u16, u8)> {
+            list.iter().flat_map(|(at, run)| (*at..).zip(run.iter().copied())).collect()
+        };
+        prop_assert_eq!(whole, parts);
+        prop_assert_eq!(flat(&written.forward), flat(&forward));
+    }
+
+    /// Nothing that a guest writes reaches the registers that are the VMM's.
+    #[test]
+    fn bars_msix_and_headers_are_never_passed_on(offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9)) {
+        let ours = (0x08..0x40_u16).chain(0..0x06).chain(0x50..0x70).chain([0x80, 0x81, 0xc0, 0xc1]).chain(0x100..0x124);
+        let ours: Vec<u16> = ours.collect();
+        for (start, run) in view().write(offset, &data).forward {
+            for at in (start..).take(run.len()) {
+                prop_assert!(!ours.contains(&at), "{:#x}", at);
+            }
+        }
+    }
+
+    /// Whatever a device says, there is a view of it, and reading it back ends.
+    #[test]
+    fn any_device_has_a_view(bytes in prop::collection::vec(any::<u8>(), 4096)) {
+        let view = view_of(&bytes);
+        let first = read(&view, &bytes, CAPABILITIES, 1) as u8;
+        crate::pci::caps::standard(first, |offset| read(&view, &bytes, offset, 2) as u16);
+        crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
+    }
+}
