@@ -19,5 +19,5 @@ mod power;
 mod serial;
 
 pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError};
-pub use power::{PowerControl, PowerRequest, RESET_VALUE, SLEEP_TYPE_S5};
+pub use power::{PowerControl, PowerRequest, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use serial::{Serial, SerialError};

@@ -3,23 +3,18 @@
 //! Hardware-reduced ACPI (ACPI 6.5, 4.1) costs a guest the fewest exits: there is no PM timer, no
 //! event block and no SCI to probe, and S5 is one write.
 
-use std::sync::Mutex;
-
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
-use vmm_sys_util::eventfd::EventFd;
 
 /// The sleep type that `_S5` in the DSDT names.
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// The value that the FADT tells the guest to write to the reset register.
-pub const RESET_VALUE: u8 = 0x06;
+pub const RESET_VALUE: u8 = 0x01;
 
 /// Bit 5 of the sleep control register: go (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// Bits 4:2 of the sleep control register: the sleep type.
 const SLEEP_TYPE: u8 = 0b111 << 2;
-/// Bit 2 of the reset register at 0xCF9: reset the CPU.
-const RESET_CPU: u8 = 1 << 2;
 
 /// What the guest asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,43 +25,39 @@ pub enum PowerRequest {
     Reset,
 }
 
-/// The ports of reset and sleep. The first request is kept and signalled; later ones change nothing.
-pub struct PowerControl {
-    request: Mutex<Option<PowerRequest>>,
-    signal: EventFd,
+/// Who hears of the guest's requests.
+pub trait PowerSink: Send + Sync {
+    /// The guest asked for this; it may ask again before it stops.
+    fn request(&self, request: PowerRequest);
 }
 
-impl PowerControl {
-    /// The sleep control register; the sleep status register follows it.
-    pub const SLEEP_PORT: u16 = 0x604;
-    /// The number of sleep ports.
-    pub const SLEEP_PORTS: u16 = 2;
-    /// The reset register, where PCs have it.
-    pub const RESET_PORT: u16 = 0xcf9;
+/// The ports of reset and sleep.
+pub struct PowerControl<S> {
+    sink: S,
+}
 
-    /// Registers that write to `signal` when the guest has asked for something.
-    pub fn new(signal: EventFd) -> Self {
-        Self {
-            request: Mutex::new(None),
-            signal,
-        }
-    }
+/// Where the registers are; these do not depend on who hears of them.
+impl PowerControl<()> {
+    /// The first port.
+    pub const BASE: u16 = 0x604;
+    /// The number of ports.
+    pub const SIZE: u16 = 3;
+    /// The sleep control register (ACPI 6.5, 4.8.3.7).
+    pub const SLEEP_CONTROL: u16 = Self::BASE;
+    /// The sleep status register.
+    pub const SLEEP_STATUS: u16 = Self::BASE + 1;
+    /// The reset register: not 0xCF9, which shares its dword with the PCI address register.
+    pub const RESET: u16 = Self::BASE + 2;
+}
 
-    /// What the guest has asked for so far.
-    pub fn request(&self) -> Option<PowerRequest> {
-        self.request.lock().map_or(None, |request| *request)
-    }
-
-    fn ask(&self, asked: PowerRequest) {
-        if let Ok(mut request) = self.request.lock() {
-            request.get_or_insert(asked);
-        }
-        // A full counter already wakes the reader.
-        let _ = self.signal.write(1);
+impl<S: PowerSink> PowerControl<S> {
+    /// Registers whose writes reach `sink`.
+    pub fn new(sink: S) -> Self {
+        Self { sink }
     }
 }
 
-impl DevicePio for PowerControl {
+impl<S: PowerSink> DevicePio for PowerControl<S> {
     /// Both sleep registers and the reset register read zero: never asleep, never reset.
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
         data.fill(0);
@@ -76,8 +67,8 @@ impl DevicePio for PowerControl {
         let value = data.first().copied().unwrap_or(0);
         let asks_s5 = value & (SLEEP_ENABLE | SLEEP_TYPE) == SLEEP_ENABLE | SLEEP_TYPE_S5 << 2;
         match base.0.wrapping_add(offset) {
-            Self::SLEEP_PORT if asks_s5 => self.ask(PowerRequest::PowerOff),
-            Self::RESET_PORT if value & RESET_CPU != 0 => self.ask(PowerRequest::Reset),
+            PowerControl::SLEEP_CONTROL if asks_s5 => self.sink.request(PowerRequest::PowerOff),
+            PowerControl::RESET if value == RESET_VALUE => self.sink.request(PowerRequest::Reset),
             _ => {}
         }
     }
@@ -85,48 +76,49 @@ impl DevicePio for PowerControl {
 
 #[cfg(test)]
 mod tests {
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use std::sync::Mutex;
 
     use super::*;
 
-    fn written(port: u16, value: u8) -> (Option<PowerRequest>, bool) {
-        let signal = EventFd::new(EFD_NONBLOCK).unwrap();
-        let power = PowerControl::new(signal.try_clone().unwrap());
-        power.pio_write(PioAddress(port), 0, &[value]);
-        (power.request(), signal.read().is_ok())
+    #[derive(Default)]
+    struct Requests(Mutex<Vec<PowerRequest>>);
+
+    impl PowerSink for &Requests {
+        fn request(&self, request: PowerRequest) {
+            self.0.lock().unwrap().push(request);
+        }
+    }
+
+    fn written(port: u16, value: u8) -> Vec<PowerRequest> {
+        let requests = Requests::default();
+        PowerControl::new(&requests).pio_write(PioAddress(port), 0, &[value]);
+        requests.0.into_inner().unwrap()
     }
 
     #[test]
     fn s5_powers_off_and_other_sleep_types_do_not() {
-        let cases = [
-            (0x34, Some(PowerRequest::PowerOff)),
-            (0x14, None),
-            (0x30, None),
-            (0x00, None),
-        ];
-        for (value, expected) in cases {
-            assert_eq!(
-                written(PowerControl::SLEEP_PORT, value),
-                (expected, expected.is_some()),
-                "{value:#x}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_reset_register_needs_its_cpu_bit() {
         assert_eq!(
-            written(PowerControl::RESET_PORT, RESET_VALUE),
-            (Some(PowerRequest::Reset), true)
+            written(PowerControl::SLEEP_CONTROL, 0x34),
+            [PowerRequest::PowerOff]
         );
-        assert_eq!(written(PowerControl::RESET_PORT, 0x02), (None, false));
+        [0x14, 0x30, 0x00]
+            .map(|value| assert_eq!(written(PowerControl::SLEEP_CONTROL, value), [], "{value:#x}"));
     }
 
     #[test]
-    fn the_first_request_stands() {
-        let power = PowerControl::new(EventFd::new(EFD_NONBLOCK).unwrap());
-        power.pio_write(PioAddress(PowerControl::SLEEP_PORT), 0, &[0x34]);
-        power.pio_write(PioAddress(PowerControl::RESET_PORT), 0, &[RESET_VALUE]);
-        assert_eq!(power.request(), Some(PowerRequest::PowerOff));
+    fn the_reset_register_takes_its_value_only() {
+        assert_eq!(written(PowerControl::RESET, RESET_VALUE), [PowerRequest::Reset]);
+        assert_eq!(written(PowerControl::RESET, 0x02), []);
+    }
+
+    #[test]
+    fn the_status_register_does_nothing_and_reads_zero() {
+        let requests = Requests::default();
+        let power = PowerControl::new(&requests);
+        power.pio_write(PioAddress(PowerControl::SLEEP_CONTROL), 1, &[0x34]);
+        let mut status = [0xff];
+        power.pio_read(PioAddress(PowerControl::SLEEP_CONTROL), 1, &mut status);
+        assert_eq!(status, [0]);
+        assert!(requests.0.lock().unwrap().is_empty());
     }
 }

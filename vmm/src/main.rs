@@ -1,2 +1,27 @@
 //! The command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vmm::{Args, Outcome};
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match vmm::run(&Args::parse()) {
+        Ok(outcome) => status(&outcome),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A shell's convention for signals; 0 for all that the guest or the user asked for.
+fn status(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Signal(number) => {
+            u8::try_from(*number).map_or(ExitCode::FAILURE, |n| n.saturating_add(128).into())
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

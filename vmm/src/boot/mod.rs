@@ -1,0 +1,130 @@
+//! Kernel, initramfs and boot data into guest RAM, and where the first CPU begins.
+//!
+//! ```text
+//! 0x0500    GDT
+//! 0x7000    zero page (Linux protocol) or start info, memory map and modules (PVH)
+//! 0x9000    page tables, for the 64-bit entry
+//! 0x20000   kernel command line
+//! 0xe0000   ACPI tables, RSDP first
+//! 0x100000  kernel
+//! top       initramfs, below the kernel's limit for it
+//! ```
+
+mod acpi;
+mod e820;
+mod kernel;
+mod linux;
+mod pvh;
+
+use std::fs::File;
+use std::path::Path;
+
+use resources::{AddressRange, Layout};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::Error;
+
+pub use acpi::Platform;
+pub use kernel::{Entry, Kernel};
+
+const START_INFO: u64 = 0x7000;
+const PAGE_TABLES: u64 = 0x9000;
+const CMDLINE: u64 = 0x2_0000;
+const HIGH_RAM: u64 = 0x10_0000;
+
+/// What every guest of this VMM is told; the user's parameters come after it.
+///
+/// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1";
+
+/// An initramfs in guest RAM.
+#[derive(Debug, Clone, Copy)]
+struct Initrd {
+    range: AddressRange,
+}
+
+/// The boot data of a loaded kernel.
+pub struct Boot<'a> {
+    /// Guest RAM.
+    pub memory: &'a GuestMemoryMmap,
+    /// The guest's layout.
+    pub layout: &'a Layout,
+    /// What ACPI has to say.
+    pub platform: &'a Platform,
+    /// The initramfs, if there is one.
+    pub initrd: Option<&'a Path>,
+    /// The user's kernel parameters.
+    pub cmdline: &'a str,
+}
+
+impl Boot<'_> {
+    /// Writes all boot data for `kernel` and returns where the first CPU begins.
+    pub fn prepare(&self, kernel: &Kernel) -> Result<Entry, Error> {
+        let rsdp = acpi::write(self.memory, self.layout, self.platform)?;
+        self.write_cmdline(kernel.cmdline_limit())?;
+        let initrd = self
+            .initrd
+            .map(|path| self.load_initrd(path, kernel))
+            .transpose()?;
+        match kernel {
+            Kernel::Linux { .. } => linux::write(self.memory, self.layout, kernel, initrd, rsdp)?,
+            Kernel::Pvh { .. } => pvh::write(self.memory, self.layout, initrd, rsdp)?,
+        }
+        kernel.entry(self.memory)
+    }
+
+    fn write_cmdline(&self, most: usize) -> Result<(), Error> {
+        let cmdline = [DEFAULT_CMDLINE, self.cmdline.trim()].join(" ");
+        let cmdline = cmdline.trim_end();
+        if cmdline.len() > most {
+            return Err(Error::CmdlineTooLong {
+                length: cmdline.len(),
+                most,
+            });
+        }
+        self.memory
+            .write_slice(&[cmdline.as_bytes(), b"\0"].concat(), GuestAddress(CMDLINE))?;
+        Ok(())
+    }
+
+    /// Reads the initramfs straight into guest RAM, as high as the kernel takes it.
+    fn load_initrd(&self, path: &Path, kernel: &Kernel) -> Result<Initrd, Error> {
+        let failed = |source| Error::File {
+            what: "initrd",
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let low = self.layout.ram.first().copied().unwrap_or_default();
+        let free = AddressRange::between(kernel.end(), low.end().min(kernel.initrd_limit()));
+        let start = free.end().saturating_sub(size) & !0xfff;
+        if start < free.start {
+            return Err(Error::DoesNotFit {
+                what: "the initrd",
+                needs: mib(size),
+                has: free.size >> 20,
+            });
+        }
+        let bytes = usize::try_from(size).map_err(|e| failed(std::io::Error::other(e)))?;
+        self.memory
+            .read_exact_volatile_from(GuestAddress(start), &mut file, bytes)
+            .map_err(|e| failed(io_error(e)))?;
+        Ok(Initrd {
+            range: AddressRange::new(start, size),
+        })
+    }
+}
+
+/// Rounded up.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+/// The operating system's part of a failed read into guest memory.
+fn io_error(error: vm_memory::GuestMemoryError) -> std::io::Error {
+    match error {
+        vm_memory::GuestMemoryError::IOError(error) => error,
+        other => std::io::Error::other(other),
+    }
+}

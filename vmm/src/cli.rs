@@ -1,0 +1,218 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Parser;
+use thiserror::Error;
+
+/// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
+///
+/// The guest's disk and network card are the assigned devices; its console is this terminal.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "vmm", version, after_long_help = AFTER_HELP, after_help = "See --help for examples.")]
+pub struct Args {
+    /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
+    #[arg(long, value_name = "PATH")]
+    pub kernel: PathBuf,
+
+    /// The guest's initramfs [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel parameters, put after the built-in ones so that they win
+    ///
+    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial port.
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+
+    /// Virtual CPUs, 1 to 254
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    pub cpus: u8,
+
+    /// Guest RAM in bytes, or with a suffix: K, M, G, T (powers of 1024); at least 64M
+    ///
+    /// With --vfio all of it is pinned in the host's memory at start, and counts against the locked-memory
+    /// limit (ulimit -l).
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub memory: MemorySize,
+
+    /// A PCI device to assign, bound to vfio-pci; may be given several times
+    ///
+    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0).
+    #[arg(long, value_name = "PATH")]
+    pub vfio: Vec<PathBuf>,
+
+    /// Where to write counters and start-up times at the end, as JSON [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub stats: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  vmm --kernel bzImage --initrd initramfs.cpio --memory 1G --cpus 2
+  vmm --kernel bzImage --cmdline 'root=/dev/nvme0n1p1 rw' --vfio /sys/bus/pci/devices/0000:01:00.0
+  vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0 --stats stats.json
+
+To hand a device to VFIO first (as root):
+  modprobe vfio-pci
+  echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override
+  echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
+  echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
+
+On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A sends a Ctrl-A.
+
+Exit status: 0 when the guest powers off or reboots; 1 on an error, which is told on stderr;
+2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
+
+/// A number of bytes of RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemorySize(u64);
+
+/// Why a size is none.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SizeError {
+    /// Not digits and a suffix.
+    #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
+    NotANumber,
+    /// Does not fit in 64 bits.
+    #[error("larger than 64 bits can say")]
+    TooLarge,
+    /// Less than any Linux guest boots with.
+    #[error("too small: a guest needs at least 64M")]
+    TooSmall,
+    /// Not whole pages of 2 MiB.
+    #[error("not a multiple of 2M, the size of a huge page")]
+    NotHugePages,
+}
+
+impl MemorySize {
+    const LEAST: u64 = 64 << 20;
+    const UNIT: u64 = 2 << 20;
+
+    /// The size in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let suffix = text.strip_prefix(digits).unwrap_or_default();
+        let shift = match suffix.to_ascii_uppercase().as_str() {
+            "" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err(SizeError::NotANumber),
+        };
+        if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
+            return Err(SizeError::NotANumber);
+        }
+        let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
+        let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
+        Self::checked(bytes)
+    }
+}
+
+impl MemorySize {
+    fn checked(bytes: u64) -> Result<Self, SizeError> {
+        match bytes {
+            _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
+            _ if !bytes.is_multiple_of(Self::UNIT) => Err(SizeError::NotHugePages),
+            _ => Ok(Self(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}M", self.0 >> 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_has_every_option_a_default_and_an_example() {
+        let help = Args::command().render_long_help().to_string();
+        let parts = [
+            "--kernel <PATH>",
+            "--initrd <PATH>",
+            "--cmdline <STR>",
+            "--cpus <N>",
+            "[default: 1]",
+            "--memory <SIZE>",
+            "[default: 512M]",
+            "--vfio <PATH>",
+            "--stats <PATH>",
+            "Examples:",
+            "Exit status:",
+        ];
+        parts
+            .iter()
+            .for_each(|part| assert!(help.contains(part), "{part:?} is not in:\n{help}"));
+    }
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("512M", Ok(MemorySize(512 << 20))),
+            ("4G", Ok(MemorySize(4 << 30))),
+            ("4gib", Ok(MemorySize(4 << 30))),
+            ("67108864", Ok(MemorySize(64 << 20))),
+            ("0", Err(SizeError::TooSmall)),
+            ("63M", Err(SizeError::TooSmall)),
+            ("65537K", Err(SizeError::NotHugePages)),
+            ("", Err(SizeError::NotANumber)),
+            ("M", Err(SizeError::NotANumber)),
+            ("-1G", Err(SizeError::NotANumber)),
+            ("1.5G", Err(SizeError::NotANumber)),
+            ("lots", Err(SizeError::NotANumber)),
+            ("512X", Err(SizeError::NotANumber)),
+            ("99999999999T", Err(SizeError::TooLarge)),
+            ("99999999999999999999999", Err(SizeError::TooLarge)),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
+    }
+
+    #[test]
+    fn vfio_repeats_and_a_cmdline_may_start_with_a_hyphen() {
+        let words = [
+            "vmm",
+            "--kernel",
+            "k",
+            "--vfio",
+            "a",
+            "--vfio",
+            "b",
+            "--cmdline",
+            "-- arg",
+        ];
+        let args = Args::try_parse_from(words).unwrap();
+        assert_eq!(args.vfio, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(args.cmdline, "-- arg");
+    }
+}

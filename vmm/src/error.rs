@@ -1,0 +1,157 @@
+//! What ends the VMM before or instead of the guest: each says what, which, why, and what mends it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A fatal error.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// There is no `/dev/kvm`.
+    #[error(
+        "no /dev/kvm: this machine has no usable KVM\n  \
+         load it with: modprobe kvm_intel (or kvm_amd); it needs VT-x or SVM switched on in the firmware, or \
+         nested virtualization where this is itself a guest"
+    )]
+    KvmMissing,
+    /// `/dev/kvm` may not be opened.
+    #[error(
+        "no permission to open /dev/kvm\n  join its group with: usermod -aG kvm $USER (then log in again), or run as root"
+    )]
+    KvmPermission,
+    /// `/dev/kvm` could not be opened for another reason.
+    #[error("/dev/kvm could not be opened: {0}")]
+    KvmOpen(#[source] kvm_ioctls::Error),
+    /// The kernel's KVM lacks something.
+    #[error("KVM of this kernel lacks {0}, which this VMM needs")]
+    KvmLacks(&'static str),
+    /// A KVM call failed.
+    #[error("{call} failed: {source}")]
+    Kvm {
+        /// The ioctl.
+        call: &'static str,
+        /// Its errno.
+        source: kvm_ioctls::Error,
+    },
+    /// More CPUs than KVM offers.
+    #[error("--cpus {asked}: KVM on this host offers at most {most}")]
+    TooManyCpus {
+        /// What was asked for.
+        asked: u8,
+        /// What there is.
+        most: usize,
+    },
+    /// A file could not be opened or read.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What the file is.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel file is no kernel.
+    #[error(
+        "kernel {path} is not a kernel: {why}\n  give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
+    )]
+    NotAKernel {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Something does not fit in guest RAM.
+    #[error(
+        "{what} does not fit in guest RAM: it needs {needs} MiB and {has} MiB are free for it\n  give the guest more with --memory"
+    )]
+    DoesNotFit {
+        /// What.
+        what: &'static str,
+        /// What it needs.
+        needs: u64,
+        /// What there is.
+        has: u64,
+    },
+    /// The command line is too long for the kernel.
+    #[error(
+        "--cmdline is too long: with the built-in parameters it has {length} bytes and this kernel takes at most {most}"
+    )]
+    CmdlineTooLong {
+        /// Its length.
+        length: usize,
+        /// What the kernel takes.
+        most: usize,
+    },
+    /// More RAM than the host has.
+    #[error("--memory {asked}: this host has {has}M of memory")]
+    MemoryLargerThanHost {
+        /// What was asked for.
+        asked: crate::MemorySize,
+        /// The host's, in MiB.
+        has: u64,
+    },
+    /// Guest RAM could not be had from the host.
+    #[error("guest RAM of {size} MiB could not be mapped: {why}")]
+    Ram {
+        /// The region's size.
+        size: u64,
+        /// Why.
+        why: String,
+    },
+    /// Writing to guest RAM failed: a region that should be there is not.
+    #[error("guest RAM could not be written: {0}")]
+    GuestMemory(#[from] vm_memory::GuestMemoryError),
+    /// The guest's address space has no room for something.
+    #[error(transparent)]
+    Layout(#[from] resources::LayoutError),
+    /// The PCI bus is full.
+    #[error(transparent)]
+    Slot(#[from] devices::SlotError),
+    /// Two devices at one address: a bug.
+    #[error("the bus refused {what}: {source}")]
+    Bus {
+        /// The device.
+        what: &'static str,
+        /// Why.
+        source: vm_device::bus::Error,
+    },
+    /// A system call of the VMM failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was done.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The event loop failed.
+    #[error("the event loop failed: {0}")]
+    Events(#[from] event_manager::Error),
+    /// A virtual CPU cannot go on.
+    #[error("{0}")]
+    Vcpu(String),
+    /// The counters could not be written.
+    #[error("--stats {path}: {source}")]
+    Stats {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Says which KVM call failed.
+    pub(crate) fn kvm(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |source| Self::Kvm { call, source }
+    }
+
+    /// Says what the VMM was doing.
+    pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |source| Self::System {
+            what,
+            source: source.into(),
+        }
+    }
+}

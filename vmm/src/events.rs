@@ -1,0 +1,243 @@
+//! The main thread's events: signals, stdin, the console's unfinished line, and the end.
+
+use std::io::{IsTerminal, stdin};
+use std::sync::{Arc, Mutex};
+
+use devices::{Serial, SerialError};
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::Error;
+use crate::console::{Input, Output, Pending, Read};
+use crate::stop::{Outcome, Stop};
+
+/// How long a prompt may wait to be seen: unnoticeable, and long enough for a line to be finished.
+const SETTLE_MILLISECONDS: i32 = 10;
+const FOREVER: i32 = -1;
+
+/// Signals that end the VMM in order; blocked everywhere, read here.
+const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// A subscriber of the main loop.
+pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
+
+/// Blocks the signals that the main loop reads; call before any other thread starts, since threads inherit it.
+pub fn block_signals() -> Result<SignalFd, Error> {
+    let signals: SigSet = SIGNALS.into_iter().collect();
+    signals
+        .thread_block()
+        .map_err(Error::system("blocking signals"))?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(Error::system("signalfd"))
+}
+
+/// What the main thread waits for.
+pub struct MainLoop {
+    manager: EventManager<Subscriber>,
+    stop: Arc<Stop>,
+    pending: Arc<Pending>,
+    line: Arc<Mutex<LineBegun>>,
+}
+
+impl MainLoop {
+    /// A loop that ends by `stop` or by a signal, and keeps `pending` from waiting too long.
+    pub fn new(stop: &Arc<Stop>, signals: SignalFd, pending: &Arc<Pending>) -> Result<Self, Error> {
+        let line = Arc::new(Mutex::new(LineBegun {
+            pending: Arc::clone(pending),
+            is_settling: false,
+        }));
+        let mut manager = EventManager::<Subscriber>::new()?;
+        manager.add_subscriber(Arc::new(Mutex::new(Wake(Arc::clone(stop)))));
+        manager.add_subscriber(Arc::new(Mutex::new(Signals {
+            fd: signals,
+            stop: Arc::clone(stop),
+        })));
+        manager.add_subscriber(Arc::clone(&line) as Subscriber);
+        Ok(Self {
+            manager,
+            stop: Arc::clone(stop),
+            pending: Arc::clone(pending),
+            line,
+        })
+    }
+
+    /// Adds what else is waited for.
+    pub fn add(&mut self, subscriber: Subscriber) {
+        self.manager.add_subscriber(subscriber);
+    }
+
+    /// Runs until somebody asks for a stop.
+    pub fn run(&mut self) -> Result<(), Error> {
+        while !self.stop.is_requested() {
+            let is_settling = self.line.lock().is_ok_and(|line| line.is_settling);
+            let timeout = if is_settling { SETTLE_MILLISECONDS } else { FOREVER };
+            let events = self.manager.run_with_timeout(timeout)?;
+            if events == 0
+                && let Ok(mut line) = self.line.lock()
+            {
+                line.is_settling = self.pending.settle();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Registers `fd` or says why it will not be heard.
+fn listen(ops: &mut EventOps<'_>, events: Events) {
+    if let Err(error) = ops.add(events) {
+        log::error!("an event source is not heard: {error}");
+    }
+}
+
+/// Wakes the loop when somebody asks for a stop.
+struct Wake(Arc<Stop>);
+
+impl MutEventSubscriber for Wake {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        // The loop looks at the stop itself; the counter is read so that it is not reported again.
+        let _ = self.0.signal().read();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(self.0.signal(), EventSet::IN));
+    }
+}
+
+struct Signals {
+    fd: SignalFd,
+    stop: Arc<Stop>,
+}
+
+impl MutEventSubscriber for Signals {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        if let Ok(Some(signal)) = self.fd.read_signal() {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+            self.stop.request(Outcome::Signal(number));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(&self.fd, EventSet::IN));
+    }
+}
+
+/// The console has begun a line.
+struct LineBegun {
+    pending: Arc<Pending>,
+    is_settling: bool,
+}
+
+impl MutEventSubscriber for LineBegun {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        let _ = self.pending.signal().read();
+        self.is_settling = true;
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(self.pending.signal(), EventSet::IN));
+    }
+}
+
+/// Stdin to the serial port.
+pub struct Keyboard {
+    serial: Arc<Serial<Output>>,
+    drained: EventFd,
+    stop: Arc<Stop>,
+    input: Input,
+    source: Source,
+}
+
+/// How stdin is waited for.
+#[derive(PartialEq, Eq)]
+enum Source {
+    /// By epoll: a terminal, a pipe, a socket.
+    Polled,
+    /// Not at all: a file is always ready, so the guest's reading sets the pace.
+    Paced,
+    /// It has ended.
+    Ended,
+}
+
+impl Keyboard {
+    /// From stdin to `serial`, which writes to `drained` when it wants more.
+    pub fn new(serial: Arc<Serial<Output>>, drained: EventFd, stop: Arc<Stop>) -> Self {
+        let input = Input::new(stdin().is_terminal());
+        Self {
+            serial,
+            drained,
+            stop,
+            input,
+            source: Source::Polled,
+        }
+    }
+
+    fn handle(&mut self, read: Result<Read, SerialError>, ops: &mut EventOps<'_>) {
+        match read {
+            Ok(Read::Taken) => {}
+            Ok(Read::Full) => self.listen_to_stdin(ops, EventSet::empty()),
+            Ok(Read::Quit) => self.stop.request(Outcome::Quit),
+            Ok(Read::End) => self.end(ops),
+            Err(error) => {
+                log::error!("no more input for the guest: {error}");
+                self.end(ops);
+            }
+        }
+    }
+
+    fn read(&mut self, ops: &mut EventOps<'_>) -> bool {
+        let serial = Arc::clone(&self.serial);
+        let read = self.input.read(|bytes| serial.receive(bytes));
+        let more = matches!(read, Ok(Read::Taken));
+        self.handle(read, ops);
+        more
+    }
+
+    fn resume(&mut self, ops: &mut EventOps<'_>) {
+        let _ = self.drained.read();
+        let serial = Arc::clone(&self.serial);
+        let read = self.input.resume(|bytes| serial.receive(bytes));
+        match read {
+            Ok(Read::Taken) if self.source == Source::Paced => while self.read(ops) {},
+            Ok(Read::Taken) => self.listen_to_stdin(ops, EventSet::IN),
+            other => self.handle(other, ops),
+        }
+    }
+
+    fn listen_to_stdin(&self, ops: &mut EventOps<'_>, events: EventSet) {
+        if self.source == Source::Polled
+            && let Err(error) = ops.modify(Events::new(&stdin(), events))
+        {
+            log::error!("stdin: {error}");
+        }
+    }
+
+    fn end(&mut self, ops: &mut EventOps<'_>) {
+        if self.source == Source::Polled {
+            let _ = ops.remove(Events::empty(&stdin()));
+        }
+        self.source = Source::Ended;
+    }
+}
+
+impl MutEventSubscriber for Keyboard {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        use std::os::fd::AsRawFd;
+        if events.fd() == self.drained.as_raw_fd() {
+            self.resume(ops);
+        } else {
+            self.read(ops);
+        }
+    }
+
+    /// Epoll takes no regular file and no /dev/null; a closed stdin is none of these and just ends.
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(&self.drained, EventSet::IN));
+        if ops.add(Events::new(&stdin(), EventSet::IN)).is_err() {
+            self.source = Source::Paced;
+            while self.read(ops) {}
+        }
+    }
+}

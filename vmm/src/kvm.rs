@@ -1,0 +1,73 @@
+//! Opening KVM, and the VM with its in-kernel interrupt controllers.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use nix::errno::Errno;
+
+use crate::Error;
+use crate::stats::Calls;
+
+/// Three pages that KVM takes on Intel hosts for real mode: below 4 GiB, clear of everything else.
+const TSS: usize = 0xfffb_d000;
+
+/// What this VMM cannot do without, and how errors call it.
+const NEEDED: [(Cap, &str); 5] = [
+    (Cap::Irqchip, "in-kernel interrupt controllers (KVM_CAP_IRQCHIP)"),
+    (Cap::Irqfd, "interrupts by eventfd (KVM_CAP_IRQFD)"),
+    (Cap::UserMemory, "user memory regions (KVM_CAP_USER_MEMORY)"),
+    (Cap::ExtCpuid, "extended CPUID (KVM_CAP_EXT_CPUID)"),
+    (
+        Cap::TscDeadlineTimer,
+        "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)",
+    ),
+];
+
+/// Opens `/dev/kvm` and checks that it can do what is needed.
+pub fn open() -> Result<Kvm, Error> {
+    let kvm = Kvm::new().map_err(|error| open_error(Errno::from_raw(error.errno())))?;
+    let missing = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap));
+    match missing {
+        Some((_, name)) => Err(Error::KvmLacks(name)),
+        None => Ok(kvm),
+    }
+}
+
+fn open_error(errno: Errno) -> Error {
+    match errno {
+        // No such file; no such device: the module is there, the CPU feature is not.
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing,
+        Errno::EACCES | Errno::EPERM => Error::KvmPermission,
+        other => Error::KvmOpen(kvm_ioctls::Error::new(other as i32)),
+    }
+}
+
+/// Creates a VM with PIC, IOAPIC and local APICs in the kernel.
+///
+/// There is no PIT: Linux takes its clock from kvmclock and its timer from the TSC deadline, and
+/// hardware-reduced ACPI tells it not to look for one.
+pub fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
+    let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+    calls.add("KVM_CREATE_VM", 1);
+    vm.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
+    calls.add("KVM_SET_TSS_ADDR", 1);
+    vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+    calls.add("KVM_CREATE_IRQCHIP", 1);
+    Ok(Arc::new(vm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_errno_has_its_advice() {
+        let text = |errno| open_error(errno).to_string();
+        assert!(
+            text(Errno::ENOENT).starts_with("no /dev/kvm") && text(Errno::ENOENT).contains("modprobe kvm")
+        );
+        assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm"));
+        assert!(text(Errno::EACCES).contains("usermod -aG kvm"));
+        assert!(text(Errno::EMFILE).contains("/dev/kvm could not be opened"));
+    }
+}

@@ -1,0 +1,150 @@
+//! The machine: its parts put together, run, and taken apart in the right order.
+
+use std::sync::Arc;
+
+use devices::{ConfigPorts, Ecam, HostBridge, PciRoot, PowerControl, Serial};
+use kvm_bindings::CpuId;
+use kvm_ioctls::{Kvm, VmFd};
+use resources::{AddressRange, Layout};
+use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vm_device::{DeviceMmio, DevicePio};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::console::{Output, Pending};
+use crate::events::Keyboard;
+use crate::stats::Stats;
+use crate::stop::{Stop, StopOnRequest};
+use crate::vcpu::{Vcpu, cpuid};
+use crate::{Args, Error};
+
+/// The buses as they are filled.
+#[derive(Default)]
+pub struct Buses(IoManager);
+
+impl Buses {
+    /// Puts `device` at `size` ports from `base` on.
+    fn ports<D>(&mut self, what: &'static str, base: u16, size: u16, device: Arc<D>) -> Result<(), Error>
+    where
+        D: DevicePio + Send + Sync + 'static,
+    {
+        let refused = |source| Error::Bus { what, source };
+        let range = PioRange::new(PioAddress(base), size).map_err(refused)?;
+        self.0.register_pio(range, device).map_err(refused)
+    }
+
+    /// Puts `device` at `range` of memory; nowhere, if that is empty.
+    fn memory<D>(&mut self, what: &'static str, range: AddressRange, device: Arc<D>) -> Result<(), Error>
+    where
+        D: DeviceMmio + Send + Sync + 'static,
+    {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let refused = |source| Error::Bus { what, source };
+        let range = MmioRange::new(MmioAddress(range.start), range.size).map_err(refused)?;
+        self.0.register_mmio(range, device).map_err(refused)
+    }
+
+    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of mechanism #1.
+    pub fn add_pci(
+        &mut self,
+        root: PciRoot,
+        layout: &Layout,
+        ports: bool,
+        stats: &Stats,
+    ) -> Result<(), Error> {
+        let root = Arc::new(root);
+        self.memory(
+            "PCI ECAM",
+            layout.ecam,
+            stats.counted("pci-ecam", Ecam::new(Arc::clone(&root))),
+        )?;
+        let config_ports = stats.counted("pci-ports", ConfigPorts::new(Arc::clone(&root)));
+        if ports {
+            self.ports("PCI ports", ConfigPorts::BASE, ConfigPorts::SIZE, config_ports)?;
+        }
+        self.memory("32-bit PCI window", layout.mmio32, Arc::clone(&root))?;
+        self.memory("64-bit PCI window", layout.mmio64, Arc::clone(&root))?;
+        let [base, size] =
+            [layout.io.start, layout.io.size].map(|value| u16::try_from(value).unwrap_or(u16::MAX));
+        self.ports("PCI port window", base, size, root)
+    }
+}
+
+/// The console: the serial port between the guest and this process's stdin and stdout.
+pub struct Console {
+    /// Stdin's way to the guest, for the main loop.
+    pub keyboard: Keyboard,
+    /// The unfinished line, for the main loop.
+    pub pending: Arc<Pending>,
+}
+
+impl Buses {
+    /// Adds COM1, with its interrupt through KVM.
+    pub fn add_console(&mut self, vm: &VmFd, stop: &Arc<Stop>, stats: &Stats) -> Result<Console, Error> {
+        let event = || EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"));
+        let (interrupt, drained) = (event()?, event()?);
+        vm.register_irqfd(&interrupt, Serial::<Output>::GSI)
+            .map_err(Error::kvm("KVM_IRQFD"))?;
+        stats.kvm_ioctls.add("KVM_IRQFD", 1);
+        let pending = Pending::new()?;
+        let signal = drained.try_clone().map_err(Error::system("dup"))?;
+        let serial = Arc::new(Serial::new(interrupt, signal, Output(Arc::clone(&pending))));
+        let counted = stats.counted("serial", Arc::clone(&serial));
+        self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
+        let keyboard = Keyboard::new(serial, drained, Arc::clone(stop));
+        Ok(Console { keyboard, pending })
+    }
+
+    /// Adds the registers of power and reset.
+    pub fn add_power(&mut self, stop: &Arc<Stop>, stats: &Stats) -> Result<(), Error> {
+        let power = PowerControl::new(StopOnRequest(Arc::clone(stop)));
+        self.ports(
+            "power registers",
+            PowerControl::BASE,
+            PowerControl::SIZE,
+            stats.counted("power", power),
+        )
+    }
+
+    /// All that was added.
+    pub fn into_manager(self) -> IoManager {
+        self.0
+    }
+}
+
+/// A bus with the host bridge at 00:00.0.
+pub fn pci_root() -> Result<PciRoot, Error> {
+    let mut root = PciRoot::new();
+    root.insert(0, Arc::new(HostBridge))?;
+    Ok(root)
+}
+
+/// Creates the guest's CPUs. All but the first wait for the guest to start them.
+pub fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u8, stats: &Stats) -> Result<Vec<Vcpu>, Error> {
+    let create = |index: u8| {
+        let fd = vm
+            .create_vcpu(index.into())
+            .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let cpuid = cpuid::for_cpu(supported, index, count);
+        fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))?;
+        Ok(Vcpu { fd, index })
+    };
+    ["KVM_CREATE_VCPU", "KVM_SET_CPUID2"]
+        .iter()
+        .for_each(|call| stats.kvm_ioctls.add(call, count.into()));
+    (0..count).map(create).collect()
+}
+
+/// Refuses more CPUs than KVM offers.
+pub fn check_cpus(kvm: &Kvm, args: &Args) -> Result<(), Error> {
+    let most = kvm.get_max_vcpus();
+    match usize::from(args.cpus) > most {
+        true => Err(Error::TooManyCpus {
+            asked: args.cpus,
+            most,
+        }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,277 @@
+//! Counters: what the guest made the VMM do, and how long the start took. Written as JSON by `--stats`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
+
+use crate::Error;
+
+/// One counter, added to by any thread.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Exits to userspace, by reason.
+#[derive(Debug, Default, Serialize)]
+pub struct Exits {
+    /// All of them.
+    pub total: Count,
+    /// Reads of ports.
+    pub io_in: Count,
+    /// Writes of ports.
+    pub io_out: Count,
+    /// Reads of memory that is not RAM.
+    pub mmio_read: Count,
+    /// Writes of memory that is not RAM.
+    pub mmio_write: Count,
+    /// Halts; none with in-kernel local APICs.
+    pub hlt: Count,
+    /// All else, such as signals.
+    pub other: Count,
+}
+
+/// Accesses to one device.
+#[derive(Debug, Default, Serialize)]
+pub struct Accesses {
+    /// Reads.
+    pub reads: Count,
+    /// Writes.
+    pub writes: Count,
+}
+
+/// A device that counts the accesses to it.
+pub struct Counted<D> {
+    device: D,
+    accesses: Arc<Accesses>,
+}
+
+impl<D: DevicePio> DevicePio for Counted<D> {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        self.accesses.reads.add_one();
+        self.device.pio_read(base, offset, data);
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        self.accesses.writes.add_one();
+        self.device.pio_write(base, offset, data);
+    }
+}
+
+impl<D: DeviceMmio> DeviceMmio for Counted<D> {
+    fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.accesses.reads.add_one();
+        self.device.mmio_read(base, offset, data);
+    }
+
+    fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.accesses.writes.add_one();
+        self.device.mmio_write(base, offset, data);
+    }
+}
+
+/// Accesses that no device claimed, with their addresses.
+#[derive(Debug, Default, Serialize)]
+pub struct Unclaimed {
+    #[serde(flatten)]
+    accesses: Accesses,
+    #[serde(serialize_with = "hexadecimal")]
+    by_address: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Unclaimed {
+    /// A read of `address`.
+    pub fn read(&self, address: u64) {
+        self.accesses.reads.add_one();
+        self.at(address);
+    }
+
+    /// A write of `address`.
+    pub fn write(&self, address: u64) {
+        self.accesses.writes.add_one();
+        self.at(address);
+    }
+
+    fn at(&self, address: u64) {
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        *count = count.saturating_add(1);
+    }
+}
+
+/// JSON has no hexadecimal numbers: addresses are strings such as "0x61".
+fn hexadecimal<S: serde::Serializer>(
+    counts: &Mutex<BTreeMap<u64, u64>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    serializer.collect_map(
+        counts
+            .iter()
+            .map(|(address, count)| (format!("{address:#x}"), count)),
+    )
+}
+
+/// Calls of the kernel by name.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Calls(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Calls {
+    /// `count` more calls of `name`.
+    pub fn add(&self, name: &'static str, count: u64) {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = calls.entry(name).or_default();
+        *total = total.saturating_add(count);
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug, Serialize)]
+pub struct Stats {
+    phases_ns: Mutex<BTreeMap<&'static str, u64>>,
+    #[serde(skip)]
+    last_mark: Mutex<Instant>,
+    /// Exits to userspace.
+    pub exits: Exits,
+    devices: Mutex<BTreeMap<String, serde_json::Value>>,
+    #[serde(skip)]
+    counted: Mutex<Vec<(&'static str, Arc<Accesses>)>>,
+    #[serde(skip)]
+    /// Accesses that no device claimed.
+    pub unclaimed: Unclaimed,
+    /// Calls of KVM.
+    pub kvm_ioctls: Calls,
+    /// Calls of VFIO.
+    pub vfio_ioctls: Calls,
+    /// Regions of RAM: as many DMA mappings are made with a device assigned.
+    pub ram_regions: Count,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            phases_ns: Mutex::default(),
+            last_mark: Mutex::new(Instant::now()),
+            exits: Exits::default(),
+            devices: Mutex::default(),
+            counted: Mutex::default(),
+            unclaimed: Unclaimed::default(),
+            kvm_ioctls: Calls::default(),
+            vfio_ioctls: Calls::default(),
+            ram_regions: Count::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Ends a phase of the start: what passed since the last one ended is its time.
+    pub fn phase(&self, name: &'static str) {
+        let now = Instant::now();
+        let mut last = self.last_mark.lock().unwrap_or_else(PoisonError::into_inner);
+        let nanoseconds = u64::try_from(now.duration_since(*last).as_nanos()).unwrap_or(u64::MAX);
+        *last = now;
+        self.phases_ns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, nanoseconds);
+    }
+
+    /// Counts the accesses to `device` under `name`.
+    pub fn counted<D>(&self, name: &'static str, device: D) -> Arc<Counted<D>> {
+        let accesses = Arc::new(Accesses::default());
+        self.counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((name, Arc::clone(&accesses)));
+        Arc::new(Counted { device, accesses })
+    }
+
+    /// Adds what a device counted itself.
+    pub fn device(&self, name: impl Into<String>, counts: impl Serialize) {
+        if let Ok(counts) = serde_json::to_value(counts) {
+            self.devices
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name.into(), counts);
+        }
+    }
+
+    /// Writes everything to `path` as JSON.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Stats {
+            path: path.to_owned(),
+            source,
+        };
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted
+            .iter()
+            .for_each(|(name, accesses)| self.device(*name, accesses.as_ref()));
+        self.device("unclaimed", &self.unclaimed);
+        let json = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
+        std::fs::write(path, json).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Null;
+
+    impl DevicePio for Null {
+        fn pio_read(&self, _: PioAddress, _: PioAddressOffset, _: &mut [u8]) {}
+        fn pio_write(&self, _: PioAddress, _: PioAddressOffset, _: &[u8]) {}
+    }
+
+    #[test]
+    fn the_json_has_what_its_readers_look_for() {
+        let stats = Stats::default();
+        let null = stats.counted("serial", Null);
+        null.pio_read(PioAddress(0), 0, &mut []);
+        stats.exits.total.add_one();
+        stats.unclaimed.write(0x80);
+        stats.unclaimed.write(0x80);
+        stats.kvm_ioctls.add("KVM_RUN", 2);
+        stats.device("0000:01:00.0", BTreeMap::from([("config_reads", 3)]));
+        stats.phase("kvm");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        stats.write(file.path()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+        let numbers = [
+            (&json["devices"]["serial"]["reads"], 1),
+            (&json["devices"]["unclaimed"]["writes"], 2),
+            (&json["devices"]["unclaimed"]["by_address"]["0x80"], 2),
+            (&json["devices"]["0000:01:00.0"]["config_reads"], 3),
+            (&json["exits"]["total"], 1),
+            (&json["exits"]["hlt"], 0),
+            (&json["kvm_ioctls"]["KVM_RUN"], 2),
+            (&json["ram_regions"], 0),
+        ];
+        numbers
+            .into_iter()
+            .for_each(|(value, expected)| assert_eq!(value, expected));
+        assert!(json["phases_ns"]["kvm"].is_u64());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let text = Stats::default()
+            .write(Path::new("/nonexistent/stats.json"))
+            .unwrap_err()
+            .to_string();
+        assert!(text.starts_with("--stats /nonexistent/stats.json: "), "{text}");
+    }
+}

@@ -1,0 +1,97 @@
+//! How it ends: whoever comes first says so, and everybody else stops.
+
+use std::sync::{Arc, OnceLock};
+
+use devices::{PowerRequest, PowerSink};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::Error;
+
+/// Why the VMM stops.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The user typed Ctrl-A x.
+    Quit,
+    /// A signal asked for it.
+    Signal(i32),
+    /// Something cannot go on.
+    Failed(Error),
+}
+
+impl From<PowerRequest> for Outcome {
+    fn from(request: PowerRequest) -> Self {
+        match request {
+            PowerRequest::PowerOff => Self::PowerOff,
+            PowerRequest::Reset => Self::Reset,
+        }
+    }
+}
+
+/// What the guest asks of its power registers stops the VMM.
+pub struct StopOnRequest(pub Arc<Stop>);
+
+impl PowerSink for StopOnRequest {
+    fn request(&self, request: PowerRequest) {
+        self.0.request(request.into());
+    }
+}
+
+/// The outcome once there is one, with an eventfd that wakes the main thread.
+pub struct Stop {
+    outcome: OnceLock<Outcome>,
+    signal: EventFd,
+}
+
+impl Stop {
+    /// Nothing stops yet.
+    pub fn new() -> Result<Self, Error> {
+        let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
+        Ok(Self {
+            outcome: OnceLock::new(),
+            signal,
+        })
+    }
+
+    /// Asks everything to stop; the first asker's outcome is the outcome.
+    pub fn request(&self, outcome: Outcome) {
+        if let Err(late) = self.outcome.set(outcome) {
+            log::debug!("already stopping; ignored: {late:?}");
+        }
+        // A full counter already wakes the reader.
+        let _ = self.signal.write(1);
+    }
+
+    /// Whether somebody has asked.
+    pub fn is_requested(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
+    /// The eventfd that is written when somebody asks.
+    pub fn signal(&self) -> &EventFd {
+        &self.signal
+    }
+
+    /// The outcome.
+    pub fn into_outcome(self) -> Option<Outcome> {
+        self.outcome.into_inner()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_outcome_stands() {
+        let stop = Stop::new().unwrap();
+        assert!(!stop.is_requested());
+        stop.request(Outcome::PowerOff);
+        stop.request(Outcome::Reset);
+        assert!(stop.is_requested() && stop.signal().read().is_ok());
+        assert!(matches!(stop.into_outcome(), Some(Outcome::PowerOff)));
+    }
+}

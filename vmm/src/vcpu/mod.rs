@@ -1,0 +1,195 @@
+//! Virtual CPUs: one thread each, that runs the guest and carries its accesses to the buses.
+
+pub mod cpuid;
+pub mod registers;
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use nix::errno::Errno;
+use vm_device::bus::{MmioAddress, PioAddress};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::Error;
+use crate::stats::Stats;
+use crate::stop::{Outcome, Stop};
+
+/// A vCPU thread formats an error at most; the default of 2 MiB would only be address space.
+const STACK: usize = 256 << 10;
+/// How often a thread that has not ended is asked again.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What vCPU threads share.
+pub struct Machine {
+    /// The buses.
+    pub buses: IoManager,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+    /// How it ends.
+    pub stop: Arc<Stop>,
+}
+
+/// A CPU of the guest, not yet running.
+pub struct Vcpu {
+    /// KVM's side of it.
+    pub fd: VcpuFd,
+    /// Its number and APIC id.
+    pub index: u8,
+}
+
+/// A CPU of the guest in its thread. Dropping it ends the thread.
+pub struct RunningVcpu {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<Stop>,
+}
+
+/// Ends the system call that it interrupts, and does nothing else.
+extern "C" fn interrupt(_: i32, _: *mut nix::libc::siginfo_t, _: *mut nix::libc::c_void) {}
+
+/// Makes it possible to interrupt `KVM_RUN`; once, before any CPU runs.
+pub fn prepare_kicks() -> Result<(), Error> {
+    register_signal_handler(SIGRTMIN(), interrupt).map_err(|e| Error::System {
+        what: "sigaction",
+        source: std::io::Error::from_raw_os_error(e.errno()),
+    })
+}
+
+impl Vcpu {
+    /// Runs the CPU in a thread of its own until it, or anything else, asks for a stop.
+    pub fn start(mut self, machine: Arc<Machine>) -> Result<RunningVcpu, Error> {
+        let stop = Arc::clone(&machine.stop);
+        let name = format!("vcpu{}", self.index);
+        let run = move || self.run(&machine);
+        let thread = Builder::new().name(name).stack_size(STACK).spawn(run);
+        Ok(RunningVcpu {
+            thread: Some(thread.map_err(Error::system("starting a vCPU thread"))?),
+            stop,
+        })
+    }
+
+    fn run(&mut self, machine: &Machine) {
+        while !machine.stop.is_requested() {
+            if let Err(error) = self.run_once(machine) {
+                machine.stop.request(Outcome::Failed(error));
+            }
+        }
+    }
+
+    /// Enters the guest and handles one exit.
+    fn run_once(&mut self, machine: &Machine) -> Result<(), Error> {
+        let exits = &machine.stats.exits;
+        exits.total.add_one();
+        match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                exits.io_in.add_one();
+                machine.port_read(port, data);
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                exits.io_out.add_one();
+                machine.port_write(port, data);
+            }
+            Ok(VcpuExit::MmioRead(gpa, data)) => {
+                exits.mmio_read.add_one();
+                machine.memory_read(gpa, data);
+            }
+            Ok(VcpuExit::MmioWrite(gpa, data)) => {
+                exits.mmio_write.add_one();
+                machine.memory_write(gpa, data);
+            }
+            Ok(VcpuExit::Hlt) => exits.hlt.add_one(),
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => exits.other.add_one(),
+            Ok(exit) => {
+                exits.other.add_one();
+                let what = fatal(&exit);
+                return Err(self.failure(&what));
+            }
+            Err(error) => {
+                exits.other.add_one();
+                return self.failed_run(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A signal (a kick) or a CPU that waits for its start is no failure.
+    fn failed_run(&self, error: kvm_ioctls::Error) -> Result<(), Error> {
+        match Errno::from_raw(error.errno()) {
+            Errno::EINTR | Errno::EAGAIN => Ok(()),
+            _ => Err(self.failure(&format!("KVM_RUN failed: {error}"))),
+        }
+    }
+
+    fn failure(&self, what: &str) -> Error {
+        let place = self
+            .fd
+            .get_regs()
+            .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
+        Error::Vcpu(format!("CPU {} of the guest{place}: {what}", self.index))
+    }
+}
+
+/// Exits after which there is no going on.
+fn fatal(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::Shutdown => "triple fault (KVM_EXIT_SHUTDOWN)".into(),
+        VcpuExit::InternalError => {
+            "KVM cannot go on (KVM_EXIT_INTERNAL_ERROR); an instruction that it cannot emulate, as a rule"
+                .into()
+        }
+        VcpuExit::FailEntry(reason, cpu) => {
+            format!("the host's CPU {cpu} refused to enter the guest (reason {reason:#x})")
+        }
+        VcpuExit::SystemEvent(kind, _) => format!("system event {kind}"),
+        VcpuExit::MemoryFault { gpa, size, .. } => format!("no memory at {gpa:#x} (size {size:#x})"),
+        other => format!("an exit that this VMM does not know: {other:?}"),
+    }
+}
+
+impl Machine {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        if self.buses.pio_read(PioAddress(port), data).is_err() {
+            data.fill(0xff);
+            self.stats.unclaimed.read(port.into());
+        }
+    }
+
+    fn port_write(&self, port: u16, data: &[u8]) {
+        if self.buses.pio_write(PioAddress(port), data).is_err() {
+            self.stats.unclaimed.write(port.into());
+        }
+    }
+
+    fn memory_read(&self, gpa: u64, data: &mut [u8]) {
+        if self.buses.mmio_read(MmioAddress(gpa), data).is_err() {
+            data.fill(0xff);
+            self.stats.unclaimed.read(gpa);
+        }
+    }
+
+    fn memory_write(&self, gpa: u64, data: &[u8]) {
+        if self.buses.mmio_write(MmioAddress(gpa), data).is_err() {
+            self.stats.unclaimed.write(gpa);
+        }
+    }
+}
+
+impl Drop for RunningVcpu {
+    /// Kicks the thread until it has seen that all stops: a kick between its look and `KVM_RUN` is lost, the
+    /// next one is not.
+    fn drop(&mut self) {
+        self.stop.request(Outcome::Quit);
+        let Some(thread) = self.thread.take() else { return };
+        while !thread.is_finished() {
+            if thread.kill(SIGRTMIN()).is_err() {
+                break;
+            }
+            std::thread::sleep(KICK_INTERVAL);
+        }
+        if thread.join().is_err() {
+            log::error!("a vCPU thread panicked");
+        }
+    }
+}
