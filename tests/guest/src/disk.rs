@@ -18,7 +18,7 @@ const CHUNK: usize = 128 << 10;
 pub const BLOCK: u64 = 4096;
 
 /// How long controllers may take to show their disks.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A buffer that O_DIRECT accepts: aligned to the disk's blocks.
 #[repr(C, align(4096))]
@@ -132,7 +132,7 @@ pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
                 expected,
             });
         }
-        sleep(Duration::from_millis(1));
+        sleep(Duration::from_millis(2));
     }
 }
 

@@ -73,7 +73,11 @@ fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<K
         let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
         Ok(text.lines().map(|module| folder.join(module)).collect())
     };
-    Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list("l1.list")?, l2_modules: list("l2.list")? })
+    Ok(KernelFiles {
+        image: folder.join("vmlinuz"),
+        l1_modules: list("l1.list")?,
+        l2_modules: list("l2.list")?,
+    })
 }
 
 /// From an unpacked package: the image, and the modules that L1 and L2 load.
@@ -84,7 +88,10 @@ fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
     let modules_dep = modules_dep(package, &tree)?;
     for (list, wanted) in [("l1.list", L1_MODULES), ("l2.list", L2_MODULES)] {
         let order = load_order(&modules_dep, wanted)?;
-        let names = order.iter().map(|path| keep_module(&tree.join(path), kept)).collect::<Result<Vec<_>, _>>()?;
+        let names = order
+            .iter()
+            .map(|path| keep_module(&tree.join(path), kept))
+            .collect::<Result<Vec<_>, _>>()?;
         let path = kept.join(list);
         fs::write(&path, names.join("\n")).map_err(Error::file("write", &path))?;
     }
@@ -95,7 +102,11 @@ fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
 /// Debian 13 has the modules under /usr/lib, Debian 12 under /lib.
 fn module_root(package: &Path) -> PathBuf {
     let old = package.join("lib/modules");
-    if old.is_dir() { old } else { package.join("usr/lib/modules") }
+    if old.is_dir() {
+        old
+    } else {
+        package.join("usr/lib/modules")
+    }
 }
 
 /// `modules.dep` comes with some versions of the package, and else is made by its installation.
@@ -104,7 +115,10 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
     if !path.exists() {
         packages::ensure(packages::DEPMOD)?;
         let version = tree.file_name().unwrap_or_default();
-        Tool::new("/sbin/depmod").args(["--basedir"]).args([package.as_os_str(), version]).run()?;
+        Tool::new("/sbin/depmod")
+            .args(["--basedir"])
+            .args([package.as_os_str(), version])
+            .run()?;
     }
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }
@@ -112,11 +126,18 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
 /// Copies a module, decompressed: `finit_module` of a kernel without decompression takes no other. Returns its name.
 fn keep_module(module: &Path, kept: &Path) -> Result<String, Error> {
     let compressed = module.extension().is_some_and(|extension| extension == "xz");
-    let stem = if compressed { module.file_stem() } else { module.file_name() };
+    let stem = if compressed {
+        module.file_stem()
+    } else {
+        module.file_name()
+    };
     let name = stem.unwrap_or_default().to_string_lossy().into_owned();
     let target = kept.join(&name);
     if compressed {
-        let bytes = Tool::new("xz").args(["--decompress", "--stdout"]).args([module]).output()?;
+        let bytes = Tool::new("xz")
+            .args(["--decompress", "--stdout"])
+            .args([module])
+            .output()?;
         fs::write(&target, bytes).map_err(Error::file("write", &target))?;
     } else {
         copy(module, &target)?;
@@ -130,7 +151,9 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 
 fn entry_named(folder: &Path, prefix: &str) -> Result<PathBuf, Error> {
     let entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
-    let found = entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    let found = entries
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     let missing = || Error::file("find the kernel in", folder)(std::io::ErrorKind::NotFound.into());
     found.map(|entry| entry.path()).ok_or_else(missing)
 }
@@ -149,13 +172,21 @@ mod tests {
         let names = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
         let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
         fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
-        names.iter().for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
+        names
+            .iter()
+            .for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
         let kept = tempfile::tempdir().unwrap();
 
         keep_what_is_needed(package.path(), kept.path()).unwrap();
 
         assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
-        assert_eq!(fs::read_to_string(kept.path().join("l2.list")).unwrap(), "nvme.ko");
-        assert_eq!(fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(), "kvm-amd");
+        assert_eq!(
+            fs::read_to_string(kept.path().join("l2.list")).unwrap(),
+            "nvme.ko"
+        );
+        assert_eq!(
+            fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(),
+            "kvm-amd"
+        );
     }
 }

@@ -124,7 +124,13 @@ impl L1 {
                         Stream::Err => stderr.push_str(&text),
                     }
                 }
-                Message::Finished(finished) => return Ok(Run { finished: *finished, stdout, stderr }),
+                Message::Finished(finished) => {
+                    return Ok(Run {
+                        finished: *finished,
+                        stdout,
+                        stderr,
+                    });
+                }
                 other => return Err(confused(&other)),
             }
         }
@@ -148,12 +154,18 @@ impl L1 {
 
     /// Gives a PCI function to a driver, or to none.
     pub fn bind(&mut self, address: &str, driver: Option<&str>) -> Result<(), Error> {
-        self.tell(&Request::Bind { address: address.into(), driver: driver.map(str::to_owned) })
+        self.tell(&Request::Bind {
+            address: address.into(),
+            driver: driver.map(str::to_owned),
+        })
     }
 
     /// Renames a file or a device node.
     pub fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
-        self.tell(&Request::Rename { from: from.into(), to: to.into() })
+        self.tell(&Request::Rename {
+            from: from.into(),
+            to: to.into(),
+        })
     }
 
     fn ask(&mut self, request: &Request) -> Result<Message, Error> {
@@ -165,7 +177,9 @@ impl L1 {
         let mut line = serde_json::to_vec(request).map_err(Error::json("a request"))?;
         line.push(b'\n');
         self.watchdog.sign_of_life(Instant::now());
-        self.agent.write_all(&line).map_err(|_| Error::Gone { console: self.last_words() })
+        self.agent.write_all(&line).map_err(|_| Error::Gone {
+            console: self.last_words(),
+        })
     }
 
     /// The next message, unless the machine ends or falls silent first.
@@ -181,10 +195,15 @@ impl L1 {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = PATIENCE.as_secs();
-                    return Err(Error::Stalled { seconds, console: self.last_words() });
+                    return Err(Error::Stalled {
+                        seconds,
+                        console: self.last_words(),
+                    });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Gone { console: self.last_words() });
+                    return Err(Error::Gone {
+                        console: self.last_words(),
+                    });
                 }
             }
         }
@@ -201,7 +220,9 @@ impl L1 {
                 }
                 Ok(None)
             }
-            Event::Gone => Err(Error::Gone { console: self.last_words() }),
+            Event::Gone => Err(Error::Gone {
+                console: self.last_words(),
+            }),
         }
     }
 
@@ -215,7 +236,11 @@ impl L1 {
     }
 
     fn last_words(&self) -> String {
-        self.console.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        self.console
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -231,12 +256,16 @@ fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
     let tool = Tool::new("qemu-system-x86_64").args(machine.arguments(files));
     let mut command = tool.into_command();
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
-    command.spawn().map_err(Error::file("start", Path::new("qemu-system-x86_64")))
+    command
+        .spawn()
+        .map_err(Error::file("start", Path::new("qemu-system-x86_64")))
 }
 
 /// Waits for QEMU to connect. If it refuses its arguments, it ends instead.
 fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error> {
-    let failed = |error: std::io::Error| Error::Gone { console: format!("QEMU did not start: {error}") };
+    let failed = |error: std::io::Error| Error::Gone {
+        console: format!("QEMU did not start: {error}"),
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     let start = Instant::now();
     loop {
@@ -249,10 +278,15 @@ fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error
             Err(_) => thread::sleep(std::time::Duration::from_millis(5)),
         }
         if let Some(status) = qemu.try_wait().map_err(failed)? {
-            return Err(Error::Gone { console: format!("QEMU ended at once: {status}") });
+            return Err(Error::Gone {
+                console: format!("QEMU ended at once: {status}"),
+            });
         }
         if start.elapsed() > PATIENCE {
-            return Err(Error::Stalled { seconds: PATIENCE.as_secs(), console: String::new() });
+            return Err(Error::Stalled {
+                seconds: PATIENCE.as_secs(),
+                console: String::new(),
+            });
         }
     }
 }
@@ -271,7 +305,9 @@ fn follow_agent(agent: &UnixStream, sender: Sender<Event>) -> std::io::Result<()
     thread::spawn(move || {
         each_line(agent, |line| {
             let message = serde_json::from_str(&line);
-            let message = message.unwrap_or_else(|error| Message::Failed { why: format!("{error}: {line}") });
+            let message = message.unwrap_or_else(|error| Message::Failed {
+                why: format!("{error}: {line}"),
+            });
             sender.send(Event::Message(message)).is_ok()
         });
     });

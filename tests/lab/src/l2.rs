@@ -4,7 +4,7 @@ use guest::Report;
 use serde_json::Value;
 
 use crate::lab::place;
-use crate::protocol::{Ending, Finished, Program, Trigger};
+use crate::protocol::{Ending, Finished, Program, Request, Trigger};
 use crate::{Error, L1, Run};
 
 /// Where the VMM writes its counters in L1.
@@ -58,25 +58,37 @@ impl Guest {
     /// With so much RAM, in the VMM's notation.
     #[must_use]
     pub fn memory(self, memory: &str) -> Self {
-        Self { memory: memory.into(), ..self }
+        Self {
+            memory: memory.into(),
+            ..self
+        }
     }
 
     /// With this in front of the steps on its kernel's command line.
     #[must_use]
     pub fn command_line(self, command_line: &str) -> Self {
-        Self { command_line: command_line.into(), ..self }
+        Self {
+            command_line: command_line.into(),
+            ..self
+        }
     }
 
     /// With another file in L1 as its kernel.
     #[must_use]
     pub fn kernel(self, kernel: &str) -> Self {
-        Self { kernel: kernel.into(), ..self }
+        Self {
+            kernel: kernel.into(),
+            ..self
+        }
     }
 
     /// With another file in L1 as its initrd.
     #[must_use]
     pub fn initrd(self, initrd: &str) -> Self {
-        Self { initrd: initrd.into(), ..self }
+        Self {
+            initrd: initrd.into(),
+            ..self
+        }
     }
 
     /// With more arguments for the VMM.
@@ -90,14 +102,33 @@ impl Guest {
     #[must_use]
     pub fn look_at(mut self, marker: &str, files: &[&str]) -> Self {
         let files = files.iter().map(|file| (*file).to_owned()).collect();
-        self.program.triggers.push(Trigger { marker: marker.into(), files, kill: false });
+        self.program.triggers.push(Trigger {
+            marker: marker.into(),
+            files,
+            ..Trigger::default()
+        });
+        self
+    }
+
+    /// Runs another program in L1 when the guest first prints `marker`.
+    #[must_use]
+    pub fn run_at(mut self, marker: &str, program: Vec<String>) -> Self {
+        self.program.triggers.push(Trigger {
+            marker: marker.into(),
+            program,
+            ..Trigger::default()
+        });
         self
     }
 
     /// Kills the VMM when the guest first prints `marker`.
     #[must_use]
     pub fn kill_at(mut self, marker: &str) -> Self {
-        self.program.triggers.push(Trigger { marker: marker.into(), files: Vec::new(), kill: true });
+        self.program.triggers.push(Trigger {
+            marker: marker.into(),
+            kill: true,
+            ..Trigger::default()
+        });
         self
     }
 
@@ -142,12 +173,10 @@ impl Guest {
         let mut program = self.program.clone();
         program.arguments = self.vmm_arguments();
         program.arguments.extend(["--stats".into(), STATS.into()]);
+        l1.tell(&Request::Remove { path: STATS.into() })?;
         let run = l1.run(program)?;
         // A VMM that failed or was killed has none.
         let stats = l1.read(STATS).unwrap_or_default();
-        if !stats.is_empty() {
-            l1.tell(&crate::protocol::Request::Write { path: STATS.into(), contents: String::new() })?;
-        }
         Ok(Outcome::new(run, &stats))
     }
 }
@@ -207,16 +236,30 @@ mod tests {
 
     #[test]
     fn the_vmm_gets_what_the_guest_is() {
-        let guest = Guest::new("hash:4M").device("0000:00:02.0").cpus(2).arguments(["--verbose"]);
+        let guest = Guest::new("hash:4M")
+            .device("0000:00:02.0")
+            .cpus(2)
+            .arguments(["--verbose"]);
         let line = guest.vmm_arguments().join(" ");
-        assert!(line.starts_with("/vmm --kernel /l2/kernel --initrd /l2/initrd --cmdline "), "{line}");
+        assert!(
+            line.starts_with("/vmm --kernel /l2/kernel --initrd /l2/initrd --cmdline "),
+            "{line}"
+        );
         assert!(line.contains("quiet guest.do=hash:4M --memory 512M --cpus 2 --vfio 0000:00:02.0 --verbose"));
     }
 
     #[test]
     fn counters_are_found_by_their_path() {
-        let finished = Finished { ending: Ending::Status(0), elapsed_ns: 1, sightings: Vec::new() };
-        let run = Run { finished, stdout: String::new(), stderr: String::new() };
+        let finished = Finished {
+            ending: Ending::Status(0),
+            elapsed_ns: 1,
+            sightings: Vec::new(),
+        };
+        let run = Run {
+            finished,
+            stdout: String::new(),
+            stderr: String::new(),
+        };
         let outcome = Outcome::new(run, r#"{"exits":{"total":7}}"#);
         assert_eq!(outcome.counter("/exits/total"), Some(7));
         assert_eq!(outcome.counter("/exits/none"), None);

@@ -14,9 +14,12 @@ use crate::programs::Programs;
 use crate::{Error, Kernel, packages};
 
 /// Where things lie in L1.
-pub(crate) mod place {
+pub mod place {
+    /// The VMM.
     pub const VMM: &str = "/vmm";
+    /// The guest's kernel.
     pub const KERNEL: &str = "/l2/kernel";
+    /// The guest's initramfs.
     pub const INITRD: &str = "/l2/initrd";
 }
 
@@ -36,13 +39,19 @@ impl Lab {
     /// Installs what is missing and builds the programs.
     pub fn set_up() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build()?) })
+        Ok(Self {
+            cache: Cache::of_user()?,
+            programs: Some(Programs::build()?),
+        })
     }
 
     /// For kernels only.
     pub fn without_programs() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self { cache: Cache::of_user()?, programs: None })
+        Ok(Self {
+            cache: Cache::of_user()?,
+            programs: None,
+        })
     }
 
     /// Installs what the comparison with QEMU needs beyond that.
@@ -53,7 +62,9 @@ impl Lab {
 
     /// Makes sure that all kernels are there, before the tests begin.
     pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::value_variants().iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
+        Kernel::value_variants()
+            .iter()
+            .try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
     }
 
     /// Makes sure that a kernel is there, without booting it.
@@ -128,7 +139,10 @@ pub(crate) fn out(text: &str) -> io::Result<()> {
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest as _, Sha256};
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use error::Error;
 pub use kernel::Kernel;
 pub use l1::{Echo, L1, Run};
 pub use l2::{Guest, Outcome};
-pub use lab::{Lab, say, sha256};
+pub use lab::{Lab, place, say, sha256};
 pub use machine::{Device, Machine};
 pub use pool::{Pool, Tally};
 pub use programs::workspace;

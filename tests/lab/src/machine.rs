@@ -37,25 +37,40 @@ impl Machine {
     /// One NVMe behind an IOMMU of 48 bits, 2 GiB of RAM.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, iommu_address_bits: 48, memory_mib: 2048, devices: vec![Device::Nvme], host_share: false }
+        Self {
+            kernel,
+            iommu_address_bits: 48,
+            memory_mib: 2048,
+            devices: vec![Device::Nvme],
+            host_share: false,
+        }
     }
 
     /// With an IOMMU of so many address bits.
     #[must_use]
     pub fn iommu_address_bits(self, bits: u8) -> Self {
-        Self { iommu_address_bits: bits, ..self }
+        Self {
+            iommu_address_bits: bits,
+            ..self
+        }
     }
 
     /// With these devices.
     #[must_use]
     pub fn devices(self, devices: &[Device]) -> Self {
-        Self { devices: devices.to_vec(), ..self }
+        Self {
+            devices: devices.to_vec(),
+            ..self
+        }
     }
 
     /// With the host's root as a file system that can be mounted.
     #[must_use]
     pub fn with_host_share(self) -> Self {
-        Self { host_share: true, ..self }
+        Self {
+            host_share: true,
+            ..self
+        }
     }
 
     /// The address of device number `index` in L1. For a shared group: of its bridge.
@@ -91,8 +106,16 @@ impl Machine {
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         let path = |path: &Path| path.display().to_string();
-        arguments.extend(["-chardev".into(), format!("socket,id=lab,path={}", path(&files.socket))]);
-        arguments.extend(["-kernel".into(), path(&files.kernel), "-initrd".into(), path(&files.initrd)]);
+        arguments.extend([
+            "-chardev".into(),
+            format!("socket,id=lab,path={}", path(&files.socket)),
+        ]);
+        arguments.extend([
+            "-kernel".into(),
+            path(&files.kernel),
+            "-initrd".into(),
+            path(&files.initrd),
+        ]);
         let command_line = "console=ttyS0 intel_iommu=on iommu=pt panic=-1 loglevel=4";
         arguments.extend(["-append".into(), command_line.into()]);
         arguments
@@ -111,7 +134,14 @@ impl Machine {
             Device::SharedGroup => {
                 let bridge = format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}");
                 let nic = |slot: u8| format!("e1000,bus=bridge{index},addr={slot}");
-                vec!["-device".into(), bridge, "-device".into(), nic(1), "-device".into(), nic(2)]
+                vec![
+                    "-device".into(),
+                    bridge,
+                    "-device".into(),
+                    nic(1),
+                    "-device".into(),
+                    nic(2),
+                ]
             }
         };
         words.into_iter().collect()
@@ -137,13 +167,21 @@ mod tests {
 
     fn line(machine: &Machine) -> String {
         let images = vec!["/0.img".into(), "/1.img".into(), PathBuf::new()];
-        machine.arguments(&MachineFiles { images, ..MachineFiles::default() }).join(" ")
+        machine
+            .arguments(&MachineFiles {
+                images,
+                ..MachineFiles::default()
+            })
+            .join(" ")
     }
 
     #[test]
     fn time_is_counted_in_instructions() {
         let line = line(&Machine::new(Kernel::Small));
-        assert!(line.contains("-accel tcg,thread=single -icount shift=0,sleep=on -smp 1"), "{line}");
+        assert!(
+            line.contains("-accel tcg,thread=single -icount shift=0,sleep=on -smp 1"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -154,11 +192,16 @@ mod tests {
 
     #[test]
     fn each_device_is_where_its_address_says() {
-        let machine =
-            Machine::new(Kernel::Small).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup]);
+        let machine = Machine::new(Kernel::Small).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup]);
         let line = line(&machine);
-        assert!(line.contains("file=/1.img -device nvme,serial=lab1,drive=disk1,addr=3"), "{line}");
-        assert!(line.contains("pcie-pci-bridge,id=bridge2,addr=4 -device e1000,bus=bridge2,addr=1"), "{line}");
+        assert!(
+            line.contains("file=/1.img -device nvme,serial=lab1,drive=disk1,addr=3"),
+            "{line}"
+        );
+        assert!(
+            line.contains("pcie-pci-bridge,id=bridge2,addr=4 -device e1000,bus=bridge2,addr=1"),
+            "{line}"
+        );
         assert_eq!(machine.address(1), "0000:00:03.0");
     }
 

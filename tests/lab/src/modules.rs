@@ -25,7 +25,8 @@ fn chain(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn names(line: &str, wanted: &str) -> bool {
-    line.split_once(':').is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
+    line.split_once(':')
+        .is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
 }
 
 /// `kernel/arch/x86/kvm/kvm-amd.ko.xz` is `kvm_amd`: the kernel takes `-` for `_`.
@@ -52,13 +53,22 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
     fn dependencies_come_first_and_once() {
         let order = load_order(DEP, &["kvm_amd", "vfio-pci-core"]).unwrap();
         let names: Vec<_> = order.iter().map(|path| module_name(path)).collect();
-        assert_eq!(names, ["irqbypass", "kvm", "ccp", "kvm_amd", "vfio", "vfio_pci_core"]);
+        assert_eq!(
+            names,
+            ["irqbypass", "kvm", "ccp", "kvm_amd", "vfio", "vfio_pci_core"]
+        );
     }
 
     #[test]
     fn uncompressed_modules_are_found_too() {
         let order = load_order(DEP, &["nvme"]).unwrap();
-        assert_eq!(order, ["kernel/drivers/nvme/host/nvme-core.ko", "kernel/drivers/nvme/host/nvme.ko"]);
+        assert_eq!(
+            order,
+            [
+                "kernel/drivers/nvme/host/nvme-core.ko",
+                "kernel/drivers/nvme/host/nvme.ko"
+            ]
+        );
     }
 
     #[test]

@@ -48,8 +48,11 @@ pub const BENCH: &[Need] = &[need("/usr/bin/strace", "strace")];
 
 /// Installs what is missing.
 pub fn ensure(needs: &[Need]) -> Result<(), Error> {
-    let missing: Vec<&str> =
-        needs.iter().filter(|need| !Path::new(need.file).exists()).map(|need| need.package).collect();
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|need| !Path::new(need.file).exists())
+        .map(|need| need.package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -65,10 +68,15 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
 
 /// The kernel package of `series` that one of `metapackages` names.
 pub fn kernel_package(series: &'static str, metapackages: &[&str]) -> Result<String, Error> {
-    let none = || Error::NoKernelPackage { series, tried: metapackages.join(", ") };
+    let none = || Error::NoKernelPackage {
+        series,
+        tried: metapackages.join(", "),
+    };
     with_fresh_lists(|| {
         let mut found = metapackages.iter().filter_map(|name| dependencies(name).ok());
-        found.find_map(|text| concrete_kernel(&text, series)).ok_or_else(none)
+        found
+            .find_map(|text| concrete_kernel(&text, series))
+            .ok_or_else(none)
     })
 }
 
@@ -80,7 +88,9 @@ fn dependencies(package: &str) -> Result<String, Error> {
 /// In what `apt-cache depends` says of a metapackage, the kernel of that series.
 fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
     let prefix = format!("linux-image-{series}.");
-    let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let named = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
     named.map(str::to_owned).find(|name| name.starts_with(&prefix))
 }
 
@@ -89,17 +99,30 @@ pub fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
     let downloads = folder.join("downloads");
     fs::create_dir_all(&downloads).map_err(Error::file("create", &downloads))?;
     say(&format!("fetching Debian's {package}"));
-    with_fresh_lists(|| apt_get().args(["download", "-q", package]).folder(&downloads).run())?;
+    with_fresh_lists(|| {
+        apt_get()
+            .args(["download", "-q", package])
+            .folder(&downloads)
+            .run()
+    })?;
     let archive = only_file(&downloads)?;
     say(&format!("unpacking {package}"));
-    Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
+    Tool::new("dpkg-deb")
+        .args(["--extract"])
+        .args([&archive, folder])
+        .run()?;
     fs::remove_dir_all(&downloads).map_err(Error::file("delete", &downloads))
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf, Error> {
     let mut entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
     let missing = || Error::file("find a package in", folder)(std::io::ErrorKind::NotFound.into());
-    entries.next().transpose().map_err(Error::file("list", folder))?.map(|e| e.path()).ok_or_else(missing)
+    entries
+        .next()
+        .transpose()
+        .map_err(Error::file("list", folder))?
+        .map(|e| e.path())
+        .ok_or_else(missing)
 }
 
 /// Does `work`; if it fails, does it again with new package lists: those of a fresh machine are absent or old.
@@ -125,10 +148,16 @@ mod tests {
     #[test]
     fn a_metapackage_names_the_kernel_of_its_series() {
         let six_twelve = "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n";
-        assert_eq!(concrete_kernel(six_twelve, "6.12").unwrap(), "linux-image-6.12.117+deb12-amd64");
+        assert_eq!(
+            concrete_kernel(six_twelve, "6.12").unwrap(),
+            "linux-image-6.12.117+deb12-amd64"
+        );
         assert_eq!(concrete_kernel(six_twelve, "6.1"), None);
         let six_one = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
-        assert_eq!(concrete_kernel(six_one, "6.1").unwrap(), "linux-image-6.1.0-56-amd64");
+        assert_eq!(
+            concrete_kernel(six_one, "6.1").unwrap(),
+            "linux-image-6.1.0-56-amd64"
+        );
         assert_eq!(concrete_kernel("linux-image-amd64\n", "6.1"), None);
     }
 

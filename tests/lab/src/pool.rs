@@ -27,7 +27,11 @@ impl Pool {
     /// No machine yet.
     #[must_use]
     pub fn new(lab: Lab) -> Self {
-        Self { lab, idle: None, tally: Tally::default() }
+        Self {
+            lab,
+            idle: None,
+            tally: Tally::default(),
+        }
     }
 
     /// Does `work` in such a machine. If the machine stops making progress, it is replaced and counted, and the
@@ -42,7 +46,9 @@ impl Pool {
             match self.attempt(machine, &work) {
                 Err(Error::Stalled { console, .. }) if replaced < MOST_REPLACEMENTS => {
                     replaced = replaced.saturating_add(1);
-                    say(&format!("the emulated machine stopped and is replaced; its last words:\n{console}"));
+                    say(&format!(
+                        "the emulated machine stopped and is replaced; its last words:\n{console}"
+                    ));
                 }
                 result => return result,
             }

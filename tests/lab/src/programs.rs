@@ -37,7 +37,11 @@ impl Programs {
             .folder(&workspace())
             .run()?;
         let built = target.join(TARGET).join("release");
-        Ok(Self { vmm: built.join("vmm"), agent: built.join("agent"), guest: built.join("guest") })
+        Ok(Self {
+            vmm: built.join("vmm"),
+            agent: built.join("agent"),
+            guest: built.join("guest"),
+        })
     }
 }
 

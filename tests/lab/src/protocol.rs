@@ -35,7 +35,19 @@ pub enum Request {
         /// As it is to be called.
         to: String,
     },
-    /// Give a file or a device node to a user.
+    /// Copy a file.
+    Copy {
+        /// What.
+        from: String,
+        /// As what.
+        to: String,
+    },
+    /// Delete a file, if it is there.
+    Remove {
+        /// Absolute.
+        path: String,
+    },
+    /// Give a file or a device node to a user, or all that are in a folder.
     Own {
         /// Absolute.
         path: String,
@@ -124,6 +136,8 @@ pub struct Trigger {
     pub marker: String,
     /// Files to read then. `{pid}` stands for the program's process.
     pub files: Vec<String>,
+    /// Another program to run then, with its arguments, to its end; none if empty.
+    pub program: Vec<String>,
     /// Whether to kill the program then, with SIGKILL.
     pub kill: bool,
 }
@@ -158,6 +172,8 @@ pub struct Sighting {
     pub after_ns: u64,
     /// The trigger's files, as they were. One that could not be read is absent.
     pub files: BTreeMap<String, String>,
+    /// What the trigger's program wrote, to either output.
+    pub said: String,
 }
 
 #[cfg(test)]
@@ -175,21 +191,35 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_it_carries() {
-        round_trip(&Message::Output { stream: Stream::Err, text: "a\nb\r\n\u{1b}[0m\"".into() });
+        round_trip(&Message::Output {
+            stream: Stream::Err,
+            text: "a\nb\r\n\u{1b}[0m\"".into(),
+        });
         round_trip(&Message::Finished(Box::new(Finished {
             ending: Ending::Signal(9),
             elapsed_ns: 1,
-            sightings: vec![Sighting { marker: "x".into(), ..Sighting::default() }],
+            sightings: vec![Sighting {
+                marker: "x".into(),
+                ..Sighting::default()
+            }],
         })));
     }
 
     #[test]
     fn a_request_survives_the_wire() {
-        round_trip(&Request::Bind { address: "0000:00:02.0".into(), driver: None });
+        round_trip(&Request::Bind {
+            address: "0000:00:02.0".into(),
+            driver: None,
+        });
         round_trip(&Request::Run(Box::new(Program {
             arguments: vec!["/vmm".into(), "--cmdline".into(), "a b\n".into()],
             memlock: Some(65536),
-            triggers: vec![Trigger { marker: "@guest".into(), files: vec!["/proc/{pid}/smaps".into()], kill: true }],
+            triggers: vec![Trigger {
+                marker: "@guest".into(),
+                files: vec!["/proc/{pid}/smaps".into()],
+                kill: true,
+                ..Trigger::default()
+            }],
             ..Program::default()
         })));
     }

@@ -23,8 +23,14 @@ const LINES_PER_SIGN: usize = 400;
 
 /// The kernel; built if these options have not been built yet. Everything is built in, so it has no modules.
 pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
-    let folder = cache.entry(&format!("linux-small-{}", fingerprint(OPTIONS)), |draft| build(cache, draft))?;
-    Ok(KernelFiles { image: folder.join("bzImage"), l1_modules: Vec::new(), l2_modules: Vec::new() })
+    let folder = cache.entry(&format!("linux-small-{}", fingerprint(OPTIONS)), |draft| {
+        build(cache, draft)
+    })?;
+    Ok(KernelFiles {
+        image: folder.join("bzImage"),
+        l1_modules: Vec::new(),
+        l2_modules: Vec::new(),
+    })
 }
 
 fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
@@ -34,7 +40,11 @@ fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
     unpack_source(work.path(), &source)?;
     configure(&source)?;
     compile(&source)?;
-    for (from, to) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")] {
+    for (from, to) in [
+        ("arch/x86/boot/bzImage", "bzImage"),
+        ("vmlinux", "vmlinux"),
+        (".config", "config"),
+    ] {
         fs::copy(source.join(from), draft.join(to)).map_err(Error::file("copy", source.join(from)))?;
     }
     Ok(())
@@ -44,7 +54,11 @@ fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
     packages::unpack(PACKAGE, work)?;
     fs::create_dir(source).map_err(Error::file("create", source))?;
     let archive = work.join("usr/src").join(format!("{PACKAGE}.tar.xz"));
-    Tool::new("tar").args(["--strip-components=1", "-xf"]).args([&archive]).folder(source).run()
+    Tool::new("tar")
+        .args(["--strip-components=1", "-xf"])
+        .args([&archive])
+        .folder(source)
+        .run()
 }
 
 fn configure(source: &Path) -> Result<(), Error> {
@@ -52,7 +66,10 @@ fn configure(source: &Path) -> Result<(), Error> {
     fs::write(&ours, OPTIONS).map_err(Error::file("write", &ours))?;
     make(source).args(["tinyconfig"]).run()?;
     let merge = source.join("scripts/kconfig/merge_config.sh");
-    Tool::new(merge).args(["-m", ".config", "lab.config"]).folder(source).run()?;
+    Tool::new(merge)
+        .args(["-m", ".config", "lab.config"])
+        .folder(source)
+        .run()?;
     make(source).args(["olddefconfig"]).run()?;
     let result = source.join(".config");
     let result = fs::read_to_string(&result).map_err(Error::file("read", &result))?;
@@ -65,23 +82,33 @@ fn configure(source: &Path) -> Result<(), Error> {
 /// Options that were asked for and are not in the configuration that came of it.
 fn not_taken<'a>(asked: &'a str, result: &str) -> Vec<&'a str> {
     let set = asked.lines().filter(|line| line.starts_with("CONFIG_"));
-    set.filter(|option| !result.lines().any(|line| line == *option) && !is_off(option, result)).collect()
+    set.filter(|option| !result.lines().any(|line| line == *option) && !is_off(option, result))
+        .collect()
 }
 
 /// An option that is off is a comment in the result, or absent.
 fn is_off(option: &str, result: &str) -> bool {
-    let Some(name) = option.strip_suffix("=n") else { return false };
+    let Some(name) = option.strip_suffix("=n") else {
+        return false;
+    };
     !result.lines().any(|line| line.starts_with(&format!("{name}=")))
 }
 
 fn compile(source: &Path) -> Result<(), Error> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    say(&format!("building the small kernel with {jobs} jobs: about 6 minutes on two cores"));
-    let mut command = make(source).args([format!("-j{jobs}"), "bzImage".into()]).into_command();
+    say(&format!(
+        "building the small kernel with {jobs} jobs: about 6 minutes on two cores"
+    ));
+    let mut command = make(source)
+        .args([format!("-j{jobs}"), "bzImage".into()])
+        .into_command();
     let name = shown(&command);
     let log = source.join("lab.log");
     let errors = fs::File::create(&log).map_err(Error::file("write", &log))?;
-    let failed = |why: String| Error::Command { command: name.clone(), why };
+    let failed = |why: String| Error::Command {
+        command: name.clone(),
+        why,
+    };
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(errors)
@@ -100,7 +127,11 @@ fn show_progress(make: &mut Child) {
     let Some(output) = make.stdout.take() else { return };
     for (number, line) in BufReader::new(output).lines().map_while(Result::ok).enumerate() {
         if number % LINES_PER_SIGN == LINES_PER_SIGN - 1 {
-            say(&format!("  {} steps, now at {}", number.saturating_add(1), line.trim()));
+            say(&format!(
+                "  {} steps, now at {}",
+                number.saturating_add(1),
+                line.trim()
+            ));
         }
     }
 }
@@ -116,7 +147,11 @@ fn make(source: &Path) -> Tool {
 }
 
 fn fingerprint(options: &str) -> String {
-    Sha256::digest(options).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(options)
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ impl Watchdog {
 
     /// How long the machine may still be silent; nothing when it has been so for too long.
     pub fn left(&self, now: Instant) -> Option<Duration> {
-        PATIENCE.checked_sub(now.saturating_duration_since(self.last)).filter(|left| !left.is_zero())
+        PATIENCE
+            .checked_sub(now.saturating_duration_since(self.last))
+            .filter(|left| !left.is_zero())
     }
 }
 

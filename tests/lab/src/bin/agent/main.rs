@@ -6,7 +6,6 @@ mod run;
 mod setup;
 
 use std::fs;
-use std::os::unix::fs::chown;
 use std::path::Path;
 
 use lab::protocol::{Message, Request};
@@ -16,6 +15,12 @@ use nix::unistd::sync;
 use channel::{Requests, Sender};
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|word| word == run::IN_ROOT) {
+        // Returns only if it fails.
+        eprintln!("agent: {}", run::exec_in_root(&arguments));
+        std::process::exit(127);
+    }
     if let Err(error) = serve() {
         // The console is all there is: it ends up in the lab's log of L1.
         eprintln!("agent: {error}");
@@ -51,10 +56,14 @@ fn answer(request: Request, sender: &Sender) -> Message {
         Request::Read { path } => setup::read(&path).map(|contents| Message::Contents { contents }),
         Request::Write { path, contents } => fs::write(path, contents).map(|()| Message::Done),
         Request::Rename { from, to } => fs::rename(from, to).map(|()| Message::Done),
-        Request::Own { path, user } => chown(path, Some(user), Some(user)).map(|()| Message::Done),
+        Request::Copy { from, to } => fs::copy(from, to).map(|_| Message::Done),
+        Request::Remove { path } => setup::remove(&path).map(|()| Message::Done),
+        Request::Own { path, user } => setup::own(Path::new(&path), user).map(|()| Message::Done),
         Request::Bind { address, driver } => pci::bind(&address, driver.as_deref()).map(|()| Message::Done),
         Request::Share { at } => setup::share(Path::new(&at)).map(|()| Message::Done),
         Request::Stop => Ok(Message::Done),
     };
-    result.unwrap_or_else(|error| Message::Failed { why: format!("{what}: {error}") })
+    result.unwrap_or_else(|error| Message::Failed {
+        why: format!("{what}: {error}"),
+    })
 }

@@ -1,7 +1,9 @@
 //! Runs programs, passes on what they print, and watches for the texts that triggers wait for.
 
 use std::collections::BTreeMap;
+use std::env::set_current_dir;
 use std::io::{Error, Read, Result, Write as _};
+use std::os::unix::fs::chroot;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -15,9 +17,14 @@ use nix::unistd::Pid;
 use crate::channel::Sender;
 use crate::setup;
 
+/// The agent's first argument when it shall become a program in another root.
+pub const IN_ROOT: &str = "in-root";
+
 /// L1's clock. On instruction count it is the number of instructions that L1 has run.
 pub fn now_ns() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(std::time::Duration::from)
+        .unwrap_or_default();
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -27,35 +34,66 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     let mut child = spawn(program)?;
     feed(&mut child, &program.input)?;
     let process = Pid::from_raw(i32::try_from(child.id()).map_err(Error::other)?);
-    let watch = Watch { process, started_ns, triggers: program.triggers.clone() };
-    let out = child.stdout.take().map(|pipe| follow(pipe, Stream::Out, sender.clone(), watch));
-    let err = child.stderr.take().map(|pipe| follow(pipe, Stream::Err, sender.clone(), Watch::nothing(process)));
+    let watch = Watch {
+        process,
+        started_ns,
+        triggers: program.triggers.clone(),
+    };
+    let out = child
+        .stdout
+        .take()
+        .map(|pipe| follow(pipe, Stream::Out, sender.clone(), watch));
+    let err = child
+        .stderr
+        .take()
+        .map(|pipe| follow(pipe, Stream::Err, sender.clone(), Watch::nothing(process)));
     let status = child.wait()?;
     let elapsed_ns = now_ns().saturating_sub(started_ns);
     let sightings = join(out)?;
     join(err)?;
-    Ok(Finished { ending: ending(status), elapsed_ns, sightings })
+    Ok(Finished {
+        ending: ending(status),
+        elapsed_ns,
+        sightings,
+    })
 }
 
 fn spawn(program: &Program) -> Result<Child> {
-    let (name, arguments) = program.arguments.split_first().ok_or(Error::other("no program"))?;
+    let arguments = match &program.root {
+        Some(root) => [
+            &["/init".into(), IN_ROOT.into(), root.clone()],
+            program.arguments.as_slice(),
+        ]
+        .concat(),
+        None => program.arguments.clone(),
+    };
+    let (name, arguments) = arguments.split_first().ok_or(Error::other("no program"))?;
     let mut command = Command::new(name);
-    command.args(arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    command.args(arguments).env_clear().env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir("/");
     if let Some(user) = program.user {
         command.uid(user).gid(user);
-    }
-    if let Some(root) = &program.root {
-        chroot_in(&mut command, root, &program.arguments);
     }
     with_memlock(program.memlock, || command.spawn())
 }
 
-/// The host's own `chroot` does it: std offers no safe way to do so in the child.
-fn chroot_in(command: &mut Command, root: &str, arguments: &[String]) {
-    let mut outer = Command::new(format!("{root}/usr/sbin/chroot"));
-    outer.arg(root).args(arguments);
-    *command = outer;
+/// Becomes the program of `arguments`, which are: the agent, [`IN_ROOT`], the new root, the program, its own.
+/// An own process does it because std offers no safe way to do so between fork and exec.
+pub fn exec_in_root(arguments: &[String]) -> Error {
+    let Some((root, [name, rest @ ..])) = arguments.get(2..).and_then(<[String]>::split_first) else {
+        return Error::other("no root or no program");
+    };
+    match chroot(root).and_then(|()| set_current_dir("/")) {
+        Ok(()) => Command::new(name).args(rest).exec(),
+        Err(error) => error,
+    }
 }
 
 /// Limits are inherited, so the agent has the limit itself while it starts the program.
@@ -69,7 +107,9 @@ fn with_memlock<T>(limit: Option<u64>, work: impl FnOnce() -> Result<T>) -> Resu
 }
 
 fn feed(child: &mut Child, input: &str) -> Result<()> {
-    let Some(mut pipe) = child.stdin.take() else { return Ok(()) };
+    let Some(mut pipe) = child.stdin.take() else {
+        return Ok(());
+    };
     match pipe.write_all(input.as_bytes()) {
         // It ended before it read its input: its status tells why.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -85,8 +125,12 @@ fn ending(status: ExitStatus) -> Ending {
 }
 
 fn join(thread: Option<JoinHandle<Vec<Sighting>>>) -> Result<Vec<Sighting>> {
-    let Some(thread) = thread else { return Ok(Vec::new()) };
-    thread.join().map_err(|_| Error::other("the thread that follows the output died"))
+    let Some(thread) = thread else {
+        return Ok(Vec::new());
+    };
+    thread
+        .join()
+        .map_err(|_| Error::other("the thread that follows the output died"))
 }
 
 /// Passes on what comes from `pipe`, until it ends.
@@ -121,6 +165,14 @@ fn keep_last_line(seen: &mut String) {
     }
 }
 
+/// What another program writes until its end.
+fn said(name: &str, arguments: &[String]) -> String {
+    match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        Err(error) => format!("{name}: {error}"),
+    }
+}
+
 /// The texts that are waited for, one after the other.
 struct Watch {
     process: Pid,
@@ -130,13 +182,20 @@ struct Watch {
 
 impl Watch {
     fn nothing(process: Pid) -> Self {
-        Self { process, started_ns: 0, triggers: Vec::new() }
+        Self {
+            process,
+            started_ns: 0,
+            triggers: Vec::new(),
+        }
     }
 
     /// Checks for the triggers from number `done` on, in order, and acts on those that came.
     fn look(&self, seen: &str, done: usize) -> Vec<Sighting> {
         let waiting = self.triggers.iter().skip(done);
-        waiting.take_while(|trigger| seen.contains(&trigger.marker)).map(|trigger| self.act(trigger)).collect()
+        waiting
+            .take_while(|trigger| seen.contains(&trigger.marker))
+            .map(|trigger| self.act(trigger))
+            .collect()
     }
 
     fn act(&self, trigger: &Trigger) -> Sighting {
@@ -146,10 +205,20 @@ impl Watch {
             Some((path.clone(), setup::read(&real).ok()?))
         };
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
+        let said = trigger
+            .program
+            .split_first()
+            .map(|(name, rest)| said(name, rest))
+            .unwrap_or_default();
         if trigger.kill {
             // It may have ended by itself; then there is nothing left to kill.
             let _ = kill(self.process, Signal::SIGKILL);
         }
-        Sighting { marker: trigger.marker.clone(), after_ns, files }
+        Sighting {
+            marker: trigger.marker.clone(),
+            after_ns,
+            files,
+            said,
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::chown;
 use std::path::Path;
 
 use lab::protocol::MODULE_LIST;
@@ -62,6 +63,22 @@ pub fn load_modules() -> Result<()> {
 /// A file as text. Bytes that are none (of a config space, say) are replaced.
 pub fn read(path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+/// Deletes a file. One that is not there is as good as deleted.
+pub fn remove(path: &str) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a file, or the files in a folder, to a user.
+pub fn own(path: &Path, user: u32) -> Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| own(&entry?.path(), user));
+    }
+    chown(path, Some(user), Some(user))
 }
 
 fn named(what: &str, error: Error) -> Error {

@@ -1,0 +1,155 @@
+//! The figures side by side, and the goals.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::Arguments;
+use super::measure::{Boot, Figures};
+
+/// Something to reach.
+pub struct Goal {
+    what: &'static str,
+    /// Met when at most `most`, in thousandths where it is a ratio.
+    value: u64,
+    most: u64,
+    unit: &'static str,
+}
+
+impl Goal {
+    /// Whether it is.
+    pub fn is_met(&self) -> bool {
+        self.value <= self.most
+    }
+}
+
+impl Display for Goal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_met() { "met" } else { "NOT met" };
+        write!(
+            f,
+            "{verdict:>7}: {} {} {} (at most {})",
+            self.what, self.value, self.unit, self.most
+        )
+    }
+}
+
+fn userspace_exits(boot: &Boot) -> u64 {
+    boot.mmio_exits.saturating_add(boot.port_exits)
+}
+
+/// What the project wants to reach against QEMU.
+pub fn goals(qemu: &Figures, ours: &Figures) -> Vec<Goal> {
+    let percent = |ours: u64, qemu: u64| ours.saturating_mul(100).checked_div(qemu).unwrap_or(u64::MAX);
+    let to_init = percent(
+        ours.median(|boot| boot.to_init_ns),
+        qemu.median(|boot| boot.to_init_ns),
+    );
+    let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
+    let goal = |what, value, most, unit| Goal {
+        what,
+        value,
+        most,
+        unit,
+    };
+    vec![
+        goal("exec to guest init:", to_init, 50, "% of QEMU's"),
+        goal(
+            "exits to userspace up to init:",
+            ours.median(userspace_exits),
+            900,
+            "",
+        ),
+        goal("system calls of a boot:", ours.syscalls, 1500, ""),
+        goal(
+            "memory beyond the guest's:",
+            ours.median(|boot| boot.overhead_kib),
+            5 * 1024,
+            "KiB",
+        ),
+        // The two take turns in one machine; a percent is within what repeats.
+        goal("time of a 4 KiB read:", read, 101, "% of QEMU's"),
+    ]
+}
+
+/// A row's name, and its value.
+type Row = (&'static str, fn(&Figures) -> String);
+
+/// The table, with medians over the rounds.
+pub fn table(qemu: &Figures, ours: &Figures, arguments: &Arguments) -> String {
+    let rows: [Row; 7] = [
+        ("exec to guest init (s)", |f| {
+            thousandths(f.median(|boot| boot.to_init_ns) / 1_000_000)
+        }),
+        ("exits up to init", |f| f.median(|boot| boot.exits).to_string()),
+        ("  of these MMIO", |f| {
+            f.median(|boot| boot.mmio_exits).to_string()
+        }),
+        ("  of these port", |f| {
+            f.median(|boot| boot.port_exits).to_string()
+        }),
+        ("system calls of a boot", |f| f.syscalls.to_string()),
+        ("memory beyond guest RAM (KiB)", |f| {
+            f.median(|boot| boot.overhead_kib).to_string()
+        }),
+        ("4 KiB read, one at a time (us)", |f| {
+            thousandths(f.median(|boot| boot.read_ns))
+        }),
+    ];
+    let mut text = format!(
+        "One guest (small kernel, 512 MiB, one vCPU, one NVMe), {} rounds, {} reads each; medians, in L1's time of \
+         1 ns an instruction\n\n{:32}{:>12}{:>12}\n",
+        arguments.rounds, arguments.reads, "", "QEMU", "vmm"
+    );
+    for (name, value) in rows {
+        text.push_str(&format!("{name:32}{:>12}{:>12}\n", value(qemu), value(ours)));
+    }
+    text
+}
+
+fn thousandths(value: u64) -> String {
+    format!("{}.{:03}", value / 1000, value % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::measure::Vmm;
+
+    fn figures(vmm: Vmm, to_init_ns: u64, mmio_exits: u64) -> Figures {
+        let boot = Boot {
+            to_init_ns,
+            exits: 0,
+            mmio_exits,
+            port_exits: 400,
+            overhead_kib: 0,
+            read_ns: 1000,
+        };
+        Figures {
+            vmm,
+            syscalls: 1500,
+            boots: vec![boot; 3],
+        }
+    }
+
+    #[test]
+    fn a_goal_is_met_up_to_its_limit() {
+        let qemu = figures(Vmm::Qemu, 2000, 0);
+        assert!(
+            goals(&qemu, &figures(Vmm::Ours, 1000, 500))
+                .iter()
+                .all(Goal::is_met)
+        );
+        let missed = goals(&qemu, &figures(Vmm::Ours, 1100, 501));
+        assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 2);
+    }
+
+    #[test]
+    fn nothing_measured_meets_no_ratio() {
+        let none = Figures::new(Vmm::Qemu);
+        assert!(!goals(&none, &figures(Vmm::Ours, 1000, 0))[0].is_met());
+    }
+
+    #[test]
+    fn thousandths_keep_their_zeros() {
+        assert_eq!(thousandths(1_007), "1.007");
+    }
+}

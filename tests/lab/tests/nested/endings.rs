@@ -1,0 +1,50 @@
+//! Each way in which a guest ends is an end of the VMM with a status.
+
+use lab::protocol::Ending;
+use lab::{Error, Guest, L1};
+
+use crate::Test;
+use crate::support::{assigned, boot};
+
+pub const TESTS: &[Test] = &[
+    ("power-off ends the VMM with status 0", power_off),
+    ("a reboot ends the VMM with status 0", reboot),
+    ("a panic that reboots ends the VMM with status 0", panic),
+    ("a triple fault is told and is no success", triple_fault),
+];
+
+fn power_off(l1: &mut L1) -> Result<(), Error> {
+    let outcome = boot(l1, &Guest::new("end:off"))?;
+    assert_eq!(outcome.stderr, "", "nothing to complain of");
+    Ok(())
+}
+
+fn reboot(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    boot(l1, &Guest::new("read:10,end:reboot").device(&device)).map(|_| ())
+}
+
+fn panic(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let outcome = boot(l1, &Guest::new("read:10,end:panic").device(&device))?;
+    assert!(
+        outcome.console.contains("Attempted to kill init"),
+        "{}",
+        outcome.account()
+    );
+    Ok(())
+}
+
+/// `reboot=t` makes the guest's kernel reboot by a triple fault.
+fn triple_fault(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let guest = Guest::new("read:10,end:reboot").command_line("console=ttyS0 quiet reboot=t");
+    let outcome = guest.device(&device).boot(l1)?;
+    assert!(
+        matches!(outcome.finished.ending, Ending::Status(1..)),
+        "{}",
+        outcome.account()
+    );
+    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.account());
+    Ok(())
+}

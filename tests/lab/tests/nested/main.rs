@@ -1,0 +1,111 @@
+//! What the project must show on a machine with an IOMMU, shown in the nested machine.
+//!
+//! These are ignored unless asked for, as `cargo lab test` does: they boot emulated machines. Tests that ask for
+//! equal machines share one, so the list is in order of machines.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+
+mod data;
+mod endings;
+mod errors;
+mod mappings;
+mod reads;
+mod shapes;
+mod support;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lab::{Device, Error, Kernel, L1, Lab, Machine, Pool};
+use libtest_mimic::{Arguments, Trial};
+
+/// A test: its name, and what it does in a machine.
+type Test = (&'static str, fn(&mut L1) -> Result<(), Error>);
+
+/// The machine for most tests: two NVMes in groups of their own, and a group of several devices.
+fn full(kernel: Kernel) -> Machine {
+    Machine::new(kernel).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup])
+}
+
+/// With an IOMMU of 39 address bits, as many client machines have.
+fn narrow(kernel: Kernel) -> Machine {
+    Machine::new(kernel).iommu_address_bits(39)
+}
+
+/// Every test with its machine, those of equal machines together.
+fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
+    let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
+    let rest = [shapes::TESTS, endings::TESTS, errors::TESTS].concat();
+    vec![
+        ("6.12", full(Kernel::Stock612), [main.clone(), rest].concat()),
+        ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
+        (
+            "small",
+            full(Kernel::Small),
+            [main, endings::TESTS.to_vec()].concat(),
+        ),
+        ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
+        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's.
+        (
+            "6.1",
+            Machine::new(Kernel::Stock61),
+            [data::TESTS, reads::TESTS].concat(),
+        ),
+    ]
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let machines = Machines::default();
+    let trials = tests().into_iter().flat_map(|(group, machine, tests)| {
+        let machines = machines.clone();
+        tests
+            .into_iter()
+            .map(move |test| trial(group, machine.clone(), test, machines.clone()))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    machines.report();
+    conclusion.exit_code()
+}
+
+fn trial(group: &str, machine: Machine, (name, test): Test, machines: Machines) -> Trial {
+    let run = move || {
+        machines
+            .run(&machine, test)
+            .map_err(|error| error.to_string().into())
+    };
+    Trial::test(format!("{name} ({group})"), run).with_ignored_flag(true)
+}
+
+/// The machines of all tests; nothing is set up before the first test that runs.
+#[derive(Clone, Default)]
+struct Machines(Arc<Mutex<Option<Pool>>>);
+
+impl Machines {
+    fn run(&self, machine: &Machine, test: fn(&mut L1) -> Result<(), Error>) -> Result<(), Error> {
+        // A test that panicked has left the pool without a machine, and sound.
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.is_none() {
+            *pool = Some(Pool::new(Lab::set_up()?));
+        }
+        pool.as_mut().expect("it was just made").with(machine, test)
+    }
+
+    /// Says how many machines there were, and ends the last.
+    fn report(&self) {
+        if let Some(pool) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let tally = pool.tally();
+            println!(
+                "nested machines: {} booted, {} replaced",
+                tally.booted, tally.faults
+            );
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Other shapes of machines and guests.
+
+use guest::{Function, Report};
+use lab::{Error, Guest, L1, Outcome, sha256};
+
+use crate::Test;
+use crate::support::{assigned, boot, boot_with_nvme, hashes};
+
+pub const TESTS: &[Test] = &[
+    ("a guest without a device", no_device),
+    ("two NVMes of two groups in one guest", two_nvmes),
+    ("a guest with two vCPUs", two_cpus),
+];
+
+/// For an IOMMU with 39 address bits.
+pub const NARROW: &[Test] = &[("the NVMe works, its BAR within the IOMMU's reach", within_reach)];
+
+const HASHED: usize = 4 << 20;
+
+fn no_device(l1: &mut L1) -> Result<(), Error> {
+    let outcome = boot(l1, &Guest::new("look"))?;
+    assert_eq!(nvmes(&outcome), [], "{}", outcome.account());
+    Ok(())
+}
+
+fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
+    let devices = [assigned(l1, 0)?, assigned(l1, 1)?];
+    let mut expected = vec![sha256(&l1.image(0)?[..HASHED]), sha256(&l1.image(1)?[..HASHED])];
+    expected.sort();
+    let guest = Guest::new("look,hash:4M,read:100")
+        .device(&devices[0])
+        .device(&devices[1]);
+    let outcome = boot(l1, &guest)?;
+    // Which controller the guest's kernel calls nvme0 depends on which was ready first.
+    assert_eq!(hashes(&outcome), expected, "{}", outcome.account());
+    assert_eq!(nvmes(&outcome).len(), 2, "{}", outcome.account());
+    Ok(())
+}
+
+fn two_cpus(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let outcome = boot(l1, &Guest::new("hash:4M,read:1000").device(&device).cpus(2))?;
+    let Some(Report::Init { cpus, .. }) = outcome.reports.first() else {
+        panic!("no first report\n{}", outcome.account());
+    };
+    assert_eq!(cpus, "0-1");
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    Ok(())
+}
+
+fn within_reach(l1: &mut L1) -> Result<(), Error> {
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let outcome = boot_with_nvme(l1, "look,hash:4M,read:100")?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    let nvmes = nvmes(&outcome);
+    let last = nvmes
+        .iter()
+        .flat_map(|nvme| &nvme.bars)
+        .map(|(_, last)| *last)
+        .max();
+    assert!(last.is_some_and(|last| last < 1 << 39), "{}", outcome.account());
+    Ok(())
+}
+
+fn nvmes(outcome: &Outcome) -> Vec<Function> {
+    let functions = outcome.reports.iter().find_map(|report| match report {
+        Report::Pci { functions } => Some(functions),
+        _ => None,
+    });
+    let functions = functions.unwrap_or_else(|| panic!("no functions\n{}", outcome.account()));
+    functions
+        .iter()
+        .filter(|function| function.class == "010802")
+        .cloned()
+        .collect()
+}

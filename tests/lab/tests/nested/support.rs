@@ -1,0 +1,55 @@
+//! What several tests need.
+
+use guest::Report;
+use lab::{Error, Guest, L1, Outcome};
+
+/// The driver that hands devices to userspace.
+pub const VFIO: Option<&str> = Some("vfio-pci");
+
+/// The address of NVMe number `index`, which is bound to vfio-pci now.
+pub fn assigned(l1: &mut L1, index: usize) -> Result<String, Error> {
+    let address = l1.machine().address(index);
+    l1.bind(&address, VFIO)?;
+    Ok(address)
+}
+
+/// Boots a guest with the first NVMe.
+pub fn boot_with_nvme(l1: &mut L1, steps: &str) -> Result<Outcome, Error> {
+    let device = assigned(l1, 0)?;
+    boot(l1, &Guest::new(steps).device(&device))
+}
+
+/// Boots a guest that must get through.
+pub fn boot(l1: &mut L1, guest: &Guest) -> Result<Outcome, Error> {
+    let outcome = guest.boot(l1)?;
+    assert!(outcome.is_success(), "{}", outcome.account());
+    let failed = outcome
+        .reports
+        .iter()
+        .find(|report| matches!(report, Report::Error { .. }));
+    assert_eq!(
+        failed,
+        None,
+        "a step of the guest's failed\n{}",
+        outcome.account()
+    );
+    Ok(outcome)
+}
+
+/// The VMM's counter at `path`, which must be there.
+pub fn counter(outcome: &Outcome, path: &str) -> u64 {
+    outcome
+        .counter(path)
+        .unwrap_or_else(|| panic!("no counter {path}\n{}", outcome.account()))
+}
+
+/// The hashes that the guest reported, in order of their values.
+pub fn hashes(outcome: &Outcome) -> Vec<String> {
+    let hash = |report: &Report| match report {
+        Report::Hash { sha256, .. } => Some(sha256.clone()),
+        _ => None,
+    };
+    let mut hashes: Vec<String> = outcome.reports.iter().filter_map(hash).collect();
+    hashes.sort();
+    hashes
+}
