@@ -15,6 +15,8 @@ pub mod irq;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 pub mod layout;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod pci;
 mod window;
 

@@ -1,10 +1,12 @@
 //! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed fd.
 
 use std::io;
-use std::mem::{offset_of, size_of, size_of_val};
+use std::mem::{offset_of, size_of};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio as sys;
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
@@ -124,20 +126,35 @@ pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
 
 /// `VFIO_DEVICE_SET_IRQS`.
 pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
-    let (flags, index, start, fds) = match call {
-        SetIrqs::Trigger { index, start, fds } => (sys::VFIO_IRQ_SET_DATA_EVENTFD, index, start, fds),
+    let (data, index, start, eventfds) = match call {
+        SetIrqs::Trigger {
+            index,
+            start,
+            eventfds,
+        } => (sys::VFIO_IRQ_SET_DATA_EVENTFD, index, start, eventfds),
         SetIrqs::Disable { index } => (sys::VFIO_IRQ_SET_DATA_NONE, index, 0, [].as_slice()),
     };
-    let flags = flags | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
-    let count = u32::try_from(fds.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let count = u32::try_from(eventfds.len()).map_err(too_many)?;
     // The header's five words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct vfio_irq_set`).
-    let size = size_of::<sys::vfio_irq_set>().saturating_add(size_of_val(fds));
-    let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let header = [argsz, flags, index, start, count];
-    let words: Vec<u32> = header
-        .into_iter()
-        .chain(fds.iter().map(|fd| fd.cast_unsigned()))
-        .collect();
+    let words = eventfds
+        .len()
+        .saturating_add(size_of::<sys::vfio_irq_set>() / size_of::<u32>());
+    let argsz = u32::try_from(words.saturating_mul(size_of::<u32>())).map_err(too_many)?;
+    let header = [
+        argsz,
+        data | sys::VFIO_IRQ_SET_ACTION_TRIGGER,
+        index,
+        start,
+        count,
+    ];
+    let fd = |eventfd: &Option<Arc<EventFd>>| {
+        eventfd
+            .as_ref()
+            .map_or(-1, |eventfd| eventfd.as_raw_fd())
+            .cast_unsigned()
+    };
+    let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
 }

@@ -11,12 +11,13 @@ mod mmap;
 pub mod sysfs;
 
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub(crate) use mapped::Mapped;
 pub use mmap::RegionMmap;
 pub(crate) use mmap::host_page_size;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::address::ByteRange;
 
@@ -87,9 +88,9 @@ pub struct IrqInfo {
 }
 
 /// A call of `VFIO_DEVICE_SET_IRQS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum SetIrqs<'a> {
-    /// Vectors from `start` on signal these fds (`DATA_EVENTFD | ACTION_TRIGGER`); -1 frees a vector.
+    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None` frees a vector.
     /// Enables the index where it was off.
     Trigger {
         /// The index.
@@ -97,7 +98,7 @@ pub enum SetIrqs<'a> {
         /// The first vector.
         start: u32,
         /// An eventfd a vector.
-        fds: &'a [RawFd],
+        eventfds: &'a [Option<Arc<EventFd>>],
     },
     /// Turns the whole index off (`DATA_NONE | ACTION_TRIGGER`, count 0).
     Disable {

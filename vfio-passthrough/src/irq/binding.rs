@@ -1,10 +1,10 @@
 //! The interrupts of one function, as they are bound in the host.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::plan::{Growth, HostState, Step, plan};
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
@@ -77,8 +77,8 @@ impl MsixBinding {
     fn carry_out(&mut self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Deliver(changes) => self.vectors.update(changes).map_err(Error::Deliver),
-            // A first vector of -1 turns MSI-X on and binds nothing (vfio_pci_set_msi_trigger).
-            Step::EnableEmpty => self.trigger(0, &[-1]),
+            // A first vector without an eventfd turns MSI-X on and binds nothing (vfio_pci_set_msi_trigger).
+            Step::EnableEmpty => self.trigger(0, &[None]),
             Step::Bind(vectors) => {
                 let fds = vectors
                     .clone()
@@ -105,21 +105,20 @@ impl MsixBinding {
         }
     }
 
-    fn eventfd(&mut self, vector: u16) -> Result<RawFd, Error> {
-        let eventfd = self
-            .vectors
+    fn eventfd(&mut self, vector: u16) -> Result<Option<Arc<EventFd>>, Error> {
+        self.vectors
             .trigger(vector)
-            .map_err(|source| Error::Eventfd { vector, source })?;
-        Ok(eventfd.as_raw_fd())
+            .map(Some)
+            .map_err(|source| Error::Eventfd { vector, source })
     }
 
-    fn trigger(&self, start: u16, fds: &[RawFd]) -> Result<(), Error> {
+    fn trigger(&self, start: u16, eventfds: &[Option<Arc<EventFd>>]) -> Result<(), Error> {
         let call = SetIrqs::Trigger {
             index: VFIO_PCI_MSIX_IRQ_INDEX,
             start: u32::from(start),
-            fds,
+            eventfds,
         };
-        let what = || format!("{} vectors from {start} on", fds.len());
+        let what = || format!("{} vectors from {start} on", eventfds.len());
         self.device
             .set_irqs(call)
             .map_err(|source| Error::SetIrqs { what: what(), source })

@@ -1,0 +1,69 @@
+//! What can go wrong with a function.
+
+use std::io;
+
+use crate::address::{BarIndex, PciAddress};
+use crate::irq::binding;
+
+/// What went wrong with a function. Every variant names the device and the operation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A region could not be asked about, read, written or mapped.
+    #[error("{address}: cannot {operation} region {region}: {source}")]
+    Region {
+        /// The device.
+        address: PciAddress,
+        /// What was tried.
+        operation: &'static str,
+        /// The region's index.
+        region: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device is not one that can be passed through.
+    #[error("{address}: {reason}")]
+    NotUsable {
+        /// The device.
+        address: PciAddress,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Interrupts could not be set up or taken down.
+    #[error("{address}: {source}")]
+    Interrupts {
+        /// The device.
+        address: PciAddress,
+        /// Which step, and why.
+        source: binding::Error,
+    },
+    /// The host VMM did not give vectors.
+    #[error("{address}: no room for {vectors} MSI-X vectors: {source}")]
+    Vectors {
+        /// The device.
+        address: PciAddress,
+        /// How many were asked for.
+        vectors: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// A BAR could not be taken out of the guest's memory, or not be put there.
+    #[error("{address}: cannot {operation} {bar} in guest memory: {source}")]
+    Window {
+        /// The device.
+        address: PciAddress,
+        /// What was tried.
+        operation: &'static str,
+        /// Of which BAR.
+        bar: BarIndex,
+        /// Why.
+        source: io::Error,
+    },
+    /// The function could not be reset.
+    #[error("{address}: VFIO_DEVICE_RESET: {source}")]
+    Reset {
+        /// The device.
+        address: PciAddress,
+        /// Why.
+        source: io::Error,
+    },
+}

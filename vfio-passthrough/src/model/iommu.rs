@@ -1,0 +1,86 @@
+//! An I/O address space by the rules of type1v2 (drivers/vfio/vfio_iommu_type1.c).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::{Call, Faults, errno, lock};
+use crate::address::ByteRange;
+use crate::backend::{AddressSpace, IommuInfo};
+
+/// The page size of the IOMMU.
+const PAGE: u64 = 4096;
+
+/// An IOMMU and its mappings.
+pub struct Iommu {
+    faults: Arc<Faults>,
+    reach: Vec<ByteRange>,
+    limit: usize,
+    mappings: Mutex<BTreeMap<u64, ByteRange>>,
+}
+
+impl Iommu {
+    /// One that reaches 39 bits less the MSI window, with room for 65535 mappings.
+    pub fn new(faults: Arc<Faults>) -> Self {
+        let reach = vec![
+            ByteRange::between(0, 0xfee0_0000),
+            ByteRange::between(0xfef0_0000, 1 << 39),
+        ];
+        Self {
+            faults,
+            reach,
+            limit: 65535,
+            mappings: Mutex::default(),
+        }
+    }
+
+    /// The mappings that there are.
+    pub fn mappings(&self) -> Vec<ByteRange> {
+        lock(&self.mappings).values().copied().collect()
+    }
+}
+
+impl AddressSpace for Iommu {
+    fn info(&self) -> io::Result<IommuInfo> {
+        self.faults.pass(Call::IommuInfo)?;
+        let available = self.limit.saturating_sub(lock(&self.mappings).len());
+        Ok(IommuInfo {
+            page_sizes: PAGE,
+            iova_ranges: Some(self.reach.clone()),
+            mappings_available: u32::try_from(available).ok(),
+        })
+    }
+
+    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
+        self.faults.pass(Call::MapDma)?;
+        let aligned = [iova, size, host.addr() as u64]
+            .iter()
+            .all(|value| value.is_multiple_of(PAGE));
+        let range = ByteRange::new(iova, size).filter(|range| aligned && !range.is_empty());
+        let range = range.ok_or_else(|| errno(libc::EINVAL))?;
+        let mut mappings = lock(&self.mappings);
+        if mappings.values().any(|mapping| mapping.overlaps(range)) {
+            return Err(errno(libc::EEXIST));
+        }
+        if mappings.len() >= self.limit {
+            return Err(errno(libc::ENOSPC));
+        }
+        if !self.reach.iter().any(|reach| reach.contains(range)) {
+            return Err(errno(libc::EINVAL));
+        }
+        mappings.insert(iova, range);
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
+        self.faults.pass(Call::UnmapDma)?;
+        let range = ByteRange::new(iova, size).ok_or_else(|| errno(libc::EINVAL))?;
+        let mut mappings = lock(&self.mappings);
+        // A mapping is ended as it was made; what would bisect one is refused.
+        if mappings.get(&iova) != Some(&range) {
+            return Err(errno(libc::EINVAL));
+        }
+        mappings.remove(&iova);
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! The function layer on the model: what a guest's accesses come to in the host, and what failures leave behind.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
+
+use std::sync::Arc;
+
+use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::host::MsiMessage;
+use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
+use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, Space};
+
+const GPA: u64 = 0x38_0000_0000;
+const MSIX_CONTROL: u16 = 0x42;
+const PM_CONTROL: u16 = 0x64;
+const EXPRESS_CONTROL: u16 = 0x88;
+const TABLE: u64 = 0x2000;
+const PBA: u64 = 0x3000;
+
+struct Setup {
+    faults: Arc<Faults>,
+    device: Arc<PciDevice>,
+    guest: Guest,
+    function: PassthroughFunction,
+}
+
+fn setup_with(flags: IrqFlags) -> Setup {
+    let faults = Arc::new(Faults::default());
+    let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
+    let guest = Guest::new(faults.clone());
+    let function =
+        PassthroughFunction::new("01:00.0".parse().unwrap(), device.clone(), &guest.host()).unwrap();
+    Setup {
+        faults,
+        device,
+        guest,
+        function,
+    }
+}
+
+fn setup() -> Setup {
+    setup_with(IrqFlags::EVENTFD)
+}
+
+fn bar0() -> BarIndex {
+    BarIndex::new(0).unwrap()
+}
+
+impl Setup {
+    fn write(&self, offset: u16, value: u16) {
+        self.function.config_write(offset, &value.to_le_bytes());
+    }
+
+    fn place(&self, gpa: u64) {
+        self.function.config_write(0x10, &(gpa as u32).to_le_bytes());
+        self.function
+            .config_write(0x14, &((gpa >> 32) as u32).to_le_bytes());
+    }
+
+    fn start(self) -> Self {
+        self.place(GPA);
+        self.write(0x04, 0x0406);
+        self
+    }
+
+    fn real_command(&self) -> u16 {
+        let mut data = [0; 2];
+        self.device.config(4, &mut data).unwrap();
+        u16::from_le_bytes(data)
+    }
+
+    fn program(&self, vector: u64, data: u32, masked: bool) {
+        let entry = TABLE + vector * 16;
+        self.function
+            .bar_write(bar0(), entry, &0xfee0_0000_u64.to_le_bytes());
+        self.function.bar_write(bar0(), entry + 8, &data.to_le_bytes());
+        self.function
+            .bar_write(bar0(), entry + 12, &u32::from(masked).to_le_bytes());
+    }
+
+    fn pending(&self) -> u64 {
+        let mut data = [0; 8];
+        self.function.bar_read(bar0(), PBA, &mut data);
+        u64::from_le_bytes(data)
+    }
+}
+
+fn direct_at(gpa: u64) -> Vec<ByteRange> {
+    vec![ByteRange::new(gpa, 0x2000).unwrap()]
+}
+
+fn message(data: u32) -> MsiMessage {
+    MsiMessage {
+        address: 0xfee0_0000,
+        data,
+    }
+}
+
+#[test]
+fn a_bar_is_in_the_guest_while_it_decodes_less_the_pages_of_msix() {
+    let setup = setup();
+    setup.place(GPA);
+    assert!(setup.guest.slots().is_empty(), "decoding is off");
+    setup.write(0x04, 0x0006);
+    assert_eq!(setup.guest.slots(), direct_at(GPA));
+    assert_eq!(setup.real_command(), 0x0006);
+    assert_eq!(
+        setup.function.decode(Space::Memory, GPA + TABLE),
+        Some((bar0(), TABLE))
+    );
+    assert_eq!(setup.function.decode(Space::Memory, GPA + 0x4000), None);
+    setup.write(0x04, 0);
+    assert!(setup.guest.slots().is_empty());
+    assert_eq!(setup.function.decode(Space::Memory, GPA), None);
+}
+
+#[test]
+fn a_bar_moves_with_its_register() {
+    let setup = setup().start();
+    setup.place(GPA + 0x10_0000);
+    assert_eq!(setup.guest.slots(), direct_at(GPA + 0x10_0000));
+}
+
+#[test]
+fn a_place_that_is_refused_leaves_the_bar_trapped_and_the_next_one_works() {
+    let setup = setup();
+    setup.faults.fail(Call::PlaceSlot, 0, libc::EEXIST);
+    let setup = setup.start();
+    assert!(setup.guest.slots().is_empty());
+    setup.function.bar_write(bar0(), 0x10, &[7]);
+    let mut data = [0];
+    setup.function.bar_read(bar0(), 0x10, &mut data);
+    assert_eq!(data, [7], "through the device");
+    setup.place(GPA + 0x10_0000);
+    assert_eq!(setup.guest.slots(), direct_at(GPA + 0x10_0000));
+}
+
+#[test]
+fn sleep_takes_the_bar_away_and_waking_brings_it_back() {
+    let setup = setup().start();
+    setup.write(PM_CONTROL, 3);
+    assert!(setup.guest.slots().is_empty());
+    setup.write(PM_CONTROL, 0);
+    assert_eq!(setup.guest.slots(), direct_at(GPA));
+}
+
+#[test]
+fn vectors_are_bound_as_the_guest_unmasks_them() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    assert!(setup.device.irqs().enabled && setup.device.irqs().bound() == 0);
+    setup.program(2, 7, false);
+    assert_eq!(setup.device.irqs().bound(), 1);
+    assert_eq!(
+        setup.guest.delivered().into_iter().collect::<Vec<_>>(),
+        [(2, message(7))]
+    );
+    setup.write(MSIX_CONTROL, 0);
+    assert!(!setup.device.irqs().enabled);
+    assert!(setup.guest.delivered().is_empty());
+}
+
+#[test]
+fn without_resizing_all_vectors_are_bound_in_one_call() {
+    let setup = setup_with(IrqFlags::EVENTFD | IrqFlags::NORESIZE).start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    assert_eq!(setup.device.irqs().bound(), 65);
+    (0..65).for_each(|vector| setup.program(vector, 7, false));
+    assert_eq!(setup.faults.made(Call::SetIrqs), 1);
+    assert_eq!(setup.guest.delivered().len(), 65);
+}
+
+#[test]
+fn a_masked_vector_that_fires_is_pending_until_it_is_unmasked() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    setup.program(1, 7, false);
+    setup.program(1, 7, true);
+    assert_eq!(setup.pending(), 0);
+    setup.device.raise(1).unwrap();
+    assert_eq!(setup.pending(), 0b10);
+    setup.program(1, 7, false);
+    assert_eq!(setup.pending(), 0);
+}
+
+#[test]
+fn a_failed_binding_is_made_up_for_at_the_next_change() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
+    setup.program(0, 7, false);
+    assert_eq!(setup.device.irqs().bound(), 0);
+    setup.program(1, 8, false);
+    assert_eq!(setup.device.irqs().bound(), 2);
+}
+
+#[test]
+fn a_function_level_reset_leaves_everything_as_after_power_on() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    setup.program(0, 7, false);
+    setup.write(EXPRESS_CONTROL, 0x8000);
+    assert_eq!(setup.faults.made(Call::Reset), 1);
+    assert!(setup.guest.slots().is_empty() && setup.guest.delivered().is_empty());
+    assert!(!setup.device.irqs().enabled);
+    assert_eq!(setup.real_command(), 0);
+}
+
+#[test]
+fn after_shutdown_nothing_answers_and_nothing_is_held() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    setup.program(0, 7, false);
+    setup.function.shutdown().unwrap();
+    let mut data = [0; 4];
+    setup.function.config_read(0, &mut data);
+    assert_eq!(data, [0xff; 4]);
+    setup.write(0x04, 0x0006);
+    assert_eq!(setup.real_command(), 0, "no bus mastering");
+    assert!(setup.guest.slots().is_empty() && !setup.device.irqs().enabled);
+    setup.function.shutdown().unwrap();
+    assert_eq!(setup.faults.made(Call::Reset), 1, "once");
+}
+
+#[test]
+fn a_failed_reset_is_reported_and_the_rest_is_done() {
+    let setup = setup().start();
+    setup.faults.fail(Call::Reset, 0, libc::ENOTTY);
+    let error = setup.function.shutdown().unwrap_err().to_string();
+    assert!(error.starts_with("0000:01:00.0: VFIO_DEVICE_RESET: "), "{error}");
+    assert!(setup.guest.slots().is_empty());
+    assert_eq!(setup.real_command(), 0);
+}
+
+#[test]
+fn what_the_device_does_not_answer_reads_as_all_ones() {
+    let setup = setup().start();
+    setup.faults.fail(Call::Read, 0, libc::EIO);
+    setup.faults.fail(Call::Read, 1, libc::EIO);
+    let (mut status, mut register) = ([0; 2], [0; 4]);
+    setup.function.config_read(6, &mut status);
+    setup.function.bar_read(bar0(), 0, &mut register);
+    assert_eq!((status, register), ([0xff; 2], [0xff; 4]));
+}
+
+#[test]
+fn reads_of_what_is_emulated_do_not_reach_the_device() {
+    let setup = setup().start();
+    let before = setup.faults.made(Call::Read);
+    for offset in [0x00, 0x08, 0x10, 0x34, 0x3c, 0x40] {
+        setup.function.config_read(offset, &mut [0; 4]);
+    }
+    assert_eq!(setup.faults.made(Call::Read), before);
+    setup.function.config_read(0x84, &mut [0; 4]);
+    assert_eq!(setup.faults.made(Call::Read), before + 1);
+}
+
+#[test]
+fn a_function_whose_making_fails_leaves_nothing_and_names_the_device() {
+    for call in [Call::RegionInfo, Call::IrqInfo, Call::Read] {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+        let guest = Guest::new(faults.clone());
+        faults.fail(call, 0, libc::ENODEV);
+        let error = PassthroughFunction::new("01:00.0".parse().unwrap(), device.clone(), &guest.host())
+            .err()
+            .unwrap();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("0000:01:00.0: ") && text.contains("os error 19"),
+            "{call:?}: {text}"
+        );
+        assert_eq!(Arc::strong_count(&device), 1, "{call:?}");
+    }
+}
