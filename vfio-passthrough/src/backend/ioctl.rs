@@ -137,10 +137,10 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(eventfds.len()).map_err(too_many)?;
     // The header's five words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct vfio_irq_set`).
-    let words = eventfds
-        .len()
-        .saturating_add(size_of::<sys::vfio_irq_set>() / size_of::<u32>());
-    let argsz = u32::try_from(words.saturating_mul(size_of::<u32>())).map_err(too_many)?;
+    let size = size_of::<u32>()
+        .saturating_mul(eventfds.len())
+        .saturating_add(size_of::<sys::vfio_irq_set>());
+    let argsz = u32::try_from(size).map_err(too_many)?;
     let header = [
         argsz,
         data | sys::VFIO_IRQ_SET_ACTION_TRIGGER,
