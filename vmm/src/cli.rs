@@ -23,7 +23,8 @@ pub struct Args {
 
     /// Kernel parameters, put after the built-in ones so that they win
     ///
-    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial port.
+    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1 pci=noearly. They name the guest's only serial port,
+    /// and keep Linux from looking for hardware that is not there.
     #[arg(
         long,
         value_name = "STR",

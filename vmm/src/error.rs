@@ -109,6 +109,21 @@ pub enum Error {
     /// The PCI bus is full.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
+    /// `--vfio` names no PCI device.
+    #[error("--vfio: {0}")]
+    DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),
+    /// `--vfio` names a device twice.
+    #[error("--vfio {0}: given twice")]
+    DeviceTwice(vfio_passthrough::PciAddress),
+    /// A device could not be had from VFIO.
+    #[error(transparent)]
+    Vfio(#[from] vfio_passthrough::backend::group::Error),
+    /// A device could not be assigned.
+    #[error(transparent)]
+    Function(#[from] vfio_passthrough::function::Error),
+    /// Guest RAM could not be given to the devices.
+    #[error(transparent)]
+    Dma(#[from] vfio_passthrough::dma::Error),
     /// Two devices at one address: a bug.
     #[error("the bus refused {what}: {source}")]
     Bus {

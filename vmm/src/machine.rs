@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devices::{ConfigPorts, Ecam, HostBridge, PciRoot, PowerControl, Serial};
+use devices::{ConfigPorts, Ecam, PciRoot, PowerControl, Serial};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use resources::{AddressRange, Layout};
@@ -46,14 +46,11 @@ impl Buses {
         self.0.register_mmio(range, device).map_err(refused)
     }
 
-    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of mechanism #1.
-    pub fn add_pci(
-        &mut self,
-        root: PciRoot,
-        layout: &Layout,
-        ports: bool,
-        stats: &Stats,
-    ) -> Result<(), Error> {
+    /// Adds the PCI root bus: its windows, ECAM and the ports of mechanism #1.
+    ///
+    /// Linux takes the ports for the first 256 bytes where they are there: two exits an access, and still fewer in
+    /// all than with ECAM alone (441 against 473 up to init), since without them it tries all that old PCs had.
+    pub fn add_pci(&mut self, root: PciRoot, layout: &Layout, stats: &Stats) -> Result<(), Error> {
         let root = Arc::new(root);
         self.memory(
             "PCI ECAM",
@@ -61,9 +58,7 @@ impl Buses {
             stats.counted("pci-ecam", Ecam::new(Arc::clone(&root))),
         )?;
         let config_ports = stats.counted("pci-ports", ConfigPorts::new(Arc::clone(&root)));
-        if ports {
-            self.ports("PCI ports", ConfigPorts::BASE, ConfigPorts::SIZE, config_ports)?;
-        }
+        self.ports("PCI ports", ConfigPorts::BASE, ConfigPorts::SIZE, config_ports)?;
         self.memory("32-bit PCI window", layout.mmio32, Arc::clone(&root))?;
         self.memory("64-bit PCI window", layout.mmio64, Arc::clone(&root))?;
         let [base, size] =
@@ -112,13 +107,6 @@ impl Buses {
     pub fn into_manager(self) -> IoManager {
         self.0
     }
-}
-
-/// A bus with the host bridge at 00:00.0.
-pub fn pci_root() -> Result<PciRoot, Error> {
-    let mut root = PciRoot::new();
-    root.insert(0, Arc::new(HostBridge))?;
-    Ok(root)
 }
 
 /// Creates the guest's CPUs. All but the first wait for the guest to start them.

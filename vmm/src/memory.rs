@@ -1,16 +1,14 @@
-//! Guest RAM: anonymous memory of this process, in KVM's memory slots.
+//! Guest RAM: anonymous memory of this process.
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
 use nix::libc;
 use nix::sys::mman::{MmapAdvise, madvise};
 use resources::AddressRange;
+use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::stats::Calls;
 use crate::{Error, MemorySize};
 
 /// All of the guest's RAM, outside any VM: it can be filled, mapped for DMA, and then placed.
@@ -40,14 +38,15 @@ impl Ram {
         &self.regions
     }
 
-    /// Puts each region in a memory slot of `vm`, the first in slot 0.
-    pub fn place(&self, vm: &Arc<VmFd>, calls: &Calls) -> Result<Vec<RamSlot>, Error> {
-        let numbered = (0..).zip(&self.regions);
-        let slots = numbered
-            .map(|(slot, region)| RamSlot::new(vm, slot, region))
-            .collect();
-        calls.add("KVM_SET_USER_MEMORY_REGION", self.regions.len() as u64);
-        slots
+    /// Puts each region into the guest's memory.
+    pub fn place(&self, slots: &dyn MemorySlots) -> Result<Vec<Box<dyn MemorySlot>>, Error> {
+        let place = |region: &Arc<GuestRegionMmap>| {
+            let memory = Arc::clone(region) as Arc<dyn HostMemory>;
+            slots
+                .place(region.start_addr().0, memory)
+                .map_err(Error::system("KVM_SET_USER_MEMORY_REGION"))
+        };
+        self.regions.iter().map(place).collect()
     }
 }
 
@@ -76,48 +75,6 @@ fn prefer_huge_pages(region: &vm_memory::MmapRegion) {
         // covers these bytes.
         let advised = unsafe { madvise(start, region.size(), MmapAdvise::MADV_HUGEPAGE) };
         advised.unwrap_or_else(|e| log::debug!("no huge pages for guest RAM: {e}"));
-    }
-}
-
-/// A region of RAM in a memory slot; taken out when dropped.
-pub struct RamSlot {
-    vm: Arc<VmFd>,
-    slot: u32,
-    region: Arc<GuestRegionMmap>,
-}
-
-impl RamSlot {
-    fn new(vm: &Arc<VmFd>, slot: u32, region: &Arc<GuestRegionMmap>) -> Result<Self, Error> {
-        set_slot(vm, slot, region, region.len())?;
-        Ok(Self {
-            vm: Arc::clone(vm),
-            slot,
-            region: Arc::clone(region),
-        })
-    }
-}
-
-fn set_slot(vm: &VmFd, slot: u32, region: &GuestRegionMmap, size: u64) -> Result<(), Error> {
-    let memory = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: region.start_addr().0,
-        memory_size: size,
-        userspace_addr: region.as_ptr() as u64,
-    };
-    // SAFETY: the region is mapped at that address for at least `size` bytes; whoever keeps the slot
-    // (RamSlot) keeps the region, and the guest's accesses are what volatile memory expects.
-    let set = unsafe { vm.set_user_memory_region(memory) };
-    set.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))
-}
-
-impl Drop for RamSlot {
-    fn drop(&mut self) {
-        if let Err(error) = set_slot(&self.vm, self.slot, &self.region, 0) {
-            log::error!("memory slot {} stays, and so does its memory: {error}", self.slot);
-            // The guest may still reach it: leaking is the only safe thing left.
-            let _leaked = Arc::into_raw(Arc::clone(&self.region));
-        }
     }
 }
 

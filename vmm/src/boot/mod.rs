@@ -34,8 +34,10 @@ const HIGH_RAM: u64 = 0x10_0000;
 
 /// What every guest of this VMM is told; the user's parameters come after it.
 ///
-/// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1";
+/// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each. `pci=noearly` keeps it from
+/// looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000 on AMD CPUs of family 15, where it
+/// looks for an AGP bridge on 256 buses.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1 pci=noearly";
 
 /// An initramfs in guest RAM.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,225 @@
+//! Glue: the devices given by `--vfio`, from the library `vfio-passthrough` to this VMM's PCI bus and RAM.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use devices::PciFunction;
+use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
+use vfio_passthrough::dma::{Mapping, check_locked_memory};
+use vfio_passthrough::host::HostMemory;
+use vfio_passthrough::kvm::KvmHost;
+use vfio_passthrough::{BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, Space};
+use vm_memory::GuestMemoryRegion;
+
+use crate::Error;
+use crate::memory::Ram;
+use crate::stats::Stats;
+
+/// The first BAR's register (PCI 3.0, 6.1).
+const BAR0: u16 = 0x10;
+
+/// A function on the PCI bus.
+pub struct GuestFunction(pub Arc<PassthroughFunction>);
+
+impl PciFunction for GuestFunction {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.0.config_read(offset, data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        self.0.config_write(offset, data);
+    }
+
+    fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
+        self.read(Space::Memory, gpa, data)
+    }
+
+    fn memory_write(&self, gpa: u64, data: &[u8]) -> bool {
+        self.write(Space::Memory, gpa, data)
+    }
+
+    fn io_read(&self, port: u16, data: &mut [u8]) -> bool {
+        self.read(Space::Io, port.into(), data)
+    }
+
+    fn io_write(&self, port: u16, data: &[u8]) -> bool {
+        self.write(Space::Io, port.into(), data)
+    }
+}
+
+impl GuestFunction {
+    fn read(&self, space: Space, address: u64, data: &mut [u8]) -> bool {
+        let place = self.0.decode(space, address);
+        place
+            .map(|(bar, offset)| self.0.bar_read(bar, offset, data))
+            .is_some()
+    }
+
+    fn write(&self, space: Space, address: u64, data: &[u8]) -> bool {
+        let place = self.0.decode(space, address);
+        place
+            .map(|(bar, offset)| self.0.bar_write(bar, offset, data))
+            .is_some()
+    }
+}
+
+/// All assigned functions and the I/O address space that they share.
+pub struct Assigned {
+    container: Arc<Container>,
+    dma: DmaSpace,
+    functions: Vec<Arc<PassthroughFunction>>,
+}
+
+impl Assigned {
+    /// Opens the devices at `paths` in one container; none if there are no paths.
+    pub fn open(paths: &[impl AsRef<Path>], host: &KvmHost) -> Result<Option<Self>, Error> {
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        let addresses = addresses(paths)?;
+        let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
+        let container = Container::open(Some(link))?;
+        let open = |address: PciAddress| -> Result<_, Error> {
+            let device = container.open_device(address)?;
+            Ok(Arc::new(PassthroughFunction::new(address, device, &host.host())?))
+        };
+        let functions = addresses.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Some(Self {
+            dma: DmaSpace::new(container.clone()),
+            container,
+            functions,
+        }))
+    }
+
+    /// The functions, in the order of the command line.
+    pub fn functions(&self) -> impl Iterator<Item = &Arc<PassthroughFunction>> {
+        self.functions.iter()
+    }
+
+    /// What the IOMMU can map.
+    pub fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
+        let reach = self.dma.reach()?;
+        Ok(reach
+            .iter()
+            .map(|range| AddressRange::new(range.start(), range.size()))
+            .collect())
+    }
+
+    /// The BARs that need a place.
+    pub fn bars(&self) -> Vec<BarRequest> {
+        self.functions
+            .iter()
+            .flat_map(|function| bar_requests(function))
+            .collect()
+    }
+
+    /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
+    pub fn place_bars(&self, layout: &Layout) {
+        for function in &self.functions {
+            let name = function.address().to_string();
+            let own = layout.bars.iter().filter(|bar| bar.request.function == name);
+            own.for_each(|bar| place_bar(function, bar));
+        }
+    }
+
+    /// Lets the devices reach all of `ram`, which pins it; all or nothing.
+    pub fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
+        check_locked_memory(ram.regions().iter().map(|region| region.len()).sum())?;
+        let memory = ram.regions().iter().map(|region| {
+            let memory: Arc<dyn HostMemory> = region.clone();
+            (Iova(region.start_addr().0), memory)
+        });
+        Ok(self.dma.map_all(memory)?)
+    }
+
+    /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
+    ///
+    /// All are taken, whatever fails; the first failure is reported.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        let results: Vec<_> = self
+            .functions
+            .iter()
+            .map(|function| function.shutdown())
+            .collect();
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    /// Adds what was counted to `stats`.
+    pub fn count(&self, stats: &Stats) {
+        for function in &self.functions {
+            let mut counts: BTreeMap<_, _> = function.traps().values().collect();
+            // Interrupts go from VFIO's eventfd to KVM's irqfd inside the kernel: no thread here waits for one.
+            counts.insert("interrupt_wakeups", 0);
+            stats.device(function.address().to_string(), counts);
+        }
+        self.container
+            .calls()
+            .values()
+            .for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
+    }
+}
+
+/// The devices that `paths` name: addresses, sysfs folders or links to such.
+fn addresses(paths: &[impl AsRef<Path>]) -> Result<Vec<PciAddress>, Error> {
+    let mut addresses = Vec::with_capacity(paths.len());
+    for path in paths {
+        let address = address(path.as_ref())?;
+        if addresses.contains(&address) {
+            return Err(Error::DeviceTwice(address));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn address(path: &Path) -> Result<PciAddress, Error> {
+    // A link such as /sys/class/nvme/nvme0/device names the device only by where it leads.
+    let folder = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    Ok(PciAddress::from_sysfs_path(&folder)?)
+}
+
+fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {
+    let request = |bar: &vfio_passthrough::Bar| BarRequest {
+        function: function.address().to_string(),
+        index: bar.index.number(),
+        size: bar.size,
+        space: match bar.kind {
+            BarKind::Io => BarSpace::Io,
+            BarKind::Memory32 => BarSpace::Memory32,
+            BarKind::Memory64 => BarSpace::Memory64,
+        },
+    };
+    function.bars().iter().map(request).collect()
+}
+
+fn place_bar(function: &PassthroughFunction, bar: &PlacedBar) {
+    let register = BAR0.saturating_add(u16::from(bar.request.index).saturating_mul(4));
+    let [a, b, c, d, upper @ ..] = bar.address.to_le_bytes();
+    function.config_write(register, &[a, b, c, d]);
+    if bar.request.space == BarSpace::Memory64 {
+        function.config_write(register.saturating_add(4), &upper);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_many_names_and_may_be_given_once() {
+        let twice = addresses(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"]).unwrap_err();
+        assert_eq!(twice.to_string(), "--vfio 0000:01:00.0: given twice");
+        let two = addresses(&["0000:01:00.0", "02:00.0"]).unwrap();
+        assert_eq!(
+            two.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["0000:01:00.0", "0000:02:00.0"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_is_named() {
+        let text = addresses(&["/dev/null"]).unwrap_err().to_string();
+        assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
+    }
+}
