@@ -123,29 +123,34 @@ impl Machine {
 
     fn device(&self, index: usize, device: Device, files: &MachineFiles) -> Vec<String> {
         let slot = FIRST_SLOT.saturating_add(index);
-        let words = match device {
+        match device {
             Device::Nvme => {
                 let image = files.images.get(index).cloned().unwrap_or_default();
                 let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
                 let nvme = format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}");
                 vec!["-drive".into(), drive, "-device".into(), nvme]
             }
-            Device::E1000e => vec!["-device".into(), format!("e1000e,addr={slot:x}")],
+            Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
             Device::SharedGroup => {
                 let bridge = format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}");
-                let nic = |slot: u8| format!("e1000,bus=bridge{index},addr={slot}");
-                vec![
-                    "-device".into(),
-                    bridge,
-                    "-device".into(),
-                    nic(1),
-                    "-device".into(),
-                    nic(2),
-                ]
+                let behind = |slot: u8| {
+                    nic(
+                        "e1000",
+                        &format!("net{index}-{slot}"),
+                        &format!("bus=bridge{index},addr={slot}"),
+                    )
+                };
+                [vec!["-device".into(), bridge], behind(1), behind(2)].concat()
             }
-        };
-        words.into_iter().collect()
+        }
     }
+}
+
+/// A NIC with a network of its own, which leads nowhere.
+fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
+    let network_of_its_own = format!("user,id={network},restrict=on");
+    let device = format!("{model},netdev={network},{place}");
+    vec!["-netdev".into(), network_of_its_own, "-device".into(), device]
 }
 
 /// The files that a machine runs on.

@@ -42,7 +42,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let nested = cargo_test(&["--package", "lab", "--test", "nested", "--", "--ignored", filter])?;
     // The first part has skipped those that the second runs.
-    total.skipped = total.skipped.saturating_sub(nested.passed.saturating_add(nested.failed));
+    total.skipped = total
+        .skipped
+        .saturating_sub(nested.passed.saturating_add(nested.failed));
     total = total.and(nested);
     say(&total.in_words());
     Ok(total.is_success())
