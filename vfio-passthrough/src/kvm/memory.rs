@@ -44,6 +44,7 @@ impl MemorySlots for KvmMemory {
                 guest_phys_addr: gpa,
                 ..Default::default()
             },
+            stuck: false,
             memory: None,
         };
         slot.fill(memory)?;
@@ -57,6 +58,8 @@ struct Slot {
     numbers: Arc<Mutex<Option<IdAllocator>>>,
     calls: Arc<KvmCalls>,
     region: kvm_userspace_memory_region,
+    /// KVM did not delete the slot: its number is not handed out again.
+    stuck: bool,
     memory: Option<Arc<dyn HostMemory>>,
 }
 
@@ -76,7 +79,8 @@ impl Slot {
         // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
         self.region.memory_size = 0;
         let result = self.set();
-        if result.is_err() {
+        self.stuck = result.is_err();
+        if self.stuck {
             // The guest still reaches the memory: leaked, so that nothing else ever lives at that place.
             #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
             std::mem::forget(memory);
@@ -106,9 +110,7 @@ impl Drop for Slot {
                 self.region.slot
             );
         }
-        // A number whose slot could not be deleted has a size left only in the kernel: it is not handed out again.
-        let deleted = self.memory.is_none() && self.region.memory_size == 0;
-        if deleted || self.region.userspace_addr == 0 {
+        if !self.stuck {
             free(&self.numbers, self.region.slot);
         }
     }
@@ -124,3 +126,6 @@ fn free(numbers: &Mutex<Option<IdAllocator>>, number: u32) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
