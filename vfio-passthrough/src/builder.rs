@@ -4,14 +4,16 @@ use std::io;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
-use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
 use crate::address::{BarIndex, ByteRange, PciAddress};
-use crate::backend::{Device, DeviceFlags, RegionInfo, host_page_size};
+use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo, host_page_size};
 use crate::counters::FunctionTraps;
 use crate::function::{Error, PassthroughFunction, State};
-use crate::host::{MemorySlots, MsiRouter};
-use crate::irq::binding::MsixBinding;
+use crate::host::{IntxLine, MemorySlots, MsiRouter};
+use crate::irq::Interrupts;
+use crate::irq::binding::{Binding, Kind};
+use crate::irq::intx::Intx;
 use crate::layout::direct_areas;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::ConfigSpace;
@@ -23,8 +25,10 @@ use crate::window::Window;
 pub struct Host {
     /// Puts BARs into the guest's memory.
     pub slots: Arc<dyn MemorySlots>,
-    /// Routes interrupts into the guest.
+    /// Routes message-signalled interrupts into the guest.
     pub msi: Arc<dyn MsiRouter>,
+    /// The line that the function's INTx pin is wired to; without one the guest sees a function without a pin.
+    pub intx: Option<Arc<dyn IntxLine>>,
 }
 
 impl PassthroughFunction {
@@ -48,10 +52,11 @@ impl PassthroughFunction {
             .map(|bar| parts.region(u32::from(bar.number())))
             .collect::<Result<Vec<_>, _>>()?;
         let config = parts.config(&config_region, &regions)?;
+        let (config, interrupts) = parts.interrupts(config, host)?;
         let msix = config.msix();
         let state = State {
             msix: MsixState::new(msix.map_or(0, |layout| layout.vectors)),
-            binding: msix.map(|layout| parts.binding(layout, host)).transpose()?,
+            interrupts,
             windows: parts.windows(config.bars(), &regions, msix)?,
             config,
             running: true,
@@ -104,19 +109,46 @@ impl Parts {
         ConfigSpace::new(size, &sizes, read).map_err(self.error("read", region.index))
     }
 
-    fn binding(&self, layout: MsixLayout, host: &Host) -> Result<MsixBinding, Error> {
-        let irq = self
-            .device
-            .irq(VFIO_PCI_MSIX_IRQ_INDEX)
-            .map_err(self.error("describe the interrupts of", 0))?;
-        let vectors = layout.vectors;
+    /// The kinds of interrupts that the function, VFIO and the host VMM all have.
+    fn interrupts(&self, config: ConfigSpace, host: &Host) -> Result<(ConfigSpace, Interrupts), Error> {
+        let msi = config
+            .msi()
+            .map(|layout| self.binding(Kind::Msi, layout.vectors(), host))
+            .transpose()?;
+        let msix = config
+            .msix()
+            .map(|layout| self.binding(Kind::Msix, layout.vectors, host))
+            .transpose()?;
+        let line = host.intx.clone().filter(|_| config.pin() != 0);
+        let pin = line.is_some() && self.irq(Kind::Intx)?.count != 0;
+        let intx = line
+            .filter(|_| pin)
+            .map(|line| Intx::new(self.device.clone(), line));
+        let config = if pin { config } else { config.without_pin() };
+        Ok((config, Interrupts { intx, msi, msix }))
+    }
+
+    fn irq(&self, kind: Kind) -> Result<IrqInfo, Error> {
+        let address = self.address;
+        self.device
+            .irq(kind.index())
+            .map_err(|source| Error::DescribeInterrupts {
+                address,
+                kind,
+                source,
+            })
+    }
+
+    fn binding(&self, kind: Kind, vectors: u16, host: &Host) -> Result<Binding, Error> {
+        let irq = self.irq(kind)?;
         let allocated = host.msi.allocate(vectors);
         let allocated = allocated.map_err(|source| Error::Vectors {
             address: self.address,
+            kind,
             vectors,
             source,
         })?;
-        Ok(MsixBinding::new(self.device.clone(), irq, allocated))
+        Ok(Binding::new(kind, self.device.clone(), irq, allocated))
     }
 
     /// The direct areas of all memory BARs. One that cannot be mapped is trapped instead.

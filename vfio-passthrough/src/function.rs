@@ -12,7 +12,7 @@ use crate::address::{BarIndex, ByteRange, PciAddress};
 use crate::backend::{Device, DeviceFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
-use crate::irq::binding::MsixBinding;
+use crate::irq::{Demand, Interrupts};
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::{ConfigSpace, Touched, Written};
 use crate::pci::msix::{MsixLayout, MsixPart, MsixState, read_pba};
@@ -45,7 +45,7 @@ pub(crate) struct State {
     pub config: ConfigSpace,
     pub msix: MsixState,
     // Interrupts end before the memory slots go, and both before the device is closed.
-    pub binding: Option<MsixBinding>,
+    pub interrupts: Interrupts,
     pub windows: Vec<Window>,
     pub running: bool,
 }
@@ -71,9 +71,13 @@ impl PassthroughFunction {
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         data.fill(0);
-        let state = self.lock();
+        let mut state = self.lock();
         if !state.running {
             return data.fill(0xff);
+        }
+        if state.config.reads_msi_pending(offset, data.len()) {
+            let pending = pending_bits(&state);
+            state.config.set_msi_pending(pending);
         }
         if state.config.needs_device(offset, data.len()) {
             let result = self.device.read(&self.config_region, u64::from(offset), data);
@@ -117,11 +121,9 @@ impl PassthroughFunction {
             Some(MsixPart::Table(at)) => self.lock().msix.read(at, data),
             Some(MsixPart::Pba(at)) => {
                 let state = self.lock();
+                let msix = state.interrupts.msix.as_ref();
                 read_pba(at, data, |vector| {
-                    state
-                        .binding
-                        .as_ref()
-                        .is_some_and(|binding| binding.is_pending(vector))
+                    msix.is_some_and(|binding| binding.is_pending(vector))
                 });
             }
             None => self.region_read(bar, offset, data),
@@ -165,7 +167,7 @@ impl PassthroughFunction {
             return Ok(());
         }
         let result = self.reset_locked(&mut state);
-        state.binding = None;
+        state.interrupts = Interrupts::default();
         state.windows.clear();
         result
     }
@@ -200,12 +202,13 @@ impl PassthroughFunction {
         if moves {
             self.place_windows(state);
         }
-        if let Some(control) = state
-            .config
-            .msix_control()
-            .filter(|_| written.touched.contains(Touched::MSIX))
-        {
+        if let Some(control) = state.config.msix_control() {
             state.msix.write_control(control);
+        }
+        if written
+            .touched
+            .intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND)
+        {
             result = result.and(self.reconcile_interrupts(state));
         }
         result
@@ -269,11 +272,15 @@ impl PassthroughFunction {
     }
 
     fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
-        let Some(binding) = &mut state.binding else {
-            return Ok(());
+        let demand = Demand {
+            // A function that decodes nothing has no driver. DisINTx is the device's: the kernel honours it.
+            intx: state.config.command().intersects(Command::MEMORY | Command::IO),
+            msi: state.config.msi_wanted(),
+            msix: state.msix.wanted(),
         };
-        binding
-            .reconcile(&state.msix)
+        state
+            .interrupts
+            .reconcile(&demand)
             .map_err(|source| Error::Interrupts {
                 address: self.address,
                 source,
@@ -337,6 +344,21 @@ impl PassthroughFunction {
             log::warn!("{error}");
         }
     }
+}
+
+/// The vectors of MSI that fired and were not delivered, a bit each.
+fn pending_bits(state: &State) -> u32 {
+    let vectors = state.config.msi().map_or(0, |layout| layout.vectors());
+    let is_pending = |vector: &u16| {
+        state
+            .interrupts
+            .msi
+            .as_ref()
+            .is_some_and(|binding| binding.is_pending(*vector))
+    };
+    (0..vectors)
+        .filter(is_pending)
+        .fold(0, |bits, vector| bits | 1 << vector)
 }
 
 /// Where the guest has a BAR now.

@@ -91,3 +91,22 @@ pub trait MsiVectors: Send {
     /// Forgets what fired while the vector was not delivered.
     fn clear_pending(&mut self, vector: u16);
 }
+
+/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to. Others may share it.
+pub trait IntxLine: Send + Sync {
+    /// Wires the pin to the line, until the connection is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno.
+    fn connect(&self) -> io::Result<Box<dyn IntxConnection>>;
+}
+
+/// An INTx pin that is wired to its line. Dropping it cuts the wire.
+pub trait IntxConnection: Send {
+    /// VFIO signals this one when the pin is asserted, and masks the pin.
+    fn trigger(&self) -> &Arc<EventFd>;
+
+    /// The hypervisor signals this one when the guest has acknowledged the interrupt; VFIO then unmasks the pin, and fires again where it is still asserted.
+    fn resample(&self) -> &Arc<EventFd>;
+}

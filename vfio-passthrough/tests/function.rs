@@ -18,6 +18,8 @@ const PM_CONTROL: u16 = 0x64;
 const EXPRESS_CONTROL: u16 = 0x88;
 const TABLE: u64 = 0x2000;
 const PBA: u64 = 0x3000;
+const INTX: u32 = 0;
+const MSIX: u32 = 2;
 
 struct Setup {
     faults: Arc<Faults>,
@@ -150,7 +152,10 @@ fn sleep_takes_the_bar_away_and_waking_brings_it_back() {
 fn vectors_are_bound_as_the_guest_unmasks_them() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
-    assert!(setup.device.irqs().enabled && setup.device.irqs().bound() == 0);
+    assert_eq!(
+        (setup.device.irqs().active, setup.device.irqs().bound()),
+        (Some(MSIX), 0)
+    );
     setup.program(2, 7, false);
     assert_eq!(setup.device.irqs().bound(), 1);
     assert_eq!(
@@ -158,7 +163,7 @@ fn vectors_are_bound_as_the_guest_unmasks_them() {
         [(2, message(7))]
     );
     setup.write(MSIX_CONTROL, 0);
-    assert!(!setup.device.irqs().enabled);
+    assert_ne!(setup.device.irqs().active, Some(MSIX));
     assert!(setup.guest.delivered().is_empty());
 }
 
@@ -204,7 +209,7 @@ fn a_function_level_reset_leaves_everything_as_after_power_on() {
     setup.write(EXPRESS_CONTROL, 0x8000);
     assert_eq!(setup.faults.made(Call::Reset), 1);
     assert!(setup.guest.slots().is_empty() && setup.guest.delivered().is_empty());
-    assert!(!setup.device.irqs().enabled);
+    assert_ne!(setup.device.irqs().active, Some(MSIX));
     assert_eq!(setup.real_command(), 0);
 }
 
@@ -219,7 +224,7 @@ fn after_shutdown_nothing_answers_and_nothing_is_held() {
     assert_eq!(data, [0xff; 4]);
     setup.write(0x04, 0x0006);
     assert_eq!(setup.real_command(), 0, "no bus mastering");
-    assert!(setup.guest.slots().is_empty() && !setup.device.irqs().enabled);
+    assert!(setup.guest.slots().is_empty() && setup.device.irqs().active.is_none());
     setup.function.shutdown().unwrap();
     assert_eq!(setup.faults.made(Call::Reset), 1, "once");
 }
@@ -274,4 +279,27 @@ fn a_function_whose_making_fails_leaves_nothing_and_names_the_device() {
         );
         assert_eq!(Arc::strong_count(&device), 1, "{call:?}");
     }
+}
+
+#[test]
+fn the_pin_is_wired_while_the_function_is_on_and_uses_no_messages() {
+    let setup = setup();
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (None, 0));
+    let setup = setup.start();
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (Some(INTX), 1));
+    assert!(setup.device.irqs().resample.is_some());
+    setup.write(MSIX_CONTROL, 0x8000);
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (Some(MSIX), 0));
+    setup.write(MSIX_CONTROL, 0);
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (Some(INTX), 1));
+    setup.write(0x04, 0);
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (None, 0));
+}
+
+#[test]
+fn a_pin_that_cannot_be_unmasked_is_not_left_bound() {
+    let setup = setup();
+    setup.faults.fail(Call::SetIrqs, 1, libc::EINVAL);
+    let setup = setup.start();
+    assert_eq!((setup.device.irqs().active, setup.guest.pins()), (None, 0));
 }

@@ -124,15 +124,24 @@ pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
     })
 }
 
+const TRIGGER_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
+const TRIGGER_NONE: u32 = sys::VFIO_IRQ_SET_DATA_NONE | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
+const UNMASK_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_UNMASK;
+
 /// `VFIO_DEVICE_SET_IRQS`.
 pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
-    let (data, index, start, eventfds) = match call {
+    let resample;
+    let (kind, index, start, eventfds) = match call {
         SetIrqs::Trigger {
             index,
             start,
             eventfds,
-        } => (sys::VFIO_IRQ_SET_DATA_EVENTFD, index, start, eventfds),
-        SetIrqs::Disable { index } => (sys::VFIO_IRQ_SET_DATA_NONE, index, 0, [].as_slice()),
+        } => (TRIGGER_EVENTFD, index, start, eventfds),
+        SetIrqs::UnmaskOn { index, eventfd } => {
+            resample = [Some(eventfd.clone())];
+            (UNMASK_EVENTFD, index, 0, resample.as_slice())
+        }
+        SetIrqs::Disable { index } => (TRIGGER_NONE, index, 0, [].as_slice()),
     };
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(eventfds.len()).map_err(too_many)?;
@@ -141,13 +150,7 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
         .saturating_mul(eventfds.len())
         .saturating_add(size_of::<sys::vfio_irq_set>());
     let argsz = u32::try_from(size).map_err(too_many)?;
-    let header = [
-        argsz,
-        data | sys::VFIO_IRQ_SET_ACTION_TRIGGER,
-        index,
-        start,
-        count,
-    ];
+    let header = [argsz, kind, index, start, count];
     let fd = |eventfd: &Option<Arc<EventFd>>| {
         eventfd
             .as_ref()

@@ -100,6 +100,13 @@ pub enum SetIrqs<'a> {
         /// An eventfd a vector.
         eventfds: &'a [Option<Arc<EventFd>>],
     },
+    /// The first vector is unmasked whenever this eventfd is signalled (`DATA_EVENTFD | ACTION_UNMASK`).
+    UnmaskOn {
+        /// The index, one that is masked when it fires.
+        index: u32,
+        /// The eventfd.
+        eventfd: &'a Arc<EventFd>,
+    },
     /// Turns the whole index off (`DATA_NONE | ACTION_TRIGGER`, count 0).
     Disable {
         /// The index.

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::address::{BarIndex, PciAddress};
-use crate::irq::binding;
+use crate::irq;
 
 /// What went wrong with a function. Every variant names the device and the operation.
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +28,31 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// VFIO did not describe an interrupt index.
+    #[error("{address}: VFIO_DEVICE_GET_IRQ_INFO ({kind}): {source}")]
+    DescribeInterrupts {
+        /// The device.
+        address: PciAddress,
+        /// Which one.
+        kind: irq::binding::Kind,
+        /// Why.
+        source: io::Error,
+    },
     /// Interrupts could not be set up or taken down.
     #[error("{address}: {source}")]
     Interrupts {
         /// The device.
         address: PciAddress,
         /// Which step, and why.
-        source: binding::Error,
+        source: irq::Error,
     },
     /// The host VMM did not give vectors.
-    #[error("{address}: no room for {vectors} MSI-X vectors: {source}")]
+    #[error("{address}: no room for {vectors} {kind} vectors: {source}")]
     Vectors {
         /// The device.
         address: PciAddress,
+        /// Of which kind.
+        kind: irq::binding::Kind,
         /// How many were asked for.
         vectors: u16,
         /// Why.

@@ -1,54 +1,65 @@
-//! The interrupts of one function, as they are bound in the host.
+//! One kind of message-signalled interrupts of a function, MSI or MSI-X, as it is bound in the host.
 
-use std::io;
+use std::fmt;
 use std::sync::Arc;
 
-use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
+use vfio_bindings::bindings::vfio::{VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::plan::{Growth, HostState, Step, plan};
+use super::Error;
+use super::plan::{Growth, HostState, Step, Wanted, plan};
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
-use crate::pci::msix::MsixState;
 
-/// What a step was about.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The host VMM could not deliver vectors to the guest.
-    #[error("cannot deliver MSI-X vectors to the guest: {0}")]
-    Deliver(#[source] io::Error),
-    /// No eventfd could be made.
-    #[error("cannot make an eventfd for MSI-X vector {vector}: {source}")]
-    Eventfd {
-        /// The vector.
-        vector: u16,
-        /// Why: `EMFILE` where the limit on open files is too low.
-        source: io::Error,
-    },
-    /// VFIO refused.
-    #[error("VFIO_DEVICE_SET_IRQS (MSI-X, {what}): {source}")]
-    SetIrqs {
-        /// What was asked.
-        what: String,
-        /// Why.
-        source: io::Error,
-    },
+/// A kind of interrupt of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The pin.
+    Intx,
+    /// Messages, up to 32.
+    Msi,
+    /// Messages by a table, up to 2048.
+    Msix,
 }
 
-/// MSI-X of one function, bound in the host. Dropping it turns MSI-X off, then gives the vectors back.
-pub struct MsixBinding {
+impl Kind {
+    /// VFIO's number of it.
+    pub fn index(self) -> u32 {
+        match self {
+            Self::Intx => vfio_bindings::bindings::vfio::VFIO_PCI_INTX_IRQ_INDEX,
+            Self::Msi => VFIO_PCI_MSI_IRQ_INDEX,
+            Self::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intx => "INTx",
+            Self::Msi => "MSI",
+            Self::Msix => "MSI-X",
+        })
+    }
+}
+
+/// MSI or MSI-X of one function. Dropping it turns it off, then gives the vectors back.
+pub struct Binding {
+    kind: Kind,
     state: HostState,
     growth: Growth,
     vectors: Box<dyn MsiVectors>,
     device: Arc<dyn Device>,
 }
 
-impl MsixBinding {
-    /// Nothing bound yet. `irq` is VFIO's description of the MSI-X index.
-    pub fn new(device: Arc<dyn Device>, irq: IrqInfo, vectors: Box<dyn MsiVectors>) -> Self {
-        let fixed = irq.flags.contains(IrqFlags::NORESIZE);
+impl Binding {
+    /// Nothing bound yet. `irq` is VFIO's description of the kind's index.
+    pub fn new(kind: Kind, device: Arc<dyn Device>, irq: IrqInfo, vectors: Box<dyn MsiVectors>) -> Self {
+        // MSI vectors are one block that is allocated when MSI is turned on (vfio_msi_enable).
+        let fixed = kind == Kind::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
         Self {
+            kind,
             state: HostState::default(),
             growth,
             vectors,
@@ -56,13 +67,18 @@ impl MsixBinding {
         }
     }
 
-    /// Makes the host agree with what the guest programmed. After a failure the next call tries again what is missing.
+    /// VFIO has it on.
+    pub fn is_enabled(&self) -> bool {
+        self.state.enabled
+    }
+
+    /// Makes the host agree with what the guest wants. After a failure the next call tries again what is missing.
     ///
     /// # Errors
     ///
     /// See [`Error`]; steps before the failed one stay done.
-    pub fn reconcile(&mut self, guest: &MsixState) -> Result<(), Error> {
-        for step in plan(guest, &self.state, self.growth) {
+    pub fn reconcile(&mut self, wanted: &Wanted) -> Result<(), Error> {
+        for step in plan(wanted, &self.state, self.growth) {
             self.carry_out(&step)?;
             self.state.after(&step);
         }
@@ -75,27 +91,24 @@ impl MsixBinding {
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Error> {
+        let kind = self.kind;
         match step {
-            Step::Deliver(changes) => self.vectors.update(changes).map_err(Error::Deliver),
-            // A first vector without an eventfd turns MSI-X on and binds nothing (vfio_pci_set_msi_trigger).
+            Step::Deliver(changes) => self
+                .vectors
+                .update(changes)
+                .map_err(|source| Error::Deliver { kind, source }),
+            // A first vector without an eventfd turns the kind on and binds nothing (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[None]),
             Step::Bind(vectors) => {
-                let fds = vectors
+                let eventfds = vectors
                     .clone()
                     .map(|vector| self.eventfd(vector))
                     .collect::<Result<Vec<_>, _>>()?;
-                self.trigger(vectors.start, &fds)
+                self.trigger(vectors.start, &eventfds)
             }
             Step::Disable => {
-                let call = SetIrqs::Disable {
-                    index: VFIO_PCI_MSIX_IRQ_INDEX,
-                };
-                let result = self.device.set_irqs(call);
-                result.map_err(|source| Error::SetIrqs {
-                    what: "disable".to_owned(),
-                    source,
-                })?;
-                // What was pending is gone with the table's state (PCI 6.8.2).
+                disable(&*self.device, kind)?;
+                // What was pending is gone with the enable bit (PCI 6.8.2).
                 self.state
                     .bound
                     .iter()
@@ -106,29 +119,41 @@ impl MsixBinding {
     }
 
     fn eventfd(&mut self, vector: u16) -> Result<Option<Arc<EventFd>>, Error> {
+        let kind = self.kind;
         self.vectors
             .trigger(vector)
             .map(Some)
-            .map_err(|source| Error::Eventfd { vector, source })
+            .map_err(|source| Error::Eventfd { kind, vector, source })
     }
 
     fn trigger(&self, start: u16, eventfds: &[Option<Arc<EventFd>>]) -> Result<(), Error> {
         let call = SetIrqs::Trigger {
-            index: VFIO_PCI_MSIX_IRQ_INDEX,
+            index: self.kind.index(),
             start: u32::from(start),
             eventfds,
         };
         let what = || format!("{} vectors from {start} on", eventfds.len());
-        self.device
-            .set_irqs(call)
-            .map_err(|source| Error::SetIrqs { what: what(), source })
+        self.device.set_irqs(call).map_err(|source| Error::SetIrqs {
+            kind: self.kind,
+            what: what(),
+            source,
+        })
     }
 }
 
-impl Drop for MsixBinding {
+/// Turns an index off.
+pub(super) fn disable(device: &dyn Device, kind: Kind) -> Result<(), Error> {
+    let result = device.set_irqs(SetIrqs::Disable { index: kind.index() });
+    result.map_err(|source| Error::SetIrqs {
+        kind,
+        what: "disable".to_owned(),
+        source,
+    })
+}
+
+impl Drop for Binding {
     fn drop(&mut self) {
-        // An empty table that is off is what turns everything off, in the right order.
-        if let Err(error) = self.reconcile(&MsixState::new(0)) {
+        if let Err(error) = self.reconcile(&Wanted::default()) {
             log::error!("interrupts stay bound until the device is closed: {error}");
         }
     }

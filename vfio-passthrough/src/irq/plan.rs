@@ -4,14 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::host::MsiMessage;
-use crate::pci::msix::MsixState;
+
+/// What the guest asks for of one kind of message-signalled interrupt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The kind is on.
+    pub enabled: bool,
+    /// How many vectors it has while it is on.
+    pub vectors: u16,
+    /// The vectors that may fire now, with their messages; none while it is off.
+    pub deliver: BTreeMap<u16, MsiMessage>,
+}
 
 /// What is bound in the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostState {
-    /// VFIO has MSI-X on.
+    /// VFIO has it on.
     pub enabled: bool,
-    /// The vectors whose eventfd VFIO has. They stay bound while MSI-X is on: a masked vector's eventfd collects what fires.
+    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects what fires.
     pub bound: BTreeSet<u16>,
     /// The vectors that are delivered to the guest, with their messages.
     pub delivered: BTreeMap<u16, MsiMessage>,
@@ -20,9 +30,9 @@ pub struct HostState {
 /// How VFIO lets vectors be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// Whenever one is wanted (dynamic MSI-X, Linux 6.5).
+    /// Whenever one is wanted (MSI-X since Linux 6.5).
     Dynamic,
-    /// Not once it is on (`VFIO_IRQ_INFO_NORESIZE`): turning it off to grow would lose interrupts, so all are bound at enable.
+    /// Not once it is on (`VFIO_IRQ_INFO_NORESIZE`; MSI always): turning it off to grow would lose interrupts, so all are bound at enable.
     Fixed,
 }
 
@@ -31,40 +41,39 @@ pub enum Growth {
 pub enum Step {
     /// Deliver vectors to the guest, or stop doing so: one batch.
     Deliver(Vec<(u16, Option<MsiMessage>)>),
-    /// Turn MSI-X on without any vector: the function then keeps pending what it wants to signal.
+    /// Turn it on without any vector: the function then keeps pending what it wants to signal.
     EnableEmpty,
-    /// Give VFIO the eventfds of these vectors in one call; turns MSI-X on where it is off.
+    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off.
     Bind(Range<u16>),
-    /// Turn MSI-X off.
+    /// Turn it off.
     Disable,
 }
 
-/// The steps from `host` to what `guest` asks for; none where they agree.
+/// The steps from `host` to what the guest wants; none where they agree.
 ///
-/// Delivery is set up before a vector is bound and taken down before MSI-X goes off, so that no interrupt comes between.
-pub fn plan(guest: &MsixState, host: &HostState, growth: Growth) -> Vec<Step> {
-    let wanted: BTreeMap<u16, MsiMessage> = (0..guest.vectors())
-        .filter_map(|vector| Some((vector, guest.deliverable(vector)?)))
-        .collect();
+/// Delivery is set up before a vector is bound and taken down before the kind goes off, so that no interrupt comes between.
+pub fn plan(wanted: &Wanted, host: &HostState, growth: Growth) -> Vec<Step> {
     let mut steps = Vec::new();
-    let changes = changes(&wanted, &host.delivered);
+    let changes = changes(&wanted.deliver, &host.delivered);
     if !changes.is_empty() {
         steps.push(Step::Deliver(changes));
     }
-    if !guest.is_enabled() {
+    if !wanted.enabled {
         if host.enabled {
             steps.push(Step::Disable);
         }
         return steps;
     }
     let unbound = match growth {
-        Growth::Fixed if !host.enabled => (0..guest.vectors()).collect(),
+        Growth::Fixed if !host.enabled => (0..wanted.vectors).collect(),
         Growth::Fixed => Vec::new(),
-        Growth::Dynamic => wanted
-            .keys()
-            .copied()
-            .filter(|vector| !host.bound.contains(vector))
-            .collect(),
+        Growth::Dynamic => {
+            let missing = wanted
+                .deliver
+                .keys()
+                .filter(|vector| !host.bound.contains(vector));
+            missing.copied().collect()
+        }
     };
     if unbound.is_empty() && !host.enabled {
         steps.push(Step::EnableEmpty);
@@ -130,6 +139,7 @@ impl HostState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pci::msix::MsixState;
     use proptest::prelude::*;
 
     const ENABLE: u16 = 1 << 15;
@@ -153,7 +163,7 @@ mod tests {
 
     /// Carries out a plan on the state, and says how it went.
     fn reconcile(guest: &MsixState, host: &mut HostState, growth: Growth) -> Vec<Step> {
-        let steps = plan(guest, host, growth);
+        let steps = plan(&guest.wanted(), host, growth);
         steps.iter().for_each(|step| host.after(step));
         steps
     }
@@ -266,7 +276,7 @@ mod tests {
                 prop_assert_eq!(host.enabled, control & ENABLE != 0);
                 prop_assert!(expected.keys().all(|vector| host.bound.contains(vector)));
                 prop_assert!(host.enabled || host.bound.is_empty());
-                prop_assert_eq!(plan(&guest, &host, growth), []);
+                prop_assert_eq!(plan(&guest.wanted(), &host, growth), []);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The host traits on KVM: memory slots, MSI routing and the VFIO device of one VM.
 
+mod intx;
 mod memory;
 mod routing;
 
@@ -11,6 +12,7 @@ use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
 use vfio_ioctls::VfioDeviceFd;
 
+pub use intx::KvmLine;
 pub use memory::KvmMemory;
 pub use routing::KvmRouter;
 
@@ -43,11 +45,21 @@ impl KvmHost {
         }
     }
 
-    /// What a function asks for.
+    /// What a function without a pin asks for.
     pub fn host(&self) -> Host {
         Host {
             slots: self.memory.clone(),
             msi: self.router.clone(),
+            intx: None,
+        }
+    }
+
+    /// What a function asks for whose INTx pin is wired to the interrupt controller's input `gsi`.
+    pub fn host_with_intx(&self, gsi: u32) -> Host {
+        let line = KvmLine::new(self.vm.clone(), gsi, self.calls.clone());
+        Host {
+            intx: Some(Arc::new(line)),
+            ..self.host()
         }
     }
 

@@ -9,7 +9,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
 use crate::builder::Host;
-use crate::host::{HostMemory, MemorySlot, MemorySlots, MsiMessage, MsiRouter, MsiVectors};
+use crate::host::{
+    HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots, MsiMessage, MsiRouter, MsiVectors,
+};
 
 /// A guest. Clones are the same one.
 #[derive(Clone)]
@@ -17,6 +19,7 @@ pub struct Guest {
     faults: Arc<Faults>,
     slots: Arc<Mutex<BTreeMap<u64, u64>>>,
     delivered: Arc<Mutex<BTreeMap<u16, MsiMessage>>>,
+    pins: Arc<Mutex<usize>>,
 }
 
 impl Guest {
@@ -26,14 +29,17 @@ impl Guest {
             faults,
             slots: Arc::default(),
             delivered: Arc::default(),
+            pins: Arc::default(),
         }
     }
 
     /// The host traits that put things into this guest.
     pub fn host(&self) -> Host {
+        let own = Arc::new(self.clone());
         Host {
-            slots: Arc::new(self.clone()),
-            msi: Arc::new(self.clone()),
+            slots: own.clone(),
+            msi: own.clone(),
+            intx: Some(own),
         }
     }
 
@@ -43,6 +49,11 @@ impl Guest {
             .iter()
             .filter_map(|(start, size)| ByteRange::new(*start, *size))
             .collect()
+    }
+
+    /// How many INTx pins are wired to the guest.
+    pub fn pins(&self) -> usize {
+        *lock(&self.pins)
     }
 
     /// The vectors that reach the guest, with their messages.
@@ -162,5 +173,43 @@ impl Drop for Vectors {
         self.eventfds.keys().for_each(|vector| {
             lock(&self.guest.delivered).remove(vector);
         });
+    }
+}
+
+impl IntxLine for Guest {
+    fn connect(&self) -> io::Result<Box<dyn IntxConnection>> {
+        self.faults.pass(Call::Route)?;
+        let eventfd = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
+        let connection = Pin {
+            guest: self.clone(),
+            trigger: eventfd()?,
+            resample: eventfd()?,
+        };
+        let mut pins = lock(&self.pins);
+        *pins = pins.saturating_add(1);
+        Ok(Box::new(connection))
+    }
+}
+
+struct Pin {
+    guest: Guest,
+    trigger: Arc<EventFd>,
+    resample: Arc<EventFd>,
+}
+
+impl IntxConnection for Pin {
+    fn trigger(&self) -> &Arc<EventFd> {
+        &self.trigger
+    }
+
+    fn resample(&self) -> &Arc<EventFd> {
+        &self.resample
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.guest.pins);
+        *pins = pins.saturating_sub(1);
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Call, Faults, errno, lock};
@@ -14,17 +14,20 @@ use crate::address::ByteRange;
 use crate::backend::{
     Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs, file_position,
 };
+use crate::irq::binding::Kind;
 
 /// The size of the file range that each region has.
 const REGION_STRIDE: u64 = 1 << 24;
 
-/// What is bound to the MSI-X vectors of a device.
+/// What is bound to the interrupts of a device.
 #[derive(Clone, Debug, Default)]
 pub struct IrqsState {
-    /// MSI-X is on.
-    pub enabled: bool,
-    /// The eventfd of each vector, up to the last that was ever given one.
+    /// The index that is on; they exclude one another.
+    pub active: Option<u32>,
+    /// The eventfd of each of its vectors, up to the last that was ever given one.
     pub eventfds: Vec<Option<Arc<EventFd>>>,
+    /// What unmasks INTx.
+    pub resample: Option<Arc<EventFd>>,
 }
 
 impl IrqsState {
@@ -39,13 +42,13 @@ pub struct PciDevice {
     faults: Arc<Faults>,
     file: File,
     regions: Vec<RegionInfo>,
-    msix: IrqInfo,
+    irq_infos: Vec<IrqInfo>,
     power_on: Vec<u8>,
     irqs: Mutex<IrqsState>,
 }
 
 impl PciDevice {
-    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits; PCI Express and
+    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits; an INTx pin, PCI Express and
     /// power management.
     ///
     /// # Errors
@@ -63,19 +66,21 @@ impl PciDevice {
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);
         put(0x10, &[4]);
         put(0x34, &[0x40]);
+        put(0x3d, &[1]);
         put(0x40, &[0x11, 0x80, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
         put(0x60, &[0x01, 0, 3, 0]);
         put(0x80, &[0x10, 0x60, 2, 0]);
-        Self::new(
-            faults,
-            config,
-            &[0x4000],
-            IrqInfo {
-                index: VFIO_PCI_MSIX_IRQ_INDEX,
-                flags: msix,
-                count: 65,
-            },
-        )
+        let intx = IrqInfo {
+            index: Kind::Intx.index(),
+            flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
+            count: 1,
+        };
+        let msix = IrqInfo {
+            index: Kind::Msix.index(),
+            flags: msix,
+            count: 65,
+        };
+        Self::new(faults, config, &[0x4000], vec![intx, msix])
     }
 
     /// A function with this config space, and with BAR regions of these sizes, from BAR0 on.
@@ -83,7 +88,7 @@ impl PciDevice {
     /// # Errors
     ///
     /// No file could be made for the device's memory.
-    pub fn new(faults: Arc<Faults>, config: Vec<u8>, bars: &[u64], msix: IrqInfo) -> io::Result<Self> {
+    pub fn new(faults: Arc<Faults>, config: Vec<u8>, bars: &[u64], irqs: Vec<IrqInfo>) -> io::Result<Self> {
         let flags = RegionFlags::READ | RegionFlags::WRITE;
         let region = |index: u32| {
             let bar = usize::try_from(index)
@@ -117,7 +122,7 @@ impl PciDevice {
             faults,
             file,
             regions,
-            msix,
+            irq_infos: irqs,
             power_on: config,
             irqs: Mutex::default(),
         };
@@ -125,7 +130,7 @@ impl PciDevice {
         Ok(device)
     }
 
-    /// What is bound to the MSI-X vectors.
+    /// What is bound to its interrupts.
     pub fn irqs(&self) -> IrqsState {
         lock(&self.irqs).clone()
     }
@@ -152,6 +157,14 @@ impl PciDevice {
         eventfd.map_or(Ok(()), |eventfd| eventfd.write(1))
     }
 
+    fn find_irq(&self, index: u32) -> IrqInfo {
+        let known = self.irq_infos.iter().find(|info| info.index == index);
+        known.copied().unwrap_or(IrqInfo {
+            index,
+            ..IrqInfo::default()
+        })
+    }
+
     fn power_on(&self) -> io::Result<()> {
         let config = self.find(VFIO_PCI_CONFIG_REGION_INDEX)?;
         self.file.write_all_at(&self.power_on, config.file_offset)
@@ -163,6 +176,32 @@ impl PciDevice {
             .find(|region| region.index == index)
             .ok_or_else(|| errno(libc::EINVAL))
     }
+}
+
+/// The rules of vfio_pci_set_msi_trigger and vfio_pci_set_intx_trigger.
+fn trigger(
+    irqs: &mut IrqsState,
+    info: IrqInfo,
+    start: u32,
+    eventfds: &[Option<Arc<EventFd>>],
+) -> io::Result<()> {
+    let start = usize::try_from(start).map_err(|_| errno(libc::EINVAL))?;
+    let end = start.saturating_add(eventfds.len());
+    let other = irqs.active.is_some_and(|active| active != info.index);
+    // Once it is on, vectors beyond those it was turned on with need the kind that can grow.
+    let grows = irqs.active.is_some() && end > irqs.eventfds.len();
+    if other || end as u64 > u64::from(info.count) || grows && info.flags.contains(IrqFlags::NORESIZE) {
+        return Err(errno(libc::EINVAL));
+    }
+    let length = irqs.eventfds.len().max(end);
+    irqs.eventfds.resize(length, None);
+    irqs.active = Some(info.index);
+    irqs.eventfds
+        .iter_mut()
+        .skip(start)
+        .zip(eventfds)
+        .for_each(|(old, new)| old.clone_from(new));
+    Ok(())
 }
 
 impl Device for PciDevice {
@@ -177,14 +216,7 @@ impl Device for PciDevice {
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
         self.faults.pass(Call::IrqInfo)?;
-        Ok(if index == self.msix.index {
-            self.msix
-        } else {
-            IrqInfo {
-                index,
-                ..IrqInfo::default()
-            }
-        })
+        Ok(self.find_irq(index))
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
@@ -220,31 +252,17 @@ impl Device for PciDevice {
                 index,
                 start,
                 eventfds,
-            } => {
-                let end = usize::try_from(start)
-                    .ok()
-                    .and_then(|start| start.checked_add(eventfds.len()));
-                let end =
-                    end.filter(|end| index == self.msix.index && *end as u64 <= u64::from(self.msix.count));
-                let end = end.ok_or_else(|| errno(libc::EINVAL))?;
-                // Once MSI-X is on, vectors beyond those it was turned on with need the dynamic kind (vfio_msi_set_block).
-                let grows = irqs.enabled && end > irqs.eventfds.len();
-                if grows && self.msix.flags.contains(IrqFlags::NORESIZE) {
-                    return Err(errno(libc::EINVAL));
-                }
-                let length = irqs.eventfds.len().max(end);
-                irqs.eventfds.resize(length, None);
-                irqs.enabled = true;
-                let start = end.saturating_sub(eventfds.len());
-                irqs.eventfds
-                    .iter_mut()
-                    .skip(start)
-                    .zip(eventfds)
-                    .for_each(|(old, new)| old.clone_from(new));
+            } => trigger(&mut irqs, self.find_irq(index), start, eventfds),
+            SetIrqs::UnmaskOn { index, eventfd } if irqs.active == Some(index) => {
+                irqs.resample = Some(eventfd.clone());
+                Ok(())
             }
-            SetIrqs::Disable { .. } => *irqs = IrqsState::default(),
+            SetIrqs::Disable { index } if irqs.active.is_none_or(|active| active == index) => {
+                *irqs = IrqsState::default();
+                Ok(())
+            }
+            _ => Err(errno(libc::EINVAL)),
         }
-        Ok(())
     }
 
     fn reset(&self) -> io::Result<()> {

@@ -4,11 +4,13 @@
 //! presents it). Which is which is decided once, in `view`. Nothing here talks to the device: a write returns what it asks for.
 
 use super::bar::{Bar, Space};
+use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
     AF_CONTROL, AF_FLR, BAR0, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL,
 };
 use crate::address::BarIndex;
+use crate::irq::plan::Wanted;
 
 /// A byte of config space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub(super) struct Byte {
 /// Where the registers are that do something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
+    pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
     pub express: Option<u16>,
@@ -40,6 +43,8 @@ bitflags::bitflags! {
         const BARS = 1 << 1;
         /// MSI-X message control was written.
         const MSIX = 1 << 2;
+        /// A register of MSI was written.
+        const MSI = 1 << 5;
         /// The power management control register was written.
         const POWER = 1 << 3;
         /// The guest asked for a function level reset.
@@ -63,6 +68,7 @@ pub struct ConfigSpace {
     pub(super) power_on: Vec<Byte>,
     pub(super) offsets: Offsets,
     pub(super) bars: Vec<Bar>,
+    pub(super) msi: Option<MsiLayout>,
     pub(super) msix: Option<MsixLayout>,
     /// In a low-power state the function answers config accesses only.
     pub(super) asleep: bool,
@@ -77,6 +83,50 @@ impl ConfigSpace {
     /// Where the structures of MSI-X are, if the function has it.
     pub fn msix(&self) -> Option<MsixLayout> {
         self.msix
+    }
+
+    /// The form of the MSI capability, if the function has it.
+    pub fn msi(&self) -> Option<MsiLayout> {
+        self.msi
+    }
+
+    /// True where reading these bytes reads pending bits of MSI.
+    pub fn reads_msi_pending(&self, offset: u16, length: usize) -> bool {
+        let Some(pending) = self.msi_register(|layout| layout.pending()) else {
+            return false;
+        };
+        let end = usize::from(offset).saturating_add(length);
+        usize::from(pending) < end && offset < pending.saturating_add(4)
+    }
+
+    /// Sets the pending bits of MSI, a bit a vector, which the guest only reads.
+    pub fn set_msi_pending(&mut self, bits: u32) {
+        let Some(pending) = self.msi_register(|layout| layout.pending()) else {
+            return;
+        };
+        let bytes = self.bytes.iter_mut().skip(usize::from(pending));
+        bytes
+            .zip(bits.to_le_bytes())
+            .for_each(|(byte, value)| byte.value = value);
+    }
+
+    /// What the guest asks of the host by MSI.
+    pub fn msi_wanted(&self) -> Wanted {
+        let Some((layout, offset)) = self.msi.zip(self.offsets.msi) else {
+            return Wanted::default();
+        };
+        let at = |register: u16| offset.saturating_add(register);
+        let upper = layout.upper().map_or(0, |upper| self.u32_at(at(upper)));
+        layout.wanted(MsiRegisters {
+            control: self.u16_at(at(MsiLayout::CONTROL)),
+            address: u64::from(upper) << 32 | u64::from(self.u32_at(at(MsiLayout::ADDRESS))),
+            data: self.u16_at(at(layout.data())),
+            mask: layout.mask().map_or(0, |mask| self.u32_at(at(mask))),
+        })
+    }
+
+    fn msi_register(&self, register: impl Fn(&MsiLayout) -> Option<u16>) -> Option<u16> {
+        self.offsets.msi?.checked_add(register(self.msi.as_ref()?)?)
     }
 
     /// The offset of the power management control register.
@@ -153,6 +203,10 @@ impl ConfigSpace {
         let [_, flr] = EXPRESS_FLR.to_le_bytes();
         let mut touched = Touched::empty();
         touched.set(Touched::MSIX, is(self.offsets.msix, high(MSIX_CONTROL)));
+        let msi = self.offsets.msi.zip(self.msi);
+        let own =
+            |(start, layout): (u16, MsiLayout)| (start..start.saturating_add(layout.size())).contains(&at);
+        touched.set(Touched::MSI, msi.is_some_and(own));
         touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL));
         let express = is(self.offsets.express, high(EXPRESS_CONTROL)) && value & flr != 0;
         let advanced = is(self.offsets.advanced, AF_CONTROL) && value & AF_FLR != 0;

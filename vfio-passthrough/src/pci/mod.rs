@@ -3,6 +3,7 @@
 pub mod bar;
 pub mod caps;
 pub mod config;
+pub mod msi;
 pub mod msix;
 pub mod regs;
 mod view;

@@ -2,6 +2,7 @@
 
 use crate::address::{BarIndex, ByteRange};
 use crate::host::MsiMessage;
+use crate::irq::plan::Wanted;
 
 use super::regs::{MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE};
 
@@ -133,15 +134,19 @@ impl MsixState {
         self.masked = control & MSIX_FUNCTION_MASK != 0;
     }
 
-    /// MSI-X is on.
-    pub fn is_enabled(&self) -> bool {
-        self.enabled
-    }
-
-    /// How many vectors there are.
-    pub fn vectors(&self) -> u16 {
+    /// What the guest asks of the host.
+    pub fn wanted(&self) -> Wanted {
         // `new` made at most MAX_VECTORS.
-        u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS)
+        let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
+        let numbers = if self.enabled { 0..vectors } else { 0..0 };
+        let deliver = numbers
+            .filter_map(|vector| Some((vector, self.deliverable(vector)?)))
+            .collect();
+        Wanted {
+            enabled: self.enabled,
+            vectors,
+            deliver,
+        }
     }
 
     /// Bytes of the table, as if it were memory. What lies behind the last entry reads as zero.

@@ -9,11 +9,11 @@
 //! | header type | type 0, one function |
 //! | BIST, CardBus pointer, ROM | not there |
 //! | BARs (0x10-0x27) | ours; sizes from VFIO's regions |
-//! | interrupt pin | none: INTx is not passed on |
+//! | interrupt pin | the device's, where the host VMM has a line for it; else none |
 //! | headers of capabilities | ours: lists without the hidden ones |
-//! | MSI-X | ours |
+//! | MSI, MSI-X | ours |
 //! | PCI Express | the device's, presented as a root complex integrated endpoint; FLR is ours |
-//! | hidden capabilities (MSI, EA; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs) | zeros that ignore writes |
+//! | hidden capabilities (EA; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs) | zeros that ignore writes |
 //! | the rest | the device's, as the host's kernel virtualizes it |
 
 use std::io;
@@ -21,6 +21,7 @@ use std::io;
 use super::bar::Bar;
 use super::caps::{self, Capability, ExtendedCapability};
 use super::config::{Byte, ConfigSpace, Offsets};
+use super::msi::{self, MsiLayout};
 use super::msix::MsixLayout;
 use super::regs::*;
 use crate::address::BarIndex;
@@ -38,8 +39,8 @@ const HIDDEN_EXTENDED: [u16; 7] = [
     ext::PASID,
     ext::VF_REBAR,
 ];
-/// Standard ones: message-signalled interrupts without a table are not passed on, BARs at fixed addresses cannot be.
-const HIDDEN_STANDARD: [u8; 2] = [cap::MSI, cap::EA];
+/// BARs at fixed addresses cannot be in a guest.
+const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
 
 /// Reads config space of the device, all of `data` from an offset on.
 pub(super) type ReadConfig<'a> = &'a mut dyn FnMut(u16, &mut [u8]) -> io::Result<()>;
@@ -81,14 +82,37 @@ impl ConfigSpace {
         if msix.is_none() {
             space.msix = None;
         }
+        let msi = space.msi.map(|offset| view.msi(offset)).transpose()?;
         Ok(Self {
             power_on: view.bytes.clone(),
             bytes: view.bytes,
             offsets: space,
             bars,
+            msi,
             msix,
             asleep: false,
         })
+    }
+}
+
+impl ConfigSpace {
+    /// The pin that the function says it signals, 0 for none, 1 for INTA# (PCI 6.2.4).
+    pub fn pin(&self) -> u8 {
+        self.power_on
+            .get(usize::from(INTERRUPT_PIN))
+            .map_or(0, |byte| byte.value)
+    }
+
+    /// Takes the pin away: for a host VMM that has no line for it.
+    pub fn without_pin(mut self) -> Self {
+        for bytes in [&mut self.bytes, &mut self.power_on] {
+            bytes
+                .iter_mut()
+                .skip(usize::from(INTERRUPT_PIN))
+                .take(1)
+                .for_each(|byte| byte.value = 0);
+        }
+        self
     }
 }
 
@@ -111,7 +135,6 @@ impl View<'_> {
         );
         self.emulate(BAR0, &[0; 28]);
         self.emulate(ROM, &[0; 4]);
-        self.emulate(INTERRUPT_PIN, &[0]);
         Ok(self.bars(&header, regions))
     }
 
@@ -157,22 +180,29 @@ impl View<'_> {
             0
         };
         let all = self.walk(|view, failed| caps::standard(first, |offset| view.word(offset, failed)))?;
-        let shown: Vec<&Capability> = all
-            .iter()
-            .filter(|capability| !HIDDEN_STANDARD.contains(&capability.id))
-            .collect();
-        self.link_standard(&shown);
-        for hidden in all
-            .iter()
-            .filter(|capability| HIDDEN_STANDARD.contains(&capability.id))
-        {
-            let next = all
+        let mut shown: Vec<&Capability> = Vec::new();
+        for capability in &all {
+            let end = all
                 .iter()
                 .map(|other| other.offset)
-                .filter(|other| *other > hidden.offset)
+                .filter(|other| *other > capability.offset)
                 .min();
-            self.hide(hidden.offset, next.unwrap_or(CONVENTIONAL_SIZE));
+            let end = end.unwrap_or(CONVENTIONAL_SIZE);
+            let fits = self.size_of(capability)? <= end.saturating_sub(capability.offset);
+            if !fits {
+                log::warn!(
+                    "capability {:#x} at {:#x} is hidden: it runs into {end:#x}",
+                    capability.id,
+                    capability.offset
+                );
+            }
+            if fits && !HIDDEN_STANDARD.contains(&capability.id) {
+                shown.push(capability);
+            } else {
+                self.hide(capability.offset, end);
+            }
         }
+        self.link_standard(&shown);
         let find = |id| {
             shown
                 .iter()
@@ -180,6 +210,7 @@ impl View<'_> {
                 .map(|capability| capability.offset)
         };
         let offsets = Offsets {
+            msi: find(cap::MSI),
             msix: find(cap::MSIX),
             power: find(cap::PM),
             express: find(cap::EXPRESS),
@@ -190,6 +221,20 @@ impl View<'_> {
             self.emulate_bits(offset.saturating_add(AF_CONTROL), &[AF_FLR], &[0]);
         }
         Ok(offsets)
+    }
+
+    /// How many bytes a capability has at least, of those whose registers are emulated.
+    fn size_of(&mut self, capability: &Capability) -> io::Result<u16> {
+        Ok(match capability.id {
+            cap::MSI => {
+                let control = self.read_array(capability.offset.saturating_add(MsiLayout::CONTROL))?;
+                MsiLayout::new(u16::from_le_bytes(control)).size()
+            }
+            cap::MSIX => MSIX_PBA.saturating_add(4),
+            cap::EXPRESS => EXPRESS_CONTROL.saturating_add(4),
+            cap::PM | cap::AF => 8,
+            _ => 2,
+        })
     }
 
     /// Makes the list lead through the shown capabilities only.
@@ -249,6 +294,28 @@ impl View<'_> {
             self.emulate(capability.offset, &header.to_le_bytes());
         }
         Ok(())
+    }
+
+    /// All registers of MSI; the capability's form is the device's.
+    fn msi(&mut self, offset: u16) -> io::Result<MsiLayout> {
+        let control = u16::from_le_bytes(self.read_array(offset.saturating_add(MsiLayout::CONTROL))?);
+        let control = control & !(msi::ENABLE | msi::MULTIPLE_ENABLE);
+        let layout = MsiLayout::new(control);
+        let at = |register: u16| offset.saturating_add(register);
+        let body = layout.size().saturating_sub(MsiLayout::ADDRESS);
+        self.emulate(at(MsiLayout::CONTROL), &control.to_le_bytes());
+        self.emulate(at(MsiLayout::ADDRESS), &vec![0; usize::from(body)]);
+        self.writable(
+            at(MsiLayout::CONTROL),
+            &(msi::ENABLE | msi::MULTIPLE_ENABLE).to_le_bytes(),
+        );
+        // A message is a dword: the lower two bits of its address are reserved (PCI 6.8.1.4).
+        self.writable(at(MsiLayout::ADDRESS), &(!0b11_u32).to_le_bytes());
+        self.writable(at(layout.data()), &[0xff; 2]);
+        for register in layout.upper().into_iter().chain(layout.mask()) {
+            self.writable(at(register), &[0xff; 4]);
+        }
+        Ok(layout)
     }
 
     /// Message control, table and PBA registers of MSI-X.

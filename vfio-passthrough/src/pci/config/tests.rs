@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::pci::regs::*;
 
-/// Config space of something like an NVMe: MSI (hidden) at 0x50, MSI-X at 0x60, PCI Express at 0x80, PM at 0xc0; extended: SR-IOV (hidden)
+/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express at 0x80, PM at 0xc0; extended: SR-IOV (hidden)
 /// at 0x100, AER at 0x120, ATS (hidden) at 0x180.
 fn device() -> Vec<u8> {
     let mut bytes = vec![0xa5; 0x1000];
@@ -21,7 +21,7 @@ fn device() -> Vec<u8> {
     put(0x1c, &0xc001_u32.to_le_bytes());
     put(0x20, &[0; 32]);
     put(0x34, &[0x50, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
-    put(0x50, &[cap::MSI, 0x60]);
+    put(0x50, &[cap::MSI, 0x60, 0x85, 0x00]);
     put(0x60, &[cap::MSIX, 0x80, 64, 0x80, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
     put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00]);
     put(0xc0, &[cap::PM, 0]);
@@ -69,7 +69,8 @@ fn identity_is_the_devices_and_is_read_without_asking_it() {
     let (view, bytes) = (view(), device());
     assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
     assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
-    assert_eq!(read(&view, &bytes, INTERRUPT_PIN, 1), 0);
+    assert_eq!(read(&view, &bytes, INTERRUPT_PIN, 1), 1);
+    assert_eq!(read(&view.clone().without_pin(), &bytes, INTERRUPT_PIN, 1), 0);
     for offset in (0..0x40).step_by(4).filter(|offset| *offset != COMMAND) {
         assert!(!view.needs_device(offset, 4), "{offset:#x}");
     }
@@ -83,7 +84,10 @@ fn identity_is_the_devices_and_is_read_without_asking_it() {
 
 #[test]
 fn lists_lead_past_what_is_hidden() {
-    assert_eq!(capabilities(&view()), [cap::MSIX, cap::EXPRESS, cap::PM]);
+    assert_eq!(
+        capabilities(&view()),
+        [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]
+    );
     let (view, bytes) = (view(), device());
     let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
     let list: Vec<_> = found.iter().map(|found| (found.id, found.offset)).collect();
@@ -93,7 +97,6 @@ fn lists_lead_past_what_is_hidden() {
         0,
         "the body of a hidden capability"
     );
-    assert_eq!(read(&view, &bytes, 0x54, 4), 0, "the body of a hidden capability");
 }
 
 #[test]
@@ -177,6 +180,45 @@ fn msix_control_is_ours() {
 }
 
 #[test]
+fn msi_is_ours() {
+    let mut view = view();
+    assert_eq!(
+        read(&view, &device(), 0x50, 4),
+        0x0084_6005,
+        "off, though the device has it on"
+    );
+    view.write(0x52, &[0xff, 0xff]);
+    assert_eq!(read(&view, &device(), 0x52, 2), 0x00f5);
+    let written = view.write(0x54, &[0x03, 0x10, 0xe0, 0xfe]);
+    assert_eq!(
+        written,
+        Written {
+            forward: vec![],
+            touched: Touched::MSI
+        }
+    );
+    view.write(0x5c, &[0x40, 0x40]);
+    let wanted = view.msi_wanted();
+    assert_eq!(
+        (wanted.vectors, wanted.deliver.len()),
+        (4, 4),
+        "as many as there are"
+    );
+    assert_eq!(wanted.deliver[&3].data, 0x4043);
+    assert_eq!(wanted.deliver[&3].address, 0xfee0_1000);
+}
+
+#[test]
+fn a_capability_that_runs_into_the_next_is_hidden() {
+    let mut bytes = device();
+    // With mask bits it has 24 bytes, and the next is 16 bytes further on.
+    bytes[0x53] = 0x01;
+    let view = view_of(&bytes);
+    assert_eq!(view.msi(), None);
+    assert_eq!(read(&view, &bytes, CAPABILITIES, 1), 0x60);
+}
+
+#[test]
 fn an_flr_is_asked_for_and_not_passed_on() {
     let mut view = view();
     let written = view.write(0x88, &[0x10, 0x80]);
@@ -231,7 +273,8 @@ proptest! {
     /// Nothing that a guest writes reaches the registers that are the VMM's.
     #[test]
     fn bars_msix_and_headers_are_never_passed_on(offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9)) {
-        let ours = (0x08..0x40_u16).chain(0..0x06).chain(0x50..0x6c).chain([0x80, 0x81, 0xc0, 0xc1]).chain(0x100..0x124);
+        let ours = (0x08..0x40_u16).chain(0..0x06).chain(0x50..0x5e)
+            .chain(0x60..0x6c).chain([0x80, 0x81, 0xc0, 0xc1]).chain(0x100..0x124);
         let ours: Vec<u16> = ours.collect();
         for (start, run) in view().write(offset, &data).forward {
             for at in (start..).take(run.len()) {

@@ -1,0 +1,94 @@
+//! The INTx pin of a function (PCI 2.2.6): level triggered, and masked by VFIO each time it fires, until the guest has acknowledged it.
+//!
+//! ```text
+//!   device asserts -> VFIO masks it, signals trigger -> irqfd: line up -> guest handles it, EOI
+//!   device deasserted, or: fires again <- VFIO unmasks <- resample <- irqfd: line down <-+
+//! ```
+//!
+//! All of it is in the kernel: no exit and no wake-up of the VMM.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::binding::{Kind, disable};
+use crate::backend::{Device, SetIrqs};
+use crate::host::{IntxConnection, IntxLine};
+
+/// The pin of one function. Dropping it unbinds it, then cuts the wire.
+pub struct Intx {
+    line: Arc<dyn IntxLine>,
+    device: Arc<dyn Device>,
+    connection: Option<Box<dyn IntxConnection>>,
+}
+
+impl Intx {
+    /// Not bound yet.
+    pub fn new(device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
+        Self {
+            line,
+            device,
+            connection: None,
+        }
+    }
+
+    /// VFIO has it on.
+    pub fn is_enabled(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Wires the pin and lets VFIO signal it. Where a step fails, those before it are undone.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn enable(&mut self) -> Result<(), Error> {
+        if self.is_enabled() {
+            return Ok(());
+        }
+        let kind = Kind::Intx;
+        let connection = self
+            .line
+            .connect()
+            .map_err(|source| Error::Deliver { kind, source })?;
+        let trigger = [Some(connection.trigger().clone())];
+        let call = SetIrqs::Trigger {
+            index: kind.index(),
+            start: 0,
+            eventfds: &trigger,
+        };
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| Error::SetIrqs { kind, what, source }
+        };
+        self.device.set_irqs(call).map_err(failed("enable"))?;
+        // From here on `disable` has something to undo.
+        let connection = self.connection.insert(connection);
+        let call = SetIrqs::UnmaskOn {
+            index: kind.index(),
+            eventfd: connection.resample(),
+        };
+        let resampled = self.device.set_irqs(call).map_err(failed("unmask by eventfd"));
+        resampled.or_else(|error| self.disable().and(Err(error)))
+    }
+
+    /// Stops VFIO from signalling it, and cuts the wire.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SetIrqs`]: it stays bound.
+    pub fn disable(&mut self) -> Result<(), Error> {
+        if self.is_enabled() {
+            disable(&*self.device, Kind::Intx)?;
+            self.connection = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Intx {
+    fn drop(&mut self) {
+        if let Err(error) = self.disable() {
+            log::error!("INTx stays bound until the device is closed: {error}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Message-signalled interrupts without a table, as the guest programs them (PCI 6.8.1). The registers are emulated bytes of config
+//! space; this reads them.
+
+use crate::host::MsiMessage;
+use crate::irq::plan::Wanted;
+
+/// Bit of message control: MSI is on.
+pub const ENABLE: u16 = 1;
+/// Bits of message control: how many vectors the guest lets it use, as a power of two.
+pub const MULTIPLE_ENABLE: u16 = 0b111 << 4;
+/// Bits of message control: how many vectors the function has, as a power of two.
+const MULTIPLE_CAPABLE: u16 = 0b111 << 1;
+/// Bit of message control: the message address has 64 bits.
+const ADDRESS_64: u16 = 1 << 7;
+/// Bit of message control: there are mask and pending bits.
+const MASKING: u16 = 1 << 8;
+/// The most vectors that there can be, as a power of two (PCI 6.8.1.3).
+const MAX_POWER: u16 = 5;
+
+/// Offsets of the registers in the capability; what it has depends on two bits of message control (PCI 6.8.1, figure 6-9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsiLayout {
+    wide: bool,
+    masking: bool,
+    power: u16,
+}
+
+impl MsiLayout {
+    /// Offset of message control.
+    pub const CONTROL: u16 = 2;
+    /// Offset of the message address.
+    pub const ADDRESS: u16 = 4;
+
+    /// What message control says.
+    pub fn new(control: u16) -> Self {
+        let power = ((control & MULTIPLE_CAPABLE) >> 1).min(MAX_POWER);
+        Self {
+            wide: control & ADDRESS_64 != 0,
+            masking: control & MASKING != 0,
+            power,
+        }
+    }
+
+    /// How many vectors the function has: 1 to 32.
+    pub fn vectors(&self) -> u16 {
+        1 << self.power
+    }
+
+    /// The upper half of the message address, if there is one.
+    pub fn upper(&self) -> Option<u16> {
+        self.wide.then_some(8)
+    }
+
+    /// Offset of the message data.
+    pub fn data(&self) -> u16 {
+        if self.wide { 12 } else { 8 }
+    }
+
+    /// Offset of the mask bits, if there are any.
+    pub fn mask(&self) -> Option<u16> {
+        self.masking.then_some(if self.wide { 16 } else { 12 })
+    }
+
+    /// Offset of the pending bits, if there are any.
+    pub fn pending(&self) -> Option<u16> {
+        self.masking.then_some(if self.wide { 20 } else { 16 })
+    }
+
+    /// How many bytes the capability has.
+    pub fn size(&self) -> u16 {
+        match (self.masking, self.wide) {
+            (true, true) => 24,
+            (true, false) => 20,
+            (false, true) => 14,
+            (false, false) => 10,
+        }
+    }
+
+    /// What the guest asks of the host by these register values.
+    pub fn wanted(&self, registers: MsiRegisters) -> Wanted {
+        let enabled = registers.control & ENABLE != 0;
+        // More than there are is as many as there are (PCI 6.8.1.3).
+        let power = ((registers.control & MULTIPLE_ENABLE) >> 4).min(self.power);
+        let vectors = 1_u16 << power;
+        let unmasked = |vector: &u16| enabled && registers.mask >> vector & 1 == 0;
+        let message = |vector: u16| MsiMessage {
+            address: registers.address & !0b11,
+            // The function changes the lower bits of the data to tell its vectors apart (PCI 6.8.1.6).
+            data: u32::from(registers.data & !vectors.saturating_sub(1) | vector),
+        };
+        let deliver = (0..vectors)
+            .filter(unmasked)
+            .map(|vector| (vector, message(vector)))
+            .collect();
+        Wanted {
+            enabled,
+            vectors,
+            deliver,
+        }
+    }
+}
+
+/// The registers, as the guest set them. Mask is 0 where there are no mask bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MsiRegisters {
+    /// Message control.
+    pub control: u16,
+    /// Message address, both halves.
+    pub address: u64,
+    /// Message data.
+    pub data: u16,
+    /// Mask bits, a bit a vector.
+    pub mask: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_has_its_registers_where_the_specification_has_them() {
+        let cases = [
+            (0x0000, (None, 8, None, None, 10)),
+            (0x0080, (Some(8), 12, None, None, 14)),
+            (0x0100, (None, 8, Some(12), Some(16), 20)),
+            (0x0180, (Some(8), 12, Some(16), Some(20), 24)),
+        ];
+        for (control, expected) in cases {
+            let it = MsiLayout::new(control);
+            assert_eq!(
+                (it.upper(), it.data(), it.mask(), it.pending(), it.size()),
+                expected,
+                "{control:#x}"
+            );
+        }
+        assert_eq!(
+            [0b0000, 0b0110, 0b1010, 0b1110].map(|control| MsiLayout::new(control).vectors()),
+            [1, 8, 32, 32]
+        );
+    }
+
+    #[test]
+    fn the_guest_may_use_fewer_vectors_than_there_are_and_no_more() {
+        let layout = MsiLayout::new(0b0110);
+        for (control, vectors) in [(0x01, 1), (0x11, 2), (0x31, 8), (0x51, 8)] {
+            let wanted = layout.wanted(MsiRegisters {
+                control,
+                ..MsiRegisters::default()
+            });
+            assert_eq!(
+                (wanted.vectors, wanted.deliver.len()),
+                (vectors, usize::from(vectors)),
+                "{control:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn vectors_differ_in_the_lower_bits_of_the_data() {
+        let registers = MsiRegisters {
+            control: 0x21,
+            address: 0xfee0_1003,
+            data: 0x4047,
+            mask: 0b0100,
+        };
+        let wanted = MsiLayout::new(0b0100).wanted(registers);
+        let found: Vec<_> = wanted
+            .deliver
+            .into_iter()
+            .map(|(vector, it)| (vector, it.address, it.data))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0, 0xfee0_1000, 0x4044),
+                (1, 0xfee0_1000, 0x4045),
+                (3, 0xfee0_1000, 0x4047)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_off_delivers_nothing() {
+        let wanted = MsiLayout::new(0).wanted(MsiRegisters {
+            data: 0x40,
+            ..MsiRegisters::default()
+        });
+        assert!(!wanted.enabled && wanted.deliver.is_empty());
+    }
+}
