@@ -1,5 +1,6 @@
 //! A guest from its beginning to its end: planned, loaded, run, and taken apart.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use devices::{HostBridge, PciRoot};
@@ -73,6 +74,7 @@ impl Host {
         memory::check_host(args.memory)?;
         let kvm = kvm::open()?;
         machine::check_cpus(&kvm, args)?;
+        check_files(args)?;
         let supported = cpuid::supported(&kvm)?;
         let vm = kvm::create_vm(&kvm, &stats.kvm_ioctls)?;
         let kvm_host = KvmHost::new(Arc::clone(&vm), 0..memory_slots(&kvm), MSI_GSIS);
@@ -116,6 +118,20 @@ impl Host {
             assigned.count(stats);
         }
     }
+}
+
+/// A wrong path is told at once, not after the devices were reset and RAM was populated.
+fn check_files(args: &Args) -> Result<(), Error> {
+    let files = [("kernel", Some(&args.kernel)), ("initrd", args.initrd.as_ref())];
+    let given = files.into_iter().filter_map(|(what, path)| Some((what, path?)));
+    given.into_iter().try_for_each(|(what, path)| {
+        let failed = |source| Error::File {
+            what,
+            path: path.clone(),
+            source,
+        };
+        File::open(path).map(drop).map_err(failed)
+    })
 }
 
 fn memory_slots(kvm: &Kvm) -> u32 {
