@@ -101,8 +101,9 @@ mod tests {
             written(PowerControl::SLEEP_CONTROL, 0x34),
             [PowerRequest::PowerOff]
         );
-        [0x14, 0x30, 0x00]
-            .map(|value| assert_eq!(written(PowerControl::SLEEP_CONTROL, value), [], "{value:#x}"));
+        for value in [0x14, 0x30, 0x00] {
+            assert_eq!(written(PowerControl::SLEEP_CONTROL, value), [], "{value:#x}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A guest from its beginning to its end: planned, loaded, run, and taken apart.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use devices::{HostBridge, PciRoot};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
-use resources::{IoReach, Layout, LayoutRequest};
+use resources::{AddressRange, IoReach, Layout, LayoutRequest};
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::MemorySlot;
 use vfio_passthrough::kvm::KvmHost;
@@ -15,7 +16,7 @@ use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
 use crate::events::MainLoop;
 use crate::machine::{self, Buses, Console};
-use crate::memory::{self, Ram};
+use crate::memory::{self, Populating, Ram};
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
@@ -31,6 +32,40 @@ pub struct Host {
     vm: Arc<VmFd>,
     kvm_host: KvmHost,
     assigned: Option<Assigned>,
+    prepared: Option<Prepared>,
+}
+
+/// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU objects.
+struct Prepared {
+    ranges: Vec<AddressRange>,
+    ram: Ram,
+    populating: Populating,
+}
+
+impl Prepared {
+    fn begin(ram: u64, address_bits: u8) -> Result<Self, Error> {
+        let reach = IoReach::Unrestricted;
+        let ranges = Layout::plan(&LayoutRequest {
+            ram,
+            address_bits,
+            reach,
+            reserved: &[],
+            bars: &[],
+        })?
+        .ram;
+        let ram = Ram::new(&ranges)?;
+        Ok(Self {
+            populating: ram.populate(),
+            ranges,
+            ram,
+        })
+    }
+
+    /// The RAM, if it is what the layout came to.
+    fn take(self, layout: &Layout) -> Option<Ram> {
+        self.populating.wait();
+        (self.ranges == layout.ram).then_some(self.ram)
+    }
 }
 
 impl Host {
@@ -39,10 +74,14 @@ impl Host {
         memory::check_host(args.memory)?;
         let kvm = kvm::open()?;
         machine::check_cpus(&kvm, args)?;
+        check_files(args)?;
         let supported = cpuid::supported(&kvm)?;
         let vm = kvm::create_vm(&kvm, &stats.kvm_ioctls)?;
         let kvm_host = KvmHost::new(Arc::clone(&vm), 0..memory_slots(&kvm), MSI_GSIS);
         stats.phase("kvm");
+        // Without devices RAM is not pinned, and a page is had when the guest touches it.
+        let prepare = || Prepared::begin(args.memory.bytes(), cpuid::address_bits(&supported));
+        let prepared = (!args.vfio.is_empty()).then(prepare).transpose()?;
         let assigned = Assigned::open(&args.vfio, &kvm_host)?;
         stats.phase("vfio");
         Ok(Self {
@@ -50,6 +89,7 @@ impl Host {
             vm,
             kvm_host,
             assigned,
+            prepared,
         })
     }
 
@@ -80,6 +120,20 @@ impl Host {
     }
 }
 
+/// A wrong path is told at once, not after the devices were reset and RAM was populated.
+fn check_files(args: &Args) -> Result<(), Error> {
+    let files = [("kernel", Some(&args.kernel)), ("initrd", args.initrd.as_ref())];
+    let given = files.into_iter().filter_map(|(what, path)| Some((what, path?)));
+    given.into_iter().try_for_each(|(what, path)| {
+        let failed = |source| Error::File {
+            what,
+            path: path.clone(),
+            source,
+        };
+        File::open(path).map(drop).map_err(failed)
+    })
+}
+
 fn memory_slots(kvm: &Kvm) -> u32 {
     u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
 }
@@ -95,9 +149,11 @@ pub struct Guest {
 
 impl Guest {
     /// Plans the guest and loads kernel, initramfs and boot data into its RAM.
-    pub fn load(host: &Host, args: &Args, stats: &Stats) -> Result<Self, Error> {
+    pub fn load(host: &mut Host, args: &Args, stats: &Stats) -> Result<Self, Error> {
         let layout = host.plan(args)?;
-        let ram = Ram::new(&layout.ram)?;
+        let prepared = host.prepared.take().and_then(|prepared| prepared.take(&layout));
+        let ram = prepared.map_or_else(|| Ram::new(&layout.ram), Ok)?;
+        stats.phase("populate");
         ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
         let (pci, slots) = pci_root(host.assigned.as_ref())?;
         let kernel = Kernel::load(&args.kernel, ram.memory(), &layout)?;

@@ -51,8 +51,8 @@ pub fn run(args: &Args) -> Result<Outcome, Error> {
 
 fn run_guest(args: &Args, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     let signals = events::block_signals()?;
-    let host = Host::open(args, stats)?;
-    let guest = Guest::load(&host, args, stats)?;
+    let mut host = Host::open(args, stats)?;
+    let guest = Guest::load(&mut host, args, stats)?;
     let outcome = guest.run(&host, signals, stats);
     host.count(stats);
     outcome

@@ -27,7 +27,7 @@ pub fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
         .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
 }
 
-/// The guest's physical address bits (leaf 0x8000_0008, EAX[7:0]).
+/// The guest's physical address bits (leaf 0x8000_0008, low byte of EAX).
 pub fn address_bits(supported: &CpuId) -> u8 {
     let leaf = supported
         .as_slice()

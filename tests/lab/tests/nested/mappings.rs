@@ -24,6 +24,8 @@ const RAM_KIB: u64 = 512 << 10;
 const INIT: &str = "\"report\":\"init\"";
 const HASH: &str = "\"report\":\"hash\"";
 const VMSTAT: &str = "/proc/vmstat";
+/// The kernel counts per CPU and sums up once a second; reading this makes it do so at once.
+const REFRESH: &str = "/proc/sys/vm/stat_refresh";
 const STATUS: &str = "/proc/{pid}/status";
 
 fn one_map_a_region(l1: &mut L1) -> Result<(), Error> {
@@ -44,7 +46,7 @@ fn nothing_stays_after_the_end(l1: &mut L1) -> Result<(), Error> {
     let before = Held::now(l1)?;
     let guest = Guest::new("pause:100,hash:4M")
         .device(&device)
-        .look_at(INIT, &[VMSTAT, STATUS]);
+        .look_at(INIT, &[REFRESH, VMSTAT, STATUS]);
     let outcome = boot(l1, &guest)?;
     assert_held(&outcome.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
@@ -57,7 +59,10 @@ fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Held::now(l1)?;
     let guest = Guest::new("hash:4M,read:100000").device(&device);
-    let killed = guest.look_at(INIT, &[VMSTAT, STATUS]).kill_at(HASH).boot(l1)?;
+    let killed = guest
+        .look_at(INIT, &[REFRESH, VMSTAT, STATUS])
+        .kill_at(HASH)
+        .boot(l1)?;
     assert_eq!(killed.finished.ending, Ending::Signal(9), "{}", killed.account());
     assert_held(&killed.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
@@ -76,6 +81,7 @@ struct Held {
 
 impl Held {
     fn now(l1: &mut L1) -> Result<Self, Error> {
+        l1.read(REFRESH)?;
         Ok(Self::of(&l1.read(VMSTAT)?))
     }
 

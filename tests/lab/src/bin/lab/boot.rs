@@ -21,6 +21,9 @@ pub struct Arguments {
     /// What the guest's init does.
     #[arg(long, default_value = "look,hash:4M,write:1M@8M,read:1000,end:off")]
     steps: String,
+    /// Shows the VMM's counters at the end, as JSON.
+    #[arg(long)]
+    counters: bool,
     /// More arguments for vmm.
     #[arg(last = true)]
     vmm: Vec<String>,
@@ -46,6 +49,9 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     ));
     let before = l1.image(0)?;
     let outcome = guest.boot(&mut l1)?;
+    if arguments.counters {
+        println!("{:#}", outcome.stats);
+    }
     say(&summary(arguments, &outcome, &before));
     Ok(outcome.is_success() && is_sound(&outcome, &before))
 }

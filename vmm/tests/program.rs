@@ -1,0 +1,378 @@
+//! The program as its users see it: its messages, its exit status, and guests of a few instructions.
+//!
+//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A test that needs
+//! `/dev/kvm` says by name that it did not run where that does not open.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "tests say what they expect by panicking"
+)]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use tempfile::{NamedTempFile, TempDir};
+
+fn vmm() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether KVM is there; if not, says which test does not run.
+fn has_kvm(test: &str) -> bool {
+    let opens = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    if !opens {
+        eprintln!("NOT RUN: {test}: /dev/kvm does not open");
+    }
+    opens
+}
+
+const LOAD_ADDRESS: u64 = 0x10_0000;
+const HEADERS: usize = 64 + 2 * 56;
+const NOTE: usize = 20;
+
+/// An ELF file that PVH enters at `code`.
+fn elf(code: &[u8]) -> NamedTempFile {
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    // ET_EXEC, EM_X86_64, version 1; entry, program headers at 64, no sections; sizes.
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    [LOAD_ADDRESS, 64, 0]
+        .iter()
+        .for_each(|value: &u64| elf.extend(value.to_le_bytes()));
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    segment(&mut elf, 1, HEADERS + NOTE, code.len());
+    segment(&mut elf, 4, HEADERS, NOTE);
+    // XEN_ELFNOTE_PHYS32_ENTRY (18) of "Xen": the entry point.
+    elf.extend([4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
+    elf.extend(b"Xen\0");
+    elf.extend((LOAD_ADDRESS as u32).to_le_bytes());
+    elf.extend(code);
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&elf).unwrap();
+    file
+}
+
+fn segment(elf: &mut Vec<u8>, kind: u32, offset: usize, size: usize) {
+    elf.extend(kind.to_le_bytes());
+    elf.extend(7_u32.to_le_bytes());
+    let words = [
+        offset as u64,
+        LOAD_ADDRESS,
+        LOAD_ADDRESS,
+        size as u64,
+        size as u64,
+        1,
+    ];
+    words.iter().for_each(|word| elf.extend(word.to_le_bytes()));
+}
+
+/// `mov dx, port; mov al, value; out dx, al`.
+fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+const POWER_OFF: (u16, u8) = (0x604, 0x34);
+const RESET: (u16, u8) = (0x606, 0x01);
+const COM1: u16 = 0x3f8;
+/// `jmp .`.
+const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+fn program(parts: &[Vec<u8>]) -> NamedTempFile {
+    elf(&[parts.concat(), SPIN.to_vec()].concat())
+}
+
+fn run(kernel: &Path, args: &[&str]) -> Output {
+    vmm()
+        .args(["--memory", "64M", "--kernel"])
+        .arg(kernel)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_guest_prints_and_powers_off_with_status_0() {
+    if !has_kvm("a_guest_prints_and_powers_off_with_status_0") {
+        return;
+    }
+    let hello = b"hello".iter().map(|byte| out(COM1, *byte));
+    let parts: Vec<_> = hello.chain([out(POWER_OFF.0, POWER_OFF.1)]).collect();
+    let folder = TempDir::new().unwrap();
+    let stats = folder.path().join("stats.json");
+    let output = run(program(&parts).path(), &["--stats", stats.to_str().unwrap()]);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+    assert_eq!(output.stdout, b"hello");
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+    assert_eq!(stats["devices"]["serial"]["writes"], 5);
+    assert_eq!(stats["devices"]["power"]["writes"], 1);
+    assert_eq!(stats["exits"]["io_out"], 6);
+}
+
+#[test]
+fn a_reset_ends_with_status_0() {
+    if !has_kvm("a_reset_ends_with_status_0") {
+        return;
+    }
+    let output = run(program(&[out(RESET.0, RESET.1)]).path(), &[]);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+}
+
+#[test]
+fn a_triple_fault_is_an_error_that_says_so() {
+    if !has_kvm("a_triple_fault_is_an_error_that_says_so") {
+        return;
+    }
+    // Nothing is in the interrupt table: the invalid instruction faults, so does its fault, and so does that.
+    let output = run(elf(&[0x0f, 0x0b]).path(), &[]);
+    let text = text(&output);
+    assert!(
+        text.starts_with("error: CPU 0 of the guest at rip ") && text.contains("triple fault"),
+        "{text}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn ports_that_nobody_has_read_all_ones_and_are_counted() {
+    if !has_kvm("ports_that_nobody_has_read_all_ones_and_are_counted") {
+        return;
+    }
+    // mov dx, 0x80; in al, dx; mov dx, COM1; out dx, al.
+    let read = vec![0x66, 0xba, 0x80, 0x00, 0xec, 0x66, 0xba, 0xf8, 0x03, 0xee];
+    let folder = TempDir::new().unwrap();
+    let stats = folder.path().join("stats.json");
+    let kernel = program(&[read, out(POWER_OFF.0, POWER_OFF.1)]);
+    let output = run(kernel.path(), &["--stats", stats.to_str().unwrap()]);
+    assert_eq!(output.stdout, [0xff]);
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+    assert_eq!(stats["devices"]["unclaimed"]["by_address"]["0x80"], 1);
+}
+
+#[test]
+fn input_reaches_the_guest() {
+    if !has_kvm("input_reaches_the_guest") {
+        return;
+    }
+    // Wait for the line status register's bit 0, read a byte, write it back; then power off.
+    let echo = vec![
+        0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee,
+    ];
+    let kernel = program(&[echo.clone(), echo, out(POWER_OFF.0, POWER_OFF.1)]);
+    let mut child = vmm()
+        .args(["--memory", "64M", "--kernel"])
+        .arg(kernel.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"ok").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.stdout.as_slice(), output.status.code()),
+        (&b"ok"[..], Some(0))
+    );
+}
+
+#[test]
+fn sigterm_ends_a_guest_that_spins() {
+    if !has_kvm("sigterm_ends_a_guest_that_spins") {
+        return;
+    }
+    let kernel = program(&[out(COM1, b'\n')]);
+    let mut child = vmm()
+        .args(["--memory", "64M", "--cpus", "2", "--kernel"])
+        .arg(kernel.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The newline says that the guest runs.
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    let begin = Instant::now();
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_closed_stdin_is_no_stdin() {
+    if !has_kvm("a_closed_stdin_is_no_stdin") {
+        return;
+    }
+    let kernel = program(&[out(COM1, b'x'), out(POWER_OFF.0, POWER_OFF.1)]);
+    let line = format!(
+        "exec {} --memory 64M --kernel {} <&-",
+        env!("CARGO_BIN_EXE_vmm"),
+        kernel.path().display()
+    );
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(
+        (output.stdout.as_slice(), output.status.code()),
+        (&b"x"[..], Some(0))
+    );
+}
+
+/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and `before` in front of
+/// its command line. Returns the terminal's modes before, during and after.
+fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
+    let kernel = program(&[]);
+    let terminal = openpty(None, None).unwrap();
+    let own = tcgetattr(&terminal.master).unwrap();
+    let vmm = format!(
+        "{before} {} --memory 64M --kernel {}",
+        env!("CARGO_BIN_EXE_vmm"),
+        kernel.path().display()
+    );
+    // Raw mode is for the terminal's foreground job only: the shell's session makes it one.
+    let child = Command::new("setsid")
+        .args(["--ctty", "sh", "-c", &format!("stty -g; {vmm}; stty -g")])
+        .stdin(terminal.slave)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while tcgetattr(&terminal.master).unwrap() == own && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let during = tcgetattr(&terminal.master).unwrap();
+    File::from(terminal.master.try_clone().unwrap())
+        .write_all(typed)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let modes = String::from_utf8(output.stdout).unwrap();
+    let (first, last) = modes.trim().split_once('\n').unwrap();
+    let is_raw = !during
+        .local_flags
+        .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG);
+    [first.into(), is_raw.to_string(), last.into()]
+}
+
+#[test]
+fn the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal() {
+    if !has_kvm("the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal") {
+        return;
+    }
+    let [before, is_raw, after] = terminal_modes("timeout --foreground 1", b"");
+    assert_eq!((is_raw.as_str(), after), ("true", before));
+}
+
+#[test]
+fn ctrl_a_x_ends_the_vmm_and_restores_the_terminal() {
+    if !has_kvm("ctrl_a_x_ends_the_vmm_and_restores_the_terminal") {
+        return;
+    }
+    let [before, is_raw, after] = terminal_modes("", b"\x01x");
+    assert_eq!((is_raw.as_str(), after), ("true", before));
+}
+
+/// What stderr begins with and contains for a command line.
+fn fails(args: &[&str], begins: &str, contains: &str) {
+    let output = vmm().args(args).output().unwrap();
+    let text = text(&output);
+    assert!(
+        text.starts_with(begins) && text.contains(contains),
+        "{args:?} said:\n{text}"
+    );
+    assert_ne!(output.status.code(), Some(0));
+}
+
+#[test]
+fn impossible_sizes_are_refused_with_the_reason() {
+    let size = |size| ["--kernel", "k", "--memory", size];
+    fails(
+        &size("0"),
+        "error: invalid value '0' for '--memory <SIZE>'",
+        "at least 64M",
+    );
+    fails(&size("16M"), "error: invalid value '16M'", "too small");
+    fails(&size("many"), "error: invalid value 'many'", "such as 512M or 4G");
+    fails(
+        &size("900T"),
+        "error: --memory 943718400M: this host has ",
+        "M of memory",
+    );
+}
+
+#[test]
+fn a_missing_or_wrong_kernel_or_initrd_is_named() {
+    if !has_kvm("a_missing_or_wrong_kernel_or_initrd_is_named") {
+        return;
+    }
+    fails(
+        &["--kernel", "/nonexistent/k"],
+        "error: kernel /nonexistent/k: No such file",
+        "",
+    );
+    fails(
+        &["--kernel", "/proc/version"],
+        "error: kernel /proc/version is not a kernel: ",
+        "bzImage",
+    );
+    let kernel = program(&[]);
+    let path = kernel.path().to_str().unwrap();
+    fails(
+        &["--kernel", path, "--initrd", "/nonexistent/i"],
+        "error: initrd /nonexistent/i: No such file",
+        "",
+    );
+    let large = NamedTempFile::new().unwrap();
+    large.as_file().set_len(80 << 20).unwrap();
+    let initrd = large.path().to_str().unwrap();
+    fails(
+        &["--memory", "64M", "--kernel", path, "--initrd", initrd],
+        "error: the initrd does not fit in guest RAM: it needs 80 MiB",
+        "--memory",
+    );
+}
+
+#[test]
+fn what_is_no_pci_address_is_refused() {
+    if !has_kvm("what_is_no_pci_address_is_refused") {
+        return;
+    }
+    fails(
+        &["--kernel", "k", "--vfio", "nvme0"],
+        "error: --vfio: 'nvme0' is not a PCI address",
+        "0000:01:00.0",
+    );
+    let twice = [
+        "--kernel",
+        "k",
+        "--vfio",
+        "0000:ff:1f.0",
+        "--vfio",
+        "0000:ff:1f.0",
+    ];
+    fails(&twice, "error: --vfio 0000:ff:1f.0: given twice", "");
+}
+
+#[test]
+fn a_cmdline_that_the_kernel_cannot_take_is_refused() {
+    if !has_kvm("a_cmdline_that_the_kernel_cannot_take_is_refused") {
+        return;
+    }
+    let kernel = program(&[]);
+    let cmdline = "x".repeat(4096);
+    let path = kernel.path().to_str().unwrap();
+    fails(
+        &["--kernel", path, "--cmdline", &cmdline],
+        "error: --cmdline is too long",
+        "at most 2047",
+    );
+}
