@@ -86,6 +86,9 @@ impl BarIndex {
     /// How many BARs a type 0 header has.
     pub const COUNT: u8 = 6;
 
+    /// The expansion ROM's register, which is like a BAR in all but its place (PCI 6.2.5.2).
+    pub const ROM: Self = Self(6);
+
     /// The BAR of this number, 0 to 5.
     pub const fn new(index: u8) -> Option<Self> {
         if index < Self::COUNT {
@@ -95,12 +98,13 @@ impl BarIndex {
         }
     }
 
-    /// All six, in order.
+    /// The six BARs, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::COUNT).map(Self)
     }
 
-    /// The number, 0 to 5. VFIO gives its BAR regions the same ones (`VFIO_PCI_BAR0_REGION_INDEX`).
+    /// The number, 0 to 5, and 6 for the ROM. VFIO gives its regions the same ones (`VFIO_PCI_BAR0_REGION_INDEX`,
+    /// `VFIO_PCI_ROM_REGION_INDEX`).
     pub const fn number(self) -> u8 {
         self.0
     }
@@ -113,7 +117,11 @@ impl BarIndex {
 
 impl fmt::Display for BarIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BAR{}", self.0)
+        if *self == Self::ROM {
+            f.write_str("ROM")
+        } else {
+            write!(f, "BAR{}", self.0)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::layout::direct_areas;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::ConfigSpace;
 use crate::pci::msix::{MsixLayout, MsixState};
+use crate::pci::view::RegionSizes;
 use crate::window::Window;
 
 /// What a function needs of the VMM that it is in.
@@ -49,6 +50,7 @@ impl PassthroughFunction {
         let parts = Parts { address, device };
         let config_region = parts.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
         let regions = BarIndex::all()
+            .chain([BarIndex::ROM])
             .map(|bar| parts.region(u32::from(bar.number())))
             .collect::<Result<Vec<_>, _>>()?;
         let config = parts.config(&config_region, &regions)?;
@@ -99,7 +101,7 @@ impl Parts {
     }
 
     fn config(&self, region: &RegionInfo, bars: &[RegionInfo]) -> Result<ConfigSpace, Error> {
-        let mut sizes = [0; BarIndex::COUNT as usize];
+        let mut sizes = RegionSizes::default();
         sizes
             .iter_mut()
             .zip(bars)

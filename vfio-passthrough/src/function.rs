@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use error::Error;
 
 use crate::address::{BarIndex, ByteRange, PciAddress};
-use crate::backend::{Device, DeviceFlags, RegionInfo};
+use crate::backend::{Device, DeviceFlags, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
 use crate::irq::{Demand, Interrupts};
@@ -56,7 +56,8 @@ impl PassthroughFunction {
         self.address
     }
 
-    /// The BARs that the guest sees. A VMM places them as firmware does: by writing their registers.
+    /// The BARs that the guest sees, and the ROM. A VMM places BARs as firmware does: by writing their registers. The ROM may be
+    /// left to the guest.
     pub fn bars(&self) -> &[Bar] {
         &self.bars
     }
@@ -302,7 +303,9 @@ impl PassthroughFunction {
     }
 
     fn region_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
-        let Some(region) = self.regions.get(usize::from(bar.number())) else {
+        let region = self.regions.get(usize::from(bar.number()));
+        // A ROM ignores writes.
+        let Some(region) = region.filter(|region| region.flags.contains(RegionFlags::WRITE)) else {
             return;
         };
         if let Err(source) = self.device.write(region, offset, data) {

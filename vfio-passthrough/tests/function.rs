@@ -174,7 +174,11 @@ fn without_resizing_all_vectors_are_bound_in_one_call() {
     setup.write(MSIX_CONTROL, 0x8000);
     assert_eq!(setup.device.irqs().bound(), 65);
     (0..65).for_each(|vector| setup.program(vector, 7, false));
-    assert_eq!(setup.faults.made(Call::SetIrqs) - before, 2, "INTx off, all vectors on");
+    assert_eq!(
+        setup.faults.made(Call::SetIrqs) - before,
+        2,
+        "INTx off, all vectors on"
+    );
     assert_eq!(setup.guest.delivered().len(), 65);
 }
 

@@ -1,6 +1,6 @@
 //! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the hardware is never sized again.
 
-use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE};
+use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
 
 /// Which of the two address spaces.
@@ -21,6 +21,8 @@ pub enum BarKind {
     Memory32,
     /// Memory anywhere; the next register is the upper half.
     Memory64,
+    /// The expansion ROM: memory below 4 GiB that is decoded while its own enable bit is set, too.
+    Rom,
 }
 
 impl BarKind {
@@ -28,7 +30,7 @@ impl BarKind {
     pub fn space(self) -> Space {
         match self {
             Self::Io => Space::Io,
-            Self::Memory32 | Self::Memory64 => Space::Memory,
+            Self::Memory32 | Self::Memory64 | Self::Rom => Space::Memory,
         }
     }
 }
@@ -69,17 +71,53 @@ impl Bar {
         })
     }
 
+    /// The expansion ROM whose region has `size` bytes; `None` where there is none.
+    pub fn rom(size: u64) -> Option<Self> {
+        // The lower 11 bits of the register are no address (PCI 6.2.5.2).
+        let size = size
+            .checked_next_power_of_two()
+            .filter(|_| size != 0)?
+            .max(1 << 11);
+        let fits = u32::try_from(size).is_ok();
+        fits.then_some(Self {
+            index: BarIndex::ROM,
+            kind: BarKind::Rom,
+            size,
+            prefetchable: false,
+        })
+    }
+
+    /// Where the register is in config space; its upper half, if it has one, is behind it.
+    pub fn register(&self) -> u16 {
+        match self.kind {
+            BarKind::Rom => ROM,
+            _ => BAR0.saturating_add(u16::from(self.index.number()).saturating_mul(4)),
+        }
+    }
+
+    /// How many bytes the register has: 4, or 8 with an upper half.
+    pub fn register_size(&self) -> usize {
+        if self.kind == BarKind::Memory64 { 8 } else { 4 }
+    }
+
     /// The bits of the register, upper half included, that say what it is and cannot be written.
     pub fn fixed_bits(&self) -> u64 {
         let prefetchable = if self.prefetchable { BAR_PREFETCHABLE } else { 0 };
         u64::from(match self.kind {
             BarKind::Io => BAR_IO,
             BarKind::Memory32 => prefetchable,
+            BarKind::Rom => 0,
             BarKind::Memory64 => BAR_64 | prefetchable,
         })
     }
 
-    /// The bits of the register, upper half included, that a guest can write: those of an address.
+    /// The bits of the register, upper half included, that a guest can write.
+    pub fn writable_bits(&self) -> u64 {
+        let enable = if self.kind == BarKind::Rom { ROM_ENABLE } else { 0 };
+        self.address_bits() | u64::from(enable)
+    }
+
+    /// The bits of the register, upper half included, that are an address.
     pub fn address_bits(&self) -> u64 {
         // A power of two from 4 on: the bits below the size read as zero, which is how a guest sizes the BAR.
         let bits = !self.size.saturating_sub(1);
@@ -90,11 +128,12 @@ impl Bar {
         }
     }
 
-    /// The address in a register's value, or `None` where it is not one: zero, and what sizing leaves behind.
+    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, a ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
         let fits = address.checked_add(self.size).is_some();
-        (address != 0 && fits && address != self.address_bits()).then_some(address)
+        let enabled = self.kind != BarKind::Rom || register & u64::from(ROM_ENABLE) != 0;
+        (address != 0 && fits && enabled && address != self.address_bits()).then_some(address)
     }
 }
 
@@ -143,5 +182,15 @@ mod tests {
             assert_eq!(bar.address(register), None, "{register:#x}");
         }
         assert_eq!(bar.address(0x38_0000_4004), Some(0x38_0000_4000));
+    }
+
+    #[test]
+    fn a_rom_is_decoded_while_it_is_enabled() {
+        let rom = Bar::rom(0x400).unwrap();
+        assert_eq!((rom.size, rom.register()), (0x800, ROM));
+        assert_eq!(rom.writable_bits(), 0xffff_f801);
+        assert_eq!(rom.address(0xfeb0_0000), None);
+        assert_eq!(rom.address(0xfeb0_0001), Some(0xfeb0_0000));
+        assert_eq!(Bar::rom(0), None);
     }
 }

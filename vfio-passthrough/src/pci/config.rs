@@ -7,9 +7,8 @@ use super::bar::{Bar, Space};
 use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
-    AF_CONTROL, AF_FLR, BAR0, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL,
+    AF_CONTROL, AF_FLR, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL,
 };
-use crate::address::BarIndex;
 use crate::irq::plan::Wanted;
 
 /// A byte of config space.
@@ -75,7 +74,7 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// The BARs that the function has, in order.
+    /// The BARs that the function has, in order, and its ROM.
     pub fn bars(&self) -> &[Bar] {
         &self.bars
     }
@@ -236,19 +235,23 @@ impl ConfigSpace {
             Space::Io => Command::IO,
         };
         let on = self.command().contains(decode) && !self.asleep;
-        bar.address(self.register(bar.index)).filter(|_| on)
+        bar.address(self.register(bar)).filter(|_| on)
     }
 
-    /// A BAR's register, with the one behind it as the upper half.
-    fn register(&self, index: BarIndex) -> u64 {
-        let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
-        let [low, high] = [self.u32_at(offset), self.u32_at(offset.saturating_add(4))];
-        u64::from(high) << 32 | u64::from(low)
+    /// A BAR's register, with its upper half if it has one.
+    fn register(&self, bar: &Bar) -> u64 {
+        let mut bytes = [0; 8];
+        let known = self.window(bar.register(), bar.register_size());
+        bytes
+            .iter_mut()
+            .zip(known)
+            .for_each(|(value, byte)| *value = byte.value);
+        u64::from_le_bytes(bytes)
     }
 
     /// Command, and all BARs.
     fn significant(&self) -> (Command, Vec<Option<u64>>) {
-        let placed = |bar: &Bar| bar.address(self.register(bar.index));
+        let placed = |bar: &Bar| bar.address(self.register(bar));
         (self.command(), self.bars.iter().map(placed).collect())
     }
 

@@ -6,4 +6,4 @@ pub mod config;
 pub mod msi;
 pub mod msix;
 pub mod regs;
-mod view;
+pub mod view;

@@ -17,6 +17,8 @@ pub const BIST: u16 = 0x0f;
 pub const BAR0: u16 = 0x10;
 /// The expansion ROM's base address register (PCI 6.2.5.2).
 pub const ROM: u16 = 0x30;
+/// Bit of [`ROM`]: the ROM is decoded.
+pub const ROM_ENABLE: u32 = 1;
 /// Where the list of capabilities starts (PCI 6.7).
 pub const CAPABILITIES: u16 = 0x34;
 /// Interrupt Line (PCI 6.2.4).

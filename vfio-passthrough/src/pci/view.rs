@@ -7,8 +7,8 @@
 //! | status (0x06) | the device's, but for the capability-list bit |
 //! | cache line size, latency timer, interrupt line | ours, and only remembered |
 //! | header type | type 0, one function |
-//! | BIST, CardBus pointer, ROM | not there |
-//! | BARs (0x10-0x27) | ours; sizes from VFIO's regions |
+//! | BIST, CardBus pointer | not there |
+//! | BARs (0x10-0x27), ROM (0x30) | ours; sizes from VFIO's regions |
 //! | interrupt pin | the device's, where the host VMM has a line for it; else none |
 //! | headers of capabilities | ours: lists without the hidden ones |
 //! | MSI, MSI-X | ours |
@@ -18,7 +18,7 @@
 
 use std::io;
 
-use super::bar::Bar;
+use super::bar::{Bar, BarKind};
 use super::caps::{self, Capability, ExtendedCapability};
 use super::config::{Byte, ConfigSpace, Offsets};
 use super::msi::{self, MsiLayout};
@@ -42,6 +42,9 @@ const HIDDEN_EXTENDED: [u16; 7] = [
 /// BARs at fixed addresses cannot be in a guest.
 const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
 
+/// The sizes of the regions of the six BARs and of the ROM.
+pub type RegionSizes = [u64; BarIndex::COUNT as usize + 1];
+
 /// Reads config space of the device, all of `data` from an offset on.
 pub(super) type ReadConfig<'a> = &'a mut dyn FnMut(u16, &mut [u8]) -> io::Result<()>;
 
@@ -58,7 +61,7 @@ impl ConfigSpace {
     /// Those of `read`: some 20 reads are done here, and none for what is emulated later.
     pub fn new(
         size: u16,
-        regions: &[u64; BarIndex::COUNT as usize],
+        regions: &RegionSizes,
         mut read: impl FnMut(u16, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<Self> {
         let size = if size < EXTENDED_SIZE {
@@ -117,7 +120,7 @@ impl ConfigSpace {
 }
 
 impl View<'_> {
-    fn header(&mut self, regions: &[u64; BarIndex::COUNT as usize]) -> io::Result<Vec<Bar>> {
+    fn header(&mut self, regions: &RegionSizes) -> io::Result<Vec<Bar>> {
         let header: [u8; HEADER_END as usize] = self.read_array(0)?;
         self.emulate(0, &header);
         // Status is the device's, but for the bit that says that our list is there.
@@ -138,7 +141,7 @@ impl View<'_> {
         Ok(self.bars(&header, regions))
     }
 
-    fn bars(&mut self, header: &[u8], regions: &[u64; BarIndex::COUNT as usize]) -> Vec<Bar> {
+    fn bars(&mut self, header: &[u8], regions: &RegionSizes) -> Vec<Bar> {
         let mut bars: Vec<Bar> = Vec::new();
         for (index, size) in BarIndex::all().zip(regions) {
             let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
@@ -147,26 +150,20 @@ impl View<'_> {
                 .and_then(|bytes| bytes.first_chunk());
             let register = register.map_or(0, |bytes| u32::from_le_bytes(*bytes));
             // The upper half of a 64-bit BAR is no BAR of its own.
-            let upper = bars.last().is_some_and(|last| {
-                last.kind == super::bar::BarKind::Memory64 && last.index.next() == Some(index)
-            });
-            let Some(bar) = Bar::new(index, register, *size).filter(|_| !upper) else {
-                continue;
+            let is_upper = |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
+            let upper = bars.last().is_some_and(is_upper);
+            bars.extend(Bar::new(index, register, *size).filter(|_| !upper));
+        }
+        bars.extend(regions.last().and_then(|size| Bar::rom(*size)));
+        for bar in &bars {
+            let bytes = |bits: u64| {
+                bits.to_le_bytes()
+                    .into_iter()
+                    .take(bar.register_size())
+                    .collect::<Vec<_>>()
             };
-            let width = if bar.kind == super::bar::BarKind::Memory64 {
-                8
-            } else {
-                4
-            };
-            self.emulate(
-                offset,
-                bar.fixed_bits().to_le_bytes().get(..width).unwrap_or_default(),
-            );
-            self.writable(
-                offset,
-                bar.address_bits().to_le_bytes().get(..width).unwrap_or_default(),
-            );
-            bars.push(bar);
+            self.emulate(bar.register(), &bytes(bar.fixed_bits()));
+            self.writable(bar.register(), &bytes(bar.writable_bits()));
         }
         bars
     }

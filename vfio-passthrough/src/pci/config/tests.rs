@@ -37,7 +37,7 @@ fn view_of(bytes: &[u8]) -> ConfigSpace {
         data.copy_from_slice(&bytes[start..start + data.len()]);
         Ok(())
     };
-    ConfigSpace::new(0x1000, &[0x4000, 0, 0x1000, 0x20, 0, 0], read).unwrap()
+    ConfigSpace::new(0x1000, &[0x4000, 0, 0x1000, 0x20, 0, 0, 0x1_0000], read).unwrap()
 }
 
 fn view() -> ConfigSpace {
@@ -143,6 +143,21 @@ fn a_guest_sizes_and_places_bars() {
     assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
     view.set_asleep(true);
     assert_eq!(view.decoded(&bar), None, "asleep");
+}
+
+#[test]
+fn a_guest_sizes_and_enables_the_rom() {
+    let mut view = view();
+    let rom = *view.bars().last().unwrap();
+    assert_eq!(rom.kind, crate::pci::bar::BarKind::Rom);
+    assert_eq!(read(&view, &device(), ROM, 4), 0);
+    view.write(ROM, &0xffff_f800_u32.to_le_bytes());
+    assert_eq!(read(&view, &device(), ROM, 4), 0xffff_0000);
+    view.write(ROM, &0xe010_0000_u32.to_le_bytes());
+    view.write(COMMAND, &[2, 0]);
+    assert_eq!(view.decoded(&rom), None, "not enabled");
+    view.write(ROM, &[1]);
+    assert_eq!(view.decoded(&rom), Some(0xe010_0000));
 }
 
 #[test]
