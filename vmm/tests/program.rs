@@ -347,13 +347,13 @@ fn what_is_no_pci_address_is_refused() {
         return;
     }
     fails(
-        &["--kernel", "k", "--vfio", "nvme0"],
+        &["--kernel", "/proc/version", "--vfio", "nvme0"],
         "error: --vfio: 'nvme0' is not a PCI address",
         "0000:01:00.0",
     );
     let twice = [
         "--kernel",
-        "k",
+        "/proc/version",
         "--vfio",
         "0000:ff:1f.0",
         "--vfio",
