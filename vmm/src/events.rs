@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::console::{Input, Output, Pending, Read};
+use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 
 /// How long a prompt may wait to be seen: unnoticeable, and long enough for a line to be finished.
@@ -40,11 +41,17 @@ pub struct MainLoop {
     stop: Arc<Stop>,
     pending: Arc<Pending>,
     line: Arc<Mutex<LineBegun>>,
+    stats: Arc<Stats>,
 }
 
 impl MainLoop {
     /// A loop that ends by `stop` or by a signal, and keeps `pending` from waiting too long.
-    pub fn new(stop: &Arc<Stop>, signals: SignalFd, pending: &Arc<Pending>) -> Result<Self, Error> {
+    pub fn new(
+        stop: &Arc<Stop>,
+        signals: SignalFd,
+        pending: &Arc<Pending>,
+        stats: &Arc<Stats>,
+    ) -> Result<Self, Error> {
         let line = Arc::new(Mutex::new(LineBegun {
             pending: Arc::clone(pending),
             is_settling: false,
@@ -61,6 +68,7 @@ impl MainLoop {
             stop: Arc::clone(stop),
             pending: Arc::clone(pending),
             line,
+            stats: Arc::clone(stats),
         })
     }
 
@@ -75,6 +83,7 @@ impl MainLoop {
             let is_settling = self.line.lock().is_ok_and(|line| line.is_settling);
             let timeout = if is_settling { SETTLE_MILLISECONDS } else { FOREVER };
             let events = self.manager.run_with_timeout(timeout)?;
+            self.stats.wakeups.add_one();
             if events == 0
                 && let Ok(mut line) = self.line.lock()
             {

@@ -8,7 +8,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
 use resources::{AddressRange, IoReach, Layout, LayoutRequest};
-use vfio_passthrough::dma::Mapping;
+use vfio_passthrough::dma::{Mapping, check_locked_memory};
 use vfio_passthrough::host::MemorySlot;
 use vfio_passthrough::kvm::KvmHost;
 
@@ -72,6 +72,9 @@ impl Host {
     /// Opens KVM and the devices; nothing of the guest is there yet.
     pub fn open(args: &Args, stats: &Stats) -> Result<Self, Error> {
         memory::check_host(args.memory)?;
+        if !args.vfio.is_empty() {
+            check_locked_memory(args.memory.bytes())?;
+        }
         let kvm = kvm::open()?;
         machine::check_cpus(&kvm, args)?;
         check_files(args)?;
@@ -187,7 +190,7 @@ impl Guest {
         let stop = Arc::new(Stop::new()?);
         let placed = self.place(host, stats)?;
         let (vcpus, shared, console) = self.assemble(host, &stop, stats)?;
-        let mut main_loop = MainLoop::new(&stop, signals, &console.pending)?;
+        let mut main_loop = MainLoop::new(&stop, signals, &console.pending, stats)?;
         let terminal = RawTerminal::enter();
         main_loop.add(Arc::new(Mutex::new(console.keyboard)));
         vcpu::prepare_kicks()?;
@@ -260,9 +263,11 @@ struct Placed {
 fn pci_root(assigned: Option<&Assigned>) -> Result<(PciRoot, Vec<u8>), Error> {
     let mut root = PciRoot::new();
     root.insert(0, Arc::new(HostBridge))?;
-    let functions = assigned.into_iter().flat_map(Assigned::functions);
-    let slots = functions.map(|function| root.push(Arc::new(GuestFunction(Arc::clone(function)))));
-    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    let mut slots = Vec::new();
+    for (slot, function) in assigned.into_iter().flat_map(Assigned::functions) {
+        root.insert(*slot, Arc::new(GuestFunction(Arc::clone(function))))?;
+        slots.push(*slot);
+    }
     Ok((root, slots))
 }
 

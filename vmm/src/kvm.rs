@@ -48,11 +48,11 @@ fn open_error(errno: Errno) -> Error {
 /// hardware-reduced ACPI tells it not to look for one.
 pub fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
     let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
-    calls.add("KVM_CREATE_VM", 1);
+    calls.add("create_vm", 1);
     vm.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
-    calls.add("KVM_SET_TSS_ADDR", 1);
+    calls.add("set_tss_addr", 1);
     vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-    calls.add("KVM_CREATE_IRQCHIP", 1);
+    calls.add("create_irqchip", 1);
     Ok(Arc::new(vm))
 }
 

@@ -89,7 +89,7 @@ impl Buses {
         let (interrupt, drained) = (event()?, event()?);
         vm.register_irqfd(&interrupt, Serial::<Output>::GSI)
             .map_err(Error::kvm("KVM_IRQFD"))?;
-        stats.kvm_ioctls.add("KVM_IRQFD", 1);
+        stats.kvm_ioctls.add("irqfd", 1);
         let pending = Pending::new()?;
         let signal = drained.try_clone().map_err(Error::system("dup"))?;
         let serial = Arc::new(Serial::new(interrupt, signal, Output(Arc::clone(&pending))));
@@ -126,7 +126,7 @@ pub fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u8, stats: &Stats) -> R
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))?;
         Ok(Vcpu { fd, index })
     };
-    ["KVM_CREATE_VCPU", "KVM_SET_CPUID2"]
+    ["create_vcpu", "set_cpuid2"]
         .iter()
         .for_each(|call| stats.kvm_ioctls.add(call, count.into()));
     (0..count).map(create).collect()

@@ -146,6 +146,8 @@ pub struct Stats {
     last_mark: Mutex<Instant>,
     /// Exits to userspace.
     pub exits: Exits,
+    /// How often the main thread woke up, for whatever it waits for.
+    pub wakeups: Count,
     devices: Mutex<BTreeMap<String, serde_json::Value>>,
     #[serde(skip)]
     counted: Mutex<Vec<(&'static str, Arc<Accesses>)>>,
@@ -166,6 +168,7 @@ impl Default for Stats {
             phases_ns: Mutex::default(),
             last_mark: Mutex::new(Instant::now()),
             exits: Exits::default(),
+            wakeups: Count::default(),
             devices: Mutex::default(),
             counted: Mutex::default(),
             unclaimed: Unclaimed::default(),
@@ -244,7 +247,7 @@ mod tests {
         stats.exits.total.add_one();
         stats.unclaimed.write(0x80);
         stats.unclaimed.write(0x80);
-        stats.kvm_ioctls.add("KVM_RUN", 2);
+        stats.kvm_ioctls.add("create_vm", 2);
         stats.device("0000:01:00.0", BTreeMap::from([("config_reads", 3)]));
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -257,7 +260,7 @@ mod tests {
             (&json["devices"]["0000:01:00.0"]["config_reads"], 3),
             (&json["exits"]["total"], 1),
             (&json["exits"]["hlt"], 0),
-            (&json["kvm_ioctls"]["KVM_RUN"], 2),
+            (&json["kvm_ioctls"]["create_vm"], 2),
             (&json["ram_regions"], 0),
         ];
         numbers

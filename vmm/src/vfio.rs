@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use devices::PciFunction;
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
-use vfio_passthrough::dma::{Mapping, check_locked_memory};
+use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, Space};
+use vfio_passthrough::{Bar, BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, Space};
 use vm_memory::GuestMemoryRegion;
 
 use crate::Error;
+use crate::boot::intx_gsi;
 use crate::memory::Ram;
 use crate::stats::Stats;
 
-/// The first BAR's register (PCI 3.0, 6.1).
-const BAR0: u16 = 0x10;
+/// The host bridge has slot 0.
+const FIRST_SLOT: u8 = 1;
 
 /// A function on the PCI bus.
 pub struct GuestFunction(pub Arc<PassthroughFunction>);
@@ -68,7 +69,7 @@ impl GuestFunction {
 pub struct Assigned {
     container: Arc<Container>,
     dma: DmaSpace,
-    functions: Vec<Arc<PassthroughFunction>>,
+    functions: Vec<(u8, Arc<PassthroughFunction>)>,
 }
 
 impl Assigned {
@@ -80,11 +81,15 @@ impl Assigned {
         let addresses = addresses(paths)?;
         let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
         let container = Container::open(Some(link))?;
-        let open = |address: PciAddress| -> Result<_, Error> {
+        let open = |(slot, address): (u8, PciAddress)| -> Result<_, Error> {
             let device = container.open_device(address)?;
-            Ok(Arc::new(PassthroughFunction::new(address, device, &host.host())?))
+            let host = host.host_with_intx(intx_gsi(slot));
+            Ok((slot, Arc::new(PassthroughFunction::new(address, device, &host)?)))
         };
-        let functions = addresses.into_iter().map(open).collect::<Result<_, _>>()?;
+        let functions = (FIRST_SLOT..)
+            .zip(addresses)
+            .map(open)
+            .collect::<Result<_, _>>()?;
         Ok(Some(Self {
             dma: DmaSpace::new(container.clone()),
             container,
@@ -92,8 +97,8 @@ impl Assigned {
         }))
     }
 
-    /// The functions, in the order of the command line.
-    pub fn functions(&self) -> impl Iterator<Item = &Arc<PassthroughFunction>> {
+    /// The functions with their slots on the guest's bus, in the order of the command line.
+    pub fn functions(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
         self.functions.iter()
     }
 
@@ -110,13 +115,13 @@ impl Assigned {
     pub fn bars(&self) -> Vec<BarRequest> {
         self.functions
             .iter()
-            .flat_map(|function| bar_requests(function))
+            .flat_map(|(_, function)| bar_requests(function))
             .collect()
     }
 
     /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
     pub fn place_bars(&self, layout: &Layout) {
-        for function in &self.functions {
+        for (_, function) in &self.functions {
             let name = function.address().to_string();
             let own = layout.bars.iter().filter(|bar| bar.request.function == name);
             own.for_each(|bar| place_bar(function, bar));
@@ -125,7 +130,6 @@ impl Assigned {
 
     /// Lets the devices reach all of `ram`, which pins it; all or nothing.
     pub fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
-        check_locked_memory(ram.regions().iter().map(|region| region.len()).sum())?;
         let memory = ram.regions().iter().map(|region| {
             let memory: Arc<dyn HostMemory> = region.clone();
             (Iova(region.start_addr().0), memory)
@@ -140,17 +144,15 @@ impl Assigned {
         let results: Vec<_> = self
             .functions
             .iter()
-            .map(|function| function.shutdown())
+            .map(|(_, function)| function.shutdown())
             .collect();
         Ok(results.into_iter().collect::<Result<(), _>>()?)
     }
 
     /// Adds what was counted to `stats`.
     pub fn count(&self, stats: &Stats) {
-        for function in &self.functions {
-            let mut counts: BTreeMap<_, _> = function.traps().values().collect();
-            // Interrupts go from VFIO's eventfd to KVM's irqfd inside the kernel: no thread here waits for one.
-            counts.insert("interrupt_wakeups", 0);
+        for (_, function) in &self.functions {
+            let counts: BTreeMap<_, _> = function.traps().values().collect();
             stats.device(function.address().to_string(), counts);
         }
         self.container
@@ -180,25 +182,35 @@ fn address(path: &Path) -> Result<PciAddress, Error> {
 }
 
 fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {
-    let request = |bar: &vfio_passthrough::Bar| BarRequest {
-        function: function.address().to_string(),
-        index: bar.index.number(),
-        size: bar.size,
-        space: match bar.kind {
+    let request = |bar: &Bar| {
+        let space = match bar.kind {
             BarKind::Io => BarSpace::Io,
             BarKind::Memory32 => BarSpace::Memory32,
             BarKind::Memory64 => BarSpace::Memory64,
-        },
+            // The guest places it if it wants it: most never do.
+            BarKind::Rom => return None,
+        };
+        let function = function.address().to_string();
+        Some(BarRequest {
+            function,
+            index: bar.index.number(),
+            size: bar.size,
+            space,
+        })
     };
-    function.bars().iter().map(request).collect()
+    function.bars().iter().filter_map(request).collect()
 }
 
-fn place_bar(function: &PassthroughFunction, bar: &PlacedBar) {
-    let register = BAR0.saturating_add(u16::from(bar.request.index).saturating_mul(4));
-    let [a, b, c, d, upper @ ..] = bar.address.to_le_bytes();
-    function.config_write(register, &[a, b, c, d]);
-    if bar.request.space == BarSpace::Memory64 {
-        function.config_write(register.saturating_add(4), &upper);
+/// Writes the register as a guest would, 4 bytes at a time.
+fn place_bar(function: &PassthroughFunction, placed: &PlacedBar) {
+    let own = |bar: &&Bar| bar.index.number() == placed.request.index;
+    let Some(bar) = function.bars().iter().find(own) else {
+        return;
+    };
+    let bytes = placed.address.to_le_bytes();
+    let words = bytes.chunks(4).take(bar.register_size().div_ceil(4));
+    for (register, word) in (bar.register()..).step_by(4).zip(words) {
+        function.config_write(register, word);
     }
 }
 

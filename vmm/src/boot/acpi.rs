@@ -46,10 +46,10 @@ pub struct Platform {
     pub slots: Vec<u8>,
 }
 
-/// The GSI of a slot's interrupt pin (0 is INTA#).
-pub fn intx_gsi(slot: u8, pin: u8) -> u32 {
-    let swizzled = u32::from(slot).wrapping_add(pin.into()).checked_rem(PCI_GSIS);
-    FIRST_PCI_GSI.saturating_add(swizzled.unwrap_or(0))
+/// The GSI of all interrupt pins of a slot. A slot has one function, which has one pin.
+pub fn intx_gsi(slot: u8) -> u32 {
+    let line = u32::from(slot).checked_rem(PCI_GSIS);
+    FIRST_PCI_GSI.saturating_add(line.unwrap_or(0))
 }
 
 /// Writes all tables and returns the address of the RSDP.
@@ -227,12 +227,7 @@ fn interrupt_routing(platform: &Platform) -> Name {
         .flat_map(|slot| (0..4_u8).map(move |pin| (*slot, pin)));
     for (slot, pin) in pins {
         let address = u32::from(slot) << 16 | 0xffff;
-        routes.add_element(&Package::new(vec![
-            &address,
-            &pin,
-            &aml::ZERO,
-            &intx_gsi(slot, pin),
-        ]));
+        routes.add_element(&Package::new(vec![&address, &pin, &aml::ZERO, &intx_gsi(slot)]));
     }
     Name::new("_PRT".into(), &routes)
 }
@@ -310,10 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_spread_over_the_free_half_of_the_ioapic() {
-        assert_eq!(
-            [(0, 0), (1, 0), (1, 3), (7, 3)].map(|(slot, pin)| intx_gsi(slot, pin)),
-            [16, 17, 20, 18]
-        );
+    fn slots_are_spread_over_the_free_part_of_the_ioapic() {
+        assert_eq!([0, 1, 7, 8, 31].map(intx_gsi), [16, 17, 23, 16, 23]);
     }
 }

@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 
-pub use acpi::Platform;
+pub use acpi::{Platform, intx_gsi};
 pub use kernel::{Entry, Kernel};
 
 const START_INFO: u64 = 0x7000;
