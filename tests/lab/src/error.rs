@@ -68,6 +68,9 @@ pub enum Error {
     /// A machine needs them.
     #[error("this lab has been set up without programs")]
     NoPrograms,
+    /// The kernel's source is not what the lab knows.
+    #[error("{} has no place for the guard of injections; is this Linux 6.12?", .0.display())]
+    NoGuard(PathBuf),
     /// The lab must be root: for apt, and for nothing else.
     #[error("{0} is missing; as root the lab installs it, or run: apt-get install -y {0}")]
     NotRoot(String),

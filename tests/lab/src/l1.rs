@@ -41,6 +41,7 @@ pub struct L1 {
     images: Vec<PathBuf>,
     /// From L1's kernel's start to its readiness, by its own clock.
     ready_ns: u64,
+    unguarded: Option<String>,
     _folder: TempDir,
 }
 
@@ -84,10 +85,11 @@ impl L1 {
             machine: machine.clone(),
             images: files.images,
             ready_ns: 0,
+            unguarded: None,
             _folder: folder,
         };
         match l1.answer()? {
-            Message::Ready { at_ns } => l1.ready_ns = at_ns,
+            Message::Ready { at_ns, unguarded } => (l1.ready_ns, l1.unguarded) = (at_ns, unguarded),
             other => return Err(confused(&other)),
         }
         Ok(l1)
@@ -103,6 +105,15 @@ impl L1 {
     #[must_use]
     pub fn ready_ns(&self) -> u64 {
         self.ready_ns
+    }
+
+    /// Why interrupts may come to L2 twice, if they may. The small kernel keeps them from it by itself, others need
+    /// the agent's probe.
+    #[must_use]
+    pub fn unguarded(&self) -> Option<&str> {
+        self.unguarded
+            .as_deref()
+            .filter(|_| self.machine.kernel != crate::Kernel::Small)
     }
 
     /// The disk image behind NVMe number `index`, as it is now.

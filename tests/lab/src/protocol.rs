@@ -78,6 +78,8 @@ pub enum Message {
     Ready {
         /// L1's clock, since its kernel began.
         at_ns: u64,
+        /// Why no probe keeps interrupts of L2 from coming twice, if so (see the agent's `guard`).
+        unguarded: Option<String>,
     },
     /// Some of a running program's output, as it comes.
     Output {

@@ -21,6 +21,11 @@ const CONSOLE_WAKEUPS: u64 = 20;
 
 /// Two boots differ by the reads alone, so the difference of the counters is what the reads cost.
 fn reads_are_free(l1: &mut L1) -> Result<(), Error> {
+    assert_eq!(
+        l1.unguarded(),
+        None,
+        "an interrupt that comes twice would be counted, and handled by traps"
+    );
     let address = l1.machine().address(0);
     let without = boot_with_nvme(l1, "read:0")?;
     let with = boot_with_nvme(l1, &format!("read:{READS}"))?;

@@ -1,6 +1,7 @@
 //! The init of L1: mounts, loads modules, and does what the lab asks over a virtio-serial port.
 
 mod channel;
+mod guard;
 mod pci;
 mod run;
 mod setup;
@@ -13,6 +14,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
 
 use channel::{Requests, Sender};
+use guard::Guard;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -35,12 +37,20 @@ fn serve() -> std::io::Result<()> {
     setup::mount_all()?;
     setup::load_modules()?;
     let (sender, requests) = channel::open()?;
-    sender.send(&Message::Ready { at_ns: run::now_ns() })?;
-    answer_all(&sender, requests)
+    let guard = Guard::set();
+    let unguarded = guard.as_ref().err().map(ToString::to_string);
+    sender.send(&Message::Ready {
+        at_ns: run::now_ns(),
+        unguarded,
+    })?;
+    answer_all(&sender, requests, guard.ok())
 }
 
-fn answer_all(sender: &Sender, requests: Requests) -> std::io::Result<()> {
+fn answer_all(sender: &Sender, requests: Requests, mut guard: Option<Guard>) -> std::io::Result<()> {
     for request in requests {
+        if let Some(guard) = &mut guard {
+            guard.make_room();
+        }
         match request? {
             Request::Stop => return Ok(()),
             request => sender.send(&answer(request, sender))?,

@@ -40,6 +40,11 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     ));
     let mut l1 = L1::boot(&lab, &machine, Echo::Shown)?;
     say(&format!("L1 is ready after {}", seconds(l1.ready_ns())));
+    if let Some(why) = l1.unguarded() {
+        say(&format!(
+            "L2 may get an interrupt twice, and hang (no guard: {why})"
+        ));
+    }
     let device = machine.address(0);
     l1.bind(&device, Some("vfio-pci"))?;
     let guest = guest(arguments, &device);
