@@ -33,6 +33,7 @@ pub const BASE: &[Need] = &[
 pub const KERNEL_BUILD: &[Need] = &[
     need("/usr/bin/make", "make"),
     need("/usr/bin/flex", "flex"),
+    need("/usr/bin/lz4", "lz4"),
     need("/usr/bin/bison", "bison"),
     need("/usr/bin/bc", "bc"),
     need("/usr/bin/perl", "perl"),
