@@ -23,8 +23,7 @@ pub struct Args {
 
     /// Kernel parameters, put after the built-in ones so that they win
     ///
-    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1 pci=noconf1,noconf2. They name the guest's only serial
-    /// port, and have Linux reach PCI devices by ECAM; a kernel without ECAM (PCI_MMCONFIG) wants pci=conf1.
+    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial port.
     #[arg(
         long,
         value_name = "STR",
@@ -50,6 +49,13 @@ pub struct Args {
     /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0).
     #[arg(long, value_name = "PATH")]
     pub vfio: Vec<PathBuf>,
+
+    /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM (PCI_MMCONFIG)
+    ///
+    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds pci=noearly to the
+    /// built-in kernel parameters.
+    #[arg(long)]
+    pub pci_ports: bool,
 
     /// Where to write counters and start-up times at the end, as JSON [default: nowhere]
     #[arg(long, value_name = "PATH")]
@@ -166,6 +172,7 @@ mod tests {
             "--memory <SIZE>",
             "[default: 512M]",
             "--vfio <PATH>",
+            "--pci-ports",
             "--stats <PATH>",
             "Examples:",
             "Exit status:",

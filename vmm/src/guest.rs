@@ -148,6 +148,7 @@ pub struct Guest {
     pci: PciRoot,
     entry: Entry,
     cpus: u8,
+    pci_ports: bool,
 }
 
 impl Guest {
@@ -169,6 +170,7 @@ impl Guest {
             layout: &layout,
             platform: &platform,
             initrd: args.initrd.as_deref(),
+            pci_ports: args.pci_ports,
             cmdline: &args.cmdline,
         };
         let entry = boot.prepare(&kernel)?;
@@ -179,6 +181,7 @@ impl Guest {
             pci,
             entry,
             cpus: args.cpus,
+            pci_ports: args.pci_ports,
         })
     }
 
@@ -236,7 +239,7 @@ impl Guest {
         let mut buses = Buses::default();
         let console = buses.add_console(&host.vm, stop, stats)?;
         buses.add_power(stop, stats)?;
-        buses.add_pci(self.pci, &self.layout, stats)?;
+        buses.add_pci(self.pci, &self.layout, self.pci_ports, stats)?;
         let vcpus = machine::create_vcpus(&host.vm, &host.supported, self.cpus, stats)?;
         if let Some(first) = vcpus.first() {
             registers::set_up(&first.fd, self.ram.memory(), self.entry, &stats.kvm_ioctls)?;
