@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
+use crate::command::last_lines;
+
 /// A failure of the lab, or of what it was asked to do in L1.
 #[derive(Debug, ThisError)]
 pub enum Error {
@@ -77,6 +79,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// If a machine has stopped or gone: with the end of what the program in it printed.
+    #[must_use]
+    pub fn after(self, printed: &str) -> Self {
+        let with =
+            |console: String| format!("{console}\n--- the program in it:\n{}", last_lines(printed, 15));
+        match self {
+            Self::Stalled { seconds, console } => Self::Stalled {
+                seconds,
+                console: with(console),
+            },
+            Self::Gone { console } => Self::Gone {
+                console: with(console),
+            },
+            other => other,
+        }
+    }
+
     /// For `map_err`.
     pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();

@@ -127,7 +127,7 @@ impl L1 {
         self.send(&Request::Run(Box::new(program)))?;
         let (mut stdout, mut stderr) = (String::new(), String::new());
         loop {
-            match self.answer()? {
+            match self.answer().map_err(|error| error.after(&stdout))? {
                 Message::Output { stream, text } => {
                     self.show(stream, &text);
                     match stream {

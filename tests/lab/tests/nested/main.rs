@@ -51,12 +51,8 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
             [main, endings::TESTS.to_vec()].concat(),
         ),
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
-        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's.
-        (
-            "6.1",
-            Machine::new(Kernel::Stock61),
-            [data::TESTS, reads::TESTS].concat(),
-        ),
+        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads need.
+        ("6.1", Machine::new(Kernel::Stock61), data::TESTS.to_vec()),
     ]
 }
 
