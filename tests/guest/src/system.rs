@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::io::stdout;
 
 use guest::{Ending, Report};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::termios::tcdrain;
 use nix::unistd::sync;
 use thiserror::Error;
 
@@ -87,6 +89,8 @@ fn memory_kib(meminfo: &str) -> u64 {
 /// Ends the machine. Does not return, except to panic the kernel.
 pub fn end(ending: Ending) {
     sync();
+    // The kernel's last words go to the console past what its terminal still holds: they would end up in our last line.
+    let _ = tcdrain(stdout());
     let mode = match ending {
         Ending::Off => RebootMode::RB_POWER_OFF,
         Ending::Reboot => RebootMode::RB_AUTOBOOT,

@@ -204,7 +204,8 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.contains("pcie-pci-bridge,id=bridge2,addr=4 -device e1000,bus=bridge2,addr=1"),
+            line.contains("pcie-pci-bridge,id=bridge2,addr=4")
+                && line.contains("e1000,netdev=net2-1,bus=bridge2,addr=1"),
             "{line}"
         );
         assert_eq!(machine.address(1), "0000:00:03.0");
