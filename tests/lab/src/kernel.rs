@@ -8,10 +8,19 @@ use clap::ValueEnum;
 use crate::cache::Cache;
 use crate::command::Tool;
 use crate::modules::load_order;
+use crate::small_kernel::fingerprint;
 use crate::{Error, packages, say, small_kernel};
 
 /// Modules for L1, dependencies aside.
-const L1_MODULES: &[&str] = &["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
+const L1_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "kvm-amd",
+    "vfio-pci",
+    "vfio_iommu_type1",
+    "nvme",
+    "e1000",
+];
 
 /// Modules for L2.
 const L2_MODULES: &[&str] = &["nvme"];
@@ -62,7 +71,9 @@ impl Kernel {
 }
 
 fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<KernelFiles, Error> {
-    let folder = cache.entry(&format!("linux-{series}"), |draft| {
+    // With other modules, it is another entry.
+    let modules = fingerprint(&[L1_MODULES, L2_MODULES].concat().join(" "));
+    let folder = cache.entry(&format!("linux-{series}-{modules}"), |draft| {
         let package = packages::kernel_package(series, metapackages)?;
         let unpacked = cache.scratch()?;
         packages::unpack(&package, unpacked.path())?;
@@ -86,8 +97,10 @@ fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
     copy(&image, &kept.join("vmlinuz"))?;
     let tree = entry_named(&module_root(package), "")?;
     let modules_dep = modules_dep(package, &tree)?;
+    let builtin = tree.join("modules.builtin");
+    let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
     for (list, wanted) in [("l1.list", L1_MODULES), ("l2.list", L2_MODULES)] {
-        let order = load_order(&modules_dep, wanted)?;
+        let order = load_order(&modules_dep, &builtin, wanted)?;
         let names = order
             .iter()
             .map(|path| keep_module(&tree.join(path), kept))
@@ -172,6 +185,11 @@ mod tests {
         let names = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
         let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
         fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
+        fs::write(
+            tree.join("modules.builtin"),
+            "kernel/virtio_pci.ko\nkernel/virtio_console.ko\n",
+        )
+        .unwrap();
         names
             .iter()
             .for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());

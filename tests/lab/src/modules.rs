@@ -3,10 +3,11 @@
 use crate::Error;
 
 /// Paths of the modules named `wanted` and of all that they need, each once, in an order in which they can be
-/// loaded.
-pub fn load_order(modules_dep: &str, wanted: &[&str]) -> Result<Vec<String>, Error> {
+/// loaded. Those that `modules.builtin` lists need no loading.
+pub fn load_order(modules_dep: &str, modules_builtin: &str, wanted: &[&str]) -> Result<Vec<String>, Error> {
+    let is_module = |name: &&&str| !modules_builtin.lines().any(|path| module_name(path) == **name);
     let mut order: Vec<String> = Vec::new();
-    for name in wanted {
+    for name in wanted.iter().filter(is_module) {
         let line = modules_dep.lines().find(|line| names(line, name));
         let line = line.ok_or_else(|| Error::NoModule((*name).to_owned()))?;
         for path in chain(line) {
@@ -51,7 +52,12 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
 
     #[test]
     fn dependencies_come_first_and_once() {
-        let order = load_order(DEP, &["kvm_amd", "vfio-pci-core"]).unwrap();
+        let order = load_order(
+            DEP,
+            "kernel/drivers/char/virtio_console.ko\n",
+            &["kvm_amd", "vfio-pci-core"],
+        )
+        .unwrap();
         let names: Vec<_> = order.iter().map(|path| module_name(path)).collect();
         assert_eq!(
             names,
@@ -61,7 +67,7 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
 
     #[test]
     fn uncompressed_modules_are_found_too() {
-        let order = load_order(DEP, &["nvme"]).unwrap();
+        let order = load_order(DEP, "kernel/drivers/char/virtio_console.ko\n", &["nvme"]).unwrap();
         assert_eq!(
             order,
             [
@@ -72,8 +78,19 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
     }
 
     #[test]
+    fn what_is_built_in_is_not_loaded() {
+        let builtin = "kernel/drivers/char/virtio_console.ko\n";
+        assert_eq!(
+            load_order(DEP, builtin, &["virtio_console"]).unwrap(),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
     fn a_module_that_is_not_there_is_named() {
-        let error = load_order(DEP, &["e1000"]).unwrap_err().to_string();
+        let error = load_order(DEP, "kernel/drivers/char/virtio_console.ko\n", &["e1000"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("e1000"), "{error}");
     }
 }

@@ -169,7 +169,8 @@ fn make(source: &Path) -> Tool {
         .without_env("MAKEFLAGS")
 }
 
-fn fingerprint(options: &str) -> String {
+/// Tells one text from another, for names in the cache.
+pub fn fingerprint(options: &str) -> String {
     Sha256::digest(options)
         .iter()
         .take(6)
