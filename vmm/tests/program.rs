@@ -134,6 +134,35 @@ fn a_reset_ends_with_status_0() {
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
 }
 
+/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its comment.
+fn jump_to_bios() -> Vec<u8> {
+    let place = |offset: u32| (LOAD_ADDRESS as u32 + offset).to_le_bytes();
+    let (gdtr, gdt) = (place(27), place(33));
+    let parts: [&[u8]; 10] = [
+        &[0x0f, 0x01, 0x15],                                         // 0: lgdt [27]
+        &gdtr,                                                       //
+        &[0xea, 14, 0, 0, 0, 8, 0], // 7: jmp 8:14, to a segment of 16 bits that begins at 0
+        &[0x0f, 0x20, 0xc0],        // 14: mov eax, cr0
+        &[0x24, 0xfe],              // 17: and al, ~PE
+        &[0x0f, 0x22, 0xc0],        // 19: mov cr0, eax
+        &[0xea, 0xf0, 0xff, 0x00, 0xf0], // 22: jmp f000:fff0
+        &[15, 0],                   // 27: the GDT has 16 bytes
+        &gdt,                       //
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 16, 0x9a, 0, 0], // 33
+    ];
+    parts.concat()
+}
+
+/// Where Linux ends up that was built with EFI, and finds none.
+#[test]
+fn a_jump_to_the_bios_is_a_reset() {
+    if !has_kvm("a_jump_to_the_bios_is_a_reset") {
+        return;
+    }
+    let output = run(program(&[jump_to_bios()]).path(), &[]);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+}
+
 #[test]
 fn a_triple_fault_is_an_error_that_says_so() {
     if !has_kvm("a_triple_fault_is_an_error_that_says_so") {

@@ -19,9 +19,12 @@ use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
+use crate::boot::reset_entry::RESET_ENTRY;
 
-/// The tables' place, where BIOSes have theirs; the RSDP comes first.
-pub const ACPI_TABLES: AddressRange = AddressRange::between(0xe_0000, 0x10_0000);
+/// Where PCs have their BIOS, which the guest leaves alone: the tables, and [`RESET_ENTRY`].
+pub const FIRMWARE: AddressRange = AddressRange::between(0xe_0000, 0x10_0000);
+/// The tables' place; the RSDP comes first.
+const ACPI_TABLES: AddressRange = AddressRange::between(FIRMWARE.start, RESET_ENTRY);
 
 const OEM: [u8; 6] = *b"RSTVMM";
 const OEM_TABLE: [u8; 8] = *b"VFIOPASS";

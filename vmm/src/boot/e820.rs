@@ -3,7 +3,7 @@
 use resources::{AddressRange, Layout};
 
 use super::HIGH_RAM;
-use super::acpi::ACPI_TABLES;
+use super::acpi::FIRMWARE;
 
 /// Usable RAM, in e820's and PVH's numbering alike.
 pub const RAM: u32 = 1;
@@ -13,7 +13,7 @@ pub const RESERVED: u32 = 2;
 /// Below this is RAM; from here to 1 MiB are the EBDA, VGA and ROMs of a PC.
 const LOW_RAM_END: u64 = 0x9_fc00;
 
-/// All of RAM less the hole below 1 MiB, with the ACPI tables and ECAM marked as reserved.
+/// All of RAM less the hole below 1 MiB, with the firmware's data and ECAM marked as reserved.
 ///
 /// Linux uses ECAM only where the firmware's memory map or ACPI namespace reserves it.
 pub fn map(layout: &Layout) -> Vec<(AddressRange, u32)> {
@@ -25,7 +25,7 @@ pub fn map(layout: &Layout) -> Vec<(AddressRange, u32)> {
         .flat_map(|range| [range.intersection(&low), range.intersection(&high)]);
     let ram = ram.filter(|range| !range.is_empty()).map(|range| (range, RAM));
     let mut map: Vec<_> = ram.collect();
-    map.extend([(ACPI_TABLES, RESERVED), (layout.ecam, RESERVED)]);
+    map.extend([(FIRMWARE, RESERVED), (layout.ecam, RESERVED)]);
     map.sort_unstable();
     map
 }
@@ -48,7 +48,7 @@ mod tests {
         let layout = Layout::plan(&request).unwrap();
         let expected = [
             (AddressRange::between(0, 0x9_fc00), RAM),
-            (ACPI_TABLES, RESERVED),
+            (FIRMWARE, RESERVED),
             (AddressRange::between(0x10_0000, 3 << 30), RAM),
             (layout.ecam, RESERVED),
             (AddressRange::between(4 << 30, 6 << 30), RAM),

@@ -15,6 +15,7 @@ mod e820;
 mod kernel;
 mod linux;
 mod pvh;
+mod reset_entry;
 
 use std::fs::File;
 use std::path::Path;
@@ -68,6 +69,7 @@ impl Boot<'_> {
     /// Writes all boot data for `kernel` and returns where the first CPU begins.
     pub fn prepare(&self, kernel: &Kernel) -> Result<Entry, Error> {
         let rsdp = acpi::write(self.memory, self.layout, self.platform)?;
+        reset_entry::write(self.memory)?;
         self.write_cmdline(kernel.cmdline_limit())?;
         let initrd = self
             .initrd
