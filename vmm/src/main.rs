@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use env_logger::Env;
 use vmm::{Args, Outcome};
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(Env::default().default_filter_or("warn"))
+        .format_timestamp(None)
+        .init();
     match vmm::run(&Args::parse()) {
         Ok(outcome) => status(&outcome),
         Err(error) => {

@@ -1,6 +1,7 @@
 //! Interrupts of devices, from `/proc/interrupts`.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use crate::system::{Error, read};
 
@@ -19,6 +20,15 @@ pub fn since(before: &Counts, after: &Counts) -> Counts {
         (more > 0).then(|| (name.clone(), more))
     };
     after.iter().filter_map(grown).collect()
+}
+
+/// By what a device interrupts: in its folder of sysfs the kernel lists vectors of MSI and MSI-X, each with its kind.
+pub fn kind(device: &str) -> Result<String, Error> {
+    let vectors = fs::read_dir(format!("{device}/msi_irqs"));
+    let vector = vectors.into_iter().flatten().flatten().next();
+    vector.map_or(Ok("intx".to_owned()), |vector| {
+        Ok(read(&vector.path().to_string_lossy())?.trim().to_owned())
+    })
 }
 
 /// A device's line is: number, a count per CPU, chip, hardware interrupt, and the names at the end.

@@ -60,6 +60,28 @@ pub enum Report {
         /// Interrupts that came during exactly these reads, by their name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
+    /// ARP requests to the network's router, one after the other.
+    Net {
+        /// The network interface, `eth0`.
+        interface: String,
+        /// How it interrupts: `intx`, `msi` or `msix`.
+        kind: String,
+        /// How many requests were sent.
+        asked: u64,
+        /// How many were answered.
+        answered: u64,
+        /// Interrupts that came meanwhile, by their name in `/proc/interrupts`.
+        interrupts: BTreeMap<String, u64>,
+    },
+    /// USB devices that were found, root hubs aside.
+    Usb {
+        /// Vendor and product of each, `0627:0001`, in order.
+        devices: Vec<String>,
+        /// How each controller interrupts: `intx`, `msi` or `msix`.
+        kinds: Vec<String>,
+        /// Interrupts so far, by their name in `/proc/interrupts`.
+        interrupts: BTreeMap<String, u64>,
+    },
     /// A step failed.
     Error {
         /// The step and the reason.

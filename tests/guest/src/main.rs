@@ -6,11 +6,13 @@
 mod disk;
 mod interrupts;
 mod modules;
+mod net;
 mod pci;
 mod plan;
 mod report;
 mod steps;
 mod system;
+mod usb;
 
 use guest::Ending;
 use plan::Plan;

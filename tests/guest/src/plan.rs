@@ -26,6 +26,10 @@ pub enum Step {
     Write { bytes: u64, offset: u64 },
     /// `count` reads of 4 KiB.
     Read { count: u64 },
+    /// `count` questions to the router on every network.
+    Net { count: u64 },
+    /// Wait for a USB device, and list them.
+    Usb,
     /// Do nothing for a while, so that someone can look from outside.
     Pause { milliseconds: u64 },
 }
@@ -68,6 +72,10 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "read" => Step::Read {
             count: value.parse().ok()?,
         },
+        "net" => Step::Net {
+            count: value.parse().ok()?,
+        },
+        "usb" => Step::Usb,
         "pause" => Step::Pause {
             milliseconds: value.parse().ok()?,
         },

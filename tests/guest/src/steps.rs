@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use guest::Report;
 
 use crate::disk::{self, BLOCK, Disk};
+use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::Error;
-use crate::{interrupts, pci, report};
+use crate::{interrupts, pci, report, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -25,6 +26,16 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Hash { bytes } => on_disks(|disk| hash(disk, bytes)),
         Step::Write { bytes, offset } => on_disks(|disk| write(disk, offset, bytes)),
         Step::Read { count } => on_disks(|disk| read(disk, count)),
+        Step::Net { count } => {
+            for interface in net::interfaces()? {
+                report::send(&ask(&interface, count)?);
+            }
+            Ok(())
+        }
+        Step::Usb => {
+            report::send(&usb::look()?);
+            Ok(())
+        }
         Step::Pause { milliseconds } => {
             sleep(Duration::from_millis(milliseconds));
             Ok(())
@@ -84,6 +95,22 @@ fn read(disk: &mut Disk, count: u64) -> Result<Report, Error> {
         median_ns: times.get(times.len() / 2).copied().unwrap_or_default(),
         worst_ns: times.last().copied().unwrap_or_default(),
         interrupts: interrupts::since(&before, &after),
+    })
+}
+
+fn ask(interface: &str, count: u64) -> Result<Report, Error> {
+    let wire = Wire::open(interface)?;
+    let before = interrupts::counts()?;
+    let mut answered: u64 = 0;
+    for _ in 0..count {
+        answered = answered.saturating_add(u64::from(wire.ask()?));
+    }
+    Ok(Report::Net {
+        interface: interface.to_owned(),
+        kind: interrupts::kind(&format!("/sys/class/net/{interface}/device"))?,
+        asked: count,
+        answered,
+        interrupts: interrupts::since(&before, &interrupts::counts()?),
     })
 }
 

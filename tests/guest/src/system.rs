@@ -24,6 +24,8 @@ pub enum Error {
     Plan(String),
     #[error("no NVMe disk came up: {found} of {expected} there")]
     NoDisk { found: usize, expected: usize },
+    #[error("network: {action}: {errno}")]
+    Net { action: String, errno: nix::Error },
 }
 
 impl Error {

@@ -23,7 +23,7 @@ const L1_MODULES: &[&str] = &[
 ];
 
 /// Modules for L2.
-const L2_MODULES: &[&str] = &["nvme"];
+const L2_MODULES: &[&str] = &["nvme", "xhci-pci"];
 
 /// A kernel for L1 and L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

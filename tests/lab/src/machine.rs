@@ -14,6 +14,8 @@ pub enum Device {
     Nvme,
     /// A PCIe NIC. In a group of its own.
     E1000e,
+    /// A USB controller that has MSI and no MSI-X, with a tablet at it. In a group of its own.
+    Xhci,
     /// A bridge to conventional PCI with two e1000 NICs behind it: all of it is one group.
     SharedGroup,
 }
@@ -131,6 +133,13 @@ impl Machine {
                 vec!["-drive".into(), drive, "-device".into(), nvme]
             }
             Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
+            Device::Xhci => {
+                let controller = format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,addr={slot:x}");
+                let tablet = format!("usb-tablet,bus=usb{index}.0");
+                ["-device", &controller, "-device", &tablet]
+                    .map(str::to_owned)
+                    .to_vec()
+            }
             Device::SharedGroup => {
                 let bridge = format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}");
                 let behind = |slot: u8| {

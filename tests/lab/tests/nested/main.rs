@@ -15,9 +15,11 @@ mod data;
 mod endings;
 mod errors;
 mod mappings;
+mod nics;
 mod reads;
 mod shapes;
 mod support;
+mod usb;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +51,16 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
             "small",
             full(Kernel::Small),
             [main, endings::TESTS.to_vec()].concat(),
+        ),
+        (
+            "small",
+            Machine::new(Kernel::Small).devices(&[Device::E1000e]),
+            nics::TESTS.to_vec(),
+        ),
+        (
+            "6.12",
+            Machine::new(Kernel::Stock612).devices(&[Device::Xhci]),
+            usb::TESTS.to_vec(),
         ),
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
         // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads need.

@@ -167,6 +167,20 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
             )
         }
         Report::Error { what } => format!("  it FAILED: {what}"),
+        Report::Net {
+            interface,
+            kind,
+            asked,
+            answered,
+            ..
+        } => format!("  {answered} of {asked} questions on {interface} ({kind}) were answered"),
+        Report::Usb { devices, kinds, .. } => {
+            format!(
+                "  {} USB devices at controllers that interrupt by {}",
+                devices.len(),
+                kinds.join(", ")
+            )
+        }
         Report::End { .. } => return None,
     })
 }
