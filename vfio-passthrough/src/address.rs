@@ -103,8 +103,8 @@ impl BarIndex {
         (0..Self::COUNT).map(Self)
     }
 
-    /// The number, 0 to 5, and 6 for the ROM. VFIO gives its regions the same ones (`VFIO_PCI_BAR0_REGION_INDEX`,
-    /// `VFIO_PCI_ROM_REGION_INDEX`).
+    /// The number, 0 to 5, and 6 for the ROM. VFIO gives its regions the same ones
+    /// (`VFIO_PCI_BAR0_REGION_INDEX`, `VFIO_PCI_ROM_REGION_INDEX`).
     pub const fn number(self) -> u8 {
         self.0
     }

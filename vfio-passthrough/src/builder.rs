@@ -1,4 +1,5 @@
-//! Puts a function together from what VFIO says of a device. Every step is undone if a later one fails: each is a value that undoes itself.
+//! Puts a function together from what VFIO says of a device. Every step is undone if a later one fails: each
+//! is a value that undoes itself.
 
 use std::io;
 use std::sync::atomic::AtomicU32;
@@ -28,12 +29,14 @@ pub struct Host {
     pub slots: Arc<dyn MemorySlots>,
     /// Routes message-signalled interrupts into the guest.
     pub msi: Arc<dyn MsiRouter>,
-    /// The line that the function's INTx pin is wired to; without one the guest sees a function without a pin.
+    /// The line that the function's INTx pin is wired to; without one the guest sees a function without a
+    /// pin.
     pub intx: Option<Arc<dyn IntxLine>>,
 }
 
 impl PassthroughFunction {
-    /// Makes a function of an opened device, as it is after power-on: BARs not placed, nothing decoded, interrupts off.
+    /// Makes a function of an opened device, as it is after power-on: BARs not placed, nothing decoded,
+    /// interrupts off.
     ///
     /// The kernel has reset the device when it was opened, so it is not reset here again.
     ///

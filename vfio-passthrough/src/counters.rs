@@ -1,4 +1,5 @@
-//! Counts of what was asked of the kernel and of what the guest trapped into: to be looked at, never to decide by.
+//! Counts of what was asked of the kernel and of what the guest trapped into: to be looked at, never to
+//! decide by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,8 @@
 //! Guest memory for devices: mappings of an I/O address space that hold the memory they expose.
 //!
-//! A [`Mapping`] keeps its memory alive, and gives it back only after the kernel confirmed that no device reaches it any
-//! more. Where the kernel refuses to unmap, the memory is leaked: DMA to freed memory cannot be written in safe code.
+//! A [`Mapping`] keeps its memory alive, and gives it back only after the kernel confirmed that no device
+//! reaches it any more. Where the kernel refuses to unmap, the memory is leaked: DMA to freed memory cannot
+//! be written in safe code.
 
 use std::fs;
 use std::io;
@@ -19,7 +20,8 @@ pub enum Error {
     Map {
         /// Where the devices would have seen it.
         range: ByteRange,
-        /// `EEXIST`: overlaps a mapping; `EINVAL`: alignment, or out of the IOMMU's reach; `ENOMEM`: RLIMIT_MEMLOCK; `ENOSPC`: too many.
+        /// `EEXIST`: overlaps a mapping; `EINVAL`: alignment, or out of the IOMMU's reach; `ENOMEM`:
+        /// RLIMIT_MEMLOCK; `ENOSPC`: too many.
         source: io::Error,
     },
     /// The kernel refused to end a mapping; its memory is leaked.
@@ -102,7 +104,8 @@ impl DmaSpace {
         Self { space }
     }
 
-    /// Where mappings can be: all of 64 bits where the kernel does not say. Ask after every group was attached.
+    /// Where mappings can be: all of 64 bits where the kernel does not say. Ask after every group was
+    /// attached.
     pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
         let info = self.space.info().map_err(Error::Info)?;
         Ok(info
@@ -178,7 +181,8 @@ impl Mapping {
 ///
 /// # Errors
 ///
-/// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when it maps.
+/// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when
+/// it maps.
 pub fn check_locked_memory(bytes: u64) -> Result<(), Error> {
     let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
     locked_memory_fits(bytes, &read("status"), &read("limits"))

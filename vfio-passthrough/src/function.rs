@@ -19,13 +19,15 @@ use crate::pci::msix::{MsixLayout, MsixPart, MsixState, read_pba};
 use crate::pci::regs::{COMMAND, Command, PM_STATE};
 use crate::window::Window;
 
-/// A warning a function may log about failed accesses before it falls silent; a guest must not fill the host's log.
+/// A warning a function may log about failed accesses before it falls silent; a guest must not fill the
+/// host's log.
 const ACCESS_WARNINGS: u32 = 16;
 
 /// A PCI function that is assigned to a guest.
 ///
-/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot takes. All methods may be
-/// called from any thread. Dropping it does what [`shutdown`](Self::shutdown) does, with failures logged.
+/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot
+/// takes. All methods may be called from any thread. Dropping it does what [`shutdown`](Self::shutdown) does,
+/// with failures logged.
 pub struct PassthroughFunction {
     pub(crate) address: PciAddress,
     pub(crate) device: Arc<dyn Device>,
@@ -56,8 +58,8 @@ impl PassthroughFunction {
         self.address
     }
 
-    /// The BARs that the guest sees, and the ROM. A VMM places BARs as firmware does: by writing their registers. The ROM may be
-    /// left to the guest.
+    /// The BARs that the guest sees, and the ROM. A VMM places BARs as firmware does: by writing their
+    /// registers. The ROM may be left to the guest.
     pub fn bars(&self) -> &[Bar] {
         &self.bars
     }
@@ -67,8 +69,9 @@ impl PassthroughFunction {
         &self.traps
     }
 
-    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword). At most one read of the
-    /// device, and none where all bits are emulated. What cannot be read is all-ones, as on a bus where nothing answers.
+    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword). At most
+    /// one read of the device, and none where all bits are emulated. What cannot be read is all-ones, as on a
+    /// bus where nothing answers.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         data.fill(0);
@@ -115,7 +118,8 @@ impl PassthroughFunction {
             })
     }
 
-    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the device does not answer.
+    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the
+    /// device does not answer.
     pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.traps.bar_reads.increment();
         match self.msix_part(bar, offset) {
@@ -156,8 +160,9 @@ impl PassthroughFunction {
         self.reset_locked(&mut self.lock())
     }
 
-    /// Takes the function away from the guest: interrupts, memory slots and bus mastering go, and it is reset. After this it reads
-    /// as all-ones and does no DMA, so that the memory it could reach may be unmapped.
+    /// Takes the function away from the guest: interrupts, memory slots and bus mastering go, and it is
+    /// reset. After this it reads as all-ones and does no DMA, so that the memory it could reach may be
+    /// unmapped.
     ///
     /// # Errors
     ///
@@ -178,7 +183,8 @@ impl PassthroughFunction {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what a config write asks for: windows that move or close go before the device hears of it, and come after.
+    /// Does what a config write asks for: windows that move or close go before the device hears of it, and
+    /// come after.
     fn carry_out(&self, state: &mut State, written: &Written) -> Result<(), Error> {
         if written.touched.contains(Touched::RESET) {
             return self.reset_locked(state);

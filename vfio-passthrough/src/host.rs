@@ -14,7 +14,8 @@ use vmm_sys_util::eventfd::EventFd;
 ///
 /// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, stay where they
 /// are, and are accessed by this process only through raw pointers and volatile or atomic accesses: never
-/// through a Rust reference, since a device writes to them when it likes. Both methods always return the same.
+/// through a Rust reference, since a device writes to them when it likes. Both methods always return the
+/// same.
 pub unsafe trait HostMemory: Send + Sync {
     /// Where the memory is in this process, aligned to a page.
     fn host_address(&self) -> *mut u8;
@@ -37,7 +38,8 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
 
 /// Puts memory of this process at a place of the guest's physical address space.
 pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa` (page-aligned), until the slot is taken away.
+    /// Makes `memory` appear at the guest physical address `gpa` (page-aligned), until the slot is taken
+    /// away.
     ///
     /// # Errors
     ///
@@ -64,25 +66,27 @@ pub struct MsiMessage {
 
 /// Routes message-signalled interrupts into the guest.
 pub trait MsiRouter: Send + Sync {
-    /// Room for `count` vectors (1 to 2048), none delivered yet. Takes nothing from the host until a vector is used.
+    /// Room for `count` vectors (1 to 2048), none delivered yet. Takes nothing from the host until a vector
+    /// is used.
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>>;
 }
 
 /// The vectors of one function. Dropping it gives back every irqfd, then every route, then every GSI.
 pub trait MsiVectors: Send {
-    /// The eventfd that VFIO signals when the vector fires. The same one for the life of the vector; made at first use.
+    /// The eventfd that VFIO signals when the vector fires. The same one for the life of the vector; made at
+    /// first use.
     fn trigger(&mut self, vector: u16) -> io::Result<Arc<EventFd>>;
 
-    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery and
-    /// lets the trigger collect what fires meanwhile, which is delivered when the vector comes back.
+    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery
+    /// and lets the trigger collect what fires meanwhile, which is delivered when the vector comes back.
     ///
     /// At most one routing update for the whole batch, and none where no message is new: KVM replaces its
     /// whole table in each.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` where GSIs ran out, else the hypervisor's errno. Vectors that were changed before the failure stay changed;
-    /// the batch may be given again.
+    /// `ENOSPC` where GSIs ran out, else the hypervisor's errno. Vectors that were changed before the failure
+    /// stay changed; the batch may be given again.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 
     /// True where the vector fired while it was not delivered.
@@ -92,7 +96,8 @@ pub trait MsiVectors: Send {
     fn clear_pending(&mut self, vector: u16);
 }
 
-/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to. Others may share it.
+/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to.
+/// Others may share it.
 pub trait IntxLine: Send + Sync {
     /// Wires the pin to the line, until the connection is dropped.
     ///
@@ -107,6 +112,7 @@ pub trait IntxConnection: Send {
     /// VFIO signals this one when the pin is asserted, and masks the pin.
     fn trigger(&self) -> &Arc<EventFd>;
 
-    /// The hypervisor signals this one when the guest has acknowledged the interrupt; VFIO then unmasks the pin, and fires again where it is still asserted.
+    /// The hypervisor signals this one when the guest has acknowledged the interrupt; VFIO then unmasks the
+    /// pin, and fires again where it is still asserted.
     fn resample(&self) -> &Arc<EventFd>;
 }

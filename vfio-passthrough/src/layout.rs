@@ -1,4 +1,5 @@
-//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's description of the region to a list of areas.
+//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's description of
+//! the region to a list of areas.
 
 use crate::address::ByteRange;
 use crate::backend::{RegionFlags, RegionInfo};
@@ -7,10 +8,11 @@ use crate::backend::{RegionFlags, RegionInfo};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectArea(pub ByteRange);
 
-/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the pages of `trapped`
-/// (the MSI-X table and pending bit array), which the VMM emulates.
+/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the
+/// pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
 ///
-/// The table's page stays trapped where VFIO could map it (`MSIX_MAPPABLE`) too: the host's kernel owns the table in the hardware.
+/// The table's page stays trapped where VFIO could map it (`MSIX_MAPPABLE`) too: the host's kernel owns the
+/// table in the hardware.
 pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
     if !region.flags.contains(RegionFlags::MMAP) {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! VFIO PCI passthrough for VMMs: everything between a device bound to vfio-pci and a driver in a guest.
 //!
-//! A [`PassthroughFunction`] is one PCI function of the host, given to a guest. A VMM's PCI bus calls it for config accesses and for
-//! accesses to BARs that no memory slot takes; the rest happens here:
+//! A [`PassthroughFunction`] is one PCI function of the host, given to a guest. A VMM's PCI bus calls it for
+//! config accesses and for accesses to BARs that no memory slot takes; the rest happens here:
 //!
 //! ```text
 //!   the VMM's PCI bus    config_read/write   bar_read/write   reset   shutdown
@@ -16,27 +16,30 @@
 //!     (kvm)                     KVM_SET_USER_MEMORY_REGION     KVM_IRQFD, KVM_SET_GSI_ROUTING
 //! ```
 //!
-//! Reads and writes of a BAR's direct areas, DMA and interrupts do not pass through any of it: they go from guest to device and
-//! back by the hardware's page tables and inside the kernel.
+//! Reads and writes of a BAR's direct areas, DMA and interrupts do not pass through any of it: they go from
+//! guest to device and back by the hardware's page tables and inside the kernel.
 //!
-//! What is asked of a VMM is in [`host`], and ready made for KVM in the module `kvm` (feature `kvm`). What is asked of the
-//! kernel is in [`backend`]; the module `model` (feature `model`) answers it in memory, for tests without hardware.
+//! What is asked of a VMM is in [`host`], and ready made for KVM in the module `kvm` (feature `kvm`). What is
+//! asked of the kernel is in [`backend`]; the module `model` (feature `model`) answers it in memory, for
+//! tests without hardware.
 //!
 //! # Order
 //!
 //! 1. [`Container::open`], with the hypervisor's VFIO device.
-//! 2. [`Container::open_device`] for every device: groups are attached here, and only then it is known what the IOMMU can map.
+//! 2. [`Container::open_device`] for every device: groups are attached here, and only then it is known what
+//!    the IOMMU can map.
 //! 3. [`DmaSpace::reach`], to lay out guest memory; [`dma::check_locked_memory`]; [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`]; BARs are placed by writing their registers, as firmware does.
 //! 5. When the guest is gone: [`PassthroughFunction::shutdown`] first, then the mappings.
 //!
-//! Values hold what they need: a mapping its memory, a window its device, a device its container. Dropping in any order is
-//! sound; the order above is the one in which nothing is left to a fallback.
+//! Values hold what they need: a mapping its memory, a window its device, a device its container. Dropping in
+//! any order is sound; the order above is the one in which nothing is left to a fallback.
 //!
 //! # Failures
 //!
-//! Errors name the device, the operation and the errno. A guest's access that fails reads as all-ones, as on a bus where nothing
-//! answers, and is logged at a bounded rate. What the kernel refuses to undo is leaked, with what it refers to, never freed.
+//! Errors name the device, the operation and the errno. A guest's access that fails reads as all-ones, as on
+//! a bus where nothing answers, and is logged at a bounded rate. What the kernel refuses to undo is leaked,
+//! with what it refers to, never freed.
 
 #![cfg_attr(
     test,

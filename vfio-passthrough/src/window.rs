@@ -1,4 +1,5 @@
-//! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory where the guest put the BAR.
+//! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory where the
+//! guest put the BAR.
 
 use std::io;
 use std::sync::Arc;
@@ -63,8 +64,8 @@ impl Window {
         }
     }
 
-    /// Puts the window where a BAR at `base` has it. A place that the host VMM refuses, since it overlaps something, leaves
-    /// the window trapped: accesses then go through the VMM, which is slow and right.
+    /// Puts the window where a BAR at `base` has it. A place that the host VMM refuses, since it overlaps
+    /// something, leaves the window trapped: accesses then go through the VMM, which is slow and right.
     pub fn place(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
         let Some(gpa) = self
             .address(base)

@@ -1,4 +1,5 @@
-//! The function layer on the model: what a guest's accesses come to in the host, and what failures leave behind.
+//! The function layer on the model: what a guest's accesses come to in the host, and what failures leave
+//! behind.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,

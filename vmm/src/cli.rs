@@ -52,8 +52,8 @@ pub struct Args {
 
     /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM (PCI_MMCONFIG)
     ///
-    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds pci=noearly to the
-    /// built-in kernel parameters.
+    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds pci=noearly
+    /// to the built-in kernel parameters.
     #[arg(long)]
     pub pci_ports: bool,
 

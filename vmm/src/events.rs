@@ -25,7 +25,8 @@ const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 /// A subscriber of the main loop.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
 
-/// Blocks the signals that the main loop reads; call before any other thread starts, since threads inherit it.
+/// Blocks the signals that the main loop reads; call before any other thread starts, since threads inherit
+/// it.
 pub fn block_signals() -> Result<SignalFd, Error> {
     let signals: SigSet = SIGNALS.into_iter().collect();
     signals

@@ -35,7 +35,8 @@ pub struct Host {
     prepared: Option<Prepared>,
 }
 
-/// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU objects.
+/// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU
+/// objects.
 struct Prepared {
     ranges: Vec<AddressRange>,
     ram: Ram,

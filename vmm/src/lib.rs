@@ -1,9 +1,9 @@
 //! A small KVM VMM that boots a Linux guest with PCI devices of the host assigned to it.
 //!
-//! [`run`] does all that the program does. Its parts, in the order in which they are put together:
-//! [`kvm`] (the VM), [`vfio`] (the devices), the layout (crate `resources`), [`memory`], [`boot`] (kernel, initramfs,
-//! ACPI), [`machine`] (buses and fixed devices, of crate `devices`), [`vcpu`]. Each ends what it began when it is
-//! dropped.
+//! [`run`] does all that the program does. Its parts, in the order in which they are put together: [`kvm`]
+//! (the VM), [`vfio`] (the devices), the layout (crate `resources`), [`memory`], [`boot`] (kernel, initramfs,
+//! ACPI), [`machine`] (buses and fixed devices, of crate `devices`), [`vcpu`]. Each ends what it began when
+//! it is dropped.
 //!
 //! The main thread waits for events ([`events`]); one thread a CPU runs the guest. Whoever ends it all says
 //! so in [`stop`].

@@ -1,7 +1,7 @@
 //! The program as its users see it: its messages, its exit status, and guests of a few instructions.
 //!
-//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A test that needs
-//! `/dev/kvm` says by name that it did not run where that does not open.
+//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A test that
+//! needs `/dev/kvm` says by name that it did not run where that does not open.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -134,7 +134,8 @@ fn a_reset_ends_with_status_0() {
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
 }
 
-/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its comment.
+/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its
+/// comment.
 fn jump_to_bios() -> Vec<u8> {
     let place = |offset: u32| (LOAD_ADDRESS as u32 + offset).to_le_bytes();
     let (gdtr, gdt) = (place(27), place(33));
@@ -257,8 +258,8 @@ fn a_closed_stdin_is_no_stdin() {
     );
 }
 
-/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and `before` in front of
-/// its command line. Returns the terminal's modes before, during and after.
+/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and `before` in
+/// front of its command line. Returns the terminal's modes before, during and after.
 fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
     let kernel = program(&[]);
     let terminal = openpty(None, None).unwrap();

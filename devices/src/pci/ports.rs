@@ -33,7 +33,8 @@ impl ConfigPorts {
         }
     }
 
-    /// The function and register that a data access at `offset` names; none while not enabled or not on bus 0.
+    /// The function and register that a data access at `offset` names; none while not enabled or not on bus
+    /// 0.
     fn target(&self, offset: PioAddressOffset) -> Option<(u8, u16)> {
         let address = self.address.load(Ordering::Relaxed);
         let [register, devfn, bus, _] = address.to_le_bytes();

@@ -22,7 +22,8 @@ pub fn since(before: &Counts, after: &Counts) -> Counts {
     after.iter().filter_map(grown).collect()
 }
 
-/// By what a device interrupts: in its folder of sysfs the kernel lists vectors of MSI and MSI-X, each with its kind.
+/// By what a device interrupts: in its folder of sysfs the kernel lists vectors of MSI and MSI-X, each with
+/// its kind.
 pub fn kind(device: &str) -> Result<String, Error> {
     let vectors = fs::read_dir(format!("{device}/msi_irqs"));
     let vector = vectors.into_iter().flatten().flatten().next();

@@ -91,7 +91,8 @@ fn memory_kib(meminfo: &str) -> u64 {
 /// Ends the machine. Does not return, except to panic the kernel.
 pub fn end(ending: Ending) {
     sync();
-    // The kernel's last words go to the console past what its terminal still holds: they would end up in our last line.
+    // The kernel's last words go to the console past what its terminal still holds: they would end up in our
+    // last line.
     let _ = tcdrain(stdout());
     let mode = match ending {
         Ending::Off => RebootMode::RB_POWER_OFF,

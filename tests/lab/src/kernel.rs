@@ -136,7 +136,8 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }
 
-/// Copies a module, decompressed: `finit_module` of a kernel without decompression takes no other. Returns its name.
+/// Copies a module, decompressed: `finit_module` of a kernel without decompression takes no other. Returns
+/// its name.
 fn keep_module(module: &Path, kept: &Path) -> Result<String, Error> {
     let compressed = module.extension().is_some_and(|extension| extension == "xz");
     let stem = if compressed {

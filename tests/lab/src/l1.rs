@@ -107,8 +107,8 @@ impl L1 {
         self.ready_ns
     }
 
-    /// Why interrupts may come to L2 twice, if they may. The small kernel keeps them from it by itself, others need
-    /// the agent's probe.
+    /// Why interrupts may come to L2 twice, if they may. The small kernel keeps them from it by itself,
+    /// others need the agent's probe.
     #[must_use]
     pub fn unguarded(&self) -> Option<&str> {
         self.unguarded

@@ -126,7 +126,8 @@ fn only_file(folder: &Path) -> Result<PathBuf, Error> {
         .ok_or_else(missing)
 }
 
-/// Does `work`; if it fails, does it again with new package lists: those of a fresh machine are absent or old.
+/// Does `work`; if it fails, does it again with new package lists: those of a fresh machine are absent or
+/// old.
 fn with_fresh_lists<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     work().or_else(|first| {
         if !Uid::effective().is_root() {

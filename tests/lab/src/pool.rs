@@ -34,8 +34,8 @@ impl Pool {
         }
     }
 
-    /// Does `work` in such a machine. If the machine stops making progress, it is replaced and counted, and the
-    /// work begins anew; there is no other reason to do it twice.
+    /// Does `work` in such a machine. If the machine stops making progress, it is replaced and counted, and
+    /// the work begins anew; there is no other reason to do it twice.
     pub fn with<T>(
         &mut self,
         machine: &Machine,

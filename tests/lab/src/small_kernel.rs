@@ -72,8 +72,8 @@ fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
         .run()
 }
 
-/// Has KVM leave L2 right after each injection, as it does for its own purposes already: the agent's `guard` says
-/// why this emulation needs it, and does it for kernels that are as they are.
+/// Has KVM leave L2 right after each injection, as it does for its own purposes already: the agent's `guard`
+/// says why this emulation needs it, and does it for kernels that are as they are.
 fn guard_injections(source: &Path) -> Result<(), Error> {
     let path = source.join("arch/x86/kvm/svm/svm.c");
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;

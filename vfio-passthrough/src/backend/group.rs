@@ -1,7 +1,9 @@
-//! The legacy interface: a container (`/dev/vfio/vfio`) with a type1v2 IOMMU, groups (`/dev/vfio/N`), devices.
+//! The legacy interface: a container (`/dev/vfio/vfio`) with a type1v2 IOMMU, groups (`/dev/vfio/N`),
+//! devices.
 //!
-//! vfio-ioctls opens them in the order that the kernel asks for: container, group, status, `SET_CONTAINER`, `SET_IOMMU` once,
-//! the KVM link, and only then the device, since some drivers want to know KVM when they are opened.
+//! vfio-ioctls opens them in the order that the kernel asks for: container, group, status, `SET_CONTAINER`,
+//! `SET_IOMMU` once, the KVM link, and only then the device, since some drivers want to know KVM when they
+//! are opened.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -97,7 +99,8 @@ fn group_hint(error: &io::Error, group: u32) -> String {
 pub struct Container {
     vfio: Arc<VfioContainer>,
     sysfs: Sysfs,
-    /// How many devices are open. The kernel drops the IOMMU driver, and every mapping with it, when the last group leaves.
+    /// How many devices are open. The kernel drops the IOMMU driver, and every mapping with it, when the last
+    /// group leaves.
     devices: Mutex<usize>,
     calls: Arc<VfioCalls>,
 }
@@ -105,7 +108,8 @@ pub struct Container {
 impl Container {
     /// Opens `/dev/vfio/vfio` and checks its API version and that it has a type1v2 IOMMU.
     ///
-    /// `link` is the hypervisor's VFIO device (`KVM_DEV_TYPE_VFIO`); groups are registered with it as they are attached.
+    /// `link` is the hypervisor's VFIO device (`KVM_DEV_TYPE_VFIO`); groups are registered with it as they
+    /// are attached.
     ///
     /// # Errors
     ///
@@ -128,8 +132,8 @@ impl Container {
         &self.calls
     }
 
-    /// Attaches the group of a device, if it is not yet, and opens the device. The kernel resets a function that can be
-    /// reset when it is opened (`vfio_pci_core_enable`), so it comes as after power-on.
+    /// Attaches the group of a device, if it is not yet, and opens the device. The kernel resets a function
+    /// that can be reset when it is opened (`vfio_pci_core_enable`), so it comes as after power-on.
     ///
     /// # Errors
     ///
@@ -186,7 +190,8 @@ impl AddressSpace for Container {
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
         let size = usize::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         self.calls.map_dma.increment();
-        // SAFETY: our caller promises for the memory what vfio-ioctls asks for: see `AddressSpace::map` and `HostMemory`.
+        // SAFETY: our caller promises for the memory what vfio-ioctls asks for: see `AddressSpace::map` and
+        // `HostMemory`.
         unsafe { self.vfio.vfio_dma_map(iova, size, host) }.map_err(errno)
     }
 
@@ -201,7 +206,8 @@ impl AddressSpace for Container {
     }
 }
 
-/// The errno in an error of vfio-ioctls; where it kept none, `EINVAL`, which is what a size that does not match means.
+/// The errno in an error of vfio-ioctls; where it kept none, `EINVAL`, which is what a size that does not
+/// match means.
 fn errno(error: VfioError) -> io::Error {
     match error {
         VfioError::IommuDmaMap(source) | VfioError::IommuDmaUnmap(source) => source.into(),
@@ -219,14 +225,16 @@ pub struct GroupDevice {
 
 impl GroupDevice {
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the fd belongs to `vfio`, which is dropped in our `drop` only, and the borrow lasts no longer than `self`.
+        // SAFETY: the fd belongs to `vfio`, which is dropped in our `drop` only, and the borrow lasts no
+        // longer than `self`.
         unsafe { BorrowedFd::borrow_raw(self.vfio.as_raw_fd()) }
     }
 
     /// The device's file under another fd, for positioned reads and writes.
     fn with_file<T>(&self, action: impl FnOnce(&std::fs::File) -> T) -> T {
         let fd = self.vfio.as_raw_fd();
-        // SAFETY: `fd` is open while `self` lives, and `ManuallyDrop` below keeps the File from closing what it does not own.
+        // SAFETY: `fd` is open while `self` lives, and `ManuallyDrop` below keeps the File from closing what
+        // it does not own.
         let file = ManuallyDrop::new(unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(fd) });
         action(&file)
     }
@@ -285,7 +293,8 @@ impl Device for GroupDevice {
 
 impl Drop for GroupDevice {
     fn drop(&mut self) {
-        // vfio-ioctls reads the group from sysfs again when a device is dropped, and panics where it is not there.
+        // vfio-ioctls reads the group from sysfs again when a device is dropped, and panics where it is not
+        // there.
         if std::fs::read_link(self.path.join("iommu_group")).is_err() {
             log::error!(
                 "{}: the device is gone from sysfs; its files stay open until this process ends",

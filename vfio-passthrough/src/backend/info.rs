@@ -1,5 +1,6 @@
-//! Reads the capability chains that VFIO appends to its info structs (linux/vfio.h, `struct vfio_info_cap_header`).
-//! They come from the kernel, but through drivers of many vendors: offsets are checked, and a chain ends.
+//! Reads the capability chains that VFIO appends to its info structs (linux/vfio.h, `struct
+//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets are
+//! checked, and a chain ends.
 
 use vfio_bindings::bindings::vfio as sys;
 
@@ -18,7 +19,8 @@ pub(super) struct Capability<'a> {
     pub body: &'a [u8],
 }
 
-/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is 0 for none.
+/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is 0 for
+/// none.
 pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
     let mut next = first as usize;
     std::iter::from_fn(move || {

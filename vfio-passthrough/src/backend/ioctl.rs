@@ -1,4 +1,5 @@
-//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed fd.
+//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed
+//! fd.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -145,7 +146,8 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     };
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(eventfds.len()).map_err(too_many)?;
-    // The header's five words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct vfio_irq_set`).
+    // The header's five words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct
+    // vfio_irq_set`).
     let size = size_of::<u32>()
         .saturating_mul(eventfds.len())
         .saturating_add(size_of::<sys::vfio_irq_set>());

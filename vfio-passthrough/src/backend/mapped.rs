@@ -26,8 +26,8 @@ impl Mapped {
         if range.size() != memory.size() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and the value made
-        // here holds it until `unmap` succeeded, or for ever.
+        // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and
+        // the value made here holds it until `unmap` succeeded, or for ever.
         unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
         Ok(Self {
             space,

@@ -22,20 +22,22 @@ pub(crate) fn host_page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and unmaps itself when dropped.
+/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and unmaps itself
+/// when dropped.
 pub struct RegionMmap {
     address: *mut u8,
     size: usize,
     _device: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands out raw pointers only.
+// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands
+// out raw pointers only.
 unsafe impl Send for RegionMmap {}
 // SAFETY: as for Send; there is no method that changes anything.
 unsafe impl Sync for RegionMmap {}
 
-// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only, and no reference to it
-// is ever made here.
+// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only,
+// and no reference to it is ever made here.
 unsafe impl HostMemory for RegionMmap {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -47,8 +49,9 @@ unsafe impl HostMemory for RegionMmap {
 }
 
 impl RegionMmap {
-    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region, whose start
-    /// is placed at an aligned address (even where it is not mapped itself), so that huge pages of the region and of the process match.
+    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region, whose
+    /// start is placed at an aligned address (even where it is not mapped itself), so that huge pages of the
+    /// region and of the process match.
     pub(crate) fn new(
         device: Arc<dyn Any + Send + Sync>,
         file: BorrowedFd<'_>,
@@ -111,8 +114,8 @@ fn map(
     position: libc::off_t,
 ) -> io::Result<*mut u8> {
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
-    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses; without, the kernel picks
-    // a free one. Either way no existing object is mapped over.
+    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses;
+    // without, the kernel picks a free one. Either way no existing object is mapped over.
     let result = unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
     if result == libc::MAP_FAILED {
         Err(io::Error::last_os_error())
@@ -157,7 +160,8 @@ impl Reservation {
         }
     }
 
-    /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has one to spare.
+    /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has
+    /// one to spare.
     fn aligned(&self, alignment: usize, skip: usize) -> *mut u8 {
         let mask = alignment.saturating_sub(1);
         let distance = skip.wrapping_sub(self.address.addr()) & mask;

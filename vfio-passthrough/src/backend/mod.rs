@@ -1,7 +1,8 @@
-//! The port to the kernel: what the crate needs of an IOMMU address space and of a device, and who provides it.
+//! The port to the kernel: what the crate needs of an IOMMU address space and of a device, and who provides
+//! it.
 //!
-//! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All `unsafe` of the crate's core is in this
-//! folder; above it everything is safe code over these two traits.
+//! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All `unsafe`
+//! of the crate's core is in this folder; above it everything is safe code over these two traits.
 
 pub mod group;
 mod info;
@@ -70,7 +71,8 @@ pub struct RegionInfo {
     pub size: u64,
     /// Where it starts in the device's file.
     pub file_offset: u64,
-    /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative to the region.
+    /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative to the
+    /// region.
     pub sparse: Option<Vec<ByteRange>>,
     /// The page of the MSI-X table may be mapped too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`).
     pub msix_mappable: bool,
@@ -90,8 +92,8 @@ pub struct IrqInfo {
 /// A call of `VFIO_DEVICE_SET_IRQS`.
 #[derive(Clone, Copy, Debug)]
 pub enum SetIrqs<'a> {
-    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None` frees a vector.
-    /// Enables the index where it was off.
+    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None` frees a
+    /// vector. Enables the index where it was off.
     Trigger {
         /// The index.
         index: u32,
@@ -138,8 +140,8 @@ pub trait AddressSpace: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `EEXIST`: overlaps a mapping. `EINVAL`: not aligned, or outside of the IOVA ranges. `ENOMEM`: over RLIMIT_MEMLOCK.
-    /// `ENOSPC`: too many mappings. `EFAULT`: not mapped in this process.
+    /// `EEXIST`: overlaps a mapping. `EINVAL`: not aligned, or outside of the IOVA ranges. `ENOMEM`: over
+    /// RLIMIT_MEMLOCK. `ENOSPC`: too many mappings. `EFAULT`: not mapped in this process.
     ///
     /// # Safety
     ///

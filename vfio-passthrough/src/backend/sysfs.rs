@@ -1,4 +1,5 @@
-//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests run on fixture trees.
+//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests
+//! run on fixture trees.
 
 use std::fs;
 use std::io;
@@ -176,8 +177,8 @@ fn is_vfio_driver(name: &str) -> bool {
     name == "vfio-pci" || name.ends_with("-vfio-pci") || name.ends_with("_vfio_pci")
 }
 
-/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci, drivers/vfio) and leave
-/// the group to its user.
+/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci, drivers/vfio) and
+/// leave the group to its user.
 fn keeps_group(driver: &str) -> bool {
     !is_vfio_driver(driver) && !matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }

@@ -72,7 +72,8 @@ impl Binding {
         self.state.enabled
     }
 
-    /// Makes the host agree with what the guest wants. After a failure the next call tries again what is missing.
+    /// Makes the host agree with what the guest wants. After a failure the next call tries again what is
+    /// missing.
     ///
     /// # Errors
     ///
@@ -97,7 +98,8 @@ impl Binding {
                 .vectors
                 .update(changes)
                 .map_err(|source| Error::Deliver { kind, source }),
-            // A first vector without an eventfd turns the kind on and binds nothing (vfio_pci_set_msi_trigger).
+            // A first vector without an eventfd turns the kind on and binds nothing
+            // (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[None]),
             Step::Bind(vectors) => {
                 let eventfds = vectors

@@ -1,7 +1,7 @@
 //! Interrupts: what the guest programmed and what is bound in the host are kept apart, and reconciled.
 //!
-//! [`plan`] is pure: from the two states to the steps between them. [`binding`] carries them out for MSI and MSI-X, [`intx`] is the pin.
-//! A function has one kind on at a time (PCI 6.8); [`Interrupts`] sees to it.
+//! [`plan`] is pure: from the two states to the steps between them. [`binding`] carries them out for MSI and
+//! MSI-X, [`intx`] is the pin. A function has one kind on at a time (PCI 6.8); [`Interrupts`] sees to it.
 
 pub mod binding;
 pub mod intx;
@@ -69,7 +69,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Makes the host agree with what the guest asks for. MSI-X goes before MSI, and both before the pin; what goes off does so first.
+    /// Makes the host agree with what the guest asks for. MSI-X goes before MSI, and both before the pin;
+    /// what goes off does so first.
     ///
     /// # Errors
     ///

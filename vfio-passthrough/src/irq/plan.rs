@@ -21,7 +21,8 @@ pub struct Wanted {
 pub struct HostState {
     /// VFIO has it on.
     pub enabled: bool,
-    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects what fires.
+    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects
+    /// what fires.
     pub bound: BTreeSet<u16>,
     /// The vectors that are delivered to the guest, with their messages.
     pub delivered: BTreeMap<u16, MsiMessage>,
@@ -32,7 +33,8 @@ pub struct HostState {
 pub enum Growth {
     /// Whenever one is wanted (MSI-X since Linux 6.5).
     Dynamic,
-    /// Not once it is on (`VFIO_IRQ_INFO_NORESIZE`; MSI always): turning it off to grow would lose interrupts, so all are bound at enable.
+    /// Not once it is on (`VFIO_IRQ_INFO_NORESIZE`; MSI always): turning it off to grow would lose
+    /// interrupts, so all are bound at enable.
     Fixed,
 }
 
@@ -51,7 +53,8 @@ pub enum Step {
 
 /// The steps from `host` to what the guest wants; none where they agree.
 ///
-/// Delivery is set up before a vector is bound and taken down before the kind goes off, so that no interrupt comes between.
+/// Delivery is set up before a vector is bound and taken down before the kind goes off, so that no interrupt
+/// comes between.
 pub fn plan(wanted: &Wanted, host: &HostState, growth: Growth) -> Vec<Step> {
     let mut steps = Vec::new();
     let changes = changes(&wanted.deliver, &host.delivered);

@@ -1,4 +1,5 @@
-//! Level-triggered lines of KVM's interrupt controller (Documentation/virt/kvm/api.rst, 4.75: `KVM_IRQFD` with a resample fd).
+//! Level-triggered lines of KVM's interrupt controller (Documentation/virt/kvm/api.rst, 4.75: `KVM_IRQFD`
+//! with a resample fd).
 
 use std::io;
 use std::sync::Arc;

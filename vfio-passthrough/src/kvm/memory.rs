@@ -90,8 +90,8 @@ impl Slot {
 
     fn set(&self) -> io::Result<()> {
         self.calls.set_user_memory_region.increment();
-        // SAFETY: the region is memory of a `HostMemory`, which stays and may be written at any time; `fill` keeps it in `self`,
-        // and `empty` lets go of it only after the kernel has let go of the slot.
+        // SAFETY: the region is memory of a `HostMemory`, which stays and may be written at any time; `fill`
+        // keeps it in `self`, and `empty` lets go of it only after the kernel has let go of the slot.
         unsafe { self.vm.set_user_memory_region(self.region) }.map_err(errno)
     }
 }

@@ -30,9 +30,9 @@ pub struct KvmHost {
 impl KvmHost {
     /// For a VM whose in-kernel interrupt controller has been created.
     ///
-    /// `memory_slots` and `gsis` are the numbers that may be used here; nobody else may use them. GSIs must not be
-    /// pins of an interrupt controller: on x86, take them from 24 on, up to 4095. The VM's whole interrupt routing is kept
-    /// here, the pins of the x86 controllers included: nobody else may set it.
+    /// `memory_slots` and `gsis` are the numbers that may be used here; nobody else may use them. GSIs must
+    /// not be pins of an interrupt controller: on x86, take them from 24 on, up to 4095. The VM's whole
+    /// interrupt routing is kept here, the pins of the x86 controllers included: nobody else may set it.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));

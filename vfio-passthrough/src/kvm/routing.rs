@@ -86,8 +86,8 @@ impl Shared {
         })
     }
 
-    /// Changes routes, with one commit of the whole table, or none where they are as they should be. After a failure the
-    /// table is as it was.
+    /// Changes routes, with one commit of the whole table, or none where they are as they should be. After a
+    /// failure the table is as it was.
     fn route(&self, changes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
         let mut table = self.lock();
         let mut routes = table.routes.clone();
@@ -141,7 +141,8 @@ impl Shared {
     }
 }
 
-/// The pins that an x86 VM has by default, which a new table would take away: 16 of the two PICs, 24 of the IOAPIC.
+/// The pins that an x86 VM has by default, which a new table would take away: 16 of the two PICs, 24 of the
+/// IOAPIC.
 fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
     let pic = (0..16_u32).map(|gsi| {
         let chip = if gsi < 8 {
@@ -278,7 +279,8 @@ impl MsiVectors for Vectors {
         let Some(vector) = self.vectors.get(&vector).filter(|vector| !vector.attached) else {
             return false;
         };
-        // An eventfd can only be looked at by reading it; what was read is put back, and adds to what came meanwhile.
+        // An eventfd can only be looked at by reading it; what was read is put back, and adds to what came
+        // meanwhile.
         vector
             .eventfd
             .read()

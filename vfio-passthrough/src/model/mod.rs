@@ -1,4 +1,5 @@
-//! VFIO as a program: an IOMMU, devices and a guest's side in memory, for tests without hardware, with failures where a test wants them.
+//! VFIO as a program: an IOMMU, devices and a guest's side in memory, for tests without hardware, with
+//! failures where a test wants them.
 //!
 //! The rules and errnos are those of Linux's type1v2 and vfio-pci as far as this crate calls them.
 //!

@@ -48,8 +48,8 @@ pub struct PciDevice {
 }
 
 impl PciDevice {
-    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits; an INTx pin, PCI Express and
-    /// power management.
+    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits; an INTx
+    /// pin, PCI Express and power management.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the hardware is never sized again.
+//! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the hardware is
+//! never sized again.
 
 use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
@@ -49,7 +50,8 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// The BAR whose register reads as `register` and whose region has `size` bytes; `None` where it is not there.
+    /// The BAR whose register reads as `register` and whose region has `size` bytes; `None` where it is not
+    /// there.
     pub fn new(index: BarIndex, register: u32, size: u64) -> Option<Self> {
         let kind = match register {
             _ if register & BAR_IO != 0 => BarKind::Io,
@@ -128,7 +130,8 @@ impl Bar {
         }
     }
 
-    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, a ROM that is not enabled.
+    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, a
+    /// ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
         let fits = address.checked_add(self.size).is_some();

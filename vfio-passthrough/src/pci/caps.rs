@@ -62,7 +62,8 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Vec<ExtendedCapability> {
             break;
         }
         let header = read(offset);
-        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as all-ones.
+        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as
+        // all-ones.
         if header == 0 || header == u32::MAX {
             break;
         }

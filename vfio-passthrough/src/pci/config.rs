@@ -1,7 +1,8 @@
 //! Config space as the guest sees it: an overlay of bytes over the device's own.
 //!
-//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the device's, as the host's kernel
-//! presents it). Which is which is decided once, in `view`. Nothing here talks to the device: a write returns what it asks for.
+//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the device's,
+//! as the host's kernel presents it). Which is which is decided once, in `view`. Nothing here talks to the
+//! device: a write returns what it asks for.
 
 use super::bar::{Bar, Space};
 use super::msi::{MsiLayout, MsiRegisters};

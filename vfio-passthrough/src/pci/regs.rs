@@ -1,5 +1,5 @@
-//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0 (PCI), PCI Express Base 5.0 (PCIe),
-//! PCI Power Management 1.2 (PM).
+//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0 (PCI), PCI
+//! Express Base 5.0 (PCIe), PCI Power Management 1.2 (PM).
 
 /// Vendor ID (PCI 6.2.1).
 pub const VENDOR_ID: u16 = 0x00;

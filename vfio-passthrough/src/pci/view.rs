@@ -26,10 +26,12 @@ use super::msix::MsixLayout;
 use super::regs::*;
 use crate::address::BarIndex;
 
-/// What the guest can set in the command register; special cycles, VGA and the like are wired to zero for PCI Express (PCIe 7.5.1.1.3).
+/// What the guest can set in the command register; special cycles, VGA and the like are wired to zero for PCI
+/// Express (PCIe 7.5.1.1.3).
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
-/// Extended capabilities that only make sense with the host's topology, or that would change what others rely on.
+/// Extended capabilities that only make sense with the host's topology, or that would change what others rely
+/// on.
 const HIDDEN_EXTENDED: [u16; 7] = [
     ext::ARI,
     ext::ATS,
@@ -54,7 +56,8 @@ struct View<'a> {
 }
 
 impl ConfigSpace {
-    /// The guest's view of a device whose config space has `size` bytes and whose BAR regions have `regions` bytes.
+    /// The guest's view of a device whose config space has `size` bytes and whose BAR regions have `regions`
+    /// bytes.
     ///
     /// # Errors
     ///
@@ -250,7 +253,8 @@ impl View<'_> {
         }
     }
 
-    /// An endpoint behind no port is one that is integrated in the root complex, as real ones on bus 0 are (PCIe 1.3.2.3).
+    /// An endpoint behind no port is one that is integrated in the root complex, as real ones on bus 0 are
+    /// (PCIe 1.3.2.3).
     fn express(&mut self, offset: Option<u16>) -> io::Result<()> {
         let Some(offset) = offset else { return Ok(()) };
         let flags = u16::from_le_bytes(self.read_array(offset.saturating_add(EXPRESS_FLAGS))?);
@@ -277,7 +281,8 @@ impl View<'_> {
             self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
         }
         let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
-        // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first that is shown.
+        // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first that is
+        // shown.
         let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability {
             id: ext::NULL,
             version: 0,

@@ -36,8 +36,8 @@ const IO_APIC: u32 = 0xfec0_0000;
 const FIRST_PCI_GSI: u32 = 16;
 const PCI_GSIS: u32 = 8;
 
-/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1, clear, say that
-/// there are no legacy devices and no i8042.
+/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1, clear, say
+/// that there are no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
 /// What the tables describe besides the layout.

@@ -38,9 +38,9 @@ const HIGH_RAM: u64 = 0x10_0000;
 /// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1";
 
-/// Keeps Linux from looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000 on AMD CPUs of
-/// family 15, where it looks for an AGP bridge on 256 buses. Only with PCI ports: without them Linux would have no
-/// configuration access at all until it has found ECAM, and say so.
+/// Keeps Linux from looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000 on AMD
+/// CPUs of family 15, where it looks for an AGP bridge on 256 buses. Only with PCI ports: without them Linux
+/// would have no configuration access at all until it has found ECAM, and say so.
 const NO_EARLY_PCI: &str = "pci=noearly";
 
 /// An initramfs in guest RAM.

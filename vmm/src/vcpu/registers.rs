@@ -26,8 +26,8 @@ const RFLAGS: u64 = 1 << 1;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on (bit 11), write-back: with a device assigned, KVM on Intel lets the guest's MTRRs choose the memory
-/// type, and after reset they say uncached for all of RAM.
+/// MTRRs on (bit 11), write-back: with a device assigned, KVM on Intel lets the guest's MTRRs choose the
+/// memory type, and after reset they say uncached for all of RAM.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Segment types, as in a descriptor.

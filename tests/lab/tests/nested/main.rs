@@ -1,7 +1,7 @@
 //! What the project must show on a machine with an IOMMU, shown in the nested machine.
 //!
-//! These are ignored unless asked for, as `cargo lab test` does: they boot emulated machines. Tests that ask for
-//! equal machines share one, so the list is in order of machines.
+//! These are ignored unless asked for, as `cargo lab test` does: they boot emulated machines. Tests that ask
+//! for equal machines share one, so the list is in order of machines.
 
 #![allow(
     clippy::unwrap_used,
@@ -63,7 +63,8 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
             usb::TESTS.to_vec(),
         ),
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
-        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads need.
+        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
+        // need.
         ("6.1", Machine::new(Kernel::Stock61), data::TESTS.to_vec()),
     ]
 }

@@ -95,8 +95,8 @@ impl Held {
     }
 }
 
-/// While the guest ran, its RAM was pinned, mapped, and counted against the process's limit: what is looked for
-/// after the end can be seen.
+/// While the guest ran, its RAM was pinned, mapped, and counted against the process's limit: what is looked
+/// for after the end can be seen.
 fn assert_held(seen: &Sighting, before: &Held) {
     let during = Held::of(&seen.files[VMSTAT]);
     let ram_pages = RAM_KIB / 4;

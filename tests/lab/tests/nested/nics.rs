@@ -1,5 +1,5 @@
-//! A NIC whose driver can be told by what to interrupt: the pin or MSI-X. (Told to use MSI, QEMU's e1000e signals
-//! nothing to its host either; `usb` has a device that does.)
+//! A NIC whose driver can be told by what to interrupt: the pin or MSI-X. (Told to use MSI, QEMU's e1000e
+//! signals nothing to its host either; `usb` has a device that does.)
 
 use guest::Report;
 use lab::{Error, Guest, L1};

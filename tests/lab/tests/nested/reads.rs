@@ -16,7 +16,8 @@ const READS: u64 = 10_000;
 /// Each a trap of the guest's into the VMM.
 const COUNTERS: [&str; 4] = ["config_reads", "config_writes", "bar_reads", "bar_writes"];
 
-/// The console wakes the VMM now and then; an interrupt that it had to pass on by hand would do so 10,000 times.
+/// The console wakes the VMM now and then; an interrupt that it had to pass on by hand would do so 10,000
+/// times.
 const CONSOLE_WAKEUPS: u64 = 20;
 
 /// Two boots differ by the reads alone, so the difference of the counters is what the reads cost.

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::pci::regs::*;
 
-/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express at 0x80, PM at 0xc0; extended: SR-IOV (hidden)
-/// at 0x100, AER at 0x120, ATS (hidden) at 0x180.
+/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express at
+/// 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
 fn device() -> Vec<u8> {
     let mut bytes = vec![0xa5; 0x1000];
     let mut put = |offset: usize, values: &[u8]| bytes[offset..offset + values.len()].copy_from_slice(values);

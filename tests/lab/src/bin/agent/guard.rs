@@ -1,12 +1,14 @@
 //! Keeps L2 from getting an interrupt twice.
 //!
 //! QEMU's emulation of SVM (seen in 7.2) does not forget an interrupt that VMRUN has injected: until the next
-//! #VMEXIT, it may deliver it once more, and even while L2 has interrupts off. L2 then counts an interrupt that
-//! nobody sent, or takes a lock that it holds and hangs: about one in 25,000 interrupts. An external interrupt of
-//! L1's that is pending at VMRUN makes the #VMEXIT come before L2's first instruction, and after the injection.
+//! #VMEXIT, it may deliver it once more, and even while L2 has interrupts off. L2 then counts an interrupt
+//! that nobody sent, or takes a lock that it holds and hangs: about one in 25,000 interrupts. An external
+//! interrupt of L1's that is pending at VMRUN makes the #VMEXIT come before L2's first instruction, and after
+//! the injection.
 //!
-//! The small kernel's KVM is built to send itself one. In a stock kernel, a probe on the entry of L2, where L1 has
-//! interrupts off, does so by a side effect: perf wakes its reader from an interrupt that it sends to itself.
+//! The small kernel's KVM is built to send itself one. In a stock kernel, a probe on the entry of L2, where
+//! L1 has interrupts off, does so by a side effect: perf wakes its reader from an interrupt that it sends to
+//! itself.
 
 use std::ffi::CString;
 use std::fs;
@@ -64,8 +66,8 @@ impl Guard {
             .wakeup_events(1);
         let mut sampler = builder.build()?.sampled(SAMPLES)?;
         let filter = CString::new(FILTER)?;
-        // SAFETY: PERF_EVENT_IOC_SET_FILTER reads a string that ends with a zero, as a CString's does, and keeps no
-        // pointer to it.
+        // SAFETY: PERF_EVENT_IOC_SET_FILTER reads a string that ends with a zero, as a CString's does, and
+        // keeps no pointer to it.
         unsafe { set_filter(sampler.as_counter().as_raw_fd(), filter.as_ptr()) }?;
         sampler.as_counter_mut().enable()?;
         Ok(Self(sampler))

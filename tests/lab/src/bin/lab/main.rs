@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::{Error, Kernel, Lab, say};
 
-/// Runs the project in an emulated machine that has what it needs: an IOMMU, and KVM. No hardware is asked for;
-/// whatever is missing is installed, fetched or built, and kept in ~/.cache/vfio-passthrough-lab.
+/// Runs the project in an emulated machine that has what it needs: an IOMMU, and KVM. No hardware is asked
+/// for; whatever is missing is installed, fetched or built, and kept in ~/.cache/vfio-passthrough-lab.
 #[derive(Parser)]
 #[command(name = "cargo lab")]
 struct Arguments {
