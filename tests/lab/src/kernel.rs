@@ -183,14 +183,16 @@ mod tests {
         fs::create_dir_all(&tree).unwrap();
         fs::create_dir_all(package.path().join("boot")).unwrap();
         fs::write(package.path().join("boot/vmlinuz-6.1.0-56-amd64"), "image").unwrap();
-        let names = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
+        let built_in = ["virtio_pci", "virtio_console"];
+        let wanted = [L1_MODULES, L2_MODULES].concat();
+        let names: Vec<_> = wanted
+            .into_iter()
+            .filter(|name| !built_in.contains(name))
+            .collect();
         let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
         fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
-        fs::write(
-            tree.join("modules.builtin"),
-            "kernel/virtio_pci.ko\nkernel/virtio_console.ko\n",
-        )
-        .unwrap();
+        let built_in = built_in.map(|name| format!("kernel/{name}.ko\n"));
+        fs::write(tree.join("modules.builtin"), built_in.concat()).unwrap();
         names
             .iter()
             .for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
         assert_eq!(
             fs::read_to_string(kept.path().join("l2.list")).unwrap(),
-            "nvme.ko"
+            "nvme.ko\nxhci-pci.ko"
         );
         assert_eq!(
             fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(),
