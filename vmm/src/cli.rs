@@ -76,6 +76,8 @@ To hand a device to VFIO first (as root):
 
 On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A sends a Ctrl-A.
 
+RUST_LOG=info says more than warnings; RUST_LOG=error says less.
+
 Exit status: 0 when the guest powers off or reboots; 1 on an error, which is told on stderr;
 2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
 

@@ -67,11 +67,6 @@ impl Binding {
         }
     }
 
-    /// VFIO has it on.
-    pub fn is_enabled(&self) -> bool {
-        self.state.enabled
-    }
-
     /// Makes the host agree with what the guest wants. After a failure the next call tries again what is
     /// missing.
     ///
