@@ -19,6 +19,17 @@ pub struct PciAddress {
 pub struct ParsePciAddressError(String);
 
 impl PciAddress {
+    /// From the numbers by which the kernel tells it: `devfn` is device and function in one byte (PCI_DEVFN of
+    /// linux/pci.h).
+    pub(crate) const fn new(domain: u32, bus: u8, devfn: u8) -> Self {
+        Self {
+            domain,
+            bus,
+            device: devfn >> 3,
+            function: devfn & 0b111,
+        }
+    }
+
     /// The address of a sysfs folder such as `/sys/bus/pci/devices/0000:01:00.0`; a link to one is followed
     /// by its last component only.
     pub fn from_sysfs_path(path: &Path) -> Result<Self, ParsePciAddressError> {

@@ -10,7 +10,7 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 use crate::address::{BarIndex, ByteRange, PciAddress};
 use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo, host_page_size};
 use crate::counters::FunctionTraps;
-use crate::function::{Error, PassthroughFunction, State};
+use crate::function::{BUS_RESET, Error, PassthroughFunction, Reset, ResetPolicy, State, choose};
 use crate::host::{IntxLine, MemorySlots, MsiRouter};
 use crate::irq::Interrupts;
 use crate::irq::binding::{Binding, Kind};
@@ -38,12 +38,19 @@ impl PassthroughFunction {
     /// Makes a function of an opened device, as it is after power-on: BARs not placed, nothing decoded,
     /// interrupts off.
     ///
-    /// The kernel has reset the device when it was opened, so it is not reset here again.
+    /// The kernel has reset the device when it was opened, so it is not reset here again, unless it can only
+    /// be reset with its whole bus, which the kernel leaves to its user.
     ///
     /// # Errors
     ///
-    /// [`Error::Region`], [`Error::NotUsable`] for what is not a PCI function, [`Error::Vectors`].
-    pub fn new(address: PciAddress, device: Arc<dyn Device>, host: &Host) -> Result<Self, Error> {
+    /// [`Error::Region`], [`Error::NotUsable`] for what is not a PCI function, [`Error::Vectors`],
+    /// [`Error::NoReset`] where `reset` asks for one and there is none, [`Error::Reset`].
+    pub fn new(
+        address: PciAddress,
+        device: Arc<dyn Device>,
+        host: &Host,
+        reset: ResetPolicy,
+    ) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
             return Err(Error::NotUsable {
                 address,
@@ -51,6 +58,7 @@ impl PassthroughFunction {
             });
         }
         let parts = Parts { address, device };
+        let reset = parts.reset(reset)?;
         let config_region = parts.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
         let regions = BarIndex::all()
             .chain([BarIndex::ROM])
@@ -76,6 +84,7 @@ impl PassthroughFunction {
             bars,
             msix,
             slots: host.slots.clone(),
+            reset,
             traps: FunctionTraps::default(),
             warnings: AtomicU32::new(0),
             state: Mutex::new(state),
@@ -96,6 +105,32 @@ impl Parts {
             operation,
             region,
             source,
+        }
+    }
+
+    /// The way in which the function is reset; a reset of its bus is done at once.
+    fn reset(&self, policy: ResetPolicy) -> Result<Reset, Error> {
+        let address = self.address;
+        match (
+            choose(address, self.device.flags(), || self.device.bus_members()),
+            policy,
+        ) {
+            (Ok(Reset::Bus), _) => match self.device.reset_bus() {
+                Ok(()) => Ok(Reset::Bus),
+                Err(source) => Err(Error::Reset {
+                    address,
+                    call: BUS_RESET,
+                    source,
+                }),
+            },
+            (Ok(reset), _) => Ok(reset),
+            (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
+            (Err(reason), ResetPolicy::IfPossible) => {
+                log::warn!(
+                    "{address}: {reason}; the guest gets it in the state in which its last user left it"
+                );
+                Ok(Reset::Nothing)
+            }
         }
     }
 

@@ -38,7 +38,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Calls of VFIO made by this crate. Those that vfio-ioctls makes while it opens a device are not in it.
+    /// Calls of VFIO made by this crate. Those that open containers, groups and devices are not in it.
     VfioCalls {
         /// `VFIO_IOMMU_MAP_DMA`.
         map_dma,
@@ -54,6 +54,10 @@ counters! {
         set_irqs,
         /// `VFIO_DEVICE_RESET`.
         reset,
+        /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+        hot_reset_info,
+        /// `VFIO_DEVICE_PCI_HOT_RESET`.
+        hot_reset,
         /// `pread` of a region.
         region_read,
         /// `pwrite` of a region.

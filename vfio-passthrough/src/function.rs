@@ -1,15 +1,18 @@
 //! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
 
 mod error;
+mod reset;
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
+pub(crate) use reset::{BUS_RESET, choose};
+pub use reset::{Reset, ResetPolicy};
 
 use crate::address::{BarIndex, ByteRange, PciAddress};
-use crate::backend::{Device, DeviceFlags, RegionFlags, RegionInfo};
+use crate::backend::{Device, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
 use crate::irq::{Demand, Interrupts};
@@ -37,6 +40,7 @@ pub struct PassthroughFunction {
     pub(crate) bars: Vec<Bar>,
     pub(crate) msix: Option<MsixLayout>,
     pub(crate) slots: Arc<dyn MemorySlots>,
+    pub(crate) reset: Reset,
     pub(crate) traps: FunctionTraps,
     pub(crate) warnings: AtomicU32,
     pub(crate) state: Mutex<State>,
@@ -151,7 +155,14 @@ impl PassthroughFunction {
         }
     }
 
-    /// Brings the function back to how it is after power-on: for a reset of the guest.
+    /// How the function is reset.
+    pub fn reset_kind(&self) -> Reset {
+        self.reset
+    }
+
+    /// Brings the function back to how it is after power-on: for a reset of the guest, whose CPUs must not
+    /// run meanwhile where the reset is that of a whole bus ([`Reset::Bus`]): functions that share it are
+    /// reset too.
     ///
     /// # Errors
     ///
@@ -232,15 +243,15 @@ impl PassthroughFunction {
     }
 
     fn reset_device(&self) -> Result<(), Error> {
-        if !self.device.flags().contains(DeviceFlags::RESET) {
-            log::warn!(
-                "{}: the device has no reset that the kernel could do; it keeps its state",
-                self.address
-            );
-            return Ok(());
-        }
-        self.device.reset().map_err(|source| Error::Reset {
-            address: self.address,
+        let (call, result) = match self.reset {
+            Reset::Function => ("VFIO_DEVICE_RESET", self.device.reset()),
+            Reset::Bus => (BUS_RESET, self.device.reset_bus()),
+            Reset::Nothing => return Ok(()),
+        };
+        let address = self.address;
+        result.map_err(|source| Error::Reset {
+            address,
+            call,
             source,
         })
     }

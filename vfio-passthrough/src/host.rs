@@ -2,6 +2,7 @@
 //! no VM type. The feature `kvm` has all of it ready made on kvm-ioctls.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use vm_memory::GuestRegionMmap;
@@ -115,4 +116,22 @@ pub trait IntxConnection: Send {
     /// The hypervisor signals this one when the guest has acknowledged the interrupt; VFIO then unmasks the
     /// pin, and fires again where it is still asserted.
     fn resample(&self) -> &Arc<EventFd>;
+}
+
+/// The hypervisor's own interest in IOMMU groups: KVM wants to know which ones a VM has
+/// (Documentation/virt/kvm/devices/vfio.rst).
+pub trait GroupLink: Send + Sync {
+    /// The group is the VM's.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno.
+    fn add(&self, group: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// The group is no more the VM's.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno.
+    fn remove(&self, group: BorrowedFd<'_>) -> io::Result<()>;
 }

@@ -25,7 +25,7 @@
 //!
 //! # Order
 //!
-//! 1. [`Container::open`], with the hypervisor's VFIO device.
+//! 1. [`Container::open`], and [`Container::link`] with the hypervisor's VFIO device.
 //! 2. [`Container::open_device`] for every device: groups are attached here, and only then it is known what
 //!    the IOMMU can map.
 //! 3. [`DmaSpace::reach`], to lay out guest memory; [`dma::check_locked_memory`]; [`DmaSpace::map_all`].
@@ -66,7 +66,7 @@ pub use address::{BarIndex, ByteRange, Iova, PciAddress};
 pub use backend::group::Container;
 pub use builder::Host;
 pub use dma::DmaSpace;
-pub use function::PassthroughFunction;
+pub use function::{PassthroughFunction, ResetPolicy};
 pub use pci::bar::{Bar, BarKind, Space};
 
 /// The README's code is compiled with the tests.

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 
 use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::function::Error;
 use vfio_passthrough::host::MsiMessage;
 use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, Space};
+use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, ResetPolicy, Space};
 
 const GPA: u64 = 0x38_0000_0000;
 const MSIX_CONTROL: u16 = 0x42;
@@ -29,12 +30,16 @@ struct Setup {
     function: PassthroughFunction,
 }
 
+fn assign(device: Arc<PciDevice>, guest: &Guest) -> Result<PassthroughFunction, Error> {
+    let address = "01:00.0".parse().unwrap();
+    PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required)
+}
+
 fn setup_with(flags: IrqFlags) -> Setup {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
     let guest = Guest::new(faults.clone());
-    let function =
-        PassthroughFunction::new("01:00.0".parse().unwrap(), device.clone(), &guest.host()).unwrap();
+    let function = assign(device.clone(), &guest).unwrap();
     Setup {
         faults,
         device,
@@ -275,9 +280,7 @@ fn a_function_whose_making_fails_leaves_nothing_and_names_the_device() {
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
         let guest = Guest::new(faults.clone());
         faults.fail(call, 0, libc::ENODEV);
-        let error = PassthroughFunction::new("01:00.0".parse().unwrap(), device.clone(), &guest.host())
-            .err()
-            .unwrap();
+        let error = assign(device.clone(), &guest).err().unwrap();
         let text = error.to_string();
         assert!(
             text.starts_with("0000:01:00.0: ") && text.contains("os error 19"),

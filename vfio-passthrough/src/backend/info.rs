@@ -4,7 +4,7 @@
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::address::ByteRange;
+use crate::address::{ByteRange, PciAddress};
 
 /// More than any chain there is; one that is longer loops.
 const MAX_CAPABILITIES: usize = 64;
@@ -56,6 +56,19 @@ pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> 
     )
 }
 
+/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and function.
+pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
+    let (entries, _) = bytes.as_chunks::<8>();
+    let member = |[g0, g1, g2, g3, d0, d1, bus, devfn]: &[u8; 8]| {
+        let domain = u16::from_ne_bytes([*d0, *d1]);
+        (
+            PciAddress::new(domain.into(), *bus, *devfn),
+            u32::from_ne_bytes([*g0, *g1, *g2, *g3]),
+        )
+    };
+    entries.iter().take(count).map(member).collect()
+}
+
 /// The count of `struct vfio_iommu_type1_info_dma_avail`.
 pub(super) fn mappings_available(capability: Capability<'_>) -> Option<u32> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
@@ -86,6 +99,16 @@ fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_of_a_bus_are_those_that_were_counted() {
+        let bytes = [[14, 0, 0, 0, 1, 0, 3, 0x11], [15, 0, 0, 0, 0, 0, 4, 0]].concat();
+        let first = ("0001:03:02.1".parse().unwrap(), 14);
+        let second = ("0000:04:00.0".parse().unwrap(), 15);
+        assert_eq!(bus_members(&bytes, 2), [first, second]);
+        assert_eq!(bus_members(&bytes, 1), [first]);
+        assert_eq!(bus_members(&bytes[..15], 4000), [first]);
+    }
 
     fn words(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()

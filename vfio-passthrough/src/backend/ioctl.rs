@@ -1,19 +1,36 @@
 //! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed
 //! fd.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio as sys;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr};
+use vmm_sys_util::ioctl::{
+    ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
+};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::mmap::host_page_size;
 use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo, SetIrqs, info};
+use crate::address::PciAddress;
 
+ioctl_io_nr!(VFIO_SET_IOMMU, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 2);
+ioctl_io_nr!(VFIO_GROUP_GET_STATUS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 3);
+ioctl_io_nr!(
+    VFIO_GROUP_SET_CONTAINER,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 4
+);
+ioctl_io_nr!(
+    VFIO_GROUP_GET_DEVICE_FD,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 6
+);
 ioctl_io_nr!(VFIO_DEVICE_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 7);
 ioctl_io_nr!(
     VFIO_DEVICE_GET_REGION_INFO,
@@ -29,6 +46,17 @@ ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 
+ioctl_io_nr!(
+    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 12
+);
+ioctl_io_nr!(
+    VFIO_DEVICE_PCI_HOT_RESET,
+    sys::VFIO_TYPE as u32,
+    sys::VFIO_BASE + 13
+);
+
 /// The kernel's structs start with `argsz`; the sizes of ours fit 32 bits.
 const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
@@ -40,6 +68,41 @@ fn check(result: i32) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// `VFIO_GROUP_GET_STATUS`: whether no driver of the host has a device of the group.
+pub(super) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
+    let mut data = sys::vfio_group_status {
+        argsz: argsz::<sys::vfio_group_status>(),
+        ..Default::default()
+    };
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    check(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut data) })?;
+    Ok(data.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+/// `VFIO_GROUP_SET_CONTAINER`.
+pub(super) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
+    let fd = container.as_raw_fd();
+    // SAFETY: the kernel reads one int, which lives until the call returns.
+    check(unsafe { ioctl_with_ref(group, VFIO_GROUP_SET_CONTAINER(), &fd) })
+}
+
+/// `VFIO_SET_IOMMU`, type1v2.
+pub(super) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the argument is a number; the kernel touches no memory of ours.
+    check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
+}
+
+/// `VFIO_GROUP_GET_DEVICE_FD`.
+pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
+    // An address has no zero byte.
+    let name = CString::new(address.to_string()).unwrap_or_default();
+    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call returns.
+    let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
+    check(fd)?;
+    // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// `VFIO_DEVICE_GET_INFO`.
@@ -162,6 +225,60 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
+}
+
+/// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses would be
+/// more than any bus below a port has.
+const MAX_BUS_MEMBERS: usize = 4096;
+
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its group.
+pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
+    let header = size_of::<sys::vfio_pci_hot_reset_info>();
+    let entry = size_of::<sys::vfio_pci_dependent_device>();
+    let mut room = 0_usize;
+    // Once to learn how many there are (ENOSPC), once to fetch; once more should there be more by then.
+    for _ in 0..3 {
+        let size = room.saturating_mul(entry).saturating_add(header);
+        let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let mut bytes = argsz.to_ne_bytes().to_vec();
+        bytes.resize(size, 0);
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
+        // copies bytewise, so no alignment is asked for.
+        let result = check(unsafe {
+            ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), bytes.as_mut_ptr())
+        });
+        let reply = Reply(bytes);
+        let count = reply.u32_at(offset_of!(sys::vfio_pci_hot_reset_info, count)) as usize;
+        match result {
+            Ok(()) => {
+                return Ok(info::bus_members(
+                    reply.0.get(header..).unwrap_or_default(),
+                    count,
+                ));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS => {
+                room = count
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::E2BIG))
+}
+
+/// `VFIO_DEVICE_PCI_HOT_RESET`: `groups` prove that we own all that is reset.
+pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
+    let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let count = u32::try_from(groups.len()).map_err(too_many)?;
+    // The header's three words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct
+    // vfio_pci_hot_reset`).
+    let size = size_of::<u32>()
+        .saturating_mul(groups.len())
+        .saturating_add(size_of::<sys::vfio_pci_hot_reset>());
+    let header = [u32::try_from(size).map_err(too_many)?, 0, count];
+    let fds = groups.iter().map(|group| group.as_raw_fd().cast_unsigned());
+    let words: Vec<u32> = header.into_iter().chain(fds).collect();
+    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for each fd.
+    check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
 }
 
 /// What an info ioctl wrote: the struct and the capabilities behind it.

@@ -20,7 +20,7 @@ pub(crate) use mmap::host_page_size;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::address::ByteRange;
+use crate::address::{ByteRange, PciAddress};
 
 bitflags::bitflags! {
     /// What a device can do: `flags` of `struct vfio_device_info` (linux/vfio.h).
@@ -116,6 +116,17 @@ pub enum SetIrqs<'a> {
     },
 }
 
+/// A function that a reset of a bus reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusMember {
+    /// Which.
+    pub address: PciAddress,
+    /// Its group is attached here, so that nobody else can have it open.
+    pub ours: bool,
+    /// The driver that has it.
+    pub driver: Option<String>,
+}
+
 /// What the IOMMU of an address space can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuInfo {
@@ -178,6 +189,20 @@ pub trait Device: Send + Sync {
 
     /// Resets the function; returns when it is done. BAR mappings fault until then.
     fn reset(&self) -> io::Result<()>;
+
+    /// Every function that a reset of the function's bus or slot would reset, itself among them.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` where neither can be reset: on a root bus, as a rule.
+    fn bus_members(&self) -> io::Result<Vec<BusMember>>;
+
+    /// Resets the function's bus or slot, with all that is on it. BAR mappings fault until it is done.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where a function is in a group that is not ours.
+    fn reset_bus(&self) -> io::Result<()>;
 }
 
 /// Bounds of an access to a region; the kernel would fold what lies outside into the next region's offsets.

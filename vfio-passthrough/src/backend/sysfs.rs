@@ -132,6 +132,11 @@ impl Sysfs {
         group.ok_or(Error::NoGroup { address })
     }
 
+    /// The driver that has a device; `None` too where sysfs does not tell.
+    pub fn driver(&self, address: PciAddress) -> Option<String> {
+        self.link_name(address, "driver").ok().flatten()
+    }
+
     /// Why a group that the kernel calls not viable is so.
     pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
         let folder = self
@@ -141,7 +146,7 @@ impl Sysfs {
             .join("devices");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let driver = |member| Some((member, self.link_name(member, "driver").ok().flatten()?));
+        let driver = |member| Some((member, self.driver(member)?));
         let mut others: Vec<_> = members
             .filter_map(driver)
             .filter(|(_, driver)| keeps_group(driver))

@@ -70,11 +70,23 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The function has no reset, and one is asked for.
+    #[error(
+        "{address}: {reason}; a guest would get it in the state in which its last user left it: 'reset=none' takes it so"
+    )]
+    NoReset {
+        /// The device.
+        address: PciAddress,
+        /// Why there is none.
+        reason: String,
+    },
     /// The function could not be reset.
-    #[error("{address}: VFIO_DEVICE_RESET: {source}")]
+    #[error("{address}: {call}: {source}")]
     Reset {
         /// The device.
         address: PciAddress,
+        /// The call that failed.
+        call: &'static str,
         /// Why.
         source: io::Error,
     },

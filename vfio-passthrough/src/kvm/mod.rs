@@ -1,6 +1,7 @@
 //! The host traits on KVM: memory slots, MSI routing and the VFIO device of one VM.
 
 mod intx;
+mod link;
 mod memory;
 mod routing;
 
@@ -8,11 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
-use vfio_ioctls::VfioDeviceFd;
 
 pub use intx::KvmLine;
+pub use link::KvmLink;
 pub use memory::KvmMemory;
 pub use routing::KvmRouter;
 
@@ -78,15 +78,9 @@ impl KvmHost {
     /// # Errors
     ///
     /// `ENODEV` where KVM is built without it.
-    pub fn link(&self) -> io::Result<Arc<VfioDeviceFd>> {
-        let mut device = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
+    pub fn link(&self) -> io::Result<Arc<KvmLink>> {
         self.calls.create_device.increment();
-        let device = self.vm.create_device(&mut device).map_err(errno)?;
-        Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
+        Ok(Arc::new(KvmLink::new(&self.vm)?))
     }
 }
 

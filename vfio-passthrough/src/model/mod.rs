@@ -7,12 +7,12 @@
 //! use std::sync::Arc;
 //! use vfio_passthrough::backend::IrqFlags;
 //! use vfio_passthrough::model::{Faults, Guest, PciDevice};
-//! use vfio_passthrough::{Host, PassthroughFunction};
+//! use vfio_passthrough::{Host, PassthroughFunction, ResetPolicy};
 //!
 //! let faults = Arc::new(Faults::default());
 //! let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
 //! let guest = Guest::new(faults);
-//! let function = PassthroughFunction::new("01:00.0".parse()?, device, &guest.host())?;
+//! let function = PassthroughFunction::new("01:00.0".parse()?, device, &guest.host(), ResetPolicy::Required)?;
 //! let mut vendor = [0; 2];
 //! function.config_read(0, &mut vendor);
 //! assert_eq!(vendor, [0x36, 0x1b]);
@@ -54,6 +54,10 @@ pub enum Call {
     SetIrqs,
     /// `VFIO_DEVICE_RESET`.
     Reset,
+    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+    BusMembers,
+    /// `VFIO_DEVICE_PCI_HOT_RESET`.
+    ResetBus,
     /// The host VMM's memory slots: placing one.
     PlaceSlot,
     /// The host VMM's memory slots: removing one.

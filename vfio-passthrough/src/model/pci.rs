@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
 use crate::backend::{
-    Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs, file_position,
+    BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs,
+    file_position,
 };
 use crate::irq::binding::Kind;
 
@@ -45,6 +46,9 @@ pub struct PciDevice {
     irq_infos: Vec<IrqInfo>,
     power_on: Vec<u8>,
     irqs: Mutex<IrqsState>,
+    flags: DeviceFlags,
+    /// What is on its bus; nothing where the bus cannot be reset.
+    bus: Vec<BusMember>,
 }
 
 impl PciDevice {
@@ -125,9 +129,17 @@ impl PciDevice {
             irq_infos: irqs,
             power_on: config,
             irqs: Mutex::default(),
+            flags: DeviceFlags::PCI | DeviceFlags::RESET,
+            bus: Vec::new(),
         };
         device.power_on()?;
         Ok(device)
+    }
+
+    /// One without a reset of its own, on a bus with these functions; a bus without any cannot be reset.
+    pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
+        let flags = self.flags - DeviceFlags::RESET;
+        Self { flags, bus, ..self }
     }
 
     /// What is bound to its interrupts.
@@ -206,7 +218,7 @@ fn trigger(
 
 impl Device for PciDevice {
     fn flags(&self) -> DeviceFlags {
-        DeviceFlags::PCI | DeviceFlags::RESET
+        self.flags
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
@@ -267,6 +279,26 @@ impl Device for PciDevice {
 
     fn reset(&self) -> io::Result<()> {
         self.faults.pass(Call::Reset)?;
-        self.power_on()
+        match self.flags.contains(DeviceFlags::RESET) {
+            true => self.power_on(),
+            // vfio_pci_ioctl_reset.
+            false => Err(errno(libc::EINVAL)),
+        }
+    }
+
+    fn bus_members(&self) -> io::Result<Vec<BusMember>> {
+        self.faults.pass(Call::BusMembers)?;
+        match self.bus.as_slice() {
+            [] => Err(errno(libc::ENODEV)),
+            members => Ok(members.to_vec()),
+        }
+    }
+
+    fn reset_bus(&self) -> io::Result<()> {
+        self.faults.pass(Call::ResetBus)?;
+        match self.bus.iter().all(|member| member.ours) {
+            true if !self.bus.is_empty() => self.power_on(),
+            _ => Err(errno(libc::EINVAL)),
+        }
     }
 }

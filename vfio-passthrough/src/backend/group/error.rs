@@ -1,0 +1,110 @@
+//! Why a container, a group or a device could not be opened.
+
+use std::io;
+
+use vfio_ioctls::VfioError;
+
+use super::sysfs;
+use crate::address::PciAddress;
+
+/// Why a container, a group or a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/vfio/vfio` could not be opened.
+    #[error("cannot open /dev/vfio/vfio: {0}; {hint}", hint = container_hint(.0))]
+    OpenContainer(#[source] io::Error),
+    /// The kernel's VFIO is not one that this crate can use.
+    #[error(
+        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
+    )]
+    Unsupported(#[source] VfioError),
+    /// The device cannot be assigned as it is.
+    #[error(transparent)]
+    NotReady(sysfs::Error),
+    /// The group is open in another process, or in this one a second time.
+    #[error(
+        "{address}: IOMMU group {group} is in use (EBUSY): a group can be open once; 'fuser -v /dev/vfio/{group}' names the process that has it"
+    )]
+    GroupBusy {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+    },
+    /// The group could not be opened.
+    #[error("{address}: cannot open /dev/vfio/{group}: {source}; {}", group_hint(source, *group))]
+    OpenGroup {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The group could not be made part of the container.
+    #[error(
+        "{address}: IOMMU group {group}: {call}: {source}{}",
+        attach_hint(call, source)
+    )]
+    Attach {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The call that failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The hypervisor did not take the group, or its VFIO device.
+    #[error("IOMMU group {group}: KVM_DEV_VFIO_FILE_ADD: {source}")]
+    Link {
+        /// The group.
+        group: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device could not be opened, or not be described.
+    #[error("{address}: {call}: {source}")]
+    OpenDevice {
+        /// The device.
+        address: PciAddress,
+        /// The call that failed.
+        call: &'static str,
+        /// Why: `ENODEV` where the device has gone, `EPERM` where its driver refuses.
+        source: io::Error,
+    },
+}
+
+fn container_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root"
+        }
+        _ => "run 'modprobe vfio-pci' as root",
+    }
+}
+
+fn group_hint(error: &io::Error, group: u32) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!("run 'chown $USER /dev/vfio/{group}' as root"),
+        io::ErrorKind::NotFound => format!(
+            "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a guest: turn on VT-d or AMD-Vi"
+        ),
+        _ => "see 'dmesg'".to_owned(),
+    }
+}
+
+/// Why type1 refuses a group that it could isolate (vfio_iommu_type1_attach_group).
+fn attach_hint(call: &str, error: &io::Error) -> &'static str {
+    match (call, error.raw_os_error()) {
+        (SET_IOMMU | SET_CONTAINER, Some(libc::EPERM)) => {
+            "; interrupt remapping is off: turn it on in the firmware, or, for guests that you trust: \
+             echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+        }
+        _ => "",
+    }
+}
+
+pub(super) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
+pub(super) const SET_IOMMU: &str = "VFIO_SET_IOMMU";
