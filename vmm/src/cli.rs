@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 use thiserror::Error;
+use vfio_passthrough::ResetPolicy;
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
@@ -46,9 +47,15 @@ pub struct Args {
 
     /// A PCI device to assign, bound to vfio-pci; may be given several times
     ///
-    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0).
-    #[arg(long, value_name = "PATH")]
-    pub vfio: Vec<PathBuf>,
+    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device that cannot
+    /// be reset is refused, since the guest would get it in the state in which its last user left it;
+    /// 'PATH,reset=none' takes it so.
+    #[arg(long, value_name = "PATH[,reset=none]")]
+    pub vfio: Vec<Passthrough>,
+
+    /// End when the guest reboots, with status 0, in place of booting it again
+    #[arg(long)]
+    pub no_reboot: bool,
 
     /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM (PCI_MMCONFIG)
     ///
@@ -66,7 +73,7 @@ const AFTER_HELP: &str = "\
 Examples:
   vmm --kernel bzImage --initrd initramfs.cpio --memory 1G --cpus 2
   vmm --kernel bzImage --cmdline 'root=/dev/nvme0n1p1 rw' --vfio /sys/bus/pci/devices/0000:01:00.0
-  vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0 --stats stats.json
+  vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0,reset=none --no-reboot
 
 To hand a device to VFIO first (as root):
   modprobe vfio-pci
@@ -78,8 +85,46 @@ On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A se
 
 RUST_LOG=info says more than warnings; RUST_LOG=error says less.
 
-Exit status: 0 when the guest powers off or reboots; 1 on an error, which is told on stderr;
+Exit status: 0 when the guest powers off, or reboots with --no-reboot; 1 on an error, which is told on stderr;
 2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
+
+/// A device to assign, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passthrough {
+    /// Its sysfs path, or its address.
+    pub path: PathBuf,
+    /// What if it cannot be reset.
+    pub reset: ResetPolicy,
+}
+
+/// Why a value of `--vfio` is none.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PassthroughError {
+    /// An option that there is not.
+    #[error("there is no option '{0}': the only one is reset=none")]
+    UnknownOption(String),
+    /// No device before the options.
+    #[error("name a device: its sysfs path or its address")]
+    NoDevice,
+}
+
+impl FromStr for Passthrough {
+    type Err = PassthroughError;
+
+    fn from_str(text: &str) -> Result<Self, PassthroughError> {
+        let mut parts = text.split(',');
+        let path = parts.next().filter(|path| !path.is_empty());
+        let path = PathBuf::from(path.ok_or(PassthroughError::NoDevice)?);
+        let mut reset = ResetPolicy::Required;
+        for option in parts {
+            match option {
+                "reset=none" => reset = ResetPolicy::IfPossible,
+                other => return Err(PassthroughError::UnknownOption(other.to_owned())),
+            }
+        }
+        Ok(Self { path, reset })
+    }
+}
 
 /// A number of bytes of RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,7 +218,8 @@ mod tests {
             "[default: 1]",
             "--memory <SIZE>",
             "[default: 512M]",
-            "--vfio <PATH>",
+            "--vfio <PATH[,reset=none]>",
+            "--no-reboot",
             "--pci-ports",
             "--stats <PATH>",
             "Examples:",
@@ -182,6 +228,28 @@ mod tests {
         parts
             .iter()
             .for_each(|part| assert!(help.contains(part), "{part:?} is not in:\n{help}"));
+    }
+
+    #[test]
+    fn devices_and_their_options() {
+        let device = |path: &str, reset| {
+            Ok(Passthrough {
+                path: path.into(),
+                reset,
+            })
+        };
+        let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
+        let cases = [
+            ("/sys/d", device("/sys/d", ResetPolicy::Required)),
+            ("01:00.0,reset=none", device("01:00.0", ResetPolicy::IfPossible)),
+            ("01:00.0,reset=", unknown("reset=")),
+            ("01:00.0,", unknown("")),
+            (",reset=none", Err(PassthroughError::NoDevice)),
+            ("", Err(PassthroughError::NoDevice)),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(text, expected)| assert_eq!(text.parse(), expected, "{text:?}"));
     }
 
     #[test]
@@ -222,7 +290,8 @@ mod tests {
             "-- arg",
         ];
         let args = Args::try_parse_from(words).unwrap();
-        assert_eq!(args.vfio, [PathBuf::from("a"), PathBuf::from("b")]);
+        let paths: Vec<_> = args.vfio.iter().map(|device| device.path.to_str()).collect();
+        assert_eq!(paths, [Some("a"), Some("b")]);
         assert_eq!(args.cmdline, "-- arg");
     }
 }

@@ -27,12 +27,13 @@ pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
 
 /// Blocks the signals that the main loop reads; call before any other thread starts, since threads inherit
 /// it.
-pub fn block_signals() -> Result<SignalFd, Error> {
+pub fn block_signals() -> Result<Arc<SignalFd>, Error> {
     let signals: SigSet = SIGNALS.into_iter().collect();
     signals
         .thread_block()
         .map_err(Error::system("blocking signals"))?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map(Arc::new)
         .map_err(Error::system("signalfd"))
 }
 
@@ -49,7 +50,7 @@ impl MainLoop {
     /// A loop that ends by `stop` or by a signal, and keeps `pending` from waiting too long.
     pub fn new(
         stop: &Arc<Stop>,
-        signals: SignalFd,
+        signals: &Arc<SignalFd>,
         pending: &Arc<Pending>,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
@@ -60,7 +61,7 @@ impl MainLoop {
         let mut manager = EventManager::<Subscriber>::new()?;
         manager.add_subscriber(Arc::new(Mutex::new(Wake(Arc::clone(stop)))));
         manager.add_subscriber(Arc::new(Mutex::new(Signals {
-            fd: signals,
+            fd: Arc::clone(signals),
             stop: Arc::clone(stop),
         })));
         manager.add_subscriber(Arc::clone(&line) as Subscriber);
@@ -117,7 +118,7 @@ impl MutEventSubscriber for Wake {
 }
 
 struct Signals {
-    fd: SignalFd,
+    fd: Arc<SignalFd>,
     stop: Arc<Stop>,
 }
 
@@ -130,7 +131,7 @@ impl MutEventSubscriber for Signals {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        listen(ops, Events::new(&self.fd, EventSet::IN));
+        listen(ops, Events::new(self.fd.as_ref(), EventSet::IN));
     }
 }
 

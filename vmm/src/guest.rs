@@ -1,4 +1,8 @@
-//! A guest from its beginning to its end: planned, loaded, run, and taken apart.
+//! A guest from its beginning to its end: planned, loaded, run, booted again, and taken apart.
+//!
+//! What outlives a reboot is in [`Host`]: the opened devices, and RAM with its DMA mappings. Each life of the
+//! guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs, interrupt controllers and
+//! functions are as after power-on without a list of what to put back.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
@@ -9,7 +13,6 @@ use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
 use resources::{AddressRange, IoReach, Layout, LayoutRequest};
 use vfio_passthrough::dma::{Mapping, check_locked_memory};
-use vfio_passthrough::host::MemorySlot;
 use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
@@ -20,19 +23,20 @@ use crate::memory::{self, Populating, Ram};
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
-use crate::vfio::{Assigned, GuestFunction};
+use crate::vfio::{Devices, Functions, GuestFunction};
 use crate::{Args, Error, kvm};
 
 /// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
 
-/// What the guest is made from on the host's side: KVM, a VM, and the assigned devices.
+/// What a guest has of the host for as long as it reboots.
 pub struct Host {
+    kvm: Kvm,
     supported: CpuId,
-    vm: Arc<VmFd>,
-    kvm_host: KvmHost,
-    assigned: Option<Assigned>,
-    prepared: Option<Prepared>,
+    devices: Option<Devices>,
+    layout: Layout,
+    ram: Ram,
+    _mappings: Vec<Mapping>,
 }
 
 /// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU
@@ -70,8 +74,8 @@ impl Prepared {
 }
 
 impl Host {
-    /// Opens KVM and the devices; nothing of the guest is there yet.
-    pub fn open(args: &Args, stats: &Stats) -> Result<Self, Error> {
+    /// Opens KVM and the devices, and lays out the guest; with it comes the VM of its first life.
+    pub fn open(args: &Args, stats: &Stats) -> Result<(Self, Vm), Error> {
         memory::check_host(args.memory)?;
         if !args.vfio.is_empty() {
             check_locked_memory(args.memory.bytes())?;
@@ -80,48 +84,72 @@ impl Host {
         machine::check_cpus(&kvm, args)?;
         check_files(args)?;
         let supported = cpuid::supported(&kvm)?;
-        let vm = kvm::create_vm(&kvm, &stats.kvm_ioctls)?;
-        let kvm_host = KvmHost::new(Arc::clone(&vm), 0..memory_slots(&kvm), MSI_GSIS);
+        let mut vm = Vm::new(&kvm, stats)?;
         stats.phase("kvm");
         // Without devices RAM is not pinned, and a page is had when the guest touches it.
         let prepare = || Prepared::begin(args.memory.bytes(), cpuid::address_bits(&supported));
         let prepared = (!args.vfio.is_empty()).then(prepare).transpose()?;
-        let assigned = Assigned::open(&args.vfio, &kvm_host)?;
+        // The kernel wants a group's VM to be known before its devices are opened.
+        let devices = Devices::open(&args.vfio, &vm.kvm_host)?;
+        vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
-        Ok(Self {
+        let layout = plan(args, &supported, devices.as_ref(), &vm.functions)?;
+        let prepared = prepared.and_then(|prepared| prepared.take(&layout));
+        let ram = prepared.map_or_else(|| Ram::new(&layout.ram), Ok)?;
+        stats.phase("populate");
+        ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
+        let mappings = devices.as_ref().map(|devices| devices.map(&ram));
+        let _mappings = mappings.transpose()?.unwrap_or_default();
+        stats.phase("map");
+        let host = Self {
+            kvm,
             supported,
-            vm,
-            kvm_host,
-            assigned,
-            prepared,
-        })
+            devices,
+            layout,
+            ram,
+            _mappings,
+        };
+        Ok((host, vm))
     }
 
-    fn plan(&self, args: &Args) -> Result<Layout, Error> {
-        let apertures = self.assigned.as_ref().map(Assigned::apertures).transpose()?;
-        let layout = Layout::plan(&LayoutRequest {
-            ram: args.memory.bytes(),
-            address_bits: cpuid::address_bits(&self.supported),
-            reach: apertures
-                .as_deref()
-                .map_or(IoReach::Unrestricted, IoReach::Apertures),
-            reserved: &[],
-            bars: &self.assigned.as_ref().map_or_else(Vec::new, Assigned::bars),
-        })?;
-        log::info!("guest physical layout:\n{layout}");
-        Ok(layout)
+    /// A VM for another life of the guest. The devices were reset when the last one ended.
+    pub fn another(&self, stats: &Stats) -> Result<Vm, Error> {
+        stats.reboots.add_one();
+        let mut vm = Vm::new(&self.kvm, stats)?;
+        if let Some(devices) = &self.devices {
+            devices.link(&vm.kvm_host)?;
+        }
+        vm.take_functions(self.devices.as_ref())?;
+        vm.is_first = false;
+        Ok(vm)
     }
 
     /// Adds what was counted here to `stats`.
     pub fn count(&self, stats: &Stats) {
-        self.kvm_host
-            .calls()
-            .values()
-            .for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
-        if let Some(assigned) = &self.assigned {
-            assigned.count(stats);
+        if let Some(devices) = &self.devices {
+            devices.count(stats);
         }
     }
+}
+
+fn plan(
+    args: &Args,
+    supported: &CpuId,
+    devices: Option<&Devices>,
+    functions: &Functions,
+) -> Result<Layout, Error> {
+    let apertures = devices.map(Devices::apertures).transpose()?;
+    let layout = Layout::plan(&LayoutRequest {
+        ram: args.memory.bytes(),
+        address_bits: cpuid::address_bits(supported),
+        reach: apertures
+            .as_deref()
+            .map_or(IoReach::Unrestricted, IoReach::Apertures),
+        reserved: &[],
+        bars: &functions.bars(),
+    })?;
+    log::info!("guest physical layout:\n{layout}");
+    Ok(layout)
 }
 
 /// A wrong path is told at once, not after the devices were reset and RAM was populated.
@@ -142,55 +170,47 @@ fn memory_slots(kvm: &Kvm) -> u32 {
     u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
 }
 
-/// A guest that is loaded and has not begun.
-pub struct Guest {
-    layout: Layout,
-    ram: Ram,
-    pci: PciRoot,
-    entry: Entry,
-    cpus: u8,
-    pci_ports: bool,
+/// One life of the guest.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    kvm_host: KvmHost,
+    functions: Functions,
+    is_first: bool,
 }
 
-impl Guest {
-    /// Plans the guest and loads kernel, initramfs and boot data into its RAM.
-    pub fn load(host: &mut Host, args: &Args, stats: &Stats) -> Result<Self, Error> {
-        let layout = host.plan(args)?;
-        let prepared = host.prepared.take().and_then(|prepared| prepared.take(&layout));
-        let ram = prepared.map_or_else(|| Ram::new(&layout.ram), Ok)?;
-        stats.phase("populate");
-        ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
-        let (pci, slots) = pci_root(host.assigned.as_ref())?;
-        let kernel = Kernel::load(&args.kernel, ram.memory(), &layout)?;
-        let platform = Platform {
-            cpus: args.cpus,
-            slots,
-        };
-        let boot = Boot {
-            memory: ram.memory(),
-            layout: &layout,
-            platform: &platform,
-            initrd: args.initrd.as_deref(),
-            pci_ports: args.pci_ports,
-            cmdline: &args.cmdline,
-        };
-        let entry = boot.prepare(&kernel)?;
-        stats.phase("load");
+impl Vm {
+    fn new(kvm: &Kvm, stats: &Stats) -> Result<Self, Error> {
+        let fd = kvm::create_vm(kvm, &stats.kvm_ioctls)?;
+        let kvm_host = KvmHost::new(Arc::clone(&fd), 0..memory_slots(kvm), MSI_GSIS);
         Ok(Self {
-            layout,
-            ram,
-            pci,
-            entry,
-            cpus: args.cpus,
-            pci_ports: args.pci_ports,
+            fd,
+            kvm_host,
+            functions: Functions::default(),
+            is_first: true,
         })
     }
 
-    /// Runs the guest to its end, whoever brings it about.
-    pub fn run(self, host: &Host, signals: SignalFd, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+    fn take_functions(&mut self, devices: Option<&Devices>) -> Result<(), Error> {
+        if let Some(devices) = devices {
+            self.functions = devices.functions(&self.kvm_host)?;
+        }
+        Ok(())
+    }
+
+    /// Boots the guest and runs it to its end, whoever brings it about.
+    pub fn run(
+        self,
+        host: &Host,
+        args: &Args,
+        signals: &Arc<SignalFd>,
+        stats: &Arc<Stats>,
+    ) -> Result<Outcome, Error> {
+        let (pci, entry) = self.load(host, args)?;
+        stats.phase("load");
+        self.functions.place_bars(&host.layout);
+        let slots = host.ram.place(self.kvm_host.memory().as_ref())?;
         let stop = Arc::new(Stop::new()?);
-        let placed = self.place(host, stats)?;
-        let (vcpus, shared, console) = self.assemble(host, &stop, stats)?;
+        let (vcpus, shared, console) = self.assemble(host, args, (pci, entry), &stop, stats)?;
         let mut main_loop = MainLoop::new(&stop, signals, &console.pending, stats)?;
         let terminal = RawTerminal::enter();
         main_loop.add(Arc::new(Mutex::new(console.keyboard)));
@@ -206,44 +226,54 @@ impl Guest {
         stats.phase("guest");
         // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
         drop(running);
-        let shut_down = host.assigned.as_ref().map_or(Ok(()), Assigned::shutdown);
-        drop((shared, main_loop, placed, terminal));
+        let shut_down = self.functions.shutdown();
+        drop((shared, main_loop, slots, terminal));
+        self.count(stats);
         stats.phase("end");
         looped
             .and(outcome_of(stop))
             .and_then(|outcome| shut_down.map(|()| outcome))
     }
 
-    /// Gives RAM to the guest's CPUs and to its devices, and each BAR its place.
-    fn place(&self, host: &Host, stats: &Stats) -> Result<Placed, Error> {
-        let slots = self.ram.place(host.kvm_host.memory().as_ref())?;
-        let mappings = match &host.assigned {
-            Some(assigned) => {
-                assigned.place_bars(&self.layout);
-                assigned.map(&self.ram)?
-            }
-            None => Vec::new(),
+    /// Loads kernel, initramfs and boot data into RAM, and fills the PCI bus.
+    fn load(&self, host: &Host, args: &Args) -> Result<(PciRoot, Entry), Error> {
+        let (pci, slots) = pci_root(&self.functions)?;
+        let load = if self.is_first {
+            Kernel::load
+        } else {
+            Kernel::load_again
         };
-        stats.phase("map");
-        Ok(Placed {
-            _mappings: mappings,
-            _slots: slots,
-        })
+        let kernel = load(&args.kernel, host.ram.memory(), &host.layout)?;
+        let platform = Platform {
+            cpus: args.cpus,
+            slots,
+        };
+        let boot = Boot {
+            memory: host.ram.memory(),
+            layout: &host.layout,
+            platform: &platform,
+            initrd: args.initrd.as_deref(),
+            pci_ports: args.pci_ports,
+            cmdline: &args.cmdline,
+        };
+        Ok((pci, boot.prepare(&kernel)?))
     }
 
     fn assemble(
-        self,
+        &self,
         host: &Host,
+        args: &Args,
+        (pci, entry): (PciRoot, Entry),
         stop: &Arc<Stop>,
         stats: &Arc<Stats>,
     ) -> Result<(Vec<Vcpu>, Arc<vcpu::Machine>, Console), Error> {
         let mut buses = Buses::default();
-        let console = buses.add_console(&host.vm, stop, stats)?;
+        let console = buses.add_console(&self.fd, stop, stats)?;
         buses.add_power(stop, stats)?;
-        buses.add_pci(self.pci, &self.layout, self.pci_ports, stats)?;
-        let vcpus = machine::create_vcpus(&host.vm, &host.supported, self.cpus, stats)?;
+        buses.add_pci(pci, &host.layout, args.pci_ports, stats)?;
+        let vcpus = machine::create_vcpus(&self.fd, &host.supported, args.cpus, stats)?;
         if let Some(first) = vcpus.first() {
-            registers::set_up(&first.fd, self.ram.memory(), self.entry, &stats.kvm_ioctls)?;
+            registers::set_up(&first.fd, host.ram.memory(), entry, &stats.kvm_ioctls)?;
         }
         let shared = vcpu::Machine {
             buses: buses.into_manager(),
@@ -252,20 +282,20 @@ impl Guest {
         };
         Ok((vcpus, Arc::new(shared), console))
     }
-}
 
-/// RAM where CPUs and devices see it, for as long as this lives.
-struct Placed {
-    _mappings: Vec<Mapping>,
-    _slots: Vec<Box<dyn MemorySlot>>,
+    fn count(&self, stats: &Stats) {
+        let calls = self.kvm_host.calls().values();
+        calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
+        self.functions.count(stats);
+    }
 }
 
 /// A bus with the host bridge at slot 0 and the assigned functions after it, and the slots of the latter.
-fn pci_root(assigned: Option<&Assigned>) -> Result<(PciRoot, Vec<u8>), Error> {
+fn pci_root(functions: &Functions) -> Result<(PciRoot, Vec<u8>), Error> {
     let mut root = PciRoot::new();
     root.insert(0, Arc::new(HostBridge))?;
     let mut slots = Vec::new();
-    for (slot, function) in assigned.into_iter().flat_map(Assigned::functions) {
+    for (slot, function) in functions.iter() {
         root.insert(*slot, Arc::new(GuestFunction(Arc::clone(function))))?;
         slots.push(*slot);
     }

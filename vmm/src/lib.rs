@@ -32,11 +32,11 @@ pub mod vfio;
 
 use std::sync::Arc;
 
-pub use cli::{Args, MemorySize, SizeError};
+pub use cli::{Args, MemorySize, Passthrough, PassthroughError, SizeError};
 pub use error::Error;
 pub use stop::Outcome;
 
-use crate::guest::{Guest, Host};
+use crate::guest::Host;
 use crate::stats::Stats;
 
 /// Boots the guest that `args` describe and returns when it, or the user, has ended it.
@@ -51,9 +51,13 @@ pub fn run(args: &Args) -> Result<Outcome, Error> {
 
 fn run_guest(args: &Args, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     let signals = events::block_signals()?;
-    let mut host = Host::open(args, stats)?;
-    let guest = Guest::load(&mut host, args, stats)?;
-    let outcome = guest.run(&host, signals, stats);
+    let (host, mut vm) = Host::open(args, stats)?;
+    let outcome = loop {
+        match vm.run(&host, args, &signals, stats) {
+            Ok(Outcome::Reset) if !args.no_reboot => vm = host.another(stats)?,
+            outcome => break outcome,
+        }
+    };
     host.count(stats);
     outcome
 }

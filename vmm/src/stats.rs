@@ -150,7 +150,9 @@ pub struct Stats {
     pub wakeups: Count,
     devices: Mutex<BTreeMap<String, serde_json::Value>>,
     #[serde(skip)]
-    counted: Mutex<Vec<(&'static str, Arc<Accesses>)>>,
+    counted: Mutex<BTreeMap<&'static str, Arc<Accesses>>>,
+    #[serde(skip)]
+    traps: Mutex<BTreeMap<String, BTreeMap<&'static str, u64>>>,
     #[serde(skip)]
     /// Accesses that no device claimed.
     pub unclaimed: Unclaimed,
@@ -160,6 +162,8 @@ pub struct Stats {
     pub vfio_ioctls: Calls,
     /// Regions of RAM: as many DMA mappings are made with a device assigned.
     pub ram_regions: Count,
+    /// How often the guest was booted again.
+    pub reboots: Count,
 }
 
 impl Default for Stats {
@@ -171,16 +175,19 @@ impl Default for Stats {
             wakeups: Count::default(),
             devices: Mutex::default(),
             counted: Mutex::default(),
+            traps: Mutex::default(),
             unclaimed: Unclaimed::default(),
             kvm_ioctls: Calls::default(),
             vfio_ioctls: Calls::default(),
             ram_regions: Count::default(),
+            reboots: Count::default(),
         }
     }
 }
 
 impl Stats {
-    /// Ends a phase of the start: what passed since the last one ended is its time.
+    /// Ends a phase of the start: what passed since the last one ended is its time. A phase that comes again
+    /// when the guest reboots is not counted again.
     pub fn phase(&self, name: &'static str) {
         let now = Instant::now();
         let mut last = self.last_mark.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,21 +196,25 @@ impl Stats {
         self.phases_ns
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, nanoseconds);
+            .entry(name)
+            .or_insert(nanoseconds);
     }
 
-    /// Counts the accesses to `device` under `name`.
+    /// Counts the accesses to `device` under `name`, with those to former devices of that name.
     pub fn counted<D>(&self, name: &'static str, device: D) -> Arc<Counted<D>> {
-        let accesses = Arc::new(Accesses::default());
-        self.counted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((name, Arc::clone(&accesses)));
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let accesses = Arc::clone(counted.entry(name).or_default());
         Arc::new(Counted { device, accesses })
     }
 
-    /// Adds what a device counted itself.
-    pub fn device(&self, name: impl Into<String>, counts: impl Serialize) {
+    /// `count` more traps of a kind into the function `name`.
+    pub fn trapped(&self, name: &str, kind: &'static str, count: u64) {
+        let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = traps.entry(name.to_owned()).or_default().entry(kind).or_default();
+        *total = total.saturating_add(count);
+    }
+
+    fn device(&self, name: impl Into<String>, counts: impl Serialize) {
         if let Ok(counts) = serde_json::to_value(counts) {
             self.devices
                 .lock()
@@ -222,6 +233,8 @@ impl Stats {
         counted
             .iter()
             .for_each(|(name, accesses)| self.device(*name, accesses.as_ref()));
+        let traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        traps.iter().for_each(|(name, counts)| self.device(name, counts));
         self.device("unclaimed", &self.unclaimed);
         let json = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
         std::fs::write(path, json).map_err(failed)
@@ -242,19 +255,21 @@ mod tests {
     #[test]
     fn the_json_has_what_its_readers_look_for() {
         let stats = Stats::default();
-        let null = stats.counted("serial", Null);
-        null.pio_read(PioAddress(0), 0, &mut []);
+        for _ in 0..2 {
+            stats.counted("serial", Null).pio_read(PioAddress(0), 0, &mut []);
+        }
         stats.exits.total.add_one();
         stats.unclaimed.write(0x80);
         stats.unclaimed.write(0x80);
         stats.kvm_ioctls.add("create_vm", 2);
-        stats.device("0000:01:00.0", BTreeMap::from([("config_reads", 3)]));
+        stats.trapped("0000:01:00.0", "config_reads", 1);
+        stats.trapped("0000:01:00.0", "config_reads", 2);
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
         stats.write(file.path()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         let numbers = [
-            (&json["devices"]["serial"]["reads"], 1),
+            (&json["devices"]["serial"]["reads"], 2),
             (&json["devices"]["unclaimed"]["writes"], 2),
             (&json["devices"]["unclaimed"]["by_address"]["0x80"], 2),
             (&json["devices"]["0000:01:00.0"]["config_reads"], 3),

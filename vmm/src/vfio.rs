@@ -1,19 +1,22 @@
 //! Glue: the devices given by `--vfio`, from the library `vfio-passthrough` to this VMM's PCI bus and RAM.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use devices::PciFunction;
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
+use vfio_passthrough::backend::group::GroupDevice;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{Bar, BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, Space};
+use vfio_passthrough::{
+    Bar, BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
+};
 use vm_memory::GuestMemoryRegion;
 
 use crate::Error;
 use crate::boot::intx_gsi;
+use crate::cli::Passthrough;
 use crate::memory::Ram;
 use crate::stats::Stats;
 
@@ -65,41 +68,68 @@ impl GuestFunction {
     }
 }
 
-/// All assigned functions and the I/O address space that they share.
-pub struct Assigned {
+/// The assigned devices, opened, and the I/O address space that they share. They stay while the guest reboots.
+pub struct Devices {
     container: Arc<Container>,
     dma: DmaSpace,
-    functions: Vec<(u8, Arc<PassthroughFunction>)>,
+    opened: Vec<Opened>,
 }
 
-impl Assigned {
-    /// Opens the devices at `paths` in one container; none if there are no paths.
-    pub fn open(paths: &[impl AsRef<Path>], host: &KvmHost) -> Result<Option<Self>, Error> {
-        if paths.is_empty() {
+struct Opened {
+    /// On the guest's bus.
+    slot: u8,
+    address: PciAddress,
+    device: Arc<GroupDevice>,
+    reset: ResetPolicy,
+}
+
+impl Devices {
+    /// Opens the devices that are asked for in one container, known to the VM of `host`; none if none are.
+    pub fn open(asked: &[Passthrough], host: &KvmHost) -> Result<Option<Self>, Error> {
+        if asked.is_empty() {
             return Ok(None);
         }
-        let addresses = addresses(paths)?;
-        let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
-        let container = Container::open(Some(link))?;
-        let open = |(slot, address): (u8, PciAddress)| -> Result<_, Error> {
+        let addresses = addresses(asked)?;
+        let container = Container::open()?;
+        link(&container, host)?;
+        let open = |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
             let device = container.open_device(address)?;
-            let host = host.host_with_intx(intx_gsi(slot));
-            Ok((slot, Arc::new(PassthroughFunction::new(address, device, &host)?)))
+            let reset = asked.reset;
+            Ok(Opened {
+                slot,
+                address,
+                device,
+                reset,
+            })
         };
-        let functions = (FIRST_SLOT..)
+        let opened = (FIRST_SLOT..)
             .zip(addresses)
+            .zip(asked)
             .map(open)
             .collect::<Result<_, _>>()?;
         Ok(Some(Self {
             dma: DmaSpace::new(container.clone()),
             container,
-            functions,
+            opened,
         }))
     }
 
-    /// The functions with their slots on the guest's bus, in the order of the command line.
-    pub fn functions(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
-        self.functions.iter()
+    /// Makes the devices those of another VM.
+    pub fn link(&self, host: &KvmHost) -> Result<(), Error> {
+        link(&self.container, host)
+    }
+
+    /// The functions as they are after power-on, in the VM of `host`.
+    pub fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
+        let function = |opened: &Opened| -> Result<_, Error> {
+            let host = host.host_with_intx(intx_gsi(opened.slot));
+            let device = opened.device.clone();
+            let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
+            Ok((opened.slot, Arc::new(function)))
+        };
+        Ok(Functions(
+            self.opened.iter().map(function).collect::<Result<_, _>>()?,
+        ))
     }
 
     /// What the IOMMU can map.
@@ -111,23 +141,6 @@ impl Assigned {
             .collect())
     }
 
-    /// The BARs that need a place.
-    pub fn bars(&self) -> Vec<BarRequest> {
-        self.functions
-            .iter()
-            .flat_map(|(_, function)| bar_requests(function))
-            .collect()
-    }
-
-    /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
-    pub fn place_bars(&self, layout: &Layout) {
-        for (_, function) in &self.functions {
-            let name = function.address().to_string();
-            let own = layout.bars.iter().filter(|bar| bar.request.function == name);
-            own.for_each(|bar| place_bar(function, bar));
-        }
-    }
-
     /// Lets the devices reach all of `ram`, which pins it; all or nothing.
     pub fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
         let memory = ram.regions().iter().map(|region| {
@@ -137,24 +150,8 @@ impl Assigned {
         Ok(self.dma.map_all(memory)?)
     }
 
-    /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
-    ///
-    /// All are taken, whatever fails; the first failure is reported.
-    pub fn shutdown(&self) -> Result<(), Error> {
-        let results: Vec<_> = self
-            .functions
-            .iter()
-            .map(|(_, function)| function.shutdown())
-            .collect();
-        Ok(results.into_iter().collect::<Result<(), _>>()?)
-    }
-
     /// Adds what was counted to `stats`.
     pub fn count(&self, stats: &Stats) {
-        for (_, function) in &self.functions {
-            let counts: BTreeMap<_, _> = function.traps().values().collect();
-            stats.device(function.address().to_string(), counts);
-        }
         self.container
             .calls()
             .values()
@@ -162,11 +159,62 @@ impl Assigned {
     }
 }
 
-/// The devices that `paths` name: addresses, sysfs folders or links to such.
-fn addresses(paths: &[impl AsRef<Path>]) -> Result<Vec<PciAddress>, Error> {
-    let mut addresses = Vec::with_capacity(paths.len());
-    for path in paths {
-        let address = address(path.as_ref())?;
+fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
+    let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
+    Ok(container.link(link)?)
+}
+
+/// The assigned functions of one VM, with their slots on its bus, in the order of the command line.
+#[derive(Default)]
+pub struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
+
+impl Functions {
+    /// Each with its slot.
+    pub fn iter(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
+        self.0.iter()
+    }
+
+    /// The BARs that need a place.
+    pub fn bars(&self) -> Vec<BarRequest> {
+        self.iter()
+            .flat_map(|(_, function)| bar_requests(function))
+            .collect()
+    }
+
+    /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
+    pub fn place_bars(&self, layout: &Layout) {
+        for (_, function) in self.iter() {
+            let name = function.address().to_string();
+            let own = layout.bars.iter().filter(|bar| bar.request.function == name);
+            own.for_each(|bar| place_bar(function, bar));
+        }
+    }
+
+    /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
+    ///
+    /// All are taken, whatever fails; the first failure is reported.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        let results: Vec<_> = self.iter().map(|(_, function)| function.shutdown()).collect();
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    /// Adds what was counted to `stats`.
+    pub fn count(&self, stats: &Stats) {
+        for (_, function) in self.iter() {
+            let name = function.address().to_string();
+            function
+                .traps()
+                .values()
+                .for_each(|(what, count)| stats.trapped(&name, what, count));
+        }
+    }
+}
+
+/// The devices that are asked for: addresses, sysfs folders or links to such.
+fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error> {
+    let mut addresses = Vec::with_capacity(asked.len());
+    for passthrough in asked {
+        let address = address(&passthrough.path)?;
         if addresses.contains(&address) {
             return Err(Error::DeviceTwice(address));
         }
@@ -218,11 +266,15 @@ fn place_bar(function: &PassthroughFunction, placed: &PlacedBar) {
 mod tests {
     use super::*;
 
+    fn asked(paths: &[&str]) -> Vec<Passthrough> {
+        paths.iter().map(|path| path.parse().unwrap()).collect()
+    }
+
     #[test]
     fn a_device_has_many_names_and_may_be_given_once() {
-        let twice = addresses(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"]).unwrap_err();
+        let twice = addresses(&asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"])).unwrap_err();
         assert_eq!(twice.to_string(), "--vfio 0000:01:00.0: given twice");
-        let two = addresses(&["0000:01:00.0", "02:00.0"]).unwrap();
+        let two = addresses(&asked(&["0000:01:00.0", "02:00.0"])).unwrap();
         assert_eq!(
             two.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["0000:01:00.0", "0000:02:00.0"]
@@ -231,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_named() {
-        let text = addresses(&["/dev/null"]).unwrap_err().to_string();
+        let text = addresses(&asked(&["/dev/null"])).unwrap_err().to_string();
         assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
     }
 }

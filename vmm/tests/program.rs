@@ -126,12 +126,66 @@ fn a_guest_prints_and_powers_off_with_status_0() {
 }
 
 #[test]
-fn a_reset_ends_with_status_0() {
-    if !has_kvm("a_reset_ends_with_status_0") {
+fn a_reset_ends_with_status_0_where_that_is_asked_for() {
+    if !has_kvm("a_reset_ends_with_status_0_where_that_is_asked_for") {
         return;
     }
-    let output = run(program(&[out(RESET.0, RESET.1)]).path(), &[]);
+    let output = run(program(&[out(RESET.0, RESET.1)]).path(), &["--no-reboot"]);
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+}
+
+/// Prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the machine until there were
+/// `lives`.
+fn mortal(lives: u8) -> NamedTempFile {
+    let count = [
+        &[0xa1][..],          // mov eax, [COUNT]
+        &COUNT.to_le_bytes(), //
+        &[0x40],              // inc eax
+        &[0xa3],              // mov [COUNT], eax
+        &COUNT.to_le_bytes(), //
+        &[0x83, 0xf8, lives], // cmp eax, lives
+        &[0x73, 9],           // jae, over the reset
+    ]
+    .concat();
+    let reset = [out(RESET.0, RESET.1), SPIN.to_vec()].concat();
+    program(&[out(COM1, b'.'), count, reset, out(POWER_OFF.0, POWER_OFF.1)])
+}
+
+const COUNT: u32 = 0x30_0000;
+
+#[test]
+fn a_guest_that_resets_is_booted_again_and_leaves_nothing_behind() {
+    if !has_kvm("a_guest_that_resets_is_booted_again_and_leaves_nothing_behind") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let stats = folder.path().join("stats.json");
+    let kernel = mortal(50);
+    // Files that stay open from life to life would soon be more than this.
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 40; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_vmm"),
+            "--memory",
+            "64M",
+        ])
+        .args([
+            "--stats".as_ref(),
+            stats.as_os_str(),
+            "--kernel".as_ref(),
+            kernel.path().as_os_str(),
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+    assert_eq!(output.stdout, [b'.'; 50]);
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+    assert_eq!(
+        (&stats["reboots"], &stats["kvm_ioctls"]["create_vm"]),
+        (&49.into(), &50.into())
+    );
 }
 
 /// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its
@@ -160,7 +214,7 @@ fn a_jump_to_the_bios_is_a_reset() {
     if !has_kvm("a_jump_to_the_bios_is_a_reset") {
         return;
     }
-    let output = run(program(&[jump_to_bios()]).path(), &[]);
+    let output = run(program(&[jump_to_bios()]).path(), &["--no-reboot"]);
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
 }
 

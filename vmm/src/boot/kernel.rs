@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::Range;
 use std::path::Path;
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use resources::Layout;
-use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{HIGH_RAM, PAGE_TABLES, START_INFO, linux, mib};
 use crate::Error;
@@ -101,6 +102,19 @@ impl Kernel {
         }
     }
 
+    /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is zero must
+    /// be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it is.
+    pub fn load_again(path: &Path, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
+        match Self::load(path, memory, layout)? {
+            Self::Pvh { end, .. } => {
+                clear(memory, HIGH_RAM..end)?;
+                Self::load(path, memory, layout)
+            }
+            // It clears its own.
+            linux => Ok(linux),
+        }
+    }
+
     /// The first address after the kernel.
     pub(super) fn end(&self) -> u64 {
         match self {
@@ -143,6 +157,16 @@ impl Kernel {
             }),
         }
     }
+}
+
+fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    for start in range.clone().step_by(ZEROS.len()) {
+        let left = usize::try_from(range.end.saturating_sub(start)).unwrap_or(usize::MAX);
+        let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
+        memory.write_slice(zeros, GuestAddress(start))?;
+    }
+    Ok(())
 }
 
 fn load_bzimage(file: &mut File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
