@@ -1,4 +1,4 @@
-//! NVMe disks, read and written past the page cache.
+//! Disks, read and written past the page cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[repr(C, align(4096))]
 struct Chunk([u8; CHUNK]);
 
-/// One namespace.
+/// An NVMe's namespace, or a SCSI disk.
 pub struct Disk {
     /// `nvme0n1`
     pub name: String,
@@ -95,6 +95,17 @@ impl Disk {
         Ok(true)
     }
 
+    /// How often the machine has rebooted, which is kept in the disk's last block, and one more from now on.
+    pub fn count_reboot(&mut self) -> Result<u8, Error> {
+        let last = self.size()?.saturating_sub(BLOCK);
+        let reboots = self.read(last, 4096)?.first().copied().unwrap_or_default();
+        let buffer = self.chunk.0.get_mut(..4096).unwrap_or_default();
+        buffer.fill(reboots.saturating_add(1));
+        let written = self.file.write_all_at(buffer, last);
+        written.map_err(Error::file("write", &self.path))?;
+        Ok(reboots)
+    }
+
     /// Reads one block.
     pub fn read_block(&mut self, offset: u64) -> Result<(), Error> {
         self.read(offset, 4096).map(|_| ())
@@ -140,7 +151,7 @@ fn names() -> Vec<String> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("nvme"))
+        .filter(|name| name.starts_with("nvme") || name.starts_with("sd"))
         .collect();
     names.sort();
     names

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use guest::Interrupts;
+
+use crate::pci;
 use crate::system::{Error, read};
 
 /// How many interrupts each name has had, over all CPUs.
@@ -32,6 +35,61 @@ pub fn kind(device: &str) -> Result<String, Error> {
     })
 }
 
+/// How each function with a driver interrupts, and how often it has.
+pub fn of_functions() -> Result<Vec<Interrupts>, Error> {
+    let by_number = by_number(&read("/proc/interrupts")?);
+    let functions = pci::functions()?.into_iter();
+    let with_driver = functions.filter_map(|function| Some((function.address, function.driver?)));
+    with_driver
+        .map(|(address, driver)| {
+            let folder = format!("/sys/bus/pci/devices/{address}");
+            let numbers = numbers(&folder)?;
+            let counts = numbers.iter().filter_map(|number| by_number.get(number));
+            Ok(Interrupts {
+                kind: kind(&folder)?,
+                vectors: numbers.len(),
+                count: counts.fold(0, |sum, count| sum.saturating_add(*count)),
+                address,
+                driver,
+            })
+        })
+        .collect()
+}
+
+/// The kernel's numbers of a device's interrupts.
+fn numbers(folder: &str) -> Result<Vec<u32>, Error> {
+    let vectors = fs::read_dir(format!("{folder}/msi_irqs"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let numbers: Vec<u32> = vectors
+        .filter_map(|vector| vector.file_name().to_str()?.parse().ok())
+        .collect();
+    match numbers.is_empty() {
+        true => Ok(read(&format!("{folder}/irq"))?
+            .trim()
+            .parse()
+            .into_iter()
+            .collect()),
+        false => Ok(numbers),
+    }
+}
+
+fn by_number(text: &str) -> BTreeMap<u32, u64> {
+    let line = |line: &str| {
+        let (number, rest) = line.split_once(':')?;
+        Some((number.trim().parse().ok()?, sum(rest)))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// The counts at the start of a line, over all CPUs.
+fn sum(rest: &str) -> u64 {
+    rest.split_whitespace()
+        .map_while(|word| word.parse::<u64>().ok())
+        .fold(0, u64::saturating_add)
+}
+
 /// A device's line is: number, a count per CPU, chip, hardware interrupt, and the names at the end.
 /// Lines of the architecture (`LOC:` and such) do not begin with a number.
 fn parse(text: &str) -> Counts {
@@ -43,12 +101,8 @@ fn parse(text: &str) -> Counts {
             .is_some_and(|w| w.trim_end_matches(':').parse::<u32>().is_ok());
         let rest: Vec<&str> = words.collect();
         if let (true, Some(name)) = (is_device, rest.last()) {
-            let sum = rest
-                .iter()
-                .map_while(|w| w.parse::<u64>().ok())
-                .fold(0, u64::saturating_add);
             let entry = counts.entry((*name).to_owned()).or_default();
-            *entry = entry.saturating_add(sum);
+            *entry = entry.saturating_add(sum(&rest.join(" ")));
         }
     }
     counts
@@ -72,6 +126,14 @@ LOC:       1234       5678   Local timer interrupts
         assert_eq!(counts.get("nvme0q1"), Some(&10_003));
         assert_eq!(counts.get("ttyS0"), Some(&16));
         assert_eq!(counts.len(), 3);
+    }
+
+    #[test]
+    fn counts_are_found_by_number() {
+        assert_eq!(
+            by_number(TWO_CPUS),
+            BTreeMap::from([(4, 16), (24, 12), (25, 10_003)])
+        );
     }
 
     #[test]

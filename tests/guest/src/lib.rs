@@ -82,6 +82,56 @@ pub enum Report {
         /// Interrupts so far, by their name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
+    /// How each PCI function with a driver interrupts.
+    Interrupts {
+        /// In the order of their addresses.
+        functions: Vec<Interrupts>,
+    },
+    /// What an edu device did; everything ends with an interrupt.
+    Edu {
+        /// What it says it is.
+        identification: u32,
+        /// Of 10.
+        factorial: u32,
+        /// Whether a page that it read and wrote back is what it was.
+        copied: bool,
+        /// The same, after DMA to and from where no memory is.
+        copied_after_straying: bool,
+        /// How many came.
+        interrupts: u64,
+    },
+    /// An edu's BAR was moved.
+    Wander {
+        /// What was not as it should be.
+        wrong: Vec<String>,
+    },
+    /// Decoding, power and resets of an NVMe were toggled.
+    Toggle {
+        /// How often decoding was.
+        times: u64,
+        /// What its first register says.
+        value: u32,
+        /// How often something else was read.
+        wrong: u64,
+        /// How often the other thread read meanwhile.
+        reads: u64,
+    },
+    /// A BAR's memory was written and read back.
+    Memory {
+        /// Its size in bytes.
+        size: u64,
+        /// How many words were written, spread over it.
+        words: u64,
+        /// Whether they came back.
+        same: bool,
+    },
+    /// A driver was taken from its device and given back, so many times.
+    Rebind {
+        /// The device's address.
+        address: String,
+        /// How often.
+        times: u64,
+    },
     /// A step failed.
     Error {
         /// The step and the reason.
@@ -107,6 +157,21 @@ pub struct Function {
     pub driver: Option<String>,
     /// First and last address of each BAR in use, in order.
     pub bars: Vec<(u64, u64)>,
+}
+
+/// A PCI function's interrupts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupts {
+    /// `0000:00:02.0`
+    pub address: String,
+    /// Its driver.
+    pub driver: String,
+    /// `intx`, `msi` or `msix`.
+    pub kind: String,
+    /// How many vectors the driver has.
+    pub vectors: usize,
+    /// How many came, over all vectors. Those of a line that others share are among them.
+    pub count: u64,
 }
 
 /// How the guest ends.

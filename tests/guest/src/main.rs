@@ -3,16 +3,22 @@
 //! It does what the kernel command line asks in `guest.do=` (see [`plan`]), reports each step as one
 //! JSON line behind a prefix that nothing else prints (see [`report`]), and ends the machine.
 
+mod bar_memory;
 mod disk;
+mod edu;
 mod interrupts;
+mod memory;
 mod modules;
 mod net;
 mod pci;
 mod plan;
+mod registers;
 mod report;
 mod steps;
 mod system;
+mod toggle;
 mod usb;
+mod vfio;
 
 use guest::Ending;
 use plan::Plan;
@@ -39,5 +45,14 @@ fn work() -> Result<Ending, system::Error> {
             report::error(&error.to_string());
         }
     }
-    Ok(plan.ending)
+    match plan.reboots > 0
+        && disk::open_all(1)?
+            .first_mut()
+            .map(disk::Disk::count_reboot)
+            .transpose()?
+            < Some(plan.reboots)
+    {
+        true => Ok(Ending::Reboot),
+        false => Ok(plan.ending),
+    }
 }

@@ -12,6 +12,9 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 /// The class code of an NVMe controller (PCI Code and ID Assignment, 1.2: 01 08 02).
 pub const NVME_CLASS: &str = "010802";
 
+/// The class code of a SATA controller with AHCI (01 06 01).
+pub const SATA_CLASS: &str = "010601";
+
 /// All functions, by address.
 pub fn functions() -> Result<Vec<Function>, Error> {
     functions_in(Path::new(DEVICES)).map_err(Error::file("list", DEVICES))

@@ -13,6 +13,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Power-off unless told.
     pub ending: Ending,
+    /// How often to reboot before that. How often it was is kept on the first disk.
+    pub reboots: u8,
 }
 
 /// One thing to do. Those on disks are done on every NVMe disk.
@@ -30,6 +32,20 @@ pub enum Step {
     Net { count: u64 },
     /// Wait for a USB device, and list them.
     Usb,
+    /// Wait until there are so many disks in all.
+    Disks { count: usize },
+    /// List how functions interrupt.
+    Interrupts,
+    /// Drive the edu device.
+    Edu,
+    /// Move the edu device's BAR.
+    Wander,
+    /// Toggle an NVMe's decoding so many times.
+    Toggle { times: u64 },
+    /// Write and read a large BAR.
+    Memory,
+    /// Take drivers from NVMes and give them back, so many times.
+    Rebind { times: u64 },
     /// Do nothing for a while, so that someone can look from outside.
     Pause { milliseconds: u64 },
 }
@@ -44,10 +60,12 @@ impl FromStr for Plan {
         let mut plan = Self {
             steps: Vec::new(),
             ending: Ending::Off,
+            reboots: 0,
         };
         for word in asked.unwrap_or("look").split(',') {
             let (name, value) = word.split_once(':').unwrap_or((word, ""));
             match name {
+                "reboots" => plan.reboots = value.parse().map_err(|_| Error::Plan(word.into()))?,
                 "end" => plan.ending = ending(value).ok_or_else(|| Error::Plan(word.into()))?,
                 _ => plan
                     .steps
@@ -76,6 +94,19 @@ fn step(name: &str, value: &str) -> Option<Step> {
             count: value.parse().ok()?,
         },
         "usb" => Step::Usb,
+        "disks" => Step::Disks {
+            count: value.parse().ok()?,
+        },
+        "interrupts" => Step::Interrupts,
+        "edu" => Step::Edu,
+        "wander" => Step::Wander,
+        "toggle" => Step::Toggle {
+            times: value.parse().ok()?,
+        },
+        "memory" => Step::Memory,
+        "rebind" => Step::Rebind {
+            times: value.parse().ok()?,
+        },
         "pause" => Step::Pause {
             milliseconds: value.parse().ok()?,
         },
@@ -109,9 +140,10 @@ mod tests {
 
     #[test]
     fn a_full_line() {
-        let plan: Plan = "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10,pause:5,end:reboot quiet"
-            .parse()
-            .unwrap();
+        let plan: Plan =
+            "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10,pause:5,reboots:2,end:reboot quiet"
+                .parse()
+                .unwrap();
         let steps = vec![
             Step::Look,
             Step::Hash { bytes: 4 << 20 },
@@ -126,7 +158,8 @@ mod tests {
             plan,
             Plan {
                 steps,
-                ending: Ending::Reboot
+                ending: Ending::Reboot,
+                reboots: 2
             }
         );
     }
@@ -138,7 +171,8 @@ mod tests {
             plan,
             Plan {
                 steps: vec![Step::Look],
-                ending: Ending::Off
+                ending: Ending::Off,
+                reboots: 0
             }
         );
     }

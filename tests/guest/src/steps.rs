@@ -1,5 +1,6 @@
 //! Carries out the steps of a plan.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,45 +10,78 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::Error;
-use crate::{interrupts, pci, report, usb};
+use crate::{bar_memory, edu, interrupts, pci, report, toggle, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
 
 /// Does one step and reports it.
 pub fn run(step: &Step) -> Result<(), Error> {
-    match *step {
-        Step::Look => {
-            report::send(&Report::Pci {
-                functions: pci::functions()?,
-            });
-            Ok(())
-        }
-        Step::Hash { bytes } => on_disks(|disk| hash(disk, bytes)),
-        Step::Write { bytes, offset } => on_disks(|disk| write(disk, offset, bytes)),
-        Step::Read { count } => on_disks(|disk| read(disk, count)),
-        Step::Net { count } => {
-            for interface in net::interfaces()? {
-                report::send(&ask(&interface, count)?);
-            }
-            Ok(())
-        }
-        Step::Usb => {
-            report::send(&usb::look()?);
-            Ok(())
-        }
+    let report = match *step {
+        Step::Look => Report::Pci {
+            functions: pci::functions()?,
+        },
+        Step::Hash { bytes } => return on_disks(|disk| hash(disk, bytes)),
+        Step::Write { bytes, offset } => return on_disks(|disk| write(disk, offset, bytes)),
+        Step::Read { count } => return on_disks(|disk| read(disk, count)),
+        Step::Disks { count } => return disk::open_all(count).map(drop),
+        Step::Net { count } => return on_networks(count),
+        Step::Usb => usb::look()?,
+        Step::Interrupts => Report::Interrupts {
+            functions: interrupts::of_functions()?,
+        },
+        Step::Edu => edu::work()?,
+        Step::Wander => edu::wander()?,
+        Step::Toggle { times } => toggle::toggle(times)?,
+        Step::Memory => bar_memory::work()?,
+        Step::Rebind { times } => return rebind(times),
         Step::Pause { milliseconds } => {
             sleep(Duration::from_millis(milliseconds));
-            Ok(())
+            return Ok(());
         }
-    }
+    };
+    report::send(&report);
+    Ok(())
 }
 
-/// Every NVMe controller has one namespace here.
+fn on_networks(count: u64) -> Result<(), Error> {
+    for interface in net::interfaces()? {
+        report::send(&ask(&interface, count)?);
+    }
+    Ok(())
+}
+
+/// On every NVMe with a driver.
+fn rebind(times: u64) -> Result<(), Error> {
+    let functions = pci::functions()?;
+    for nvme in functions
+        .iter()
+        .filter(|function| function.class == pci::NVME_CLASS)
+    {
+        let Some(driver) = &nvme.driver else { continue };
+        let folder = format!("/sys/bus/pci/drivers/{driver}");
+        let write = |file: &str| {
+            let path = format!("{folder}/{file}");
+            fs::write(&path, &nvme.address).map_err(Error::file("write", &path))
+        };
+        for _ in 0..times {
+            write("unbind")?;
+            write("bind")?;
+            disk::open_all(1)?;
+        }
+        report::send(&Report::Rebind {
+            address: nvme.address.clone(),
+            times,
+        });
+    }
+    Ok(())
+}
+
+/// On all disks that there are, when there are as many as disk controllers: each has one here.
 fn on_disks(work: impl Fn(&mut Disk) -> Result<Report, Error>) -> Result<(), Error> {
     let controllers = pci::functions()?
         .iter()
-        .filter(|f| f.class == pci::NVME_CLASS)
+        .filter(|f| f.class == pci::NVME_CLASS || f.class == pci::SATA_CLASS)
         .count();
     for disk in &mut disk::open_all(controllers.max(1))? {
         report::send(&work(disk)?);

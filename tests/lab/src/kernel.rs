@@ -22,8 +22,18 @@ const L1_MODULES: &[&str] = &[
     "e1000",
 ];
 
-/// Modules for L2.
-const L2_MODULES: &[&str] = &["nvme", "xhci-pci"];
+/// Modules that an L2 may want: those of [`Device::modules`](crate::Device::modules).
+const L2_MODULES: &[&str] = &[
+    "nvme",
+    "e1000",
+    "e1000e",
+    "8139cp",
+    "ahci",
+    "sd_mod",
+    "xhci-pci",
+    "usb-storage",
+    "vfio-pci",
+];
 
 /// A kernel for L1 and L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,8 +55,34 @@ pub struct KernelFiles {
     pub image: PathBuf,
     /// Modules for L1, in the order to load them.
     pub l1_modules: Vec<PathBuf>,
-    /// Modules for L2, in the order to load them.
-    pub l2_modules: Vec<PathBuf>,
+    /// Where modules are, with a list for each that an L2 may want.
+    pub folder: PathBuf,
+}
+
+impl KernelFiles {
+    /// These modules with all that they need, in the order to load them. Where a kernel has everything built
+    /// in, there are none.
+    pub fn modules(&self, wanted: &[&str]) -> Result<Vec<PathBuf>, Error> {
+        let mut modules: Vec<PathBuf> = Vec::new();
+        for name in wanted {
+            for module in list(&self.folder, &format!("{name}.list"))? {
+                if !modules.contains(&module) {
+                    modules.push(module);
+                }
+            }
+        }
+        Ok(modules)
+    }
+}
+
+/// A list of modules; one that is not there is empty.
+fn list(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
+    let path = folder.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().map(|module| folder.join(module)).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("read", &path)(error)),
+    }
 }
 
 impl Kernel {
@@ -79,15 +115,10 @@ fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<K
         packages::unpack(&package, unpacked.path())?;
         keep_what_is_needed(unpacked.path(), draft)
     })?;
-    let list = |name: &str| -> Result<Vec<PathBuf>, Error> {
-        let path = folder.join(name);
-        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        Ok(text.lines().map(|module| folder.join(module)).collect())
-    };
     Ok(KernelFiles {
         image: folder.join("vmlinuz"),
-        l1_modules: list("l1.list")?,
-        l2_modules: list("l2.list")?,
+        l1_modules: list(&folder, "l1.list")?,
+        folder,
     })
 }
 
@@ -99,13 +130,14 @@ fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
     let modules_dep = modules_dep(package, &tree)?;
     let builtin = tree.join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
-    for (list, wanted) in [("l1.list", L1_MODULES), ("l2.list", L2_MODULES)] {
+    let l2 = L2_MODULES.iter().map(|name| (*name, std::slice::from_ref(name)));
+    for (list, wanted) in std::iter::once(("l1", L1_MODULES)).chain(l2) {
         let order = load_order(&modules_dep, &builtin, wanted)?;
         let names = order
             .iter()
             .map(|path| keep_module(&tree.join(path), kept))
             .collect::<Result<Vec<_>, _>>()?;
-        let path = kept.join(list);
+        let path = kept.join(format!("{list}.list"));
         fs::write(&path, names.join("\n")).map_err(Error::file("write", &path))?;
     }
     say("kernel image and modules are in the cache");
@@ -202,9 +234,16 @@ mod tests {
 
         assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
         assert_eq!(
-            fs::read_to_string(kept.path().join("l2.list")).unwrap(),
-            "nvme.ko\nxhci-pci.ko"
+            fs::read_to_string(kept.path().join("usb-storage.list")).unwrap(),
+            "usb-storage.ko"
         );
+        let files = KernelFiles {
+            image: PathBuf::new(),
+            l1_modules: Vec::new(),
+            folder: kept.path().to_owned(),
+        };
+        let modules = files.modules(&["nvme", "ahci", "nvme", "built-in"]).unwrap();
+        assert_eq!(modules, ["nvme.ko", "ahci.ko"].map(|name| kept.path().join(name)));
         assert_eq!(
             fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(),
             "kvm-amd"

@@ -155,6 +155,14 @@ impl L1 {
         }
     }
 
+    /// What its kernel has said so far.
+    pub fn kernel_log(&mut self) -> Result<String, Error> {
+        match self.ask(&Request::KernelLog)? {
+            Message::Contents { contents } => Ok(contents),
+            other => Err(confused(&other)),
+        }
+    }
+
     /// Does something that has no result.
     pub fn tell(&mut self, request: &Request) -> Result<(), Error> {
         match self.ask(request)? {

@@ -38,8 +38,16 @@ impl Guest {
             devices: Vec::new(),
             kernel: place::KERNEL.into(),
             initrd: place::INITRD.into(),
-            extra: Vec::new(),
+            // A guest that panics or resets is to end, not to begin again.
+            extra: vec!["--no-reboot".into()],
         }
+    }
+
+    /// Booted again when it reboots.
+    #[must_use]
+    pub fn reboots(mut self) -> Self {
+        self.extra.retain(|argument| argument != "--no-reboot");
+        self
     }
 
     /// With a device of L1: its address, or its folder in sysfs.
@@ -47,6 +55,12 @@ impl Guest {
     pub fn device(mut self, device: &str) -> Self {
         self.devices.push(device.into());
         self
+    }
+
+    /// With a device of L1 that cannot be reset.
+    #[must_use]
+    pub fn device_without_reset(self, device: &str) -> Self {
+        self.device(&format!("{device},reset=none"))
     }
 
     /// With so many vCPUs.
@@ -245,7 +259,9 @@ mod tests {
             line.starts_with("/vmm --kernel /l2/kernel --initrd /l2/initrd --cmdline "),
             "{line}"
         );
-        assert!(line.contains("quiet guest.do=hash:4M --memory 512M --cpus 2 --vfio 0000:00:02.0 --verbose"));
+        assert!(line.contains(
+            "quiet guest.do=hash:4M --memory 512M --cpus 2 --vfio 0000:00:02.0 --no-reboot --verbose"
+        ));
     }
 
     #[test]

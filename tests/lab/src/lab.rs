@@ -76,7 +76,7 @@ impl Lab {
     pub(crate) fn furnish(&self, machine: &Machine, folder: &Path) -> Result<MachineFiles, Error> {
         let kernel = machine.kernel.files(&self.cache)?;
         let l2_initrd = folder.join("l2.cpio");
-        self.l2_initrd(&kernel, &l2_initrd)?;
+        self.l2_initrd(&kernel, machine, &l2_initrd)?;
         let initrd = folder.join("l1.cpio");
         self.l1_initrd(&kernel, &l2_initrd, &initrd)?;
         let images = machine.devices.iter().enumerate();
@@ -93,9 +93,16 @@ impl Lab {
         self.programs.as_ref().ok_or(Error::NoPrograms)
     }
 
-    fn l2_initrd(&self, kernel: &KernelFiles, path: &Path) -> Result<(), Error> {
+    /// With the drivers of the machine's devices only: each costs every boot of L2 some of its time.
+    fn l2_initrd(&self, kernel: &KernelFiles, machine: &Machine, path: &Path) -> Result<(), Error> {
+        let wanted: Vec<&str> = machine
+            .devices
+            .iter()
+            .flat_map(|device| device.modules())
+            .copied()
+            .collect();
         let mut archive = Initramfs::create(path, &self.programs()?.guest)?;
-        archive.add_modules(&kernel.l2_modules)?;
+        archive.add_modules(&kernel.modules(&wanted)?)?;
         archive.finish()
     }
 
@@ -112,7 +119,7 @@ impl Lab {
 
 /// A disk image for a device that is a disk.
 fn image(device: Device, path: PathBuf) -> Result<PathBuf, Error> {
-    if device == Device::Nvme {
+    if device.is_disk() {
         let random = File::open("/dev/urandom").map_err(Error::file("open", "/dev/urandom"))?;
         let filled = File::create(&path).and_then(|mut file| {
             io::copy(&mut random.take(RANDOM_SIZE), &mut file)?;

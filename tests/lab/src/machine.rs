@@ -1,5 +1,7 @@
 //! What an L1 is made of, and the QEMU command line that makes it.
 
+mod devices;
+
 use std::path::{Path, PathBuf};
 
 use crate::Kernel;
@@ -7,17 +9,70 @@ use crate::Kernel;
 /// Slots of q35's bus 0 for devices: 0 is the host bridge, 1d ours, 1f the chipset's.
 const FIRST_SLOT: usize = 2;
 
-/// A device of L1, to be assigned to L2.
+/// A device of L1, to be assigned to L2. Those behind a port of their own can be reset with their bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// With a disk image of its own. In an IOMMU group of its own.
+    /// With a disk image of its own. Resets by FLR.
     Nvme,
-    /// A PCIe NIC. In a group of its own.
+    /// Behind a port, with a disk image, and with virtual functions that share it.
+    NvmeWithVfs,
+    /// A PCIe NIC. Resets by power management.
     E1000e,
-    /// A USB controller that has MSI and no MSI-X, with a tablet at it. In a group of its own.
+    /// A conventional NIC: INTx, ports. Cannot be reset.
+    Rtl8139,
+    /// Behind a port: a SATA controller with MSI, with a disk that has an image.
+    Ahci,
+    /// Behind a port: a USB controller that has MSI and no MSI-X, with a tablet at it.
     Xhci,
-    /// A bridge to conventional PCI with two e1000 NICs behind it: all of it is one group.
+    /// Behind a port: a USB controller with MSI-X, with a disk that has an image.
+    UsbDisk,
+    /// A teaching device that does DMA as it is told, with INTx and MSI. Cannot be reset.
+    Edu,
+    /// Memory and ports to be accessed. Cannot be reset.
+    Testdev,
+    /// Memory in a large prefetchable BAR of 64 bits. Cannot be reset.
+    Ivshmem,
+    /// A bridge to conventional PCI with two e1000 NICs behind it: all of it is one group, and the NICs are
+    /// reset together.
     SharedGroup,
+}
+
+/// How many virtual functions a [`Device::NvmeWithVfs`] has.
+pub const VFS: u16 = 16;
+/// The size of an ivshmem's memory.
+pub const IVSHMEM_SIZE: u64 = 256 << 20;
+
+impl Device {
+    /// Whether it has a disk image.
+    #[must_use]
+    pub fn is_disk(self) -> bool {
+        matches!(self, Self::Nvme | Self::NvmeWithVfs | Self::Ahci | Self::UsbDisk)
+    }
+
+    /// Whether a bus of its own is between it and the root bus.
+    fn has_bus(self) -> bool {
+        matches!(
+            self,
+            Self::NvmeWithVfs | Self::Ahci | Self::Xhci | Self::UsbDisk | Self::SharedGroup
+        )
+    }
+
+    /// The drivers of L2 for it.
+    #[must_use]
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Nvme | Self::NvmeWithVfs => &["nvme"],
+            Self::E1000e => &["e1000e"],
+            Self::Rtl8139 => &["8139cp"],
+            Self::Ahci => &["ahci", "sd_mod"],
+            Self::Xhci => &["xhci-pci"],
+            Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
+            // Its driver is the guest's init, by vfio-pci.
+            Self::Edu => &["vfio-pci"],
+            Self::Testdev | Self::Ivshmem => &[],
+            Self::SharedGroup => &["e1000"],
+        }
+    }
 }
 
 /// An L1 to be.
@@ -57,6 +112,12 @@ impl Machine {
         }
     }
 
+    /// With so much RAM.
+    #[must_use]
+    pub fn memory_mib(self, memory_mib: u32) -> Self {
+        Self { memory_mib, ..self }
+    }
+
     /// With these devices.
     #[must_use]
     pub fn devices(self, devices: &[Device]) -> Self {
@@ -78,14 +139,50 @@ impl Machine {
     /// The address of device number `index` in L1. For a shared group: of its bridge.
     #[must_use]
     pub fn address(&self, index: usize) -> String {
-        format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index))
+        match self.devices.get(index) {
+            Some(device) if device.has_bus() && *device != Device::SharedGroup => {
+                format!("0000:{:02x}:00.0", self.bus(index))
+            }
+            _ => format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index)),
+        }
+    }
+
+    /// The address of the first device of a kind, which must be there.
+    #[must_use]
+    pub fn address_of(&self, device: Device) -> String {
+        let index = self.devices.iter().position(|own| *own == device);
+        self.address(index.unwrap_or(usize::MAX))
+    }
+
+    /// The two NICs of a shared group.
+    #[must_use]
+    pub fn nics(&self) -> [String; 2] {
+        let index = self.devices.iter().position(|own| *own == Device::SharedGroup);
+        let bus = self.bus(index.unwrap_or(usize::MAX));
+        [1, 2].map(|slot| format!("0000:{bus:02x}:{slot:02x}.0"))
+    }
+
+    /// The virtual function `number` of the first NVMe that has them, on the same bus: they follow one another
+    /// (first VF offset 1, VF stride 1).
+    #[must_use]
+    pub fn vf(&self, number: u16) -> String {
+        let index = self.devices.iter().position(|own| *own == Device::NvmeWithVfs);
+        let bus = self.bus(index.unwrap_or(usize::MAX));
+        format!("0000:{bus:02x}:{:02x}.{}", number >> 3, number & 7)
+    }
+
+    /// Firmware numbers buses in the order of their bridges' slots.
+    fn bus(&self, index: usize) -> usize {
+        let before = self.devices.iter().take(index);
+        before.filter(|device| device.has_bus()).count().saturating_add(1)
     }
 
     /// The arguments of QEMU.
     pub(crate) fn arguments(&self, files: &MachineFiles) -> Vec<String> {
         let mut arguments = self.base(files);
         for (index, device) in self.devices.iter().enumerate() {
-            arguments.extend(self.device(index, *device, files));
+            let image = files.images.get(index).cloned().unwrap_or_default();
+            arguments.extend(devices::arguments(index, *device, &image));
         }
         if self.host_share {
             let share = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
@@ -122,44 +219,6 @@ impl Machine {
         arguments.extend(["-append".into(), command_line.into()]);
         arguments
     }
-
-    fn device(&self, index: usize, device: Device, files: &MachineFiles) -> Vec<String> {
-        let slot = FIRST_SLOT.saturating_add(index);
-        match device {
-            Device::Nvme => {
-                let image = files.images.get(index).cloned().unwrap_or_default();
-                let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
-                let nvme = format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}");
-                vec!["-drive".into(), drive, "-device".into(), nvme]
-            }
-            Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
-            Device::Xhci => {
-                let controller = format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,addr={slot:x}");
-                let tablet = format!("usb-tablet,bus=usb{index}.0");
-                ["-device", &controller, "-device", &tablet]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
-            Device::SharedGroup => {
-                let bridge = format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}");
-                let behind = |slot: u8| {
-                    nic(
-                        "e1000",
-                        &format!("net{index}-{slot}"),
-                        &format!("bus=bridge{index},addr={slot}"),
-                    )
-                };
-                [vec!["-device".into(), bridge], behind(1), behind(2)].concat()
-            }
-        }
-    }
-}
-
-/// A NIC with a network of its own, which leads nowhere.
-fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
-    let network_of_its_own = format!("user,id={network},restrict=on");
-    let device = format!("{model},netdev={network},{place}");
-    vec!["-netdev".into(), network_of_its_own, "-device".into(), device]
 }
 
 /// The files that a machine runs on.
@@ -218,6 +277,25 @@ mod tests {
             "{line}"
         );
         assert_eq!(machine.address(1), "0000:00:03.0");
+    }
+
+    #[test]
+    fn a_device_behind_a_port_is_on_the_bus_that_firmware_gives_it() {
+        let machine = Machine::new(Kernel::Small).devices(&[
+            Device::Nvme,
+            Device::Ahci,
+            Device::SharedGroup,
+            Device::Edu,
+            Device::NvmeWithVfs,
+        ]);
+        assert_eq!(machine.address_of(Device::Ahci), "0000:01:00.0");
+        assert_eq!(machine.nics(), ["0000:02:01.0", "0000:02:02.0"]);
+        assert_eq!(machine.address_of(Device::Edu), "0000:00:05.0");
+        assert_eq!(machine.address_of(Device::NvmeWithVfs), "0000:03:00.0");
+        assert_eq!(
+            [1, 8, 16].map(|number| machine.vf(number)),
+            ["0000:03:00.1", "0000:03:01.0", "0000:03:02.0"]
+        );
     }
 
     #[test]

@@ -61,6 +61,15 @@ pub enum Request {
         /// The driver's name.
         driver: Option<String>,
     },
+    /// Give an NVMe virtual functions, without a driver.
+    VirtualFunctions {
+        /// The physical function's.
+        address: String,
+        /// How many.
+        count: u16,
+    },
+    /// What L1's kernel has said so far.
+    KernelLog,
     /// Mount the host's root, read-only, with the kernel's file systems in it.
     Share {
         /// Where; programs run there with [`Program::root`].

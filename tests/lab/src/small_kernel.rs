@@ -39,7 +39,7 @@ pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
     Ok(KernelFiles {
         image: folder.join("bzImage"),
         l1_modules: Vec::new(),
-        l2_modules: Vec::new(),
+        folder,
     })
 }
 

@@ -12,6 +12,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod data;
+mod devices;
 mod endings;
 mod errors;
 mod mappings;
@@ -40,6 +41,11 @@ fn narrow(kernel: Kernel) -> Machine {
     Machine::new(kernel).iommu_address_bits(39)
 }
 
+/// With a device of each kind.
+fn zoo(kernel: Kernel) -> Machine {
+    Machine::new(kernel).devices(devices::DEVICES).memory_mib(3072)
+}
+
 /// Every test with its machine, those of equal machines together.
 fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
@@ -62,6 +68,8 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
             Machine::new(Kernel::Stock612).devices(&[Device::Xhci]),
             usb::TESTS.to_vec(),
         ),
+        ("6.12", zoo(Kernel::Stock612), devices::TESTS.to_vec()),
+        ("6.1", zoo(Kernel::Stock61), devices::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
         // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
         // need.

@@ -5,6 +5,7 @@ mod guard;
 mod pci;
 mod run;
 mod setup;
+mod sriov;
 
 use std::fs;
 use std::path::Path;
@@ -70,6 +71,10 @@ fn answer(request: Request, sender: &Sender) -> Message {
         Request::Remove { path } => setup::remove(&path).map(|()| Message::Done),
         Request::Own { path, user } => setup::own(Path::new(&path), user).map(|()| Message::Done),
         Request::Bind { address, driver } => pci::bind(&address, driver.as_deref()).map(|()| Message::Done),
+        Request::VirtualFunctions { address, count } => {
+            sriov::enable(&address, count).map(|()| Message::Done)
+        }
+        Request::KernelLog => setup::kernel_log().map(|contents| Message::Contents { contents }),
         Request::Share { at } => setup::share(Path::new(&at)).map(|()| Message::Done),
         Request::Stop => Ok(Message::Done),
     };

@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::chown;
+use std::io::{Error, ErrorKind, Read as _, Result};
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::Path;
 
 use lab::protocol::MODULE_LIST;
 use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
 
 /// Kind and place of the kernel's own file systems.
@@ -63,6 +64,25 @@ pub fn load_modules() -> Result<()> {
 /// A file as text. Bytes that are none (of a config space, say) are replaced.
 pub fn read(path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+/// What the kernel has said so far.
+pub fn kernel_log() -> Result<String> {
+    let mut log = String::new();
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    let mut record = [0; 8192];
+    loop {
+        match file.read(&mut record) {
+            Ok(length) => log.push_str(&String::from_utf8_lossy(record.get(..length).unwrap_or_default())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(log),
+            // The oldest records were overwritten meanwhile.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Deletes a file. One that is not there is as good as deleted.

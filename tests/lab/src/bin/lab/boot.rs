@@ -181,7 +181,14 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
                 kinds.join(", ")
             )
         }
-        Report::End { .. } => return None,
+        // The steps of a test only.
+        Report::Interrupts { .. }
+        | Report::Edu { .. }
+        | Report::Wander { .. }
+        | Report::Toggle { .. }
+        | Report::Memory { .. }
+        | Report::Rebind { .. }
+        | Report::End { .. } => return None,
     })
 }
 

@@ -1,0 +1,32 @@
+//! Memory in a BAR: that of an ivshmem.
+
+use guest::Report;
+
+use crate::pci;
+use crate::registers::{Config, MEMORY, Registers};
+use crate::system::Error;
+
+/// 1af4:1110, whose memory is BAR2.
+const ID: &str = "1af4:1110";
+const BAR: usize = 2;
+/// One word in so many bytes is written: each page has some.
+const STRIDE: usize = 1024;
+
+/// Writes words all over the memory, then reads them.
+pub fn work() -> Result<Report, Error> {
+    let found = pci::functions()?.into_iter().find(|function| function.id == ID);
+    let missing = || Error::file("find", "an ivshmem")(std::io::ErrorKind::NotFound.into());
+    let config = Config::open(&found.ok_or_else(missing)?.address)?;
+    config.set_command(MEMORY, true)?;
+    let (base, size) = config.bar(BAR)?;
+    let memory = Registers::at(base, size)?;
+    let offsets = || (0..usize::try_from(size).unwrap_or_default()).step_by(STRIDE);
+    let value = |offset: usize| u32::try_from(offset & 0xffff_ffff).unwrap_or_default() ^ 0x5aa5_0ff0;
+    offsets().for_each(|offset| memory.write(offset, value(offset)));
+    let same = offsets().all(|offset| memory.read(offset) == value(offset));
+    Ok(Report::Memory {
+        size,
+        words: offsets().count() as u64,
+        same,
+    })
+}

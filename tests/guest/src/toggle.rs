@@ -1,0 +1,144 @@
+//! Decoding on and off, power states and resets, while another thread reads the registers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use guest::Report;
+
+use crate::pci;
+use crate::registers::{Config, MEMORY, Registers};
+use crate::system::Error;
+
+/// Power management, PCI Express (PCI Code and ID Assignment 2).
+const PM: u8 = 0x01;
+const EXPRESS: u8 = 0x10;
+/// The control register of the former, and a state in which nothing is decoded.
+const PM_CONTROL: u64 = 4;
+const D3_HOT: u16 = 3;
+/// The control register of the latter, and its bit that resets the function.
+const EXPRESS_CONTROL: u64 = 8;
+const RESET: u16 = 1 << 15;
+/// What the specifications give a function to come back (PM 1.2, 5.6.1; PCIe 6.6.2).
+const FROM_D3: Duration = Duration::from_millis(10);
+const FROM_RESET: Duration = Duration::from_millis(100);
+
+/// What is toggled, and how.
+struct Subject {
+    config: Config,
+    registers: Registers,
+    /// The first register's value, which is not all-ones.
+    value: u32,
+}
+
+impl Subject {
+    /// The first NVMe, whose registers begin with its capabilities.
+    fn open() -> Result<Self, Error> {
+        let functions = pci::functions()?;
+        let nvme = functions
+            .iter()
+            .find(|function| function.class == pci::NVME_CLASS);
+        let missing = || Error::file("find", "an NVMe")(std::io::ErrorKind::NotFound.into());
+        let config = Config::open(&nvme.ok_or_else(missing)?.address)?;
+        config.set_command(MEMORY, true)?;
+        let (base, _) = config.bar(0)?;
+        let registers = Registers::at(base, 4096)?;
+        let value = registers.read(0);
+        Ok(Self {
+            config,
+            registers,
+            value,
+        })
+    }
+
+    /// `times` off and on; how often what was read is not what it should be.
+    fn toggle(
+        &self,
+        times: u64,
+        mut off: impl FnMut() -> Result<(), Error>,
+        mut on: impl FnMut() -> Result<(), Error>,
+    ) -> Result<u64, Error> {
+        let mut wrong: u64 = 0;
+        for _ in 0..times {
+            off()?;
+            wrong = wrong.saturating_add(u64::from(self.registers.read(0) != u32::MAX));
+            on()?;
+            wrong = wrong.saturating_add(u64::from(self.registers.read(0) != self.value));
+        }
+        Ok(wrong)
+    }
+
+    fn decoding(&self, times: u64) -> Result<u64, Error> {
+        let set = |on| self.config.set_command(MEMORY, on);
+        self.toggle(times, || set(false), || set(true))
+    }
+
+    fn power(&self, times: u64) -> Result<u64, Error> {
+        let Some(capability) = self.config.capability(PM)? else {
+            return Ok(0);
+        };
+        let control = capability.saturating_add(PM_CONTROL);
+        let set = |state: u16| self.config.write(control, &state.to_le_bytes());
+        self.toggle(
+            times,
+            || set(D3_HOT),
+            || {
+                set(0)?;
+                sleep(FROM_D3);
+                Ok(())
+            },
+        )
+    }
+
+    fn resets(&self, times: u64) -> Result<u64, Error> {
+        let Some(capability) = self.config.capability(EXPRESS)? else {
+            return Ok(0);
+        };
+        let control = capability.saturating_add(EXPRESS_CONTROL);
+        let bars: [u8; 8] = self.config.read(crate::registers::BAR0)?;
+        self.toggle(
+            times,
+            || {
+                let own = u16::from_le_bytes(self.config.read(control)?);
+                self.config.write(control, &(own | RESET).to_le_bytes())
+            },
+            || {
+                sleep(FROM_RESET);
+                for (offset, half) in (crate::registers::BAR0..).step_by(4).zip(bars.as_chunks::<4>().0) {
+                    self.config.write(offset, half)?;
+                }
+                self.config.set_command(MEMORY, true)
+            },
+        )
+    }
+}
+
+/// Toggles decoding `times`, the power state and resets a hundredth as often, while a thread reads.
+pub fn toggle(times: u64) -> Result<Report, Error> {
+    let subject = Subject::open()?;
+    let (done, reads, strange) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let wrong = scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let read = subject.registers.read(0);
+                let is_strange = read != subject.value && read != u32::MAX;
+                strange.fetch_add(is_strange.into(), Ordering::Relaxed);
+                reads.fetch_add(1, Ordering::Relaxed);
+                std::thread::yield_now();
+            }
+        });
+        let few = times / 100;
+        let wrong = subject
+            .decoding(times)
+            .and_then(|wrong| Ok(wrong.saturating_add(subject.power(few)?)))
+            .and_then(|wrong| Ok(wrong.saturating_add(subject.resets(few)?)));
+        done.store(true, Ordering::Relaxed);
+        wrong
+    })?;
+    Ok(Report::Toggle {
+        times,
+        value: subject.value,
+        wrong: wrong.saturating_add(strange.into_inner()),
+        reads: reads.into_inner(),
+    })
+}

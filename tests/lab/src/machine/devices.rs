@@ -1,0 +1,85 @@
+//! QEMU's words for the devices.
+
+use std::path::Path;
+
+use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS};
+
+/// The arguments that make device number `index`.
+pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<String> {
+    let slot = FIRST_SLOT.saturating_add(index);
+    if device.is_disk() {
+        let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
+        return [vec!["-drive".to_owned(), drive], disk(index, slot, device)].concat();
+    }
+    match device {
+        Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
+        Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
+        Device::Xhci => devices([
+            port(index, slot),
+            format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,bus=port{index}"),
+            format!("usb-tablet,bus=usb{index}.0"),
+        ]),
+        // It puts 64 bits on the bus, so that it can be told to go anywhere.
+        Device::Edu => devices([format!("edu,dma_mask=0xffffffffffffffff,addr={slot:x}")]),
+        Device::Ivshmem => {
+            let memory = format!("memory-backend-ram,id=shared{index},share=on,size={IVSHMEM_SIZE}");
+            let ivshmem = devices([format!("ivshmem-plain,memdev=shared{index},addr={slot:x}")]);
+            [vec!["-object".to_owned(), memory], ivshmem].concat()
+        }
+        Device::SharedGroup => {
+            let bridge = devices([format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}")]);
+            let behind = |slot: u8| {
+                let place = format!("bus=bridge{index},addr={slot}");
+                nic("e1000", &format!("net{index}-{slot}"), &place)
+            };
+            [bridge, behind(1), behind(2)].concat()
+        }
+        _ => devices([format!("pci-testdev,addr={slot:x}")]),
+    }
+}
+
+/// A controller and the disk at it.
+fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
+    let behind = format!("bus=port{index}");
+    match device {
+        Device::NvmeWithVfs => devices([
+            port(index, slot),
+            format!("nvme-subsys,id=subsystem{index}"),
+            // Each virtual function gets an admin queue and two others, and three vectors.
+            format!(
+                "nvme,id=nvme{index},serial=lab{index},subsys=subsystem{index},{behind},max_ioqpairs=50,\
+                 msix_qsize=51,sriov_max_vfs={VFS},sriov_vq_flexible=48,sriov_vi_flexible=48"
+            ),
+            format!("nvme-ns,drive=disk{index},bus=nvme{index},shared=on"),
+        ]),
+        Device::Ahci => devices([
+            port(index, slot),
+            format!("ich9-ahci,id=sata{index},{behind}"),
+            format!("ide-hd,drive=disk{index},bus=sata{index}.0"),
+        ]),
+        Device::UsbDisk => devices([
+            port(index, slot),
+            format!("qemu-xhci,id=usb{index},{behind}"),
+            format!("usb-storage,drive=disk{index},bus=usb{index}.0"),
+        ]),
+        _ => devices([format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}")]),
+    }
+}
+
+fn port(index: usize, slot: usize) -> String {
+    format!("pcie-root-port,id=port{index},chassis={slot},addr={slot:x}")
+}
+
+fn devices<const N: usize>(devices: [String; N]) -> Vec<String> {
+    devices
+        .into_iter()
+        .flat_map(|device| ["-device".to_owned(), device])
+        .collect()
+}
+
+/// A NIC with a network of its own, which leads nowhere.
+fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
+    let network_of_its_own = format!("user,id={network},restrict=on");
+    let device = format!("{model},netdev={network},{place}");
+    vec!["-netdev".into(), network_of_its_own, "-device".into(), device]
+}

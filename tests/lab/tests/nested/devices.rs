@@ -1,0 +1,260 @@
+//! Each kind of device with its own driver in the guest, at real work, with what it carries checked.
+
+use guest::{Interrupts, Report};
+use lab::protocol::Request;
+use lab::{Device, Error, Guest, IVSHMEM_SIZE, L1, Outcome, VFS, sha256};
+
+use crate::Test;
+use crate::support::{VFIO, boot, counter, hashes};
+
+/// All of them in one machine.
+pub const DEVICES: &[Device] = &[
+    Device::Nvme,
+    Device::E1000e,
+    Device::Rtl8139,
+    Device::SharedGroup,
+    Device::Ahci,
+    Device::UsbDisk,
+    Device::Edu,
+    Device::Testdev,
+    Device::Ivshmem,
+    Device::NvmeWithVfs,
+];
+
+/// Short enough for a machine without the guard.
+pub const TESTS: &[Test] = &[
+    ("an NVMe by MSI-X", |l1| disk(l1, Device::Nvme, "msix", 0)),
+    ("a SATA disk by MSI, behind a port", |l1| {
+        disk(l1, Device::Ahci, "msi", 4)
+    }),
+    ("a USB disk by MSI-X, behind a port", |l1| {
+        disk(l1, Device::UsbDisk, "msix", 5)
+    }),
+    ("an e1000e by MSI-X", e1000e),
+    ("an rtl8139 by INTx, with ports", rtl8139),
+    ("two e1000 of one group by INTx, behind a bridge", shared_group),
+    ("an edu by MSI, astray too", edu),
+    ("a large BAR is memory", ivshmem),
+    ("nine devices in one guest, two on one line", nine),
+    ("16 virtual functions of an NVMe in one guest", virtual_functions),
+];
+
+const HASHED: usize = 1 << 20;
+const ASKED: u64 = 50;
+
+/// A device of L1, bound to vfio-pci.
+fn take(l1: &mut L1, device: Device) -> Result<String, Error> {
+    let address = l1.machine().address_of(device);
+    l1.bind(&address, VFIO)?;
+    Ok(address)
+}
+
+fn interrupts(outcome: &Outcome) -> Vec<Interrupts> {
+    let found = outcome.reports.iter().find_map(|report| match report {
+        Report::Interrupts { functions } => Some(functions.clone()),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no interrupts reported\n{}", outcome.account()))
+}
+
+/// The guest's only device with a driver interrupted in this way.
+fn interrupted_by(outcome: &Outcome, kind: &str) {
+    let found = interrupts(outcome);
+    let [only] = found.as_slice() else {
+        panic!("{found:?}\n{}", outcome.account())
+    };
+    assert!(
+        only.kind == kind && only.count > 0,
+        "{only:?}\n{}",
+        outcome.account()
+    );
+}
+
+fn disk(l1: &mut L1, device: Device, kind: &str, image: usize) -> Result<(), Error> {
+    let address = take(l1, device)?;
+    let expected = sha256(&l1.image(image)?[..HASHED]);
+    let outcome = boot(
+        l1,
+        &Guest::new("disks:1,hash:1M,write:64K@8M,interrupts").device(&address),
+    )?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    let same = outcome
+        .reports
+        .iter()
+        .any(|report| matches!(report, Report::Write { same: true, .. }));
+    assert!(same, "{}", outcome.account());
+    interrupted_by(&outcome, kind);
+    Ok(())
+}
+
+/// Every question on every network was answered; how many networks there are.
+fn networks(outcome: &Outcome) -> usize {
+    let answers = outcome.reports.iter().filter_map(|report| match report {
+        Report::Net { answered, .. } => Some(*answered),
+        _ => None,
+    });
+    let answers: Vec<u64> = answers.collect();
+    assert!(
+        answers.iter().all(|answered| *answered == ASKED),
+        "{}",
+        outcome.account()
+    );
+    answers.len()
+}
+
+fn e1000e(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::E1000e)?;
+    let outcome = boot(
+        l1,
+        &Guest::new(&format!("net:{ASKED},interrupts")).device(&address),
+    )?;
+    assert_eq!(networks(&outcome), 1);
+    interrupted_by(&outcome, "msix");
+    Ok(())
+}
+
+fn rtl8139(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::Rtl8139)?;
+    let refused = Guest::new("look").device(&address).boot(l1)?;
+    let error = format!("error: {address}: it has no reset of its own, and its bus has none (ENODEV)");
+    assert!(refused.stderr.contains(&error), "{}", refused.account());
+    let guest = Guest::new(&format!("net:{ASKED},interrupts")).device_without_reset(&address);
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(networks(&outcome), 1);
+    interrupted_by(&outcome, "intx");
+    Ok(())
+}
+
+/// Neither can be reset alone, so they are reset together, which takes that both are ours.
+fn shared_group(l1: &mut L1) -> Result<(), Error> {
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let guest = Guest::new(&format!("net:{ASKED},interrupts"))
+        .device(&nics[0])
+        .device(&nics[1]);
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(networks(&outcome), 2, "{}", outcome.account());
+    assert!(
+        interrupts(&outcome)
+            .iter()
+            .all(|nic| nic.kind == "intx" && nic.count > 0)
+    );
+    // Each at its start and at its end.
+    assert_eq!(counter(&outcome, "/vfio_ioctls/hot_reset"), 4);
+    assert_eq!(counter(&outcome, "/vfio_ioctls/reset"), 0);
+    Ok(())
+}
+
+fn edu(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::Edu)?;
+    let faults = |log: &str| {
+        log.lines()
+            .filter(|line| line.contains("DMAR") && line.contains("fault addr"))
+            .count()
+    };
+    let before = faults(&l1.kernel_log()?);
+    let outcome = boot(l1, &Guest::new("edu,interrupts").device_without_reset(&address))?;
+    let Some(Report::Edu {
+        identification,
+        factorial,
+        copied,
+        copied_after_straying,
+        interrupts,
+    }) = outcome
+        .reports
+        .iter()
+        .find(|report| matches!(report, Report::Edu { .. }))
+    else {
+        panic!("no edu\n{}", outcome.account())
+    };
+    assert_eq!((*identification, *factorial), (0x0100_00ed, 3_628_800));
+    assert!(*copied && *copied_after_straying, "{}", outcome.account());
+    assert_eq!(
+        *interrupts, 7,
+        "one for the factorial and one for each of six copies"
+    );
+    let log = l1.kernel_log()?;
+    assert!(
+        faults(&log) > before,
+        "the IOMMU said nothing of stray DMA:\n{log}"
+    );
+    Ok(())
+}
+
+fn ivshmem(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::Ivshmem)?;
+    let outcome = boot(l1, &Guest::new("memory").device_without_reset(&address))?;
+    let memory = outcome.reports.iter().find_map(|report| match report {
+        Report::Memory { size, words, same } => Some((*size, *words, *same)),
+        _ => None,
+    });
+    assert_eq!(
+        memory,
+        Some((IVSHMEM_SIZE, IVSHMEM_SIZE / 1024, true)),
+        "{}",
+        outcome.account()
+    );
+    let trapped = counter(&outcome, &format!("/devices/{address}/bar_writes"));
+    assert!(trapped < 16, "{trapped} writes went through the VMM");
+    Ok(())
+}
+
+/// Slots 1 and 9 have one interrupt line.
+fn nine(l1: &mut L1) -> Result<(), Error> {
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let hashed = [0, 4, 5].map(|image| l1.image(image).map(|bytes| sha256(&bytes[..HASHED])));
+    let mut expected = hashed.into_iter().collect::<Result<Vec<_>, _>>()?;
+    expected.sort();
+    let mut guest =
+        Guest::new(&format!("disks:3,hash:1M,net:{ASKED},memory,edu,interrupts")).device(&nics[0]);
+    for device in [Device::Nvme, Device::E1000e, Device::Ahci, Device::UsbDisk] {
+        guest = guest.device(&take(l1, device)?);
+    }
+    for device in [Device::Edu, Device::Testdev, Device::Ivshmem] {
+        guest = guest.device_without_reset(&take(l1, device)?);
+    }
+    let outcome = boot(l1, &guest.device(&nics[1]).memory("1G"))?;
+    assert_eq!(hashes(&outcome), expected, "{}", outcome.account());
+    assert_eq!(networks(&outcome), 3, "{}", outcome.account());
+    let found = interrupts(&outcome);
+    assert!(found.iter().all(|function| function.count > 0), "{found:?}");
+    let kinds: Vec<&str> = found.iter().map(|function| function.kind.as_str()).collect();
+    assert_eq!(
+        kinds,
+        ["intx", "msix", "msix", "msi", "msix", "intx"],
+        "{found:?}"
+    );
+    Ok(())
+}
+
+/// Each has three vectors, and two CPUs take all of them.
+fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
+    let address = l1.machine().address_of(Device::NvmeWithVfs);
+    l1.tell(&Request::VirtualFunctions { address, count: VFS })?;
+    let expected = sha256(&l1.image(9)?[..HASHED]);
+    let mut guest = Guest::new(&format!("disks:{VFS},hash:1M,interrupts")).cpus(2);
+    for number in 1..=VFS {
+        let function = l1.machine().vf(number);
+        l1.bind(&function, VFIO)?;
+        guest = guest.device(&function);
+    }
+    // Paths to one disk stay as many disks.
+    let outcome = boot(
+        l1,
+        &guest.command_line("console=ttyS0 panic=-1 quiet nvme_core.multipath=0"),
+    )?;
+    assert_eq!(
+        hashes(&outcome),
+        vec![expected; VFS.into()],
+        "{}",
+        outcome.account()
+    );
+    let found = interrupts(&outcome);
+    assert_eq!(found.len(), usize::from(VFS), "{found:?}");
+    let all = found
+        .iter()
+        .all(|it| it.kind == "msix" && it.vectors == 3 && it.count > 0);
+    assert!(all, "{found:?}");
+    Ok(())
+}
