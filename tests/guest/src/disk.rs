@@ -95,15 +95,19 @@ impl Disk {
         Ok(true)
     }
 
-    /// How often the machine has rebooted, which is kept in the disk's last block, and one more from now on.
-    pub fn count_reboot(&mut self) -> Result<u8, Error> {
+    /// Whether the machine has yet to reboot, when it is to do so `times` in all. How often it did is kept in
+    /// the disk's last block, which is 0 at the start and again at the end.
+    pub fn reboots_again(&mut self, times: u8) -> Result<bool, Error> {
         let last = self.size()?.saturating_sub(BLOCK);
-        let reboots = self.read(last, 4096)?.first().copied().unwrap_or_default();
+        let done = self.read(last, 4096)?.first().copied().unwrap_or_default();
+        let again = done < times;
+        let count = if again { done.saturating_add(1) } else { 0 };
         let buffer = self.chunk.0.get_mut(..4096).unwrap_or_default();
-        buffer.fill(reboots.saturating_add(1));
+        buffer.fill(count);
         let written = self.file.write_all_at(buffer, last);
         written.map_err(Error::file("write", &self.path))?;
-        Ok(reboots)
+        self.file.sync_all().map_err(Error::file("flush", &self.path))?;
+        Ok(again)
     }
 
     /// Reads one block.

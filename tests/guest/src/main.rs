@@ -45,14 +45,12 @@ fn work() -> Result<Ending, system::Error> {
             report::error(&error.to_string());
         }
     }
-    match plan.reboots > 0
-        && disk::open_all(1)?
-            .first_mut()
-            .map(disk::Disk::count_reboot)
-            .transpose()?
-            < Some(plan.reboots)
-    {
-        true => Ok(Ending::Reboot),
-        false => Ok(plan.ending),
-    }
+    let mut disks = match plan.reboots {
+        0 => Vec::new(),
+        _ => disk::open_all(1)?,
+    };
+    let again = disks
+        .first_mut()
+        .map_or(Ok(false), |disk| disk.reboots_again(plan.reboots))?;
+    Ok(if again { Ending::Reboot } else { plan.ending })
 }

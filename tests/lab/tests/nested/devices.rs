@@ -5,7 +5,7 @@ use lab::protocol::Request;
 use lab::{Device, Error, Guest, IVSHMEM_SIZE, L1, Outcome, VFS, sha256};
 
 use crate::Test;
-use crate::support::{VFIO, boot, counter, hashes};
+use crate::support::{VFIO, boot, counter, hashes, take};
 
 /// All of them in one machine.
 pub const DEVICES: &[Device] = &[
@@ -41,13 +41,6 @@ pub const TESTS: &[Test] = &[
 
 const HASHED: usize = 1 << 20;
 const ASKED: u64 = 50;
-
-/// A device of L1, bound to vfio-pci.
-fn take(l1: &mut L1, device: Device) -> Result<String, Error> {
-    let address = l1.machine().address_of(device);
-    l1.bind(&address, VFIO)?;
-    Ok(address)
-}
 
 fn interrupts(outcome: &Outcome) -> Vec<Interrupts> {
     let found = outcome.reports.iter().find_map(|report| match report {

@@ -16,6 +16,7 @@ mod devices;
 mod endings;
 mod errors;
 mod mappings;
+mod moves;
 mod nics;
 mod reads;
 mod shapes;
@@ -49,14 +50,15 @@ fn zoo(kernel: Kernel) -> Machine {
 /// Every test with its machine, those of equal machines together.
 fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
-    let rest = [shapes::TESTS, endings::TESTS, errors::TESTS].concat();
+    let zoo_tests = [devices::TESTS, moves::ON_EDU].concat();
+    let rest = [shapes::TESTS, endings::TESTS, errors::TESTS, moves::TESTS].concat();
     vec![
         ("6.12", full(Kernel::Stock612), [main.clone(), rest].concat()),
         ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
         (
             "small",
             full(Kernel::Small),
-            [main, endings::TESTS.to_vec()].concat(),
+            [main, endings::TESTS.to_vec(), moves::TESTS.to_vec()].concat(),
         ),
         (
             "small",
@@ -68,8 +70,8 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
             Machine::new(Kernel::Stock612).devices(&[Device::Xhci]),
             usb::TESTS.to_vec(),
         ),
-        ("6.12", zoo(Kernel::Stock612), devices::TESTS.to_vec()),
-        ("6.1", zoo(Kernel::Stock61), devices::TESTS.to_vec()),
+        ("6.12", zoo(Kernel::Stock612), zoo_tests.clone()),
+        ("6.1", zoo(Kernel::Stock61), zoo_tests),
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
         // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
         // need.

@@ -1,7 +1,7 @@
 //! What several tests need.
 
 use guest::Report;
-use lab::{Error, Guest, L1, Outcome};
+use lab::{Device, Error, Guest, L1, Outcome};
 
 /// The driver that hands devices to userspace.
 pub const VFIO: Option<&str> = Some("vfio-pci");
@@ -9,6 +9,13 @@ pub const VFIO: Option<&str> = Some("vfio-pci");
 /// The address of NVMe number `index`, which is bound to vfio-pci now.
 pub fn assigned(l1: &mut L1, index: usize) -> Result<String, Error> {
     let address = l1.machine().address(index);
+    l1.bind(&address, VFIO)?;
+    Ok(address)
+}
+
+/// The address of the first device of a kind, which is bound to vfio-pci now.
+pub fn take(l1: &mut L1, device: Device) -> Result<String, Error> {
+    let address = l1.machine().address_of(device);
     l1.bind(&address, VFIO)?;
     Ok(address)
 }
