@@ -125,6 +125,22 @@ pub enum Report {
         /// Whether they came back.
         same: bool,
     },
+    /// Ports of a test device were written.
+    Ports {
+        /// The device's name for its test.
+        name: String,
+        /// How many right writes it counted.
+        count: u32,
+    },
+    /// An expansion ROM.
+    Rom {
+        /// The function's address.
+        address: String,
+        /// How much of it holds images.
+        bytes: u64,
+        /// Over that, in hexadecimal.
+        sha256: String,
+    },
     /// A driver was taken from its device and given back, so many times.
     Rebind {
         /// The device's address.

@@ -44,6 +44,10 @@ pub enum Step {
     Toggle { times: u64 },
     /// Write and read a large BAR.
     Memory,
+    /// Write to a test device's ports, so many times.
+    Ports { times: u64 },
+    /// Read the expansion ROMs.
+    Rom,
     /// Take drivers from NVMes and give them back, so many times.
     Rebind { times: u64 },
     /// Do nothing for a while, so that someone can look from outside.
@@ -104,6 +108,10 @@ fn step(name: &str, value: &str) -> Option<Step> {
             times: value.parse().ok()?,
         },
         "memory" => Step::Memory,
+        "ports" => Step::Ports {
+            times: value.parse().ok()?,
+        },
+        "rom" => Step::Rom,
         "rebind" => Step::Rebind {
             times: value.parse().ok()?,
         },

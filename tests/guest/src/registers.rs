@@ -13,6 +13,7 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Offsets and bits of config space (PCI 3.0, 6.1 and 6.2).
 pub const COMMAND: u64 = 0x04;
+pub const IO: u16 = 1;
 pub const MEMORY: u16 = 1 << 1;
 pub const BUS_MASTER: u16 = 1 << 2;
 pub const BAR0: u64 = 0x10;

@@ -10,7 +10,7 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::Error;
-use crate::{bar_memory, edu, interrupts, pci, report, toggle, usb};
+use crate::{bar_memory, edu, interrupts, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -34,6 +34,11 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Wander => edu::wander()?,
         Step::Toggle { times } => toggle::toggle(times)?,
         Step::Memory => bar_memory::work()?,
+        Step::Ports { times } => ports::work(times)?,
+        Step::Rom => {
+            rom::look()?.iter().for_each(report::send);
+            return Ok(());
+        }
         Step::Rebind { times } => return rebind(times),
         Step::Pause { milliseconds } => {
             sleep(Duration::from_millis(milliseconds));

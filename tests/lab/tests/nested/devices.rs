@@ -35,6 +35,8 @@ pub const TESTS: &[Test] = &[
     ("two e1000 of one group by INTx, behind a bridge", shared_group),
     ("an edu by MSI, astray too", edu),
     ("a large BAR is memory", ivshmem),
+    ("an I/O BAR is ports", ports),
+    ("a ROM is what the device has", rom),
     ("nine devices in one guest, two on one line", nine),
     ("16 virtual functions of an NVMe in one guest", virtual_functions),
 ];
@@ -189,6 +191,34 @@ fn ivshmem(l1: &mut L1) -> Result<(), Error> {
     );
     let trapped = counter(&outcome, &format!("/devices/{address}/bar_writes"));
     assert!(trapped < 16, "{trapped} writes went through the VMM");
+    Ok(())
+}
+
+fn ports(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::Testdev)?;
+    let outcome = boot(l1, &Guest::new("ports:100").device_without_reset(&address))?;
+    let written = outcome.reports.iter().find_map(|report| match report {
+        Report::Ports { name, count } => Some((name.as_str(), *count)),
+        _ => None,
+    });
+    assert_eq!(written, Some(("portio-no-eventfd", 100)), "{}", outcome.account());
+    Ok(())
+}
+
+/// The file that QEMU gives an e1000e as its ROM.
+const ROM: &str = "/usr/lib/ipxe/qemu/efi-e1000e.rom";
+
+fn rom(l1: &mut L1) -> Result<(), Error> {
+    let address = take(l1, Device::E1000e)?;
+    let outcome = boot(l1, &Guest::new("rom").device(&address))?;
+    let read = outcome.reports.iter().find_map(|report| match report {
+        Report::Rom { bytes, sha256, .. } => Some((usize::try_from(*bytes).unwrap(), sha256.clone())),
+        _ => None,
+    });
+    let (bytes, hash) = read.unwrap_or_else(|| panic!("no ROM\n{}", outcome.account()));
+    let file = std::fs::read(ROM).unwrap();
+    assert!(bytes > 64 << 10, "{bytes} bytes");
+    assert_eq!(hash, sha256(&file[..bytes]), "{}", outcome.account());
     Ok(())
 }
 

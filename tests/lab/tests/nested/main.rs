@@ -50,7 +50,7 @@ fn zoo(kernel: Kernel) -> Machine {
 /// Every test with its machine, those of equal machines together.
 fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
-    let zoo_tests = [devices::TESTS, moves::ON_EDU].concat();
+    let zoo_tests = [devices::TESTS, moves::ON_ZOO].concat();
     let rest = [shapes::TESTS, endings::TESTS, errors::TESTS, moves::TESTS].concat();
     vec![
         ("6.12", full(Kernel::Stock612), [main.clone(), rest].concat()),

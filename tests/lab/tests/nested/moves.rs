@@ -5,7 +5,7 @@ use guest::Report;
 use lab::{Device, Error, Guest, L1, Outcome, sha256};
 
 use crate::Test;
-use crate::support::{assigned, boot, counter, hashes, take};
+use crate::support::{VFIO, assigned, boot, counter, hashes, take};
 
 /// On machines with an NVMe first.
 pub const TESTS: &[Test] = &[
@@ -17,8 +17,14 @@ pub const TESTS: &[Test] = &[
     ("a guest reboots, and reboots again", reboot),
 ];
 
-/// On a machine with an edu and an e1000e.
-pub const ON_EDU: &[Test] = &[("a BAR moves about, over memory and another BAR too", wander)];
+/// On a machine with devices of each kind.
+pub const ON_ZOO: &[Test] = &[
+    ("a BAR moves about, over memory and another BAR too", wander),
+    (
+        "a guest reboots with devices that are reset in each way",
+        reboot_all,
+    ),
+];
 
 const TIMES: u64 = 10_000;
 const REBINDS: u64 = 20;
@@ -87,6 +93,30 @@ fn reboot(l1: &mut L1) -> Result<(), Error> {
     let lives = usize::try_from(REBOOTS).unwrap() + 1;
     assert_eq!(hashes(&outcome), vec![expected; lives], "{}", outcome.account());
     assert_eq!(counter(&outcome, "/reboots"), REBOOTS, "{}", outcome.account());
+    unmapped_once(&outcome);
+    Ok(())
+}
+
+/// By FLR, by power management, with a bus of their own, and two of them together.
+fn reboot_all(l1: &mut L1) -> Result<(), Error> {
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let mut guest = Guest::new("disks:2,hash:1M,net:20,reboots:1").device(&nics[0]);
+    for device in [Device::Nvme, Device::E1000e, Device::Ahci] {
+        guest = guest.device(&take(l1, device)?);
+    }
+    let outcome = boot(l1, &guest.device(&nics[1]).reboots())?;
+    let disks = [0, 4].map(|image| l1.image(image).map(|bytes| sha256(&bytes[..HASHED])));
+    let once = disks.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut expected = [once.clone(), once].concat();
+    expected.sort();
+    assert_eq!(hashes(&outcome), expected, "{}", outcome.account());
+    let answers = outcome.reports.iter().filter_map(|report| match report {
+        Report::Net { answered, .. } => Some(*answered),
+        _ => None,
+    });
+    assert_eq!(answers.collect::<Vec<_>>(), [20; 6], "{}", outcome.account());
+    assert_eq!(counter(&outcome, "/reboots"), 1, "{}", outcome.account());
     unmapped_once(&outcome);
     Ok(())
 }
