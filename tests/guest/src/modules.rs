@@ -2,10 +2,11 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::path::Path;
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use crate::system::Error;
+use crate::system::{self, Error};
 
 /// One path a line, dependencies first. Absent when the kernel has everything built in.
 const LIST: &str = "/modules.list";
@@ -13,13 +14,41 @@ const LIST: &str = "/modules.list";
 /// Loads them in the list's order.
 pub fn load_listed() -> Result<(), Error> {
     let list = fs::read_to_string(LIST).unwrap_or_default();
-    list.lines().try_for_each(load)
+    let command_line = system::command_line()?;
+    list.lines().try_for_each(|path| load(path, &command_line))
 }
 
-fn load(path: &str) -> Result<(), Error> {
+fn load(path: &str, command_line: &str) -> Result<(), Error> {
     let file = File::open(path).map_err(Error::file("open", path))?;
-    match finit_module(&file, &CString::default(), ModuleInitFlags::empty()) {
+    let parameters = CString::new(parameters(path, command_line)).unwrap_or_default();
+    match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
         Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
         Err(errno) => Err(Error::file("load", path)(errno.into())),
+    }
+}
+
+/// What the command line says of a module: `nvme_core.multipath=0`. The kernel itself hears it only of what is
+/// built in.
+fn parameters(path: &str, command_line: &str) -> String {
+    let name = Path::new(path).file_stem().unwrap_or_default();
+    let prefix = format!("{}.", name.to_string_lossy().replace('-', "_"));
+    let own = command_line
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix(&prefix));
+    own.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_hears_its_own_parameters() {
+        let line = "quiet nvme_core.multipath=0 nvme.poll_queues=1 nvme_core.io_timeout=9";
+        assert_eq!(
+            parameters("/modules/nvme-core.ko", line),
+            "multipath=0 io_timeout=9"
+        );
+        assert_eq!(parameters("/modules/ahci.ko", line), "");
     }
 }

@@ -32,7 +32,6 @@ const L2_MODULES: &[&str] = &[
     "sd_mod",
     "xhci-pci",
     "usb-storage",
-    "vfio-pci",
 ];
 
 /// A kernel for L1 and L2.

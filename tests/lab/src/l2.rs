@@ -96,6 +96,12 @@ impl Guest {
         }
     }
 
+    /// With the small kernel, which has VFIO without an IOMMU: Debian's have not. For machines with an edu.
+    #[must_use]
+    pub fn small(self) -> Self {
+        self.kernel(place::SMALL_KERNEL).initrd(place::SMALL_INITRD)
+    }
+
     /// With another file in L1 as its initrd.
     #[must_use]
     pub fn initrd(self, initrd: &str) -> Self {

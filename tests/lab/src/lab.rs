@@ -21,6 +21,10 @@ pub mod place {
     pub const KERNEL: &str = "/l2/kernel";
     /// The guest's initramfs.
     pub const INITRD: &str = "/l2/initrd";
+    /// The small kernel, on machines that have a device which only it can drive.
+    pub const SMALL_KERNEL: &str = "/l2/small-kernel";
+    /// An initramfs without modules.
+    pub const SMALL_INITRD: &str = "/l2/small-initrd";
 }
 
 /// The size of a disk image; sparse but for its start.
@@ -77,8 +81,15 @@ impl Lab {
         let kernel = machine.kernel.files(&self.cache)?;
         let l2_initrd = folder.join("l2.cpio");
         self.l2_initrd(&kernel, machine, &l2_initrd)?;
+        let mut files = vec![(place::KERNEL, kernel.image.clone()), (place::INITRD, l2_initrd)];
+        if machine.devices.contains(&Device::Edu) {
+            let small_initrd = folder.join("small.cpio");
+            Initramfs::create(&small_initrd, &self.programs()?.guest)?.finish()?;
+            files.push((place::SMALL_KERNEL, self.kernel(Kernel::Small)?));
+            files.push((place::SMALL_INITRD, small_initrd));
+        }
         let initrd = folder.join("l1.cpio");
-        self.l1_initrd(&kernel, &l2_initrd, &initrd)?;
+        self.l1_initrd(&kernel, &files, &initrd)?;
         let images = machine.devices.iter().enumerate();
         let images = images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
         Ok(MachineFiles {
@@ -106,13 +117,15 @@ impl Lab {
         archive.finish()
     }
 
-    fn l1_initrd(&self, kernel: &KernelFiles, l2_initrd: &Path, path: &Path) -> Result<(), Error> {
+    /// With `files` for L2, each with its place in L1.
+    fn l1_initrd(&self, kernel: &KernelFiles, files: &[(&str, PathBuf)], path: &Path) -> Result<(), Error> {
         let programs = self.programs()?;
         let mut archive = Initramfs::create(path, &programs.agent)?;
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
-        archive.add(place::KERNEL, &kernel.image)?;
-        archive.add(place::INITRD, l2_initrd)?;
+        for (place, file) in files {
+            archive.add(place, file)?;
+        }
         archive.finish()
     }
 }

@@ -67,9 +67,8 @@ impl Device {
             Self::Ahci => &["ahci", "sd_mod"],
             Self::Xhci => &["xhci-pci"],
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
-            // Its driver is the guest's init, by vfio-pci.
-            Self::Edu => &["vfio-pci"],
-            Self::Testdev | Self::Ivshmem => &[],
+            // The guest's init drives them.
+            Self::Edu | Self::Testdev | Self::Ivshmem => &[],
             Self::SharedGroup => &["e1000"],
         }
     }

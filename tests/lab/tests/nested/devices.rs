@@ -148,7 +148,12 @@ fn edu(l1: &mut L1) -> Result<(), Error> {
             .count()
     };
     let before = faults(&l1.kernel_log()?);
-    let outcome = boot(l1, &Guest::new("edu,interrupts").device_without_reset(&address))?;
+    let outcome = boot(
+        l1,
+        &Guest::new("edu,interrupts")
+            .small()
+            .device_without_reset(&address),
+    )?;
     let Some(Report::Edu {
         identification,
         factorial,
@@ -230,7 +235,7 @@ fn nine(l1: &mut L1) -> Result<(), Error> {
     let mut expected = hashed.into_iter().collect::<Result<Vec<_>, _>>()?;
     expected.sort();
     let mut guest =
-        Guest::new(&format!("disks:3,hash:1M,net:{ASKED},memory,edu,interrupts")).device(&nics[0]);
+        Guest::new(&format!("disks:3,hash:1M,net:{ASKED},memory,ports:10,interrupts")).device(&nics[0]);
     for device in [Device::Nvme, Device::E1000e, Device::Ahci, Device::UsbDisk] {
         guest = guest.device(&take(l1, device)?);
     }
