@@ -116,6 +116,11 @@ pub enum Report {
         /// How often the other thread read meanwhile.
         reads: u64,
     },
+    /// Something that takes long goes on.
+    Progress {
+        /// How often it was done.
+        done: u64,
+    },
     /// A BAR's memory was written and read back.
     Memory {
         /// Its size in bytes.

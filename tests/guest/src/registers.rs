@@ -113,18 +113,27 @@ unsafe impl Sync for Registers {}
 impl Registers {
     /// `size` bytes from `physical` on, in whole pages.
     pub fn at(physical: u64, size: u64) -> Result<Self, Error> {
-        let wrong = || Error::file("map", "/dev/mem")(std::io::ErrorKind::InvalidInput.into());
+        Self::map("/dev/mem", physical, size)
+    }
+
+    /// The first `size` bytes of a BAR, in whole pages, where the kernel knows it to be.
+    pub fn of(address: &str, bar: usize, size: u64) -> Result<Self, Error> {
+        Self::map(&format!("{DEVICES}/{address}/resource{bar}"), 0, size)
+    }
+
+    fn map(path: &str, offset: u64, size: u64) -> Result<Self, Error> {
+        let wrong = || Error::file("map", path)(std::io::ErrorKind::InvalidInput.into());
         let size = usize::try_from(size)
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(wrong)?;
-        let offset = i64::try_from(physical).map_err(|_| wrong())?;
-        let file = OpenOptions::new().read(true).write(true).open("/dev/mem");
-        let file = file.map_err(Error::file("open", "/dev/mem"))?;
+        let offset = i64::try_from(offset).map_err(|_| wrong())?;
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(Error::file("open", path))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses; nobody else knows it.
         let mapped = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, &file, offset) };
-        let mapped = mapped.map_err(|errno| Error::file("map", "/dev/mem")(errno.into()))?;
+        let mapped = mapped.map_err(|errno| Error::file("map", path)(errno.into()))?;
         Ok(Self {
             mapping: mapped.cast(),
             size,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use guest::Report;
 
-use crate::pci;
 use crate::registers::{Config, MEMORY, Registers};
 use crate::system::Error;
+use crate::{pci, report};
 
 /// Power management, PCI Express (PCI Code and ID Assignment 2).
 const PM: u8 = 0x01;
@@ -22,6 +22,9 @@ const RESET: u16 = 1 << 15;
 /// What the specifications give a function to come back (PM 1.2, 5.6.1; PCIe 6.6.2).
 const FROM_D3: Duration = Duration::from_millis(10);
 const FROM_RESET: Duration = Duration::from_millis(100);
+
+/// A machine that says nothing for long is taken for dead.
+const PROGRESS: u64 = 500;
 
 /// What is toggled, and how.
 struct Subject {
@@ -39,10 +42,10 @@ impl Subject {
             .iter()
             .find(|function| function.class == pci::NVME_CLASS);
         let missing = || Error::file("find", "an NVMe")(std::io::ErrorKind::NotFound.into());
-        let config = Config::open(&nvme.ok_or_else(missing)?.address)?;
+        let address = &nvme.ok_or_else(missing)?.address;
+        let config = Config::open(address)?;
         config.set_command(MEMORY, true)?;
-        let (base, _) = config.bar(0)?;
-        let registers = Registers::at(base, 4096)?;
+        let registers = Registers::of(address, 0, 4096)?;
         let value = registers.read(0);
         Ok(Self {
             config,
@@ -59,7 +62,11 @@ impl Subject {
         mut on: impl FnMut() -> Result<(), Error>,
     ) -> Result<u64, Error> {
         let mut wrong: u64 = 0;
-        for _ in 0..times {
+        let often = (times / 4).clamp(1, PROGRESS);
+        for done in 0..times {
+            if done.is_multiple_of(often) {
+                report::send(&Report::Progress { done });
+            }
             off()?;
             wrong = wrong.saturating_add(u64::from(self.registers.read(0) != u32::MAX));
             on()?;
@@ -113,7 +120,8 @@ impl Subject {
     }
 }
 
-/// Toggles decoding `times`, the power state and resets a hundredth as often, while a thread reads.
+/// Toggles decoding `times`, the power state a hundredth as often, and resets a fifth of that, which take
+/// longest, while a thread reads.
 pub fn toggle(times: u64) -> Result<Report, Error> {
     let subject = Subject::open()?;
     let (done, reads, strange) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -127,10 +135,10 @@ pub fn toggle(times: u64) -> Result<Report, Error> {
                 std::thread::yield_now();
             }
         });
-        let few = times / 100;
+        let (some, few) = (times / 100, times / 500);
         let wrong = subject
             .decoding(times)
-            .and_then(|wrong| Ok(wrong.saturating_add(subject.power(few)?)))
+            .and_then(|wrong| Ok(wrong.saturating_add(subject.power(some)?)))
             .and_then(|wrong| Ok(wrong.saturating_add(subject.resets(few)?)));
         done.store(true, Ordering::Relaxed);
         wrong

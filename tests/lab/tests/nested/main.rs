@@ -58,7 +58,13 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
         (
             "small",
             full(Kernel::Small),
-            [main, endings::TESTS.to_vec(), moves::TESTS.to_vec()].concat(),
+            [
+                main,
+                endings::TESTS.to_vec(),
+                moves::TESTS.to_vec(),
+                moves::LONG.to_vec(),
+            ]
+            .concat(),
         ),
         (
             "small",
@@ -75,7 +81,11 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
         ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
         // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
         // need.
-        ("6.1", Machine::new(Kernel::Stock61), data::TESTS.to_vec()),
+        (
+            "6.1",
+            Machine::new(Kernel::Stock61),
+            [data::TESTS, moves::TESTS].concat(),
+        ),
     ]
 }
 

@@ -17,6 +17,14 @@ pub const TESTS: &[Test] = &[
     ("a guest reboots, and reboots again", reboot),
 ];
 
+/// Two minutes each, so on the fastest kernel only.
+pub const LONG: &[Test] = &[
+    ("decoding goes off and on 10,000 times", |l1| toggle(l1, 1)),
+    ("decoding goes off and on under a second CPU's reads", |l1| {
+        toggle(l1, 2)
+    }),
+];
+
 /// On a machine with devices of each kind.
 pub const ON_ZOO: &[Test] = &[
     ("a BAR moves about, over memory and another BAR too", wander),
