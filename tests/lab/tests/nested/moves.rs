@@ -9,10 +9,6 @@ use crate::support::{VFIO, assigned, boot, counter, hashes, take};
 
 /// On machines with an NVMe first.
 pub const TESTS: &[Test] = &[
-    ("decoding goes off and on 10,000 times", |l1| toggle(l1, 1)),
-    ("decoding goes off and on under a second CPU's reads", |l1| {
-        toggle(l1, 2)
-    }),
     ("a driver is unbound and bound 20 times", rebind),
     ("a guest reboots, and reboots again", reboot),
 ];
