@@ -14,7 +14,7 @@ use crate::system::Error;
 const ID: &str = "1b36:0005";
 const BAR: usize = 1;
 /// Number of the test that involves nothing but the device's registers.
-const TEST: u8 = 2;
+const TEST: u8 = 0;
 /// The header: number, width, 2 bytes, offset, data, 3 bytes, count, name.
 const OFFSET: u64 = 4;
 const DATA: u64 = 8;
