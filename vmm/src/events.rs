@@ -1,4 +1,5 @@
-//! The main thread's events: signals, stdin, the console's unfinished line, and the end.
+//! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no route yet,
+//! and the end.
 
 use std::io::{IsTerminal, stdin};
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,7 @@ use devices::{Serial, SerialError};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vfio_passthrough::kvm::SoftwareDelivery;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -149,6 +151,19 @@ impl MutEventSubscriber for LineBegun {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         listen(ops, Events::new(self.pending.signal(), EventSet::IN));
+    }
+}
+
+/// Interrupts of vectors whose routes are not committed yet.
+pub struct FirstInterrupts(pub SoftwareDelivery);
+
+impl MutEventSubscriber for FirstInterrupts {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        self.0.deliver();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(&self.0, EventSet::IN));
     }
 }
 

@@ -138,7 +138,7 @@ impl PciDevice {
 
     /// One without a reset of its own, on a bus with these functions; a bus without any cannot be reset.
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
-        let flags = self.flags - DeviceFlags::RESET;
+        let flags = self.flags.difference(DeviceFlags::RESET);
         Self { flags, bus, ..self }
     }
 
