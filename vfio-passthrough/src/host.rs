@@ -57,7 +57,7 @@ pub trait MemorySlot: Send {
 }
 
 /// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MsiMessage {
     /// The address written to; on x86 in 0xfee00000-0xfeefffff.
     pub address: u64,

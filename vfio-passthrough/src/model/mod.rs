@@ -21,6 +21,8 @@
 
 mod guest;
 mod iommu;
+mod irqs;
+mod messages;
 mod pci;
 
 use std::collections::BTreeMap;
@@ -29,7 +31,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use guest::Guest;
 pub use iommu::Iommu;
-pub use pci::{IrqsState, PciDevice};
+pub use irqs::IrqsState;
+pub use pci::PciDevice;
 
 /// A call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
