@@ -5,6 +5,9 @@ use super::*;
 /// A way to mask vector 3.
 type Mask = fn(&Setup, bool);
 
+/// A write to the table: where, and what.
+type Access<'a> = (u64, &'a [u8]);
+
 const MASKS: [(&str, Mask); 2] = [
     ("by the vector", |setup, masked| setup.mask(3, masked)),
     ("by the function", |setup, masked| {
@@ -220,7 +223,7 @@ fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
     let entry = |state: &[u8; 16]| u128::from_le_bytes(*state);
     let unmasked = 0xfee0_0000_u128 | 0x41 << 64;
     let reset = 1_u128 << 96;
-    let cases: [(&[(u64, &[u8])], u128); 6] = [
+    let cases: [(&[Access<'_>], u128); 6] = [
         (
             &[(0, &[0, 0, 0xe0, 0xfe]), (8, &[0x41, 0, 0, 0]), (12, &[0; 4])],
             unmasked,
