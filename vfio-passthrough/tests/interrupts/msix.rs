@@ -279,3 +279,17 @@ fn a_masked_vector_stays_masked_though_another_cannot_be_delivered() {
     setup.device.raise(1).unwrap();
     assert_eq!(setup.arrived(), times([(0, 1), (1, 1)]));
 }
+
+#[test]
+fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_that_again() {
+    let setup = Setup::msix(4, DYNAMIC);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.program(2);
+    setup.mask(2, false);
+    setup.faults.fail(Call::Route, 0, libc::ENOMEM);
+    setup.table_write(2 * 16 + 8, &9_u32.to_le_bytes());
+    setup.device.raise(2).unwrap();
+    assert_eq!(setup.arrived(), times([]));
+    setup.program(2);
+    assert_eq!(setup.arrived(), times([(2, 1)]));
+}
