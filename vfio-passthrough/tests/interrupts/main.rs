@@ -10,6 +10,7 @@
 mod any_guest;
 mod msi;
 mod msix;
+mod native;
 mod pin;
 
 use std::collections::BTreeMap;

@@ -46,6 +46,11 @@ impl Gsis {
         Ok(taken)
     }
 
+    #[cfg(test)]
+    pub(super) fn are_free(&self) -> bool {
+        self.used == 0
+    }
+
     /// Takes one back.
     pub(super) fn free(&mut self, gsi: u32) {
         match self.numbers.as_mut().map(|numbers| numbers.free_id(gsi)) {

@@ -57,6 +57,13 @@ impl Table {
         Ok(gsis)
     }
 
+    /// Nothing is left of any vector.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let maps = self.eventfds.is_empty() && self.routes.is_empty() && self.waiting.is_empty();
+        maps && self.attached.is_empty() && self.gsis.are_free()
+    }
+
     /// Neither attached nor waiting.
     pub(super) fn is_off(&self, gsi: u32) -> bool {
         !self.attached.contains(&gsi) && !self.waiting.contains_key(&gsi)

@@ -1,12 +1,14 @@
 //! Vectors that wait for their routes, with a CPU whose APIC tells what arrived.
 
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
+use proptest::prelude::*;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::*;
-use std::os::fd::AsRawFd;
 
 /// Offset of the spurious interrupt vector register (SDM 3A, 11.9); bit 8 turns the APIC on.
 const SPURIOUS: usize = 0xf0;
@@ -159,9 +161,11 @@ fn a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmas
     };
     let software = setup.router.software_delivery().unwrap();
     let mut vectors = setup.router.allocate(1).unwrap();
+    let trigger = vectors.trigger(0).unwrap();
     vectors.update(&[(0, to_cpu(0))]).unwrap();
+    trigger.write(1).unwrap();
     vectors.update(&[(0, None)]).unwrap();
-    vectors.trigger(0).unwrap().write(2).unwrap();
+    trigger.write(1).unwrap();
     assert!(!is_readable(&software) && vectors.is_pending(0));
     software.deliver();
     assert!(setup.arrived().is_empty());
@@ -230,4 +234,73 @@ fn vectors_that_wait_go_with_their_function() {
     software.deliver();
     assert!(setup.arrived().is_empty());
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (0, 0));
+}
+
+/// Something that happens to four vectors.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A batch: vectors with their new interrupts, or masked.
+    Update(BTreeMap<u16, Option<u16>>),
+    Fire(u16),
+    /// The VMM begins or ends to poll.
+    Poll,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    // A vector has interrupts of its own, so that what arrives tells who fired.
+    let change = (0..4_u16, prop::option::weighted(0.7, 0..3_u16));
+    let change = change.prop_map(|(vector, number)| (vector, number.map(|number| vector * 3 + number)));
+    prop_oneof![
+        4 => prop::collection::vec(change, 1..4)
+            .prop_map(|changes| Event::Update(changes.into_iter().collect())),
+        6 => (0..4_u16).prop_map(Event::Fire),
+        1 => Just(Event::Poll),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn what_fires_arrives_as_the_latest_message_or_is_pending(events in prop::collection::vec(event(), 1..60)) {
+        let Some(setup) = Setup::new("what_fires_arrives_as_the_latest_message_or_is_pending") else {
+            return Ok(());
+        };
+        let mut vectors = setup.router.allocate(4).unwrap();
+        let mut software = None;
+        // The naive model: what is unmasked, and what fired and has not arrived.
+        let mut unmasked: BTreeMap<u16, u16> = BTreeMap::new();
+        let mut fired: BTreeSet<u16> = BTreeSet::new();
+        for event in events {
+            match event {
+                Event::Update(changes) => {
+                    let messages: Vec<_> = changes.iter()
+                        .map(|(vector, number)| (*vector, number.and_then(to_cpu))).collect();
+                    vectors.update(&messages).unwrap();
+                    for (vector, number) in changes {
+                        unmasked.remove(&vector);
+                        unmasked.extend(number.map(|number| (vector, number)));
+                    }
+                }
+                Event::Fire(vector) => {
+                    vectors.trigger(vector).unwrap().write(1).unwrap();
+                    fired.insert(vector);
+                }
+                Event::Poll => software = match software.take() {
+                    None => Some(setup.router.software_delivery().unwrap()),
+                    Some(_) => None,
+                },
+            }
+            software.iter().for_each(SoftwareDelivery::deliver);
+            let expected: BTreeSet<u16> =
+                fired.iter().filter_map(|vector| unmasked.get(vector).copied()).collect();
+            let found = setup.arrived_at_last(expected.len());
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+            fired.retain(|vector| !unmasked.contains_key(vector));
+            for vector in 0..4 {
+                prop_assert_eq!(vectors.is_pending(vector), fired.contains(&vector));
+            }
+        }
+        drop(vectors);
+        prop_assert!(setup.router.shared.lock().is_empty());
+    }
 }
