@@ -156,12 +156,11 @@ impl Table {
             return Ok(true);
         }
         let routed = self.routes.get(&gsi) == Some(&message);
-        if routed {
-            self.attach(gsi)
-        } else {
-            self.detach(gsi)
+        match routed {
+            true => self.attach(gsi)?,
+            false => self.detach(gsi)?,
         }
-        .map(|()| routed)
+        Ok(routed)
     }
 
     fn stop(&mut self, gsi: u32) -> io::Result<()> {

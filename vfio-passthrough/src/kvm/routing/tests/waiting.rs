@@ -130,6 +130,8 @@ fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
     vectors.trigger(3).unwrap().write(1).unwrap();
     assert_eq!(setup.arrived_at_last(1), [3]);
     assert_eq!(setup.calls.signal_msi.value(), 0);
+    vectors.update(&[(3, to_cpu(20))]).unwrap();
+    assert_eq!(setup.commits(), 1, "it waited before, and can again");
 }
 
 #[test]
