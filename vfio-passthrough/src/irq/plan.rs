@@ -75,31 +75,24 @@ pub fn plan(wanted: &Wanted, host: &HostState, growth: Growth) -> Vec<Step> {
 
 /// The steps that bind what is missing; `fresh` where nothing is on.
 fn binding(wanted: &Wanted, host: &HostState, growth: Growth, fresh: bool) -> Vec<Step> {
-    let missing = || {
-        let unbound = |vector: &&u16| !host.bound.contains(vector);
-        wanted.deliver.keys().filter(unbound).copied().collect()
-    };
-    match growth {
-        Growth::Fixed if fresh => vec![Step::Bind((0..wanted.vectors).collect())],
-        Growth::Fixed => Vec::new(),
-        Growth::Dynamic => {
-            let missing: Vec<u16> = missing();
-            // The call that turns MSI-X on allocates every host vector up to the last that it names
-            // (vfio_msi_enable), so it names none but those in use.
-            let gapless = missing
-                .iter()
-                .copied()
-                .eq(0..u16::try_from(missing.len()).unwrap_or(u16::MAX));
-            let empty = fresh && (missing.is_empty() || !gapless);
-            let first = empty.then_some(Step::EnableEmpty);
-            first.into_iter().chain(groups(&missing, &host.bound)).collect()
-        }
+    if growth == Growth::Fixed {
+        let all = fresh.then(|| Step::Bind((0..wanted.vectors).collect()));
+        return all.into_iter().collect();
     }
+    let unbound = |vector: &&u16| !host.bound.contains(vector);
+    let missing: Vec<u16> = wanted.deliver.keys().filter(unbound).copied().collect();
+    // The call that turns MSI-X on allocates every host vector up to the last that it names
+    // (vfio_msi_enable): it names none, unless all of those are used.
+    let gapless = missing.iter().zip(0..).all(|(vector, index)| *vector == index);
+    let empty = fresh && (missing.is_empty() || !gapless);
+    let first = empty.then_some(Step::EnableEmpty);
+    first.into_iter().chain(groups(&missing, &host.bound)).collect()
 }
 
-/// What to tell the router: vectors to stop, and vectors that are new or have another message.
+/// A batch for the router.
 type Changes = Vec<(u16, Option<MsiMessage>)>;
 
+/// What to tell the router: vectors to stop, and vectors that are new or have another message.
 fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &HostState) -> (Changes, Changes) {
     let known: BTreeSet<u16> = host.delivered.keys().chain(&host.uncertain).copied().collect();
     let stops = known
