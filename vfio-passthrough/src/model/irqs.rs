@@ -170,7 +170,7 @@ impl PciDevice {
                 irqs.resample = Some(eventfd.clone());
                 Ok(())
             }
-            SetIrqs::Disable { index } if irqs.active.is_none_or(|active| active == index) => {
+            SetIrqs::Disable { index } if irqs.active == Some(index) => {
                 irqs.off();
                 self.forget_pending()
             }

@@ -89,6 +89,11 @@ impl Faults {
         state.planned.insert((call, nth), errno);
     }
 
+    /// From now on nothing fails that was planned to.
+    pub fn heal(&self) {
+        lock(&self.state).planned.clear();
+    }
+
     /// How many of these calls were made, failed ones included.
     pub fn made(&self, call: Call) -> u64 {
         lock(&self.state).made.get(&call).copied().unwrap_or(0)

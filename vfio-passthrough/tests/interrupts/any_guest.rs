@@ -247,12 +247,25 @@ fn happen(setup: &Setup, event: &Event) {
 
 /// Compares all that can be seen of the host and of the guest.
 fn compare(setup: &Setup, naive: &mut Naive, flags: IrqFlags) -> Result<(), TestCaseError> {
+    compare_host(setup, naive, flags)?;
+    prop_assert_eq!(setup.guest.arrived(), std::mem::take(&mut naive.arrived));
+    let (kind, _) = naive.on();
+    let bits = naive
+        .pending
+        .iter()
+        .fold(0_u64, |bits, vector| bits | 1 << vector);
+    let pending = |own: Option<u32>| if kind == own { bits } else { 0 };
+    prop_assert_eq!(setup.pending(), pending(Some(ON_MSIX)));
+    compare_msi(setup, naive, pending(Some(ON_MSI)) as u32)
+}
+
+/// Compares which kind is on, and what is bound and delivered.
+fn compare_host(setup: &Setup, naive: &Naive, flags: IrqFlags) -> Result<(), TestCaseError> {
     let (kind, messages) = naive.on();
     let irqs = setup.device.irqs();
     prop_assert_eq!(irqs.active, kind);
     prop_assert_eq!(setup.guest.pins(), usize::from(kind == Some(INTX)));
     prop_assert_eq!(&setup.guest.delivered(), &messages.deliverable);
-    prop_assert_eq!(setup.guest.arrived(), std::mem::take(&mut naive.arrived));
     let is_bound = |vector: &u16| {
         let eventfd = irqs.eventfds.get(usize::from(*vector));
         eventfd.is_some_and(Option::is_some)
@@ -261,13 +274,7 @@ fn compare(setup: &Setup, naive: &mut Naive, flags: IrqFlags) -> Result<(), Test
     if kind == Some(ON_MSI) || kind == Some(ON_MSIX) && flags == NORESIZE {
         prop_assert_eq!(irqs.bound(), messages.vectors);
     }
-    let bits = naive
-        .pending
-        .iter()
-        .fold(0_u64, |bits, vector| bits | 1 << vector);
-    let pending = |own: Option<u32>| if kind == own { bits } else { 0 };
-    prop_assert_eq!(setup.pending(), pending(Some(ON_MSIX)));
-    compare_msi(setup, naive, pending(Some(ON_MSI)) as u32)
+    Ok(())
 }
 
 fn compare_msi(setup: &Setup, naive: &Naive, pending: u32) -> Result<(), TestCaseError> {
@@ -323,17 +330,24 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn forms() -> impl Strategy<Value = u16> {
+    let form = prop_oneof![Just(0_u16), Just(0x80), Just(0x100), Just(0x180)];
+    (form, 0..4_u16).prop_map(|(form, power)| form | power << 1)
+}
+
+fn fault() -> impl Strategy<Value = (Call, u64)> {
+    (prop_oneof![Just(Call::Route), Just(Call::SetIrqs)], 0..4_u64)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn the_host_is_as_the_guest_programmed_it(
         events in prop::collection::vec(event(), 1..60),
-        form in prop_oneof![Just(0_u16), Just(0x80), Just(0x100), Just(0x180)],
-        power in 0..4_u16,
+        form in forms(),
         dynamic: bool,
     ) {
         let flags = if dynamic { DYNAMIC } else { NORESIZE };
-        let form = form | power << 1;
         let setup = Setup::new(Some(form), Some((VECTORS as u16, flags)));
         let mut naive = Naive::new(form);
         for event in events.into_iter().flat_map(Event::accesses) {
@@ -341,5 +355,26 @@ proptest! {
             naive.happen(&event);
             compare(&setup, &mut naive, flags)?;
         }
+    }
+
+    #[test]
+    fn after_failures_the_next_access_brings_the_host_to_where_it_should_be(
+        events in prop::collection::vec((event(), prop::option::of(fault())), 1..30),
+        form in forms(),
+        dynamic: bool,
+    ) {
+        let flags = if dynamic { DYNAMIC } else { NORESIZE };
+        let setup = Setup::new(Some(form), Some((VECTORS as u16, flags)));
+        let mut naive = Naive::new(form);
+        for (event, fault) in events {
+            fault.into_iter().for_each(|(call, nth)| setup.faults.fail(call, nth, libc::ENOMEM));
+            for access in event.accesses() {
+                happen(&setup, &access);
+                naive.happen(&access);
+            }
+        }
+        setup.faults.heal();
+        setup.write(MSIX_CONTROL, naive.control);
+        compare_host(&setup, &naive, flags)?;
     }
 }
