@@ -293,3 +293,22 @@ fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_tha
     setup.program(2);
     assert_eq!(setup.arrived(), times([(2, 1)]));
 }
+
+#[test]
+fn where_turning_it_on_failed_nothing_is_bound_until_that_is_made_up_for() {
+    let setup = Setup::msix(16, DYNAMIC);
+    [0, 9].into_iter().for_each(|vector| {
+        setup.program(vector);
+        setup.mask(vector, false);
+    });
+    setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
+    setup.write(MSIX_CONTROL, ENABLE);
+    assert_eq!(
+        setup.device.irqs().allocated.len(),
+        0,
+        "a binding would allocate all up to the last"
+    );
+    setup.write(MSIX_CONTROL, ENABLE);
+    let irqs = setup.device.irqs();
+    assert_eq!(irqs.allocated.into_iter().collect::<Vec<_>>(), [0, 9]);
+}
