@@ -89,7 +89,7 @@ impl Faults {
         state.planned.insert((call, nth), errno);
     }
 
-    /// From now on nothing fails that was planned to.
+    /// No call fails any more, whatever was asked for before.
     pub fn heal(&self) {
         lock(&self.state).planned.clear();
     }
