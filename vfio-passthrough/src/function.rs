@@ -1,6 +1,7 @@
 //! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
 
 mod error;
+mod interrupts;
 mod reset;
 
 use std::io;
@@ -15,10 +16,10 @@ use crate::address::{BarIndex, ByteRange, PciAddress};
 use crate::backend::{Device, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
-use crate::irq::{Demand, Interrupts};
+use crate::irq::Interrupts;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::{ConfigSpace, Touched, Written};
-use crate::pci::msix::{MsixLayout, MsixPart, MsixState, read_pba};
+use crate::pci::msix::{MsixLayout, MsixPart, MsixState};
 use crate::pci::regs::{COMMAND, Command, PM_STATE};
 use crate::window::Window;
 
@@ -84,7 +85,7 @@ impl PassthroughFunction {
             return data.fill(0xff);
         }
         if state.config.reads_msi_pending(offset, data.len()) {
-            let pending = pending_bits(&state);
+            let pending = state.msi_pending();
             state.config.set_msi_pending(pending);
         }
         if state.config.needs_device(offset, data.len()) {
@@ -128,13 +129,7 @@ impl PassthroughFunction {
         self.traps.bar_reads.increment();
         match self.msix_part(bar, offset) {
             Some(MsixPart::Table(at)) => self.lock().msix.read(at, data),
-            Some(MsixPart::Pba(at)) => {
-                let state = self.lock();
-                let msix = state.interrupts.msix.as_ref();
-                read_pba(at, data, |vector| {
-                    msix.is_some_and(|binding| binding.is_pending(vector))
-                });
-            }
+            Some(MsixPart::Pba(at)) => self.read_pba(at, data),
             None => self.region_read(bar, offset, data),
         }
     }
@@ -289,26 +284,6 @@ impl PassthroughFunction {
         }
     }
 
-    fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
-        let demand = Demand {
-            // A function that decodes nothing has no driver. DisINTx is the device's: the kernel honours it.
-            intx: state.config.command().intersects(Command::MEMORY | Command::IO),
-            msi: state.config.msi_wanted(),
-            msix: state.msix.wanted(),
-        };
-        state
-            .interrupts
-            .reconcile(&demand)
-            .map_err(|source| Error::Interrupts {
-                address: self.address,
-                source,
-            })
-    }
-
-    fn msix_part(&self, bar: BarIndex, offset: u64) -> Option<MsixPart> {
-        self.msix.and_then(|layout| layout.part_at(bar, offset))
-    }
-
     fn region_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         let Some(region) = self.regions.get(usize::from(bar.number())) else {
             return data.fill(0xff);
@@ -364,21 +339,6 @@ impl PassthroughFunction {
             log::warn!("{error}");
         }
     }
-}
-
-/// The vectors of MSI that fired and were not delivered, a bit each.
-fn pending_bits(state: &State) -> u32 {
-    let vectors = state.config.msi().map_or(0, |layout| layout.vectors());
-    let is_pending = |vector: &u16| {
-        state
-            .interrupts
-            .msi
-            .as_ref()
-            .is_some_and(|binding| binding.is_pending(*vector))
-    };
-    (0..vectors)
-        .filter(is_pending)
-        .fold(0, |bits, vector| bits | 1 << vector)
 }
 
 /// Where the guest has a BAR now.

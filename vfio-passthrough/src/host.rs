@@ -57,7 +57,7 @@ pub trait MemorySlot: Send {
 }
 
 /// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MsiMessage {
     /// The address written to; on x86 in 0xfee00000-0xfeefffff.
     pub address: u64,
@@ -86,8 +86,9 @@ pub trait MsiVectors: Send {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` where GSIs ran out, else the hypervisor's errno. Vectors that were changed before the failure
-    /// stay changed; the batch may be given again.
+    /// `StorageFull` where GSIs ran out, with how many were asked for, used and free; then none was taken and
+    /// nothing changed. Else the hypervisor's errno: a vector of the batch may then be as it was, or as asked,
+    /// or not delivered, and is to be given again.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 
     /// True where the vector fired while it was not delivered.

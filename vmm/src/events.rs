@@ -1,4 +1,5 @@
-//! The main thread's events: signals, stdin, the console's unfinished line, and the end.
+//! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no route yet,
+//! and the end.
 
 use std::io::{IsTerminal, stdin};
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,7 @@ use devices::{Serial, SerialError};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vfio_passthrough::kvm::SoftwareDelivery;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -152,6 +154,19 @@ impl MutEventSubscriber for LineBegun {
     }
 }
 
+/// Interrupts of vectors whose routes are not committed yet.
+pub struct FirstInterrupts(pub SoftwareDelivery);
+
+impl MutEventSubscriber for FirstInterrupts {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        self.0.deliver();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        listen(ops, Events::new(&self.0, EventSet::IN));
+    }
+}
+
 /// Stdin to the serial port.
 pub struct Keyboard {
     serial: Arc<Serial<Output>>,
@@ -250,5 +265,37 @@ impl MutEventSubscriber for Keyboard {
             self.source = Source::Paced;
             while self.read(ops) {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_ioctls::Kvm;
+    use vfio_passthrough::host::MsiMessage;
+    use vfio_passthrough::kvm::KvmHost;
+
+    #[test]
+    fn the_first_interrupt_of_a_vector_wakes_the_main_thread_which_delivers_it() {
+        let Ok(kvm) = Kvm::new() else {
+            return eprintln!("the_first_interrupt_of_a_vector did not run: /dev/kvm does not open here");
+        };
+        let vm = kvm.create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        let host = KvmHost::new(Arc::new(vm), 0..1, 24..64);
+        let mut manager = EventManager::<Subscriber>::new().unwrap();
+        let first = FirstInterrupts(host.software_delivery().unwrap());
+        manager.add_subscriber(Arc::new(Mutex::new(first)));
+        let mut vectors = host.host().msi.allocate(1).unwrap();
+        let message = MsiMessage {
+            address: 0xfee0_0000,
+            data: 0x41,
+        };
+        vectors.update(&[(0, Some(message))]).unwrap();
+        assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
+        vectors.trigger(0).unwrap().write(1).unwrap();
+        assert_eq!(manager.run_with_timeout(5000).unwrap(), 1);
+        assert_eq!(host.calls().signal_msi.value(), 1);
+        assert_eq!(manager.run_with_timeout(0).unwrap(), 0, "it is delivered");
     }
 }

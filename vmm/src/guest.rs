@@ -17,7 +17,7 @@ use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
-use crate::events::MainLoop;
+use crate::events::{FirstInterrupts, MainLoop};
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
 use crate::stats::Stats;
@@ -214,6 +214,9 @@ impl Vm {
         let mut main_loop = MainLoop::new(&stop, signals, &console.pending, stats)?;
         let terminal = RawTerminal::enter();
         main_loop.add(Arc::new(Mutex::new(console.keyboard)));
+        if host.devices.is_some() {
+            main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
+        }
         vcpu::prepare_kicks()?;
         stats.phase("set_up");
 
@@ -233,6 +236,13 @@ impl Vm {
         looped
             .and(outcome_of(stop))
             .and_then(|outcome| shut_down.map(|()| outcome))
+    }
+
+    fn first_interrupts(&self) -> Result<FirstInterrupts, Error> {
+        let delivery = self.kvm_host.software_delivery();
+        delivery
+            .map(FirstInterrupts)
+            .map_err(Error::system("an epoll set for interrupts"))
     }
 
     /// Loads kernel, initramfs and boot data into RAM, and fills the PCI bus.

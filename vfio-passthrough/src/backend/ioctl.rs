@@ -224,7 +224,17 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     };
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
-    check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
+    check_vectors(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
+}
+
+/// A result above zero is a failure too: the host has only so many vectors, and nothing was turned on
+/// (vfio_msi_enable).
+fn check_vectors(result: i32) -> io::Result<()> {
+    if result > 0 {
+        let message = format!("the host has {result} vectors for it, which are too few");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+    }
+    check(result)
 }
 
 /// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses would be
@@ -325,4 +335,16 @@ fn info_call(fd: &impl AsRawFd, request: libc::c_ulong, size: usize, index: u32)
         }
     }
     Err(io::Error::from_raw_os_error(libc::E2BIG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_vectors_than_asked_for_are_a_failure() {
+        assert!(check_vectors(0).is_ok());
+        let text = check_vectors(1).unwrap_err().to_string();
+        assert_eq!(text, "the host has 1 vectors for it, which are too few");
+    }
 }

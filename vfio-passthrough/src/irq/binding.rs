@@ -72,18 +72,38 @@ impl Binding {
     ///
     /// # Errors
     ///
-    /// See [`Error`]; steps before the failed one stay done.
+    /// See [`Error`]; steps before the failed one stay done. Vectors that cannot be delivered are bound all
+    /// the same, and collect what fires.
     pub fn reconcile(&mut self, wanted: &Wanted) -> Result<(), Error> {
+        let mut result = Ok(());
         for step in plan(wanted, &self.state, self.growth) {
-            self.carry_out(&step)?;
-            self.state.after(&step);
+            match self.carry_out(&step) {
+                Ok(()) => self.state.after(&step),
+                Err(error) => {
+                    self.state.after_failure(&step);
+                    result = result.and(Err(error));
+                    if !matches!(step, Step::Deliver(_)) {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
+        result
     }
 
-    /// True where the vector fired and was not delivered.
+    /// VFIO has it on.
+    pub fn is_enabled(&self) -> bool {
+        self.state.enabled
+    }
+
+    /// VFIO has the vector's eventfd.
+    pub fn is_bound(&self, vector: u16) -> bool {
+        self.state.bound.contains(&vector)
+    }
+
+    /// True where the vector is bound, and fired and was not delivered.
     pub fn is_pending(&self, vector: u16) -> bool {
-        self.state.bound.contains(&vector) && self.vectors.is_pending(vector)
+        self.is_bound(vector) && self.vectors.is_pending(vector)
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Error> {
@@ -97,11 +117,15 @@ impl Binding {
             // (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[None]),
             Step::Bind(vectors) => {
-                let eventfds = vectors
-                    .clone()
-                    .map(|vector| self.eventfd(vector))
-                    .collect::<Result<Vec<_>, _>>()?;
-                self.trigger(vectors.start, &eventfds)
+                let (Some(first), Some(last)) = (vectors.first(), vectors.last()) else {
+                    return Ok(());
+                };
+                let mut eventfds = Vec::new();
+                for vector in *first..=*last {
+                    let named = vectors.binary_search(&vector).is_ok();
+                    eventfds.push(if named { Some(self.eventfd(vector)?) } else { None });
+                }
+                self.trigger(*first, &eventfds)
             }
             Step::Disable => {
                 disable(&*self.device, kind)?;
@@ -115,11 +139,10 @@ impl Binding {
         }
     }
 
-    fn eventfd(&mut self, vector: u16) -> Result<Option<Arc<EventFd>>, Error> {
+    fn eventfd(&mut self, vector: u16) -> Result<Arc<EventFd>, Error> {
         let kind = self.kind;
         self.vectors
             .trigger(vector)
-            .map(Some)
             .map_err(|source| Error::Eventfd { kind, vector, source })
     }
 
@@ -129,7 +152,10 @@ impl Binding {
             start: u32::from(start),
             eventfds,
         };
-        let what = || format!("{} vectors from {start} on", eventfds.len());
+        let what = || {
+            let named = eventfds.iter().flatten().count();
+            format!("{named} vectors from {start} on")
+        };
         self.device.set_irqs(call).map_err(|source| Error::SetIrqs {
             kind: self.kind,
             what: what(),

@@ -1,7 +1,6 @@
 //! From what the guest programmed and what is bound to the steps that make them agree. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use crate::host::MsiMessage;
 
@@ -26,6 +25,8 @@ pub struct HostState {
     pub bound: BTreeSet<u16>,
     /// The vectors that are delivered to the guest, with their messages.
     pub delivered: BTreeMap<u16, MsiMessage>,
+    /// The vectors that a failed step may have left either way: they are told again what they should be.
+    pub uncertain: BTreeSet<u16>,
 }
 
 /// How VFIO lets vectors be added.
@@ -45,8 +46,9 @@ pub enum Step {
     Deliver(Vec<(u16, Option<MsiMessage>)>),
     /// Turn it on without any vector: the function then keeps pending what it wants to signal.
     EnableEmpty,
-    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off.
-    Bind(Range<u16>),
+    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off. They ascend, and none
+    /// between them is bound.
+    Bind(Vec<u16>),
     /// Turn it off.
     Disable,
 }
@@ -54,64 +56,66 @@ pub enum Step {
 /// The steps from `host` to what the guest wants; none where they agree.
 ///
 /// Delivery is set up before a vector is bound and taken down before the kind goes off, so that no interrupt
-/// comes between.
+/// comes between. What stops does so by itself, so that it stops even where others cannot start.
 pub fn plan(wanted: &Wanted, host: &HostState, growth: Growth) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let changes = changes(&wanted.deliver, &host.delivered);
-    if !changes.is_empty() {
-        steps.push(Step::Deliver(changes));
+    let (stops, starts) = changes(&wanted.deliver, host);
+    let deliver = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Deliver(changes));
+    let mut steps: Vec<Step> = deliver(stops).into_iter().collect();
+    // A guest that changes how many vectors it enables, while they are on, starts over.
+    let stale = growth == Growth::Fixed && host.bound.len() != usize::from(wanted.vectors);
+    if host.enabled && (!wanted.enabled || stale) {
+        steps.push(Step::Disable);
     }
-    if !wanted.enabled {
-        if host.enabled {
-            steps.push(Step::Disable);
-        }
-        return steps;
+    if wanted.enabled {
+        steps.extend(deliver(starts));
+        steps.extend(binding(wanted, host, growth, !host.enabled || stale));
     }
-    let unbound = match growth {
-        Growth::Fixed if !host.enabled => (0..wanted.vectors).collect(),
-        Growth::Fixed => Vec::new(),
-        Growth::Dynamic => {
-            let missing = wanted
-                .deliver
-                .keys()
-                .filter(|vector| !host.bound.contains(vector));
-            missing.copied().collect()
-        }
-    };
-    if unbound.is_empty() && !host.enabled {
-        steps.push(Step::EnableEmpty);
-    }
-    steps.extend(runs(&unbound).into_iter().map(Step::Bind));
     steps
 }
 
-/// What to tell the router: vectors to stop, and vectors that are new or have another message.
-fn changes(
-    wanted: &BTreeMap<u16, MsiMessage>,
-    delivered: &BTreeMap<u16, MsiMessage>,
-) -> Vec<(u16, Option<MsiMessage>)> {
-    let stop = delivered
-        .keys()
-        .filter(|vector| !wanted.contains_key(vector))
-        .map(|vector| (*vector, None));
-    let start = wanted
-        .iter()
-        .filter(|(vector, message)| delivered.get(vector) != Some(message));
-    stop.chain(start.map(|(vector, message)| (*vector, Some(*message))))
-        .collect()
+/// The steps that bind what is missing; `fresh` where nothing is on.
+fn binding(wanted: &Wanted, host: &HostState, growth: Growth, fresh: bool) -> Vec<Step> {
+    if growth == Growth::Fixed {
+        let all = fresh.then(|| Step::Bind((0..wanted.vectors).collect()));
+        return all.into_iter().collect();
+    }
+    let unbound = |vector: &&u16| !host.bound.contains(vector);
+    let missing: Vec<u16> = wanted.deliver.keys().filter(unbound).copied().collect();
+    // The call that turns MSI-X on allocates every host vector up to the last that it names
+    // (vfio_msi_enable): it names none, unless all of those are used.
+    let gapless = missing.iter().zip(0..).all(|(vector, index)| *vector == index);
+    let empty = fresh && (missing.is_empty() || !gapless);
+    let first = empty.then_some(Step::EnableEmpty);
+    first.into_iter().chain(groups(&missing, &host.bound)).collect()
 }
 
-/// Runs of numbers that follow one another, from an ascending list.
-fn runs(vectors: &[u16]) -> Vec<Range<u16>> {
-    let mut runs: Vec<Range<u16>> = Vec::new();
-    for vector in vectors {
-        let end = vector.saturating_add(1);
-        match runs.last_mut() {
-            Some(run) if run.end == *vector => run.end = end,
-            _ => runs.push(*vector..end),
-        }
-    }
-    runs
+/// A batch for the router.
+type Changes = Vec<(u16, Option<MsiMessage>)>;
+
+/// What to tell the router: vectors to stop, and vectors that are new or have another message.
+fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &HostState) -> (Changes, Changes) {
+    let known: BTreeSet<u16> = host.delivered.keys().chain(&host.uncertain).copied().collect();
+    let stops = known
+        .into_iter()
+        .filter(|vector| !wanted.contains_key(vector))
+        .map(|vector| (vector, None));
+    let differs = |vector: &u16, message: &MsiMessage| {
+        host.uncertain.contains(vector) || host.delivered.get(vector) != Some(message)
+    };
+    let starts = wanted
+        .iter()
+        .filter(|(vector, message)| differs(vector, message))
+        .map(|(vector, message)| (*vector, Some(*message)));
+    (stops.collect(), starts.collect())
+}
+
+/// Splits vectors, which ascend, where a bound one is between: a call spans gaps of vectors that are not bound,
+/// for which it does nothing, but would unbind those that are (vfio_msi_set_vector_signal).
+fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
+    vectors
+        .chunk_by(|one, next| bound.range(*one..*next).next().is_none())
+        .map(|group| Step::Bind(group.to_vec()))
+        .collect()
 }
 
 impl HostState {
@@ -120,6 +124,7 @@ impl HostState {
         match step {
             Step::Deliver(changes) => {
                 for (vector, message) in changes {
+                    self.uncertain.remove(vector);
                     match message {
                         Some(message) => self.delivered.insert(*vector, *message),
                         None => self.delivered.remove(vector),
@@ -129,7 +134,7 @@ impl HostState {
             Step::EnableEmpty => self.enabled = true,
             Step::Bind(vectors) => {
                 self.enabled = true;
-                self.bound.extend(vectors.clone());
+                self.bound.extend(vectors);
             }
             Step::Disable => {
                 self.enabled = false;
@@ -137,150 +142,14 @@ impl HostState {
             }
         }
     }
+
+    /// What the host may be after a step failed.
+    pub fn after_failure(&mut self, step: &Step) {
+        if let Step::Deliver(changes) = step {
+            self.uncertain.extend(changes.iter().map(|(vector, _)| vector));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pci::msix::MsixState;
-    use proptest::prelude::*;
-
-    const ENABLE: u16 = 1 << 15;
-    const FUNCTION_MASK: u16 = 1 << 14;
-
-    fn message(number: u32) -> MsiMessage {
-        MsiMessage {
-            address: 0xfee0_0000,
-            data: number,
-        }
-    }
-
-    fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
-        let entry = u64::from(vector) * 16;
-        guest.write(entry, &0xfee0_0000_u64.to_le_bytes());
-        guest.write(
-            entry + 8,
-            &(u64::from(data) | u64::from(masked) << 32).to_le_bytes(),
-        );
-    }
-
-    /// Carries out a plan on the state, and says how it went.
-    fn reconcile(guest: &MsixState, host: &mut HostState, growth: Growth) -> Vec<Step> {
-        let steps = plan(&guest.wanted(), host, growth);
-        steps.iter().for_each(|step| host.after(step));
-        steps
-    }
-
-    #[test]
-    fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
-        let (mut guest, mut host) = (MsixState::new(65), HostState::default());
-        guest.write_control(ENABLE | FUNCTION_MASK);
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
-        program(&mut guest, 0, 7, false);
-        program(&mut guest, 1, 8, false);
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Dynamic),
-            [],
-            "the function is masked"
-        );
-        guest.write_control(ENABLE);
-        let both = vec![(0, Some(message(7))), (1, Some(message(8)))];
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Dynamic),
-            [Step::Deliver(both), Step::Bind(0..2)]
-        );
-        assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), []);
-    }
-
-    #[test]
-    fn a_mask_cycle_touches_delivery_only() {
-        let (mut guest, mut host) = (MsixState::new(4), HostState::default());
-        guest.write_control(ENABLE);
-        program(&mut guest, 2, 7, false);
-        reconcile(&guest, &mut host, Growth::Dynamic);
-        guest.write(2 * 16 + 12, &1_u32.to_le_bytes());
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Dynamic),
-            [Step::Deliver(vec![(2, None)])]
-        );
-        guest.write(2 * 16 + 12, &0_u32.to_le_bytes());
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Dynamic),
-            [Step::Deliver(vec![(2, Some(message(7)))])]
-        );
-    }
-
-    #[test]
-    fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
-        let (mut guest, mut host) = (MsixState::new(65), HostState::default());
-        guest.write_control(ENABLE);
-        assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Bind(0..65)]);
-        program(&mut guest, 64, 7, false);
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Fixed),
-            [Step::Deliver(vec![(64, Some(message(7)))])]
-        );
-    }
-
-    #[test]
-    fn delivery_ends_before_msix_goes_off() {
-        let (mut guest, mut host) = (MsixState::new(2), HostState::default());
-        guest.write_control(ENABLE);
-        program(&mut guest, 1, 7, false);
-        reconcile(&guest, &mut host, Growth::Dynamic);
-        guest.write_control(0);
-        assert_eq!(
-            reconcile(&guest, &mut host, Growth::Dynamic),
-            [Step::Deliver(vec![(1, None)]), Step::Disable]
-        );
-        assert_eq!(host, HostState::default());
-    }
-
-    #[derive(Clone, Debug)]
-    enum Access {
-        Control(u16),
-        Program(u16, u32, bool),
-        Reset,
-    }
-
-    fn access() -> impl Strategy<Value = Access> {
-        prop_oneof![
-            (0..4_u16).prop_map(|bits| Access::Control(bits << 14)),
-            (0..6_u16, 0..3_u32, any::<bool>())
-                .prop_map(|(vector, data, masked)| Access::Program(vector, data, masked)),
-            Just(Access::Reset),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_the_guest_does_the_host_ends_where_it_should(
-            accesses in prop::collection::vec(access(), 0..40), fixed: bool,
-        ) {
-            let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-            let (mut guest, mut host) = (MsixState::new(6), HostState::default());
-            // The naive model: the registers, and what the spec says of them.
-            let (mut control, mut table) = (0_u16, [(0_u32, true); 6]);
-            for access in accesses {
-                match access {
-                    Access::Control(bits) => { control = bits; guest.write_control(bits); }
-                    Access::Program(vector, data, masked) => {
-                        table[usize::from(vector)] = (data, masked);
-                        program(&mut guest, vector, data, masked);
-                    }
-                    Access::Reset => { (control, table) = (0, [(0, true); 6]); guest.reset(); }
-                }
-                reconcile(&guest, &mut host, growth);
-                let open = control & ENABLE != 0 && control & FUNCTION_MASK == 0;
-                let expected: BTreeMap<u16, MsiMessage> = (0..6).zip(table)
-                    .filter(|(_, (_, masked))| open && !masked)
-                    .map(|(vector, (data, _))| (vector, message(data))).collect();
-                prop_assert_eq!(&host.delivered, &expected);
-                prop_assert_eq!(host.enabled, control & ENABLE != 0);
-                prop_assert!(expected.keys().all(|vector| host.bound.contains(vector)));
-                prop_assert!(host.enabled || host.bound.is_empty());
-                prop_assert_eq!(plan(&guest.wanted(), &host, growth), []);
-            }
-        }
-    }
-}
+mod tests;

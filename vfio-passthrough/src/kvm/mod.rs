@@ -14,7 +14,7 @@ use kvm_ioctls::VmFd;
 pub use intx::KvmLine;
 pub use link::KvmLink;
 pub use memory::KvmMemory;
-pub use routing::KvmRouter;
+pub use routing::{KvmRouter, SoftwareDelivery};
 
 use crate::builder::Host;
 use crate::counters::KvmCalls;
@@ -61,6 +61,17 @@ impl KvmHost {
             intx: Some(Arc::new(line)),
             ..self.host()
         }
+    }
+
+    /// Lets the VMM deliver the first interrupts of vectors that the guest unmasks one by one, so that their
+    /// routes can be committed together: KVM takes its whole table anew in each commit. The VMM must poll what
+    /// is returned until it drops it; without it each change is committed at once.
+    ///
+    /// # Errors
+    ///
+    /// No epoll set could be made, or there is one already.
+    pub fn software_delivery(&self) -> io::Result<SoftwareDelivery> {
+        self.router.software_delivery()
     }
 
     /// The memory slots, for the VMM's own use of them too.

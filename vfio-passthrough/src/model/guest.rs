@@ -6,20 +6,22 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::messages::Messages;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
 use crate::builder::Host;
-use crate::host::{
-    HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots, MsiMessage, MsiRouter, MsiVectors,
-};
+use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots};
+
+/// The trigger and the resample eventfd of a pin that is wired.
+type Wire = [Arc<EventFd>; 2];
 
 /// A guest. Clones are the same one.
 #[derive(Clone)]
 pub struct Guest {
-    faults: Arc<Faults>,
+    pub(super) faults: Arc<Faults>,
     slots: Arc<Mutex<BTreeMap<u64, u64>>>,
-    delivered: Arc<Mutex<BTreeMap<u16, MsiMessage>>>,
-    pins: Arc<Mutex<usize>>,
+    pub(super) messages: Arc<Mutex<Messages>>,
+    pins: Arc<Mutex<Vec<Wire>>>,
 }
 
 impl Guest {
@@ -28,7 +30,7 @@ impl Guest {
         Self {
             faults,
             slots: Arc::default(),
-            delivered: Arc::default(),
+            messages: Arc::default(),
             pins: Arc::default(),
         }
     }
@@ -53,12 +55,22 @@ impl Guest {
 
     /// How many INTx pins are wired to the guest.
     pub fn pins(&self) -> usize {
-        *lock(&self.pins)
+        lock(&self.pins).len()
     }
 
-    /// The vectors that reach the guest, with their messages.
-    pub fn delivered(&self) -> BTreeMap<u16, MsiMessage> {
-        lock(&self.delivered).clone()
+    /// How often pins fired since the last look.
+    pub fn pin_fired(&self) -> u64 {
+        let pins = lock(&self.pins);
+        let counts = pins.iter().filter_map(|[trigger, _]| trigger.read().ok());
+        counts.fold(0, u64::saturating_add)
+    }
+
+    /// The guest acknowledges the interrupt of its pins.
+    pub fn acknowledge_pin(&self) {
+        for [_, resample] in lock(&self.pins).iter() {
+            // EAGAIN: it is acknowledged often enough already.
+            let _ = resample.write(1);
+        }
     }
 }
 
@@ -113,103 +125,39 @@ impl Drop for Slot {
     }
 }
 
-impl MsiRouter for Guest {
-    fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>> {
-        Ok(Box::new(Vectors {
-            guest: self.clone(),
-            count,
-            eventfds: BTreeMap::new(),
-        }))
-    }
-}
-
-struct Vectors {
-    guest: Guest,
-    count: u16,
-    eventfds: BTreeMap<u16, Arc<EventFd>>,
-}
-
-impl MsiVectors for Vectors {
-    fn trigger(&mut self, vector: u16) -> io::Result<Arc<EventFd>> {
-        if vector >= self.count {
-            return Err(errno(libc::EINVAL));
-        }
-        if let Some(eventfd) = self.eventfds.get(&vector) {
-            return Ok(eventfd.clone());
-        }
-        let eventfd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        self.eventfds.insert(vector, eventfd.clone());
-        Ok(eventfd)
-    }
-
-    fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()> {
-        self.guest.faults.pass(Call::Route)?;
-        let mut delivered = lock(&self.guest.delivered);
-        for (vector, message) in changes {
-            match message {
-                Some(message) => delivered.insert(*vector, *message),
-                None => delivered.remove(vector),
-            };
-        }
-        Ok(())
-    }
-
-    fn is_pending(&self, vector: u16) -> bool {
-        let eventfd = self
-            .eventfds
-            .get(&vector)
-            .filter(|_| !lock(&self.guest.delivered).contains_key(&vector));
-        eventfd.is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
-    }
-
-    fn clear_pending(&mut self, vector: u16) {
-        // EAGAIN: there was nothing.
-        let _ = self.eventfds.get(&vector).map(|eventfd| eventfd.read());
-    }
-}
-
-impl Drop for Vectors {
-    fn drop(&mut self) {
-        self.eventfds.keys().for_each(|vector| {
-            lock(&self.guest.delivered).remove(vector);
-        });
-    }
-}
-
 impl IntxLine for Guest {
     fn connect(&self) -> io::Result<Box<dyn IntxConnection>> {
         self.faults.pass(Call::Route)?;
         let eventfd = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
-        let connection = Pin {
+        let wire = [eventfd()?, eventfd()?];
+        lock(&self.pins).push(wire.clone());
+        Ok(Box::new(Pin {
             guest: self.clone(),
-            trigger: eventfd()?,
-            resample: eventfd()?,
-        };
-        let mut pins = lock(&self.pins);
-        *pins = pins.saturating_add(1);
-        Ok(Box::new(connection))
+            wire,
+        }))
     }
 }
 
 struct Pin {
     guest: Guest,
-    trigger: Arc<EventFd>,
-    resample: Arc<EventFd>,
+    wire: Wire,
 }
 
 impl IntxConnection for Pin {
     fn trigger(&self) -> &Arc<EventFd> {
-        &self.trigger
+        let [trigger, _] = &self.wire;
+        trigger
     }
 
     fn resample(&self) -> &Arc<EventFd> {
-        &self.resample
+        let [_, resample] = &self.wire;
+        resample
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut pins = lock(&self.guest.pins);
-        *pins = pins.saturating_sub(1);
+        let own = |[trigger, _]: &Wire| Arc::ptr_eq(trigger, self.trigger());
+        lock(&self.guest.pins).retain(|wire| !own(wire));
     }
 }

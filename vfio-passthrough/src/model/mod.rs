@@ -21,6 +21,8 @@
 
 mod guest;
 mod iommu;
+mod irqs;
+mod messages;
 mod pci;
 
 use std::collections::BTreeMap;
@@ -29,7 +31,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use guest::Guest;
 pub use iommu::Iommu;
-pub use pci::{IrqsState, PciDevice};
+pub use irqs::IrqsState;
+pub use pci::PciDevice;
 
 /// A call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +87,11 @@ impl Faults {
         let mut state = lock(&self.state);
         let nth = state.made.get(&call).copied().unwrap_or(0).saturating_add(nth);
         state.planned.insert((call, nth), errno);
+    }
+
+    /// No call fails any more, whatever was asked for before.
+    pub fn heal(&self) {
+        lock(&self.state).planned.clear();
     }
 
     /// How many of these calls were made, failed ones included.

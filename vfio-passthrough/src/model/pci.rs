@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
-use vmm_sys_util::eventfd::EventFd;
 
+use super::irqs::{IrqsState, msix_layout};
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
 use crate::backend::{
@@ -16,27 +16,11 @@ use crate::backend::{
     file_position,
 };
 use crate::irq::binding::Kind;
+use crate::pci::msi::MsiLayout;
+use crate::pci::msix::MsixLayout;
 
 /// The size of the file range that each region has.
 const REGION_STRIDE: u64 = 1 << 24;
-
-/// What is bound to the interrupts of a device.
-#[derive(Clone, Debug, Default)]
-pub struct IrqsState {
-    /// The index that is on; they exclude one another.
-    pub active: Option<u32>,
-    /// The eventfd of each of its vectors, up to the last that was ever given one.
-    pub eventfds: Vec<Option<Arc<EventFd>>>,
-    /// What unmasks INTx.
-    pub resample: Option<Arc<EventFd>>,
-}
-
-impl IrqsState {
-    /// How many vectors have an eventfd.
-    pub fn bound(&self) -> usize {
-        self.eventfds.iter().flatten().count()
-    }
-}
 
 /// A PCI function in memory: its regions lie one after the other in a file, as vfio-pci has them.
 pub struct PciDevice {
@@ -45,7 +29,8 @@ pub struct PciDevice {
     regions: Vec<RegionInfo>,
     irq_infos: Vec<IrqInfo>,
     power_on: Vec<u8>,
-    irqs: Mutex<IrqsState>,
+    pub(super) msix: Option<MsixLayout>,
+    pub(super) irqs: Mutex<IrqsState>,
     flags: DeviceFlags,
     /// What is on its bus; nothing where the bus cannot be reset.
     bus: Vec<BusMember>,
@@ -85,6 +70,55 @@ impl PciDevice {
             count: 65,
         };
         Self::new(faults, config, &[0x4000], vec![intx, msix])
+    }
+
+    /// A function with an INTx pin, MSI of this form (message control) and MSI-X of so many vectors, where there
+    /// is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express); in BAR0 the table at 0x1_0000 and
+    /// the pending bits at 0x1_8000.
+    ///
+    /// # Errors
+    ///
+    /// No file could be made for the device's memory.
+    pub fn with_interrupts(
+        faults: Arc<Faults>,
+        msi: Option<u16>,
+        msix: Option<(u16, IrqFlags)>,
+    ) -> io::Result<Self> {
+        let mut config = vec![0; 0x1000];
+        let mut put = |offset: usize, bytes: &[u8]| {
+            config
+                .iter_mut()
+                .skip(offset)
+                .zip(bytes)
+                .for_each(|(old, new)| *old = *new);
+        };
+        put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 0, 0, 2]);
+        put(0x10, &[4]);
+        put(0x3d, &[1]);
+        put(0x80, &[0x10, 0, 2, 0]);
+        let mut first = 0x80;
+        if let Some(control) = msi {
+            let [low, high] = control.to_le_bytes();
+            put(0x50, &[0x05, first, low, high]);
+            first = 0x50;
+        }
+        if let Some((vectors, _)) = msix {
+            let [low, high] = vectors.saturating_sub(1).to_le_bytes();
+            put(0x40, &[0x11, first, low, high, 0, 0, 1, 0, 0, 0x80, 1, 0]);
+            first = 0x40;
+        }
+        put(0x34, &[first]);
+        let irq = |kind: Kind, flags, count: u16| IrqInfo {
+            index: kind.index(),
+            flags,
+            count: count.into(),
+        };
+        let intx = irq(Kind::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
+        let fixed = IrqFlags::EVENTFD | IrqFlags::NORESIZE;
+        let msi = msi.map(|control| irq(Kind::Msi, fixed, MsiLayout::new(control).vectors()));
+        let msix = msix.map(|(vectors, flags)| irq(Kind::Msix, flags, vectors));
+        let irqs = [Some(intx), msi, msix].into_iter().flatten().collect();
+        Self::new(faults, config, &[0x2_0000], irqs)
     }
 
     /// A function with this config space, and with BAR regions of these sizes, from BAR0 on.
@@ -127,6 +161,7 @@ impl PciDevice {
             file,
             regions,
             irq_infos: irqs,
+            msix: msix_layout(&config),
             power_on: config,
             irqs: Mutex::default(),
             flags: DeviceFlags::PCI | DeviceFlags::RESET,
@@ -138,13 +173,8 @@ impl PciDevice {
 
     /// One without a reset of its own, on a bus with these functions; a bus without any cannot be reset.
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
-        let flags = self.flags - DeviceFlags::RESET;
+        let flags = self.flags.difference(DeviceFlags::RESET);
         Self { flags, bus, ..self }
-    }
-
-    /// What is bound to its interrupts.
-    pub fn irqs(&self) -> IrqsState {
-        lock(&self.irqs).clone()
     }
 
     /// Bytes of the real config space, which the guest does not see all of.
@@ -153,23 +183,10 @@ impl PciDevice {
     ///
     /// The offset is out of range.
     pub fn config(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let region = self.find(VFIO_PCI_CONFIG_REGION_INDEX)?;
-        self.file
-            .read_exact_at(data, file_position(region, offset, data.len())?)
+        self.peek(VFIO_PCI_CONFIG_REGION_INDEX, offset, data)
     }
 
-    /// The device fires a vector: its eventfd is signalled, if it has one.
-    ///
-    /// # Errors
-    ///
-    /// The eventfd could not be written.
-    pub fn raise(&self, vector: u16) -> io::Result<()> {
-        let irqs = lock(&self.irqs);
-        let eventfd = irqs.eventfds.get(usize::from(vector)).and_then(Option::as_ref);
-        eventfd.map_or(Ok(()), |eventfd| eventfd.write(1))
-    }
-
-    fn find_irq(&self, index: u32) -> IrqInfo {
+    pub(super) fn find_irq(&self, index: u32) -> IrqInfo {
         let known = self.irq_infos.iter().find(|info| info.index == index);
         known.copied().unwrap_or(IrqInfo {
             index,
@@ -178,8 +195,20 @@ impl PciDevice {
     }
 
     fn power_on(&self) -> io::Result<()> {
-        let config = self.find(VFIO_PCI_CONFIG_REGION_INDEX)?;
-        self.file.write_all_at(&self.power_on, config.file_offset)
+        self.poke(VFIO_PCI_CONFIG_REGION_INDEX, 0, &self.power_on)?;
+        self.quiesce()
+    }
+
+    /// Reads what the hardware has in a region.
+    pub(super) fn peek(&self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let position = file_position(self.find(region)?, offset, data.len())?;
+        self.file.read_exact_at(data, position)
+    }
+
+    /// Changes what the hardware has in a region.
+    pub(super) fn poke(&self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+        let position = file_position(self.find(region)?, offset, data.len())?;
+        self.file.write_all_at(data, position)
     }
 
     fn find(&self, index: u32) -> io::Result<&RegionInfo> {
@@ -188,32 +217,6 @@ impl PciDevice {
             .find(|region| region.index == index)
             .ok_or_else(|| errno(libc::EINVAL))
     }
-}
-
-/// The rules of vfio_pci_set_msi_trigger and vfio_pci_set_intx_trigger.
-fn trigger(
-    irqs: &mut IrqsState,
-    info: IrqInfo,
-    start: u32,
-    eventfds: &[Option<Arc<EventFd>>],
-) -> io::Result<()> {
-    let start = usize::try_from(start).map_err(|_| errno(libc::EINVAL))?;
-    let end = start.saturating_add(eventfds.len());
-    let other = irqs.active.is_some_and(|active| active != info.index);
-    // Once it is on, vectors beyond those it was turned on with need the kind that can grow.
-    let grows = irqs.active.is_some() && end > irqs.eventfds.len();
-    if other || end as u64 > u64::from(info.count) || grows && info.flags.contains(IrqFlags::NORESIZE) {
-        return Err(errno(libc::EINVAL));
-    }
-    let length = irqs.eventfds.len().max(end);
-    irqs.eventfds.resize(length, None);
-    irqs.active = Some(info.index);
-    irqs.eventfds
-        .iter_mut()
-        .skip(start)
-        .zip(eventfds)
-        .for_each(|(old, new)| old.clone_from(new));
-    Ok(())
 }
 
 impl Device for PciDevice {
@@ -239,8 +242,9 @@ impl Device for PciDevice {
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
         self.faults.pass(Call::Write)?;
-        self.file
-            .write_all_at(data, file_position(region, offset, data.len())?)
+        self.poke(region.index, offset, data)?;
+        // The command register may have let the pin go.
+        self.signal_pin(&mut lock(&self.irqs))
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
@@ -258,23 +262,7 @@ impl Device for PciDevice {
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         self.faults.pass(Call::SetIrqs)?;
-        let mut irqs = lock(&self.irqs);
-        match call {
-            SetIrqs::Trigger {
-                index,
-                start,
-                eventfds,
-            } => trigger(&mut irqs, self.find_irq(index), start, eventfds),
-            SetIrqs::UnmaskOn { index, eventfd } if irqs.active == Some(index) => {
-                irqs.resample = Some(eventfd.clone());
-                Ok(())
-            }
-            SetIrqs::Disable { index } if irqs.active.is_none_or(|active| active == index) => {
-                *irqs = IrqsState::default();
-                Ok(())
-            }
-            _ => Err(errno(libc::EINVAL)),
-        }
+        self.change_irqs(call)
     }
 
     fn reset(&self) -> io::Result<()> {

@@ -209,15 +209,22 @@ fn positions(start: u64, step: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(start), move |position| position.checked_add(step))
 }
 
-/// Bytes of the pending bit array; `pending` tells of a vector whether it fired while it was masked.
-pub fn read_pba(offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
+/// The vectors whose bits are in these bytes of the pending bit array.
+pub fn pba_vectors(offset: u64, length: usize) -> impl Iterator<Item = u16> {
+    let bits = (length as u64).saturating_mul(8);
+    let first = offset.saturating_mul(8);
+    let vectors = first..first.saturating_add(bits);
+    vectors.map_while(|vector| u16::try_from(vector).ok())
+}
+
+/// Replaces bits of the pending bit array by what `pending` says of a vector and its bit.
+pub fn overlay_pba(offset: u64, data: &mut [u8], pending: impl Fn(u16, bool) -> bool) {
     for (position, byte) in positions(offset, 1).zip(data) {
-        let first = position.saturating_mul(8);
-        let bits = (0..8_u8).filter(|bit| {
-            let vector = first.saturating_add(u64::from(*bit));
-            u16::try_from(vector).is_ok_and(|vector| vector < MAX_VECTORS && pending(vector))
-        });
-        *byte = bits.fold(0, |byte, bit| byte | 1 << bit);
+        let old = *byte;
+        *byte = pba_vectors(position, 1)
+            .zip(0..8)
+            .filter(|(vector, bit)| pending(*vector, old >> bit & 1 != 0))
+            .fold(0, |byte, (_, bit)| byte | 1 << bit);
     }
 }
 
@@ -306,7 +313,15 @@ mod tests {
     #[test]
     fn pending_bits_are_numbered_from_the_lowest() {
         let mut bytes = [0; 8];
-        read_pba(8, &mut bytes, |vector| matches!(vector, 64 | 67 | 2000));
+        overlay_pba(8, &mut bytes, |vector, _| matches!(vector, 64 | 67 | 2000));
         assert_eq!(bytes, [0b1001, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_bit_of_the_hardware_is_told_with_its_vector() {
+        let mut bytes = [0b0100_0001, 0x80];
+        overlay_pba(1, &mut bytes, |vector, hardware| hardware && vector != 14);
+        assert_eq!(bytes, [1, 0x80]);
+        assert_eq!(pba_vectors(1, 2).collect::<Vec<_>>(), (8..24).collect::<Vec<_>>());
     }
 }

@@ -32,6 +32,8 @@ pub const CONVENTIONAL_SIZE: u16 = 0x100;
 /// The size of config space of a PCI Express function.
 pub const EXTENDED_SIZE: u16 = 0x1000;
 
+/// Bit of [`STATUS`]: the function asserts its INTx pin, or would but for `INTX_DISABLE`.
+pub const STATUS_INTERRUPT: u16 = 1 << 3;
 /// Bit of [`STATUS`]: there is a list of capabilities.
 pub const STATUS_CAPABILITIES: u16 = 1 << 4;
 /// Bit of [`HEADER_TYPE`]: the device has more functions than one.

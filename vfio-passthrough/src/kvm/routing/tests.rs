@@ -3,16 +3,28 @@
 use super::*;
 use kvm_ioctls::Kvm;
 
-fn router(test: &str, gsis: Range<u32>) -> Option<(Arc<KvmCalls>, KvmRouter)> {
+mod waiting;
+
+fn vm(test: &str) -> Option<VmFd> {
     let vm = Kvm::new()
         .and_then(|kvm| kvm.create_vm())
         .and_then(|vm| vm.create_irq_chip().map(|()| vm));
-    let Ok(vm) = vm else {
+    if vm.is_err() {
         eprintln!("{test} did not run: /dev/kvm does not open here");
-        return None;
-    };
+    }
+    vm.ok()
+}
+
+fn router(test: &str, gsis: Range<u32>) -> Option<(Arc<KvmCalls>, KvmRouter)> {
     let calls = Arc::new(KvmCalls::default());
-    Some((calls.clone(), KvmRouter::new(Arc::new(vm), gsis, calls)))
+    let vm = Arc::new(vm(test)?);
+    Some((calls.clone(), KvmRouter::new(vm, gsis, calls)))
+}
+
+fn messages(vectors: Range<u16>) -> Vec<(u16, Option<MsiMessage>)> {
+    vectors
+        .map(|vector| (vector, message(u32::from(vector))))
+        .collect()
 }
 
 fn message(data: u32) -> Option<MsiMessage> {
@@ -28,10 +40,7 @@ fn a_batch_costs_one_commit_and_a_mask_cycle_none() {
         return;
     };
     let mut vectors = router.allocate(64).unwrap();
-    let all: Vec<_> = (0..64)
-        .map(|vector| (vector, message(u32::from(vector))))
-        .collect();
-    vectors.update(&all).unwrap();
+    vectors.update(&messages(0..64)).unwrap();
     assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), (1, 64));
     vectors.update(&[(3, None)]).unwrap();
     vectors.update(&[(3, message(3))]).unwrap();
@@ -61,19 +70,42 @@ fn what_fires_while_a_vector_is_not_delivered_is_pending_until_it_is() {
 }
 
 #[test]
-fn gsis_that_run_out_are_counted_in_the_error_and_come_back() {
-    let name = "gsis_that_run_out_are_counted_in_the_error_and_come_back";
-    let Some((_, router)) = router(name, 24..26) else {
+fn gsis_that_run_out_are_counted_and_the_batch_takes_none() {
+    let name = "gsis_that_run_out_are_counted_and_the_batch_takes_none";
+    let Some((calls, router)) = router(name, 24..28) else {
         return;
     };
-    let mut vectors = router.allocate(3).unwrap();
-    let all: Vec<_> = (0..3)
-        .map(|vector| (vector, message(u32::from(vector))))
-        .collect();
-    let error = vectors.update(&all).unwrap_err();
-    assert!(error.to_string().contains("all 2 GSIs"), "{error}");
+    let mut other = router.allocate(1).unwrap();
+    other.update(&[(0, message(0))]).unwrap();
+    let mut vectors = router.allocate(4).unwrap();
+    let before = (calls.set_gsi_routing.value(), calls.irqfd.value());
+    let error = vectors.update(&messages(0..4)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "4 more GSIs are asked for: of the VM's 4, 1 are used and 3 are free"
+    );
+    assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), before);
+    vectors.update(&messages(0..3)).unwrap();
     drop(vectors);
-    router.allocate(2).unwrap().update(all.get(..2).unwrap()).unwrap();
+    router.allocate(3).unwrap().update(&messages(0..3)).unwrap();
+}
+
+#[test]
+fn there_are_as_many_gsis_as_kvm_takes_routes() {
+    let mut gsis = gsis::Gsis::new(24..4096);
+    assert!(gsis.allocate(4057).is_err());
+    let gsis = gsis.allocate(4056).unwrap();
+    let Some(vm) = vm("there_are_as_many_gsis_as_kvm_takes_routes") else {
+        return;
+    };
+    let table = Table::new(Arc::new(vm), 24..4096, Arc::default());
+    let routes = |gsis: &[u32]| gsis.iter().map(|gsi| (*gsi, message(*gsi).unwrap())).collect();
+    table.set_routing(&routes(&gsis)).unwrap();
+    assert!(
+        table
+            .set_routing(&(24..4081).map(|gsi| (gsi, message(0).unwrap())).collect())
+            .is_err()
+    );
 }
 
 #[test]

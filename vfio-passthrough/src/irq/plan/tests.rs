@@ -1,0 +1,220 @@
+//! Plans, by example and against a naive model.
+
+use super::*;
+use crate::pci::msix::MsixState;
+use proptest::prelude::*;
+
+const ENABLE: u16 = 1 << 15;
+const FUNCTION_MASK: u16 = 1 << 14;
+
+fn message(number: u32) -> MsiMessage {
+    MsiMessage {
+        address: 0xfee0_0000,
+        data: number,
+    }
+}
+
+fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
+    let entry = u64::from(vector) * 16;
+    guest.write(entry, &0xfee0_0000_u64.to_le_bytes());
+    guest.write(
+        entry + 8,
+        &(u64::from(data) | u64::from(masked) << 32).to_le_bytes(),
+    );
+}
+
+/// Carries out a plan on the state, and says how it went.
+fn reconcile(guest: &MsixState, host: &mut HostState, growth: Growth) -> Vec<Step> {
+    let steps = plan(&guest.wanted(), host, growth);
+    steps.iter().for_each(|step| host.after(step));
+    steps
+}
+
+#[test]
+fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
+    let (mut guest, mut host) = (MsixState::new(65), HostState::default());
+    guest.write_control(ENABLE | FUNCTION_MASK);
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
+    program(&mut guest, 0, 7, false);
+    program(&mut guest, 1, 8, false);
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Dynamic),
+        [],
+        "the function is masked"
+    );
+    guest.write_control(ENABLE);
+    let both = vec![(0, Some(message(7))), (1, Some(message(8)))];
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Dynamic),
+        [Step::Deliver(both), Step::Bind(vec![0, 1])]
+    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), []);
+}
+
+#[test]
+fn a_mask_cycle_touches_delivery_only() {
+    let (mut guest, mut host) = (MsixState::new(4), HostState::default());
+    guest.write_control(ENABLE);
+    program(&mut guest, 2, 7, false);
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    guest.write(2 * 16 + 12, &1_u32.to_le_bytes());
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Dynamic),
+        [Step::Deliver(vec![(2, None)])]
+    );
+    guest.write(2 * 16 + 12, &0_u32.to_le_bytes());
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Dynamic),
+        [Step::Deliver(vec![(2, Some(message(7)))])]
+    );
+}
+
+#[test]
+fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
+    let (mut guest, mut host) = (MsixState::new(65), HostState::default());
+    guest.write_control(ENABLE);
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Fixed),
+        [Step::Bind((0..65).collect())]
+    );
+    program(&mut guest, 64, 7, false);
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Fixed),
+        [Step::Deliver(vec![(64, Some(message(7)))])]
+    );
+}
+
+#[test]
+fn delivery_ends_before_msix_goes_off() {
+    let (mut guest, mut host) = (MsixState::new(2), HostState::default());
+    guest.write_control(ENABLE);
+    program(&mut guest, 1, 7, false);
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    guest.write_control(0);
+    assert_eq!(
+        reconcile(&guest, &mut host, Growth::Dynamic),
+        [Step::Deliver(vec![(1, None)]), Step::Disable]
+    );
+    assert_eq!(host, HostState::default());
+}
+
+#[test]
+fn vectors_with_gaps_are_bound_in_one_call_that_names_no_bound_one() {
+    let (mut guest, mut host) = (MsixState::new(16), HostState::default());
+    guest.write_control(ENABLE);
+    program(&mut guest, 5, 0, false);
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    guest.write_control(ENABLE | FUNCTION_MASK);
+    [1, 3, 4, 7, 15]
+        .into_iter()
+        .for_each(|vector| program(&mut guest, vector, 0, false));
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    guest.write_control(ENABLE);
+    let steps = reconcile(&guest, &mut host, Growth::Dynamic);
+    assert_eq!(steps[1..], [Step::Bind(vec![1, 3, 4]), Step::Bind(vec![7, 15])]);
+}
+
+#[test]
+fn turning_it_on_allocates_no_host_vectors_for_gaps() {
+    let cases: [(&[u16], &[Step]); 3] = [
+        (&[0, 1], &[Step::Bind(vec![0, 1])]),
+        (&[1], &[Step::EnableEmpty, Step::Bind(vec![1])]),
+        (&[0, 9], &[Step::EnableEmpty, Step::Bind(vec![0, 9])]),
+    ];
+    for (vectors, expected) in cases {
+        let mut guest = MsixState::new(16);
+        vectors
+            .iter()
+            .for_each(|vector| program(&mut guest, *vector, 0, false));
+        guest.write_control(ENABLE);
+        let steps = reconcile(&guest, &mut HostState::default(), Growth::Dynamic);
+        assert_eq!(&steps[1..], expected, "{vectors:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
+    let wanted = |vectors| Wanted {
+        enabled: true,
+        vectors,
+        deliver: BTreeMap::new(),
+    };
+    let mut host = HostState::default();
+    host.after(&Step::Bind(vec![0, 1]));
+    assert_eq!(
+        plan(&wanted(4), &host, Growth::Fixed),
+        [Step::Disable, Step::Bind((0..4).collect())]
+    );
+    assert_eq!(plan(&wanted(2), &host, Growth::Fixed), []);
+}
+
+#[test]
+fn what_a_failure_may_have_left_either_way_is_told_again() {
+    let (mut guest, mut host) = (MsixState::new(2), HostState::default());
+    guest.write_control(ENABLE);
+    program(&mut guest, 0, 7, false);
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    let start = Step::Deliver(vec![(0, Some(message(8)))]);
+    host.after_failure(&start);
+    assert_eq!(
+        plan(&guest.wanted(), &host, Growth::Dynamic),
+        [Step::Deliver(vec![(0, Some(message(7)))])],
+        "though it was delivered so before"
+    );
+    guest.write(12, &1_u32.to_le_bytes());
+    reconcile(&guest, &mut host, Growth::Dynamic);
+    host.after_failure(&start);
+    assert_eq!(
+        plan(&guest.wanted(), &host, Growth::Dynamic),
+        [Step::Deliver(vec![(0, None)])],
+        "though it was not delivered before"
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Access {
+    Control(u16),
+    Program(u16, u32, bool),
+    Reset,
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![
+        (0..4_u16).prop_map(|bits| Access::Control(bits << 14)),
+        (0..6_u16, 0..3_u32, any::<bool>())
+            .prop_map(|(vector, data, masked)| Access::Program(vector, data, masked)),
+        Just(Access::Reset),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_guest_does_the_host_ends_where_it_should(
+        accesses in prop::collection::vec(access(), 0..40), fixed: bool,
+    ) {
+        let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
+        let (mut guest, mut host) = (MsixState::new(6), HostState::default());
+        // The naive model: the registers, and what the spec says of them.
+        let (mut control, mut table) = (0_u16, [(0_u32, true); 6]);
+        for access in accesses {
+            match access {
+                Access::Control(bits) => { control = bits; guest.write_control(bits); }
+                Access::Program(vector, data, masked) => {
+                    table[usize::from(vector)] = (data, masked);
+                    program(&mut guest, vector, data, masked);
+                }
+                Access::Reset => { (control, table) = (0, [(0, true); 6]); guest.reset(); }
+            }
+            reconcile(&guest, &mut host, growth);
+            let open = control & ENABLE != 0 && control & FUNCTION_MASK == 0;
+            let expected: BTreeMap<u16, MsiMessage> = (0..6).zip(table)
+                .filter(|(_, (_, masked))| open && !masked)
+                .map(|(vector, (data, _))| (vector, message(data))).collect();
+            prop_assert_eq!(&host.delivered, &expected);
+            prop_assert_eq!(host.enabled, control & ENABLE != 0);
+            prop_assert!(expected.keys().all(|vector| host.bound.contains(vector)));
+            prop_assert!(host.enabled || host.bound.is_empty());
+            prop_assert_eq!(plan(&guest.wanted(), &host, growth), []);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Vectors that wait for their routes, with a CPU whose APIC tells what arrived.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+use proptest::prelude::*;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::*;
+
+/// Offset of the spurious interrupt vector register (SDM 3A, 11.9); bit 8 turns the APIC on.
+const SPURIOUS: usize = 0xf0;
+/// Offset of the interrupt request register (SDM 3A, 11.8.4): 8 words, 16 bytes apart.
+const REQUESTS: usize = 0x200;
+/// The first interrupt that is used here; those below 16 are none.
+const FIRST: u32 = 0x20;
+
+struct Setup {
+    calls: Arc<KvmCalls>,
+    router: KvmRouter,
+    cpu: VcpuFd,
+}
+
+impl Setup {
+    fn new(test: &str) -> Option<Self> {
+        let vm = Arc::new(vm(test)?);
+        let cpu = vm.create_vcpu(0).unwrap();
+        let mut apic = cpu.get_lapic().unwrap();
+        apic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
+        cpu.set_lapic(&apic).unwrap();
+        let calls = Arc::new(KvmCalls::default());
+        let router = KvmRouter::new(vm, 24..4096, calls.clone());
+        Some(Self { calls, router, cpu })
+    }
+
+    /// What arrived since it was last forgotten, in the order of vectors.
+    fn requested(&self) -> Vec<u16> {
+        let apic = self.cpu.get_lapic().unwrap();
+        let is_set = |interrupt: &usize| apic.regs[register(*interrupt)] >> (interrupt % 8) & 1 != 0;
+        let requested = (0..256).filter(is_set);
+        requested
+            .map(|interrupt| interrupt as u16 - FIRST as u16)
+            .collect()
+    }
+
+    /// What arrived, and forgets it; nothing may be on its way.
+    fn arrived(&self) -> Vec<u16> {
+        let requested = self.requested();
+        let mut apic = self.cpu.get_lapic().unwrap();
+        (0..256).for_each(|interrupt| apic.regs[register(interrupt)] = 0);
+        self.cpu.set_lapic(&apic).unwrap();
+        requested
+    }
+
+    /// What arrived when so many did. An irqfd that finds its eventfd signalled delivers from a work queue.
+    fn arrived_at_last(&self, count: usize) -> Vec<u16> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.requested().len() < count && Instant::now() < deadline {}
+        self.arrived()
+    }
+
+    fn commits(&self) -> u64 {
+        self.calls.set_gsi_routing.value()
+    }
+}
+
+/// The byte of the request register that has an interrupt's bit.
+fn register(interrupt: usize) -> usize {
+    REQUESTS + interrupt / 32 * 16 + interrupt % 32 / 8
+}
+
+fn to_cpu(vector: u16) -> Option<MsiMessage> {
+    message(FIRST + u32::from(vector))
+}
+
+fn is_readable(fd: &impl AsRawFd) -> bool {
+    let epoll = Epoll::new().unwrap();
+    epoll
+        .ctl(
+            ControlOperation::Add,
+            fd.as_raw_fd(),
+            EpollEvent::new(EventSet::IN, 0),
+        )
+        .unwrap();
+    epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
+}
+
+#[test]
+fn vectors_unmasked_one_by_one_share_commits_and_lose_nothing() {
+    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_share_commits_and_lose_nothing") else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(64).unwrap();
+    for vector in 0..64 {
+        let trigger = vectors.trigger(vector).unwrap();
+        vectors.update(&[(vector, to_cpu(vector))]).unwrap();
+        trigger.write(1).unwrap();
+        software.deliver();
+        assert_eq!(setup.arrived_at_last(1), [vector]);
+    }
+    assert!(setup.commits() < 8, "{} commits", setup.commits());
+    // All over again: those that have their routes and the few that still wait.
+    for vector in 0..64 {
+        vectors.trigger(vector).unwrap().write(1).unwrap();
+    }
+    software.deliver();
+    assert_eq!(setup.arrived_at_last(64), (0..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
+    let Some(setup) = Setup::new("what_fires_before_the_commit_and_after_it_arrives_once_each") else {
+        return;
+    };
+    let _software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(16).unwrap();
+    for vector in 0..16 {
+        vectors.trigger(vector).unwrap().write(1).unwrap();
+        vectors.update(&[(vector, to_cpu(vector))]).unwrap();
+    }
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 16));
+    assert_eq!(
+        setup.arrived_at_last(16),
+        (0..16).collect::<Vec<_>>(),
+        "nobody polled"
+    );
+    vectors.trigger(3).unwrap().write(1).unwrap();
+    assert_eq!(setup.arrived_at_last(1), [3]);
+    assert_eq!(setup.calls.signal_msi.value(), 0);
+    vectors.update(&[(3, to_cpu(20))]).unwrap();
+    assert_eq!(setup.commits(), 1, "it waited before, and can again");
+}
+
+#[test]
+fn a_vector_that_fires_often_costs_the_vmm_few_wakeups() {
+    let Some(setup) = Setup::new("a_vector_that_fires_often_costs_the_vmm_few_wakeups") else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(1).unwrap();
+    vectors.update(&[(0, to_cpu(0))]).unwrap();
+    let trigger = vectors.trigger(0).unwrap();
+    let mut wakeups = 0;
+    for _ in 0..1000 {
+        trigger.write(1).unwrap();
+        if is_readable(&software) {
+            wakeups += 1;
+            software.deliver();
+        }
+        assert_eq!(setup.arrived_at_last(1), [0]);
+    }
+    assert_eq!((wakeups, setup.commits()), (16, 1));
+}
+
+#[test]
+fn a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked() {
+    let name = "a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked";
+    let Some(setup) = Setup::new(name) else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(1).unwrap();
+    let trigger = vectors.trigger(0).unwrap();
+    vectors.update(&[(0, to_cpu(0))]).unwrap();
+    trigger.write(1).unwrap();
+    vectors.update(&[(0, None)]).unwrap();
+    trigger.write(1).unwrap();
+    assert!(!is_readable(&software) && vectors.is_pending(0));
+    software.deliver();
+    assert!(setup.arrived().is_empty());
+    vectors.update(&[(0, to_cpu(5))]).unwrap();
+    assert!(is_readable(&software) && !vectors.is_pending(0));
+    software.deliver();
+    software.deliver();
+    assert_eq!(setup.arrived(), [5], "as its latest message");
+    assert_eq!((setup.commits(), setup.calls.signal_msi.value()), (0, 1));
+}
+
+#[test]
+fn a_vector_that_moves_waits_and_one_that_comes_back_does_not() {
+    let Some(setup) = Setup::new("a_vector_that_moves_waits_and_one_that_comes_back_does_not") else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(2).unwrap();
+    vectors.update(&[(0, to_cpu(0)), (1, to_cpu(1))]).unwrap();
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 2));
+    vectors.update(&[(0, to_cpu(7))]).unwrap();
+    assert_eq!(
+        (setup.commits(), setup.calls.irqfd.value()),
+        (1, 3),
+        "its irqfd goes first"
+    );
+    vectors.trigger(0).unwrap().write(1).unwrap();
+    software.deliver();
+    assert_eq!(setup.arrived(), [7]);
+    vectors.update(&[(1, None)]).unwrap();
+    vectors.update(&[(1, to_cpu(1))]).unwrap();
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 5));
+    assert_eq!(setup.calls.signal_msi.value(), 1);
+}
+
+#[test]
+fn without_anybody_who_polls_every_change_is_committed_at_once() {
+    let Some(setup) = Setup::new("without_anybody_who_polls_every_change_is_committed_at_once") else {
+        return;
+    };
+    let mut vectors = setup.router.allocate(4).unwrap();
+    (0..2).for_each(|vector| vectors.update(&[(vector, to_cpu(vector))]).unwrap());
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
+    let software = setup.router.software_delivery().unwrap();
+    assert!(setup.router.software_delivery().is_err(), "one at a time");
+    vectors.update(&[(2, to_cpu(2))]).unwrap();
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
+    drop(software);
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (3, 3));
+    vectors.update(&[(3, to_cpu(3))]).unwrap();
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (4, 4));
+}
+
+#[test]
+fn vectors_that_wait_go_with_their_function() {
+    let Some(setup) = Setup::new("vectors_that_wait_go_with_their_function") else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let mut vectors = setup.router.allocate(1).unwrap();
+    vectors.update(&[(0, to_cpu(0))]).unwrap();
+    let trigger = vectors.trigger(0).unwrap();
+    drop(vectors);
+    trigger.write(1).unwrap();
+    assert!(!is_readable(&software));
+    software.deliver();
+    assert!(setup.arrived().is_empty());
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (0, 0));
+}
+
+/// Something that happens to four vectors.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A batch: vectors with their new interrupts, or masked.
+    Update(BTreeMap<u16, Option<u16>>),
+    Fire(u16),
+    /// The VMM begins or ends to poll.
+    Poll,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    // A vector has interrupts of its own, so that what arrives tells who fired.
+    let change = (0..4_u16, prop::option::weighted(0.7, 0..3_u16));
+    let change = change.prop_map(|(vector, number)| (vector, number.map(|number| vector * 3 + number)));
+    prop_oneof![
+        4 => prop::collection::vec(change, 1..4)
+            .prop_map(|changes| Event::Update(changes.into_iter().collect())),
+        6 => (0..4_u16).prop_map(Event::Fire),
+        1 => Just(Event::Poll),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn what_fires_arrives_as_the_latest_message_or_is_pending(events in prop::collection::vec(event(), 1..60)) {
+        let Some(setup) = Setup::new("what_fires_arrives_as_the_latest_message_or_is_pending") else {
+            return Ok(());
+        };
+        let mut vectors = setup.router.allocate(4).unwrap();
+        let mut software = None;
+        // The naive model: what is unmasked, and what fired and has not arrived.
+        let mut unmasked: BTreeMap<u16, u16> = BTreeMap::new();
+        let mut fired: BTreeSet<u16> = BTreeSet::new();
+        for event in events {
+            match event {
+                Event::Update(changes) => {
+                    let messages: Vec<_> = changes.iter()
+                        .map(|(vector, number)| (*vector, number.and_then(to_cpu))).collect();
+                    vectors.update(&messages).unwrap();
+                    for (vector, number) in changes {
+                        unmasked.remove(&vector);
+                        unmasked.extend(number.map(|number| (vector, number)));
+                    }
+                }
+                Event::Fire(vector) => {
+                    vectors.trigger(vector).unwrap().write(1).unwrap();
+                    fired.insert(vector);
+                }
+                Event::Poll => software = match software.take() {
+                    None => Some(setup.router.software_delivery().unwrap()),
+                    Some(_) => None,
+                },
+            }
+            software.iter().for_each(SoftwareDelivery::deliver);
+            let expected: BTreeSet<u16> =
+                fired.iter().filter_map(|vector| unmasked.get(vector).copied()).collect();
+            let found = setup.arrived_at_last(expected.len());
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+            fired.retain(|vector| !unmasked.contains_key(vector));
+            for vector in 0..4 {
+                prop_assert_eq!(vectors.is_pending(vector), fired.contains(&vector));
+            }
+        }
+        drop(vectors);
+        prop_assert!(setup.router.shared.lock().is_empty());
+    }
+}

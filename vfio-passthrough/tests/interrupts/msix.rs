@@ -1,0 +1,314 @@
+//! MSI-X: masks, pending bits, growth, what it costs.
+
+use super::*;
+
+/// A way to mask vector 3.
+type Mask = fn(&Setup, bool);
+
+/// A write to the table: where, and what.
+type Access<'a> = (u64, &'a [u8]);
+
+const MASKS: [(&str, Mask); 2] = [
+    ("by the vector", |setup, masked| setup.mask(3, masked)),
+    ("by the function", |setup, masked| {
+        setup.write(MSIX_CONTROL, if masked { ENABLE | FUNCTION_MASK } else { ENABLE });
+    }),
+];
+
+fn started(flags: IrqFlags) -> Setup {
+    let setup = Setup::msix(8, flags);
+    setup.program(3);
+    setup
+}
+
+fn fires_once_at_unmask(setup: &Setup, mask: Mask, case: &str) {
+    (0..3).for_each(|_| setup.device.raise(3).unwrap());
+    assert_eq!(setup.arrived(), times([]), "{case}: it is masked");
+    assert_eq!(setup.pending(), 1 << 3, "{case}");
+    assert_eq!(setup.pending(), 1 << 3, "{case}: looking takes nothing away");
+    mask(setup, false);
+    assert_eq!(setup.arrived(), times([(3, 1)]), "{case}");
+    assert_eq!(setup.pending(), 0, "{case}");
+    setup.device.raise(3).unwrap();
+    assert_eq!(setup.arrived(), times([(3, 1)]), "{case}: once more, unmasked");
+}
+
+#[test]
+fn a_vector_that_was_masked_since_before_its_first_use_is_pending_and_fires_once() {
+    for flags in [DYNAMIC, NORESIZE] {
+        for (name, mask) in MASKS {
+            let setup = started(flags);
+            setup.write(MSIX_CONTROL, ENABLE | FUNCTION_MASK);
+            setup.mask(3, name == "by the vector");
+            setup.write(
+                MSIX_CONTROL,
+                if name == "by the vector" {
+                    ENABLE
+                } else {
+                    ENABLE | FUNCTION_MASK
+                },
+            );
+            fires_once_at_unmask(&setup, mask, &format!("{name}, {flags:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_vector_that_is_masked_after_its_first_use_is_pending_and_fires_once() {
+    for flags in [DYNAMIC, NORESIZE] {
+        for (name, mask) in MASKS {
+            let setup = started(flags);
+            setup.write(MSIX_CONTROL, ENABLE);
+            setup.mask(3, false);
+            setup.device.raise(3).unwrap();
+            assert_eq!(setup.arrived(), times([(3, 1)]));
+            mask(&setup, true);
+            fires_once_at_unmask(&setup, mask, &format!("{name}, {flags:?}"));
+        }
+    }
+}
+
+#[test]
+fn what_is_pending_when_msix_goes_off_is_forgotten() {
+    for flags in [DYNAMIC, NORESIZE] {
+        let setup = started(flags);
+        setup.write(MSIX_CONTROL, ENABLE);
+        setup.device.raise(3).unwrap();
+        assert_eq!(setup.pending(), 1 << 3);
+        setup.write(MSIX_CONTROL, 0);
+        assert_eq!(setup.pending(), 0);
+        setup.mask(3, false);
+        setup.write(MSIX_CONTROL, ENABLE);
+        assert_eq!(setup.arrived(), times([]), "{flags:?}");
+    }
+}
+
+#[test]
+fn pending_bits_are_read_from_the_device_only_for_vectors_that_are_not_bound() {
+    let setup = Setup::msix(128, DYNAMIC);
+    (0..64).for_each(|vector| {
+        setup.program(vector);
+        setup.mask(vector, false);
+    });
+    let read = |offset: u64, length: usize| {
+        let before = setup.faults.made(Call::Read);
+        let mut data = vec![0; length];
+        setup
+            .function
+            .bar_read(BarIndex::new(0).unwrap(), PBA + offset, &mut data);
+        (setup.faults.made(Call::Read) - before, data)
+    };
+    assert_eq!(read(0, 8), (0, vec![0; 8]), "off");
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.device.raise(64 + 9).unwrap();
+    assert_eq!(read(0, 8), (0, vec![0; 8]), "all bound");
+    assert_eq!(read(8, 8), (1, vec![0, 2, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(read(8, 4), (1, vec![0, 2, 0, 0]));
+    assert_eq!(read(9, 1), (1, vec![2]));
+}
+
+#[test]
+fn no_interrupt_is_lost_while_vectors_grow() {
+    for flags in [DYNAMIC, NORESIZE] {
+        let setup = Setup::msix(64, flags);
+        setup.write(MSIX_CONTROL, ENABLE);
+        for last in 0..64 {
+            setup.program(last);
+            setup.device.raise(last).unwrap();
+            setup.mask(last, false);
+            (0..=last).for_each(|vector| setup.device.raise(vector).unwrap());
+        }
+        // Each once before it was unmasked, then once for each vector that came, itself among them.
+        let expected = (0..64).map(|vector| (vector, 1 + 64 - u64::from(vector)));
+        assert_eq!(setup.arrived(), expected.collect(), "{flags:?}");
+    }
+}
+
+#[test]
+fn a_large_table_costs_what_is_used_of_it() {
+    let setup = Setup::msix(2048, DYNAMIC);
+    setup.write(MSIX_CONTROL, ENABLE);
+    for vector in [0, 700, 2047] {
+        setup.program(vector);
+        setup.mask(vector, false);
+    }
+    let irqs = setup.device.irqs();
+    assert_eq!(
+        (
+            setup.guest.triggers(),
+            setup.guest.delivered().len(),
+            irqs.bound()
+        ),
+        (3, 3, 3)
+    );
+    assert_eq!(irqs.allocated.into_iter().collect::<Vec<_>>(), [0, 700, 2047]);
+}
+
+#[test]
+fn a_table_that_cannot_grow_is_bound_in_one_call() {
+    let setup = Setup::msix(2048, NORESIZE);
+    setup.write(MSIX_CONTROL, ENABLE);
+    assert_eq!((setup.set_irqs(), setup.device.irqs().bound()), (1, 2048));
+    setup.program(2047);
+    setup.mask(2047, false);
+    assert_eq!((setup.set_irqs(), setup.guest.delivered().len()), (1, 1));
+}
+
+#[test]
+fn clearing_the_function_mask_costs_one_call_and_one_batch() {
+    let cases: [(&[u16], u64); 3] = [
+        (&[0, 1, 2, 3], 1),
+        (&[1, 3, 9], 1),
+        // Vector 5 is bound already: a call across it would take it away.
+        (&[1, 3, 9, 5, 7], 2),
+    ];
+    for (vectors, calls) in cases {
+        let setup = Setup::msix(16, DYNAMIC);
+        (0..16).for_each(|vector| setup.program(vector));
+        setup.write(MSIX_CONTROL, ENABLE);
+        if vectors.contains(&5) {
+            setup.mask(5, false);
+        }
+        setup.write(MSIX_CONTROL, ENABLE | FUNCTION_MASK);
+        vectors.iter().for_each(|vector| setup.mask(*vector, false));
+        let before = (setup.set_irqs(), setup.faults.made(Call::Route));
+        setup.write(MSIX_CONTROL, ENABLE);
+        assert_eq!(
+            (setup.set_irqs(), setup.faults.made(Call::Route)),
+            (before.0 + calls, before.1 + 1),
+            "{vectors:?}"
+        );
+        assert_eq!(setup.device.irqs().bound(), vectors.len(), "{vectors:?}");
+        vectors
+            .iter()
+            .for_each(|vector| setup.device.raise(*vector).unwrap());
+        assert_eq!(setup.arrived().len(), vectors.len(), "{vectors:?}");
+    }
+}
+
+#[test]
+fn an_unchanged_write_costs_nothing() {
+    let setup = started(DYNAMIC);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.mask(3, false);
+    let before = (setup.set_irqs(), setup.faults.made(Call::Route));
+    setup.program(3);
+    setup.mask(3, false);
+    setup.write(MSIX_CONTROL, ENABLE);
+    assert_eq!((setup.set_irqs(), setup.faults.made(Call::Route)), before);
+}
+
+#[test]
+fn message_control_is_written_in_every_width() {
+    // Offset, bytes, and what the register is then; it was off and its mask clear.
+    let cases: [(u16, &[u8], u16); 5] = [
+        (0x43, &[0x80], 0x8007),
+        (0x42, &[0xff], 0x0007),
+        (0x42, &[0x00, 0xc0], 0xc007),
+        (0x40, &[0xff, 0xff, 0xff, 0xff], 0xc007),
+        (0x40, &[0, 0, 0, 0x80], 0x8007),
+    ];
+    for (offset, data, expected) in cases {
+        let setup = started(DYNAMIC);
+        setup.function.config_write(offset, data);
+        assert_eq!(setup.read(MSIX_CONTROL), expected, "{data:?} at {offset:#x}");
+        let on = setup.device.irqs().active == Some(ON_MSIX);
+        assert_eq!(on, expected & ENABLE != 0, "{data:?} at {offset:#x}");
+        assert_eq!(setup.read(0x40), 0x8011, "identifier and link are read-only");
+    }
+}
+
+#[test]
+fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
+    let entry = |state: &[u8; 16]| u128::from_le_bytes(*state);
+    let unmasked = 0xfee0_0000_u128 | 0x41 << 64;
+    let reset = 1_u128 << 96;
+    let cases: [(&[Access<'_>], u128); 6] = [
+        (
+            &[(0, &[0, 0, 0xe0, 0xfe]), (8, &[0x41, 0, 0, 0]), (12, &[0; 4])],
+            unmasked,
+        ),
+        (
+            &[
+                (0, &[0, 0, 0xe0, 0xfe, 0, 0, 0, 0]),
+                (8, &[0x41, 0, 0, 0, 0, 0, 0, 0]),
+            ],
+            unmasked,
+        ),
+        (&[(4, &[1; 8])], reset),
+        (&[(12, &[0; 8])], reset),
+        (&[(12, &[0; 2])], reset),
+        (&[(12, &[0])], reset),
+    ];
+    for (writes, expected) in cases {
+        let setup = Setup::msix(2, DYNAMIC);
+        setup.write(MSIX_CONTROL, ENABLE);
+        writes
+            .iter()
+            .for_each(|(offset, data)| setup.table_write(*offset, data));
+        let mut data = [0; 16];
+        let (low, high) = data.split_at_mut(8);
+        let bar = BarIndex::new(0).unwrap();
+        setup.function.bar_read(bar, TABLE, low);
+        setup.function.bar_read(bar, TABLE + 8, high);
+        assert_eq!(entry(&data), expected, "{writes:?}");
+        assert_eq!(
+            setup.guest.delivered().len(),
+            usize::from(expected == unmasked),
+            "{writes:?}"
+        );
+    }
+}
+
+#[test]
+fn a_masked_vector_stays_masked_though_another_cannot_be_delivered() {
+    let setup = Setup::msix(4, DYNAMIC);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.program(0);
+    setup.mask(0, false);
+    setup.faults.fail(Call::Route, 0, libc::ENOSPC);
+    setup.program(1);
+    setup.mask(1, false);
+    // Both in one batch with what failed: the stop goes through.
+    setup.faults.fail(Call::Route, 1, libc::ENOSPC);
+    setup.mask(0, true);
+    setup.device.raise(0).unwrap();
+    assert_eq!((setup.arrived(), setup.pending()), (times([]), 1));
+    // Nothing fails any more: each is as the guest has it.
+    setup.mask(0, false);
+    setup.device.raise(1).unwrap();
+    assert_eq!(setup.arrived(), times([(0, 1), (1, 1)]));
+}
+
+#[test]
+fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_that_again() {
+    let setup = Setup::msix(4, DYNAMIC);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.program(2);
+    setup.mask(2, false);
+    setup.faults.fail(Call::Route, 0, libc::ENOMEM);
+    setup.table_write(2 * 16 + 8, &9_u32.to_le_bytes());
+    setup.device.raise(2).unwrap();
+    assert_eq!(setup.arrived(), times([]));
+    setup.program(2);
+    assert_eq!(setup.arrived(), times([(2, 1)]));
+}
+
+#[test]
+fn where_turning_it_on_failed_nothing_is_bound_until_that_is_made_up_for() {
+    let setup = Setup::msix(16, DYNAMIC);
+    [0, 9].into_iter().for_each(|vector| {
+        setup.program(vector);
+        setup.mask(vector, false);
+    });
+    setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
+    setup.write(MSIX_CONTROL, ENABLE);
+    assert_eq!(
+        setup.device.irqs().allocated.len(),
+        0,
+        "a binding would allocate all up to the last"
+    );
+    setup.write(MSIX_CONTROL, ENABLE);
+    let irqs = setup.device.irqs();
+    assert_eq!(irqs.allocated.into_iter().collect::<Vec<_>>(), [0, 9]);
+}

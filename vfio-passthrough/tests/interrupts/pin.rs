@@ -1,0 +1,56 @@
+//! The INTx pin: level, acknowledgement, DisINTx and Interrupt Status.
+
+use super::*;
+
+const INTERRUPT_STATUS: u16 = 1 << 3;
+const ON: u16 = 0b110;
+const INTX_DISABLE: u16 = 1 << 10;
+
+#[test]
+fn a_pin_that_stays_asserted_fires_again_after_each_acknowledgement() {
+    let setup = Setup::new(None, None);
+    setup.write(COMMAND, ON);
+    setup.device.assert_pin(true).unwrap();
+    assert_eq!(setup.guest.pin_fired(), 1);
+    setup.device.resample().unwrap();
+    assert_eq!(setup.guest.pin_fired(), 0, "nobody acknowledged it");
+    setup.guest.acknowledge_pin();
+    setup.device.resample().unwrap();
+    assert_eq!(setup.guest.pin_fired(), 1);
+    setup.device.assert_pin(false).unwrap();
+    setup.guest.acknowledge_pin();
+    setup.device.resample().unwrap();
+    assert_eq!(setup.guest.pin_fired(), 0);
+}
+
+#[test]
+fn interrupt_status_is_the_devices_and_intx_disable_keeps_the_pin_still() {
+    let setup = Setup::new(None, None);
+    setup.write(COMMAND, ON | INTX_DISABLE);
+    setup.device.assert_pin(true).unwrap();
+    assert_eq!(setup.guest.pin_fired(), 0);
+    assert_eq!(setup.read(STATUS) & INTERRUPT_STATUS, INTERRUPT_STATUS);
+    assert_eq!(setup.read(COMMAND), ON | INTX_DISABLE);
+    setup.write(COMMAND, ON);
+    assert_eq!(setup.guest.pin_fired(), 1);
+    assert_eq!(setup.set_irqs(), 2, "bound and unmasked once");
+    setup.device.assert_pin(false).unwrap();
+    assert_eq!(setup.read(STATUS) & INTERRUPT_STATUS, 0);
+}
+
+#[test]
+fn a_pin_that_was_asserted_while_messages_were_on_fires_when_they_go_off() {
+    let setup = Setup::new(Some(0), Some((4, DYNAMIC)));
+    setup.write(COMMAND, ON);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.device.assert_pin(true).unwrap();
+    assert_eq!(
+        (setup.device.irqs().active, setup.guest.pin_fired()),
+        (Some(ON_MSIX), 0)
+    );
+    setup.write(MSIX_CONTROL, 0);
+    assert_eq!(
+        (setup.device.irqs().active, setup.guest.pin_fired()),
+        (Some(INTX), 1)
+    );
+}
