@@ -86,6 +86,11 @@ impl Faults {
         state.planned.insert((call, nth), errno);
     }
 
+    /// No call fails any more, whatever was asked for before.
+    pub fn heal(&self) {
+        lock(&self.state).planned.clear();
+    }
+
     /// How many of these calls were made, failed ones included.
     pub fn made(&self, call: Call) -> u64 {
         lock(&self.state).made.get(&call).copied().unwrap_or(0)

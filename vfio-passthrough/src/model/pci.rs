@@ -18,7 +18,7 @@ use crate::backend::{
 use crate::irq::binding::Kind;
 
 /// The size of the file range that each region has.
-const REGION_STRIDE: u64 = 1 << 24;
+const REGION_STRIDE: u64 = 1 << 36;
 
 /// What is bound to the interrupts of a device.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ impl PciDevice {
         put(0x3d, &[1]);
         put(0x40, &[0x11, 0x80, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
         put(0x60, &[0x01, 0, 3, 0]);
-        put(0x80, &[0x10, 0x60, 2, 0]);
+        put(0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]);
         let intx = IrqInfo {
             index: Kind::Intx.index(),
             flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
@@ -87,7 +87,7 @@ impl PciDevice {
         Self::new(faults, config, &[0x4000], vec![intx, msix])
     }
 
-    /// A function with this config space, and with BAR regions of these sizes, from BAR0 on.
+    /// A function with this config space, and with regions of these sizes: of BAR0 to BAR5 and the ROM.
     ///
     /// # Errors
     ///
@@ -138,8 +138,17 @@ impl PciDevice {
 
     /// One without a reset of its own, on a bus with these functions; a bus without any cannot be reset.
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
-        let flags = self.flags - DeviceFlags::RESET;
+        let flags = self.flags.difference(DeviceFlags::RESET);
         Self { flags, bus, ..self }
+    }
+
+    /// One that describes a region in another way.
+    pub fn with_region(mut self, index: u32, change: impl FnOnce(&mut RegionInfo)) -> Self {
+        let mut regions = self.regions.iter_mut();
+        if let Some(region) = regions.find(|region| region.index == index) {
+            change(region);
+        }
+        self
     }
 
     /// What is bound to its interrupts.

@@ -24,7 +24,7 @@ fn a_slot_holds_its_memory_and_gives_its_number_back() {
     };
     let page = page();
     for _ in 0..3 {
-        let slot = memory.place(0x1000, page.clone()).unwrap();
+        let mut slot = memory.place(0x1000, page.clone()).unwrap();
         assert_eq!(Arc::strong_count(&page), 2);
         assert_eq!(
             memory.place(0x2000, page.clone()).err().unwrap().raw_os_error(),
@@ -32,6 +32,7 @@ fn a_slot_holds_its_memory_and_gives_its_number_back() {
         );
         slot.remove().unwrap();
         assert_eq!(Arc::strong_count(&page), 1);
+        slot.remove().unwrap();
     }
 }
 

@@ -23,7 +23,7 @@ fn device() -> Vec<u8> {
     put(0x34, &[0x50, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
     put(0x50, &[cap::MSI, 0x60, 0x85, 0x00]);
     put(0x60, &[cap::MSIX, 0x80, 64, 0x80, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-    put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00]);
+    put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00, 0, 0, 0, 0x10]);
     put(0xc0, &[cap::PM, 0]);
     put(0x100, &0x1201_0010_u32.to_le_bytes());
     put(0x120, &0x1802_0001_u32.to_le_bytes());
@@ -139,7 +139,11 @@ fn a_guest_sizes_and_places_bars() {
     );
     let bar = view.bars()[0];
     assert_eq!(view.decoded(&bar), None, "memory decoding is off");
-    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::COMMAND);
+    assert_eq!(
+        view.write(COMMAND, &[2, 0]).touched,
+        Touched::COMMAND | Touched::BARS
+    );
+    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::BARS, "unchanged");
     assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
     view.set_asleep(true);
     assert_eq!(view.decoded(&bar), None, "asleep");
