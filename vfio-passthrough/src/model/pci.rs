@@ -47,6 +47,8 @@ pub struct PciDevice {
     power_on: Vec<u8>,
     irqs: Mutex<IrqsState>,
     flags: DeviceFlags,
+    /// Bits of config space that read zero whatever is written, by offset.
+    zeros: Vec<(u64, u8)>,
     /// What is on its bus; nothing where the bus cannot be reset.
     bus: Vec<BusMember>,
 }
@@ -130,6 +132,7 @@ impl PciDevice {
             power_on: config,
             irqs: Mutex::default(),
             flags: DeviceFlags::PCI | DeviceFlags::RESET,
+            zeros: Vec::new(),
             bus: Vec::new(),
         };
         device.power_on()?;
@@ -140,6 +143,12 @@ impl PciDevice {
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
         let flags = self.flags.difference(DeviceFlags::RESET);
         Self { flags, bus, ..self }
+    }
+
+    /// One where bits of a byte of config space are zero whatever is written.
+    pub fn with_zeros(mut self, offset: u64, bits: u8) -> Self {
+        self.zeros.push((offset, bits));
+        self
     }
 
     /// One that describes a region in another way.
@@ -248,8 +257,15 @@ impl Device for PciDevice {
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
         self.faults.pass(Call::Write)?;
+        let mut data = data.to_vec();
+        if region.index == VFIO_PCI_CONFIG_REGION_INDEX {
+            for (byte, at) in data.iter_mut().zip(offset..) {
+                let zeros = self.zeros.iter().filter(|(offset, _)| *offset == at);
+                zeros.for_each(|(_, bits)| *byte &= !bits);
+            }
+        }
         self.file
-            .write_all_at(data, file_position(region, offset, data.len())?)
+            .write_all_at(&data, file_position(region, offset, data.len())?)
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {

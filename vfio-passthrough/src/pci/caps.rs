@@ -65,6 +65,9 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Vec<ExtendedCapability> {
         // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as
         // all-ones.
         if header == 0 || header == u32::MAX {
+            if !found.is_empty() {
+                log::warn!("extended capability list cut at {offset:#x}: nothing is there");
+            }
             break;
         }
         let [low, high, upper, top] = header.to_le_bytes();

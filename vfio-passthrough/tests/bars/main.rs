@@ -6,6 +6,7 @@
     reason = "a test that fails panics"
 )]
 
+mod config;
 mod kinds;
 mod naive;
 mod places;
@@ -24,9 +25,12 @@ const EXPRESS: u16 = 0x50;
 const EXPRESS_CONTROL: u16 = EXPRESS + 8;
 const ROM_REGION: u32 = 6;
 
+/// Bytes of config space, by offset.
+type Extra<'a> = &'a [(usize, &'a [u8])];
+
 /// Config space of a PCI Express endpoint with power management and FLR, and with these BAR registers, as the
 /// host has them, and `extra` bytes.
-fn config_of(bars: [u32; 6], extra: &[(usize, &[u8])]) -> Vec<u8> {
+fn config_of(bars: [u32; 6], extra: Extra<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
     let mut put = |offset: usize, new: &[u8]| bytes[offset..offset + new.len()].copy_from_slice(new);
     put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);

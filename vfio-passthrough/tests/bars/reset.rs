@@ -137,7 +137,7 @@ fn every_failure_is_reported_and_the_rest_is_done() {
 
 #[test]
 fn an_flr_of_either_kind_brings_power_on_back() {
-    let af: &[(usize, &[u8])] = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0, 6, 3])];
+    let af: Extra<'_> = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0, 6, 3])];
     for (extra, register, value) in [(&[][..], EXPRESS_CONTROL, 0x8000), (af, 0xa4, 1)] {
         let setup = started(Setup::new(config_of([0; 6], extra), &[0x4000]));
         setup.write16(0x3c, 0x000b);
@@ -162,7 +162,7 @@ fn an_flr_of_either_kind_brings_power_on_back() {
 
 #[test]
 fn what_has_no_flr_is_not_reset_by_its_bit() {
-    let without: &[(usize, &[u8])] = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0x50, 6, 1]), (0x54, &[0; 4])];
+    let without: Extra<'_> = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0x50, 6, 1]), (0x54, &[0; 4])];
     let setup = started(Setup::new(config_of([0; 6], without), &[0x4000]));
     setup.write16(EXPRESS_CONTROL, 0x8000);
     setup.write16(0xa4, 1);

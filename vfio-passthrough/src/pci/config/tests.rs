@@ -311,3 +311,88 @@ proptest! {
         crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
     }
 }
+
+/// What the guest reads of these bytes of a device that has `express` at 0x80 and whose other bytes are 0xa5.
+fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8> {
+    let mut bytes = device();
+    bytes[0x80..0x80 + express.len()].copy_from_slice(express);
+    bytes[0x81] = next;
+    bytes[usize::from(next)..][..2].copy_from_slice(&[cap::PM, 0]);
+    let view = view_of(&bytes);
+    range.map(|offset| read(&view, &bytes, offset, 1) as u8).collect()
+}
+
+#[test]
+fn what_has_no_link_has_no_registers_of_one() {
+    let (link, link_2) = (0x8c..0xa4, 0xac..0xbc);
+    for kind in [0x02, 0x12] {
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, link.clone()),
+            [0; 0x18],
+            "{kind:#x}"
+        );
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, link_2.clone()),
+            [0; 0x10],
+            "{kind:#x}"
+        );
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac),
+            [0xa5; 8],
+            "device control 2"
+        );
+    }
+    // Version 1 ends after the link's registers, and either ends where the next capability is.
+    assert_eq!(
+        read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
+        [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
+    );
+    assert_eq!(
+        read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98),
+        [0, 0, cap::PM, 0, 0xa5, 0xa5]
+    );
+    // One that is integrated on the host says itself what it has.
+    assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
+}
+
+#[test]
+fn only_the_resets_that_the_device_has_are_done() {
+    let mut bytes = device();
+    let view_with = |bytes: &[u8]| {
+        let mut view = view_of(bytes);
+        view.write(0x89, &[0x80]).touched
+    };
+    assert_eq!(view_with(&bytes), Touched::RESET);
+    bytes[0x87] = 0;
+    assert_eq!(view_with(&bytes), Touched::empty());
+    let mut view = view().without_flr();
+    assert_eq!(view.write(0x89, &[0x80]).touched, Touched::empty());
+    assert_eq!(read(&view, &device(), 0x87, 1), 0, "and it says so");
+}
+
+#[test]
+fn every_extended_capability_that_relies_on_the_host_is_hidden() {
+    let hidden = [0x000e_u32, 0x000f, 0x0010, 0x0013, 0x0015, 0x001b, 0x0024];
+    for id in hidden {
+        // In the middle of a list, at its head, and alone.
+        for (first, second) in [(0x0001, id), (id, 0x0001), (id, 0)] {
+            let mut bytes = device();
+            let next = if second == 0 { 0 } else { 0x140 << 20 };
+            bytes[0x100..0x104].copy_from_slice(&(next | 1 << 16 | first).to_le_bytes());
+            bytes[0x140..0x144].copy_from_slice(&(1 << 16 | second).to_le_bytes());
+            let view = view_of(&bytes);
+            let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
+            let shown: Vec<_> = found
+                .iter()
+                .map(|found| found.id)
+                .filter(|id| *id != ext::NULL)
+                .collect();
+            let expected = if second == 0 { vec![] } else { vec![1] };
+            assert_eq!(shown, expected, "{first:#x}, {second:#x}");
+            let body = if first == id { 0x104 } else { 0x144 };
+            assert_eq!(read(&view, &bytes, body, 4), 0, "{id:#x}");
+        }
+    }
+}
+
+mod naive;
