@@ -1,20 +1,23 @@
-//! Decides, once, what the guest sees of each byte of config space.
+//! Decides, once, what the guest sees of each byte of config space. ARCHITECTURE.md shows this table.
 //!
-//! | bytes | what the guest sees |
-//! |---|---|
-//! | identity, class, subsystem (0x00-0x03, 0x08-0x0b, 0x2c-0x2f) | the device's, read once: they never change |
-//! | command (0x04) | ours; new values are passed on to the device |
-//! | status (0x06) | the device's, but for the capability-list bit |
-//! | cache line size, latency timer, interrupt line | ours, and only remembered |
-//! | header type | type 0, one function |
-//! | BIST, CardBus pointer | not there |
-//! | BARs (0x10-0x27), ROM (0x30) | ours; sizes from VFIO's regions |
-//! | interrupt pin | the device's, where the host VMM has a line for it; else none |
-//! | headers of capabilities | ours: lists without the hidden ones |
-//! | MSI, MSI-X | ours |
-//! | PCI Express | the device's, presented as a root complex integrated endpoint; FLR is ours |
-//! | hidden capabilities (EA; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs) | zeros that ignore writes |
-//! | the rest | the device's, as the host's kernel virtualizes it |
+//! | bytes | are | the guest sees |
+//! |---|---|---|
+//! | identity, class, subsystem, Min_Gnt, Max_Lat, reserved ones of the header | emulated | the device's, read once: they never change |
+//! | command | emulated | what it wrote; new values are passed on to the device |
+//! | status | forwarded | the device's, but for the capability-list bit, which is emulated |
+//! | cache line size, latency timer, interrupt line | emulated | what it wrote; the device does not hear of it |
+//! | header type | emulated | the device's, less the multifunction bit |
+//! | BIST, CardBus pointer | hidden | zeros |
+//! | BARs, ROM | emulated | the sizes of VFIO's regions, and the addresses that it wrote |
+//! | interrupt pin | emulated | the device's where VFIO and the host VMM have a line for it, else none |
+//! | headers of capabilities | emulated | lists without the hidden ones, cut where they loop or lead nowhere |
+//! | MSI, MSI-X | emulated | the device's form, and what it wrote: none of that reaches the device |
+//! | power management | forwarded | the device's; another power state moves BARs out of guest memory and back |
+//! | PCI Express | forwarded | the device's, but for what is emulated: an endpoint is integrated in the root complex, without registers of links, slots and root ports; FLR is done by us |
+//! | advanced features | forwarded | the device's; FLR is done by us |
+//! | enhanced allocation; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs (also of VFs) | hidden | zeros that ignore writes |
+//! | capabilities whose registers run into the next one | hidden | zeros that ignore writes |
+//! | all others, up to 256 bytes (conventional PCI) or 4096 (PCI Express) | forwarded | the device's, as the host's kernel virtualizes them |
 
 mod capabilities;
 

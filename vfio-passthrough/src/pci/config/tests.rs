@@ -395,4 +395,16 @@ fn every_extended_capability_that_relies_on_the_host_is_hidden() {
     }
 }
 
+#[test]
+fn the_documentation_shows_the_table_of_the_code() {
+    let rows = include_str!("../view.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! |"));
+    let table: String = rows.map(|row| format!("|{row}\n")).collect();
+    assert!(
+        include_str!("../../../../ARCHITECTURE.md").contains(&table) && !table.is_empty(),
+        "{table}"
+    );
+}
+
 mod naive;
