@@ -4,7 +4,8 @@
 use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
 
-/// No CPU has more than 52 bits of physical address (Intel SDM 3A, 4.1.4; AMD APM 2, 5.3; Arm ARM, FEAT_LPA).
+/// The end of what a BAR is placed in: x86 has 52 bits of physical address at most (Intel SDM 3A, 4.1.4; AMD
+/// APM 2, 5.3).
 const ADDRESS_END: u64 = 1 << 52;
 
 /// Which of the two address spaces.

@@ -1,7 +1,5 @@
 //! Config space of a whole function: what reaches the device, and what a guest finds of odd ones.
 
-use std::cell::Cell;
-
 use super::*;
 
 /// MSI with masks at 0x90, MSI-X at 0xb0.
@@ -68,30 +66,8 @@ fn one_function_with_a_line_of_the_guests_own() {
     assert_eq!(setup.real(0x3c, 2), [0x0b, 1]);
 }
 
-thread_local! {
-    static LINES: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what this thread logs.
-struct Counter;
-
-impl log::Log for Counter {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, _: &log::Record<'_>) {
-        LINES.set(LINES.get() + 1);
-    }
-
-    fn flush(&self) {}
-}
-
 #[test]
 fn a_bad_list_is_cut_with_one_line() {
-    // The first test to come sets it.
-    let _ = log::set_logger(&Counter);
-    log::set_max_level(log::LevelFilter::Warn);
     let bad: [(&str, Extra<'_>); 9] = [
         ("loops", &[(0x51, &[0x40])]),
         ("is its own next", &[(0x51, &[0x50])]),
@@ -107,9 +83,8 @@ fn a_bad_list_is_cut_with_one_line() {
         ),
     ];
     for (name, extra) in bad {
-        LINES.set(0);
-        let setup = Setup::new(config_of([0; 6], extra), &[]);
-        assert_eq!(LINES.get(), 1, "{name}");
+        let (setup, lines) = logged(|| Setup::new(config_of([0; 6], extra), &[]));
+        assert_eq!(lines, 1, "{name}");
         let mut next = setup.read16(0x34);
         let mut seen = Vec::new();
         while next != 0 {
@@ -119,7 +94,6 @@ fn a_bad_list_is_cut_with_one_line() {
         }
         assert!(setup.read32(0x100) >> 20 == 0, "{name}");
     }
-    LINES.set(0);
-    Setup::new(config_of([0; 6], &[]), &[]);
-    assert_eq!(LINES.get(), 0, "a good one");
+    let (_, lines) = logged(|| Setup::new(config_of([0; 6], &[]), &[]));
+    assert_eq!(lines, 0, "a good one");
 }

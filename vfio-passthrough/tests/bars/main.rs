@@ -12,6 +12,7 @@ mod naive;
 mod places;
 mod reset;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use vfio_passthrough::backend::RegionFlags;
@@ -123,4 +124,32 @@ impl Setup {
 
 fn range(start: u64, size: u64) -> ByteRange {
     ByteRange::new(start, size).unwrap()
+}
+
+thread_local! {
+    static LINES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts what this thread logs.
+struct Counter;
+
+impl log::Log for Counter {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, _: &log::Record<'_>) {
+        LINES.set(LINES.get() + 1);
+    }
+
+    fn flush(&self) {}
+}
+
+/// What `work` comes to, and how many warnings it logs.
+fn logged<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    // The first test to come sets it.
+    let _ = log::set_logger(&Counter);
+    log::set_max_level(log::LevelFilter::Warn);
+    LINES.set(0);
+    (work(), LINES.get())
 }

@@ -136,6 +136,20 @@ fn every_failure_is_reported_and_the_rest_is_done() {
 }
 
 #[test]
+fn of_two_failures_one_is_returned_and_one_is_logged() {
+    let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
+    setup.faults.fail(Call::Write, 0, libc::EIO);
+    setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
+    let (result, lines) = logged(|| setup.function.reset());
+    let text = result.unwrap_err().to_string();
+    assert!(
+        text.starts_with("0000:01:00.0: cannot write region 7: "),
+        "{text}"
+    );
+    assert_eq!(lines, 1);
+}
+
+#[test]
 fn an_flr_of_either_kind_brings_power_on_back() {
     let af: Extra<'_> = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0, 6, 3])];
     for (extra, register, value) in [(&[][..], EXPRESS_CONTROL, 0x8000), (af, 0xa4, 1)] {
