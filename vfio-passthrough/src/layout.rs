@@ -31,7 +31,7 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
             areas.push(area);
         }
     }
-    for range in trapped {
+    for range in trapped.iter().filter(|range| !range.is_empty()) {
         let pages = range.grow_to(page_size);
         areas = areas.into_iter().flat_map(|area| area.without(pages)).collect();
     }
@@ -68,6 +68,7 @@ mod tests {
                 vec![range(0, 0x2000)],
             ),
             (region(0x4000, None), &[], vec![range(0, 0x4000)]),
+            (region(0x4000, None), &[range(1, 1)], vec![range(0, 0x4000)]),
             (
                 region(0x8000, None),
                 &[range(0x3ff8, 0x4008)],

@@ -168,6 +168,19 @@ fn a_rom_is_sized_enabled_and_read_from_its_region() {
 }
 
 #[test]
+fn a_rom_that_may_be_mapped_is_placed_while_it_is_enabled() {
+    let sizes = [0, 0, 0, 0, 0, 0, 0x1_0000];
+    let setup = Setup::of(config_of([0; 6], &[]), &sizes, |device| {
+        device.with_region(ROM_REGION, |region| region.flags |= RegionFlags::MMAP)
+    });
+    setup.write16(COMMAND, 2);
+    setup.write32(0x30, 0xe000_0001);
+    assert_eq!(setup.guest.slots(), [range(0xe000_0000, 0x1_0000)]);
+    setup.write32(0x30, 0xe000_0000);
+    assert_eq!(setup.guest.slots(), []);
+}
+
+#[test]
 fn without_a_rom_its_register_is_zero_and_reads_are_all_ones() {
     let setup = Setup::new(config_of([0; 6], &[(0x30, &[1, 0, 0, 0xfe])]), &[]);
     setup.write32(0x30, u32::MAX);

@@ -101,6 +101,9 @@ fn bus_mastering_is_off_before_any_reset() {
         "{error}"
     );
     assert_eq!(faults.made(Call::Write), 1, "COMMAND, at attach");
+    faults.fail(Call::Write, 0, libc::EIO);
+    assert!(on_bus(&faults, own_bus(), ResetPolicy::Required).is_err());
+    assert_eq!(faults.made(Call::ResetBus), 1, "none while it may do DMA");
     for at_end in [false, true] {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
         setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
