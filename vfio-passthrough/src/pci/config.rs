@@ -29,7 +29,7 @@ pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
-    /// The functional level resets that the function has, of PCI Express and of conventional PCI.
+    /// The function level resets that the function has, of PCI Express and of conventional PCI.
     pub resets: [Option<ResetBit>; 2],
 }
 

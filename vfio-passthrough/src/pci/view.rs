@@ -16,7 +16,7 @@
 //! | PCI Express | forwarded | the device's, but for what is emulated: an endpoint is integrated in the root complex, without registers of links, slots and root ports; FLR is done by us |
 //! | advanced features | forwarded | the device's; FLR is done by us |
 //! | enhanced allocation; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs (also of VFs) | hidden | zeros that ignore writes |
-//! | capabilities whose registers run into the next one | hidden | zeros that ignore writes |
+//! | capabilities whose registers run into the next one; a second one of a kind that is emulated | hidden | zeros that ignore writes |
 //! | all others, up to 256 bytes (conventional PCI) or 4096 (PCI Express) | forwarded | the device's, as the host's kernel virtualizes them |
 
 mod capabilities;
@@ -104,7 +104,7 @@ impl ConfigSpace {
         self
     }
 
-    /// Takes functional level resets away: for a function that the host cannot reset alone.
+    /// Takes function level resets away: for a function that the host cannot reset alone.
     pub fn without_flr(mut self) -> Self {
         for reset in std::mem::take(&mut self.offsets.resets).into_iter().flatten() {
             let (offset, bit) = reset.capable;

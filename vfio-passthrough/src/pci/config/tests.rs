@@ -238,6 +238,19 @@ fn a_capability_that_runs_into_the_next_is_hidden() {
 }
 
 #[test]
+fn a_second_capability_of_a_kind_that_is_emulated_is_hidden() {
+    for id in [cap::PM, cap::MSI, cap::MSIX, cap::EXPRESS] {
+        let mut bytes = device();
+        bytes[0xc1] = 0xd0;
+        bytes[0xd0..0xd8].copy_from_slice(&[id, 0, 0x80, 0, 1, 0, 0, 0]);
+        let mut view = view_of(&bytes);
+        let found = crate::pci::caps::standard(0x50, |offset| read(&view, &bytes, offset, 2) as u16);
+        assert_eq!(found.len(), 4, "{id:#x}");
+        assert_eq!(view.write(0xd4, &[0xff; 4]).forward, [], "{id:#x}");
+    }
+}
+
+#[test]
 fn an_flr_is_asked_for_and_not_passed_on() {
     let mut view = view();
     let written = view.write(0x88, &[0x10, 0x80]);

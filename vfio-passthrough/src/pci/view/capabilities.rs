@@ -23,6 +23,8 @@ const HIDDEN_EXTENDED: [u16; 7] = [
 ];
 /// BARs at fixed addresses cannot be in a guest.
 const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
+/// A function has one of each at most (PCI 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). One more would not be emulated.
+const AT_MOST_ONE: [u8; 5] = [cap::PM, cap::MSI, cap::EXPRESS, cap::MSIX, cap::AF];
 
 /// FLR of PCI Express, relative to its capability.
 const EXPRESS_RESET: ResetBit = ResetBit {
@@ -65,7 +67,9 @@ impl View<'_> {
                     capability.offset
                 );
             }
-            if fits && !HIDDEN_STANDARD.contains(&capability.id) {
+            let known = shown.iter().any(|known| known.id == capability.id);
+            let once_more = known && AT_MOST_ONE.contains(&capability.id);
+            if fits && !once_more && !HIDDEN_STANDARD.contains(&capability.id) {
                 shown.push(capability);
             } else {
                 self.hide(capability.offset, end);
@@ -146,7 +150,7 @@ impl View<'_> {
         self.reset_bit(offset, EXPRESS_RESET)
     }
 
-    /// A functional level reset is ours to do, and its bit reads as zero (PCIe 7.5.3.4); nothing where the
+    /// A function level reset is ours to do, and its bit reads as zero (PCIe 7.5.3.4); nothing where the
     /// function says that it has none. `bits` are as those of a [`ResetBit`], relative to the capability.
     fn reset_bit(&mut self, capability: u16, bits: ResetBit) -> io::Result<Option<ResetBit>> {
         let at = |(register, bit): (u16, u8)| (capability.saturating_add(register), bit);
