@@ -1,8 +1,5 @@
-//! Guest resources handed out as leases, and the guest's physical layout.
-//!
-//! [`Layout`] is planned once, purely, from what the guest needs and what the IOMMU can reach.
-//! [`Pool`] hands out pieces of it while the VM runs: GSIs, memory slots, ports, memory. A [`Lease`]
-//! gives itself back when dropped.
+//! The guest's physical layout: [`Layout`] is planned once, purely, from what the guest needs and what the
+//! IOMMU can reach.
 
 #![cfg_attr(
     test,
@@ -13,9 +10,7 @@
 )]
 
 mod layout;
-mod pool;
 mod range;
 
 pub use layout::{BarRequest, BarSpace, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar};
-pub use pool::{Lease, Pool, PoolError};
 pub use range::AddressRange;

@@ -103,21 +103,6 @@ pub(crate) fn subtract(ranges: Vec<AddressRange>, holes: &[AddressRange]) -> Vec
     holes.iter().filter(|hole| !hole.is_empty()).fold(ranges, cut)
 }
 
-/// The same numbers in as few ranges as possible, in ascending order.
-pub(crate) fn join(mut ranges: Vec<AddressRange>) -> Vec<AddressRange> {
-    ranges.sort_unstable();
-    let mut joined: Vec<AddressRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if last.end() >= range.start => {
-                *last = AddressRange::between(last.start, last.end().max(range.end()));
-            }
-            _ => joined.push(range),
-        }
-    }
-    joined
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,15 +138,6 @@ mod tests {
             AddressRange::inclusive(u64::MAX - 1, u64::MAX)
                 .aligned(0x1000)
                 .is_empty()
-        );
-    }
-
-    #[test]
-    fn neighbours_are_joined_and_others_are_not() {
-        let parts = [(20, 5), (0, 10), (10, 5)].map(|(start, size)| AddressRange::new(start, size));
-        assert_eq!(
-            join(parts.to_vec()),
-            [AddressRange::new(0, 15), AddressRange::new(20, 5)]
         );
     }
 

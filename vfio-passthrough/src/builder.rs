@@ -19,6 +19,7 @@ use crate::layout::direct_areas;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::ConfigSpace;
 use crate::pci::msix::{MsixLayout, MsixState};
+use crate::pci::regs::{COMMAND, Command};
 use crate::pci::view::RegionSizes;
 use crate::window::Window;
 
@@ -58,13 +59,19 @@ impl PassthroughFunction {
             });
         }
         let parts = Parts { address, device };
-        let reset = parts.reset(reset)?;
         let config_region = parts.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
+        let reset = parts.reset(reset, &config_region)?;
         let regions = BarIndex::all()
             .chain([BarIndex::ROM])
             .map(|bar| parts.region(u32::from(bar.number())))
             .collect::<Result<Vec<_>, _>>()?;
         let config = parts.config(&config_region, &regions)?;
+        // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
+        let config = if reset == Reset::Function {
+            config
+        } else {
+            config.without_flr()
+        };
         let (config, interrupts) = parts.interrupts(config, host)?;
         let msix = config.msix();
         let state = State {
@@ -72,6 +79,7 @@ impl PassthroughFunction {
             interrupts,
             windows: parts.windows(config.bars(), &regions, msix)?,
             config,
+            freed: false,
             running: true,
         };
         let bars = state.config.bars().to_vec();
@@ -109,20 +117,11 @@ impl Parts {
     }
 
     /// The way in which the function is reset; a reset of its bus is done at once.
-    fn reset(&self, policy: ResetPolicy) -> Result<Reset, Error> {
+    fn reset(&self, policy: ResetPolicy, config: &RegionInfo) -> Result<Reset, Error> {
         let address = self.address;
-        match (
-            choose(address, self.device.flags(), || self.device.bus_members()),
-            policy,
-        ) {
-            (Ok(Reset::Bus), _) => match self.device.reset_bus() {
-                Ok(()) => Ok(Reset::Bus),
-                Err(source) => Err(Error::Reset {
-                    address,
-                    call: BUS_RESET,
-                    source,
-                }),
-            },
+        let found = choose(address, self.device.flags(), || self.device.bus_members());
+        match (found, policy) {
+            (Ok(Reset::Bus), _) => self.reset_bus(config).map(|()| Reset::Bus),
             (Ok(reset), _) => Ok(reset),
             (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
             (Err(reason), ResetPolicy::IfPossible) => {
@@ -132,6 +131,19 @@ impl Parts {
                 Ok(Reset::Nothing)
             }
         }
+    }
+
+    fn reset_bus(&self, config: &RegionInfo) -> Result<(), Error> {
+        // No DMA while the reset is under way.
+        let quiet = self
+            .device
+            .write(config, COMMAND.into(), &Command::empty().bits().to_le_bytes());
+        quiet.map_err(self.error("write", config.index))?;
+        self.device.reset_bus().map_err(|source| Error::Reset {
+            address: self.address,
+            call: BUS_RESET,
+            source,
+        })
     }
 
     fn region(&self, index: u32) -> Result<RegionInfo, Error> {
@@ -146,7 +158,7 @@ impl Parts {
             .for_each(|(size, bar)| *size = bar.size);
         let size = u16::try_from(region.size).unwrap_or(u16::MAX);
         let read = |offset, data: &mut [u8]| self.device.read(region, u64::from(offset), data);
-        ConfigSpace::new(size, &sizes, read).map_err(self.error("read", region.index))
+        ConfigSpace::new(self.address, size, &sizes, read).map_err(self.error("read", region.index))
     }
 
     /// The kinds of interrupts that the function, VFIO and the host VMM all have.

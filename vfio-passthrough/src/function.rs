@@ -3,6 +3,7 @@
 mod error;
 mod interrupts;
 mod reset;
+mod windows;
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,15 +13,15 @@ pub use error::Error;
 pub(crate) use reset::{BUS_RESET, choose};
 pub use reset::{Reset, ResetPolicy};
 
-use crate::address::{BarIndex, ByteRange, PciAddress};
+use crate::address::{BarIndex, PciAddress};
 use crate::backend::{Device, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
 use crate::irq::Interrupts;
-use crate::pci::bar::{Bar, Space};
+use crate::pci::bar::Bar;
 use crate::pci::config::{ConfigSpace, Touched, Written};
 use crate::pci::msix::{MsixLayout, MsixPart, MsixState};
-use crate::pci::regs::{COMMAND, Command, PM_STATE};
+use crate::pci::regs::{COMMAND, Command};
 use crate::window::Window;
 
 /// A warning a function may log about failed accesses before it falls silent; a guest must not fill the
@@ -54,6 +55,8 @@ pub(crate) struct State {
     // Interrupts end before the memory slots go, and both before the device is closed.
     pub interrupts: Interrupts,
     pub windows: Vec<Window>,
+    /// A window was taken away: others may fit where it was.
+    pub freed: bool,
     pub running: bool,
 }
 
@@ -98,29 +101,17 @@ impl PassthroughFunction {
         state.config.overlay(offset, data);
     }
 
-    /// The guest writes config space.
-    pub fn config_write(&self, offset: u16, data: &[u8]) {
+    /// The guest writes config space. True where memory slots were taken away: BARs of other functions that
+    /// were refused a place may have room now (see [`place_again`](Self::place_again)).
+    pub fn config_write(&self, offset: u16, data: &[u8]) -> bool {
         self.traps.config_writes.increment();
         let mut state = self.lock();
         if !state.running {
-            return;
+            return false;
         }
         let written = state.config.write(offset, data);
-        if let Err(error) = self.carry_out(&mut state, &written) {
-            self.warn(&error);
-        }
-    }
-
-    /// Which BAR decodes an address now, and where in it the address is.
-    pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
-        let state = self.lock();
-        self.bars
-            .iter()
-            .filter(|bar| bar.kind.space() == space)
-            .find_map(|bar| {
-                let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
-                Some((bar.index, range.offset_of(address)?))
-            })
+        self.log_failure(self.carry_out(&mut state, &written));
+        std::mem::take(&mut state.freed)
     }
 
     /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the
@@ -202,19 +193,23 @@ impl PassthroughFunction {
             // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
             state.config.set_asleep(true);
         }
-        let mut result = if moves { self.retire_windows(state) } else { Ok(()) };
+        let retired = if moves { self.retire_windows(state) } else { Ok(()) };
+        let mut result = Ok(());
         for (offset, data) in &written.forward {
-            result = result.and(self.write_config(*offset, data));
+            result = self.both(result, self.write_config(*offset, data));
         }
         if written.touched.contains(Touched::COMMAND) {
-            result = result.and(self.write_config(COMMAND, &state.config.command().bits().to_le_bytes()));
+            let command = state.config.command().bits().to_le_bytes();
+            result = self.both(result, self.write_config(COMMAND, &command));
         }
         if written.touched.contains(Touched::POWER) {
-            result = result.and(self.read_power_state(state));
+            result = self.both(result, self.read_power_state(state));
         }
-        if moves {
+        // A device that did not take the write may not decode what it should: its mappings would fault.
+        if moves && result.is_ok() {
             self.place_windows(state);
         }
+        result = self.both(retired, result);
         if let Some(control) = state.config.msix_control() {
             state.msix.write_control(control);
         }
@@ -222,19 +217,30 @@ impl PassthroughFunction {
             .touched
             .intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND)
         {
-            result = result.and(self.reconcile_interrupts(state));
+            result = self.both(result, self.reconcile_interrupts(state));
         }
         result
     }
 
     fn reset_locked(&self, state: &mut State) -> Result<(), Error> {
+        let asleep = state.config.is_asleep();
         state.config.reset();
         state.msix.reset();
-        let interrupts = self.reconcile_interrupts(state);
-        let windows = self.retire_windows(state);
+        let mut result = self.reconcile_interrupts(state);
+        result = self.both(result, self.retire_windows(state));
+        if let Some(offset) = state.config.power_control().filter(|_| asleep) {
+            // A function without a reset would sleep on.
+            result = self.both(result, self.write_config(offset, &[0]));
+        }
         // No DMA while the reset is under way, nor after it where the device has none.
-        let quiet = self.write_config(COMMAND, &Command::empty().bits().to_le_bytes());
-        interrupts.and(windows).and(quiet).and(self.reset_device())
+        result = self.both(
+            result,
+            self.write_config(COMMAND, &Command::empty().bits().to_le_bytes()),
+        );
+        result = self.both(result, self.reset_device());
+        // Nothing is decoded any more: this tries again what could not be taken away.
+        self.place_windows(state);
+        result
     }
 
     fn reset_device(&self) -> Result<(), Error> {
@@ -249,39 +255,6 @@ impl PassthroughFunction {
             call,
             source,
         })
-    }
-
-    fn read_power_state(&self, state: &mut State) -> Result<(), Error> {
-        let Some(offset) = state.config.power_control() else {
-            return Ok(());
-        };
-        let mut data = [0; 2];
-        let result = self
-            .device
-            .read(&self.config_region, u64::from(offset), &mut data);
-        result.map_err(|source| self.region_error("read", &self.config_region, source))?;
-        state.config.set_asleep(u16::from_le_bytes(data) & PM_STATE != 0);
-        Ok(())
-    }
-
-    fn retire_windows(&self, state: &mut State) -> Result<(), Error> {
-        let mut result = Ok(());
-        for window in &mut state.windows {
-            let base = base(&self.bars, &state.config, window.bar());
-            let retired = window.retire(base);
-            result =
-                result.and(retired.map_err(|source| self.window_error("take away", window.bar(), source)));
-        }
-        result
-    }
-
-    fn place_windows(&self, state: &mut State) {
-        for window in &mut state.windows {
-            let base = base(&self.bars, &state.config, window.bar());
-            if let Err(source) = window.place(base, &*self.slots) {
-                self.warn(&self.window_error("place", window.bar(), source));
-            }
-        }
     }
 
     fn region_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
@@ -328,6 +301,17 @@ impl PassthroughFunction {
         }
     }
 
+    /// The first failure; a second one is logged, so that none is lost.
+    fn both(&self, first: Result<(), Error>, second: Result<(), Error>) -> Result<(), Error> {
+        match (first, second) {
+            (Err(first), Err(second)) => {
+                self.warn(&second);
+                Err(first)
+            }
+            (first, second) => first.and(second),
+        }
+    }
+
     fn log_failure(&self, result: Result<(), Error>) {
         if let Err(error) = result {
             self.warn(&error);
@@ -339,13 +323,6 @@ impl PassthroughFunction {
             log::warn!("{error}");
         }
     }
-}
-
-/// Where the guest has a BAR now.
-fn base(bars: &[Bar], config: &ConfigSpace, index: BarIndex) -> Option<u64> {
-    bars.iter()
-        .find(|bar| bar.index == index)
-        .and_then(|bar| config.decoded(bar))
 }
 
 impl Drop for PassthroughFunction {

@@ -52,8 +52,12 @@ pub trait MemorySlots: Send + Sync {
 /// Memory that is in the guest's address space. It keeps the memory alive. Dropping it takes it away; where
 /// the hypervisor refuses that, the memory is leaked rather than freed under the guest, and a line is logged.
 pub trait MemorySlot: Send {
-    /// Takes the memory away, and reports a failure, after which the memory stays mapped and alive.
-    fn remove(self: Box<Self>) -> io::Result<()>;
+    /// Takes the memory away. Once it is gone, this does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno. The memory stays where it is, and alive: this may be called again.
+    fn remove(&mut self) -> io::Result<()>;
 }
 
 /// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).

@@ -11,8 +11,9 @@ pub struct DirectArea(pub ByteRange);
 /// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the
 /// pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
 ///
-/// The table's page stays trapped where VFIO could map it (`MSIX_MAPPABLE`) too: the host's kernel owns the
-/// table in the hardware.
+/// The table's pages stay trapped where VFIO could map them too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the
+/// host's kernel owns the table in the hardware. A kernel without that capability (before 4.16) refuses to map
+/// them, and nothing else.
 pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
     if !region.flags.contains(RegionFlags::MMAP) {
         return Vec::new();
@@ -30,7 +31,7 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
             areas.push(area);
         }
     }
-    for range in trapped {
+    for range in trapped.iter().filter(|range| !range.is_empty()) {
         let pages = range.grow_to(page_size);
         areas = areas.into_iter().flat_map(|area| area.without(pages)).collect();
     }
@@ -67,6 +68,7 @@ mod tests {
                 vec![range(0, 0x2000)],
             ),
             (region(0x4000, None), &[], vec![range(0, 0x4000)]),
+            (region(0x4000, None), &[range(1, 1)], vec![range(0, 0x4000)]),
             (
                 region(0x8000, None),
                 &[range(0x3ff8, 0x4008)],

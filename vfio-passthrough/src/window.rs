@@ -16,8 +16,6 @@ pub struct Window {
     mmap: Arc<RegionMmap>,
     /// Where it is in the guest now.
     placed: Option<(u64, Box<dyn MemorySlot>)>,
-    /// The address that the host VMM refused: not tried again until the guest moves the BAR.
-    refused: Option<u64>,
 }
 
 impl Window {
@@ -38,7 +36,6 @@ impl Window {
             area: area.0,
             mmap,
             placed: None,
-            refused: None,
         })
     }
 
@@ -48,34 +45,28 @@ impl Window {
     }
 
     /// Takes the window away unless it is where a BAR at `base` has it; `None` is a BAR that decodes nothing.
+    /// True where it was taken away.
     ///
     /// # Errors
     ///
-    /// The host VMM could not: the slot is leaked, with its memory, and counts as gone.
-    pub fn retire(&mut self, base: Option<u64>) -> io::Result<()> {
+    /// The host VMM could not: the window stays where it is until the next try.
+    pub fn retire(&mut self, base: Option<u64>) -> io::Result<bool> {
         let wanted = self.address(base);
-        self.refused = self.refused.filter(|refused| Some(*refused) == wanted);
-        match self.placed.take() {
-            Some((at, slot)) if Some(at) != wanted => slot.remove(),
-            kept => {
-                self.placed = kept;
-                Ok(())
-            }
-        }
+        let Some((_, slot)) = self.placed.as_mut().filter(|(at, _)| Some(*at) != wanted) else {
+            return Ok(false);
+        };
+        slot.remove()?;
+        self.placed = None;
+        Ok(true)
     }
 
-    /// Puts the window where a BAR at `base` has it. A place that the host VMM refuses, since it overlaps
-    /// something, leaves the window trapped: accesses then go through the VMM, which is slow and right.
+    /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
+    /// since it overlaps something, leaves the window trapped: accesses then go through the VMM, which is
+    /// slow and right.
     pub fn place(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
-        let Some(gpa) = self
-            .address(base)
-            .filter(|gpa| self.placed.is_none() && self.refused != Some(*gpa))
-        else {
-            return Ok(());
-        };
-        let result = slots.place(gpa, self.mmap.clone());
-        self.refused = result.is_err().then_some(gpa);
-        self.placed = Some((gpa, result?));
+        if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
+            self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
+        }
         Ok(())
     }
 

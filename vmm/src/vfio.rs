@@ -31,8 +31,12 @@ impl PciFunction for GuestFunction {
         self.0.config_read(offset, data);
     }
 
-    fn config_write(&self, offset: u16, data: &[u8]) {
-        self.0.config_write(offset, data);
+    fn config_write(&self, offset: u16, data: &[u8]) -> bool {
+        self.0.config_write(offset, data)
+    }
+
+    fn place_again(&self) {
+        self.0.place_again();
     }
 
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
@@ -263,27 +267,4 @@ fn place_bar(function: &PassthroughFunction, placed: &PlacedBar) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(paths: &[&str]) -> Vec<Passthrough> {
-        paths.iter().map(|path| path.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_device_has_many_names_and_may_be_given_once() {
-        let twice = addresses(&asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"])).unwrap_err();
-        assert_eq!(twice.to_string(), "--vfio 0000:01:00.0: given twice");
-        let two = addresses(&asked(&["0000:01:00.0", "02:00.0"])).unwrap();
-        assert_eq!(
-            two.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["0000:01:00.0", "0000:02:00.0"]
-        );
-    }
-
-    #[test]
-    fn what_is_no_address_is_named() {
-        let text = addresses(&asked(&["/dev/null"])).unwrap_err().to_string();
-        assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
-    }
-}
+mod tests;

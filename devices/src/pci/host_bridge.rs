@@ -29,7 +29,9 @@ impl PciFunction for HostBridge {
         data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
 
-    fn config_write(&self, _offset: u16, _data: &[u8]) {}
+    fn config_write(&self, _offset: u16, _data: &[u8]) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

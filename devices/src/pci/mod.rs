@@ -18,8 +18,12 @@ pub trait PciFunction: Send + Sync {
     /// Reads `data.len()` bytes (1, 2 or 4, not crossing a dword) of configuration space.
     fn config_read(&self, offset: u16, data: &mut [u8]);
 
-    /// Writes `data.len()` bytes (1, 2 or 4, not crossing a dword) of configuration space.
-    fn config_write(&self, offset: u16, data: &[u8]);
+    /// Writes `data.len()` bytes (1, 2 or 4, not crossing a dword) of configuration space. True where the
+    /// function gave up guest memory by it, which another one may have been refused.
+    fn config_write(&self, offset: u16, data: &[u8]) -> bool;
+
+    /// Another function gave up guest memory: time to try again what was refused.
+    fn place_again(&self) {}
 
     /// Reads guest physical memory; `false` if no memory BAR decodes `gpa`.
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {

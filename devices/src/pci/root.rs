@@ -75,8 +75,10 @@ impl PciRoot {
     pub fn config_write(&self, devfn: u8, offset: u16, data: &[u8]) {
         if let Some(function) = self.function(devfn)
             && is_config_access(offset, data.len())
+            && function.config_write(offset, data)
         {
-            function.config_write(offset, data);
+            // BARs may overlap for a while; who came too late for a memory slot has its turn now.
+            self.functions().for_each(|function| function.place_again());
         }
     }
 
@@ -130,14 +132,17 @@ impl DevicePio for PciRoot {
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
-    /// A function with one 16-byte memory BAR and one 4-byte I/O BAR, that remembers its config writes.
+    /// A function with one 16-byte memory BAR and one 4-byte I/O BAR, that remembers its config writes and
+    /// gives up memory by those of register 0x10.
     pub struct TestFunction {
         pub bar: u64,
         pub port: u16,
         pub writes: Mutex<Vec<(u16, Vec<u8>)>>,
+        pub placed_again: AtomicU32,
     }
 
     impl TestFunction {
@@ -146,6 +151,7 @@ pub(super) mod tests {
                 bar,
                 port,
                 writes: Mutex::new(Vec::new()),
+                placed_again: AtomicU32::new(0),
             })
         }
     }
@@ -157,8 +163,13 @@ pub(super) mod tests {
             }
         }
 
-        fn config_write(&self, offset: u16, data: &[u8]) {
+        fn config_write(&self, offset: u16, data: &[u8]) -> bool {
             self.writes.lock().unwrap().push((offset, data.to_vec()));
+            offset == 0x10
+        }
+
+        fn place_again(&self) {
+            self.placed_again.fetch_add(1, Ordering::Relaxed);
         }
 
         fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
@@ -223,6 +234,19 @@ pub(super) mod tests {
         root.config_write(0, 0, &[]);
         root.config_write(0, 2, &[7; 2]);
         assert_eq!(*function.writes.lock().unwrap(), [(2, vec![7; 2])]);
+    }
+
+    #[test]
+    fn memory_that_one_function_gives_up_is_offered_to_all() {
+        let mut root = PciRoot::new();
+        let functions = [TestFunction::at(0, 0), TestFunction::at(0, 0)];
+        functions.iter().for_each(|function| {
+            root.push(function.clone()).unwrap();
+        });
+        root.config_write(0, 4, &[0; 4]);
+        root.config_write(0, 0x10, &[0; 4]);
+        let tried = functions.map(|function| function.placed_again.load(Ordering::Relaxed));
+        assert_eq!(tried, [1, 1]);
     }
 
     #[test]

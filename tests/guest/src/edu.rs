@@ -22,7 +22,8 @@ const COUNT: u64 = 0x90;
 const COMMAND: u64 = 0x98;
 /// The device's own buffer, for DMA only.
 const BUFFER: u64 = 0x4_0000;
-const PAGE: u32 = 4096;
+/// How much is moved: half a page.
+const LENGTH: u32 = 2048;
 /// Bits of the command: begin, to memory, interrupt at the end.
 const BEGIN: u32 = 1;
 const TO_MEMORY: u32 = 1 << 1;
@@ -67,7 +68,7 @@ pub fn work() -> Result<Report, Error> {
 }
 
 fn copy(edu: &Function, from: u64, to: u64, direction: u32) -> Result<u64, Error> {
-    for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, PAGE.into())] {
+    for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, LENGTH.into())] {
         let [low, high] = halves(value);
         edu.write(register, low)?;
         edu.write(register.saturating_add(4), high)?;
@@ -146,7 +147,11 @@ fn dma_while_moving(config: &Config, home: u64, away: u64) -> Result<bool, Error
     let (from, to) = (out.physical()?, back.physical()?);
     for (source, destination, direction) in [(from, BUFFER, 0), (BUFFER, to, TO_MEMORY)] {
         let registers = Registers::at(home, 4096)?;
-        for (register, value) in [(SOURCE, source), (DESTINATION, destination), (COUNT, PAGE.into())] {
+        for (register, value) in [
+            (SOURCE, source),
+            (DESTINATION, destination),
+            (COUNT, LENGTH.into()),
+        ] {
             let [low, high] = halves(value);
             let at = usize::try_from(register).unwrap_or(usize::MAX);
             registers.write(at, low);

@@ -17,6 +17,9 @@ const FRAME: u64 = (1 << 55) - 1;
 #[repr(C, align(4096))]
 struct Aligned([u32; PAGE / 4]);
 
+/// How many words half a page has.
+const HALF: u32 = 512;
+
 /// A page.
 pub struct Page(Box<Aligned>);
 
@@ -43,9 +46,10 @@ impl Page {
         Ok(frame.ok_or_else(missing)?.saturating_mul(PAGE as u64))
     }
 
-    /// Fills it with words that differ, and differ by `seed`.
+    /// Fills its first half, which is what an edu's DMA moves: the device refuses to fill its buffer to the last
+    /// byte. With words that differ, and differ by `seed`.
     pub fn fill(&mut self, seed: u32) {
-        for (word, at) in self.0.0.iter_mut().zip(0_u32..) {
+        for (word, at) in self.0.0.iter_mut().zip(0..HALF) {
             // A device reads it behind the compiler's back.
             // SAFETY: `word` is a valid, aligned reference.
             unsafe { std::ptr::write_volatile(word, value(seed, at)) };
@@ -59,7 +63,7 @@ impl Page {
         self.0
             .0
             .iter()
-            .zip(0_u32..)
+            .zip(0..HALF)
             .all(|(own, at)| word(own) == value(seed, at))
     }
 }

@@ -69,13 +69,7 @@ pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> 
     entries.iter().take(count).map(member).collect()
 }
 
-/// The count of `struct vfio_iommu_type1_info_dma_avail`.
-pub(super) fn mappings_available(capability: Capability<'_>) -> Option<u32> {
-    is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
-    array(capability.body, 0).map(u32::from_ne_bytes)
-}
-
-pub(super) fn is(capability: Capability<'_>, id: u32) -> Option<()> {
+fn is(capability: Capability<'_>, id: u32) -> Option<()> {
     (u32::from(capability.id) == id).then_some(())
 }
 

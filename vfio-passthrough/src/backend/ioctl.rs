@@ -15,7 +15,6 @@ use vmm_sys_util::ioctl::{
 };
 use vmm_sys_util::ioctl_io_nr;
 
-use super::mmap::host_page_size;
 use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo, SetIrqs, info};
 use crate::address::PciAddress;
 
@@ -158,8 +157,6 @@ pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<Regio
         size: reply.u64_at(offset_of!(sys::vfio_region_info, size)),
         file_offset: reply.u64_at(offset_of!(sys::vfio_region_info, offset)),
         sparse: capabilities().find_map(info::sparse_areas),
-        msix_mappable: capabilities()
-            .any(|it| info::is(it, sys::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).is_some()),
     })
 }
 
@@ -177,14 +174,8 @@ pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
         _ => reply.u32_at(offset_of!(sys::vfio_iommu_type1_info, cap_offset)),
     };
     let capabilities = || info::capabilities(&reply.0, first);
-    let page_sizes = match flags & sys::VFIO_IOMMU_INFO_PGSIZES {
-        0 => host_page_size(),
-        _ => reply.u64_at(offset_of!(sys::vfio_iommu_type1_info, iova_pgsizes)),
-    };
     Ok(IommuInfo {
-        page_sizes,
         iova_ranges: capabilities().find_map(info::iova_ranges),
-        mappings_available: capabilities().find_map(info::mappings_available),
     })
 }
 

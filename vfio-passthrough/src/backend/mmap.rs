@@ -216,6 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn alignment_follows_the_size_between_the_huge_pages_that_there_are() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        for (size, expected) in [
+            (4096, 1),
+            (2 * mib - 4096, 1),
+            (2 * mib, 2 * mib),
+            (3 * mib, 4 * mib),
+            (gib, gib),
+            (32 * gib, gib),
+        ] {
+            assert_eq!(alignment(size), expected, "{size:#x}");
+        }
+    }
+
+    #[test]
     fn the_file_is_what_is_mapped() {
         use std::os::unix::fs::FileExt;
         for size in [0x1000, 4 << 20] {

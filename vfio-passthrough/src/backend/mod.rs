@@ -74,8 +74,6 @@ pub struct RegionInfo {
     /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative to the
     /// region.
     pub sparse: Option<Vec<ByteRange>>,
-    /// The page of the MSI-X table may be mapped too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`).
-    pub msix_mappable: bool,
 }
 
 /// An interrupt index of a device.
@@ -130,12 +128,8 @@ pub struct BusMember {
 /// What the IOMMU of an address space can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuInfo {
-    /// Sizes a mapping can have, a bit each; the lowest is the alignment that is asked of every mapping.
-    pub page_sizes: u64,
     /// Where mappings can be, or `None` where the kernel does not say (before 5.4).
     pub iova_ranges: Option<Vec<ByteRange>>,
-    /// How many more mappings there is room for, or `None` where the kernel does not say (before 5.10).
-    pub mappings_available: Option<u32>,
 }
 
 /// An I/O address space: what a VFIO container or an IOAS is.

@@ -44,7 +44,6 @@ impl MemorySlots for KvmMemory {
                 guest_phys_addr: gpa,
                 ..Default::default()
             },
-            stuck: false,
             memory: None,
         };
         slot.fill(memory)?;
@@ -58,8 +57,6 @@ struct Slot {
     numbers: Arc<Mutex<Option<IdAllocator>>>,
     calls: Arc<KvmCalls>,
     region: kvm_userspace_memory_region,
-    /// KVM did not delete the slot: its number is not handed out again.
-    stuck: bool,
     memory: Option<Arc<dyn HostMemory>>,
 }
 
@@ -72,46 +69,40 @@ impl Slot {
         Ok(())
     }
 
-    fn empty(&mut self) -> io::Result<()> {
-        let Some(memory) = self.memory.take() else {
-            return Ok(());
-        };
-        // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
-        self.region.memory_size = 0;
-        let result = self.set();
-        self.stuck = result.is_err();
-        if self.stuck {
-            // The guest still reaches the memory: leaked, so that nothing else ever lives at that place.
-            #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
-            std::mem::forget(memory);
-        }
-        result
-    }
-
     fn set(&self) -> io::Result<()> {
         self.calls.set_user_memory_region.increment();
         // SAFETY: the region is memory of a `HostMemory`, which stays and may be written at any time; `fill`
-        // keeps it in `self`, and `empty` lets go of it only after the kernel has let go of the slot.
+        // keeps it in `self`, and `remove` lets go of it only after the kernel has let go of the slot.
         unsafe { self.vm.set_user_memory_region(self.region) }.map_err(errno)
     }
 }
 
 impl MemorySlot for Slot {
-    fn remove(mut self: Box<Self>) -> io::Result<()> {
-        self.empty()
+    fn remove(&mut self) -> io::Result<()> {
+        if self.memory.is_some() {
+            // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
+            self.region.memory_size = 0;
+            self.set()?;
+            self.memory = None;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Err(error) = self.empty() {
-            log::error!(
-                "memory slot {} stays, and its memory is leaked: {error}",
-                self.region.slot
-            );
-        }
-        if !self.stuck {
-            free(&self.numbers, self.region.slot);
+        match self.remove() {
+            Ok(()) => free(&self.numbers, self.region.slot),
+            Err(error) => {
+                // The guest still reaches the memory: leaked, so that nothing else ever lives at that place,
+                // and the number is not handed out again.
+                log::error!(
+                    "memory slot {} stays, and its memory is leaked: {error}",
+                    self.region.slot
+                );
+                #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
+                std::mem::forget(self.memory.take());
+            }
         }
     }
 }

@@ -96,31 +96,23 @@ struct Slot {
     memory: Option<Arc<dyn HostMemory>>,
 }
 
-impl Slot {
-    fn end(&mut self) -> io::Result<()> {
-        let Some(memory) = self.memory.take() else {
-            return Ok(());
-        };
-        if let Err(error) = self.guest.faults.pass(Call::RemoveSlot) {
-            #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
-            std::mem::forget(memory);
-            return Err(error);
-        }
-        lock(&self.guest.slots).remove(&self.gpa);
-        Ok(())
-    }
-}
-
 impl MemorySlot for Slot {
-    fn remove(mut self: Box<Self>) -> io::Result<()> {
-        self.end()
+    fn remove(&mut self) -> io::Result<()> {
+        if self.memory.is_some() {
+            self.guest.faults.pass(Call::RemoveSlot)?;
+            lock(&self.guest.slots).remove(&self.gpa);
+            self.memory = None;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.remove() {
             log::error!("the slot at {:#x} stays: {error}", self.gpa);
+            #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
+            std::mem::forget(self.memory.take());
         }
     }
 }

@@ -43,11 +43,8 @@ impl Iommu {
 impl AddressSpace for Iommu {
     fn info(&self) -> io::Result<IommuInfo> {
         self.faults.pass(Call::IommuInfo)?;
-        let available = self.limit.saturating_sub(lock(&self.mappings).len());
         Ok(IommuInfo {
-            page_sizes: PAGE,
             iova_ranges: Some(self.reach.clone()),
-            mappings_available: u32::try_from(available).ok(),
         })
     }
 

@@ -253,7 +253,7 @@ pub(super) fn msix_layout(config: &[u8]) -> Option<MsixLayout> {
             .map_or(0, |it| u32::from_le_bytes(*it))
     };
     let first = bytes(CAPABILITIES).first().copied()?;
-    let all = caps::standard(first, word);
+    let all = caps::standard(first, word).found;
     let msix = all.iter().find(|capability| capability.id == cap::MSIX)?;
     let at = |register: u16| msix.offset.saturating_add(register);
     MsixLayout::new(word(at(MSIX_CONTROL)), long(at(MSIX_TABLE)), long(at(MSIX_PBA)))

@@ -20,7 +20,7 @@ use crate::pci::msi::MsiLayout;
 use crate::pci::msix::MsixLayout;
 
 /// The size of the file range that each region has.
-const REGION_STRIDE: u64 = 1 << 24;
+const REGION_STRIDE: u64 = 1 << 36;
 
 /// A PCI function in memory: its regions lie one after the other in a file, as vfio-pci has them.
 pub struct PciDevice {
@@ -32,6 +32,8 @@ pub struct PciDevice {
     pub(super) msix: Option<MsixLayout>,
     pub(super) irqs: Mutex<IrqsState>,
     flags: DeviceFlags,
+    /// Bits of config space that read zero whatever is written, by offset.
+    zeros: Vec<(u64, u8)>,
     /// What is on its bus; nothing where the bus cannot be reset.
     bus: Vec<BusMember>,
 }
@@ -58,7 +60,7 @@ impl PciDevice {
         put(0x3d, &[1]);
         put(0x40, &[0x11, 0x80, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
         put(0x60, &[0x01, 0, 3, 0]);
-        put(0x80, &[0x10, 0x60, 2, 0]);
+        put(0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]);
         let intx = IrqInfo {
             index: Kind::Intx.index(),
             flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
@@ -73,7 +75,7 @@ impl PciDevice {
     }
 
     /// A function with an INTx pin, MSI of this form (message control) and MSI-X of so many vectors, where there
-    /// is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express); in BAR0 the table at 0x1_0000 and
+    /// is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express, with FLR); in BAR0 the table at 0x1_0000 and
     /// the pending bits at 0x1_8000.
     ///
     /// # Errors
@@ -95,7 +97,7 @@ impl PciDevice {
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 0, 0, 2]);
         put(0x10, &[4]);
         put(0x3d, &[1]);
-        put(0x80, &[0x10, 0, 2, 0]);
+        put(0x80, &[0x10, 0, 2, 0, 0, 0, 0, 0x10]);
         let mut first = 0x80;
         if let Some(control) = msi {
             let [low, high] = control.to_le_bytes();
@@ -121,7 +123,7 @@ impl PciDevice {
         Self::new(faults, config, &[0x2_0000], irqs)
     }
 
-    /// A function with this config space, and with BAR regions of these sizes, from BAR0 on.
+    /// A function with this config space, and with regions of these sizes: of BAR0 to BAR5 and the ROM.
     ///
     /// # Errors
     ///
@@ -165,6 +167,7 @@ impl PciDevice {
             power_on: config,
             irqs: Mutex::default(),
             flags: DeviceFlags::PCI | DeviceFlags::RESET,
+            zeros: Vec::new(),
             bus: Vec::new(),
         };
         device.power_on()?;
@@ -175,6 +178,32 @@ impl PciDevice {
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
         let flags = self.flags.difference(DeviceFlags::RESET);
         Self { flags, bus, ..self }
+    }
+
+    /// One where bits of a byte of config space are zero whatever is written.
+    pub fn with_zeros(mut self, offset: u64, bits: u8) -> Self {
+        self.zeros.push((offset, bits));
+        self
+    }
+
+    /// One that describes a region in another way.
+    pub fn with_region(mut self, index: u32, change: impl FnOnce(&mut RegionInfo)) -> Self {
+        let mut regions = self.regions.iter_mut();
+        if let Some(region) = regions.find(|region| region.index == index) {
+            change(region);
+        }
+        self
+    }
+
+    fn without_zeros(&self, region: u32, offset: u64, data: &[u8]) -> Vec<u8> {
+        let mut data = data.to_vec();
+        if region == VFIO_PCI_CONFIG_REGION_INDEX {
+            for (byte, at) in data.iter_mut().zip(offset..) {
+                let zeros = self.zeros.iter().filter(|(offset, _)| *offset == at);
+                zeros.for_each(|(_, bits)| *byte &= !bits);
+            }
+        }
+        data
     }
 
     /// Bytes of the real config space, which the guest does not see all of.
@@ -242,7 +271,11 @@ impl Device for PciDevice {
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
         self.faults.pass(Call::Write)?;
-        self.poke(region.index, offset, data)?;
+        self.poke(
+            region.index,
+            offset,
+            &self.without_zeros(region.index, offset, data),
+        )?;
         // The command register may have let the pin go.
         self.signal_pin(&mut lock(&self.irqs))
     }

@@ -4,6 +4,10 @@
 use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
 
+/// The end of what a BAR is placed in: x86 has 52 bits of physical address at most (Intel SDM 3A, 4.1.4; AMD
+/// APM 2, 5.3).
+const ADDRESS_END: u64 = 1 << 52;
+
 /// Which of the two address spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
@@ -130,11 +134,13 @@ impl Bar {
         }
     }
 
-    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, a
-    /// ROM that is not enabled.
+    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, what
+    /// no CPU reaches, a ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
-        let fits = address.checked_add(self.size).is_some();
+        let fits = address
+            .checked_add(self.size)
+            .is_some_and(|end| end <= ADDRESS_END);
         let enabled = self.kind != BarKind::Rom || register & u64::from(ROM_ENABLE) != 0;
         (address != 0 && fits && enabled && address != self.address_bits()).then_some(address)
     }
@@ -181,10 +187,17 @@ mod tests {
     #[test]
     fn neither_zero_nor_a_sizing_value_is_an_address() {
         let bar = Bar::new(index(0), 4, 0x4000).unwrap();
-        for register in [4, 0xffff_ffff_ffff_c004] {
+        for register in [
+            4,
+            0xffff_ffff_ffff_c004,
+            // The upper half is being sized, or there is no such CPU.
+            0xffff_ffff_0000_4004,
+            0x000f_ffff_ffff_c004 + 0x4000,
+        ] {
             assert_eq!(bar.address(register), None, "{register:#x}");
         }
         assert_eq!(bar.address(0x38_0000_4004), Some(0x38_0000_4000));
+        assert_eq!(bar.address(0x000f_ffff_ffff_c004), Some(0x000f_ffff_ffff_c000));
     }
 
     #[test]

@@ -27,44 +27,62 @@ pub struct ExtendedCapability {
     pub offset: u16,
 }
 
+/// What a walk came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk<T> {
+    /// In the list's order.
+    pub found: Vec<T>,
+    /// Where and why the list was cut, if it was.
+    pub cut: Option<String>,
+}
+
 /// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16 bits at an
 /// offset: id and next pointer. Where the list repeats itself or points into the header it is cut.
-pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Vec<Capability> {
-    let mut found: Vec<Capability> = Vec::new();
+pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability> {
+    let (mut found, mut cut): (Vec<Capability>, _) = (Vec::new(), None);
     // The lower two bits are reserved: software masks them (PCI 6.7).
     let mut offset = u16::from(first & 0xfc);
     while offset != 0 && found.len() < MAX_STANDARD {
         if offset < HEADER_END || found.iter().any(|known| known.offset == offset) {
-            log::warn!("capability list cut at {offset:#x}: it points into the header or repeats itself");
+            cut = Some(format!(
+                "capability list cut at {offset:#x}: it points into the header or repeats itself"
+            ));
             break;
         }
         let [id, next] = read(offset).to_le_bytes();
         if id == 0xff {
-            log::warn!("capability list cut at {offset:#x}: nothing answers there");
+            cut = Some(format!(
+                "capability list cut at {offset:#x}: nothing answers there"
+            ));
             break;
         }
         found.push(Capability { id, offset });
         offset = u16::from(next & 0xfc);
     }
-    found
+    Walk { found, cut }
 }
 
 /// The extended capabilities. `read` gives the 32-bit header at an offset. Cut as [`standard`] is.
-pub fn extended(mut read: impl FnMut(u16) -> u32) -> Vec<ExtendedCapability> {
-    let mut found: Vec<ExtendedCapability> = Vec::new();
+pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
+    let (mut found, mut cut): (Vec<ExtendedCapability>, _) = (Vec::new(), None);
     let mut offset = CONVENTIONAL_SIZE;
     while offset != 0 && found.len() < MAX_EXTENDED {
         let repeated = found.iter().any(|known| known.offset == offset);
         if !(CONVENTIONAL_SIZE..EXTENDED_SIZE).contains(&offset) || repeated {
-            log::warn!(
+            cut = Some(format!(
                 "extended capability list cut at {offset:#x}: it points below 0x100 or repeats itself"
-            );
+            ));
             break;
         }
         let header = read(offset);
         // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as
         // all-ones.
         if header == 0 || header == u32::MAX {
+            if !found.is_empty() {
+                cut = Some(format!(
+                    "extended capability list cut at {offset:#x}: nothing is there"
+                ));
+            }
             break;
         }
         let [low, high, upper, top] = header.to_le_bytes();
@@ -75,7 +93,7 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Vec<ExtendedCapability> {
         });
         offset = (u16::from_le_bytes([upper, top]) >> 4) & 0xffc;
     }
-    found
+    Walk { found, cut }
 }
 
 #[cfg(test)]
@@ -90,6 +108,7 @@ mod tests {
                 .map_or(0xffff, |(_, header)| *header)
         };
         standard(first, read)
+            .found
             .iter()
             .map(|capability| capability.offset)
             .collect()
@@ -115,7 +134,7 @@ mod tests {
     #[test]
     fn extended_headers_are_taken_apart() {
         let read = |offset| if offset == 0x100 { 0x1502_0001 } else { 0x0001_0010 };
-        let found = extended(read);
+        let found = extended(read).found;
         assert_eq!(
             found,
             [
@@ -131,16 +150,16 @@ mod tests {
                 },
             ]
         );
-        assert_eq!(extended(|_| u32::MAX), []);
-        assert_eq!(extended(|_| 0), []);
+        assert_eq!(extended(|_| u32::MAX).found, []);
+        assert_eq!(extended(|_| 0).found, []);
     }
 
     proptest! {
         #[test]
         fn walks_end_and_find_each_place_once(words in prop::collection::vec(any::<u32>(), 1024), first: u8) {
             let read = |offset: u16| words[usize::from(offset) / 4];
-            let mut standard: Vec<_> = standard(first, |offset| read(offset) as u16).iter().map(|found| found.offset).collect();
-            let mut extended: Vec<_> = extended(read).iter().map(|found| found.offset).collect();
+            let mut standard: Vec<_> = standard(first, |offset| read(offset) as u16).found.iter().map(|found| found.offset).collect();
+            let mut extended: Vec<_> = extended(read).found.iter().map(|found| found.offset).collect();
             prop_assert!(standard.iter().all(|offset| (0x40..0x100).contains(offset)));
             prop_assert!(extended.iter().all(|offset| (0x100..0x1000).contains(offset)));
             for list in [&mut standard, &mut extended] {

@@ -8,7 +8,7 @@ use super::bar::{Bar, Space};
 use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
-    AF_CONTROL, AF_FLR, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_FLR, MSIX_CONTROL, PM_CONTROL,
+    BAR0, BARS_END, COMMAND, Command, MSIX_CONTROL, PM_CONTROL, PM_STATE, ROM, ROM_END, STATUS,
 };
 use crate::irq::plan::Wanted;
 
@@ -29,8 +29,17 @@ pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
-    pub express: Option<u16>,
-    pub advanced: Option<u16>,
+    /// The function level resets that the function has, of PCI Express and of conventional PCI.
+    pub resets: [Option<ResetBit>; 2],
+}
+
+/// A bit that resets the function when it is written, and the bit that says that it does so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ResetBit {
+    /// The byte and the bit in it that resets.
+    pub initiate: (u16, u8),
+    /// The byte and the bit in it that tells.
+    pub capable: (u16, u8),
 }
 
 bitflags::bitflags! {
@@ -39,13 +48,13 @@ bitflags::bitflags! {
     pub struct Touched: u8 {
         /// The command register has a new value.
         const COMMAND = 1 << 0;
-        /// A BAR has a new value.
+        /// A BAR or the command register was written, with whatever value.
         const BARS = 1 << 1;
         /// MSI-X message control was written.
         const MSIX = 1 << 2;
         /// A register of MSI was written.
         const MSI = 1 << 5;
-        /// The power management control register was written.
+        /// The function may be in another power state afterwards.
         const POWER = 1 << 3;
         /// The guest asked for a function level reset.
         const RESET = 1 << 4;
@@ -72,6 +81,8 @@ pub struct ConfigSpace {
     pub(super) msix: Option<MsixLayout>,
     /// In a low-power state the function answers config accesses only.
     pub(super) asleep: bool,
+    /// The BARs, a bit each, that hold what sizing leaves behind: they are no address.
+    pub(super) sizing: u8,
 }
 
 impl ConfigSpace {
@@ -140,6 +151,7 @@ impl ConfigSpace {
     pub fn reset(&mut self) {
         self.bytes.clone_from(&self.power_on);
         self.asleep = false;
+        self.sizing = 0;
     }
 
     /// True where the device has to be asked to read these bytes.
@@ -164,15 +176,28 @@ impl ConfigSpace {
     /// Takes a write of the guest. Accesses behave as their bytes do, whatever registers they straddle.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
         let mut written = Written::default();
-        let before = self.significant();
+        let before = self.command();
         for (at, value) in (offset..=u16::MAX).zip(data) {
             written.touched |= self.action_at(at, *value);
+            self.note_sizing(at, *value);
             self.write_byte(at, *value, &mut written.forward);
         }
-        let after = self.significant();
-        written.touched.set(Touched::COMMAND, before.0 != after.0);
-        written.touched.set(Touched::BARS, before.1 != after.1);
+        written.touched.set(Touched::COMMAND, before != self.command());
         written
+    }
+
+    /// A guest that sizes a BAR writes ones to all of it (PCI 6.2.5.1), a 64-bit one half by half. Of a
+    /// lower half alone the address bits do not tell: all of them are ones in addresses that exist. The
+    /// lowest bits do: in no address that is written all are ones.
+    fn note_sizing(&mut self, at: u16, value: u8) {
+        let own = self.bars.iter().find(|bar| bar.register() == at);
+        if let Some(bit) = own.and_then(|bar| 1_u8.checked_shl(bar.index.number().into())) {
+            self.sizing = if value == 0xff {
+                self.sizing | bit
+            } else {
+                self.sizing & !bit
+            };
+        }
     }
 
     fn write_byte(&mut self, at: u16, value: u8, forward: &mut Vec<(u16, Vec<u8>)>) {
@@ -200,17 +225,21 @@ impl ConfigSpace {
             capability.and_then(|it| it.checked_add(register)) == Some(at)
         };
         let high = |register: u16| register.saturating_add(1);
-        let [_, flr] = EXPRESS_FLR.to_le_bytes();
         let mut touched = Touched::empty();
         touched.set(Touched::MSIX, is(self.offsets.msix, high(MSIX_CONTROL)));
         let msi = self.offsets.msi.zip(self.msi);
         let own =
             |(start, layout): (u16, MsiLayout)| (start..start.saturating_add(layout.size())).contains(&at);
         touched.set(Touched::MSI, msi.is_some_and(own));
-        touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL));
-        let express = is(self.offsets.express, high(EXPRESS_CONTROL)) && value & flr != 0;
-        let advanced = is(self.offsets.advanced, AF_CONTROL) && value & AF_FLR != 0;
-        touched.set(Touched::RESET, express || advanced);
+        let moves = self.asleep || u16::from(value) & PM_STATE != 0;
+        touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL) && moves);
+        let mut resets = self.offsets.resets.iter().flatten();
+        let initiates = |reset: &ResetBit| reset.initiate.0 == at && reset.initiate.1 & value != 0;
+        touched.set(Touched::RESET, resets.any(initiates));
+        touched.set(
+            Touched::BARS,
+            (COMMAND..STATUS).contains(&at) || (BAR0..BARS_END).contains(&at) || (ROM..ROM_END).contains(&at),
+        );
         touched
     }
 
@@ -229,13 +258,23 @@ impl ConfigSpace {
         self.asleep = asleep;
     }
 
+    /// As [`set_asleep`](Self::set_asleep) told.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep
+    }
+
     /// Where the guest placed a BAR and lets it decode, or `None` where it decodes nothing.
     pub fn decoded(&self, bar: &Bar) -> Option<u64> {
         let decode = match bar.kind.space() {
             Space::Memory => Command::MEMORY,
             Space::Io => Command::IO,
         };
-        let on = self.command().contains(decode) && !self.asleep;
+        let sizing = u32::from(self.sizing)
+            .checked_shr(bar.index.number().into())
+            .unwrap_or(0)
+            & 1
+            != 0;
+        let on = self.command().contains(decode) && !self.asleep && !sizing;
         bar.address(self.register(bar)).filter(|_| on)
     }
 
@@ -248,12 +287,6 @@ impl ConfigSpace {
             .zip(known)
             .for_each(|(value, byte)| *value = byte.value);
         u64::from_le_bytes(bytes)
-    }
-
-    /// Command, and all BARs.
-    fn significant(&self) -> (Command, Vec<Option<u64>>) {
-        let placed = |bar: &Bar| bar.address(self.register(bar));
-        (self.command(), self.bars.iter().map(placed).collect())
     }
 
     fn u16_at(&self, offset: u16) -> u16 {

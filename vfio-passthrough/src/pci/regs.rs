@@ -15,8 +15,12 @@ pub const HEADER_TYPE: u16 = 0x0e;
 pub const BIST: u16 = 0x0f;
 /// The first base address register (PCI 6.2.5.1).
 pub const BAR0: u16 = 0x10;
+/// The end of the six of them; the CardBus pointer is there (PCI 6.2.4).
+pub const BARS_END: u16 = 0x28;
 /// The expansion ROM's base address register (PCI 6.2.5.2).
 pub const ROM: u16 = 0x30;
+/// The end of [`ROM`].
+pub const ROM_END: u16 = 0x34;
 /// Bit of [`ROM`]: the ROM is decoded.
 pub const ROM_ENABLE: u32 = 1;
 /// Where the list of capabilities starts (PCI 6.7).
@@ -118,11 +122,27 @@ pub const EXPRESS_ENDPOINT: u16 = 0x0000;
 pub const EXPRESS_LEGACY_ENDPOINT: u16 = 0x0010;
 /// A [`EXPRESS_TYPE`]: root complex integrated endpoint.
 pub const EXPRESS_INTEGRATED: u16 = 0x0090;
+/// Bits of [`EXPRESS_FLAGS`]: the version of the capability.
+pub const EXPRESS_VERSION: u16 = 0x000f;
+/// Offset in the PCI Express capability: the highest byte of device capabilities (PCIe 7.5.3.3).
+pub const EXPRESS_CAPABLE: u16 = 7;
+/// Bit of [`EXPRESS_CAPABLE`]: there is a function level reset.
+pub const EXPRESS_FLR_CAPABLE: u8 = 1 << 4;
+/// Offsets in the PCI Express capability: registers of links in version 1 of it (PCIe 1.1, 7.8).
+pub const EXPRESS_LINK_1: std::ops::Range<u16> = 0x0c..0x14;
+/// Offsets in the PCI Express capability: registers of links, slots and root ports (PCIe 7.5.3.6 to 7.5.3.14).
+pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
+/// Offsets in the PCI Express capability: second registers of links and slots (PCIe 7.5.3.18 to 7.5.3.23).
+pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
 /// Offset in the PCI Express capability: device control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
-/// Bit of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
-pub const EXPRESS_FLR: u16 = 1 << 15;
+/// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
+pub const EXPRESS_FLR: u8 = 1 << 7;
 
+/// Offset in the advanced features capability: what there is (Advanced Capabilities for Conventional PCI ECN).
+pub const AF_CAPABLE: u16 = 3;
+/// Bit of [`AF_CAPABLE`]: there is a function level reset.
+pub const AF_FLR_CAPABLE: u8 = 1 << 1;
 /// Offset in the advanced features capability: control (Advanced Capabilities for Conventional PCI ECN).
 pub const AF_CONTROL: u16 = 4;
 /// Bit of [`AF_CONTROL`]: initiate a function level reset; reads as 0.

@@ -237,7 +237,9 @@ impl Naive {
 
 fn happen(setup: &Setup, event: &Event) {
     match event {
-        Event::Config(offset, data) => setup.function.config_write(*offset, data),
+        Event::Config(offset, data) => {
+            setup.function.config_write(*offset, data);
+        }
         Event::Table(offset, data) => setup.table_write(*offset, data),
         Event::Raise(vector) => setup.device.raise(*vector).unwrap(),
         Event::Reset => setup.write(EXPRESS_CONTROL, 0x8000),

@@ -24,7 +24,7 @@ fn a_slot_holds_its_memory_and_gives_its_number_back() {
     };
     let page = page();
     for _ in 0..3 {
-        let slot = memory.place(0x1000, page.clone()).unwrap();
+        let mut slot = memory.place(0x1000, page.clone()).unwrap();
         assert_eq!(Arc::strong_count(&page), 2);
         assert_eq!(
             memory.place(0x2000, page.clone()).err().unwrap().raw_os_error(),
@@ -32,6 +32,7 @@ fn a_slot_holds_its_memory_and_gives_its_number_back() {
         );
         slot.remove().unwrap();
         assert_eq!(Arc::strong_count(&page), 1);
+        slot.remove().unwrap();
     }
 }
 
@@ -48,4 +49,43 @@ fn a_place_that_kvm_refuses_costs_no_number() {
         );
     }
     let _second = memory.place(0x2000, page()).unwrap();
+}
+
+#[test]
+fn a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone() {
+    let name = "a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone";
+    let Some(memory) = memory_of(name, 0..8) else {
+        return;
+    };
+    let pages = |count: usize| {
+        let range = GuestRegionMmap::<()>::from_range(GuestAddress(0), count * 4096, None);
+        Arc::new(range.unwrap())
+    };
+    let mut ram = memory.place(0x1_0000, pages(16)).unwrap();
+    let bars = [
+        (0x0_f000, 2),
+        (0x1_0000, 16),
+        (0x1_8000, 1),
+        (0x1_f000, 2),
+        (0x0_8000, 32),
+    ];
+    for (gpa, count) in bars {
+        let refused = memory.place(gpa, pages(count)).err().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EEXIST), "{gpa:#x}");
+    }
+    drop(memory.place(0x0_f000, pages(1)).unwrap());
+    drop(memory.place(0x2_0000, pages(1)).unwrap());
+    ram.remove().unwrap();
+    for (gpa, count) in bars {
+        drop(memory.place(gpa, pages(count)).unwrap());
+    }
+}
+
+#[test]
+fn a_slot_does_not_wrap() {
+    let Some(memory) = memory_of("a_slot_does_not_wrap", 0..8) else {
+        return;
+    };
+    assert!(memory.place(0_u64.wrapping_sub(4096), page()).is_err());
+    assert!(memory.place(0x1800, page()).is_err(), "nor is it off a page");
 }

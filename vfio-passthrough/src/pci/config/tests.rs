@@ -23,7 +23,7 @@ fn device() -> Vec<u8> {
     put(0x34, &[0x50, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
     put(0x50, &[cap::MSI, 0x60, 0x85, 0x00]);
     put(0x60, &[cap::MSIX, 0x80, 64, 0x80, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-    put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00]);
+    put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00, 0, 0, 0, 0x10]);
     put(0xc0, &[cap::PM, 0]);
     put(0x100, &0x1201_0010_u32.to_le_bytes());
     put(0x120, &0x1802_0001_u32.to_le_bytes());
@@ -37,7 +37,13 @@ fn view_of(bytes: &[u8]) -> ConfigSpace {
         data.copy_from_slice(&bytes[start..start + data.len()]);
         Ok(())
     };
-    ConfigSpace::new(0x1000, &[0x4000, 0, 0x1000, 0x20, 0, 0, 0x1_0000], read).unwrap()
+    ConfigSpace::new(
+        "0000:01:00.0".parse().unwrap(),
+        0x1000,
+        &[0x4000, 0, 0x1000, 0x20, 0, 0, 0x1_0000],
+        read,
+    )
+    .unwrap()
 }
 
 fn view() -> ConfigSpace {
@@ -59,6 +65,7 @@ fn capabilities(view: &ConfigSpace) -> Vec<u8> {
     let bytes = device();
     let first = read(view, &bytes, CAPABILITIES, 1) as u8;
     crate::pci::caps::standard(first, |offset| read(view, &bytes, offset, 2) as u16)
+        .found
         .iter()
         .map(|found| found.id)
         .collect()
@@ -89,7 +96,7 @@ fn lists_lead_past_what_is_hidden() {
         [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]
     );
     let (view, bytes) = (view(), device());
-    let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
+    let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4)).found;
     let list: Vec<_> = found.iter().map(|found| (found.id, found.offset)).collect();
     assert_eq!(list, [(ext::NULL, 0x100), (1, 0x120)]);
     assert_eq!(
@@ -139,7 +146,11 @@ fn a_guest_sizes_and_places_bars() {
     );
     let bar = view.bars()[0];
     assert_eq!(view.decoded(&bar), None, "memory decoding is off");
-    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::COMMAND);
+    assert_eq!(
+        view.write(COMMAND, &[2, 0]).touched,
+        Touched::COMMAND | Touched::BARS
+    );
+    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::BARS, "unchanged");
     assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
     view.set_asleep(true);
     assert_eq!(view.decoded(&bar), None, "asleep");
@@ -234,6 +245,19 @@ fn a_capability_that_runs_into_the_next_is_hidden() {
 }
 
 #[test]
+fn a_second_capability_of_a_kind_that_is_emulated_is_hidden() {
+    for id in [cap::PM, cap::MSI, cap::MSIX, cap::EXPRESS] {
+        let mut bytes = device();
+        bytes[0xc1] = 0xd0;
+        bytes[0xd0..0xd8].copy_from_slice(&[id, 0, 0x80, 0, 1, 0, 0, 0]);
+        let mut view = view_of(&bytes);
+        let found = crate::pci::caps::standard(0x50, |offset| read(&view, &bytes, offset, 2) as u16).found;
+        assert_eq!(found.len(), 4, "{id:#x}");
+        assert_eq!(view.write(0xd4, &[0xff; 4]).forward, [], "{id:#x}");
+    }
+}
+
+#[test]
 fn an_flr_is_asked_for_and_not_passed_on() {
     let mut view = view();
     let written = view.write(0x88, &[0x10, 0x80]);
@@ -307,3 +331,100 @@ proptest! {
         crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4));
     }
 }
+
+/// What the guest reads of these bytes of a device that has `express` at 0x80 and whose other bytes are 0xa5.
+fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8> {
+    let mut bytes = device();
+    bytes[0x80..0x80 + express.len()].copy_from_slice(express);
+    bytes[0x81] = next;
+    bytes[usize::from(next)..][..2].copy_from_slice(&[cap::PM, 0]);
+    let view = view_of(&bytes);
+    range.map(|offset| read(&view, &bytes, offset, 1) as u8).collect()
+}
+
+#[test]
+fn what_has_no_link_has_no_registers_of_one() {
+    let (link, link_2) = (0x8c..0xa4, 0xac..0xbc);
+    for kind in [0x02, 0x12] {
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, link.clone()),
+            [0; 0x18],
+            "{kind:#x}"
+        );
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, link_2.clone()),
+            [0; 0x10],
+            "{kind:#x}"
+        );
+        assert_eq!(
+            read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac),
+            [0xa5; 8],
+            "device control 2"
+        );
+    }
+    // Version 1 ends after the link's registers, and either ends where the next capability is.
+    assert_eq!(
+        read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
+        [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
+    );
+    assert_eq!(
+        read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98),
+        [0, 0, cap::PM, 0, 0xa5, 0xa5]
+    );
+    // One that is integrated on the host says itself what it has.
+    assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
+}
+
+#[test]
+fn only_the_resets_that_the_device_has_are_done() {
+    let mut bytes = device();
+    let view_with = |bytes: &[u8]| {
+        let mut view = view_of(bytes);
+        view.write(0x89, &[0x80]).touched
+    };
+    assert_eq!(view_with(&bytes), Touched::RESET);
+    bytes[0x87] = 0;
+    assert_eq!(view_with(&bytes), Touched::empty());
+    let mut view = view().without_flr();
+    assert_eq!(view.write(0x89, &[0x80]).touched, Touched::empty());
+    assert_eq!(read(&view, &device(), 0x87, 1), 0, "and it says so");
+}
+
+#[test]
+fn every_extended_capability_that_relies_on_the_host_is_hidden() {
+    let hidden = [0x000e_u32, 0x000f, 0x0010, 0x0013, 0x0015, 0x001b, 0x0024];
+    for id in hidden {
+        // In the middle of a list, at its head, and alone.
+        for (first, second) in [(0x0001, id), (id, 0x0001), (id, 0)] {
+            let mut bytes = device();
+            let next = if second == 0 { 0 } else { 0x140 << 20 };
+            bytes[0x100..0x104].copy_from_slice(&(next | 1 << 16 | first).to_le_bytes());
+            bytes[0x140..0x144].copy_from_slice(&(1 << 16 | second).to_le_bytes());
+            let view = view_of(&bytes);
+            let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4)).found;
+            let shown: Vec<_> = found
+                .iter()
+                .map(|found| found.id)
+                .filter(|id| *id != ext::NULL)
+                .collect();
+            let expected = if second == 0 { vec![] } else { vec![1] };
+            assert_eq!(shown, expected, "{first:#x}, {second:#x}");
+            let body = if first == id { 0x104 } else { 0x144 };
+            assert_eq!(read(&view, &bytes, body, 4), 0, "{id:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_documentation_shows_the_table_of_the_code() {
+    let rows = include_str!("../view.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! |"));
+    let table: String = rows.map(|row| format!("|{row}\n")).collect();
+    assert!(
+        include_str!("../../../../ARCHITECTURE.md").contains(&table) && !table.is_empty(),
+        "{table}"
+    );
+}
+
+mod naive;

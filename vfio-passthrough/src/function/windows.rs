@@ -1,0 +1,74 @@
+//! Where a function's BARs are in the guest's memory, and what takes them there and away.
+
+use super::{Error, PassthroughFunction, State};
+use crate::address::{BarIndex, ByteRange};
+use crate::pci::bar::{Bar, Space};
+use crate::pci::config::ConfigSpace;
+use crate::pci::regs::PM_STATE;
+
+impl PassthroughFunction {
+    /// Which BAR decodes an address now, and where in it the address is.
+    pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
+        let state = self.lock();
+        self.bars
+            .iter()
+            .filter(|bar| bar.kind.space() == space)
+            .find_map(|bar| {
+                let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
+                Some((bar.index, range.offset_of(address)?))
+            })
+    }
+
+    /// Places what the host VMM refused to place before: for a bus, after another function gave memory up.
+    /// Costs nothing where nothing was refused. Writing a BAR or the command register of the function itself
+    /// does it too.
+    pub fn place_again(&self) {
+        self.place_windows(&mut self.lock());
+    }
+
+    /// Takes away what is not where the guest has its BAR now.
+    pub(super) fn retire_windows(&self, state: &mut State) -> Result<(), Error> {
+        let mut result = Ok(());
+        for window in &mut state.windows {
+            match window.retire(base(&self.bars, &state.config, window.bar())) {
+                Ok(gone) => state.freed |= gone,
+                Err(source) => {
+                    result = self.both(result, Err(self.window_error("take away", window.bar(), source)));
+                }
+            }
+        }
+        result
+    }
+
+    /// Puts every window where the guest has its BAR now. What is refused stays trapped, and what could not
+    /// be taken away is tried again.
+    pub(super) fn place_windows(&self, state: &mut State) {
+        self.log_failure(self.retire_windows(state));
+        for window in &mut state.windows {
+            let base = base(&self.bars, &state.config, window.bar());
+            if let Err(source) = window.place(base, &*self.slots) {
+                self.warn(&self.window_error("place", window.bar(), source));
+            }
+        }
+    }
+
+    pub(super) fn read_power_state(&self, state: &mut State) -> Result<(), Error> {
+        let Some(offset) = state.config.power_control() else {
+            return Ok(());
+        };
+        let mut data = [0; 2];
+        let result = self
+            .device
+            .read(&self.config_region, u64::from(offset), &mut data);
+        result.map_err(|source| self.region_error("read", &self.config_region, source))?;
+        state.config.set_asleep(u16::from_le_bytes(data) & PM_STATE != 0);
+        Ok(())
+    }
+}
+
+/// Where the guest has a BAR now.
+fn base(bars: &[Bar], config: &ConfigSpace, index: BarIndex) -> Option<u64> {
+    bars.iter()
+        .find(|bar| bar.index == index)
+        .and_then(|bar| config.decoded(bar))
+}

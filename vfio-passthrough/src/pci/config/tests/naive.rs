@@ -1,0 +1,178 @@
+//! Any accesses to the device of these tests, against a table of its bytes that was written by hand.
+
+use super::*;
+
+/// Bytes that are ours from an offset on: which of their bits, which of those can be written, and what they
+/// are at power-on. All other bits are the device's.
+type Row = (usize, Vec<u8>, Vec<u8>, Vec<u8>);
+
+fn fixed(offset: usize, values: &[u8]) -> Row {
+    written(offset, &vec![0; values.len()], values)
+}
+
+fn written(offset: usize, writable: &[u8], values: &[u8]) -> Row {
+    (
+        offset,
+        vec![0xff; values.len()],
+        writable.to_vec(),
+        values.to_vec(),
+    )
+}
+
+fn some_bits(offset: usize, ours: u8, value: u8) -> Row {
+    (offset, vec![ours], vec![0], vec![value])
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = vec![
+        fixed(0x00, &[0x86, 0x80, 0x45, 0x58]),
+        // Command; the capability list bit of status.
+        written(0x04, &[0x47, 0x05], &[0, 0]),
+        some_bits(0x06, 0x10, 0x10),
+        fixed(0x08, &[2, 2, 8, 1]),
+        // Cache line size, latency timer, header type, BIST.
+        written(0x0c, &[0xff, 0xff, 0, 0], &[16, 0, 0, 0]),
+        // BAR0 with 64 bits and 16 KiB, BAR2 with 32 bits and 4 KiB, BAR3 with 32 ports.
+        written(
+            0x10,
+            &[0, 0xc0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            &[4, 0, 0, 0, 0, 0, 0, 0],
+        ),
+        written(0x18, &[0, 0xf0, 0xff, 0xff], &[8, 0, 0, 0]),
+        written(0x1c, &[0xe0, 0xff, 0xff, 0xff], &[1, 0, 0, 0]),
+        fixed(0x20, &[0; 16]),
+        // The ROM of 64 KiB.
+        written(0x30, &[0x01, 0, 0xff, 0xff], &[0; 4]),
+        fixed(0x34, &[0x50, 0, 0, 0, 0, 0, 0, 0]),
+        // Interrupt line and pin.
+        written(0x3c, &[0xff, 0, 0, 0], &[0, 1, 0, 0]),
+    ];
+    rows.extend([
+        // MSI: control, address, its upper half, data.
+        written(0x50, &[0, 0, 0x71, 0], &[0x05, 0x60, 0x84, 0]),
+        written(
+            0x54,
+            &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            &[0; 10],
+        ),
+        // MSI-X: control, table, pending bits.
+        written(0x60, &[0, 0, 0, 0xc0], &[0x11, 0x80, 64, 0]),
+        fixed(0x64, &[0, 0x20, 0, 0, 0, 0x30, 0, 0]),
+        // PCI Express: its type, FLR, registers of links, slots and root ports.
+        fixed(0x80, &[0x10, 0xc0]),
+        some_bits(0x82, 0xf0, 0x90),
+        some_bits(0x89, 0x80, 0),
+        fixed(0x8c, &[0; 0x18]),
+        fixed(0xac, &[0; 0x10]),
+        fixed(0xc0, &[0x01, 0]),
+        // SR-IOV hidden, AER shown as the last one, ATS hidden.
+        fixed(0x100, &[0, 0, 0, 0x12]),
+        fixed(0x104, &[0; 0x1c]),
+        fixed(0x120, &[1, 0, 2, 0]),
+        fixed(0x180, &[0; 0xe80]),
+    ]);
+    rows
+}
+
+#[derive(Clone, Copy, Default)]
+struct NaiveByte {
+    ours: u8,
+    writable: u8,
+    value: u8,
+}
+
+struct Naive {
+    bytes: Vec<NaiveByte>,
+    /// What the device has.
+    device: Vec<u8>,
+}
+
+impl Naive {
+    fn new() -> Self {
+        let mut bytes = vec![NaiveByte::default(); 0x1000];
+        for (offset, ours, writable, values) in rows() {
+            for index in 0..values.len() {
+                let (ours, writable, value) = (ours[index], writable[index], values[index]);
+                bytes[offset + index] = NaiveByte {
+                    ours,
+                    writable,
+                    value,
+                };
+            }
+        }
+        let device = device();
+        Self { bytes, device }
+    }
+
+    fn read(&self, at: usize) -> u8 {
+        let byte = self.bytes[at];
+        (byte.value & byte.ours) | (self.device[at] & !byte.ours)
+    }
+
+    /// What the device is written, if anything.
+    fn write(&mut self, at: usize, value: u8) -> Option<u8> {
+        let byte = &mut self.bytes[at];
+        byte.value = (byte.value & !byte.writable) | (value & byte.writable);
+        (byte.ours != 0xff).then_some((value & !byte.ours) | (byte.value & byte.ours))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Access {
+    Read(usize, usize),
+    Write(usize, Vec<u8>),
+    /// The device changes a byte of its own.
+    Device(usize, u8),
+}
+
+/// Registers are more interesting than what lies between them.
+fn offset() -> impl Strategy<Value = usize> {
+    prop_oneof![6 => 0..0x100_usize, 2 => 0xf8..0x190_usize, 1 => 0x190..0x1000_usize]
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![
+        (offset(), 1..9_usize).prop_map(|(at, length)| Access::Read(at, length.min(0x1000 - at))),
+        (
+            offset(),
+            prop::collection::vec(prop_oneof![Just(0xff), any::<u8>()], 1..9)
+        )
+            .prop_map(|(at, data)| {
+                let length = data.len().min(0x1000 - at);
+                Access::Write(at, data[..length].to_vec())
+            }),
+        (offset(), any::<u8>()).prop_map(|(at, value)| Access::Device(at, value)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn accesses_are_those_of_their_bytes(accesses in prop::collection::vec(access(), 1..80)) {
+        let (mut view, mut naive) = (view(), Naive::new());
+        for access in accesses {
+            match access {
+                Access::Device(at, value) => naive.device[at] = value,
+                Access::Write(at, data) => {
+                    let written = view.write(at as u16, &data);
+                    let flat: Vec<_> = written.forward.iter().flat_map(|(at, run)| (usize::from(*at)..).zip(run.clone())).collect();
+                    let expected: Vec<_> = (at..).zip(&data)
+                        .filter_map(|(at, value)| Some((at, naive.write(at, *value)?)))
+                        .collect();
+                    prop_assert_eq!(&flat, &expected);
+                    flat.into_iter().for_each(|(at, value)| naive.device[at] = value);
+                }
+                Access::Read(at, length) => {
+                    let asked = view.needs_device(at as u16, length);
+                    prop_assert_eq!(asked, naive.bytes[at..at + length].iter().any(|byte| byte.ours != 0xff));
+                    let mut data = vec![0; length];
+                    if asked {
+                        data.copy_from_slice(&naive.device[at..at + length]);
+                    }
+                    view.overlay(at as u16, &mut data);
+                    let expected: Vec<_> = (at..at + length).map(|at| naive.read(at)).collect();
+                    prop_assert_eq!(data, expected, "{:#x}", at);
+                }
+            }
+        }
+    }
+}

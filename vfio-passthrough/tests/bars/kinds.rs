@@ -1,0 +1,228 @@
+//! Every kind of BAR, as a guest finds it: sized, placed, decoded, read.
+
+use super::*;
+use vfio_passthrough::BarKind::{Io, Memory32, Memory64};
+use vfio_passthrough::{BarKind, Space};
+
+/// A BAR on the host, and what a guest is to see of it.
+struct Case {
+    name: &'static str,
+    /// Its index, its register, and the size of its region.
+    host: (usize, u32, u64),
+    /// What its register and the next one read after all-ones were written.
+    sized: [u32; 2],
+    /// What is written to them to place it.
+    place: [u32; 2],
+    kind: Option<BarKind>,
+    /// What a memory slot covers then: start and size.
+    slot: Option<(u64, u64)>,
+}
+
+const LOW: u32 = 0xe000_0000;
+const ONES: u32 = u32::MAX;
+
+#[rustfmt::skip]
+const CASES: [Case; 10] = [
+    Case { name: "32 bits", host: (0, 0xfebf_0000, 0x4000), sized: [0xffff_c000, 0], place: [LOW, 0],
+        kind: Some(Memory32), slot: Some((0xe000_0000, 0x4000)) },
+    Case { name: "32 bits, prefetchable", host: (1, 8, 0x4000), sized: [0xffff_c008, 0], place: [LOW, 0],
+        kind: Some(Memory32), slot: Some((0xe000_0000, 0x4000)) },
+    Case { name: "64 bits", host: (0, 4, 0x4000), sized: [0xffff_c004, ONES], place: [LOW, 0x38],
+        kind: Some(Memory64), slot: Some((0x38_e000_0000, 0x4000)) },
+    Case { name: "64 bits, prefetchable, at index 4", host: (4, 0xc, 1 << 33), sized: [0xc, 0xffff_fffe],
+        place: [0, 0x38], kind: Some(Memory64), slot: Some((0x38_0000_0000, 1 << 33)) },
+    Case { name: "BAR5, which has no upper half", host: (5, 4, 0x1000), sized: [0xffff_f000, 0],
+        place: [LOW, 0], kind: Some(Memory32), slot: Some((0xe000_0000, 0x1000)) },
+    Case { name: "no power of two", host: (0, 0, 0x3000), sized: [0xffff_c000, 0], place: [LOW, 0],
+        kind: Some(Memory32), slot: Some((0xe000_0000, 0x3000)) },
+    Case { name: "less than a page", host: (0, 0, 0x800), sized: [0xffff_f800, 0], place: [LOW + 0x800, 0],
+        kind: Some(Memory32), slot: None },
+    Case { name: "I/O ports", host: (2, 0xc001, 0x20), sized: [0xffff_ffe1, 0], place: [0xc000, 0],
+        kind: Some(Io), slot: None },
+    Case { name: "zero size", host: (0, 4, 0), sized: [0, 0], place: [LOW, 0x38], kind: None, slot: None },
+    Case { name: "more than 32 bits can address", host: (0, 0, 1 << 33), sized: [0, 0], place: [LOW, 0],
+        kind: None, slot: None },
+];
+
+impl Case {
+    fn setup(&self) -> Setup {
+        let (mut registers, mut sizes) = ([0; 6], [0; 6]);
+        let (index, register, size) = self.host;
+        registers[index] = register;
+        sizes[index] = size;
+        Setup::new(config_of(registers, &[]), &sizes)
+    }
+
+    /// Config offsets of its register and of the next one that is a BAR's.
+    fn offsets(&self) -> impl Iterator<Item = u16> {
+        let first = 0x10 + 4 * self.host.0 as u16;
+        [first, first + 4].into_iter().filter(|offset| *offset < 0x28)
+    }
+}
+
+#[test]
+fn a_guest_sizes_every_kind_half_by_half() {
+    for case in CASES {
+        let setup = case.setup();
+        let sized: Vec<u32> = case
+            .offsets()
+            .map(|offset| {
+                setup.write32(offset, u32::MAX);
+                setup.read32(offset)
+            })
+            .collect();
+        assert_eq!(sized, case.sized[..sized.len()], "{}", case.name);
+        let kinds: Vec<_> = setup.function.bars().iter().map(|bar| bar.kind).collect();
+        assert_eq!(kinds, Vec::from_iter(case.kind), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_guest_places_every_kind_and_takes_it_away() {
+    for case in CASES {
+        let setup = case.setup();
+        setup.write16(COMMAND, 3);
+        for (offset, value) in case.offsets().zip(case.place) {
+            setup.write32(offset, value);
+        }
+        let slot = case.slot.map(|(start, size)| range(start, size));
+        assert_eq!(setup.guest.slots(), Vec::from_iter(slot), "{}", case.name);
+        let space = if case.kind == Some(BarKind::Io) {
+            Space::Io
+        } else {
+            Space::Memory
+        };
+        let upper = if case.kind == Some(BarKind::Memory64) {
+            case.place[1]
+        } else {
+            0
+        };
+        let base = u64::from(upper) << 32 | u64::from(case.place[0]);
+        let expected = case.kind.map(|_| (BarIndex::new(case.host.0 as u8).unwrap(), 4));
+        assert_eq!(setup.function.decode(space, base + 4), expected, "{}", case.name);
+        setup.write16(COMMAND, 0);
+        assert_eq!(setup.guest.slots(), [], "{}", case.name);
+        assert_eq!(setup.function.decode(space, base + 4), None, "{}", case.name);
+    }
+}
+
+#[test]
+fn what_no_slot_covers_goes_through_the_device() {
+    for case in CASES.iter().filter(|case| case.kind.is_some()) {
+        let setup = case.setup();
+        let bar = BarIndex::new(case.host.0 as u8).unwrap();
+        setup.function.bar_write(bar, 8, &[1, 2, 3, 4]);
+        assert_eq!(
+            setup.bar_read32(case.host.0 as u8, 8),
+            0x0403_0201,
+            "{}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn the_upper_half_of_a_bar_is_none_of_its_own() {
+    // VFIO has no region for it; one that says so is not believed.
+    let setup = Setup::new(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000, 0x1000]);
+    let found: Vec<_> = setup
+        .function
+        .bars()
+        .iter()
+        .map(|bar| (bar.index.number(), bar.kind))
+        .collect();
+    assert_eq!(found, [(0, BarKind::Memory64)]);
+}
+
+#[test]
+fn a_bar_past_its_region_reads_as_all_ones() {
+    let setup = Setup::new(config_of([0; 6], &[]), &[0x3000]);
+    assert_eq!(setup.bar_read32(0, 0x3000), u32::MAX);
+    assert_eq!(setup.bar_read32(1, 0), u32::MAX, "not there");
+}
+
+#[test]
+fn a_rom_is_sized_enabled_and_read_from_its_region() {
+    let setup = Setup::new(config_of([0; 6], &[]), &[0, 0, 0, 0, 0, 0, 0x1_0000]);
+    setup.write32(0x30, 0xffff_f800);
+    assert_eq!(setup.read32(0x30), 0xffff_0000);
+    setup.write16(COMMAND, 2);
+    setup.write32(0x30, 0xe000_0000);
+    assert_eq!(
+        setup.function.decode(Space::Memory, 0xe000_0000),
+        None,
+        "not enabled"
+    );
+    setup.write32(0x30, 0xe000_0001);
+    assert_eq!(
+        setup.function.decode(Space::Memory, 0xe000_0004),
+        Some((BarIndex::ROM, 4))
+    );
+    assert_eq!(setup.guest.slots(), [], "VFIO maps no ROM");
+    assert_eq!(setup.bar_read32(6, 0), 0, "as the model has it");
+    let before = setup.faults.made(Call::Write);
+    setup.function.bar_write(BarIndex::ROM, 0, &[1]);
+    assert_eq!(setup.faults.made(Call::Write), before, "read-only");
+    setup.faults.fail(Call::Read, 0, libc::EIO);
+    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "what VFIO has no image of");
+}
+
+#[test]
+fn a_rom_that_may_be_mapped_is_placed_while_it_is_enabled() {
+    let sizes = [0, 0, 0, 0, 0, 0, 0x1_0000];
+    let setup = Setup::of(config_of([0; 6], &[]), &sizes, |device| {
+        device.with_region(ROM_REGION, |region| region.flags |= RegionFlags::MMAP)
+    });
+    setup.write16(COMMAND, 2);
+    setup.write32(0x30, 0xe000_0001);
+    assert_eq!(setup.guest.slots(), [range(0xe000_0000, 0x1_0000)]);
+    setup.write32(0x30, 0xe000_0000);
+    assert_eq!(setup.guest.slots(), []);
+}
+
+#[test]
+fn without_a_rom_its_register_is_zero_and_reads_are_all_ones() {
+    let setup = Setup::new(config_of([0; 6], &[(0x30, &[1, 0, 0, 0xfe])]), &[]);
+    setup.write32(0x30, u32::MAX);
+    assert_eq!(setup.read32(0x30), 0);
+    assert_eq!(setup.bar_read32(6, 0), u32::MAX);
+}
+
+#[test]
+fn areas_that_may_be_mapped_are_and_what_is_between_them_is_trapped() {
+    let areas = vec![range(0, 0x1000), range(0x2000, 0x1000), range(0x6000, 0x2000)];
+    let setup = Setup::of(config_of([0; 6], &[]), &[0x8000], |device| {
+        device.with_region(0, |region| region.sparse = Some(areas.clone()))
+    });
+    setup.write32(0x10, 0xe000_0000);
+    setup.write16(COMMAND, 2);
+    let placed: Vec<_> = areas
+        .iter()
+        .map(|area| range(0xe000_0000 + area.start(), area.size()))
+        .collect();
+    assert_eq!(setup.guest.slots(), placed);
+    assert_eq!(
+        setup.function.decode(Space::Memory, 0xe000_1000),
+        Some((BarIndex::new(0).unwrap(), 0x1000))
+    );
+}
+
+#[test]
+fn an_area_that_cannot_be_mapped_is_trapped_and_the_others_are_not() {
+    let faults = Arc::new(Faults::default());
+    faults.fail(Call::Mmap, 0, libc::ENOMEM);
+    let policy = ResetPolicy::Required;
+    let setup = Setup::assign(
+        &faults,
+        config_of([0; 6], &[]),
+        &[0x1000, 0x1000],
+        |device| device,
+        policy,
+    );
+    let setup = setup.unwrap();
+    setup.write32(0x10, 0xe000_0000);
+    setup.write32(0x14, 0xe100_0000);
+    setup.write16(COMMAND, 2);
+    assert_eq!(setup.guest.slots(), [range(0xe100_0000, 0x1000)]);
+    assert_eq!(setup.bar_read32(0, 0), 0, "through the device");
+}

@@ -1,0 +1,164 @@
+//! Where BARs are in the guest's memory, what that costs, and what failures leave behind.
+
+use super::*;
+
+const FIRST: u32 = 0xe000_0000;
+const SECOND: u32 = 0xe100_0000;
+
+/// BAR0 and BAR1, of 16 KiB each, at `FIRST` and `SECOND`, decoded.
+fn setup() -> Setup {
+    let setup = Setup::new(config_of([0; 6], &[]), &[0x4000, 0x4000]);
+    setup.write32(0x10, FIRST);
+    setup.write32(0x14, SECOND);
+    setup.write16(COMMAND, 6);
+    setup
+}
+
+fn both() -> Vec<ByteRange> {
+    vec![range(FIRST.into(), 0x4000), range(SECOND.into(), 0x4000)]
+}
+
+#[test]
+fn what_changes_nothing_costs_no_slot_call() {
+    let setup = setup();
+    assert_eq!(setup.guest.slots(), both());
+    let before = setup.slot_calls();
+    setup.write32(0x10, FIRST);
+    setup.write16(COMMAND, 6);
+    setup.write16(COMMAND, 2);
+    setup.write16(COMMAND, 0x0403);
+    setup.write16(PM_CONTROL, 0);
+    setup.write32(0x30, 0);
+    assert_eq!(setup.slot_calls(), before);
+    assert_eq!(setup.guest.slots(), both());
+}
+
+#[test]
+fn only_the_bar_that_moves_costs_slot_calls() {
+    let setup = setup();
+    let before = setup.slot_calls();
+    assert!(setup.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()));
+    assert_eq!(setup.slot_calls() - before, 2, "one taken away, one placed");
+}
+
+#[test]
+fn waking_what_is_awake_asks_the_device_nothing() {
+    let setup = setup();
+    let before = setup.faults.made(Call::Read);
+    setup.write16(PM_CONTROL, 0x8000);
+    assert_eq!(setup.faults.made(Call::Read), before);
+    assert_eq!(
+        setup.real(PM_CONTROL.into(), 2),
+        [0, 0x80],
+        "the write itself is the device's"
+    );
+}
+
+#[test]
+fn a_bar_that_is_sized_while_it_decodes_is_nowhere() {
+    let setup = Setup::new(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000]);
+    let home = vec![range(0x38_0000_4000, 0x4000)];
+    setup.write32(0x10, 0x4004);
+    setup.write32(0x14, 0x38);
+    setup.write16(COMMAND, 2);
+    for register in [0x10, 0x14] {
+        let value = setup.read32(register);
+        assert_eq!(setup.guest.slots(), home);
+        setup.write32(register, u32::MAX);
+        assert_eq!(setup.guest.slots(), [], "register {register:#x}");
+        setup.write32(register, value);
+    }
+    // 0x38_ffff_c000 has ones in all address bits of its lower half, and is an address.
+    setup.write32(0x10, 0xffff_c004);
+    assert_eq!(setup.guest.slots(), [range(0x38_ffff_c000, 0x4000)]);
+    setup.write32(0x14, 0x0010_0000);
+    assert_eq!(setup.guest.slots(), [], "above 52 bits");
+}
+
+#[test]
+fn whichever_slot_call_fails_no_window_is_left_where_its_bar_is_not() {
+    for call in [Call::PlaceSlot, Call::RemoveSlot] {
+        for nth in 0..4 {
+            let setup = setup();
+            setup.faults.fail(call, nth, libc::ENOMEM);
+            setup.write16(COMMAND, 0);
+            assert_eq!(setup.guest.slots(), [], "{call:?} {nth}: off");
+            setup.write32(0x10, FIRST + 0x10_0000);
+            setup.write16(COMMAND, 6);
+            let wanted = [
+                range(u64::from(FIRST) + 0x10_0000, 0x4000),
+                range(SECOND.into(), 0x4000),
+            ];
+            assert!(
+                setup.guest.slots().iter().all(|slot| wanted.contains(slot)),
+                "{call:?} {nth}"
+            );
+            setup.faults.heal();
+            setup.write16(COMMAND, 6);
+            assert_eq!(setup.guest.slots(), wanted, "{call:?} {nth}: made up for");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_away_at_all_is_tried_again_at_the_next_write() {
+    let setup = setup();
+    (0..4).for_each(|nth| setup.faults.fail(Call::RemoveSlot, nth, libc::ENOMEM));
+    setup.write16(COMMAND, 0);
+    assert_eq!(setup.guest.slots(), both(), "the host refuses");
+    setup.write32(0x14, SECOND + 0x10_0000);
+    assert_eq!(setup.guest.slots(), []);
+}
+
+#[test]
+fn a_device_that_does_not_hear_of_decoding_is_trapped() {
+    let setup = setup();
+    setup.write16(COMMAND, 0);
+    setup.faults.fail(Call::Write, 0, libc::EIO);
+    setup.write16(COMMAND, 2);
+    assert_eq!(setup.guest.slots(), []);
+    setup.write16(COMMAND, 6);
+    assert_eq!(setup.guest.slots(), both());
+}
+
+#[test]
+fn bars_that_overlap_share_no_slot_and_part_again() {
+    let setup = setup();
+    setup.write32(0x14, FIRST);
+    assert_eq!(setup.guest.slots(), [range(FIRST.into(), 0x4000)]);
+    let first = setup
+        .function
+        .decode(vfio_passthrough::Space::Memory, FIRST.into());
+    assert_eq!(
+        first,
+        Some((BarIndex::new(0).unwrap(), 0)),
+        "the first one answers"
+    );
+    setup.write32(0x10, SECOND);
+    assert_eq!(setup.guest.slots(), both(), "BAR1 has the place that BAR0 left");
+}
+
+#[test]
+fn a_refused_bar_is_placed_when_another_function_made_room() {
+    let (one, faults) = (setup(), Arc::new(Faults::default()));
+    let device = PciDevice::new(faults, config_of([0; 6], &[]), &[0x4000], vec![]).unwrap();
+    let address = "02:00.0".parse().unwrap();
+    let policy = ResetPolicy::Required;
+    let two = PassthroughFunction::new(address, Arc::new(device), &one.guest.host(), policy).unwrap();
+    two.config_write(0x10, &FIRST.to_le_bytes());
+    two.config_write(COMMAND, &[2, 0]);
+    assert_eq!(one.guest.slots(), both(), "refused");
+    assert!(
+        one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
+        "moved"
+    );
+    two.place_again();
+    assert_eq!(
+        one.guest.slots(),
+        [both(), vec![range(0xe200_0000, 0x4000)]].concat()
+    );
+    assert!(
+        !one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
+        "unchanged"
+    );
+}
