@@ -31,3 +31,8 @@ pub use lab::{Lab, place, say, sha256};
 pub use machine::{Device, IVSHMEM_SIZE, Machine, VFS};
 pub use pool::{Pool, Tally};
 pub use programs::workspace;
+
+/// The variable that tells the nested tests which lane to run; without it they run all.
+pub const LANE: &str = "LAB_LANE";
+/// In how many lanes they are. A lane has its own machines, so lanes can run at the same time.
+pub const LANES: usize = 2;

@@ -26,7 +26,7 @@ mod usb;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lab::{Device, Error, Kernel, L1, Lab, Machine, Pool};
+use lab::{Device, Error, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
 use libtest_mimic::{Arguments, Trial};
 
 /// A test: its name, and what it does in a machine.
@@ -47,53 +47,56 @@ fn zoo(kernel: Kernel) -> Machine {
     Machine::new(kernel).devices(devices::DEVICES).memory_mib(3072)
 }
 
-/// Every test with its machine, those of equal machines together.
-fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
+/// Tests that share a machine, with the machine's name.
+type Group = (&'static str, Machine, Vec<Test>);
+
+/// Every test, those of equal machines together. The lanes take about as long as one another.
+fn lanes() -> [Vec<Group>; LANES] {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
-    let zoo_tests = [devices::TESTS, moves::ON_ZOO].concat();
     let rest = [shapes::TESTS, endings::TESTS, errors::TESTS, moves::TESTS].concat();
-    vec![
-        ("6.12", full(Kernel::Stock612), [main.clone(), rest].concat()),
-        ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
-        (
-            "small",
-            full(Kernel::Small),
-            [
-                main,
-                endings::TESTS.to_vec(),
-                moves::TESTS.to_vec(),
-                moves::LONG.to_vec(),
-            ]
-            .concat(),
-        ),
-        (
-            "small",
-            Machine::new(Kernel::Small).devices(&[Device::E1000e]),
-            nics::TESTS.to_vec(),
-        ),
-        (
-            "6.12",
-            Machine::new(Kernel::Stock612).devices(&[Device::Xhci]),
-            usb::TESTS.to_vec(),
-        ),
-        ("6.12", zoo(Kernel::Stock612), zoo_tests.clone()),
-        ("6.1", zoo(Kernel::Stock61), zoo_tests),
-        ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
-        // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
-        // need.
-        (
-            "6.1",
-            Machine::new(Kernel::Stock61),
-            [data::TESTS, moves::TESTS].concat(),
-        ),
+    let of_zoo = [devices::TESTS, moves::ON_ZOO].concat();
+    let small = [main.as_slice(), endings::TESTS, moves::TESTS, moves::LONG].concat();
+    let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
+    let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
+    [
+        vec![
+            ("6.12", full(Kernel::Stock612), [main, rest].concat()),
+            ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
+            ("6.12", xhci, usb::TESTS.to_vec()),
+            ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
+        ],
+        vec![
+            ("small", full(Kernel::Small), small),
+            ("small", e1000e, nics::TESTS.to_vec()),
+            ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
+            // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
+            // need.
+            (
+                "6.1",
+                Machine::new(Kernel::Stock61),
+                [data::TESTS, moves::TESTS].concat(),
+            ),
+            ("6.1", zoo(Kernel::Stock61), of_zoo),
+        ],
     ]
+}
+
+/// Those of the lane that is asked for, or all.
+fn groups() -> Vec<Group> {
+    let lane = std::env::var(LANE).ok();
+    let lane: Option<usize> = lane.map(|lane| lane.parse().expect("a lane is a number"));
+    let lanes = lanes().into_iter().enumerate();
+    lanes
+        .filter(|(number, _)| lane.is_none_or(|lane| lane == *number))
+        .flat_map(|(_, groups)| groups)
+        .collect()
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let machines = Machines::default();
-    let trials = tests().into_iter().flat_map(|(group, machine, tests)| {
+    let trials = groups().into_iter().flat_map(|(group, machine, tests)| {
         let machines = machines.clone();
         tests
             .into_iter()

@@ -3,9 +3,10 @@
 use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::thread;
 
 use clap::Args;
-use lab::{Error, Lab, Tool, say, workspace};
+use lab::{Error, LANE, LANES, Lab, Tool, say, workspace};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -36,11 +37,11 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     let mut total = Count::default();
     if !arguments.nested && arguments.filter.is_none() {
         say("tests that need no emulated machine");
-        total = cargo_test(&["--workspace", "--quiet"])?;
+        total = cargo_test(&["--workspace", "--quiet"], None, show)?;
     }
     say("tests in the emulated machine");
     let filter = arguments.filter.as_deref().unwrap_or_default();
-    let nested = cargo_test(&["--package", "lab", "--test", "nested", "--", "--ignored", filter])?;
+    let nested = nested(filter)?;
     // The first part has skipped those that the second runs.
     total.skipped = total
         .skipped
@@ -50,8 +51,49 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     Ok(total.is_success())
 }
 
-/// Runs `cargo test`, shows what it prints, and counts.
-fn cargo_test(arguments: &[&str]) -> Result<Count, Error> {
+/// Runs the nested tests, a lane a CPU as far as there are lanes: an emulated machine keeps one CPU busy. What
+/// all but the first print is shown at the end.
+fn nested(filter: &str) -> Result<Count, Error> {
+    let arguments = ["--package", "lab", "--test", "nested", "--", "--ignored", filter];
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    if cpus < LANES {
+        return cargo_test(&arguments, None, show);
+    }
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..LANES)
+            .map(|lane| {
+                scope.spawn(move || {
+                    let mut lines = Vec::new();
+                    let count = cargo_test(&arguments, Some(lane), |line| lines.push(line.to_owned()));
+                    (count, lines)
+                })
+            })
+            .collect();
+        let mut total = cargo_test(&arguments, Some(0), show)?;
+        for other in others {
+            let broken = |_| {
+                (
+                    Ok(Count {
+                        broken: 1,
+                        ..Count::default()
+                    }),
+                    Vec::new(),
+                )
+            };
+            let (count, lines) = other.join().unwrap_or_else(broken);
+            lines.iter().for_each(|line| show(line));
+            total = total.and(count?);
+        }
+        Ok(total)
+    })
+}
+
+fn show(line: &str) {
+    println!("{line}");
+}
+
+/// Runs `cargo test`, passes on what it prints, and counts.
+fn cargo_test(arguments: &[&str], lane: Option<usize>, mut show: impl FnMut(&str)) -> Result<Count, Error> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["test", "--no-fail-fast"]
         .iter()
@@ -61,6 +103,9 @@ fn cargo_test(arguments: &[&str]) -> Result<Count, Error> {
         .args(arguments)
         .folder(&workspace())
         .into_command();
+    if let Some(lane) = lane {
+        command.env(LANE, lane.to_string());
+    }
     let failed = |error: std::io::Error| Error::Command {
         command: "cargo test".into(),
         why: error.to_string(),
@@ -74,7 +119,7 @@ fn cargo_test(arguments: &[&str]) -> Result<Count, Error> {
         .flat_map(|out| BufReader::new(out).lines())
         .map_while(Result::ok)
     {
-        println!("{line}");
+        show(&line);
         count = count.and(counted(&line));
     }
     let ended = child.wait().map_err(failed)?.success();
