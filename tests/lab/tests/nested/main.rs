@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+mod conformance;
 mod data;
 mod devices;
 mod endings;
@@ -76,6 +77,8 @@ fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
         // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
         // need.
         ("6.1", Machine::new(Kernel::Stock61), data::TESTS.to_vec()),
+        ("6.12", full(Kernel::Stock612), conformance::TESTS.to_vec()),
+        ("6.1", full(Kernel::Stock61), conformance::TESTS.to_vec()),
     ]
 }
 

@@ -202,6 +202,12 @@ impl Description {
         self
     }
 
+    /// Whether a driver has a device of a group.
+    pub fn has_driver(&self, group: u32, driver: Driver) -> bool {
+        let mut entries = self.functions.values();
+        entries.any(|entry| entry.group == group && entry.driver == driver)
+    }
+
     /// The system, in which nothing is open.
     pub fn build(self) -> System {
         System::new(self)
