@@ -1,6 +1,7 @@
 //! Holds the model against the kernel that this runs on: the checks on both, then random sequences in step.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use conformance::{Scene, checks, linux::Linux, random};
@@ -46,6 +47,7 @@ impl Summary {
 const PROGRESS: u64 = 50;
 
 fn compare(arguments: &Arguments) -> std::io::Result<Summary> {
+    let begin = Instant::now();
     let mut linux = Linux::default();
     let scene = Scene::of_this_machine(&mut linux, &arguments.devices)?;
     eprintln!("conformance: {:?}", scene.description);
@@ -55,10 +57,8 @@ fn compare(arguments: &Arguments) -> std::io::Result<Summary> {
     let mut random = random::Report::default();
     for number in 0..arguments.sequences {
         if number.is_multiple_of(PROGRESS) {
-            eprintln!(
-                "conformance: {number} sequences, {} differences",
-                random.differences.len()
-            );
+            let (seconds, differences) = (begin.elapsed().as_secs_f64(), random.differences.len());
+            eprintln!("conformance: {number} sequences, {differences} differences, {seconds:.1} s");
         }
         let seed = arguments.seed.wrapping_add(number);
         random::run(seed, &scene, &mut model, &mut linux, &mut random);

@@ -308,14 +308,14 @@ impl<'a> Generator<'a> {
     }
 
     fn iommu_info(&mut self) -> Call {
-        let sizes = [0, 15, 16, 20, 24, 24, 100, 104, 116, 119, 120, 128, 512];
+        let sizes = [0, 15, 16, 18, 20, 22, 24, 24, 100, 104, 116, 119, 120, 128, 512];
         Call::IommuInfo(self.some_container(), self.numbers.any(&sizes))
     }
 
     fn info(&mut self) -> Call {
         let device = self.some(Kind::Device);
         match self.numbers.below(3) {
-            0 => Call::DeviceInfo(device, self.numbers.any(&[0, 15, 16, 20, 23, 24, 64])),
+            0 => Call::DeviceInfo(device, self.numbers.any(&[0, 15, 16, 18, 20, 23, 24, 64])),
             1 => {
                 let sizes = [0, 31, 32, 32, 32, 39, 40, 64];
                 let index = self.numbers.any(&[0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10, u32::MAX]);

@@ -45,7 +45,11 @@ fn conforms(l1: &mut L1, other: &[&str], rest: &[&str], program: Program) -> Res
         arguments: arguments.into_iter().map(str::to_owned).collect(),
         ..program
     })?;
-    println!("{}", run.stdout.trim_end());
+    println!(
+        "in {} s of L1's: {}",
+        run.finished.elapsed_ns / 1_000_000_000,
+        run.stdout.trim_end()
+    );
     assert_eq!(
         run.finished.ending,
         Ending::Status(0),

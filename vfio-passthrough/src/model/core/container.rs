@@ -127,7 +127,7 @@ impl State {
         }
         let nests = kind == u64::from(TYPE1_NESTING);
         match description.interrupt_remapping {
-            _ if nests && !description.nesting => Err(errno(libc::EPERM)),
+            _ if nests && !description.nesting => Err(errno(libc::EINVAL)),
             false => Err(errno(libc::EPERM)),
             true => Ok(Iommu::Type1(Type1::new(description, kind))),
         }

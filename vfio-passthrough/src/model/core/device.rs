@@ -41,8 +41,8 @@ impl State {
 
     pub fn device_info(&self, fd: Fd, buffer: &mut [u8]) -> io::Result<()> {
         let entry = self.entry(self.device_of(fd)?)?;
-        let size = self.description.kernel.device_info_size();
-        let mut reply = Reply::begin(buffer, 16, size)?;
+        let kernel = self.description.kernel;
+        let mut reply = Reply::begin(buffer, 16, kernel.device_info_size(), kernel)?;
         let reset = match entry.function.resets {
             true => sys::VFIO_DEVICE_FLAGS_RESET,
             false => 0,
@@ -58,7 +58,7 @@ impl State {
     pub fn region_info(&self, fd: Fd, buffer: &mut [u8]) -> io::Result<()> {
         let entry = self.entry(self.device_of(fd)?)?;
         let index = word(buffer, 8);
-        let mut reply = Reply::begin(buffer, REGION_INFO, REGION_INFO)?;
+        let mut reply = Reply::begin(buffer, REGION_INFO, REGION_INFO, self.description.kernel)?;
         let region = entry.function.regions.get(index as usize);
         let region = region.ok_or_else(|| errno(libc::EINVAL))?;
         reply.put_u32(4, region.flags);
@@ -75,12 +75,12 @@ impl State {
     pub fn irq_info(&self, fd: Fd, buffer: &mut [u8]) -> io::Result<()> {
         let entry = self.entry(self.device_of(fd)?)?;
         let index = word(buffer, 8);
-        let mut reply = Reply::begin(buffer, IRQ_INFO, IRQ_INFO)?;
+        let mut reply = Reply::begin(buffer, IRQ_INFO, IRQ_INFO, self.description.kernel)?;
         let is_there = index != sys::VFIO_PCI_ERR_IRQ_INDEX || entry.function.express;
         if index >= sys::VFIO_PCI_NUM_IRQS || !is_there {
             return Err(errno(libc::EINVAL));
         }
-        reply.put_u32(4, irqs::flags(index, self.description.kernel));
+        reply.put_u32(4, irqs::flags(index, self.description.kernel, &entry.function));
         reply.put_u32(12, entry.function.vectors(index));
         reply.write();
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::errno;
+use super::{Kernel, errno};
 
 /// The capabilities of a reply, each with `struct vfio_info_cap_header` before it: id, version and the offset of
 /// the next from the start of the reply.
@@ -66,15 +66,20 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Checks `argsz`, which is the buffer's first word: `oldest` bytes are needed, up to `newest` are used.
-    pub fn begin(buffer: &'a mut [u8], oldest: usize, newest: usize) -> io::Result<Self> {
+    /// Checks `argsz`, which is the buffer's first word: `oldest` bytes are needed, up to `newest` are used, or
+    /// `oldest` where the kernel does not write what `argsz` has room for in part.
+    pub fn begin(buffer: &'a mut [u8], oldest: usize, newest: usize, kernel: Kernel) -> io::Result<Self> {
         let argsz = argsz(buffer);
         if argsz < oldest {
             return Err(errno(libc::EINVAL));
         }
         let given = oldest.min(newest).min(buffer.len());
         let mut fields = buffer.get(..given).unwrap_or_default().to_vec();
-        fields.resize(argsz.min(newest), 0);
+        let used = match argsz < newest && !kernel.writes_parts_of_fields() {
+            true => oldest,
+            false => argsz.min(newest),
+        };
+        fields.resize(used, 0);
         Ok(Self {
             buffer,
             argsz,
@@ -161,14 +166,14 @@ mod tests {
 
     #[test]
     fn an_argsz_below_the_oldest_fields_is_refused() {
-        let error = Reply::begin(&mut buffer(15), 16, 24).unwrap_err();
+        let error = Reply::begin(&mut buffer(15), 16, 24, Kernel::Linux6_12).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]
     fn without_room_the_reply_says_how_much_is_needed() {
         let mut buffer = buffer(24 + 27);
-        let reply = Reply::begin(&mut buffer, 16, 24).unwrap();
+        let reply = Reply::begin(&mut buffer, 16, 24, Kernel::Linux6_12).unwrap();
         reply.finish(&two(false), 24, 2, 16);
         assert_eq!(word(&buffer, 0), 24 + 28);
         assert_eq!(word(&buffer, 16), 0);
@@ -182,17 +187,28 @@ mod tests {
     #[test]
     fn with_room_the_capabilities_are_behind_the_struct() {
         let mut buffer = buffer(24 + 28);
-        let reply = Reply::begin(&mut buffer, 16, 24).unwrap();
+        let reply = Reply::begin(&mut buffer, 16, 24, Kernel::Linux6_12).unwrap();
         reply.finish(&two(false), 24, 2, 16);
         assert_eq!((word(&buffer, 0), word(&buffer, 16)), (24 + 28, 24));
         assert_eq!(word(&buffer, 24) & 0xffff, 7);
     }
 
     #[test]
+    fn an_argsz_between_versions_is_used_in_full_by_some_kernels() {
+        for (kernel, written) in [(Kernel::Linux6_1, 16), (Kernel::Linux6_12, 18)] {
+            let mut bytes = buffer(24);
+            bytes[..4].copy_from_slice(&18_u32.to_ne_bytes());
+            Reply::begin(&mut bytes, 16, 20, kernel).unwrap().write();
+            assert!(bytes[16..written].iter().all(|byte| *byte == 0), "{kernel:?}");
+            assert_eq!(bytes[written], 0xa5, "{kernel:?}");
+        }
+    }
+
+    #[test]
     fn fields_beyond_argsz_are_left_alone() {
         let mut bytes = buffer(24);
         bytes[..4].copy_from_slice(&16_u32.to_ne_bytes());
-        let mut reply = Reply::begin(&mut bytes, 16, 24).unwrap();
+        let mut reply = Reply::begin(&mut bytes, 16, 24, Kernel::Linux6_12).unwrap();
         reply.put_u64(8, 0);
         reply.put_u32(16, 0);
         reply.write();

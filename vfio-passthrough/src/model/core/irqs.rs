@@ -7,7 +7,7 @@ use std::io;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::files::{EventId, Events, Files};
-use super::{Fd, Kernel, errno};
+use super::{Fd, Kernel, PciFunction, errno};
 
 /// `struct vfio_irq_set`, for [`System::set_irqs`](super::System::set_irqs).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,11 +377,11 @@ fn single(bound: &mut Option<EventId>, call: Call<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// `VFIO_DEVICE_GET_IRQ_INFO`'s flags.
-pub(super) fn flags(index: u32, kernel: Kernel) -> u32 {
+/// `VFIO_DEVICE_GET_IRQ_INFO`'s flags. A function without MSI-X cannot add vectors to it.
+pub(super) fn flags(index: u32, kernel: Kernel, function: &PciFunction) -> u32 {
     let shape = match index {
         sys::VFIO_PCI_INTX_IRQ_INDEX => sys::VFIO_IRQ_INFO_MASKABLE | sys::VFIO_IRQ_INFO_AUTOMASKED,
-        sys::VFIO_PCI_MSIX_IRQ_INDEX if kernel.grows_msix() => 0,
+        sys::VFIO_PCI_MSIX_IRQ_INDEX if kernel.grows_msix() && function.msix > 0 => 0,
         _ => sys::VFIO_IRQ_INFO_NORESIZE,
     };
     sys::VFIO_IRQ_INFO_EVENTFD | shape

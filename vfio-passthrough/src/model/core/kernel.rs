@@ -106,6 +106,21 @@ impl Kernel {
         }
     }
 
+    /// The size of `struct vfio_iommu_type1_info`, without the padding that the last fields of older ones are
+    /// followed by.
+    pub fn iommu_info_size(self) -> usize {
+        match self {
+            Self::Linux5_4 | Self::Linux6_1 => 20,
+            Self::Linux6_12 => 24,
+        }
+    }
+
+    /// An `argsz` between the sizes of an old and a new version of a struct has the new fields written as far as
+    /// they fit, in bytes. Before, it is taken for that of the old version.
+    pub fn writes_parts_of_fields(self) -> bool {
+        self.since_6_12()
+    }
+
     /// Vectors can be added to MSI-X that is on: no `NORESIZE`.
     pub fn grows_msix(self) -> bool {
         self.since_6_12()

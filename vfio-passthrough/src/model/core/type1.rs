@@ -330,7 +330,7 @@ impl Type1 {
 
     /// `VFIO_IOMMU_GET_INFO`.
     pub fn info(&self, reach: &[ByteRange], buffer: &mut [u8]) -> io::Result<()> {
-        let mut reply = Reply::begin(buffer, 16, INFO_SIZE)?;
+        let mut reply = Reply::begin(buffer, 16, self.kernel.iommu_info_size(), self.kernel)?;
         reply.put_u32(4, sys::VFIO_IOMMU_INFO_PGSIZES);
         reply.put_u64(8, self.page_sizes);
         let capabilities = self.capabilities(reach);

@@ -315,6 +315,9 @@ fn a_device_without_a_reset_is_not_reset() {
     let nic = system.open_device(group, NIC).unwrap();
     fails(system.reset(nic), libc::EINVAL);
     fails(system.irq_info(nic, &mut argument(16, ERR)), libc::EINVAL);
+    let mut msix = argument(16, MSIX);
+    system.irq_info(nic, &mut msix).unwrap();
+    assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "nothing to add to");
 }
 
 #[test]

@@ -27,98 +27,55 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
+/// A map, changed.
+fn but(change: fn(&mut MapDma)) -> MapDma {
+    let mut call = map_of(0, 1);
+    change(&mut call);
+    call
+}
+
+const LAST: u64 = u64::MAX - (PAGE - 1);
+
 #[test]
 fn what_is_wrong_with_a_map() {
     let Ready {
         system, container, ..
     } = ready(host(Kernel::Linux6_12));
     system.map_dma(container, &map_of(8 * PAGE, 2)).unwrap();
-    let good = map_of(0, 1);
     for (call, errno) in [
-        (MapDma { argsz: 31, ..good }, libc::EINVAL),
-        (MapDma { flags: 0, ..good }, libc::EINVAL),
-        (MapDma { flags: 8 | 3, ..good }, libc::EINVAL),
-        (MapDma { flags: 4 | 1, ..good }, libc::EINVAL),
-        (MapDma { size: 0, ..good }, libc::EINVAL),
-        (MapDma { size: 1, ..good }, libc::EINVAL),
-        (MapDma { iova: 1, ..good }, libc::EINVAL),
-        (MapDma { vaddr: 1, ..good }, libc::EINVAL),
+        (but(|call| call.argsz = 31), libc::EINVAL),
+        (but(|call| call.flags = 0), libc::EINVAL),
+        (but(|call| call.flags = 8 | 3), libc::EINVAL),
+        (but(|call| call.flags = 4 | 1), libc::EINVAL),
+        (but(|call| call.size = 0), libc::EINVAL),
+        (but(|call| call.size = 1), libc::EINVAL),
+        (but(|call| call.iova = 1), libc::EINVAL),
+        (but(|call| call.vaddr = 1), libc::EINVAL),
         (
-            MapDma {
-                iova: 0_u64.wrapping_sub(PAGE),
-                size: 2 * PAGE,
-                ..good
-            },
+            but(|call| (call.iova, call.size) = (LAST, 2 * PAGE)),
             libc::EINVAL,
         ),
         (
-            MapDma {
-                vaddr: 0_u64.wrapping_sub(PAGE),
-                size: 2 * PAGE,
-                ..good
-            },
+            but(|call| (call.vaddr, call.size) = (LAST, 2 * PAGE)),
+            libc::EINVAL,
+        ),
+        (but(|call| call.iova = LAST), libc::EINVAL),
+        (but(|call| call.iova = 1 << 39), libc::EINVAL),
+        (but(|call| call.iova = 0xfee0_0000), libc::EINVAL),
+        (
+            but(|call| (call.iova, call.size) = (0xfedf_f000, 2 * PAGE)),
             libc::EINVAL,
         ),
         (
-            MapDma {
-                iova: 0_u64.wrapping_sub(PAGE),
-                ..good
-            },
-            libc::EINVAL,
-        ),
-        (
-            MapDma {
-                iova: 1 << 39,
-                ..good
-            },
-            libc::EINVAL,
-        ),
-        (
-            MapDma {
-                iova: 0xfee0_0000,
-                ..good
-            },
-            libc::EINVAL,
-        ),
-        (
-            MapDma {
-                iova: 0xfedf_f000,
-                size: 2 * PAGE,
-                ..good
-            },
-            libc::EINVAL,
-        ),
-        (
-            MapDma {
-                iova: 7 * PAGE,
-                size: 2 * PAGE,
-                ..good
-            },
+            but(|call| (call.iova, call.size) = (7 * PAGE, 2 * PAGE)),
             libc::EEXIST,
         ),
+        (but(|call| call.iova = 9 * PAGE), libc::EEXIST),
+        (but(|call| call.vaddr = 0), libc::EFAULT),
+        (but(|call| call.vaddr = LAST), libc::EFAULT),
+        (but(|call| call.flags = 4), libc::ENOENT),
         (
-            MapDma {
-                iova: 9 * PAGE,
-                ..good
-            },
-            libc::EEXIST,
-        ),
-        (MapDma { vaddr: 0, ..good }, libc::EFAULT),
-        (
-            MapDma {
-                vaddr: 0_u64.wrapping_sub(PAGE),
-                ..good
-            },
-            libc::EFAULT,
-        ),
-        (MapDma { flags: 4, ..good }, libc::ENOENT),
-        (
-            MapDma {
-                flags: 4,
-                iova: 8 * PAGE,
-                size: 2 * PAGE,
-                ..good
-            },
+            but(|call| (call.flags, call.iova, call.size) = (4, 8 * PAGE, 2 * PAGE)),
             libc::EINVAL,
         ),
     ] {

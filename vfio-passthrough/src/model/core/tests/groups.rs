@@ -68,6 +68,23 @@ fn an_iommu_is_set_once_with_a_group_and_of_a_known_type() {
 }
 
 #[test]
+fn nesting_is_set_where_the_iommu_has_it() {
+    for nesting in [true, false] {
+        let mut description = host(Kernel::Linux6_12);
+        description.nesting = nesting;
+        let system = description.build();
+        let (container, group) = (system.open_container(), system.open_group(1).unwrap());
+        system.set_container(group, container).unwrap();
+        assert_eq!(system.check_extension(container, 6).unwrap(), 1);
+        let refused = system
+            .set_iommu(container, 6)
+            .err()
+            .and_then(|error| error.raw_os_error());
+        assert_eq!(refused, (!nesting).then_some(libc::EINVAL));
+    }
+}
+
+#[test]
 fn an_iommu_that_does_not_remap_interrupts_is_refused() {
     let mut description = host(Kernel::Linux6_12);
     description.interrupt_remapping = false;
