@@ -1,6 +1,6 @@
 //! type1: maps and unmaps, and what the IOMMU tells of itself.
 
-use libc::{EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC};
+use libc::{EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC};
 use vfio_passthrough::model::core::{MapDma, UnmapDma};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
@@ -18,6 +18,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("version 1 unmaps what begins in the range", version_1),
         ("all is unmapped at once", unmap_all),
         ("virtual addresses are taken and given", vaddr),
+        ("a group does not join mappings without an address", no_address),
         ("there are 65535 mappings", entries),
         ("the info has its size", info),
         ("without an IOMMU there is no map", no_iommu),
@@ -226,6 +227,20 @@ fn vaddr<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     fails(stage.core.unmap_dma(container, &take), EINVAL)?;
     done(stage.core.map_dma(container, &renew))?;
     same(done(stage.core.unmap_dma(container, &unmap_of(0, 2)))?, 2 * PAGE)
+}
+
+fn no_address<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (Ready { container, .. }, second) = (stage.ready()?, stage.group(1)?);
+    let call = map_of(stage, 0, 1);
+    done(stage.core.map_dma(container, &call))?;
+    let take = UnmapDma {
+        flags: 4,
+        ..unmap_of(0, 1)
+    };
+    done(stage.core.unmap_dma(container, &take))?;
+    fails(stage.core.set_container(second, container), EBUSY)?;
+    done(stage.core.unmap_dma(container, &unmap_of(0, 1)))?;
+    done(stage.core.set_container(second, container))
 }
 
 /// With a limit of locked memory, that comes first: it counts every mapping of a page.

@@ -147,6 +147,10 @@ impl State {
             return Err(errno(libc::EPERM));
         }
         if let Some(Iommu::Type1(type1)) = &container.iommu {
+            // It would have to pin what is mapped, at addresses that there are not.
+            if type1.lacks_vaddr() {
+                return Err(errno(libc::EBUSY));
+            }
             let mappings = type1.mappings();
             if reserved
                 .iter()

@@ -153,6 +153,11 @@ impl Type1 {
         self.mappings.iter().filter_map(range).collect()
     }
 
+    /// Whether a mapping's virtual address was taken away.
+    pub fn lacks_vaddr(&self) -> bool {
+        self.mappings.values().any(|mapping| mapping.without_vaddr)
+    }
+
     fn misaligned(&self, value: u64) -> bool {
         value & self.page_mask() != 0
     }

@@ -210,6 +210,31 @@ fn virtual_addresses_are_taken_away_and_given_anew() {
 }
 
 #[test]
+fn a_group_does_not_join_mappings_without_an_address() {
+    let Ready {
+        system, container, ..
+    } = ready(host(Kernel::Linux6_12));
+    let nics = system.open_group(2).unwrap();
+    system.map_dma(container, &map_of(0, 1)).unwrap();
+    let take = UnmapDma {
+        flags: 4,
+        ..unmap_of(0, 1)
+    };
+    system.unmap_dma(container, &take).unwrap();
+    fails(system.set_container(nics, container), libc::EBUSY);
+    system
+        .map_dma(
+            container,
+            &MapDma {
+                flags: 4,
+                ..map_of(0, 1)
+            },
+        )
+        .unwrap();
+    system.set_container(nics, container).unwrap();
+}
+
+#[test]
 fn there_are_so_many_mappings_and_no_more() {
     let mut description = host(Kernel::Linux6_12);
     description.dma_entries = 2;
