@@ -30,14 +30,19 @@ fn reset_by(l1: &mut L1, device: &str, method: &str) -> Result<(), Error> {
     })
 }
 
-/// Runs the program with both NVMes and another device's group; all of its answers must agree.
-fn conforms(l1: &mut L1, other: &[&str], rest: &[&str], program: Program) -> Result<(), Error> {
+/// The two NVMes, which vfio-pci has now.
+fn nvmes(l1: &mut L1) -> Result<[String; 2], Error> {
     let nvmes = [assigned(l1, 0)?, assigned(l1, 1)?];
     for nvme in &nvmes {
         reset_by(l1, nvme, "\n")?;
     }
+    Ok(nvmes)
+}
+
+/// Runs the program on the groups of `devices`; all of its answers must agree.
+fn conforms(l1: &mut L1, devices: &[String], rest: &[&str], program: Program) -> Result<(), Error> {
     let mut arguments = vec![place::CONFORMANCE];
-    for device in nvmes.iter().map(String::as_str).chain(other.iter().copied()) {
+    for device in devices {
         arguments.extend(["--device", device]);
     }
     arguments.extend(rest);
@@ -45,11 +50,8 @@ fn conforms(l1: &mut L1, other: &[&str], rest: &[&str], program: Program) -> Res
         arguments: arguments.into_iter().map(str::to_owned).collect(),
         ..program
     })?;
-    println!(
-        "in {} s of L1's: {}",
-        run.finished.elapsed_ns / 1_000_000_000,
-        run.stdout.trim_end()
-    );
+    let seconds = run.finished.elapsed_ns / 1_000_000_000;
+    println!("in {seconds} s of L1's: {}", run.stdout.trim_end());
     assert_eq!(
         run.finished.ending,
         Ending::Status(0),
@@ -57,31 +59,26 @@ fn conforms(l1: &mut L1, other: &[&str], rest: &[&str], program: Program) -> Res
         run.stdout,
         run.stderr
     );
-    for nvme in &nvmes {
-        reset_by(l1, nvme, "default")?;
-    }
     Ok(())
 }
 
 fn as_root(l1: &mut L1) -> Result<(), Error> {
-    for nic in l1.machine().nics() {
-        l1.bind(&nic, None)?;
-    }
-    // Its neighbour has no driver, so that the two are not reset together, which takes a second.
-    let [nic, _] = l1.machine().nics();
+    let nvmes = nvmes(l1)?;
+    // The NICs are reset together, which takes a second, unless one has no driver.
+    let [nic, neighbour] = l1.machine().nics();
+    l1.bind(&neighbour, None)?;
     l1.bind(&nic, VFIO)?;
+    let devices = [nvmes.as_slice(), &[nic]].concat();
     let fixed = ["--sequences", "1000", "--seed", "0"];
-    conforms(l1, &[&nic], &fixed, Program::default())?;
+    conforms(l1, &devices, &fixed, Program::default())?;
     let seed = fresh_seed(l1)?;
     let fresh = ["--only-random", "--sequences", "1000", "--seed", &seed];
-    conforms(l1, &[&nic], &fresh, Program::default())?;
-    l1.bind(&nic, None)
+    conforms(l1, &devices, &fresh, Program::default())?;
+    tidy_up(l1, &devices)
 }
 
 fn with_little_memory(l1: &mut L1) -> Result<(), Error> {
-    for index in 0..2 {
-        assigned(l1, index)?;
-    }
+    let nvmes = nvmes(l1)?;
     for path in ["/dev/kvm", "/dev/vfio"] {
         l1.tell(&Request::Own {
             path: path.into(),
@@ -93,20 +90,27 @@ fn with_little_memory(l1: &mut L1) -> Result<(), Error> {
         memlock: Some(96 << 10),
         ..Program::default()
     };
-    conforms(l1, &[], &["--sequences", "200", "--seed", "5000"], limited)
+    conforms(l1, &nvmes, &["--sequences", "200", "--seed", "5000"], limited)?;
+    tidy_up(l1, &nvmes)
 }
 
 /// Of two NICs behind one bridge, one is the host's.
 fn not_viable(l1: &mut L1) -> Result<(), Error> {
+    let nvmes = nvmes(l1)?;
     let [ours, hosts] = l1.machine().nics();
     l1.bind(&ours, VFIO)?;
     l1.bind(&hosts, Some("e1000"))?;
-    conforms(
-        l1,
-        &[&ours],
-        &["--sequences", "200", "--seed", "6000"],
-        Program::default(),
-    )?;
+    let devices = [nvmes.as_slice(), &[ours]].concat();
+    let rest = ["--sequences", "200", "--seed", "6000"];
+    conforms(l1, &devices, &rest, Program::default())?;
     l1.bind(&hosts, None)?;
-    l1.bind(&ours, None)
+    tidy_up(l1, &devices)
+}
+
+/// Other tests use the machine after these: NVMes can be reset again, and devices go back to nobody.
+fn tidy_up(l1: &mut L1, devices: &[String]) -> Result<(), Error> {
+    for nvme in [l1.machine().address(0), l1.machine().address(1)] {
+        reset_by(l1, &nvme, "default")?;
+    }
+    devices.iter().try_for_each(|device| l1.bind(device, None))
 }

@@ -88,12 +88,17 @@ impl State {
         if self.memberships.contains_key(&group) {
             return Err(errno(libc::EINVAL));
         }
-        if self.description.noiommu.contains(&group) && !self.description.raw_io {
-            return Err(errno(libc::EPERM));
+        let may = match self.description.noiommu.contains(&group) && !self.description.raw_io {
+            true => Err(errno(libc::EPERM)),
+            false => Ok(()),
+        };
+        if !kernel.looks_fd_up_first() {
+            may.as_ref().map_err(|_| errno(libc::EPERM))?;
         }
         let Kind::Container(id) = found? else {
             return Err(errno(kernel.not_a_container()));
         };
+        may?;
         self.join(id, group)?;
         self.memberships.insert(group, id);
         Ok(())

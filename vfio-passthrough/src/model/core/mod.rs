@@ -270,6 +270,11 @@ impl System {
         notice.map(|notice| notice.told.clone()).unwrap_or_default()
     }
 
+    /// The process gets `CAP_SYS_RAWIO`, or loses it; its fds stay.
+    pub fn set_raw_io(&self, raw_io: bool) {
+        self.state().description.raw_io = raw_io;
+    }
+
     /// The fds that are open: none, after a test that leaks nothing.
     pub fn open_fds(&self) -> Vec<Fd> {
         self.state().files.fds().collect()

@@ -235,6 +235,34 @@ fn a_group_without_an_iommu_needs_raw_io() {
 }
 
 #[test]
+fn raw_io_is_asked_for_at_every_step() {
+    let mut description = host(Kernel::Linux6_12);
+    description.noiommu_mode = true;
+    let system = description.build();
+    let (container, group) = (system.open_container(), system.open_group(3).unwrap());
+    system.set_raw_io(false);
+    fails(system.set_container(group, container), libc::EPERM);
+    system.set_raw_io(true);
+    system.set_container(group, container).unwrap();
+    system.set_raw_io(false);
+    fails(system.set_iommu(container, NOIOMMU), libc::EPERM);
+    system.set_raw_io(true);
+    system.set_iommu(container, NOIOMMU).unwrap();
+    system.set_raw_io(false);
+    fails(system.open_device(group, "0000:03:00.0"), libc::EPERM);
+}
+
+#[test]
+fn raw_io_is_asked_for_before_or_after_the_container() {
+    for (kernel, errno) in [(Kernel::Linux5_4, libc::EPERM), (Kernel::Linux6_12, libc::EBADFD)] {
+        let system = host(kernel).build();
+        let group = system.open_group(3).unwrap();
+        system.set_raw_io(false);
+        fails(system.set_container(group, group), errno);
+    }
+}
+
+#[test]
 fn names_are_exact_but_for_options() {
     for (name, old, new) in [
         ("0000:01:00.0", 0, 0),
