@@ -33,7 +33,7 @@ fn the_checks_hold_with_little_memory_to_lock() {
 
 #[test]
 fn random_sequences_leave_nothing_behind() {
-    for kernel in KERNELS {
+    for kernel in [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12] {
         let scene = Scene::imagined(kernel);
         let mut one = scene.description.clone().build();
         let mut two = scene.description.clone().build();

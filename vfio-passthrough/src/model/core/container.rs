@@ -170,9 +170,9 @@ impl State {
             return;
         };
         container.groups.retain(|other| *other != group);
-        if container.groups.is_empty()
-            && let Some(Iommu::Type1(mut type1)) = container.iommu.take()
-        {
+        let last = container.groups.is_empty();
+        let iommu = container.iommu.take_if(|_| last);
+        if let Some(Iommu::Type1(mut type1)) = iommu {
             type1.release(&mut self.process);
         }
         self.drop_container(id);

@@ -215,7 +215,7 @@ fn groups_with_and_without_an_iommu_do_not_mix() {
     fails(system.set_container(group, container), libc::EPERM);
     fails(system.set_iommu(container, TYPE1V2), libc::ENODEV);
     system.set_iommu(container, NOIOMMU).unwrap();
-    system.open_device(fake, "0000:03:00.0").unwrap();
+    let device = system.open_device(fake, "0000:03:00.0").unwrap();
     let unmap = UnmapDma {
         argsz: 24,
         flags: 0,
@@ -223,6 +223,10 @@ fn groups_with_and_without_an_iommu_do_not_mix() {
         size: 4096,
     };
     fails(system.unmap_dma(container, &unmap), libc::ENOTTY);
+    for fd in [device, fake] {
+        system.close(fd).unwrap();
+    }
+    fails(system.unmap_dma(container, &unmap), libc::EINVAL);
 }
 
 #[test]
