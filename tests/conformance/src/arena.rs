@@ -10,8 +10,9 @@ pub const PAGE: u64 = 4096;
 pub const WRITABLE: u64 = 64 * PAGE;
 /// Bytes behind them that can only be read.
 pub const READABLE: u64 = 16 * PAGE;
-/// Addresses kept free behind that, so that no map meets other memory of the process.
-const NOTHING: u64 = 1 << 40;
+/// Addresses kept free before and behind that, so that no map meets other memory of the process.
+const BEFORE: u64 = 1 << 20;
+const BEHIND: u64 = 1 << 40;
 
 /// Where the memory is. It is never given back: a kernel may have it mapped until the process ends.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ impl Arena {
 
     /// One of real memory.
     pub fn reserve() -> io::Result<Self> {
-        let base = reserve(NOTHING)?;
+        let base = reserve(BEFORE + BEHIND)?.wrapping_add(BEFORE);
         protect(base, WRITABLE + READABLE, libc::PROT_READ | libc::PROT_WRITE)?;
         let pages = (0..WRITABLE + READABLE)
             .step_by(4096)
