@@ -17,6 +17,8 @@ use crate::{Error, Kernel, packages};
 pub mod place {
     /// The VMM.
     pub const VMM: &str = "/vmm";
+    /// The program that holds the model of /dev/vfio against L1's.
+    pub const CONFORMANCE: &str = "/conformance";
     /// The guest's kernel.
     pub const KERNEL: &str = "/l2/kernel";
     /// The guest's initramfs.
@@ -123,6 +125,7 @@ impl Lab {
         let mut archive = Initramfs::create(path, &programs.agent)?;
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
+        archive.add(place::CONFORMANCE, &programs.conformance)?;
         for (place, file) in files {
             archive.add(place, file)?;
         }

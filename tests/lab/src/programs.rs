@@ -18,18 +18,21 @@ pub struct Programs {
     pub agent: PathBuf,
     /// The init of L2.
     pub guest: PathBuf,
+    /// What holds the model of /dev/vfio against L1's.
+    pub conformance: PathBuf,
 }
 
 impl Programs {
     /// Builds them; does nothing if they are as new as their sources.
     pub fn build() -> Result<Self, Error> {
-        say("building vmm, guest and agent (release, static)");
+        say("building vmm, guest, agent and conformance (release, static)");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let target = target_folder();
         Tool::new(cargo)
             .args(["build", "--release", "--target", TARGET, "--target-dir"])
             .args([&target])
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
+            .args(["--package", "conformance", "--bin", "conformance"])
             .args(["--bin", "vmm", "--bin", "guest", "--bin", "agent"])
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // Flags by another way would win over these.
@@ -41,6 +44,7 @@ impl Programs {
             vmm: built.join("vmm"),
             agent: built.join("agent"),
             guest: built.join("guest"),
+            conformance: built.join("conformance"),
         })
     }
 }

@@ -19,6 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod core;
 mod guest;
 mod iommu;
 mod irqs;

@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+mod conformance;
 mod data;
 mod devices;
 mod endings;
@@ -60,7 +61,11 @@ fn lanes() -> [Vec<Group>; LANES] {
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
     [
         vec![
-            ("6.12", full(Kernel::Stock612), [main, rest].concat()),
+            (
+                "6.12",
+                full(Kernel::Stock612),
+                [main.as_slice(), &rest, conformance::TESTS].concat(),
+            ),
             ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
             ("6.12", xhci, usb::TESTS.to_vec()),
             ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
@@ -73,8 +78,8 @@ fn lanes() -> [Vec<Group>; LANES] {
             // need.
             (
                 "6.1",
-                Machine::new(Kernel::Stock61),
-                [data::TESTS, moves::TESTS].concat(),
+                full(Kernel::Stock61),
+                [data::TESTS, moves::TESTS, conformance::TESTS].concat(),
             ),
             ("6.1", zoo(Kernel::Stock61), of_zoo),
         ],

@@ -1,0 +1,213 @@
+//! Device fds: what they tell, and their interrupts.
+
+use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
+use vfio_passthrough::model::core::{Fd, IrqData, IrqSet};
+
+use super::{Check, Ready, Stage, Verdict, done, fails, same};
+use crate::Core;
+
+pub fn checks<C: Core>() -> Vec<Check<C>> {
+    vec![
+        ("the infos have their sizes and their bounds", infos),
+        ("IRQ_SET is checked", bad_sets),
+        ("an index has its actions", actions),
+        ("the pin goes on, fires, and goes off", pin),
+        ("the pin is unmasked by one eventfd", unmask),
+        ("vectors are bound all or none", all_or_none),
+        ("vectors are added where the kernel can", growth),
+        ("the request interrupt has an eventfd", request),
+        ("interrupts go with the device's file", gone),
+    ]
+}
+
+const NONE: u32 = 1;
+const EVENTFD: u32 = 4;
+const MASK: u32 = 8;
+const UNMASK: u32 = 16;
+const TRIGGER: u32 = 32;
+const INTX: u32 = 0;
+const MSIX: u32 = 2;
+const REQUEST: u32 = 4;
+
+fn plain(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
+    IrqSet::new(flags, index, start, count, IrqData::None)
+}
+
+fn bind(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
+    let count = u32::try_from(fds.len()).unwrap_or(0);
+    IrqSet::new(
+        EVENTFD | TRIGGER,
+        index,
+        start,
+        count,
+        IrqData::Eventfds(fds.to_vec()),
+    )
+}
+
+/// The first device of the first group, which has MSI-X.
+fn open<C: Core>(stage: &mut Stage<'_, C>) -> Result<Fd, String> {
+    let Ready { group, .. } = stage.ready()?;
+    let name = stage.device_of(0)?;
+    stage.device(group, &name)
+}
+
+fn argument(argsz: u32, index: u32) -> Vec<u8> {
+    let words = [argsz, 0, index];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.resize(128, 0);
+    bytes
+}
+
+fn infos<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let device = open(stage)?;
+    fails(stage.core.device_info(device, &mut argument(15, 0)), EINVAL)?;
+    done(stage.core.device_info(device, &mut argument(16, 0)))?;
+    fails(stage.core.region_info(device, &mut argument(31, 0)), EINVAL)?;
+    done(stage.core.region_info(device, &mut argument(32, 7)))?;
+    fails(stage.core.region_info(device, &mut argument(32, 9)), EINVAL)?;
+    fails(stage.core.irq_info(device, &mut argument(15, 0)), EINVAL)?;
+    done(stage.core.irq_info(device, &mut argument(16, 1)))?;
+    fails(stage.core.irq_info(device, &mut argument(16, 5)), EINVAL)
+}
+
+fn bad_sets<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let device = open(stage)?;
+    let good = bind(MSIX, 0, &[Fd(-1)]);
+    let with = |change: fn(&mut IrqSet)| {
+        let mut set = good.clone();
+        change(&mut set);
+        set
+    };
+    for bad in [
+        with(|set| set.argsz = 19),
+        with(|set| set.argsz = 23),
+        with(|set| set.index = 5),
+        with(|set| set.start = 4096),
+        with(|set| set.count = 4096),
+        with(|set| (set.start, set.count) = (1, u32::MAX - 1)),
+        with(|set| set.flags = TRIGGER),
+        with(|set| set.flags = NONE | EVENTFD | TRIGGER),
+        with(|set| set.flags |= 64),
+        plain(NONE | TRIGGER, MSIX, 0, 1),
+        plain(NONE | TRIGGER, MSIX, 0, 0),
+    ] {
+        fails(stage.core.set_irqs(device, &bad), EINVAL)?;
+    }
+    Ok(())
+}
+
+fn actions<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let device = open(stage)?;
+    for (flags, index) in [
+        (NONE, INTX),
+        (NONE | MASK | UNMASK, INTX),
+        (NONE | MASK, MSIX),
+        (NONE | UNMASK, MSIX),
+        (NONE | UNMASK, REQUEST),
+    ] {
+        fails(stage.core.set_irqs(device, &plain(flags, index, 0, 1)), ENOTTY)?;
+    }
+    Ok(())
+}
+
+fn pin<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (device, event) = (open(stage)?, stage.eventfd()?);
+    for flags in [NONE | MASK, NONE | UNMASK, NONE | TRIGGER] {
+        fails(stage.core.set_irqs(device, &plain(flags, INTX, 0, 1)), EINVAL)?;
+    }
+    fails(
+        stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 0)),
+        EINVAL,
+    )?;
+    done(stage.core.set_irqs(device, &bind(INTX, 0, &[event])))?;
+    done(stage.core.set_irqs(device, &plain(NONE | MASK, INTX, 0, 1)))?;
+    done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 1)))?;
+    same(done(stage.core.signals(event))?, 1)?;
+    fails(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])), EINVAL)?;
+    done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 0)))?;
+    done(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])))
+}
+
+fn unmask<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (device, event) = (open(stage)?, stage.eventfd()?);
+    let on = |fd: Fd| IrqSet::new(EVENTFD | UNMASK, INTX, 0, 1, IrqData::Eventfds(vec![fd]));
+    done(stage.core.set_irqs(device, &bind(INTX, 0, &[event])))?;
+    fails(stage.core.set_irqs(device, &on(Fd(1_000_000))), EBADF)?;
+    fails(stage.core.set_irqs(device, &on(device)), EINVAL)?;
+    done(stage.core.set_irqs(device, &on(event)))?;
+    fails(stage.core.set_irqs(device, &on(event)), EBUSY)?;
+    done(stage.core.set_irqs(device, &on(Fd(-1))))?;
+    done(stage.core.set_irqs(device, &on(event)))
+}
+
+fn all_or_none<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (device, one, two) = (open(stage)?, stage.eventfd()?, stage.eventfd()?);
+    fails(
+        stage.core.set_irqs(device, &bind(MSIX, 0, &[one, Fd(1_000_000)])),
+        EBADF,
+    )?;
+    fails(
+        stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)),
+        EINVAL,
+    )?;
+    done(stage.core.set_irqs(device, &bind(MSIX, 0, &[one, two])))?;
+    let second = IrqSet::new(2 | TRIGGER, MSIX, 0, 2, IrqData::Bools(vec![0, 1]));
+    done(stage.core.set_irqs(device, &second))?;
+    same(
+        (done(stage.core.signals(one))?, done(stage.core.signals(two))?),
+        (0, 1),
+    )?;
+    fails(stage.core.set_irqs(device, &bind(MSIX, 1, &[device])), EINVAL)?;
+    done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 2)))?;
+    same(
+        (done(stage.core.signals(one))?, done(stage.core.signals(two))?),
+        (1, 0),
+    )
+}
+
+fn growth<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (device, event) = (open(stage)?, stage.eventfd()?);
+    let grows = stage.kernel().grows_msix();
+    done(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])))?;
+    for more in [
+        bind(MSIX, 1, &[event]),
+        bind(MSIX, 2, &[Fd(-1)]),
+        plain(NONE | TRIGGER, MSIX, 0, 2),
+    ] {
+        let result = stage.core.set_irqs(device, &more);
+        let errno = result.err().and_then(|error| error.raw_os_error());
+        same(errno, (!grows).then_some(EINVAL))?;
+    }
+    same(done(stage.core.signals(event))?, if grows { 2 } else { 0 })
+}
+
+fn request<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (device, event) = (open(stage)?, stage.eventfd()?);
+    fails(
+        stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 1)),
+        EINVAL,
+    )?;
+    fails(stage.core.set_irqs(device, &bind(REQUEST, 0, &[])), EINVAL)?;
+    done(stage.core.set_irqs(device, &bind(REQUEST, 0, &[event])))?;
+    done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 1)))?;
+    same(done(stage.core.signals(event))?, 1)?;
+    done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)))?;
+    fails(
+        stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)),
+        EINVAL,
+    )
+}
+
+fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let Ready { group, .. } = stage.ready()?;
+    let name = stage.device_of(0)?;
+    let (device, event) = (stage.device(group, &name)?, stage.eventfd()?);
+    done(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])))?;
+    stage.close(device)?;
+    let device = stage.device(group, &name)?;
+    fails(
+        stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)),
+        EINVAL,
+    )?;
+    done(stage.core.set_irqs(device, &bind(INTX, 0, &[event])))
+}

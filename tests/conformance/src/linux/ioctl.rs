@@ -1,0 +1,55 @@
+//! The system calls.
+
+use std::io;
+use std::os::fd::RawFd;
+
+/// What is passed to an ioctl.
+pub enum Argument<'a> {
+    /// A number.
+    Number(u64),
+    /// A struct, or a string with its zero byte.
+    Bytes(&'a mut [u8]),
+}
+
+/// An ioctl. The callers give each request a buffer of at least the size that it and its `argsz` ask for; what
+/// memory a map names is the arena's, which is there as long as the process, or none.
+pub fn ioctl(fd: RawFd, request: u32, argument: Argument<'_>) -> io::Result<i32> {
+    let argument = match argument {
+        Argument::Number(number) => number,
+        Argument::Bytes(bytes) => bytes.as_mut_ptr().expose_provenance() as u64,
+    };
+    // SAFETY: see above; devices are not told to do DMA, so memory is mapped and never changed behind us.
+    let result = unsafe { libc::ioctl(fd, libc::Ioctl::from(request), argument) };
+    check(result)
+}
+
+/// An eventfd that does not block.
+pub fn eventfd() -> io::Result<RawFd> {
+    // SAFETY: the call takes no memory of ours.
+    check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })
+}
+
+/// What was signalled; 0 if nothing.
+pub fn read_eventfd(fd: RawFd) -> io::Result<u64> {
+    let mut count = 0_u64;
+    // SAFETY: the kernel writes the 8 bytes of `count` at most.
+    let read = unsafe { libc::read(fd, std::ptr::from_mut(&mut count).cast(), size_of::<u64>()) };
+    match io::Error::last_os_error() {
+        _ if read >= 0 => Ok(count),
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        error => Err(error),
+    }
+}
+
+/// Closes an fd of a test, and no other: numbers come from what was opened before.
+pub fn close(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no value of the program owns this fd.
+    check(unsafe { libc::close(fd) }).map(|_| ())
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,74 @@
+//! The checks and the random sequences on the model, which need no machine.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use conformance::random::{self, Report};
+use conformance::{Scene, checks};
+use vfio_passthrough::model::core::Kernel;
+
+const KERNELS: [Kernel; 2] = [Kernel::Linux6_1, Kernel::Linux6_12];
+
+#[test]
+fn every_check_holds_on_the_model() {
+    for kernel in KERNELS {
+        let scene = Scene::imagined(kernel);
+        let mut model = scene.description.clone().build();
+        let results = checks::run(&mut model, &scene);
+        assert_eq!(results.failed, [], "{kernel:?}");
+        assert_eq!(
+            results.held as usize,
+            checks::all::<conformance::linux::Linux>().len()
+        );
+        assert_eq!(model.open_fds(), [], "{kernel:?}");
+    }
+}
+
+#[test]
+fn the_checks_hold_with_little_memory_to_lock() {
+    let mut scene = Scene::imagined(Kernel::Linux6_12);
+    scene.description.locked_memory = Some(32 << 12);
+    let mut model = scene.description.clone().build();
+    assert_eq!(checks::run(&mut model, &scene).failed, []);
+}
+
+#[test]
+fn random_sequences_leave_nothing_behind() {
+    for kernel in [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12] {
+        let scene = Scene::imagined(kernel);
+        let mut one = scene.description.clone().build();
+        let mut two = scene.description.clone().build();
+        let mut report = Report::default();
+        for seed in 0..2000 {
+            random::run(seed, &scene, &mut one, &mut two, &mut report);
+            assert_eq!(
+                (one.open_fds(), one.containers(), one.locked_memory()),
+                (vec![], 0, 0),
+                "{kernel:?}, seed {seed}"
+            );
+        }
+        assert_eq!((report.calls, &report.differences[..]), (100_000, &[][..]));
+        let refused = report.refused * 100 / report.calls;
+        assert!(
+            (30..70).contains(&refused),
+            "{refused}% of the calls were refused"
+        );
+    }
+}
+
+#[test]
+fn two_kernels_that_differ_are_told_apart() {
+    let scene = Scene::imagined(Kernel::Linux6_12);
+    let mut new = scene.description.clone().build();
+    let mut old = Scene::imagined(Kernel::Linux6_1).description.build();
+    let mut report = Report::default();
+    for seed in 0..500 {
+        random::run(seed, &scene, &mut new, &mut old, &mut report);
+    }
+    for call in ["SetContainer", "DeviceInfo", "IommuInfo", "IrqInfo", "SetIrqs"] {
+        let mut differences = report.differences.iter();
+        assert!(
+            differences.any(|difference| difference.call.starts_with(call)),
+            "{call}"
+        );
+    }
+}

@@ -1,0 +1,320 @@
+//! `/dev/vfio` as a program: containers, groups, device fds and type 1 IOMMUs, with the kernel's orders and errnos.
+//!
+//! A [`System`] is described in a few lines and then called as the kernel is: by fds, with the structs and the
+//! `argsz` of the ioctls, legally or not. What the kernel refuses it refuses with the same errno; what is left
+//! when fds are closed in any order is left here, too. A VMM's code against `/dev/vfio` can so be tested
+//! without hardware, without root, and in microseconds.
+//!
+//! ```
+//! use vfio_passthrough::model::core::{Description, Driver, Kernel, MapDma, PciFunction};
+//!
+//! let nvme = "0000:01:00.0".parse()?;
+//! let nic = "0000:02:00.0".parse()?;
+//! let system = Description::new(Kernel::Linux6_12)
+//!     .device(nvme, 5, Driver::Vfio, PciFunction::nvme())
+//!     .device(nic, 5, Driver::Host, PciFunction::nic())
+//!     .build();
+//! let container = system.open_container();
+//! let group = system.open_group(5)?;
+//!
+//! // The NIC is the host's: the group cannot be given away.
+//! let refused = system.set_container(group, container).unwrap_err();
+//! assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+//!
+//! system.unbind(nic)?;
+//! system.set_container(group, container)?;
+//! system.set_iommu(container, 3)?;
+//! let device = system.open_device(group, "0000:01:00.0")?;
+//! let page = MapDma { argsz: 32, flags: 3, vaddr: 0x1000, iova: 0, size: 0x1000 };
+//! system.map_dma(container, &page)?;
+//!
+//! // The device holds the group, and the group the container.
+//! system.close(container)?;
+//! system.close(group)?;
+//! assert_eq!(system.open_group(5).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+//! system.close(device)?;
+//! assert_eq!(system.locked_memory(), 0);
+//! assert!(system.open_fds().is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Kernels differ in places: [`Kernel`] lists each difference. What is not here: memory that is not there (EFAULT
+//! of the structs themselves), races, and ioctls of one kind of file on another whose numbers mean
+//! something else there (those of IOMMUs on devices are ENOTTY).
+
+mod container;
+mod describe;
+mod device;
+mod files;
+mod group;
+mod info;
+mod irqs;
+mod kernel;
+#[cfg(test)]
+mod tests;
+mod type1;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, MutexGuard};
+
+pub use describe::{Description, Driver, PciFunction, Region};
+pub use files::Fd;
+pub use irqs::{IrqData, IrqSet};
+pub use kernel::Kernel;
+pub use type1::{MapDma, UnmapDma};
+
+use super::{errno, lock};
+use crate::address::{ByteRange, PciAddress};
+use container::Container;
+use device::{Device, Notices};
+use files::{ContainerId, Events, Files, Kind};
+use type1::Process;
+
+/// A host with `/dev/vfio`, and one process that uses it. See the [module](self).
+#[derive(Debug)]
+pub struct System {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    description: Description,
+    files: Files,
+    events: Events,
+    process: Process,
+    containers: BTreeMap<ContainerId, Container>,
+    next_container: u64,
+    /// The container of each group that is in one.
+    memberships: BTreeMap<u32, ContainerId>,
+    devices: BTreeMap<PciAddress, Device>,
+    notices: Notices,
+}
+
+impl System {
+    fn new(description: Description) -> Self {
+        let state = State {
+            process: Process::new(&description),
+            description,
+            files: Files::default(),
+            events: Events::default(),
+            containers: BTreeMap::new(),
+            next_container: 0,
+            memberships: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            notices: Notices::default(),
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Opens `/dev/vfio/vfio`.
+    pub fn open_container(&self) -> Fd {
+        let mut state = self.state();
+        let id = ContainerId(state.next_container);
+        state.next_container = id.0.wrapping_add(1);
+        state.containers.insert(id, Container::default());
+        state.files.open(Kind::Container(id))
+    }
+
+    /// Opens `/dev/vfio/N`: ENOENT while vfio-pci has none of the group's devices, EBUSY while somebody has it.
+    pub fn open_group(&self, group: u32) -> io::Result<Fd> {
+        self.state().open_group(group)
+    }
+
+    /// Makes an eventfd.
+    pub fn open_eventfd(&self) -> Fd {
+        let mut state = self.state();
+        let event = state.events.create();
+        state.files.open(Kind::Eventfd(event))
+    }
+
+    /// Makes a virtual machine with a VFIO device (`KVM_DEV_TYPE_VFIO`); closing it ends both.
+    pub fn open_kvm(&self) -> Fd {
+        self.state().files.open(Kind::Kvm)
+    }
+
+    /// Closes an fd, in any order with others.
+    pub fn close(&self, fd: Fd) -> io::Result<()> {
+        self.state().close(fd)
+    }
+
+    /// What was signalled on an eventfd since the last time, as a read of it gives; 0 for EAGAIN.
+    pub fn signals(&self, eventfd: Fd) -> io::Result<u64> {
+        let mut state = self.state();
+        let event = state.files.eventfd(eventfd)?;
+        Ok(state.events.take(event))
+    }
+
+    /// `VFIO_GET_API_VERSION`
+    pub fn api_version(&self, container: Fd) -> io::Result<u32> {
+        self.state().api_version(container)
+    }
+
+    /// `VFIO_CHECK_EXTENSION`: 0 for what there is not.
+    pub fn check_extension(&self, container: Fd, extension: u64) -> io::Result<u32> {
+        self.state().check_extension(container, extension)
+    }
+
+    /// `VFIO_SET_IOMMU`: EINVAL without a group or with an IOMMU set, ENODEV for a type that is none.
+    pub fn set_iommu(&self, container: Fd, kind: u64) -> io::Result<()> {
+        self.state().set_iommu(container, kind)
+    }
+
+    /// `VFIO_IOMMU_MAP_DMA`: EEXIST for an overlap, ENOSPC beyond the limit of mappings, EINVAL beyond what the
+    /// IOMMU reaches, ENOMEM beyond the limit of locked memory, EFAULT where no memory is.
+    pub fn map_dma(&self, container: Fd, call: &MapDma) -> io::Result<()> {
+        self.state().map_dma(container, call)
+    }
+
+    /// `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped, which may be none; EINVAL where it would bisect a
+    /// mapping.
+    pub fn unmap_dma(&self, container: Fd, call: &UnmapDma) -> io::Result<u64> {
+        self.state().unmap_dma(container, call)
+    }
+
+    /// `VFIO_IOMMU_GET_INFO`, on `struct vfio_iommu_type1_info` and the room behind it.
+    pub fn iommu_info(&self, container: Fd, buffer: &mut [u8]) -> io::Result<()> {
+        self.state().iommu_info(container, buffer)
+    }
+
+    /// `VFIO_GROUP_GET_STATUS`: the flags, for a struct of `argsz` bytes.
+    pub fn group_status(&self, group: Fd, argsz: u32) -> io::Result<u32> {
+        self.state().group_status(group, argsz)
+    }
+
+    /// `VFIO_GROUP_SET_CONTAINER`: EINVAL if it has one, EPERM where groups with and without an IOMMU would mix.
+    pub fn set_container(&self, group: Fd, container: Fd) -> io::Result<()> {
+        self.state().set_container(group, container)
+    }
+
+    /// `VFIO_GROUP_UNSET_CONTAINER`: EINVAL if it has none, EBUSY while a device is open.
+    pub fn unset_container(&self, group: Fd) -> io::Result<()> {
+        self.state().unset_container(group)
+    }
+
+    /// `VFIO_GROUP_GET_DEVICE_FD`: ENODEV for what vfio-pci does not have in this group, EINVAL until the container
+    /// has an IOMMU.
+    pub fn open_device(&self, group: Fd, name: &str) -> io::Result<Fd> {
+        self.state().open_device(group, name)
+    }
+
+    /// Links KVM's VFIO device with a group (`KVM_DEV_VFIO_FILE_ADD`): EEXIST for the second time.
+    pub fn link(&self, kvm: Fd, file: Fd) -> io::Result<()> {
+        self.state().link(kvm, file)
+    }
+
+    /// Takes the link away (`KVM_DEV_VFIO_FILE_DEL`): ENOENT if there is none.
+    pub fn unlink(&self, kvm: Fd, file: Fd) -> io::Result<()> {
+        self.state().unlink(kvm, file)
+    }
+
+    /// `VFIO_DEVICE_GET_INFO`, on `struct vfio_device_info`.
+    pub fn device_info(&self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {
+        self.state().device_info(device, buffer)
+    }
+
+    /// `VFIO_DEVICE_GET_REGION_INFO`, on `struct vfio_region_info` and the room behind it.
+    pub fn region_info(&self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {
+        self.state().region_info(device, buffer)
+    }
+
+    /// `VFIO_DEVICE_GET_IRQ_INFO`, on `struct vfio_irq_info`.
+    pub fn irq_info(&self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {
+        self.state().irq_info(device, buffer)
+    }
+
+    /// `VFIO_DEVICE_SET_IRQS`
+    pub fn set_irqs(&self, device: Fd, set: &IrqSet) -> io::Result<()> {
+        self.state().set_irqs(device, set)
+    }
+
+    /// `VFIO_DEVICE_RESET`: EINVAL for a device that cannot be.
+    pub fn reset(&self, device: Fd) -> io::Result<()> {
+        self.state().reset(device)
+    }
+
+    /// Takes a device from its driver, as root does by `driver/unbind`. True if that is done; false if the
+    /// device is open: its user is asked for it (the request interrupt), and has it until all fds are closed.
+    pub fn unbind(&self, device: PciAddress) -> io::Result<bool> {
+        self.state().unbind(device)
+    }
+
+    /// The kernel's waiting time for a device that is leaving has passed once more (10 s at a time): the user
+    /// is asked again. How often that was by now; 0 for a device that is not wanted.
+    pub fn ask_again(&self, device: PciAddress) -> u32 {
+        self.state().ask_for(device)
+    }
+
+    /// Gives a device without a driver to one.
+    pub fn bind(&self, device: PciAddress, driver: Driver) -> io::Result<()> {
+        self.state().bind(device, driver)
+    }
+
+    /// A driver of a device in 5.4 asks to be told of the KVM that its group is linked with
+    /// (`vfio_register_notifier`): it is told of one that is linked already, too. `events` must be
+    /// `VFIO_GROUP_NOTIFY_SET_KVM` (1), and the group ready for use.
+    pub fn register_notifier(&self, device: PciAddress, events: u64) -> io::Result<u64> {
+        self.state().register_notifier(device, events)
+    }
+
+    /// What a notifier was told so far: KVMs, and `None` where one was taken away.
+    pub fn notices(&self, notifier: u64) -> Vec<Option<Fd>> {
+        let state = self.state();
+        let notice = state.notices.waiting.get(&notifier);
+        notice.map(|notice| notice.told.clone()).unwrap_or_default()
+    }
+
+    /// The process gets `CAP_SYS_RAWIO`, or loses it; its fds stay.
+    pub fn set_raw_io(&self, raw_io: bool) {
+        self.state().description.raw_io = raw_io;
+    }
+
+    /// The fds that are open: none, after a test that leaks nothing.
+    pub fn open_fds(&self) -> Vec<Fd> {
+        self.state().files.fds().collect()
+    }
+
+    /// Containers that there are, those whose fd is closed and that groups keep included.
+    pub fn containers(&self) -> usize {
+        self.state().containers.len()
+    }
+
+    /// The bytes that mappings have locked.
+    pub fn locked_memory(&self) -> u64 {
+        self.state().process.locked()
+    }
+
+    /// The mappings of a container, in order.
+    pub fn mappings(&self, container: Fd) -> io::Result<Vec<ByteRange>> {
+        self.state().mappings(container)
+    }
+}
+
+impl State {
+    fn close(&mut self, fd: Fd) -> io::Result<()> {
+        let linked = self.files.linked_with(fd);
+        let gone = self.files.close(fd)?;
+        linked.into_iter().for_each(|kind| self.tell_of_kvm(kind, None));
+        for kind in gone {
+            match kind {
+                Kind::Container(id) => self.drop_container(id),
+                Kind::Group(group) => self.dissolve(group),
+                Kind::Device(address) => {
+                    self.released(address);
+                    let entry = self.description.functions.get(&address);
+                    if let Some(group) = entry.map(|entry| entry.group) {
+                        self.dissolve(group);
+                    }
+                }
+                Kind::Eventfd(_) | Kind::Kvm => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+use super::*;
+
+const NONE: u32 = 1;
+const BOOL: u32 = 2;
+const EVENTFD: u32 = 4;
+const MASK: u32 = 8;
+const UNMASK: u32 = 16;
+const TRIGGER: u32 = 32;
+const INTX: u32 = 0;
+const MSI: u32 = 1;
+const MSIX: u32 = 2;
+const ERR: u32 = 3;
+const REQ: u32 = 4;
+
+fn set(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
+    IrqSet::new(flags, index, start, count, IrqData::None)
+}
+
+fn eventfds(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
+    let count = u32::try_from(fds.len()).unwrap();
+    IrqSet::new(
+        EVENTFD | TRIGGER,
+        index,
+        start,
+        count,
+        IrqData::Eventfds(fds.to_vec()),
+    )
+}
+
+/// An NVMe that is open.
+fn nvme(kernel: Kernel) -> (System, Fd) {
+    let Ready { system, group, .. } = ready(host(kernel));
+    let device = system.open_device(group, NVME).unwrap();
+    (system, device)
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    info::word(bytes, at)
+}
+
+/// An argument of a size, with its `argsz` and the index.
+fn argument(size: u32, index: u32) -> Vec<u8> {
+    let words = [size, 0, index];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.resize(size as usize, 0);
+    bytes
+}
+
+#[test]
+fn device_info_tells_what_vfio_pci_has() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let mut buffer = argument(24, 0);
+    system.device_info(device, &mut buffer).unwrap();
+    assert_eq!([4, 8, 12].map(|at| word(&buffer, at)), [3, 9, 5]);
+    fails(system.device_info(device, &mut argument(15, 0)), libc::EINVAL);
+}
+
+#[test]
+fn a_region_has_its_place_its_size_and_its_capability() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let mut buffer = argument(40, 0);
+    system.region_info(device, &mut buffer).unwrap();
+    assert_eq!(
+        (word(&buffer, 4), word(&buffer, 12), word(&buffer, 16)),
+        (0xf, 32, 16 << 10)
+    );
+    assert_eq!(word(&buffer, 32) & 0xffff, 3, "the MSI-X table may be mapped");
+    let mut short = argument(32, 0);
+    system.region_info(device, &mut short).unwrap();
+    assert_eq!((word(&short, 0), word(&short, 12)), (40, 0));
+    let mut config = argument(32, 7);
+    system.region_info(device, &mut config).unwrap();
+    assert_eq!((word(&config, 16), word(&config, 28)), (4096, 7 << 8));
+    for bad in [argument(31, 0), argument(32, 9)] {
+        fails(system.region_info(device, &mut bad.clone()), libc::EINVAL);
+    }
+}
+
+#[test]
+fn an_interrupt_index_has_its_flags_and_its_count() {
+    for (kernel, index, flags, count) in [
+        (Kernel::Linux6_12, INTX, 7, 1),
+        (Kernel::Linux6_12, MSI, 9, 0),
+        (Kernel::Linux6_12, MSIX, 1, 65),
+        (Kernel::Linux6_1, MSIX, 9, 65),
+        (Kernel::Linux6_12, ERR, 9, 1),
+        (Kernel::Linux6_12, REQ, 9, 1),
+    ] {
+        let (system, device) = nvme(kernel);
+        let mut buffer = argument(16, index);
+        system.irq_info(device, &mut buffer).unwrap();
+        assert_eq!(
+            (word(&buffer, 4), word(&buffer, 12)),
+            (flags, count),
+            "{index} {kernel:?}"
+        );
+    }
+    let (system, device) = nvme(Kernel::Linux6_12);
+    fails(system.irq_info(device, &mut argument(16, 5)), libc::EINVAL);
+    fails(system.irq_info(device, &mut argument(15, 0)), libc::EINVAL);
+}
+
+#[test]
+fn what_every_driver_checks_of_irq_set() {
+    let good = IrqSet {
+        argsz: 24,
+        ..eventfds(MSIX, 0, &[Fd(-1)])
+    };
+    let bad = [
+        IrqSet {
+            argsz: 19,
+            ..good.clone()
+        },
+        IrqSet {
+            argsz: 23,
+            ..good.clone()
+        },
+        IrqSet {
+            index: 5,
+            ..good.clone()
+        },
+        IrqSet {
+            start: 65,
+            ..good.clone()
+        },
+        IrqSet {
+            count: 66,
+            argsz: 1024,
+            ..good.clone()
+        },
+        IrqSet {
+            start: 64,
+            count: 2,
+            argsz: 28,
+            ..good.clone()
+        },
+        IrqSet {
+            start: 1,
+            count: u32::MAX - 1,
+            ..good.clone()
+        },
+        IrqSet {
+            flags: TRIGGER,
+            ..good.clone()
+        },
+        IrqSet {
+            flags: NONE | EVENTFD | TRIGGER,
+            ..good.clone()
+        },
+        IrqSet {
+            flags: EVENTFD | TRIGGER | 64,
+            ..good.clone()
+        },
+    ];
+    for call in bad {
+        fails(irqs::validate(&call, 65, 5), libc::EINVAL);
+    }
+    irqs::validate(&good, 65, 5).unwrap();
+    fails(irqs::validate(&good, 0, 5), libc::EINVAL);
+}
+
+#[test]
+fn an_action_that_an_index_does_not_have_is_no_ioctl_of_it() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    for (flags, index) in [
+        (NONE, INTX),
+        (NONE | MASK | UNMASK, INTX),
+        (NONE | MASK, MSIX),
+        (NONE | UNMASK, MSIX),
+        (NONE | MASK, ERR),
+        (NONE | UNMASK, REQ),
+    ] {
+        fails(system.set_irqs(device, &set(flags, index, 0, 1)), libc::ENOTTY);
+    }
+}
+
+#[test]
+fn the_pin_is_turned_on_fired_and_turned_off() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let event = system.open_eventfd();
+    for flags in [NONE | MASK, NONE | UNMASK, NONE | TRIGGER] {
+        fails(system.set_irqs(device, &set(flags, INTX, 0, 1)), libc::EINVAL);
+    }
+    fails(
+        system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 0)),
+        libc::EINVAL,
+    );
+    system.set_irqs(device, &eventfds(INTX, 0, &[event])).unwrap();
+    system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 1)).unwrap();
+    assert_eq!(system.signals(event).unwrap(), 1);
+    system.set_irqs(device, &set(NONE | MASK, INTX, 0, 1)).unwrap();
+    fails(
+        system.set_irqs(device, &eventfds(MSIX, 0, &[event])),
+        libc::EINVAL,
+    );
+    system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 0)).unwrap();
+    system.set_irqs(device, &eventfds(MSIX, 0, &[event])).unwrap();
+}
+
+#[test]
+fn the_pin_is_unmasked_by_one_eventfd() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let event = system.open_eventfd();
+    let unmask = |fd: Fd| IrqSet::new(EVENTFD | UNMASK, INTX, 0, 1, IrqData::Eventfds(vec![fd]));
+    system.set_irqs(device, &eventfds(INTX, 0, &[event])).unwrap();
+    fails(system.set_irqs(device, &unmask(Fd(999))), libc::EBADF);
+    fails(system.set_irqs(device, &unmask(device)), libc::EINVAL);
+    system.set_irqs(device, &unmask(event)).unwrap();
+    fails(system.set_irqs(device, &unmask(event)), libc::EBUSY);
+    system.set_irqs(device, &unmask(Fd(-1))).unwrap();
+    system.set_irqs(device, &unmask(event)).unwrap();
+    let mask = IrqSet::new(EVENTFD | MASK, INTX, 0, 1, IrqData::Eventfds(vec![event]));
+    fails(system.set_irqs(device, &mask), libc::ENOTTY);
+}
+
+#[test]
+fn vectors_are_bound_all_or_none() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let [one, two] = [0, 1].map(|_| system.open_eventfd());
+    fails(
+        system.set_irqs(device, &eventfds(MSIX, 0, &[one, Fd(999)])),
+        libc::EBADF,
+    );
+    fails(
+        system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 1)),
+        libc::EINVAL,
+    );
+    system.set_irqs(device, &eventfds(MSIX, 0, &[one, two])).unwrap();
+    let bools = IrqSet::new(BOOL | TRIGGER, MSIX, 0, 2, IrqData::Bools(vec![0, 1]));
+    system.set_irqs(device, &bools).unwrap();
+    assert_eq!([one, two].map(|fd| system.signals(fd).unwrap()), [0, 1]);
+    fails(
+        system.set_irqs(device, &eventfds(MSIX, 1, &[one, device])),
+        libc::EINVAL,
+    );
+    system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 2)).unwrap();
+    assert_eq!(
+        [one, two].map(|fd| system.signals(fd).unwrap()),
+        [1, 0],
+        "1 is free, 0 is not"
+    );
+}
+
+#[test]
+fn vectors_are_added_where_the_kernel_can() {
+    for (kernel, grows) in [(Kernel::Linux6_1, false), (Kernel::Linux6_12, true)] {
+        let (system, device) = nvme(kernel);
+        let event = system.open_eventfd();
+        system.set_irqs(device, &eventfds(MSIX, 0, &[event])).unwrap();
+        for call in [
+            eventfds(MSIX, 4, &[event]),
+            eventfds(MSIX, 9, &[Fd(-1)]),
+            set(NONE | TRIGGER, MSIX, 0, 6),
+        ] {
+            assert_eq!(
+                system.set_irqs(device, &call).is_ok(),
+                grows,
+                "{call:?} {kernel:?}"
+            );
+        }
+        assert_eq!(system.signals(event).unwrap(), if grows { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn no_vector_is_not_enough_to_turn_msix_on() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    fails(system.set_irqs(device, &eventfds(MSIX, 0, &[])), libc::ERANGE);
+    fails(
+        system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 0)),
+        libc::EINVAL,
+    );
+}
+
+#[test]
+fn errors_and_requests_have_an_eventfd_each() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    let event = system.open_eventfd();
+    for index in [ERR, REQ] {
+        fails(
+            system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 1)),
+            libc::EINVAL,
+        );
+        fails(
+            system.set_irqs(device, &set(BOOL | TRIGGER, index, 0, 0)),
+            libc::EINVAL,
+        );
+        fails(system.set_irqs(device, &eventfds(index, 0, &[])), libc::EINVAL);
+        fails(
+            system.set_irqs(device, &eventfds(index, 0, &[Fd(999)])),
+            libc::EBADF,
+        );
+        system.set_irqs(device, &eventfds(index, 0, &[event])).unwrap();
+        system
+            .set_irqs(device, &set(NONE | TRIGGER, index, 0, 1))
+            .unwrap();
+        assert_eq!(system.signals(event).unwrap(), 1);
+        system
+            .set_irqs(device, &set(NONE | TRIGGER, index, 0, 0))
+            .unwrap();
+        fails(
+            system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 0)),
+            libc::EINVAL,
+        );
+    }
+}
+
+#[test]
+fn a_device_without_a_reset_is_not_reset() {
+    let (system, device) = nvme(Kernel::Linux6_12);
+    system.reset(device).unwrap();
+    let (container, group) = (system.open_container(), system.open_group(2).unwrap());
+    system.set_container(group, container).unwrap();
+    system.set_iommu(container, TYPE1V2).unwrap();
+    let nic = system.open_device(group, NIC).unwrap();
+    fails(system.reset(nic), libc::EINVAL);
+    fails(system.irq_info(nic, &mut argument(16, ERR)), libc::EINVAL);
+    let mut msix = argument(16, MSIX);
+    system.irq_info(nic, &mut msix).unwrap();
+    assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "nothing to add to");
+}
+
+#[test]
+fn the_user_is_asked_for_a_device_until_it_is_closed() {
+    for (kernel, reopens) in [(Kernel::Linux5_4, true), (Kernel::Linux6_12, false)] {
+        let Ready {
+            system,
+            container,
+            group,
+        } = ready(host(kernel));
+        let device = system.open_device(group, NVME).unwrap();
+        let event = system.open_eventfd();
+        system.set_irqs(device, &eventfds(REQ, 0, &[event])).unwrap();
+        assert!(!system.unbind(at(NVME)).unwrap(), "it is open");
+        assert_eq!(system.ask_again(at(NVME)), 2);
+        assert_eq!(system.signals(event).unwrap(), 2);
+        assert_eq!(
+            system.group_status(group, 8).unwrap() & 1,
+            1,
+            "the group stays viable"
+        );
+        let again = system.open_device(group, NVME);
+        assert_eq!(again.is_ok(), reopens, "{kernel:?}");
+        again.into_iter().for_each(|fd| system.close(fd).unwrap());
+        system.close(device).unwrap();
+        assert_eq!(system.ask_again(at(NVME)), 0, "it is gone");
+        fails(system.open_device(group, NVME), libc::ENODEV);
+        system.close(group).unwrap();
+        fails(system.open_group(1), libc::ENOENT);
+        system.close(container).unwrap();
+        system.bind(at(NVME), Driver::Vfio).unwrap();
+        system.open_group(1).unwrap();
+    }
+}
+
+#[test]
+fn the_host_does_not_get_a_device_of_a_group_in_use() {
+    let Ready {
+        system, container, ..
+    } = ready(host(Kernel::Linux6_12));
+    let nics = system.open_group(2).unwrap();
+    system.set_container(nics, container).unwrap();
+    fails(system.bind(at(NIC2), Driver::Host), libc::EBUSY);
+    system.unbind(at(NIC2)).unwrap();
+    fails(system.unbind(at(NIC2)), libc::ENODEV);
+    fails(system.bind(at(NIC2), Driver::Host), libc::EBUSY);
+    system.close(nics).unwrap();
+    system.bind(at(NIC2), Driver::Host).unwrap();
+}
+
+#[test]
+fn a_driver_is_told_of_the_kvm_whenever_it_asks() {
+    let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
+    let kvm = system.open_kvm();
+    let early = system.register_notifier(at(NVME), 1).unwrap();
+    assert_eq!(system.notices(early), []);
+    system.link(kvm, group).unwrap();
+    let late = system.register_notifier(at(NVME), 1).unwrap();
+    assert_eq!(system.notices(late), [Some(kvm)], "it was replayed");
+    system.close(kvm).unwrap();
+    assert_eq!(system.notices(early), [Some(kvm), None]);
+    for events in [0, 2, 3] {
+        fails(system.register_notifier(at(NVME), events), libc::EINVAL);
+    }
+    fails(system.register_notifier(at(NIC), 1), libc::EINVAL);
+}
