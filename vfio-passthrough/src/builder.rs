@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
@@ -92,6 +92,7 @@ impl PassthroughFunction {
             bars,
             msix,
             slots: host.slots.clone(),
+            rom: OnceLock::new(),
             reset,
             traps: FunctionTraps::default(),
             warnings: AtomicU32::new(0),

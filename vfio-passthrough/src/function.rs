@@ -7,7 +7,7 @@ mod windows;
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use error::Error;
 pub(crate) use reset::{BUS_RESET, choose};
@@ -28,6 +28,9 @@ use crate::window::Window;
 /// host's log.
 const ACCESS_WARNINGS: u32 = 16;
 
+/// The most bytes that a ROM has (PCI 3.0, 6.2.5.2).
+const MAX_ROM: u64 = 16 << 20;
+
 /// A PCI function that is assigned to a guest.
 ///
 /// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot
@@ -42,6 +45,8 @@ pub struct PassthroughFunction {
     pub(crate) bars: Vec<Bar>,
     pub(crate) msix: Option<MsixLayout>,
     pub(crate) slots: Arc<dyn MemorySlots>,
+    /// What the ROM holds, once the guest has read of it.
+    pub(crate) rom: OnceLock<Vec<u8>>,
     pub(crate) reset: Reset,
     pub(crate) traps: FunctionTraps,
     pub(crate) warnings: AtomicU32,
@@ -261,10 +266,33 @@ impl PassthroughFunction {
         let Some(region) = self.regions.get(usize::from(bar.number())) else {
             return data.fill(0xff);
         };
-        if let Err(source) = self.device.read(region, offset, data) {
+        let result = match bar {
+            BarIndex::ROM => self.rom_read(region, offset, data),
+            _ => self.device.read(region, offset, data),
+        };
+        if let Err(source) = result {
             data.fill(0xff);
             self.warn(&self.region_error("read", region, source));
         }
+    }
+
+    /// From a copy: a ROM does not change, and at each read of it the host's kernel walks its images anew.
+    fn rom_read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let rom = match self.rom.get() {
+            Some(rom) => rom,
+            None => {
+                let mut rom = vec![0; usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default()];
+                self.device.read(region, 0, &mut rom)?;
+                self.rom.get_or_init(|| rom)
+            }
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(data.len());
+        match rom.get(start..end) {
+            Some(found) => data.copy_from_slice(found),
+            None => data.fill(0xff),
+        }
+        Ok(())
     }
 
     fn region_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {

@@ -159,12 +159,16 @@ fn a_rom_is_sized_enabled_and_read_from_its_region() {
         Some((BarIndex::ROM, 4))
     );
     assert_eq!(setup.guest.slots(), [], "VFIO maps no ROM");
+    setup.faults.fail(Call::Read, 0, libc::EIO);
+    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "what VFIO has no image of");
+    let before = setup.faults.made(Call::Read);
     assert_eq!(setup.bar_read32(6, 0), 0, "as the model has it");
+    assert_eq!(setup.bar_read32(6, 0xfffc), 0);
+    assert_eq!(setup.bar_read32(6, 0xfffe), u32::MAX, "past the end");
+    assert_eq!(setup.faults.made(Call::Read), before + 1, "it is read once");
     let before = setup.faults.made(Call::Write);
     setup.function.bar_write(BarIndex::ROM, 0, &[1]);
     assert_eq!(setup.faults.made(Call::Write), before, "read-only");
-    setup.faults.fail(Call::Read, 0, libc::EIO);
-    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "what VFIO has no image of");
 }
 
 #[test]
