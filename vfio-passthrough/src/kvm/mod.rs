@@ -104,3 +104,6 @@ fn allocator(range: Range<u32>) -> Option<vm_allocator::IdAllocator> {
     let last = range.end.checked_sub(1)?;
     vm_allocator::IdAllocator::new(range.start, last).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! A real /dev/kvm, where there is one: the pin's line, and the device for groups.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
+use kvm_ioctls::Kvm;
+
+use super::*;
+use crate::host::GroupLink as _;
+
+fn host_of(test: &str) -> Option<KvmHost> {
+    let vm = Kvm::new()
+        .and_then(|kvm| kvm.create_vm())
+        .and_then(|vm| vm.create_irq_chip().map(|()| vm));
+    let Ok(vm) = vm else {
+        eprintln!("{test} did not run: /dev/kvm does not open here");
+        return None;
+    };
+    Some(KvmHost::new(Arc::new(vm), 0..1, 24..32))
+}
+
+/// The inputs of the IOAPIC that are up, a bit each.
+fn raised(host: &KvmHost) -> u32 {
+    let mut chip = kvm_irqchip {
+        chip_id: KVM_IRQCHIP_IOAPIC,
+        ..Default::default()
+    };
+    host.vm.get_irqchip(&mut chip).unwrap();
+    // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this chip.
+    unsafe { chip.chip.ioapic.irr }
+}
+
+#[test]
+fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
+    let Some(host) = host_of("a_line_is_raised_by_its_eventfd_and_falls_with_its_connection") else {
+        return;
+    };
+    let line = host.host_with_intx(17).intx.unwrap();
+    let connection = line.connect().unwrap();
+    assert_eq!(raised(&host), 0);
+    connection.trigger().write(1).unwrap();
+    assert_eq!(raised(&host), 1 << 17);
+    assert_eq!(
+        connection.resample().read().unwrap_err().raw_os_error(),
+        Some(libc::EAGAIN),
+        "nobody has acknowledged it"
+    );
+    drop(connection);
+    assert_eq!(raised(&host), 0);
+    assert_eq!(host.calls().irqfd.value(), 2);
+}
+
+#[test]
+fn what_is_no_group_is_not_linked() {
+    let Some(host) = host_of("what_is_no_group_is_not_linked") else {
+        return;
+    };
+    let link = host.link().unwrap();
+    let file = File::open("/dev/null").unwrap();
+    let error = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    assert_eq!(error(link.add(file.as_fd())), Some(libc::EINVAL));
+    assert_eq!(error(link.remove(file.as_fd())), Some(libc::ENOENT));
+    assert_eq!(host.calls().create_device.value(), 1);
+}
