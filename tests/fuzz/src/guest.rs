@@ -34,6 +34,7 @@ pub fn run(bytes: &[u8]) {
     vm.function
         .config_write(0x10, &(0xe000_0000 | u32::from(place) << 20).to_le_bytes());
     vm.function.config_write(0x04, &[6, 0]);
+    let mut failed = false;
     while !input.is_empty() {
         match input.u8() {
             0..=7 => device.raise(input.u8().into()).unwrap(),
@@ -44,10 +45,15 @@ pub fn run(bytes: &[u8]) {
             }
             10 => drop(vm.guest.arrived()),
             11 => faults.strike(input.u8().into()..u64::from(input.u8()), Fault::Errno(libc::EIO)),
-            12 => faults.heal(),
+            12 => {
+                vm.check_settled();
+                failed = false;
+            }
             _ => vm.access(&mut input),
         }
-        if vm.faults.struck().is_empty() {
+        // A slot that could not be taken away stays until it is tried again.
+        failed |= !faults.struck().is_empty();
+        if !failed {
             vm.check();
         }
     }
