@@ -57,12 +57,12 @@ impl Vm {
         match kind & 0xf {
             0 | 1 => {
                 let offset = input.u16() & 0xfff & !(config as u16 - 1);
-                drop(function.config_write(offset, &data[..config]));
+                let _ = function.config_write(offset, &data[..config]);
             }
             // The registers that do something are in the first 256 bytes.
             2..=4 => {
                 let offset = u16::from(input.u8()) & !(config as u16 - 1);
-                drop(function.config_write(offset, &data[..config]));
+                let _ = function.config_write(offset, &data[..config]);
             }
             5 => function.config_read(input.u16() & 0xfff & !(config as u16 - 1), &mut data[..config]),
             6..=8 => {
@@ -80,8 +80,12 @@ impl Vm {
                 function.bar_read(bar, input.u64(), &mut data[..width]);
             }
             12 => function.place_again(),
-            13 => drop(function.decode(Space::Memory, input.u64())),
-            14 => drop(function.decode(Space::Io, input.u16().into())),
+            13 => {
+                let _ = function.decode(Space::Memory, input.u64());
+            }
+            14 => {
+                let _ = function.decode(Space::Io, input.u16().into());
+            }
             _ => drop(function.reset()),
         }
     }
