@@ -1,9 +1,9 @@
 //! Fuzzing: whatever a guest does, and whatever a device, sysfs or a kernel image says, nothing panics and what must
 //! hold does.
 //!
-//! `tests/fuzz/run TARGET [SECONDS]` runs a target with libFuzzer, guided by coverage, on stable Rust, and keeps
-//! what reaches new code in `corpus/TARGET`. `cargo test -p fuzz` runs the corpus. A target is a function of bytes that
-//! panics where something is wrong.
+//! `tests/fuzz/run TARGET [SECONDS]` runs a target with libFuzzer, guided by coverage, on stable Rust; what reaches new
+//! code is then in `target/fuzzing/found/TARGET`, and what is worth keeping is copied to `corpus/TARGET` by hand.
+//! `cargo test -p fuzz` runs the corpus. A target is a function of bytes that panics where something is wrong.
 //!
 //! The oracle of the targets with a function in them ([`oracle`]): memory slots overlap neither RAM nor each other; no
 //! page of the MSI-X table or of the pending bits is mapped; what is bound in the host is what the guest asks for, so that
