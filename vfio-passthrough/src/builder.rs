@@ -80,6 +80,7 @@ impl PassthroughFunction {
             windows: parts.windows(config.bars(), &regions, msix)?,
             config,
             freed: false,
+            unsettled: false,
             running: true,
         };
         let bars = state.config.bars().to_vec();
@@ -176,7 +177,7 @@ impl Parts {
         let pin = line.is_some() && self.irq(Kind::Intx)?.count != 0;
         let intx = line
             .filter(|_| pin)
-            .map(|line| Intx::new(self.device.clone(), line));
+            .map(|line| Intx::new(self.address, self.device.clone(), line));
         let config = if pin { config } else { config.without_pin() };
         Ok((config, Interrupts { intx, msi, msix }))
     }
@@ -201,7 +202,13 @@ impl Parts {
             vectors,
             source,
         })?;
-        Ok(Binding::new(kind, self.device.clone(), irq, allocated))
+        Ok(Binding::new(
+            self.address,
+            kind,
+            self.device.clone(),
+            irq,
+            allocated,
+        ))
     }
 
     /// The direct areas of all memory BARs. One that cannot be mapped is trapped instead.

@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub windows: Vec<Window>,
     /// A window was taken away: others may fit where it was.
     pub freed: bool,
+    /// Something that the guest asked for failed: the next write does all of it again.
+    pub unsettled: bool,
     pub running: bool,
 }
 
@@ -115,7 +117,7 @@ impl PassthroughFunction {
             return false;
         }
         let written = state.config.write(offset, data);
-        self.log_failure(self.carry_out(&mut state, &written));
+        self.settle(&mut state, written);
         std::mem::take(&mut state.freed)
     }
 
@@ -136,8 +138,15 @@ impl PassthroughFunction {
         match self.msix_part(bar, offset) {
             Some(MsixPart::Table(at)) => {
                 let mut state = self.lock();
-                if state.msix.write(at, data) {
-                    self.log_failure(self.reconcile_interrupts(&mut state));
+                if state.msix.write(at, data) || state.unsettled {
+                    let touched = Touched::MSIX;
+                    self.settle(
+                        &mut state,
+                        Written {
+                            touched,
+                            ..Written::default()
+                        },
+                    );
                 }
             }
             // Read-only (PCI 6.8.2.10).
@@ -183,6 +192,17 @@ impl PassthroughFunction {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves the state as it was between two steps, which is a state it can be in.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries a write out, with what is left over of those that failed: a guest that writes the same again
+    /// touches nothing new, and a device that did not hear of the last value must hear of it.
+    fn settle(&self, state: &mut State, mut written: Written) {
+        if state.unsettled {
+            written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
+        }
+        let result = self.carry_out(state, &written);
+        state.unsettled = result.is_err();
+        self.log_failure(result);
     }
 
     /// Does what a config write asks for: windows that move or close go before the device hears of it, and
@@ -245,6 +265,7 @@ impl PassthroughFunction {
         result = self.both(result, self.reset_device());
         // Nothing is decoded any more: this tries again what could not be taken away.
         self.place_windows(state);
+        state.unsettled = result.is_err();
         result
     }
 

@@ -312,3 +312,36 @@ fn a_pin_that_cannot_be_unmasked_is_not_left_bound() {
     let setup = setup.start();
     assert_eq!((setup.device.irqs().active, setup.guest.pins()), (None, 0));
 }
+
+#[test]
+fn a_device_that_did_not_hear_of_a_command_hears_of_the_same_one_again() {
+    let setup = setup();
+    setup.place(GPA);
+    setup.faults.fail(Call::Write, 0, libc::EIO);
+    setup.write(0x04, 0x0006);
+    assert_eq!((setup.real_command(), setup.guest.slots()), (0, vec![]));
+    setup.write(0x04, 0x0006);
+    assert_eq!((setup.real_command(), setup.guest.slots()), (6, direct_at(GPA)));
+}
+
+#[test]
+fn a_table_entry_that_is_written_again_makes_up_for_a_failed_binding() {
+    let setup = setup().start();
+    setup.write(MSIX_CONTROL, 0x8000);
+    setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
+    setup.program(0, 7, false);
+    setup.program(0, 7, false);
+    assert_eq!(setup.device.irqs().bound(), 1);
+}
+
+#[test]
+fn a_pin_that_could_not_be_given_back_is_bound_anew() {
+    let setup = setup();
+    setup.faults.fail(Call::SetIrqs, 1, libc::EINVAL);
+    setup.faults.fail(Call::SetIrqs, 2, libc::EINVAL);
+    let setup = setup.start();
+    assert!(setup.device.irqs().resample.is_none());
+    setup.write(0x04, 0x0406);
+    assert!(setup.device.irqs().resample.is_some());
+    assert_eq!(setup.guest.pins(), 1);
+}

@@ -199,6 +199,15 @@ pub trait Device: Send + Sync {
     fn reset_bus(&self) -> io::Result<()>;
 }
 
+/// The ranges that each capability of a chain holds, which starts at `first` of an info struct: areas that can be
+/// mapped, or where the IOMMU can map. For tests with chains that lie.
+#[cfg(feature = "model")]
+pub fn ranges_of_chain(buffer: &[u8], first: u32) -> Vec<Vec<ByteRange>> {
+    info::capabilities(buffer, first)
+        .filter_map(|capability| info::sparse_areas(capability).or_else(|| info::iova_ranges(capability)))
+        .collect()
+}
+
 /// Bounds of an access to a region; the kernel would fold what lies outside into the next region's offsets.
 pub(crate) fn file_position(region: &RegionInfo, offset: u64, length: usize) -> io::Result<u64> {
     let inside = ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);

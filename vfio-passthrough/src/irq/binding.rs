@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Error;
 use super::plan::{Growth, HostState, Step, Wanted, plan};
+use crate::address::PciAddress;
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
 
@@ -45,6 +46,7 @@ impl fmt::Display for Kind {
 
 /// MSI or MSI-X of one function. Dropping it turns it off, then gives the vectors back.
 pub struct Binding {
+    address: PciAddress,
     kind: Kind,
     state: HostState,
     growth: Growth,
@@ -54,11 +56,18 @@ pub struct Binding {
 
 impl Binding {
     /// Nothing bound yet. `irq` is VFIO's description of the kind's index.
-    pub fn new(kind: Kind, device: Arc<dyn Device>, irq: IrqInfo, vectors: Box<dyn MsiVectors>) -> Self {
+    pub fn new(
+        address: PciAddress,
+        kind: Kind,
+        device: Arc<dyn Device>,
+        irq: IrqInfo,
+        vectors: Box<dyn MsiVectors>,
+    ) -> Self {
         // MSI vectors are one block that is allocated when MSI is turned on (vfio_msi_enable).
         let fixed = kind == Kind::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
         Self {
+            address,
             kind,
             state: HostState::default(),
             growth,
@@ -176,8 +185,11 @@ pub(super) fn disable(device: &dyn Device, kind: Kind) -> Result<(), Error> {
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        if let Err(error) = self.reconcile(&Wanted::default()) {
-            log::error!("interrupts stay bound until the device is closed: {error}");
+        let result = self.reconcile(&Wanted::default());
+        // What is still delivered ends with the vectors.
+        if let Some(error) = result.err().filter(|_| self.state.enabled) {
+            let Self { address, kind, .. } = self;
+            log::error!("{address}: {kind} stays bound until the device is closed: {error}");
         }
     }
 }

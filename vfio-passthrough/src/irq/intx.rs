@@ -12,23 +12,29 @@ use std::sync::Arc;
 
 use super::Error;
 use super::binding::{Kind, disable};
+use crate::address::PciAddress;
 use crate::backend::{Device, SetIrqs};
 use crate::host::{IntxConnection, IntxLine};
 
 /// The pin of one function. Dropping it unbinds it, then cuts the wire.
 pub struct Intx {
+    address: PciAddress,
     line: Arc<dyn IntxLine>,
     device: Arc<dyn Device>,
     connection: Option<Box<dyn IntxConnection>>,
+    /// VFIO unmasks it when the guest has acknowledged it; without that it fires once.
+    unmasks: bool,
 }
 
 impl Intx {
     /// Not bound yet.
-    pub fn new(device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
+    pub fn new(address: PciAddress, device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
         Self {
+            address,
             line,
             device,
             connection: None,
+            unmasks: false,
         }
     }
 
@@ -43,9 +49,11 @@ impl Intx {
     ///
     /// See [`Error`].
     pub fn enable(&mut self) -> Result<(), Error> {
-        if self.is_enabled() {
+        if self.is_enabled() && self.unmasks {
             return Ok(());
         }
+        // What an earlier try left half done and could not undo.
+        self.disable()?;
         let kind = Kind::Intx;
         let connection = self
             .line
@@ -69,7 +77,9 @@ impl Intx {
             eventfd: connection.resample(),
         };
         let resampled = self.device.set_irqs(call).map_err(failed("unmask by eventfd"));
-        resampled.or_else(|error| self.disable().and(Err(error)))
+        self.unmasks = resampled.is_ok();
+        // Why it cannot be used comes first; where the undo fails too, the next try begins with it.
+        resampled.or_else(|error| self.disable().or(Ok(())).and(Err(error)))
     }
 
     /// Stops VFIO from signalling it, and cuts the wire.
@@ -89,7 +99,10 @@ impl Intx {
 impl Drop for Intx {
     fn drop(&mut self) {
         if let Err(error) = self.disable() {
-            log::error!("INTx stays bound until the device is closed: {error}");
+            log::error!(
+                "{}: INTx stays bound until the device is closed: {error}",
+                self.address
+            );
         }
     }
 }

@@ -67,6 +67,7 @@ impl Guest {
 
 impl MsiRouter for Guest {
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>> {
+        self.faults.pass(Call::AllocateVectors)?;
         let mut messages = lock(&self.messages);
         messages.owners = messages.owners.saturating_add(1);
         Ok(Box::new(Vectors {
@@ -93,6 +94,7 @@ impl MsiVectors for Vectors {
         if let Some(eventfd) = self.eventfds.get(&vector) {
             return Ok(eventfd.clone());
         }
+        self.guest.faults.pass(Call::Eventfd)?;
         let eventfd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         self.eventfds.insert(vector, eventfd.clone());
         lock(&self.guest.messages).triggers.push(Arc::downgrade(&eventfd));

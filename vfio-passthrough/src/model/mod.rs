@@ -23,16 +23,19 @@ pub mod core;
 mod guest;
 mod iommu;
 mod irqs;
+mod ledger;
 mod messages;
 mod pci;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use guest::Guest;
 pub use iommu::Iommu;
 pub use irqs::IrqsState;
+pub use ledger::Ledger;
 pub use pci::PciDevice;
 
 /// A call that can fail.
@@ -68,6 +71,19 @@ pub enum Call {
     RemoveSlot,
     /// The host VMM's routing of interrupts.
     Route,
+    /// `eventfd` of a vector, by the host VMM.
+    Eventfd,
+    /// The host VMM's room for vectors.
+    AllocateVectors,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// With this errno.
+    Errno(i32),
+    /// After so many bytes, where it is a read or a write of a region; other calls do not know it.
+    Short(usize),
 }
 
 /// Which calls fail, and how many were made.
@@ -80,6 +96,28 @@ pub struct Faults {
 struct State {
     made: BTreeMap<Call, u64>,
     planned: BTreeMap<(Call, u64), i32>,
+    /// Calls of whatever kind that fail, by the number that each has among all.
+    strike: Option<(Range<u64>, Fault)>,
+    /// The kind of each call that failed as planned.
+    struck: Vec<Call>,
+}
+
+impl State {
+    fn all_made(&self) -> u64 {
+        self.made.values().copied().fold(0, u64::saturating_add)
+    }
+
+    fn next(&mut self, call: Call) -> Option<Fault> {
+        let number = self.all_made();
+        let made = self.made.entry(call).or_default();
+        let nth = *made;
+        *made = made.saturating_add(1);
+        let strike = self.strike.as_ref().filter(|(calls, _)| calls.contains(&number));
+        let strike = strike.map(|(_, fault)| *fault);
+        let planned = self.planned.remove(&(call, nth)).map(Fault::Errno);
+        let moves_bytes = matches!(call, Call::Read | Call::Write);
+        planned.or(strike.filter(|fault| moves_bytes || matches!(fault, Fault::Errno(_))))
+    }
 }
 
 impl Faults {
@@ -90,9 +128,19 @@ impl Faults {
         state.planned.insert((call, nth), errno);
     }
 
+    /// These calls of all that are made from now on (0 is the next), of whatever kind, fail.
+    pub fn strike(&self, calls: Range<u64>, fault: Fault) {
+        let mut state = lock(&self.state);
+        let now = state.all_made();
+        let calls = now.saturating_add(calls.start)..now.saturating_add(calls.end);
+        state.strike = Some((calls, fault));
+    }
+
     /// No call fails any more, whatever was asked for before.
     pub fn heal(&self) {
-        lock(&self.state).planned.clear();
+        let mut state = lock(&self.state);
+        state.planned.clear();
+        state.strike = None;
     }
 
     /// How many of these calls were made, failed ones included.
@@ -100,14 +148,35 @@ impl Faults {
         lock(&self.state).made.get(&call).copied().unwrap_or(0)
     }
 
+    /// How many calls of all kinds were made, failed ones included.
+    pub fn all_made(&self) -> u64 {
+        lock(&self.state).all_made()
+    }
+
+    /// The calls that failed as planned since the last look.
+    pub fn struck(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.state).struck)
+    }
+
+    /// A call that moves no bytes, or none yet.
     fn pass(&self, call: Call) -> io::Result<()> {
+        self.pass_bytes(call, |_| Ok(()))
+    }
+
+    /// A call that moves bytes; `short` moves as many as one does that falls short.
+    fn pass_bytes(&self, call: Call, short: impl FnOnce(usize) -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let made = state.made.entry(call).or_default();
-        let nth = *made;
-        *made = made.saturating_add(1);
-        match state.planned.remove(&(call, nth)) {
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(()),
+        let Some(fault) = state.next(call) else {
+            return Ok(());
+        };
+        state.struck.push(call);
+        drop(state);
+        match fault {
+            Fault::Errno(number) => Err(errno(number)),
+            Fault::Short(length) => short(length).and(Err(match call {
+                Call::Read => io::ErrorKind::UnexpectedEof.into(),
+                _ => io::ErrorKind::WriteZero.into(),
+            })),
         }
     }
 }

@@ -264,18 +264,23 @@ impl Device for PciDevice {
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.faults.pass(Call::Read)?;
-        self.file
-            .read_exact_at(data, file_position(region, offset, data.len())?)
+        let position = file_position(region, offset, data.len());
+        self.faults.pass_bytes(Call::Read, |length| {
+            let (part, _) = data.split_at_mut(length.min(data.len()));
+            position
+                .as_ref()
+                .map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
+        })?;
+        self.file.read_exact_at(data, position?)
     }
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.faults.pass(Call::Write)?;
-        self.poke(
-            region.index,
-            offset,
-            &self.without_zeros(region.index, offset, data),
-        )?;
+        let data = self.without_zeros(region.index, offset, data);
+        self.faults.pass_bytes(Call::Write, |length| {
+            let (part, _) = data.split_at(length.min(data.len()));
+            self.poke(region.index, offset, part)
+        })?;
+        self.poke(region.index, offset, &data)?;
         // The command register may have let the pin go.
         self.signal_pin(&mut lock(&self.irqs))
     }

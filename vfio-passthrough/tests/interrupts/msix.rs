@@ -290,7 +290,7 @@ fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_tha
     setup.table_write(2 * 16 + 8, &9_u32.to_le_bytes());
     setup.device.raise(2).unwrap();
     assert_eq!(setup.arrived(), times([]));
-    setup.program(2);
+    setup.table_write(2 * 16 + 8, &2_u32.to_le_bytes());
     assert_eq!(setup.arrived(), times([(2, 1)]));
 }
 

@@ -256,12 +256,14 @@ fn nine(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// Each has three vectors, and two CPUs take all of them.
+/// Each has three vectors, and two CPUs take all of them. Without the guard two CPUs of L2 lock each other up
+/// under that many interrupts: one takes two.
 fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
     let address = l1.machine().address_of(Device::NvmeWithVfs);
     l1.tell(&Request::VirtualFunctions { address, count: VFS })?;
     let expected = sha256(&l1.image(9)?[..HASHED]);
-    let mut guest = Guest::new(&format!("disks:{VFS},hash:1M,interrupts")).cpus(2);
+    let cpus = if l1.unguarded().is_some() { 1 } else { 2 };
+    let mut guest = Guest::new(&format!("disks:{VFS},hash:1M,interrupts")).cpus(cpus);
     for number in 1..=VFS {
         let function = l1.machine().vf(number);
         l1.bind(&function, VFIO)?;
@@ -279,10 +281,11 @@ fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
         outcome.account()
     );
     let found = interrupts(&outcome);
+    let vectors = usize::try_from(cpus).unwrap() + 1;
     assert_eq!(found.len(), usize::from(VFS), "{found:?}");
     let all = found
         .iter()
-        .all(|it| it.kind == "msix" && it.vectors == 3 && it.count > 0);
+        .all(|it| it.kind == "msix" && it.vectors == vectors && it.count > 0);
     assert!(all, "{found:?}");
     Ok(())
 }

@@ -1,0 +1,68 @@
+//! Kernel images, initramfs and command lines of whatever kind.
+
+use std::io::Write;
+
+use resources::{AddressRange, Layout};
+use vm_memory::{Bytes, GuestAddress};
+use vmm::boot::{Boot, Kernel, Platform};
+use vmm::memory::Ram;
+
+use crate::input::Input;
+
+const RAM: u64 = 32 << 20;
+/// Where the command line goes.
+const CMDLINE: u64 = 0x2_0000;
+
+/// A file of these bytes.
+fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new_in("/dev/shm")
+        .or_else(|_| tempfile::NamedTempFile::new())
+        .unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+pub fn run(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let kind = input.u8();
+    let cmdline = String::from_utf8_lossy(&input.run()).repeat(1 + usize::from(kind & 0xf));
+    let initrd = file(&input.run().repeat(1 + usize::from(kind >> 4) * 64));
+    let image = file(input.0);
+    let layout = Layout {
+        ram: vec![AddressRange::new(0, RAM)],
+        ..Layout::default()
+    };
+    let ram = Ram::new(&layout.ram).unwrap();
+    let load = if kind & 1 == 0 {
+        Kernel::load
+    } else {
+        Kernel::load_again
+    };
+    let Ok(kernel) = load(image.path(), ram.memory(), &layout) else {
+        return;
+    };
+    let platform = Platform {
+        cpus: 1 + kind,
+        slots: vec![1, 2],
+    };
+    let boot = Boot {
+        memory: ram.memory(),
+        layout: &layout,
+        platform: &platform,
+        initrd: (kind & 2 != 0).then(|| initrd.path()),
+        pci_ports: kind & 4 != 0,
+        cmdline: &cmdline,
+    };
+    if boot.prepare(&kernel).is_ok() {
+        let mut written = vec![0; 0x10000];
+        ram.memory()
+            .read_slice(&mut written, GuestAddress(CMDLINE))
+            .unwrap();
+        let end = written
+            .iter()
+            .position(|byte| *byte == 0)
+            .expect("the command line ends");
+        let text = String::from_utf8_lossy(&written[..end]);
+        assert!(text.starts_with(vmm::boot::DEFAULT_CMDLINE), "{text}");
+    }
+}

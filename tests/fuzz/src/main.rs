@@ -1,0 +1,21 @@
+//! One target under libFuzzer: the one that FUZZ_TARGET names. Built with instrumentation by `run`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    use std::sync::LazyLock;
+    static TARGET: LazyLock<Option<fuzz::Target>> = LazyLock::new(|| {
+        std::env::var("FUZZ_TARGET")
+            .ok()
+            .and_then(|name| fuzz::target(&name))
+    });
+    match *TARGET {
+        Some(target) => target(bytes),
+        None => std::process::abort(),
+    }
+});
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("tests/fuzz/run TARGET [SECONDS] builds this with libFuzzer, and runs it");
+}

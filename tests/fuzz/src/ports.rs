@@ -1,0 +1,99 @@
+//! A guest that reaches two functions by ECAM, by CF8 and CFC, and by the windows of the host bridge.
+
+use std::sync::Arc;
+
+use devices::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot};
+use vfio_passthrough::model::Faults;
+use vfio_passthrough::{PassthroughFunction, Space};
+use vm_device::bus::{MmioAddress, PioAddress};
+use vm_device::{DeviceMmio, DevicePio};
+
+use crate::guest::device;
+use crate::input::Input;
+use crate::oracle::Vm;
+
+/// A function on the bus.
+struct OnBus(Arc<PassthroughFunction>);
+
+impl PciFunction for OnBus {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.0.config_read(offset, data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) -> bool {
+        self.0.config_write(offset, data)
+    }
+
+    fn place_again(&self) {
+        self.0.place_again();
+    }
+
+    fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
+        let decoded = self.0.decode(Space::Memory, gpa);
+        decoded
+            .map(|(bar, offset)| self.0.bar_read(bar, offset, data))
+            .is_some()
+    }
+
+    fn memory_write(&self, gpa: u64, data: &[u8]) -> bool {
+        let decoded = self.0.decode(Space::Memory, gpa);
+        decoded
+            .map(|(bar, offset)| self.0.bar_write(bar, offset, data))
+            .is_some()
+    }
+}
+
+const CF8: PioAddress = PioAddress(ConfigPorts::BASE);
+const WINDOW: u64 = 0xe000_0000;
+
+pub fn run(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let mut root = PciRoot::new();
+    root.push(Arc::new(HostBridge)).unwrap();
+    let vms = [0, 1].map(|_| {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(device(input.u8(), &faults));
+        let vm = Vm::new(faults, device).expect("an honest device is assigned");
+        root.push(Arc::new(OnBus(vm.function.clone()))).unwrap();
+        vm
+    });
+    let root = Arc::new(root);
+    let (ecam, ports) = (Ecam::new(root.clone()), ConfigPorts::new(root.clone()));
+    while !input.is_empty() {
+        let kind = input.u8();
+        let mut data = input.bytes::<8>();
+        let data = &mut data[..[1, 2, 4, 8][usize::from(kind >> 6)]];
+        let devfn = (u64::from(kind >> 3 & 3) << 15) | u64::from(input.u16());
+        match kind & 7 {
+            0 => ecam.mmio_read(MmioAddress(0), devfn, data),
+            1 | 2 => ecam.mmio_write(MmioAddress(0), devfn, data),
+            3 => ports.pio_write(
+                CF8,
+                0,
+                &(1 << 31 | (devfn as u32 >> 12) << 8 | devfn as u32 & 0xff).to_le_bytes(),
+            ),
+            4 => ports.pio_write(CF8, (devfn & 7) as u16, data),
+            5 => ports.pio_read(CF8, (devfn & 7) as u16, data),
+            6 => root.mmio_write(MmioAddress(WINDOW), devfn, data),
+            _ => root.mmio_read(MmioAddress(WINDOW), devfn, data),
+        }
+        vms.iter().for_each(Vm::check);
+    }
+    compare(&ecam, &ports);
+    vms.iter().for_each(Vm::check_settled);
+    drop((ecam, ports, root));
+    vms.into_iter().for_each(Vm::end);
+}
+
+/// Both mechanisms read the same of every slot.
+fn compare(ecam: &Ecam, ports: &ConfigPorts) {
+    for (slot, register) in
+        (0..4_u32).flat_map(|slot| (0..256).step_by(4).map(move |register| (slot, register)))
+    {
+        let (mut one, mut other) = ([0; 4], [0; 4]);
+        ecam.mmio_read(MmioAddress(0), u64::from(slot << 15 | register), &mut one);
+        ports.pio_write(CF8, 0, &(1 << 31 | slot << 11 | register).to_le_bytes());
+        ports.pio_read(CF8, 4, &mut other);
+        assert_eq!(one, other, "slot {slot}, register {register:#x}");
+    }
+}

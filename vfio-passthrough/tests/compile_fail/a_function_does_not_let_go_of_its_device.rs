@@ -1,0 +1,19 @@
+//! The windows of a function are its own: nothing of them is left when it is gone, nor can its device be taken.
+
+use vfio_passthrough::PassthroughFunction;
+use vfio_passthrough::function::Error;
+
+fn take(function: PassthroughFunction) -> Result<(), Error> {
+    let _bars = function.bars();
+    drop(function);
+    let _windows = function.state.lock();
+    function.reset()
+}
+
+fn borrow(function: PassthroughFunction) -> usize {
+    let bars = function.bars();
+    drop(function);
+    bars.len()
+}
+
+fn main() {}

@@ -1,0 +1,15 @@
+//! A mapped region cannot be made without the device that it holds, nor be parted from it.
+
+use vfio_passthrough::backend::RegionMmap;
+
+fn part(mmap: RegionMmap) -> *mut u8 {
+    let RegionMmap { address, .. } = mmap;
+    drop(mmap._device);
+    address
+}
+
+fn twice(mmap: &RegionMmap) -> RegionMmap {
+    mmap.clone()
+}
+
+fn main() {}

@@ -1,0 +1,143 @@
+//! vCPUs access a function while it is reset and taken away: it ends, nothing panics, and nothing is held.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::model::{Fault, Faults, Guest, Iommu, Ledger, PciDevice};
+use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy, Space};
+
+const ROUNDS: u64 = 40;
+/// Steps of each vCPU before the function is taken away, and after.
+const STEPS: u64 = 400;
+const CPUS: u64 = 4;
+const TABLE: u64 = 0x2000;
+const PBA: u64 = 0x3000;
+
+/// Knuth's MMIX generator: each vCPU has its own order of accesses, the same one in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+/// An access of a guest that does as it likes.
+fn access(function: &PassthroughFunction, random: &mut Random) {
+    let bar0 = BarIndex::new(0).unwrap();
+    let vector = random.next(4);
+    let mut data = [0; 4];
+    match random.next(12) {
+        0 => drop(function.config_write(4, &[[0, 0], [2, 0], [6, 0], [6, 4]][random.next(4) as usize])),
+        1 => drop(function.config_write(0x10, &(0xe000_0000 + (random.next(4) << 20) as u32).to_le_bytes())),
+        2 => drop(function.config_write(0x42, &[[0, 0], [0, 0x80], [0, 0xc0]][random.next(3) as usize])),
+        3 => drop(function.config_write(0x64, &[[0, 0], [3, 0]][random.next(2) as usize])),
+        4 => function.config_read((random.next(64) * 4) as u16, &mut data),
+        5 | 6 => function.bar_write(
+            bar0,
+            TABLE + vector * 16 + 12,
+            &(random.next(2) as u32).to_le_bytes(),
+        ),
+        7 => function.bar_write(
+            bar0,
+            TABLE + vector * 16 + 8,
+            &(random.next(9) as u32).to_le_bytes(),
+        ),
+        8 => function.bar_read(bar0, PBA, &mut data),
+        9 => function.bar_read(bar0, random.next(0x2000) & !3, &mut data),
+        10 => drop(function.decode(Space::Memory, 0xe000_0000 + random.next(0x40_0000))),
+        _ => function.place_again(),
+    }
+}
+
+/// A guest whose function is taken away while it is used; `faults` fail meanwhile. How many accesses there were.
+fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
+    let faults = Arc::new(Faults::default());
+    let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
+    let (iommu, guest) = (Iommu::new(faults.clone()), Guest::new(faults.clone()));
+    let address = "01:00.0".parse().unwrap();
+    let function =
+        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
+    let (done, gone) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for cpu in 0..CPUS {
+            let (function, done, gone) = (&function, &done, &gone);
+            scope.spawn(move || {
+                let mut random = Random(seed * CPUS + cpu);
+                let mut after = 0;
+                while after < STEPS {
+                    access(function, &mut random);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    after += u64::from(gone.load(Ordering::Relaxed));
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut random = Random(seed);
+            while !gone.load(Ordering::Relaxed) {
+                device.raise(random.next(4) as u16).unwrap();
+                device.assert_pin(random.next(2) == 0).unwrap();
+                device.resample().unwrap();
+                if failing {
+                    faults.strike(random.next(20)..20, Fault::Errno(libc::EIO));
+                }
+            }
+            faults.heal();
+        });
+        while done.load(Ordering::Relaxed) < STEPS * CPUS / 2 {
+            thread::yield_now();
+        }
+        // Failures are the other thread's doing.
+        let reset = function.reset();
+        assert!(failing || reset.is_ok(), "{reset:?}");
+        while done.load(Ordering::Relaxed) < STEPS * CPUS {
+            thread::yield_now();
+        }
+        let shut = function.shutdown();
+        assert!(failing || shut.is_ok(), "{shut:?}");
+        gone.store(true, Ordering::Relaxed);
+    });
+    let mut data = [0; 4];
+    function.config_read(0, &mut data);
+    assert_eq!(data, [0xff; 4], "seed {seed}: nothing answers");
+    let ledger = Ledger::of(&iommu, &device, &guest);
+    if !failing {
+        assert_eq!(
+            ledger,
+            Ledger::default(),
+            "seed {seed}: shut down, and used since"
+        );
+    }
+    drop(function);
+    // The model itself logs what it could not give back while all failed.
+    let leaked = ledger.slots.len();
+    assert_eq!(Arc::strong_count(&device), 1 + leaked, "seed {seed}");
+    done.into_inner()
+}
+
+#[test]
+fn a_function_is_reset_and_taken_away_while_vcpus_use_it() {
+    let rounds = (0..ROUNDS).map(|seed| {
+        let resize = if seed % 2 == 0 {
+            IrqFlags::empty()
+        } else {
+            IrqFlags::NORESIZE
+        };
+        round(seed, IrqFlags::EVENTFD | resize, seed % 4 >= 2)
+    });
+    let accesses: u64 = rounds.sum();
+    println!("{ROUNDS} rounds, {accesses} accesses");
+    assert!(accesses >= ROUNDS * STEPS * CPUS * 2);
+}

@@ -1,0 +1,182 @@
+//! Attach and detach: a function that is not made leaves nothing, and one that goes does so whatever fails.
+
+use std::sync::Arc;
+
+use vfio_passthrough::model::Ledger;
+
+use super::guest::{BOOT, MSIX_AT_ONCE};
+use super::setup::*;
+use super::*;
+
+const SHAPES: [Shape; 4] = [Shape::Dynamic, Shape::NoResize, Shape::BusReset, Shape::Nvme];
+
+/// One call of attach fails. The errors that are returned name it; an area of a BAR that cannot be mapped is trapped,
+/// which is logged.
+fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String> {
+    let parts = Parts::new(shape);
+    lines::keep();
+    parts.faults.strike(call..call + 1, fault);
+    let mappings = map(&parts.iommu);
+    let dma_failed = mappings.as_ref().err().map(ToString::to_string);
+    let function = parts.attach();
+    let failed = function.as_ref().err().map(ToString::to_string);
+    let struck = parts.faults.struck().first().copied();
+    if let Some(struck) = struck {
+        let whom = if dma_failed.is_some() { "" } else { NAME };
+        let lines: Vec<_> = lines::taken()
+            .into_iter()
+            .chain(dma_failed)
+            .chain(failed)
+            .collect();
+        let told = lines.iter().any(|line| names(line, whom, struck, fault));
+        check(told, || format!("{struck:?} is not told: {lines:?}"))?;
+        let goes_on = struck == Call::Mmap || whom.is_empty();
+        check(function.is_ok() == goes_on, || format!("{struck:?}: {lines:?}"))?;
+    }
+    drop((function, mappings));
+    parts.faults.heal();
+    let left = (parts.ledger(), parts.holders());
+    check(left == Default::default(), || {
+        format!("{struck:?}: left: {left:?}")
+    })?;
+    let again = (map(&parts.iommu).is_ok(), parts.attach().is_ok());
+    check(again == (true, true), || {
+        format!("{struck:?}: not again: {again:?}")
+    })?;
+    Ok(struck)
+}
+
+#[test]
+fn a_function_that_cannot_be_attached_leaves_nothing() {
+    let sweep_shape = |shape: Shape| {
+        let parts = Parts::new(shape);
+        let _mappings = map(&parts.iommu).unwrap();
+        let _function = parts.attach().unwrap();
+        let calls = parts.faults.all_made();
+        sweep(&format!("attach, {shape:?}"), calls, |call, fault| {
+            attach(shape, call, fault)
+        })
+    };
+    let points: u64 = SHAPES.into_iter().map(sweep_shape).sum();
+    println!("attach: {points} points");
+    assert!(points > 1100, "{points}");
+}
+
+/// A function that is in use, with interrupts of this kind.
+fn in_use(shape: Shape, messages: bool) -> Setup {
+    let with: &[&[Access]] = if messages { &[BOOT, MSIX_AT_ONCE] } else { &[BOOT] };
+    Setup::new(shape, &with.concat())
+}
+
+/// One call of shutdown fails: it is returned, and everything goes all the same.
+fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Option<Call>, String> {
+    let setup = in_use(shape, messages);
+    lines::keep();
+    setup.faults.strike(call..call + 1, fault);
+    let failed = setup.function.shutdown().err().map(|error| error.to_string());
+    let struck = setup.faults.struck().first().copied();
+    if let Some(struck) = struck {
+        let told = failed
+            .as_ref()
+            .is_some_and(|error| names(error, NAME, struck, fault));
+        check(told, || format!("{struck:?} is not told: {failed:?}"))?;
+    }
+    let parts = setup.end();
+    let left = (parts.ledger(), parts.holders());
+    check(left == Default::default(), || {
+        format!("{struck:?}: left: {left:?}")
+    })?;
+    Ok(struck)
+}
+
+/// Functions in use, as they are detached.
+fn uses() -> impl Iterator<Item = (Shape, bool)> {
+    SHAPES
+        .into_iter()
+        .flat_map(|shape| [(shape, false), (shape, true)])
+}
+
+fn calls_of_shutdown(shape: Shape, messages: bool) -> u64 {
+    let setup = in_use(shape, messages);
+    let before = setup.faults.all_made();
+    setup.function.shutdown().unwrap();
+    setup.faults.all_made() - before
+}
+
+#[test]
+fn a_function_that_goes_does_so_whatever_fails_once() {
+    let sweep_use = |(shape, messages)| {
+        let calls = calls_of_shutdown(shape, messages);
+        let name = format!("shutdown, {shape:?}, messages {messages}");
+        sweep(&name, calls, |call, fault| shutdown(shape, messages, call, fault))
+    };
+    let points: u64 = uses().map(sweep_use).sum();
+    println!("shutdown: {points} points");
+    assert!(points > 380, "{points}");
+}
+
+/// Shuts a function down some of whose calls failed before and fail now, as if the device and the host had gone. What stays is the memory of slots
+/// that were not taken away, and what VFIO has until the device is closed; a line tells of each.
+pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
+    let failed = setup.function.shutdown().err().map(|error| error.to_string());
+    let struck = setup.faults.struck().first().copied();
+    let parts = setup.end();
+    let lines = lines::taken();
+    if let Some(struck) = struck {
+        let told = lines
+            .iter()
+            .chain(&failed)
+            .any(|line| names(line, NAME, struck, fault));
+        check(told, || format!("{struck:?} is not told: {failed:?}, {lines:?}"))?;
+    }
+    let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let Ledger {
+        mappings,
+        slots,
+        delivered,
+        pins,
+        interrupts,
+        ..
+    } = parts.ledger();
+    let held = (mappings.len(), delivered, pins);
+    check(held == (0, 0, 0), || format!("{struck:?}: left: {held:?}"))?;
+    let stays = (slots.len(), slots.len());
+    let leaked = (parts.holders(), tells("the slot at "));
+    check(leaked == stays, || {
+        format!("{struck:?}: {slots:x?} stay, leaked and told {leaked:?}")
+    })?;
+    let bound = interrupts.is_some();
+    let closing = format!("{NAME}: ");
+    let tells_bound = lines.iter().filter(|line| {
+        line.starts_with(&closing) && line.contains(" stays bound until the device is closed: ")
+    });
+    let told = tells_bound.count() == usize::from(bound);
+    check(told, || format!("{struck:?}: bound {bound}, told {lines:?}"))?;
+    // Closed: nobody holds it, where no memory was leaked.
+    let guest = parts.guest.clone();
+    let closed = Arc::into_inner(parts.device).is_some();
+    check(closed == slots.is_empty(), || {
+        format!("{struck:?}: closed {closed}, with {slots:x?}")
+    })?;
+    check(!closed || guest.triggers() == 0, || {
+        format!("{struck:?}: eventfds are left")
+    })?;
+    Ok(struck)
+}
+
+#[test]
+fn a_function_whose_device_is_lost_leaks_what_cannot_be_undone_and_says_so() {
+    let sweep_use = |(shape, messages)| {
+        let calls = calls_of_shutdown(shape, messages);
+        let name = format!("lost, {shape:?}, messages {messages}");
+        sweep(&name, calls, |call, fault| {
+            let setup = in_use(shape, messages);
+            lines::keep();
+            setup.faults.strike(call..u64::MAX, fault);
+            lose(setup, fault)
+        })
+    };
+    let points: u64 = uses().map(sweep_use).sum();
+    println!("lost: {points} points");
+    assert!(points > 380, "{points}");
+}
