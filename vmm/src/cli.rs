@@ -104,8 +104,8 @@ On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A se
 
 RUST_LOG=info says more than warnings; RUST_LOG=error says less.
 
-Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command has done what
-it says; 1 on an error, which is told on stderr, and when a check fails;
+Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command has done
+what it says; 1 on an error, which is told on stderr, and when a check fails;
 2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
 
 /// A device to assign, as it is asked for.
@@ -242,6 +242,10 @@ mod tests {
             "--no-reboot",
             "--pci-ports",
             "--stats <PATH>",
+            "check ",
+            "devices ",
+            "bind ",
+            "unbind ",
             "Examples:",
             "Exit status:",
         ];
@@ -294,6 +298,60 @@ mod tests {
         cases
             .into_iter()
             .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
+    }
+
+    #[test]
+    fn a_line_is_a_command_or_a_guest_and_never_both() {
+        let parsed = |words: &str| CommandLine::try_parse_from(words.split(' '));
+        let device = || vec!["0000:01:00.0".parse().unwrap()];
+        let memory = MemorySize(512 << 20);
+        let commands = [
+            ("vmm devices --json", Command::Devices { json: true }),
+            (
+                "vmm check 01:00.0",
+                Command::Check {
+                    devices: device(),
+                    memory,
+                    json: false,
+                },
+            ),
+            (
+                "vmm bind /sys/bus/pci/devices/0000:01:00.0 --force",
+                Command::Bind {
+                    devices: device(),
+                    force: true,
+                },
+            ),
+            (
+                "vmm unbind 0000:01:00.0",
+                Command::Unbind {
+                    devices: device(),
+                    force: false,
+                },
+            ),
+        ];
+        for (words, command) in commands {
+            let line = parsed(words).unwrap();
+            assert_eq!(
+                (line.command, line.guest.is_none()),
+                (Some(command), true),
+                "{words}"
+            );
+        }
+        let guest = parsed("vmm --kernel check --vfio 01:00.0").unwrap();
+        assert!(guest.command.is_none() && guest.guest.is_some());
+        let wrong = [
+            "vmm",
+            "vmm --memory 1G",
+            "vmm --kernel k check",
+            "vmm bind",
+            "vmm unbind",
+            "vmm bind nvme0",
+            "vmm mend",
+        ];
+        wrong
+            .iter()
+            .for_each(|words| assert!(parsed(words).is_err(), "{words}"));
     }
 
     #[test]

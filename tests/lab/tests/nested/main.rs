@@ -21,6 +21,7 @@ mod nics;
 mod reads;
 mod shapes;
 mod support;
+mod tools;
 mod usb;
 
 use std::process::ExitCode;
@@ -51,7 +52,14 @@ fn zoo(kernel: Kernel) -> Machine {
 fn tests() -> Vec<(&'static str, Machine, Vec<Test>)> {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
     let zoo_tests = [devices::TESTS, moves::ON_ZOO].concat();
-    let rest = [shapes::TESTS, endings::TESTS, errors::TESTS, moves::TESTS].concat();
+    let rest = [
+        shapes::TESTS,
+        endings::TESTS,
+        errors::TESTS,
+        moves::TESTS,
+        tools::TESTS,
+    ]
+    .concat();
     vec![
         ("6.12", full(Kernel::Stock612), [main.clone(), rest].concat()),
         ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
