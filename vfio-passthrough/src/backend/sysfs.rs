@@ -308,4 +308,34 @@ mod tests {
             assert!(!text.contains(innocent), "{text}");
         }
     }
+
+    #[test]
+    fn a_variant_of_vfio_pci_is_known_by_its_folder_whatever_its_name() {
+        let tree = Tree::new()
+            .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
+            .device("0000:01:00.1", Some("qat_variant"), Some("14"));
+        let sysfs = tree.sysfs();
+        let offender = (address("01:00.1"), "qat_variant".to_owned());
+        assert_eq!(sysfs.offenders(14), [offender]);
+        fs::create_dir(sysfs.device(address("01:00.1")).join("vfio-dev")).unwrap();
+        assert_eq!(sysfs.offenders(14), []);
+        assert_eq!(sysfs.ready_group(address("01:00.1")).unwrap(), 14);
+    }
+
+    #[test]
+    fn a_group_and_its_members_are_told_and_what_is_no_device_is_none() {
+        let tree = Tree::new().device("0000:01:00.1", None, Some("14")).device(
+            "0000:01:00.0",
+            Some("nvme"),
+            Some("14"),
+        );
+        let sysfs = tree.sysfs();
+        let folder = tree.0.path().join("kernel/iommu_groups/14/devices");
+        fs::write(folder.join("serial8250"), "").unwrap();
+        let members = ["01:00.0", "01:00.1"].map(address);
+        assert_eq!(sysfs.members(14), members);
+        assert_eq!(sysfs.members(15), []);
+        assert_eq!(sysfs.group(address("01:00.0")), Some(14));
+        assert_eq!(sysfs.group(address("02:00.0")), None);
+    }
 }

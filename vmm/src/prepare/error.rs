@@ -101,7 +101,7 @@ pub enum Error {
 
 fn mend(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "run it as root: sudo vmm ...",
+        io::ErrorKind::PermissionDenied => "run the same command as root, with sudo",
         io::ErrorKind::NotFound => "see whether it is still there with: vmm devices",
         _ => "see why with: dmesg | tail",
     }

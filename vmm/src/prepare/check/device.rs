@@ -17,6 +17,8 @@ pub struct Function {
     pub bars: Vec<BarRequest>,
     pub interrupts: Interrupts,
     pub reserved: Vec<Reserved>,
+    /// The address bits of its IOMMU, where that tells them.
+    pub translated_bits: Option<u8>,
 }
 
 /// The lines of a device, and what it brings to the guest, if it is there.
@@ -42,7 +44,9 @@ pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) 
     let config = host.tree.bytes(&attribute(address, "config"));
     let interrupts = facts::interrupts(&config.unwrap_or_default());
     lines.push(told_interrupts(interrupts));
+    let capability = host.tree.hex(&attribute(address, "iommu/intel-iommu/cap"));
     let function = Function {
+        translated_bits: capability.map(facts::translated_bits),
         bars,
         interrupts: interrupts.unwrap_or_default(),
         reserved,

@@ -125,6 +125,13 @@ pub fn reserved(text: &str) -> Vec<Reserved> {
     text.lines().filter_map(region).collect()
 }
 
+/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
+/// 11.4.2).
+pub fn translated_bits(capability: u64) -> u8 {
+    let [_, _, mgaw, ..] = capability.to_le_bytes();
+    (mgaw & 0x3f).saturating_add(1)
+}
+
 /// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
 pub fn open_files(limits: &str) -> Option<u64> {
     let line = limits
@@ -252,6 +259,20 @@ nonsense
             (AddressRange::new(0xfee0_0000, 1 << 20), "msi".to_owned(), true),
         ];
         assert_eq!(kinds, expected);
+    }
+
+    #[test]
+    fn the_bits_that_an_iommu_translates_are_in_its_capability() {
+        // As QEMU's intel-iommu has them with aw-bits=39 and 48, and the most that fit.
+        let cases = [
+            (0x00d2_008c_2226_0286, 39),
+            (0x00d2_008c_222f_0686, 48),
+            (u64::MAX, 64),
+            (0, 1),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(capability, bits)| assert_eq!(translated_bits(capability), bits));
     }
 
     #[test]

@@ -179,8 +179,8 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
     }
 }
 
-/// Whether RAM and BARs have a place in the guest, clear of what the groups reserve. What the IOMMU itself
-/// can reach is known only when the groups are attached.
+/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and clear of what
+/// the groups reserve. The kernel has the last word when the groups are attached.
 fn layout(address_bits: u8, functions: &[Function], asked: MemorySize) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
     let taken = functions
@@ -188,10 +188,15 @@ fn layout(address_bits: u8, functions: &[Function], asked: MemorySize) -> Line {
         .flat_map(|f| &f.reserved)
         .filter(|r| r.is_taken());
     let reserved: Vec<AddressRange> = taken.map(|region: &Reserved| region.range).collect();
+    let translated = functions.iter().filter_map(|f| f.translated_bits).min();
+    let end = translated.and_then(|bits| 1_u64.checked_shl(bits.into()));
+    let aperture = end.map(|end| [AddressRange::new(0, end)]);
     let plan = Layout::plan(&LayoutRequest {
         ram: asked.bytes(),
         address_bits,
-        reach: IoReach::Unrestricted,
+        reach: aperture
+            .as_ref()
+            .map_or(IoReach::Unrestricted, |range| IoReach::Apertures(range)),
         reserved: &reserved,
         bars: &bars,
     });

@@ -283,6 +283,36 @@ fn bars_that_have_no_place_are_told_with_the_plan() {
 }
 
 #[test]
+fn a_bar_that_the_iommu_does_not_reach_has_no_place() {
+    let resource = "sys/bus/pci/devices/0000:00:02.0/resource";
+    let fixture = |capability: &str| {
+        good()
+            .file(
+                resource,
+                "0x0000000000000000 0x0000007fffffffff 0x0000000000140204\n",
+            )
+            .file(
+                "sys/bus/pci/devices/0000:00:02.0/iommu/intel-iommu/cap",
+                capability,
+            )
+    };
+    assert_eq!(
+        complaints(&checked(&fixture("d2008c222f0686\n"), &probes())).0,
+        [""; 0],
+        "48 bits"
+    );
+    let parts = ["BAR 0 of 0000:00:02.0 (0x8000000000 bytes)"];
+    complains(&fixture("d2008c22260286\n"), &probes(), "layout Fail", &parts);
+}
+
+#[test]
+fn memory_that_the_group_reserves_is_no_place_for_ram() {
+    let regions = "sys/kernel/iommu_groups/7/reserved_regions";
+    let fixture = good().file(regions, "0x0 0xffffffffff reserved\n");
+    complains(&fixture, &probes(), "layout Fail", &["planned so far"]);
+}
+
+#[test]
 fn json_has_the_promised_fields() {
     let lines = checked(&good(), &probes());
     let json = serde_json::to_value(&lines).unwrap();
