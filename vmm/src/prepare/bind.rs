@@ -164,7 +164,7 @@ fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Res
         .map_err(|why| Error::NoDriver { address, why })
 }
 
-/// Moves each device; where one fails, it and those before it go back to where they were, last first.
+/// Moves each device; where one fails, it and those before it go back to where they were.
 fn move_all(
     host: &Host,
     kernel: &mut dyn Kernel,
@@ -173,7 +173,7 @@ fn move_all(
 ) -> Result<Vec<Moved>, Error> {
     for (index, device) in devices.iter().enumerate() {
         if let Err(first) = one(kernel, device) {
-            let touched = devices.iter().take(index.saturating_add(1)).rev();
+            let touched = devices.iter().take(index.saturating_add(1));
             let undone: Vec<_> = touched.map(|device| put_back(host, kernel, device)).collect();
             return Err(match undone.into_iter().find_map(Result::err) {
                 Some(second) => Error::NotUndone {

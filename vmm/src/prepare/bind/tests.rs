@@ -293,3 +293,14 @@ fn without_vfio_pci_it_is_loaded_or_the_command_is_told() {
     }
     assert_eq!(kernel.writes, 0);
 }
+
+#[test]
+fn what_is_there_already_needs_no_driver_and_no_leave() {
+    let fixture = two().nvme("0000:00:05.0", 9, Some("mlx5_vfio_pci"));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    kernel.loads = Err("modprobe: FATAL".to_owned());
+    kernel.open = true;
+    bind(&host, &mut kernel, &addresses(&["0000:00:05.0"]), false).unwrap();
+    unbind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap();
+    assert_eq!(kernel.writes, 0);
+}

@@ -308,8 +308,15 @@ fn a_bar_that_the_iommu_does_not_reach_has_no_place() {
 #[test]
 fn memory_that_the_group_reserves_is_no_place_for_ram() {
     let regions = "sys/kernel/iommu_groups/7/reserved_regions";
-    let fixture = good().file(regions, "0x0 0xffffffffff reserved\n");
-    complains(&fixture, &probes(), "layout Fail", &["planned so far"]);
+    let fixture = |kind: &str| good().file(regions, format!("0x0 0xffffffffff {kind}\n"));
+    complains(
+        &fixture("reserved"),
+        &probes(),
+        "layout Fail",
+        &["planned so far"],
+    );
+    let relaxable = checked(&fixture("direct-relaxable"), &probes());
+    assert_eq!(complaints(&relaxable).0, [""; 0], "VFIO lets go of it");
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn swap_is_held_too() {
 const ROUTES: &str = "\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 br0\t00000000\t0102A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth1\t00000000\t0102A8C0\t0003\t0\t0\t50\t00000080\t0\t0\t0
 eth1\t0002A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
 ";
 
