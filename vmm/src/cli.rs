@@ -8,11 +8,30 @@ use clap::Parser;
 use thiserror::Error;
 use vfio_passthrough::ResetPolicy;
 
+use crate::prepare::Command;
+
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
-/// The guest's disk and network card are the assigned devices; its console is this terminal.
+/// The guest's disk and network card are the assigned devices; its console is this terminal. The commands
+/// prepare the host for that.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_long_help = AFTER_HELP, after_help = "See --help for examples.")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    override_usage = "vmm --kernel <PATH> [OPTIONS]\n       vmm <COMMAND>",
+    disable_help_subcommand = true
+)]
+pub struct CommandLine {
+    /// What to do in place of booting a guest.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The guest.
+    #[command(flatten)]
+    pub guest: Option<Args>,
+}
+
+/// The guest to boot, and the devices to assign to it.
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     #[arg(long, value_name = "PATH")]
@@ -75,17 +94,18 @@ Examples:
   vmm --kernel bzImage --cmdline 'root=/dev/nvme0n1p1 rw' --vfio /sys/bus/pci/devices/0000:01:00.0
   vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0,reset=none --no-reboot
 
-To hand a device to VFIO first (as root):
-  modprobe vfio-pci
-  echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override
-  echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
-  echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
+To hand a device to VFIO first (as root), and back:
+  vmm devices
+  vmm bind 0000:01:00.0
+  vmm check 0000:01:00.0
+  vmm unbind 0000:01:00.0
 
 On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A sends a Ctrl-A.
 
 RUST_LOG=info says more than warnings; RUST_LOG=error says less.
 
-Exit status: 0 when the guest powers off, or reboots with --no-reboot; 1 on an error, which is told on stderr;
+Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command has done
+what it says; 1 on an error, which is told on stderr, and when a check fails;
 2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
 
 /// A device to assign, as it is asked for.
@@ -204,12 +224,12 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
     fn help_has_every_option_a_default_and_an_example() {
-        let help = Args::command().render_long_help().to_string();
+        let help = CommandLine::command().render_long_help().to_string();
         let parts = [
             "--kernel <PATH>",
             "--initrd <PATH>",
@@ -222,6 +242,10 @@ mod tests {
             "--no-reboot",
             "--pci-ports",
             "--stats <PATH>",
+            "check ",
+            "devices ",
+            "bind ",
+            "unbind ",
             "Examples:",
             "Exit status:",
         ];
@@ -277,6 +301,60 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_a_command_or_a_guest_and_never_both() {
+        let parsed = |words: &str| CommandLine::try_parse_from(words.split(' '));
+        let device = || vec!["0000:01:00.0".parse().unwrap()];
+        let memory = MemorySize(512 << 20);
+        let commands = [
+            ("vmm devices --json", Command::Devices { json: true }),
+            (
+                "vmm check 01:00.0",
+                Command::Check {
+                    devices: device(),
+                    memory,
+                    json: false,
+                },
+            ),
+            (
+                "vmm bind /sys/bus/pci/devices/0000:01:00.0 --force",
+                Command::Bind {
+                    devices: device(),
+                    force: true,
+                },
+            ),
+            (
+                "vmm unbind 0000:01:00.0",
+                Command::Unbind {
+                    devices: device(),
+                    force: false,
+                },
+            ),
+        ];
+        for (words, command) in commands {
+            let line = parsed(words).unwrap();
+            assert_eq!(
+                (line.command, line.guest.is_none()),
+                (Some(command), true),
+                "{words}"
+            );
+        }
+        let guest = parsed("vmm --kernel check --vfio 01:00.0").unwrap();
+        assert!(guest.command.is_none() && guest.guest.is_some());
+        let wrong = [
+            "vmm",
+            "vmm --memory 1G",
+            "vmm --kernel k check",
+            "vmm bind",
+            "vmm unbind",
+            "vmm bind nvme0",
+            "vmm mend",
+        ];
+        wrong
+            .iter()
+            .for_each(|words| assert!(parsed(words).is_err(), "{words}"));
+    }
+
+    #[test]
     fn vfio_repeats_and_a_cmdline_may_start_with_a_hyphen() {
         let words = [
             "vmm",
@@ -289,7 +367,7 @@ mod tests {
             "--cmdline",
             "-- arg",
         ];
-        let args = Args::try_parse_from(words).unwrap();
+        let args = CommandLine::try_parse_from(words).unwrap().guest.unwrap();
         let paths: Vec<_> = args.vfio.iter().map(|device| device.path.to_str()).collect();
         assert_eq!(paths, [Some("a"), Some("b")]);
         assert_eq!(args.cmdline, "-- arg");

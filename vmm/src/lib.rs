@@ -7,6 +7,8 @@
 //!
 //! The main thread waits for events ([`events`]); one thread a CPU runs the guest. Whoever ends it all says
 //! so in [`stop`].
+//!
+//! [`prepare`] is what comes before: the commands that look at the host and hand devices to VFIO.
 
 #![cfg_attr(
     test,
@@ -25,6 +27,7 @@ pub mod guest;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod prepare;
 pub mod stats;
 pub mod stop;
 pub mod vcpu;
@@ -32,7 +35,7 @@ pub mod vfio;
 
 use std::sync::Arc;
 
-pub use cli::{Args, MemorySize, Passthrough, PassthroughError, SizeError};
+pub use cli::{Args, CommandLine, MemorySize, Passthrough, PassthroughError, SizeError};
 pub use error::Error;
 pub use stop::Outcome;
 

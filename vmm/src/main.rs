@@ -1,22 +1,41 @@
 //! The command line.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::Env;
-use vmm::{Args, Outcome};
+use vmm::prepare::{self, Command};
+use vmm::{CommandLine, Outcome};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("warn"))
         .format_timestamp(None)
         .init();
-    match vmm::run(&Args::parse()) {
-        Ok(outcome) => status(&outcome),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+    let line = CommandLine::parse();
+    match (&line.command, &line.guest) {
+        (Some(command), _) => ended(prepare(command)),
+        (None, Some(args)) => ended(vmm::run(args).map(|outcome| status(&outcome))),
+        // clap asks for --kernel where there is no command.
+        (None, None) => ExitCode::FAILURE,
     }
+}
+
+fn ended<E: Display>(result: Result<ExitCode, E>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn prepare(command: &Command) -> Result<ExitCode, prepare::Error> {
+    let report = prepare::run(command)?;
+    // Whoever reads it may have seen enough: `vmm devices | head`.
+    let _ = std::io::stdout().write_all(report.out.as_bytes());
+    let warnings = report.warnings.iter();
+    warnings.for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(report.status())
 }
 
 /// A shell's convention for signals; 0 for all that the guest or the user asked for.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use devices::PciFunction;
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
+use vfio_passthrough::address::ParsePciAddressError;
 use vfio_passthrough::backend::group::GroupDevice;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
@@ -227,10 +228,11 @@ fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error> {
     Ok(addresses)
 }
 
-fn address(path: &Path) -> Result<PciAddress, Error> {
+/// The device that an address, a sysfs folder, or a link to one names.
+pub(crate) fn address(path: &Path) -> Result<PciAddress, ParsePciAddressError> {
     // A link such as /sys/class/nvme/nvme0/device names the device only by where it leads.
     let folder = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    Ok(PciAddress::from_sysfs_path(&folder)?)
+    PciAddress::from_sysfs_path(&folder)
 }
 
 fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {

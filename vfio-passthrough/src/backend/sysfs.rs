@@ -116,14 +116,11 @@ impl Sysfs {
     ///
     /// Whatever keeps the device from being assigned, as far as sysfs tells.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
-        let folder = self.device(address);
-        if !folder.exists() {
+        if !self.device(address).exists() {
             return Err(Error::NoDevice { address });
         }
         let driver = self.link_name(address, "driver")?;
-        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since 6.1.
-        let vfio = driver.as_deref().is_some_and(is_vfio_driver) || folder.join("vfio-dev").exists();
-        if !vfio {
+        if !self.is_vfio(address) {
             return Err(Error::NotBound { address, driver });
         }
         let group = self
@@ -137,8 +134,33 @@ impl Sysfs {
         self.link_name(address, "driver").ok().flatten()
     }
 
-    /// Why a group that the kernel calls not viable is so.
-    pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
+    /// Whether a driver of VFIO has a device.
+    pub fn is_vfio(&self, address: PciAddress) -> bool {
+        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since 6.1.
+        let folder = self.device(address).join("vfio-dev");
+        self.driver(address).as_deref().is_some_and(is_vfio_driver) || folder.exists()
+    }
+
+    /// The IOMMU group of a device; `None` too where sysfs does not tell.
+    pub fn group(&self, address: PciAddress) -> Option<u32> {
+        self.link_name(address, "iommu_group")
+            .ok()
+            .flatten()?
+            .parse()
+            .ok()
+    }
+
+    /// The members of a group with drivers that keep it from its user, in order.
+    pub fn offenders(&self, group: u32) -> Vec<(PciAddress, String)> {
+        let driver = |member| Some((member, self.driver(member)?));
+        let bound = self.members(group).into_iter().filter_map(driver);
+        bound
+            .filter(|(member, driver)| keeps_group(driver) && !self.is_vfio(*member))
+            .collect()
+    }
+
+    /// The PCI devices of a group, in order.
+    pub fn members(&self, group: u32) -> Vec<PciAddress> {
         let folder = self
             .root
             .join("kernel/iommu_groups")
@@ -146,12 +168,14 @@ impl Sysfs {
             .join("devices");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let driver = |member| Some((member, self.driver(member)?));
-        let mut others: Vec<_> = members
-            .filter_map(driver)
-            .filter(|(_, driver)| keeps_group(driver))
-            .collect();
-        others.sort();
+        let mut members: Vec<_> = members.collect();
+        members.sort();
+        members
+    }
+
+    /// Why a group that the kernel calls not viable is so.
+    pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
+        let others = self.offenders(group);
         Error::NotViable {
             address,
             group,
@@ -283,5 +307,35 @@ mod tests {
         for innocent in ["pcieport", "0000:01:00.2"] {
             assert!(!text.contains(innocent), "{text}");
         }
+    }
+
+    #[test]
+    fn a_variant_of_vfio_pci_is_known_by_its_folder_whatever_its_name() {
+        let tree = Tree::new()
+            .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
+            .device("0000:01:00.1", Some("qat_variant"), Some("14"));
+        let sysfs = tree.sysfs();
+        let offender = (address("01:00.1"), "qat_variant".to_owned());
+        assert_eq!(sysfs.offenders(14), [offender]);
+        fs::create_dir(sysfs.device(address("01:00.1")).join("vfio-dev")).unwrap();
+        assert_eq!(sysfs.offenders(14), []);
+        assert_eq!(sysfs.ready_group(address("01:00.1")).unwrap(), 14);
+    }
+
+    #[test]
+    fn a_group_and_its_members_are_told_and_what_is_no_device_is_none() {
+        let tree = Tree::new().device("0000:01:00.1", None, Some("14")).device(
+            "0000:01:00.0",
+            Some("nvme"),
+            Some("14"),
+        );
+        let sysfs = tree.sysfs();
+        let folder = tree.0.path().join("kernel/iommu_groups/14/devices");
+        fs::write(folder.join("serial8250"), "").unwrap();
+        let members = ["01:00.0", "01:00.1"].map(address);
+        assert_eq!(sysfs.members(14), members);
+        assert_eq!(sysfs.members(15), []);
+        assert_eq!(sysfs.group(address("01:00.0")), Some(14));
+        assert_eq!(sysfs.group(address("02:00.0")), None);
     }
 }

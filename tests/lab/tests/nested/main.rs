@@ -22,6 +22,7 @@ mod nics;
 mod reads;
 mod shapes;
 mod support;
+mod tools;
 mod usb;
 
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ fn lanes() -> [Vec<Group>; LANES] {
             (
                 "6.12",
                 full(Kernel::Stock612),
-                [main.as_slice(), &rest, conformance::TESTS].concat(),
+                [main.as_slice(), &rest, tools::TESTS, conformance::TESTS].concat(),
             ),
             ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
             ("6.12", xhci, usb::TESTS.to_vec()),

@@ -1,0 +1,224 @@
+//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where a step
+//! fails.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use vfio_passthrough::PciAddress;
+
+use super::error::Error;
+use super::holders::holders;
+use super::inventory::{Binding, Device, Host, bind_command, shared};
+use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
+
+/// What changes the host.
+pub trait Kernel {
+    /// Writes a file of sysfs.
+    fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
+    /// Loads a module.
+    fn load(&mut self, module: &str) -> Result<(), String>;
+    /// Whether a process has a group.
+    fn is_open(&mut self, group: &Path) -> bool;
+}
+
+/// The kernel of this host.
+pub struct ThisKernel;
+
+impl Kernel for ThisKernel {
+    fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
+        // Never a new file: where there is no such attribute, that is the error to tell.
+        let mut file = fs::File::options().write(true).open(path)?;
+        io::Write::write_all(&mut file, value.as_bytes())
+    }
+
+    fn load(&mut self, module: &str) -> Result<(), String> {
+        match Command::new("modprobe").arg(module).output() {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn is_open(&mut self, group: &Path) -> bool {
+        let opened = fs::File::options().read(true).write(true).open(group);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+    }
+}
+
+/// What was done to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The device.
+    pub address: PciAddress,
+    /// Who had it.
+    pub before: Binding,
+    /// Who has it now.
+    pub after: Binding,
+}
+
+/// Gives devices to vfio-pci.
+pub fn bind(
+    host: &Host,
+    kernel: &mut dyn Kernel,
+    named: &[PciAddress],
+    force: bool,
+) -> Result<Vec<Moved>, Error> {
+    let devices = found(host, named)?;
+    devices.iter().try_for_each(can_be_bound)?;
+    let asked: Vec<_> = devices.iter().filter(|device| !device.binding.vfio).collect();
+    if !force {
+        refuse_held(host, &asked)?;
+    }
+    if let Some(first) = asked.first() {
+        load_driver(host, kernel, first.address)?;
+    }
+    move_all(host, kernel, &devices, |kernel, device| {
+        carry_out(host, kernel, device.address, &to_vfio(&device.binding))?;
+        let taken = host.binding(device.address).vfio;
+        taken.then_some(()).ok_or(Error::NotTaken(device.address))
+    })
+}
+
+/// Gives devices back to the drivers that know them.
+pub fn unbind(
+    host: &Host,
+    kernel: &mut dyn Kernel,
+    named: &[PciAddress],
+    force: bool,
+) -> Result<Vec<Moved>, Error> {
+    let devices = found(host, named)?;
+    for device in devices.iter().filter(|device| device.binding.vfio && !force) {
+        refuse_open(host, kernel, device)?;
+    }
+    move_all(host, kernel, &devices, |kernel, device| {
+        carry_out(host, kernel, device.address, &to_host(&device.binding))?;
+        let free = !host.binding(device.address).vfio;
+        free.then_some(()).ok_or(Error::TakenAgain(device.address))
+    })
+}
+
+/// What to say of groups that are not viable yet, though members of theirs were bound.
+pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
+    let mut groups: Vec<_> = moved.iter().filter_map(|m| host.sysfs.group(m.address)).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let warning = |group: u32| {
+        let others = host.sysfs.offenders(group);
+        let text = format!(
+            "{}; give it all away with: {}",
+            shared(group, &others),
+            bind_command(&others)
+        );
+        (!others.is_empty()).then_some(text)
+    };
+    groups.into_iter().filter_map(warning).collect()
+}
+
+/// The devices that are named, each once.
+fn found(host: &Host, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
+    let first = |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
+    let once = named.iter().enumerate().filter(first);
+    once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address)))
+        .collect()
+}
+
+fn can_be_bound(device: &Device) -> Result<(), Error> {
+    match device {
+        _ if device.is_bridge() => Err(Error::Bridge(device.address)),
+        Device { group: None, .. } => Err(Error::NoGroup(device.address)),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_held(host: &Host, devices: &[&Device]) -> Result<(), Error> {
+    let holders = holders(&host.tree);
+    for address in devices.iter().map(|device| device.address) {
+        let held = holders.iter().filter(|holder| holder.devices.contains(&address));
+        let mut held: Vec<_> = held.map(|holder| holder.what.as_str()).collect();
+        held.dedup();
+        if !held.is_empty() {
+            let what = held.join(", ");
+            return Err(Error::Held { address, what });
+        }
+    }
+    Ok(())
+}
+
+fn refuse_open(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+    let address = device.address;
+    let open = |group: &u32| kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
+    match device.group.filter(open) {
+        Some(group) => Err(Error::InUse { address, group }),
+        None => Ok(()),
+    }
+}
+
+fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Result<(), Error> {
+    if host.tree.path("sys/bus/pci/drivers/vfio-pci").exists() {
+        return Ok(());
+    }
+    kernel
+        .load(VFIO_PCI)
+        .map_err(|why| Error::NoDriver { address, why })
+}
+
+/// Moves each device; where one fails, it and those before it go back to where they were.
+fn move_all(
+    host: &Host,
+    kernel: &mut dyn Kernel,
+    devices: &[Device],
+    mut one: impl FnMut(&mut dyn Kernel, &Device) -> Result<(), Error>,
+) -> Result<Vec<Moved>, Error> {
+    for (index, device) in devices.iter().enumerate() {
+        if let Err(first) = one(kernel, device) {
+            let touched = devices.iter().take(index.saturating_add(1));
+            let undone: Vec<_> = touched.map(|device| put_back(host, kernel, device)).collect();
+            return Err(match undone.into_iter().find_map(Result::err) {
+                Some(second) => Error::NotUndone {
+                    first: first.into(),
+                    second: second.into(),
+                },
+                None => first,
+            });
+        }
+    }
+    let moved = |device: &Device| Moved {
+        address: device.address,
+        before: device.binding.clone(),
+        after: host.binding(device.address),
+    };
+    Ok(devices.iter().map(moved).collect())
+}
+
+fn put_back(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+    let address = device.address;
+    let now = host.binding(address);
+    carry_out(host, kernel, address, &back(&device.binding, &now))?;
+    match &device.binding.driver {
+        Some(driver) if host.binding(address).driver.as_ref() != Some(driver) => Err(Error::NotReturned {
+            address,
+            driver: driver.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn carry_out(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, steps: &[Step]) -> Result<(), Error> {
+    for step in steps {
+        let (path, value) = step.write(address);
+        let path = host.tree.path(&path);
+        log::info!("{address}: {value:?} > {}", path.display());
+        kernel.write(&path, &value).map_err(|source| Error::Write {
+            address,
+            operation: step.says(),
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+use std::os::unix::fs::symlink;
+
+use super::super::fixture::{Fixture, write};
+use super::super::table;
+use super::*;
+
+/// What a kernel does on these writes, with one of them refused if asked for.
+struct FakeKernel {
+    root: std::path::PathBuf,
+    /// The driver that knows all devices.
+    native: Option<&'static str>,
+    /// Whether vfio-pci takes devices.
+    takes: bool,
+    writes: usize,
+    refused: Option<usize>,
+    open: bool,
+    loads: Result<(), String>,
+}
+
+impl FakeKernel {
+    fn new(fixture: &Fixture) -> Self {
+        Self {
+            root: fixture.path(""),
+            native: Some("nvme"),
+            takes: true,
+            writes: 0,
+            refused: None,
+            open: false,
+            loads: Ok(()),
+        }
+    }
+
+    fn probe(&self, address: &str) {
+        let device = self.root.join("sys/bus/pci/devices").join(address);
+        let only = fs::read_to_string(device.join("driver_override")).unwrap();
+        let driver = match only.trim() {
+            "" | "(null)" => self.native,
+            VFIO_PCI if self.takes => Some(VFIO_PCI),
+            _ => None,
+        };
+        if let (Some(driver), false) = (driver, device.join("driver").exists()) {
+            let place = self.root.join("sys/bus/pci/drivers").join(driver);
+            fs::create_dir_all(&place).unwrap();
+            symlink(place, device.join("driver")).unwrap();
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
+        self.writes += 1;
+        if self.refused == Some(self.writes) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EACCES));
+        }
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("driver_override") => write(path, value.as_bytes()),
+            Some("unbind") => fs::remove_file(path.parent().unwrap()).unwrap(),
+            Some("drivers_probe") => self.probe(value),
+            other => panic!("no such file: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, module: &str) -> Result<(), String> {
+        assert_eq!(module, VFIO_PCI);
+        fs::create_dir_all(self.root.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
+        self.loads.clone()
+    }
+
+    fn is_open(&mut self, group: &Path) -> bool {
+        assert!(group.starts_with(self.root.join("dev/vfio")));
+        self.open
+    }
+}
+
+fn addresses(texts: &[&str]) -> Vec<PciAddress> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+const ONE: &str = "0000:00:02.0";
+const TWO: &str = "0000:00:03.0";
+
+/// Two NVMes of the host's in one group, and a third device.
+fn two() -> Fixture {
+    Fixture::new()
+        .nvme(ONE, 7, Some("nvme"))
+        .nvme(TWO, 7, Some("nvme"))
+        .nvme("0000:00:04.0", 8, None)
+}
+
+fn drivers(host: &Host, addresses: &[PciAddress]) -> Vec<Option<String>> {
+    let driver = |address: &PciAddress| host.binding(*address).driver;
+    addresses.iter().map(driver).collect()
+}
+
+fn both(name: &str) -> Vec<Option<String>> {
+    vec![Some(name.to_owned()); 2]
+}
+
+#[test]
+fn a_round_trip_twice_ends_where_it_began() {
+    let (fixture, named) = (two(), addresses(&[ONE, TWO, ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    for _ in 0..2 {
+        let moved = bind(&host, &mut kernel, &named, false).unwrap();
+        assert_eq!(moved.len(), 2, "a device that is named twice is one");
+        assert_eq!(drivers(&host, &named[..2]), both(VFIO_PCI));
+        assert_eq!(host.binding(named[0]).driver_override.as_deref(), Some(VFIO_PCI));
+        let moved = unbind(&host, &mut kernel, &named, false).unwrap();
+        assert_eq!(moved[0].after.driver.as_deref(), Some("nvme"));
+        assert_eq!(drivers(&host, &named[..2]), both("nvme"));
+        assert_eq!(host.binding(named[0]).driver_override, None);
+    }
+}
+
+#[test]
+fn a_second_time_changes_nothing() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    unbind(&host, &mut kernel, &named, false).unwrap();
+    assert_eq!(kernel.writes, 0, "it is the host's already");
+    bind(&host, &mut kernel, &named, false).unwrap();
+    let writes = kernel.writes;
+    let moved = bind(&host, &mut kernel, &named, false).unwrap();
+    assert_eq!(kernel.writes, writes);
+    assert_eq!(moved[0].before, moved[0].after);
+    assert!(table::moved(&host, &moved).starts_with("0000:00:02.0: vfio-pci, as before"));
+}
+
+#[test]
+fn whichever_write_fails_all_devices_are_as_before() {
+    let mut failures = 0;
+    for refused in 1.. {
+        let (fixture, named) = (two(), addresses(&[ONE, TWO]));
+        let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+        kernel.refused = Some(refused);
+        let Err(error) = bind(&host, &mut kernel, &named, false) else {
+            break;
+        };
+        failures += 1;
+        assert_eq!(drivers(&host, &named), both("nvme"), "write {refused}");
+        let overrides: Vec<_> = named.iter().map(|a| host.binding(*a).driver_override).collect();
+        assert_eq!(overrides, [None, None], "write {refused}");
+        let text = error.to_string();
+        let device = if refused <= 3 { ONE } else { TWO };
+        for part in [
+            device,
+            "cannot ",
+            "writing /",
+            "Permission denied (os error 13)",
+            "sudo",
+        ] {
+            assert!(text.contains(part), "no {part:?} in: {text}");
+        }
+    }
+    assert_eq!(failures, 6, "three writes a device");
+}
+
+#[test]
+fn a_failed_unbind_leaves_the_device_bound() {
+    for refused in 1..=3 {
+        let (fixture, named) = (two(), addresses(&[ONE]));
+        let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+        bind(&host, &mut kernel, &named, false).unwrap();
+        kernel.refused = Some(kernel.writes + refused);
+        unbind(&host, &mut kernel, &named, false).unwrap_err();
+        let binding = host.binding(named[0]);
+        let is = (binding.driver.as_deref(), binding.driver_override.as_deref());
+        assert_eq!(is, (Some(VFIO_PCI), Some(VFIO_PCI)), "write {refused}");
+    }
+}
+
+#[test]
+fn what_vfio_pci_does_not_take_goes_back() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    kernel.takes = false;
+    let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    assert!(
+        text.starts_with("0000:00:02.0: vfio-pci did not take it"),
+        "{text}"
+    );
+    assert_eq!(host.binding(named[0]).driver.as_deref(), Some("nvme"));
+}
+
+#[test]
+fn what_does_not_go_back_is_told() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    (kernel.takes, kernel.native) = (false, None);
+    let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    assert!(
+        text.contains("could not be put back as it was: 0000:00:02.0: nvme did not"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_vfio_pci_takes_by_its_ids_is_told() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    bind(&host, &mut kernel, &named, false).unwrap();
+    kernel.native = Some(VFIO_PCI);
+    let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    assert!(text.starts_with("0000:00:02.0: vfio-pci took it again"), "{text}");
+}
+
+#[test]
+fn a_group_that_is_not_viable_yet_is_told_with_the_command() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let moved = bind(&host, &mut kernel, &named, false).unwrap();
+    assert_eq!(
+        not_viable_yet(&host, &moved),
+        [
+            "group 7 is not viable, since 0000:00:03.0 is bound to nvme; give it all away with: vmm bind 0000:00:03.0"
+        ]
+    );
+    assert_eq!(
+        table::moved(&host, &moved),
+        "0000:00:02.0: vfio-pci (was: nvme); with it in group 7, 0000:00:03.0 (nvme)\n"
+    );
+    let moved = bind(&host, &mut kernel, &addresses(&[TWO]), false).unwrap();
+    assert_eq!(not_viable_yet(&host, &moved), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_bound_is_refused_before_anything_is_written() {
+    let fixture = two()
+        .device("0000:00:05.0", "0x060400", Some(9), Some("pcieport"))
+        .device("0000:00:06.0", "0x010802", None, Some("nvme"));
+    let cases = [
+        ("0000:00:05.0", "it is a bridge"),
+        ("0000:00:06.0", "in no IOMMU group"),
+        ("0000:00:07.0", "there is no such PCI device"),
+    ];
+    for (device, why) in cases {
+        let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+        let named = addresses(&[ONE, device]);
+        let text = bind(&host, &mut kernel, &named, true).unwrap_err().to_string();
+        assert!(text.starts_with(device) && text.contains(why), "{text}");
+        assert_eq!(kernel.writes, 0);
+    }
+}
+
+#[test]
+fn a_device_that_the_host_needs_is_refused_unless_forced() {
+    let disk = format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/nvme0n1");
+    let mount = "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n";
+    let fixture = two()
+        .link("sys/dev/block/259:0", &disk)
+        .file("proc/self/mountinfo", mount);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let named = addresses(&[TWO, ONE]);
+    let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "0000:00:02.0: the host needs it: it holds the root file system (/dev/nvme0n1)\n  if the host is to \
+         lose that: vmm bind --force 0000:00:02.0"
+    );
+    assert_eq!(kernel.writes, 0);
+    bind(&host, &mut kernel, &named, true).unwrap();
+    assert_eq!(drivers(&host, &named), both(VFIO_PCI));
+}
+
+#[test]
+fn a_device_in_use_is_not_taken_from_its_vmm_unless_forced() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    bind(&host, &mut kernel, &named, false).unwrap();
+    kernel.open = true;
+    let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    for part in [
+        "group 7 is in use",
+        "fuser -v /dev/vfio/7",
+        "vmm unbind --force 0000:00:02.0",
+    ] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+    assert_eq!(host.binding(named[0]).driver.as_deref(), Some(VFIO_PCI));
+    unbind(&host, &mut kernel, &named, true).unwrap();
+    assert_eq!(host.binding(named[0]).driver.as_deref(), Some("nvme"));
+}
+
+#[test]
+fn without_vfio_pci_it_is_loaded_or_the_command_is_told() {
+    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    kernel.loads = Err("modprobe: FATAL".to_owned());
+    let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
+    for part in [ONE, "modprobe: FATAL", "sudo modprobe vfio-pci"] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+    assert_eq!(kernel.writes, 0);
+}
+
+#[test]
+fn what_is_there_already_needs_no_driver_and_no_leave() {
+    let fixture = two().nvme("0000:00:05.0", 9, Some("mlx5_vfio_pci"));
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    kernel.loads = Err("modprobe: FATAL".to_owned());
+    kernel.open = true;
+    bind(&host, &mut kernel, &addresses(&["0000:00:05.0"]), false).unwrap();
+    unbind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap();
+    assert_eq!(kernel.writes, 0);
+}

@@ -1,0 +1,211 @@
+//! The checks of one device.
+
+use std::fs::File;
+use std::io;
+
+use resources::{BarRequest, BarSpace};
+use vfio_passthrough::PciAddress;
+
+use super::super::inventory::{Device, Host, attribute, bind_command, shared};
+use super::super::names::Names;
+use super::Line;
+use super::facts::{self, Interrupts, Reserved};
+
+/// What a guest would get of a device.
+#[derive(Debug)]
+pub struct Function {
+    pub bars: Vec<BarRequest>,
+    pub interrupts: Interrupts,
+    pub reserved: Vec<Reserved>,
+    /// The address bits of its IOMMU, where that tells them.
+    pub translated_bits: Option<u8>,
+}
+
+/// The lines of a device, and what it brings to the guest, if it is there.
+pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) {
+    let Some(device) = host.device(address) else {
+        let line = Line::fail("device", "there is no such PCI device", "vmm devices");
+        return (vec![line], None);
+    };
+    let name = Names::of(&host.tree).name(device.id, device.class);
+    let mut lines = vec![kind(&device, name), driver(&device)];
+    let reserved = match device.group {
+        Some(group) => of_group(host, &device, group, &mut lines),
+        None => {
+            let line = Line::fail("group", "in no IOMMU group: no IOMMU covers it", IOMMU_OF_DEVICE);
+            lines.push(line);
+            Vec::new()
+        }
+    };
+    lines.push(reset(host, address));
+    let resource = host.tree.text(&attribute(address, "resource"));
+    let bars = facts::bars(&address.to_string(), &resource.unwrap_or_default());
+    lines.push(Line::ok("bars", told_bars(&bars)));
+    let config = host.tree.bytes(&attribute(address, "config"));
+    let interrupts = facts::interrupts(&config.unwrap_or_default());
+    lines.push(told_interrupts(interrupts));
+    let capability = host.tree.hex(&attribute(address, "iommu/intel-iommu/cap"));
+    let function = Function {
+        translated_bits: capability.map(facts::translated_bits),
+        bars,
+        interrupts: interrupts.unwrap_or_default(),
+        reserved,
+    };
+    (lines, Some(function))
+}
+
+const IOMMU_OF_DEVICE: &str =
+    "see the line 'iommu'; where other devices are in groups, the firmware keeps this one out (DMAR, IVRS)";
+
+fn kind(device: &Device, name: String) -> Line {
+    match device.is_bridge() {
+        true => Line::fail(
+            "device",
+            format!("{name}: a bridge, which stays with the host"),
+            "name the devices behind it: see 'vmm devices'",
+        ),
+        false => Line::ok("device", name),
+    }
+}
+
+fn driver(device: &Device) -> Line {
+    let mend = format!("vmm bind {}", device.address);
+    match &device.binding.driver {
+        Some(name) if device.binding.vfio => Line::ok("driver", format!("bound to {name}")),
+        Some(name) => Line::fail("driver", format!("bound to {name}"), mend),
+        None => Line::fail("driver", "bound to no driver", mend),
+    }
+}
+
+fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) -> Vec<Reserved> {
+    let mut others = host.sysfs.offenders(group);
+    // The line of its driver says that already.
+    others.retain(|(member, _)| *member != device.address);
+    lines.push(match others.as_slice() {
+        [] => Line::ok("group", members(host, group)),
+        _ => Line::fail(
+            "group",
+            format!("{}; {}", shared(group, &others), members(host, group)),
+            bind_command(&others),
+        ),
+    });
+    lines.extend(device.binding.vfio.then(|| node(host, group)));
+    let regions = format!("sys/kernel/iommu_groups/{group}/reserved_regions");
+    let reserved = facts::reserved(&host.tree.text(&regions).unwrap_or_default());
+    lines.push(iova(&reserved));
+    reserved
+}
+
+fn members(host: &Host, group: u32) -> String {
+    let member = |address: &PciAddress| {
+        let driver = host.sysfs.driver(*address);
+        format!("{address} ({})", driver.as_deref().unwrap_or("no driver"))
+    };
+    let members: Vec<_> = host.sysfs.members(group).iter().map(member).collect();
+    format!("group {group} has {}", members.join(", "))
+}
+
+/// A group can be open once, and is opened here to see whether it would be.
+fn node(host: &Host, group: u32) -> Line {
+    let node = format!("/dev/vfio/{group}");
+    let opened = File::options().read(true).write(true).open(host.tree.path(&node));
+    match opened.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Line::ok("group-node", format!("{node} opens")),
+        Err((io::ErrorKind::ResourceBusy, _)) => Line::fail(
+            "group-node",
+            format!("{node} is in use by a process"),
+            format!("fuser -v {node}"),
+        ),
+        Err((io::ErrorKind::PermissionDenied, _)) => Line::fail(
+            "group-node",
+            format!("no permission to open {node}"),
+            format!("sudo chown $USER {node}"),
+        ),
+        Err((_, error)) => Line::fail(
+            "group-node",
+            format!("{node} does not open: {error}"),
+            "modprobe vfio; the kernel needs CONFIG_VFIO_GROUP",
+        ),
+    }
+}
+
+/// VFIO refuses a group in which firmware goes on using memory at fixed addresses (linux/iommu.h,
+/// `IOMMU_RESV_DIRECT`).
+fn iova(reserved: &[Reserved]) -> Line {
+    let told = |region: &Reserved| {
+        let last = region.range.end().saturating_sub(1);
+        format!("{:#x}-{last:#x} ({})", region.range.start, region.kind)
+    };
+    let all: Vec<_> = reserved.iter().map(told).collect();
+    match all.is_empty() {
+        true => Line::ok("iova", "no reserved addresses"),
+        false if reserved.iter().any(|region| region.kind == "direct") => Line::fail(
+            "iova",
+            format!(
+                "the firmware uses memory by this device (RMRR): reserved are {}",
+                all.join(", ")
+            ),
+            "switch off what uses it in the firmware (USB legacy support, remote management), or update the firmware",
+        ),
+        false => Line::ok("iova", format!("reserved are {}", all.join(", "))),
+    }
+}
+
+fn reset(host: &Host, address: PciAddress) -> Line {
+    // Since 5.15 the kernel says how; before that, only whether.
+    let methods = host.tree.line(&attribute(address, "reset_method"));
+    let can = host.sysfs.device(address).join("reset").exists();
+    match methods {
+        Some(methods) => Line::ok("reset", format!("resets by: {methods}")),
+        None if can => Line::ok("reset", "the kernel can reset it"),
+        None => Line::warning(
+            "reset",
+            "nothing resets it by itself: it is refused unless its whole bus is given away and reset",
+            format!("give away all that is on its bus, or take it as it is: --vfio {address},reset=none"),
+        ),
+    }
+}
+
+fn told_bars(bars: &[BarRequest]) -> String {
+    let bar = |bar: &BarRequest| {
+        let space = match bar.space {
+            BarSpace::Io => "ports",
+            BarSpace::Memory32 => "32-bit",
+            BarSpace::Memory64 => "64-bit",
+        };
+        format!("BAR{} {} {space}", bar.index, size(bar.size))
+    };
+    let bars: Vec<_> = bars.iter().map(bar).collect();
+    match bars.is_empty() {
+        true => "none".to_owned(),
+        false => bars.join(", "),
+    }
+}
+
+/// In the largest unit that says it exactly.
+fn size(bytes: u64) -> String {
+    match bytes.trailing_zeros() {
+        40.. => format!("{}T", bytes >> 40),
+        30.. => format!("{}G", bytes >> 30),
+        20.. => format!("{}M", bytes >> 20),
+        10.. => format!("{}K", bytes >> 10),
+        _ => bytes.to_string(),
+    }
+}
+
+fn told_interrupts(interrupts: Option<Interrupts>) -> Line {
+    let Some(interrupts) = interrupts else {
+        return Line::ok("interrupts", "not told: its config space is read by root only");
+    };
+    let vectors = |name: &str, count: Option<u16>| count.map(|count| format!("{name} with {count} vectors"));
+    let all = [
+        vectors("MSI-X", interrupts.msix),
+        vectors("MSI", interrupts.msi),
+        interrupts.pin.then(|| "a pin".to_owned()),
+    ];
+    let all: Vec<_> = all.into_iter().flatten().collect();
+    match all.is_empty() {
+        true => Line::ok("interrupts", "none"),
+        false => Line::ok("interrupts", all.join(", ")),
+    }
+}

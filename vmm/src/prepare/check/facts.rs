@@ -1,0 +1,286 @@
+//! What the files of a device say: its BARs, its interrupts, what its group reserves. Pure, from text and
+//! bytes to values; what makes no sense is left out.
+
+use resources::{AddressRange, BarRequest, BarSpace};
+use vfio_passthrough::pci::caps;
+use vfio_passthrough::pci::regs::cap;
+
+use super::super::tree::hex;
+
+// Flags of resources (linux/ioport.h).
+const IORESOURCE_IO: u64 = 0x100;
+const IORESOURCE_MEM: u64 = 0x200;
+const IORESOURCE_MEM_64: u64 = 0x10_0000;
+
+/// BARs of a type 0 header; the lines after theirs are the ROM and windows of bridges.
+const BARS: usize = 6;
+
+/// The BARs in a device's `resource`: a line each, of first and last address and flags.
+pub fn bars(function: &str, text: &str) -> Vec<BarRequest> {
+    let bar = |(index, line): (usize, &str)| {
+        let mut numbers = line.split_whitespace().map(hex);
+        let (first, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let size = last.checked_sub(first)?.checked_add(1)?;
+        let space = match flags {
+            _ if flags & IORESOURCE_IO != 0 => BarSpace::Io,
+            _ if flags & IORESOURCE_MEM == 0 => return None,
+            _ if flags & IORESOURCE_MEM_64 != 0 => BarSpace::Memory64,
+            _ => BarSpace::Memory32,
+        };
+        Some(BarRequest {
+            function: function.to_owned(),
+            index: u8::try_from(index).ok()?,
+            size,
+            space,
+        })
+        .filter(|bar| bar.size.is_power_of_two())
+    };
+    text.lines().take(BARS).enumerate().filter_map(bar).collect()
+}
+
+/// The interrupts that a function can signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interrupts {
+    /// Vectors of MSI-X.
+    pub msix: Option<u16>,
+    /// Vectors of MSI.
+    pub msi: Option<u16>,
+    /// Whether it has a pin.
+    pub pin: bool,
+}
+
+impl Interrupts {
+    /// The most vectors that a guest can turn on.
+    pub fn most(self) -> u64 {
+        let messages = self.msix.max(self.msi).unwrap_or_default();
+        messages.max(u16::from(self.pin)).into()
+    }
+}
+
+/// Status register and its capability-list bit (PCI 3.0, 6.2.3).
+const STATUS: u16 = 0x06;
+const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// PCI 3.0, 6.7.
+const CAPABILITIES: usize = 0x34;
+/// PCI 3.0, 6.2.4.
+const INTERRUPT_PIN: usize = 0x3d;
+
+/// What config space says of interrupts; nothing where only its header may be read, as without root.
+pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
+    if config.len() < 256 {
+        return None;
+    }
+    let byte = |offset: usize| config.get(offset).copied().unwrap_or(u8::MAX);
+    let word = |offset: u16| {
+        let offset = usize::from(offset);
+        u16::from_le_bytes([byte(offset), byte(offset.saturating_add(1))])
+    };
+    let mut interrupts = Interrupts {
+        pin: (1..=4).contains(&byte(INTERRUPT_PIN)),
+        ..Interrupts::default()
+    };
+    if word(STATUS) & STATUS_CAPABILITIES == 0 {
+        return Some(interrupts);
+    }
+    for capability in caps::standard(byte(CAPABILITIES), word).found {
+        // Message Control follows the header in both.
+        let control = word(capability.offset.saturating_add(2));
+        match capability.id {
+            // Table Size is one less (PCI 3.0, 6.8.2.3).
+            cap::MSIX => interrupts.msix = Some((control & 0x7ff).saturating_add(1)),
+            // Multiple Message Capable is a power of two, 32 at most (PCI 3.0, 6.8.1.3).
+            cap::MSI => interrupts.msi = Some(1 << ((control >> 1) & 0b111).min(5)),
+            _ => {}
+        }
+    }
+    Some(interrupts)
+}
+
+/// A range of I/O virtual addresses that a group keeps for something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Where.
+    pub range: AddressRange,
+    /// What for: `msi`, `direct`, `direct-relaxable`, `reserved`.
+    pub kind: String,
+}
+
+impl Reserved {
+    /// Whether guest memory may not be there. VFIO lets go of relaxable ones.
+    pub fn is_taken(&self) -> bool {
+        self.kind != "direct-relaxable"
+    }
+}
+
+/// A group's `reserved_regions`: a line each, of first and last address and kind.
+pub fn reserved(text: &str) -> Vec<Reserved> {
+    let region = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (first, last) = (hex(fields.next()?)?, hex(fields.next()?)?);
+        let kind = fields.next()?.to_owned();
+        let sound = first <= last && last < u64::MAX;
+        let range = AddressRange::inclusive(first, last);
+        sound.then_some(Reserved { range, kind })
+    };
+    text.lines().filter_map(region).collect()
+}
+
+/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
+/// 11.4.2).
+pub fn translated_bits(capability: u64) -> u8 {
+    let [_, _, mgaw, ..] = capability.to_le_bytes();
+    (mgaw & 0x3f).saturating_add(1)
+}
+
+/// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
+pub fn open_files(limits: &str) -> Option<u64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_read_from_the_kernels_resources() {
+        let text = "\
+0x00000000fe800000 0x00000000fe803fff 0x0000000000140204
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x000000000000c000 0x000000000000c01f 0x0000000000040101
+0x00000000fe900000 0x00000000fe900fff 0x0000000000040200
+0x00000000fe9fffff 0x00000000fe900000 0x0000000000040200
+0x0000000000000000 0xffffffffffffffff 0x0000000000040200
+0x00000000fe900000 0x00000000fe97ffff 0x0000000000046200
+";
+        let found = bars("d", text);
+        let found: Vec<_> = found.iter().map(|bar| (bar.index, bar.size, bar.space)).collect();
+        let expected = [
+            (0, 0x4000, BarSpace::Memory64),
+            (2, 0x20, BarSpace::Io),
+            (3, 0x1000, BarSpace::Memory32),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn resources_that_make_no_sense_are_none() {
+        let garbage = [
+            "",
+            "\n\n\n",
+            "0x0",
+            "x y z",
+            "0x1000 0x2fff",
+            "0x1000 0x2fff 0x200",
+            "0xffffffffffffffff1 0x0 0x200",
+            "\u{fffd} 0x1fff 0x200",
+        ];
+        garbage
+            .iter()
+            .for_each(|text| assert_eq!(bars("d", &text.replace("0x2fff", "0x3ffe")), [], "{text:?}"));
+    }
+
+    /// Config space with these bytes.
+    fn config(bytes: &[(usize, u8)]) -> Vec<u8> {
+        let mut config = vec![0; 256];
+        bytes.iter().for_each(|(offset, byte)| config[*offset] = *byte);
+        config
+    }
+
+    #[test]
+    fn interrupts_are_read_from_the_capabilities() {
+        let list = (0x06, 0x10);
+        let cases = [
+            // MSI-X of 65 vectors, behind power management.
+            (
+                config(&[
+                    list,
+                    (0x34, 0x40),
+                    (0x40, 0x01),
+                    (0x41, 0x60),
+                    (0x60, 0x11),
+                    (0x62, 64),
+                ]),
+                (Some(65), None, false),
+            ),
+            // MSI of 8, and a pin.
+            (
+                config(&[list, (0x34, 0x50), (0x50, 0x05), (0x52, 0b0110), (0x3d, 1)]),
+                (None, Some(8), true),
+            ),
+            // The list is there, the bit that says so is not.
+            (
+                config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]),
+                (None, None, true),
+            ),
+            // A loop, and a reserved count.
+            (
+                config(&[
+                    list,
+                    (0x34, 0x50),
+                    (0x50, 0x05),
+                    (0x51, 0x50),
+                    (0x52, 0b1110),
+                    (0x3d, 5),
+                ]),
+                (None, Some(32), false),
+            ),
+            (vec![0xff; 256], (None, None, false)),
+        ];
+        for (config, (msix, msi, pin)) in cases {
+            assert_eq!(interrupts(&config), Some(Interrupts { msix, msi, pin }));
+        }
+        assert_eq!(interrupts(&[0; 64]), None, "the rest is for root only");
+        assert_eq!(interrupts(&[]), None);
+    }
+
+    #[test]
+    fn reserved_regions_are_read_and_garbage_is_left_out() {
+        let text = "\
+0x0000000000000000 0x0000000000ffffff direct-relaxable
+0x00000000fee00000 0x00000000feefffff msi
+0x2000 0x1000 direct
+0x0 0xffffffffffffffff reserved
+0x1000 0x1fff
+nonsense
+";
+        let kinds: Vec<_> = reserved(text)
+            .iter()
+            .map(|r| (r.range, r.kind.clone(), r.is_taken()))
+            .collect();
+        let expected = [
+            (
+                AddressRange::new(0, 16 << 20),
+                "direct-relaxable".to_owned(),
+                false,
+            ),
+            (AddressRange::new(0xfee0_0000, 1 << 20), "msi".to_owned(), true),
+        ];
+        assert_eq!(kinds, expected);
+    }
+
+    #[test]
+    fn the_bits_that_an_iommu_translates_are_in_its_capability() {
+        // As QEMU's intel-iommu has them with aw-bits=39 and 48, and the most that fit.
+        let cases = [
+            (0x00d2_008c_2226_0286, 39),
+            (0x00d2_008c_222f_0686, 48),
+            (u64::MAX, 64),
+            (0, 1),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(capability, bits)| assert_eq!(translated_bits(capability), bits));
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_the_soft_one() {
+        let limits = "Limit  Soft Limit  Hard Limit  Units\n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(limits), Some(1024));
+        assert_eq!(open_files(&limits.replace("1024 ", "unlimited ")), None);
+        assert_eq!(open_files(""), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Trees of files that look like a host's, made for tests.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::inventory::Host;
+use super::tree::Tree;
+
+/// A host in the making.
+pub struct Fixture(tempfile::TempDir);
+
+impl Fixture {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn host(&self) -> Host {
+        Host::new(self.tree())
+    }
+
+    pub fn tree(&self) -> Tree {
+        Tree::at(self.0.path())
+    }
+
+    /// A file, with its folders.
+    pub fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
+        write(&self.path(name), contents.as_ref());
+        self
+    }
+
+    /// A link, to a place of the tree.
+    pub fn link(self, name: &str, target: &str) -> Self {
+        let (link, target) = (self.path(name), self.path(target));
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        fs::create_dir_all(&target).unwrap();
+        symlink(target, link).unwrap();
+        self
+    }
+
+    /// An NVMe at the root of the first bus.
+    pub fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
+        self.device(address, "0x010802", Some(group), driver)
+    }
+
+    /// A device, as sysfs shows it.
+    pub fn device(self, address: &str, class: &str, group: Option<u32>, driver: Option<&str>) -> Self {
+        let real = format!("sys/devices/pci0000:00/{address}");
+        let mut fixture = self
+            .link(&format!("sys/bus/pci/devices/{address}"), &real)
+            .file(&format!("{real}/vendor"), "0x1b36\n")
+            .file(&format!("{real}/device"), "0x0010\n")
+            .file(&format!("{real}/class"), format!("{class}\n"))
+            .file(&format!("{real}/driver_override"), "(null)\n")
+            .file(&format!("{real}/resource"), RESOURCE)
+            .file(&format!("{real}/reset_method"), "flr bus\n")
+            .file(&format!("{real}/config"), config());
+        if let Some(driver) = driver {
+            let place = format!("sys/bus/pci/drivers/{driver}");
+            fixture = fixture.link(&format!("{real}/driver"), &place);
+        }
+        if let Some(group) = group {
+            let place = format!("sys/kernel/iommu_groups/{group}");
+            let regions = format!("{place}/reserved_regions");
+            fixture = fixture
+                .link(&format!("{real}/iommu_group"), &place)
+                .link(&format!("{place}/devices/{address}"), &real)
+                .file(&regions, "0x00000000fee00000 0x00000000feefffff msi\n")
+                .file(&format!("dev/vfio/{group}"), "");
+        }
+        fixture
+    }
+}
+
+const RESOURCE: &str = "0x00000000fe800000 0x00000000fe803fff 0x0000000000140204\n";
+
+/// A function with MSI-X of 65 vectors.
+fn config() -> Vec<u8> {
+    let mut config = vec![0; 4096];
+    [(0x06, 0x10), (0x34, 0x40), (0x40, 0x11), (0x42, 64)]
+        .into_iter()
+        .for_each(|(offset, byte): (usize, u8)| config[offset] = byte);
+    config
+}
+
+pub fn write(path: &Path, contents: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, contents).unwrap();
+}

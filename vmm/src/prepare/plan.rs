@@ -1,0 +1,172 @@
+//! Which writes to sysfs give a device to vfio-pci and take it back (Documentation/ABI/testing/sysfs-bus-pci).
+//! Pure: from who has it to what is to be done.
+
+use vfio_passthrough::PciAddress;
+
+use super::inventory::{Binding, attribute};
+
+/// The driver that hands devices to userspace.
+pub const VFIO_PCI: &str = "vfio-pci";
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Only this driver may have the device; without one, any that knows it.
+    Override(Option<String>),
+    /// The driver that has the device gives it up.
+    Release,
+    /// The kernel looks for a driver.
+    Probe,
+}
+
+impl Step {
+    /// The file that is written, and what.
+    pub fn write(&self, address: PciAddress) -> (String, String) {
+        match self {
+            // An empty line takes an override away.
+            Self::Override(driver) => {
+                let value = driver.clone().unwrap_or_else(|| "\n".to_owned());
+                (attribute(address, "driver_override"), value)
+            }
+            Self::Release => (attribute(address, "driver/unbind"), address.to_string()),
+            Self::Probe => ("sys/bus/pci/drivers_probe".to_owned(), address.to_string()),
+        }
+    }
+
+    /// What it does, for errors.
+    pub fn says(&self) -> &'static str {
+        match self {
+            Self::Override(_) => "say which driver may have it",
+            Self::Release => "take it from its driver",
+            Self::Probe => "have the kernel look for its driver",
+        }
+    }
+}
+
+/// The steps to vfio-pci; none where the device is there already.
+pub fn to_vfio(now: &Binding) -> Vec<Step> {
+    if now.vfio {
+        return Vec::new();
+    }
+    // The override comes first: nothing else can take the device in between.
+    let mut steps = override_steps(now, Some(VFIO_PCI));
+    steps.extend(now.driver.is_some().then_some(Step::Release));
+    steps.push(Step::Probe);
+    steps
+}
+
+/// The steps to the driver of the host's that knows the device; none where one has it already.
+pub fn to_host(now: &Binding) -> Vec<Step> {
+    let ours = now.driver_override.as_deref() == Some(VFIO_PCI)
+        || now.vfio && now.driver_override.is_some() && now.driver_override == now.driver;
+    let wanted = now.driver_override.as_deref().filter(|_| !ours);
+    let mut steps = override_steps(now, wanted);
+    steps.extend(now.vfio.then_some(Step::Release));
+    steps.extend((now.vfio || now.driver.is_none()).then_some(Step::Probe));
+    steps
+}
+
+/// The steps from where a device is now to where it was.
+pub fn back(before: &Binding, now: &Binding) -> Vec<Step> {
+    let mut steps = override_steps(now, before.driver_override.as_deref());
+    if now.driver != before.driver {
+        steps.extend(now.driver.is_some().then_some(Step::Release));
+        steps.extend(before.driver.is_some().then_some(Step::Probe));
+    }
+    steps
+}
+
+fn override_steps(now: &Binding, wanted: Option<&str>) -> Vec<Step> {
+    let step = Step::Override(wanted.map(str::to_owned));
+    let differs = now.driver_override.as_deref() != wanted;
+    differs.then_some(step).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(driver: Option<&str>, driver_override: Option<&str>) -> Binding {
+        Binding {
+            driver: driver.map(str::to_owned),
+            vfio: driver.is_some_and(|name| name.contains("vfio")),
+            driver_override: driver_override.map(str::to_owned),
+        }
+    }
+
+    fn only(driver: Option<&str>) -> Step {
+        Step::Override(driver.map(str::to_owned))
+    }
+
+    const VFIO: Option<&str> = Some(VFIO_PCI);
+    const NVME: Option<&str> = Some("nvme");
+
+    #[test]
+    fn the_way_to_vfio() {
+        let cases = [
+            (binding(NVME, None), vec![only(VFIO), Step::Release, Step::Probe]),
+            (binding(NVME, VFIO), vec![Step::Release, Step::Probe]),
+            (binding(None, None), vec![only(VFIO), Step::Probe]),
+            (binding(None, NVME), vec![only(VFIO), Step::Probe]),
+            (binding(None, VFIO), vec![Step::Probe]),
+            (binding(VFIO, VFIO), vec![]),
+            (binding(VFIO, None), vec![]),
+            (binding(Some("mlx5_vfio_pci"), None), vec![]),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(now, steps)| assert_eq!(to_vfio(&now), steps, "{now:?}"));
+    }
+
+    #[test]
+    fn the_way_back_to_the_host() {
+        let mlx5 = Some("mlx5_vfio_pci");
+        let cases = [
+            (binding(VFIO, VFIO), vec![only(None), Step::Release, Step::Probe]),
+            (binding(mlx5, mlx5), vec![only(None), Step::Release, Step::Probe]),
+            (binding(VFIO, None), vec![Step::Release, Step::Probe]),
+            (binding(None, VFIO), vec![only(None), Step::Probe]),
+            (binding(None, None), vec![Step::Probe]),
+            (binding(NVME, VFIO), vec![only(None)]),
+            (binding(NVME, None), vec![]),
+            // Somebody else's choice.
+            (binding(None, NVME), vec![Step::Probe]),
+            (binding(NVME, NVME), vec![]),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(now, steps)| assert_eq!(to_host(&now), steps, "{now:?}"));
+    }
+
+    #[test]
+    fn from_wherever_it_got_to_a_device_goes_back_to_where_it_was() {
+        let before = binding(NVME, None);
+        let cases = [
+            (binding(NVME, None), vec![]),
+            (binding(NVME, VFIO), vec![only(None)]),
+            (binding(None, VFIO), vec![only(None), Step::Probe]),
+            (binding(VFIO, VFIO), vec![only(None), Step::Release, Step::Probe]),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(now, steps)| assert_eq!(back(&before, &now), steps, "{now:?}"));
+        let driverless = binding(None, NVME);
+        let steps = [only(NVME), Step::Release];
+        assert_eq!(back(&driverless, &binding(VFIO, VFIO)), steps);
+    }
+
+    #[test]
+    fn each_step_is_one_write() {
+        let address = "01:00.0".parse().unwrap();
+        let folder = "sys/bus/pci/devices/0000:01:00.0";
+        let cases = [
+            (only(VFIO), format!("{folder}/driver_override"), "vfio-pci"),
+            (only(None), format!("{folder}/driver_override"), "\n"),
+            (Step::Release, format!("{folder}/driver/unbind"), "0000:01:00.0"),
+            (Step::Probe, "sys/bus/pci/drivers_probe".into(), "0000:01:00.0"),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(step, path, value)| assert_eq!(step.write(address), (path, value.to_owned())));
+    }
+}

@@ -1,0 +1,97 @@
+//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of their own; and
+//! nothing that such a tree can hold is worse than a file that is not there.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// More than any of these files has; `/proc/interrupts` of a large host is the longest.
+const MOST_BYTES: u64 = 32 << 20;
+
+/// The files of a host.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// A tree that looks like `/`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where a file is, which is given without the leading `/` or with it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name.trim_start_matches('/'))
+    }
+
+    /// The bytes of a file.
+    pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.path(name)).ok()?;
+        file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The text of a file; bytes that are none are replaced.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let bytes = self.bytes(name)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The first line of a file, where there is something in it.
+    pub fn line(&self, name: &str) -> Option<String> {
+        let text = self.text(name)?;
+        let line = text.lines().next()?.trim();
+        (!line.is_empty()).then(|| line.to_owned())
+    }
+
+    /// The number in a file, which is hexadecimal, as sysfs has it.
+    pub fn hex(&self, name: &str) -> Option<u64> {
+        hex(&self.line(name)?)
+    }
+
+    /// The names in a folder that are text, in order.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        names(&self.path(folder))
+    }
+}
+
+/// The names in a folder that are text, in order.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// A hexadecimal number with or without `0x`.
+pub fn hex(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    // from_str_radix would take a sign.
+    let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_numbers() {
+        let cases = [
+            ("0x8086", Some(0x8086)),
+            ("8086", Some(0x8086)),
+            ("0xffffffffffffffff", Some(u64::MAX)),
+            ("0x1ffffffffffffffff", None),
+            ("", None),
+            ("0x", None),
+            ("-1", None),
+            ("+1", None),
+            ("\u{fffd}", None),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(text, number)| assert_eq!(hex(text), number, "{text:?}"));
+    }
+}

@@ -1,0 +1,79 @@
+//! The preparing commands as their users see them, on whatever host this is: what they print and their exit
+//! status.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+
+use std::process::{Command, Output};
+
+fn vmm(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vmm"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Vec<serde_json::Value> {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The functions of this host.
+fn functions() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_function_of_the_host_is_listed_once() {
+    let output = vmm(&["devices", "--json"]);
+    let addresses: Vec<_> = json(&output)
+        .iter()
+        .map(|device| device["address"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((addresses, output.status.code()), (functions(), Some(0)));
+    let table = String::from_utf8(vmm(&["devices"]).stdout).unwrap();
+    assert!(table.starts_with("ADDRESS"), "{table}");
+    assert_eq!(table.lines().count(), functions().len() + 1);
+}
+
+#[test]
+fn the_status_of_check_is_whether_a_line_fails() {
+    let output = vmm(&["check", "--json", "0000:ff:1f.7"]);
+    let lines = json(&output);
+    let absent = serde_json::json!({
+        "check": "device",
+        "device": "0000:ff:1f.7",
+        "status": "fail",
+        "what": "there is no such PCI device",
+        "mend": "vmm devices",
+    });
+    assert!(lines.contains(&absent), "{lines:?}");
+    assert_eq!(output.status.code(), Some(1));
+    let output = vmm(&["check", "--json"]);
+    let fails = json(&output).iter().any(|line| line["status"] == "fail");
+    assert_eq!(output.status.code(), Some(i32::from(fails)));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_neither_bound_nor_unbound() {
+    for command in ["bind", "unbind"] {
+        let output = vmm(&[command, "0000:ff:1f.7"]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        let expected = "error: 0000:ff:1f.7: there is no such PCI device\n  see those that there are with: vmm devices\n";
+        assert_eq!((text.as_str(), output.status.code()), (expected, Some(1)));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let line = format!(
+        "{} devices | true; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_vmm")
+    );
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
+}
