@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Much longer than anything in the machine is silent.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Knows when the last sign of life came.
 #[derive(Clone, Copy, Debug)]
