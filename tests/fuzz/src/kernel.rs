@@ -42,7 +42,7 @@ pub fn run(bytes: &[u8]) {
         return;
     };
     let platform = Platform {
-        cpus: 1 + kind,
+        cpus: kind.max(1),
         slots: vec![1, 2],
     };
     let boot = Boot {
