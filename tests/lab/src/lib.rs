@@ -36,3 +36,13 @@ pub use programs::workspace;
 pub const LANE: &str = "LAB_LANE";
 /// In how many lanes they are. A lane has its own machines, so lanes can run at the same time.
 pub const LANES: usize = 2;
+
+/// The variable that asks for the long form of tests that do a thing many times.
+pub const LONG: &str = "LAB_LONG";
+
+/// How often a test does what it repeats: `few` times in CI, `many` times by `cargo lab test --long`.
+#[must_use]
+pub fn times(few: u64, many: u64) -> u64 {
+    let is_long = std::env::var_os(LONG).is_some();
+    if is_long { many } else { few }
+}

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread;
 
 use clap::Args;
-use lab::{Error, LANE, LANES, Lab, Tool, say, workspace};
+use lab::{Error, LANE, LANES, LONG, Lab, Tool, say, workspace};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -15,6 +15,9 @@ pub struct Arguments {
     /// Only the tests in the emulated machine.
     #[arg(long)]
     nested: bool,
+    /// Repeat what tests repeat as often as a release asks for: 50 removals of a device, 200 kills.
+    #[arg(long)]
+    long: bool,
 }
 
 /// What came of tests.
@@ -37,11 +40,11 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     let mut total = Count::default();
     if !arguments.nested && arguments.filter.is_none() {
         say("tests that need no emulated machine");
-        total = cargo_test(&["--workspace", "--quiet"], None, show)?;
+        total = cargo_test(&["--workspace", "--quiet"], &[], show)?;
     }
     say("tests in the emulated machine");
     let filter = arguments.filter.as_deref().unwrap_or_default();
-    let nested = nested(filter)?;
+    let nested = nested(filter, arguments.long)?;
     // The first part has skipped those that the second runs.
     total.skipped = total
         .skipped
@@ -53,23 +56,27 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
 
 /// Runs the nested tests, a lane a CPU as far as there are lanes: an emulated machine keeps one CPU busy. What
 /// all but the first print is shown at the end.
-fn nested(filter: &str) -> Result<Count, Error> {
+fn nested(filter: &str, is_long: bool) -> Result<Count, Error> {
     let arguments = ["--package", "lab", "--test", "nested", "--", "--ignored", filter];
+    let long = is_long.then_some((LONG, "1".to_owned()));
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     if cpus < LANES {
-        return cargo_test(&arguments, None, show);
+        return cargo_test(&arguments, &Vec::from_iter(long), show);
     }
     thread::scope(|scope| {
+        let variables = |lane: usize| [Some((LANE, lane.to_string())), long.clone()];
+        let variables = |lane| variables(lane).into_iter().flatten().collect::<Vec<_>>();
         let others: Vec<_> = (1..LANES)
             .map(|lane| {
+                let variables = variables(lane);
                 scope.spawn(move || {
                     let mut lines = Vec::new();
-                    let count = cargo_test(&arguments, Some(lane), |line| lines.push(line.to_owned()));
+                    let count = cargo_test(&arguments, &variables, |line| lines.push(line.to_owned()));
                     (count, lines)
                 })
             })
             .collect();
-        let mut total = cargo_test(&arguments, Some(0), show)?;
+        let mut total = cargo_test(&arguments, &variables(0), show)?;
         for other in others {
             let broken = |_| {
                 (
@@ -93,7 +100,11 @@ fn show(line: &str) {
 }
 
 /// Runs `cargo test`, passes on what it prints, and counts.
-fn cargo_test(arguments: &[&str], lane: Option<usize>, mut show: impl FnMut(&str)) -> Result<Count, Error> {
+fn cargo_test(
+    arguments: &[&str],
+    variables: &[(&str, String)],
+    mut show: impl FnMut(&str),
+) -> Result<Count, Error> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["test", "--no-fail-fast"]
         .iter()
@@ -103,9 +114,7 @@ fn cargo_test(arguments: &[&str], lane: Option<usize>, mut show: impl FnMut(&str
         .args(arguments)
         .folder(&workspace())
         .into_command();
-    if let Some(lane) = lane {
-        command.env(LANE, lane.to_string());
-    }
+    command.envs(variables.iter().cloned());
     let failed = |error: std::io::Error| Error::Command {
         command: "cargo test".into(),
         why: error.to_string(),
