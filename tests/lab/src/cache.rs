@@ -1,7 +1,7 @@
 //! What is fetched or built once and kept, under the user's XDG cache folder.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -32,22 +32,30 @@ impl Cache {
     }
 
     /// The entry `name`, made by `make` in an empty folder if it is not there yet. A `make` that fails or is
-    /// interrupted leaves no entry: the folder gets its name when it is complete.
+    /// interrupted leaves no entry: the folder gets its name when it is complete. Of two labs that want the same
+    /// one makes it, and the other waits.
     pub fn entry(&self, name: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
         let entry = self.folder.join(name);
         if entry.exists() {
             return Ok(entry);
         }
+        let _alone = self.lock(name)?;
+        if entry.exists() {
+            return Ok(entry);
+        }
         let draft = self.scratch()?;
         make(draft.path())?;
-        match fs::rename(draft.path(), &entry) {
-            // Another lab was faster: its entry is as good.
-            Err(_) if entry.exists() => {}
-            Err(error) => return Err(Error::file("name", &entry)(error)),
-            // It has a name now, and is no scratch folder any more.
-            Ok(()) => drop(draft.keep()),
-        }
+        fs::rename(draft.path(), &entry).map_err(Error::file("name", &entry))?;
+        // It has a name now, and is no scratch folder any more.
+        drop(draft.keep());
         Ok(entry)
+    }
+
+    /// Locked until it is dropped, or its process ends.
+    fn lock(&self, name: &str) -> Result<File, Error> {
+        let path = self.folder.join(format!(".{name}.lock"));
+        let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        locked.map_err(Error::file("lock", &path))
     }
 
     /// A folder that is deleted after use, on the same file system as the entries.
@@ -85,6 +93,29 @@ mod tests {
             Err(Error::NoModule("broken".into()))
         };
         assert!(cache.entry("kernel", half).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let left = fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [".kernel.lock"]);
+    }
+
+    #[test]
+    fn two_that_want_one_entry_make_it_once() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let made = AtomicU32::new(0);
+        let want = || {
+            let cache = Cache::at(folder.path().to_owned()).unwrap();
+            let make = |_: &Path| {
+                made.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                Ok(())
+            };
+            cache.entry("kernel", make).unwrap()
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(want);
+            assert_eq!(want(), other.join().unwrap());
+        });
+        assert_eq!(made.load(Ordering::Relaxed), 1);
     }
 }
