@@ -2,7 +2,7 @@
 //! is a value that undoes itself.
 
 use std::io;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
@@ -14,6 +14,7 @@ use crate::function::{BUS_RESET, Error, PassthroughFunction, Reset, ResetPolicy,
 use crate::host::{IntxLine, MemorySlots, MsiRouter};
 use crate::irq::Interrupts;
 use crate::irq::binding::{Binding, Kind};
+use crate::irq::event::Event;
 use crate::irq::intx::Intx;
 use crate::layout::direct_areas;
 use crate::pci::bar::{Bar, Space};
@@ -74,10 +75,15 @@ impl PassthroughFunction {
         };
         let (config, interrupts) = parts.interrupts(config, host)?;
         let msix = config.msix();
+        let request = parts.event(Kind::Request)?;
+        let error = parts.event(Kind::Error)?;
+        let eventfd = |event: &Option<Event>| event.as_ref().map(|event| event.eventfd().clone());
+        let (request_event, error_event) = (eventfd(&request), eventfd(&error));
         let state = State {
             msix: MsixState::new(msix.map_or(0, |layout| layout.vectors)),
             interrupts,
             windows: parts.windows(config.bars(), &regions, msix)?,
+            events: [request, error].into_iter().flatten().collect(),
             config,
             freed: false,
             unsettled: false,
@@ -97,6 +103,9 @@ impl PassthroughFunction {
             reset,
             traps: FunctionTraps::default(),
             warnings: AtomicU32::new(0),
+            request: request_event,
+            error: error_event,
+            lost: AtomicBool::new(false),
             state: Mutex::new(state),
         })
     }
@@ -209,6 +218,22 @@ impl Parts {
             irq,
             allocated,
         ))
+    }
+
+    /// An event that VFIO may have of the device.
+    fn event(&self, kind: Kind) -> Result<Option<Event>, Error> {
+        let address = self.address;
+        let there = match self.irq(kind) {
+            // An index that VFIO does not know of this device.
+            Err(Error::DescribeInterrupts { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                false
+            }
+            irq => irq?.count != 0,
+        };
+        let event = there.then(|| Event::new(address, kind, self.device.clone()));
+        event
+            .transpose()
+            .map_err(|source| Error::Interrupts { address, source })
     }
 
     /// The direct areas of all memory BARs. One that cannot be mapped is trapped instead.

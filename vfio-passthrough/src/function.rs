@@ -1,23 +1,27 @@
 //! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
 
 mod error;
+mod host;
 mod interrupts;
 mod reset;
 mod windows;
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use error::Error;
 pub(crate) use reset::{BUS_RESET, choose};
 pub use reset::{Reset, ResetPolicy};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::address::{BarIndex, PciAddress};
 use crate::backend::{Device, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
 use crate::host::MemorySlots;
-use crate::irq::Interrupts;
+use crate::irq::event::Event;
+use crate::irq::{self, Interrupts};
 use crate::pci::bar::Bar;
 use crate::pci::config::{ConfigSpace, Touched, Written};
 use crate::pci::msix::{MsixLayout, MsixPart, MsixState};
@@ -50,6 +54,11 @@ pub struct PassthroughFunction {
     pub(crate) reset: Reset,
     pub(crate) traps: FunctionTraps,
     pub(crate) warnings: AtomicU32,
+    /// Signalled when the host asks for the device, and when the device tells of an error.
+    pub(crate) request: Option<Arc<EventFd>>,
+    pub(crate) error: Option<Arc<EventFd>>,
+    /// The device was given up.
+    pub(crate) lost: AtomicBool,
     pub(crate) state: Mutex<State>,
 }
 
@@ -60,6 +69,8 @@ pub(crate) struct State {
     // Interrupts end before the memory slots go, and both before the device is closed.
     pub interrupts: Interrupts,
     pub windows: Vec<Window>,
+    /// What the host tells, not the guest.
+    pub events: Vec<Event>,
     /// A window was taken away: others may fit where it was.
     pub freed: bool,
     /// Something that the guest asked for failed: the next write does all of it again.
@@ -125,6 +136,9 @@ impl PassthroughFunction {
     /// device does not answer.
     pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.traps.bar_reads.increment();
+        if self.is_lost() {
+            return data.fill(0xff);
+        }
         match self.msix_part(bar, offset) {
             Some(MsixPart::Table(at)) => self.lock().msix.read(at, data),
             Some(MsixPart::Pba(at)) => self.read_pba(at, data),
@@ -135,6 +149,9 @@ impl PassthroughFunction {
     /// The guest writes to a BAR at a place that no memory slot covers.
     pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
         self.traps.bar_writes.increment();
+        if self.is_lost() {
+            return;
+        }
         match self.msix_part(bar, offset) {
             Some(MsixPart::Table(at)) => {
                 let mut state = self.lock();
@@ -168,7 +185,10 @@ impl PassthroughFunction {
     ///
     /// The first failure; what comes after it is done all the same.
     pub fn reset(&self) -> Result<(), Error> {
-        self.reset_locked(&mut self.lock())
+        match self.is_lost() {
+            true => Ok(()),
+            false => self.reset_locked(&mut self.lock()),
+        }
     }
 
     /// Takes the function away from the guest: interrupts, memory slots and bus mastering go, and it is
@@ -184,9 +204,7 @@ impl PassthroughFunction {
             return Ok(());
         }
         let result = self.reset_locked(&mut state);
-        state.interrupts = Interrupts::default();
-        state.windows.clear();
-        result
+        self.take_apart(&mut state, result)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -224,8 +242,7 @@ impl PassthroughFunction {
             result = self.both(result, self.write_config(*offset, data));
         }
         if written.touched.contains(Touched::COMMAND) {
-            let command = state.config.command().bits().to_le_bytes();
-            result = self.both(result, self.write_config(COMMAND, &command));
+            result = self.both(result, self.write_command(state.config.command()));
         }
         if written.touched.contains(Touched::POWER) {
             result = self.both(result, self.read_power_state(state));
@@ -247,7 +264,29 @@ impl PassthroughFunction {
         result
     }
 
+    /// Ends what the function holds of the host; `result` is what came of the steps before.
+    fn take_apart(&self, state: &mut State, mut result: Result<(), Error>) -> Result<(), Error> {
+        for event in &mut state.events {
+            let unbound = event.unbind().map_err(|source| self.interrupt_error(source));
+            result = self.both(result, unbound);
+        }
+        state.events.clear();
+        state.interrupts = Interrupts::default();
+        state.windows.clear();
+        result
+    }
+
     fn reset_locked(&self, state: &mut State) -> Result<(), Error> {
+        let mut result = self.quiesce(state);
+        result = self.both(result, self.reset_device());
+        // Nothing is decoded any more: this tries again what could not be taken away.
+        self.place_windows(state);
+        state.unsettled = result.is_err();
+        result
+    }
+
+    /// Interrupts, memory slots and DMA end, and the guest's view is as after power-on.
+    fn quiesce(&self, state: &mut State) -> Result<(), Error> {
         let asleep = state.config.is_asleep();
         state.config.reset();
         state.msix.reset();
@@ -257,16 +296,8 @@ impl PassthroughFunction {
             // A function without a reset would sleep on.
             result = self.both(result, self.write_config(offset, &[0]));
         }
-        // No DMA while the reset is under way, nor after it where the device has none.
-        result = self.both(
-            result,
-            self.write_config(COMMAND, &Command::empty().bits().to_le_bytes()),
-        );
-        result = self.both(result, self.reset_device());
-        // Nothing is decoded any more: this tries again what could not be taken away.
-        self.place_windows(state);
-        state.unsettled = result.is_err();
-        result
+        // No DMA while a reset is under way, nor after it where the device has none.
+        self.both(result, self.write_command(Command::empty()))
     }
 
     fn reset_device(&self) -> Result<(), Error> {
@@ -332,6 +363,10 @@ impl PassthroughFunction {
         result.map_err(|source| self.region_error("write", &self.config_region, source))
     }
 
+    fn write_command(&self, command: Command) -> Result<(), Error> {
+        self.write_config(COMMAND, &command.bits().to_le_bytes())
+    }
+
     fn region_error(&self, operation: &'static str, region: &RegionInfo, source: io::Error) -> Error {
         Error::Region {
             address: self.address,
@@ -367,8 +402,14 @@ impl PassthroughFunction {
         }
     }
 
+    fn interrupt_error(&self, source: irq::Error) -> Error {
+        let address = self.address;
+        Error::Interrupts { address, source }
+    }
+
+    /// A device that was given up fails whatever was under way, which is no news.
     fn warn(&self, error: &Error) {
-        if self.warnings.fetch_add(1, Ordering::Relaxed) < ACCESS_WARNINGS {
+        if !self.is_lost() && self.warnings.fetch_add(1, Ordering::Relaxed) < ACCESS_WARNINGS {
             log::warn!("{error}");
         }
     }

@@ -30,7 +30,8 @@
 //!    the IOMMU can map.
 //! 3. [`DmaSpace::reach`], to lay out guest memory; [`dma::check_locked_memory`]; [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`]; BARs are placed by writing their registers, as firmware does.
-//! 5. When the guest is gone: [`PassthroughFunction::shutdown`] first, then the mappings.
+//! 5. While the guest runs: [`PassthroughFunction::request_event`] and [`PassthroughFunction::error_event`] are polled.
+//! 6. When the guest is gone: [`PassthroughFunction::shutdown`] first, then the mappings.
 //!
 //! Values hold what they need: a mapping its memory, a window its device, a device its container. Dropping in
 //! any order is sound; the order above is the one in which nothing is left to a fallback.

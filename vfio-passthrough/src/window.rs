@@ -60,6 +60,18 @@ impl Window {
         Ok(true)
     }
 
+    /// Takes the window away for good, and lets go of the device's memory even where the host VMM does not take its
+    /// slot away: the guest then has zeros there.
+    ///
+    /// # Errors
+    ///
+    /// The first failure: of the host VMM, or of `mmap`.
+    pub fn release(&mut self) -> io::Result<()> {
+        let retired = self.retire(None).map(drop);
+        let released = self.mmap.let_go();
+        retired.and(released)
+    }
+
     /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
     /// since it overlaps something, leaves the window trapped: accesses then go through the VMM, which is
     /// slow and right.

@@ -1,4 +1,4 @@
-//! vCPUs access a function while it is reset and taken away: it ends, nothing panics, and nothing is held.
+//! vCPUs access a function while it is reset and taken away, or given up: it ends, nothing panics, and nothing is held.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -105,26 +105,48 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
         while done.load(Ordering::Relaxed) < STEPS * CPUS {
             thread::yield_now();
         }
-        let shut = function.shutdown();
+        let shut = match seed % 8 < 4 {
+            true => function.shutdown(),
+            false => function.recover().and(function.release()),
+        };
         assert!(failing || shut.is_ok(), "{shut:?}");
         gone.store(true, Ordering::Relaxed);
     });
+    check_gone(
+        seed,
+        function,
+        &device,
+        &Ledger::of(&iommu, &device, &guest),
+        failing,
+    );
+    done.into_inner()
+}
+
+/// A function that was taken away answers nothing and holds nothing.
+fn check_gone(
+    seed: u64,
+    function: PassthroughFunction,
+    device: &Arc<PciDevice>,
+    ledger: &Ledger,
+    failing: bool,
+) {
     let mut data = [0; 4];
     function.config_read(0, &mut data);
     assert_eq!(data, [0xff; 4], "seed {seed}: nothing answers");
-    let ledger = Ledger::of(&iommu, &device, &guest);
     if !failing {
         assert_eq!(
-            ledger,
+            *ledger,
             Ledger::default(),
             "seed {seed}: shut down, and used since"
         );
     }
+    let lost = function.is_lost();
+    assert_eq!(device.is_given_back(), lost, "seed {seed}: accesses hold nothing");
     drop(function);
-    // The model itself logs what it could not give back while all failed.
-    let leaked = ledger.slots.len();
-    assert_eq!(Arc::strong_count(&device), 1 + leaked, "seed {seed}");
-    done.into_inner()
+    // The model itself logs what it could not give back while all failed. Of a device that was given up, that is the
+    // guest's address range and no more the device.
+    let leaked = if lost { 0 } else { ledger.slots.len() };
+    assert_eq!(Arc::strong_count(device), 1 + leaked, "seed {seed}");
 }
 
 #[test]

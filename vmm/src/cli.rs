@@ -8,6 +8,7 @@ use clap::Parser;
 use thiserror::Error;
 use vfio_passthrough::ResetPolicy;
 
+use crate::events::OnError;
 use crate::prepare::Command;
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
@@ -71,6 +72,13 @@ pub struct Args {
     /// 'PATH,reset=none' takes it so.
     #[arg(long, value_name = "PATH[,reset=none]")]
     pub vfio: Vec<Passthrough>,
+
+    /// What is done when a device has told of an uncorrectable error (PCIe AER)
+    ///
+    /// A device that the host asks for, since its driver is unbound or it is unplugged, is given up at once, whatever
+    /// this says: the guest goes on, and finds a dead device.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub on_error: OnError,
 
     /// End when the guest reboots, with status 0, in place of booting it again
     #[arg(long)]
@@ -239,6 +247,8 @@ mod tests {
             "--memory <SIZE>",
             "[default: 512M]",
             "--vfio <PATH[,reset=none]>",
+            "--on-error <WHAT>",
+            "[default: stop]",
             "--no-reboot",
             "--pci-ports",
             "--stats <PATH>",

@@ -121,6 +121,15 @@ pub enum Error {
     /// A device could not be assigned.
     #[error(transparent)]
     Function(#[from] vfio_passthrough::function::Error),
+    /// A device has erred.
+    #[error(
+        "{address}: the device has told of an uncorrectable error (PCIe AER), so the guest is stopped: what the device did since may be \
+         wrong\n  'dmesg' on the host has the error; '--on-error reset', 'detach' or 'report' lets a guest go on"
+    )]
+    DeviceError {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+    },
     /// Guest RAM could not be given to the devices.
     #[error(transparent)]
     Dma(#[from] vfio_passthrough::dma::Error),

@@ -1,5 +1,7 @@
 //! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no route yet,
-//! and the end.
+//! what the host tells of devices, and the end.
+
+mod host;
 
 use std::io::{IsTerminal, stdin};
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,7 @@ use vfio_passthrough::kvm::SoftwareDelivery;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+pub use self::host::{DeviceEvents, OnError};
 use crate::Error;
 use crate::console::{Input, Output, Pending, Read};
 use crate::stats::Stats;

@@ -5,7 +5,7 @@
 //! functions are as after power-on without a list of what to put back.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::{HostBridge, PciRoot};
 use kvm_bindings::CpuId;
@@ -17,7 +17,7 @@ use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
-use crate::events::{FirstInterrupts, MainLoop};
+use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
 use crate::stats::Stats;
@@ -217,6 +217,9 @@ impl Vm {
         if host.devices.is_some() {
             main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
         }
+        let events = DeviceEvents::new(&self.functions, args.on_error, &stop);
+        let events = Arc::new(Mutex::new(events));
+        main_loop.add(events.clone());
         vcpu::prepare_kicks()?;
         stats.phase("set_up");
 
@@ -229,8 +232,9 @@ impl Vm {
         stats.phase("guest");
         // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
         drop(running);
+        events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let shut_down = self.functions.shutdown();
-        drop((shared, main_loop, slots, terminal));
+        drop((shared, main_loop, events, slots, terminal));
         self.count(stats);
         stats.phase("end");
         looped

@@ -124,7 +124,8 @@ impl Devices {
         link(&self.container, host)
     }
 
-    /// The functions as they are after power-on, in the VM of `host`.
+    /// The functions as they are after power-on, in the VM of `host`: of the devices that were not given up in the
+    /// guest's lives before.
     pub fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
         let function = |opened: &Opened| -> Result<_, Error> {
             let host = host.host_with_intx(intx_gsi(opened.slot));
@@ -132,9 +133,8 @@ impl Devices {
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))
         };
-        Ok(Functions(
-            self.opened.iter().map(function).collect::<Result<_, _>>()?,
-        ))
+        let left = self.opened.iter().filter(|opened| !opened.device.is_closed());
+        Ok(Functions(left.map(function).collect::<Result<_, _>>()?))
     }
 
     /// What the IOMMU can map.
@@ -174,6 +174,11 @@ fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
 pub struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
 
 impl Functions {
+    #[cfg(test)]
+    pub(crate) fn of(functions: Vec<(u8, Arc<PassthroughFunction>)>) -> Self {
+        Self(functions)
+    }
+
     /// Each with its slot.
     pub fn iter(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
         self.0.iter()

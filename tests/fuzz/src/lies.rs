@@ -49,10 +49,10 @@ impl Device for Liar {
     }
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
-        self.irqs
-            .get(index as usize)
-            .copied()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        match self.irqs.get(index as usize) {
+            Some(irq) => Ok(*irq),
+            None => self.honest.irq(index),
+        }
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
@@ -74,8 +74,14 @@ impl Device for Liar {
         self.honest.clone().mmap(region, range)
     }
 
-    fn set_irqs(&self, _: SetIrqs<'_>) -> io::Result<()> {
-        self.refuses()
+    fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
+        match call {
+            // What the host tells of it is heard, or there would be no function.
+            SetIrqs::Trigger { index: 3.., .. } | SetIrqs::Disable { index: 3.. } => {
+                self.honest.set_irqs(call)
+            }
+            _ => self.refuses(),
+        }
     }
 
     fn reset(&self) -> io::Result<()> {
@@ -88,6 +94,10 @@ impl Device for Liar {
 
     fn reset_bus(&self) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    fn close(&self) {
+        self.honest.close();
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::host::HostMemory;
 
@@ -27,7 +27,7 @@ pub(crate) fn host_page_size() -> u64 {
 pub struct RegionMmap {
     address: *mut u8,
     size: usize,
-    _device: Arc<dyn Any + Send + Sync>,
+    device: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 // SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands
@@ -37,7 +37,7 @@ unsafe impl Send for RegionMmap {}
 unsafe impl Sync for RegionMmap {}
 
 // SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only,
-// and no reference to it is ever made here.
+// stays mapped shared where `let_go` exchanges what is behind it, and no reference to it is ever made here.
 unsafe impl HostMemory for RegionMmap {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -62,13 +62,14 @@ impl RegionMmap {
         let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
         let size = usize::try_from(size).map_err(invalid)?;
         let position = libc::off_t::try_from(position).map_err(invalid)?;
+        let device = Mutex::new(Some(device));
         let alignment = alignment(size);
         if alignment == 1 {
             let address = map(ptr::null_mut(), size, 0, file, position)?;
             return Ok(Self {
                 address,
                 size,
-                _device: device,
+                device,
             });
         }
         let skip = usize::try_from(offset).map_err(invalid)? & alignment.saturating_sub(1);
@@ -84,8 +85,27 @@ impl RegionMmap {
         Ok(Self {
             address,
             size,
-            _device: device,
+            device,
         })
+    }
+
+    /// Lets go of the device: the range stays and holds zeros from here on, so that whoever still has its address
+    /// reaches neither the device nor what else this process may map there.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `mmap`; the device's memory is mapped still.
+    pub(crate) fn let_go(&self) -> io::Result<()> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: the range is a mapping that this value owns, of whose contents nobody relies on anything since they are
+        // a device's; other shared memory takes its place at once.
+        let result = unsafe { libc::mmap(self.address.cast(), self.size, access, flags, -1, 0) };
+        if result == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 }
 
@@ -242,6 +262,25 @@ mod tests {
             // SAFETY: the address is the last byte of the mapping.
             assert_eq!(unsafe { last.read_volatile() }, b'n');
         }
+    }
+
+    #[test]
+    fn what_is_let_go_of_is_memory_still_and_no_more_the_file() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x1000).unwrap();
+        file.write_at(b"seen", 0).unwrap();
+        let device = Arc::new(());
+        let mapping = RegionMmap::new(device.clone(), file.as_fd(), 0, 0, 0x1000).unwrap();
+        mapping.let_go().unwrap();
+        assert_eq!(Arc::strong_count(&device), 1);
+        // SAFETY: the address is the first byte of the mapping.
+        assert_eq!(unsafe { mapping.host_address().read_volatile() }, 0);
+        // SAFETY: as above.
+        unsafe { mapping.host_address().write_volatile(b'x') };
+        let mut byte = [0];
+        file.read_at(&mut byte, 0).unwrap();
+        assert_eq!(byte, [b's']);
     }
 
     #[test]

@@ -197,6 +197,11 @@ pub trait Device: Send + Sync {
     ///
     /// `EINVAL` where a function is in a group that is not ours.
     fn reset_bus(&self) -> io::Result<()>;
+
+    /// Closes the device for good, whoever else holds this value: every call fails with `ENODEV` from here on. Calls that
+    /// are under way in other threads are not waited for; the last of them closes the file. The kernel then turns
+    /// off what interrupts are left, and has the device back once its mappings are gone too.
+    fn close(&self);
 }
 
 /// The ranges that each capability of a chain holds, which starts at `first` of an info struct: areas that can be

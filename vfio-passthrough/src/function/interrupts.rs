@@ -18,10 +18,7 @@ impl PassthroughFunction {
         state
             .interrupts
             .reconcile(&demand)
-            .map_err(|source| Error::Interrupts {
-                address: self.address,
-                source,
-            })
+            .map_err(|source| self.interrupt_error(source))
     }
 
     /// What an access to a BAR touches of the structures of MSI-X.

@@ -40,6 +40,17 @@ impl PassthroughFunction {
         result
     }
 
+    /// Takes all windows away, wherever the guest has its BARs.
+    pub(super) fn hide_windows(&self, state: &mut State) -> Result<(), Error> {
+        let mut result = Ok(());
+        for window in &mut state.windows {
+            let retired = window.retire(None).map(drop);
+            let retired = retired.map_err(|source| self.window_error("take away", window.bar(), source));
+            result = self.both(result, retired);
+        }
+        result
+    }
+
     /// Puts every window where the guest has its BAR now. What is refused stays trapped, and what could not
     /// be taken away is tried again.
     pub(super) fn place_windows(&self, state: &mut State) {

@@ -21,6 +21,10 @@ pub enum Kind {
     Msi,
     /// Messages by a table, up to 2048.
     Msix,
+    /// None of the guest's: the device tells the host of an uncorrectable error (AER).
+    Error,
+    /// None of the guest's: the host asks for the device.
+    Request,
 }
 
 impl Kind {
@@ -30,6 +34,8 @@ impl Kind {
             Self::Intx => vfio_bindings::bindings::vfio::VFIO_PCI_INTX_IRQ_INDEX,
             Self::Msi => VFIO_PCI_MSI_IRQ_INDEX,
             Self::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+            Self::Error => vfio_bindings::bindings::vfio::VFIO_PCI_ERR_IRQ_INDEX,
+            Self::Request => vfio_bindings::bindings::vfio::VFIO_PCI_REQ_IRQ_INDEX,
         }
     }
 }
@@ -40,6 +46,8 @@ impl fmt::Display for Kind {
             Self::Intx => "INTx",
             Self::Msi => "MSI",
             Self::Msix => "MSI-X",
+            Self::Error => "error",
+            Self::Request => "request",
         })
     }
 }

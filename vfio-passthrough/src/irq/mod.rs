@@ -1,9 +1,10 @@
 //! Interrupts: what the guest programmed and what is bound in the host are kept apart, and reconciled.
 //!
 //! [`plan`] is pure: from the two states to the steps between them. [`binding`] carries them out for MSI and
-//! MSI-X, [`intx`] is the pin. A function has one kind on at a time (PCI 6.8); [`Interrupts`] sees to it.
+//! MSI-X, [`intx`] is the pin, [`event`] what is meant for the host VMM and not for the guest. A function has one kind on at a time (PCI 6.8); [`Interrupts`] sees to it.
 
 pub mod binding;
+pub mod event;
 pub mod intx;
 pub mod plan;
 

@@ -47,7 +47,7 @@ impl IrqsState {
         self.eventfds.get(usize::from(vector))?.as_deref()
     }
 
-    fn off(&mut self) {
+    pub(super) fn off(&mut self) {
         *self = Self {
             asserted: self.asserted,
             ..Self::default()
@@ -155,6 +155,9 @@ impl PciDevice {
     }
 
     pub(super) fn change_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
+        if let Some(result) = self.events.change(call) {
+            return result;
+        }
         let mut irqs = lock(&self.irqs);
         match call {
             SetIrqs::Trigger {

@@ -18,6 +18,8 @@ pub struct Ledger {
     pub pins: usize,
     /// The interrupt index of the device that is on.
     pub interrupts: Option<u32>,
+    /// How many of the device's events the host VMM hears.
+    pub events: usize,
 }
 
 impl Ledger {
@@ -30,6 +32,7 @@ impl Ledger {
             eventfds: guest.triggers(),
             pins: guest.pins(),
             interrupts: device.irqs().active,
+            events: device.heard(),
         }
     }
 }

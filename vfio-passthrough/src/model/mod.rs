@@ -20,6 +20,7 @@
 //! ```
 
 pub mod core;
+mod events;
 mod guest;
 mod iommu;
 mod irqs;

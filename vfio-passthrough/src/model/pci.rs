@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
+use super::events::Events;
 use super::irqs::{IrqsState, msix_layout};
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
@@ -31,6 +32,7 @@ pub struct PciDevice {
     power_on: Vec<u8>,
     pub(super) msix: Option<MsixLayout>,
     pub(super) irqs: Mutex<IrqsState>,
+    pub(super) events: Events,
     flags: DeviceFlags,
     /// Bits of config space that read zero whatever is written, by offset.
     zeros: Vec<(u64, u8)>,
@@ -156,6 +158,7 @@ impl PciDevice {
             }
         };
         let regions: Vec<_> = (0..=VFIO_PCI_CONFIG_REGION_INDEX).map(region).collect();
+        let irqs = irqs.into_iter().chain(Events::infos()).collect();
         let file = tempfile::tempfile()?;
         file.set_len(REGION_STRIDE.saturating_mul(regions.len() as u64))?;
         let device = Self {
@@ -166,6 +169,7 @@ impl PciDevice {
             msix: msix_layout(&config),
             power_on: config,
             irqs: Mutex::default(),
+            events: Events::default(),
             flags: DeviceFlags::PCI | DeviceFlags::RESET,
             zeros: Vec::new(),
             bus: Vec::new(),
@@ -255,11 +259,13 @@ impl Device for PciDevice {
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
         self.faults.pass(Call::RegionInfo)?;
+        self.events.check_open()?;
         self.find(index).cloned()
     }
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
         self.faults.pass(Call::IrqInfo)?;
+        self.events.check_open()?;
         Ok(self.find_irq(index))
     }
 
@@ -271,6 +277,7 @@ impl Device for PciDevice {
                 .as_ref()
                 .map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
         })?;
+        self.events.check_open()?;
         self.file.read_exact_at(data, position?)
     }
 
@@ -280,6 +287,7 @@ impl Device for PciDevice {
             let (part, _) = data.split_at(length.min(data.len()));
             self.poke(region.index, offset, part)
         })?;
+        self.events.check_open()?;
         self.poke(region.index, offset, &data)?;
         // The command register may have let the pin go.
         self.signal_pin(&mut lock(&self.irqs))
@@ -289,8 +297,9 @@ impl Device for PciDevice {
         self.faults.pass(Call::Mmap)?;
         let length = usize::try_from(range.size()).map_err(|_| errno(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
+        self.events.check_open()?;
         RegionMmap::new(
-            self.clone(),
+            self.events.holder(self.clone()),
             self.file.as_fd(),
             position,
             range.start(),
@@ -300,11 +309,13 @@ impl Device for PciDevice {
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         self.faults.pass(Call::SetIrqs)?;
+        self.events.check_open()?;
         self.change_irqs(call)
     }
 
     fn reset(&self) -> io::Result<()> {
         self.faults.pass(Call::Reset)?;
+        self.events.check_open()?;
         match self.flags.contains(DeviceFlags::RESET) {
             true => self.power_on(),
             // vfio_pci_ioctl_reset.
@@ -314,6 +325,7 @@ impl Device for PciDevice {
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         self.faults.pass(Call::BusMembers)?;
+        self.events.check_open()?;
         match self.bus.as_slice() {
             [] => Err(errno(libc::ENODEV)),
             members => Ok(members.to_vec()),
@@ -322,9 +334,15 @@ impl Device for PciDevice {
 
     fn reset_bus(&self) -> io::Result<()> {
         self.faults.pass(Call::ResetBus)?;
+        self.events.check_open()?;
         match self.bus.iter().all(|member| member.ours) {
             true if !self.bus.is_empty() => self.power_on(),
             _ => Err(errno(libc::EINVAL)),
         }
+    }
+
+    fn close(&self) {
+        self.events.close();
+        lock(&self.irqs).off();
     }
 }

@@ -4,7 +4,7 @@ use vfio_passthrough::backend::RegionMmap;
 
 fn part(mmap: RegionMmap) -> *mut u8 {
     let RegionMmap { address, .. } = mmap;
-    drop(mmap._device);
+    drop(mmap.device);
     address
 }
 

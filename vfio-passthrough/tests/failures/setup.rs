@@ -63,6 +63,7 @@ pub enum Access {
     BarRead(u64),
     BarWrite(u64, u32),
     Reset,
+    Recover,
 }
 
 /// What all that is seen comes to.
@@ -202,6 +203,7 @@ impl Setup {
             Access::BarRead(offset) => function.bar_read(bar0(), offset, &mut data),
             Access::BarWrite(offset, value) => function.bar_write(bar0(), offset, &value.to_le_bytes()),
             Access::Reset => function.reset().map_err(|error| error.to_string())?,
+            Access::Recover => function.recover().map_err(|error| error.to_string())?,
         }
         Ok(data)
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use super::membership::Membership;
@@ -15,9 +15,16 @@ use crate::backend::{
 };
 use crate::counters::VfioCalls;
 
-/// A device of a container. It holds its group, and by it the container.
+/// A device of a container. While it is open it holds its group, and by it the container.
 pub struct GroupDevice {
     flags: DeviceFlags,
+    calls: Arc<VfioCalls>,
+    /// Each call holds it while it runs, and nobody waits for a call: the file is closed by whoever lets go last.
+    open: Mutex<Option<Arc<Open>>>,
+}
+
+/// An open device.
+struct Open {
     // The kernel keeps a group open, and so closed to others, until the files of its devices are closed: the
     // file goes first.
     file: File,
@@ -39,13 +46,23 @@ impl GroupDevice {
         let flags = ioctl::device_flags(&file).map_err(failed("VFIO_DEVICE_GET_INFO"))?;
         Ok(Self {
             flags,
-            file,
-            membership,
+            calls: membership.container().calls().clone(),
+            open: Mutex::new(Some(Arc::new(Open { file, membership }))),
         })
     }
 
-    fn calls(&self) -> &VfioCalls {
-        self.membership.container().calls()
+    /// The device was closed: the host has it, or the VMM has given it up.
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    fn opened(&self) -> io::Result<Arc<Open>> {
+        let open = self.lock().clone();
+        open.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Open>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,49 +72,56 @@ impl Device for GroupDevice {
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
-        self.calls().region_info.increment();
-        ioctl::region_info(&self.file, index)
+        self.calls.region_info.increment();
+        ioctl::region_info(&self.opened()?.file, index)
     }
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
-        self.calls().irq_info.increment();
-        ioctl::irq_info(&self.file, index)
+        self.calls.irq_info.increment();
+        ioctl::irq_info(&self.opened()?.file, index)
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let position = file_position(region, offset, data.len())?;
-        self.calls().region_read.increment();
-        self.file.read_exact_at(data, position)
+        self.calls.region_read.increment();
+        self.opened()?.file.read_exact_at(data, position)
     }
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
         let position = file_position(region, offset, data.len())?;
-        self.calls().region_write.increment();
-        self.file.write_all_at(data, position)
+        self.calls.region_write.increment();
+        self.opened()?.file.write_all_at(data, position)
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
         let length = usize::try_from(range.size()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
-        self.calls().region_mmap.increment();
-        let device = self.clone();
-        RegionMmap::new(device, self.file.as_fd(), position, range.start(), range.size())
+        self.calls.region_mmap.increment();
+        let open = self.opened()?;
+        RegionMmap::new(
+            self.clone(),
+            open.file.as_fd(),
+            position,
+            range.start(),
+            range.size(),
+        )
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
-        self.calls().set_irqs.increment();
-        ioctl::set_irqs(&self.file, call)
+        self.calls.set_irqs.increment();
+        ioctl::set_irqs(&self.opened()?.file, call)
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.calls().reset.increment();
-        ioctl::reset(&self.file)
+        self.calls.reset.increment();
+        ioctl::reset(&self.opened()?.file)
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
-        self.calls().hot_reset_info.increment();
-        let container = self.membership.container();
-        let members = ioctl::hot_reset_info(&self.file)?;
+        self.calls.hot_reset_info.increment();
+        let open = self.opened()?;
+        let container = open.membership.container();
+        let members = ioctl::hot_reset_info(&open.file)?;
         Ok(members
             .into_iter()
             .map(|(address, group)| container.bus_member(address, group))
@@ -105,15 +129,22 @@ impl Device for GroupDevice {
     }
 
     fn reset_bus(&self) -> io::Result<()> {
-        self.calls().hot_reset.increment();
-        let members = ioctl::hot_reset_info(&self.file)?;
+        self.calls.hot_reset.increment();
+        let open = self.opened()?;
+        let members = ioctl::hot_reset_info(&open.file)?;
         // Each group once: the kernel refuses more groups than there are functions.
         let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
-        let groups = self.membership.container().groups();
+        let groups = open.membership.container().groups();
         let files: Vec<&File> = numbers
             .iter()
             .filter_map(|number| groups.file(*number).map(AsRef::as_ref))
             .collect();
-        ioctl::hot_reset(&self.file, &files)
+        ioctl::hot_reset(&open.file, &files)
+    }
+
+    fn close(&self) {
+        // Closed out of the lock: it takes the kernel a while.
+        let open = self.lock().take();
+        drop(open);
     }
 }
