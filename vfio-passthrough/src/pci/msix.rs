@@ -229,6 +229,9 @@ pub fn overlay_pba(offset: u64, data: &mut [u8], pending: impl Fn(u16, bool) -> 
 }
 
 #[cfg(test)]
+mod naive;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

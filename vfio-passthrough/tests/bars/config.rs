@@ -97,3 +97,27 @@ fn a_bad_list_is_cut_with_one_line() {
     let (_, lines) = logged(|| Setup::new(config_of([0; 6], &[]), &[]));
     assert_eq!(lines, 0, "a good one");
 }
+
+#[test]
+fn conventional_pci_has_256_bytes() {
+    let mut config = with_messages();
+    config.truncate(0x100);
+    let setup = Setup::new(config, &[0x4000, 0, 0x1000, 0x20]);
+    let before = (setup.faults.made(Call::Read), setup.faults.made(Call::Write));
+    for offset in (0x100..0x1000).step_by(4) {
+        assert_eq!(setup.read32(offset), u32::MAX, "{offset:#x}");
+        setup.write32(offset, 0);
+    }
+    assert_eq!(
+        (setup.faults.made(Call::Read), setup.faults.made(Call::Write)),
+        before
+    );
+    setup.write16(0xfc, 0x1234);
+    assert_eq!(
+        (setup.read16(0xfc), setup.real(0xfc, 2)),
+        (0x1234, vec![0x34, 0x12]),
+        "the device's"
+    );
+    setup.write32(0x10, u32::MAX);
+    assert_eq!((setup.read32(0x10), setup.read16(0x34)), (0xffff_c004, 0x40));
+}

@@ -9,6 +9,7 @@
 mod config;
 mod kinds;
 mod naive;
+mod order;
 mod places;
 mod reset;
 

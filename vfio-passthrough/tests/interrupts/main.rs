@@ -7,11 +7,13 @@
     reason = "a test that fails panics"
 )]
 
+mod again;
 mod any_guest;
 mod msi;
 mod msix;
 mod native;
 mod pin;
+mod places;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -54,3 +54,29 @@ fn a_pin_that_was_asserted_while_messages_were_on_fires_when_they_go_off() {
         (Some(INTX), 1)
     );
 }
+
+#[test]
+fn only_an_acknowledgement_unmasks_the_pin() {
+    let setup = Setup::new(None, Some((4, DYNAMIC)));
+    setup.write(COMMAND, ON);
+    setup.device.assert_pin(true).unwrap();
+    assert_eq!(setup.guest.pin_fired(), 1);
+    let calls = setup.set_irqs();
+    // Accesses of every kind, to registers, to the table and to config space.
+    for offset in [0, 4, TABLE, TABLE + 12, PBA] {
+        let bar = BarIndex::new(0).unwrap();
+        setup.function.bar_read(bar, offset, &mut [0; 4]);
+        setup.function.bar_write(bar, offset, &[0; 4]);
+    }
+    setup.read(STATUS);
+    setup.write(COMMAND, ON);
+    setup.device.resample().unwrap();
+    assert_eq!((setup.guest.pin_fired(), setup.set_irqs()), (0, calls));
+    setup.guest.acknowledge_pin();
+    setup.device.resample().unwrap();
+    assert_eq!(
+        (setup.guest.pin_fired(), setup.set_irqs()),
+        (1, calls),
+        "in the kernel alone"
+    );
+}

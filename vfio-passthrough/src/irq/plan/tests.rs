@@ -175,7 +175,26 @@ fn what_a_failure_may_have_left_either_way_is_told_again() {
 enum Access {
     Control(u16),
     Program(u16, u32, bool),
+    /// Many at once: the function is masked meanwhile.
+    Batch(BTreeSet<u16>, bool),
     Reset,
+}
+
+impl Access {
+    /// The single ones that it is made of.
+    fn singles(self) -> Vec<Access> {
+        let Access::Batch(vectors, masked) = self else {
+            return vec![self];
+        };
+        let programs = vectors
+            .into_iter()
+            .map(|vector| Access::Program(vector, 1, masked));
+        [Access::Control(ENABLE | FUNCTION_MASK)]
+            .into_iter()
+            .chain(programs)
+            .chain([Access::Control(ENABLE)])
+            .collect()
+    }
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -183,8 +202,59 @@ fn access() -> impl Strategy<Value = Access> {
         (0..4_u16).prop_map(|bits| Access::Control(bits << 14)),
         (0..6_u16, 0..3_u32, any::<bool>())
             .prop_map(|(vector, data, masked)| Access::Program(vector, data, masked)),
+        (prop::collection::btree_set(0..6_u16, 1..5), any::<bool>())
+            .prop_map(|(vectors, masked)| Access::Batch(vectors, masked)),
         Just(Access::Reset),
     ]
+}
+
+/// What each step may do, where it comes, and how few there are.
+fn check_steps(
+    steps: &[Step],
+    wanted: &Wanted,
+    mut host: HostState,
+    growth: Growth,
+) -> Result<(), TestCaseError> {
+    let starts =
+        |step: &Step| matches!(step, Step::Deliver(changes) if changes.iter().any(|it| it.1.is_some()));
+    prop_assert!(
+        steps.iter().filter(|step| starts(step)).count() <= 1,
+        "one batch: {:?}",
+        steps
+    );
+    for step in steps {
+        match step {
+            Step::Bind(vectors) => {
+                let span = vectors[0]..=vectors[vectors.len() - 1];
+                prop_assert!(
+                    host.bound.range(span).next().is_none(),
+                    "a bound vector is lost: {:?}",
+                    steps
+                );
+                let delivered = wanted
+                    .deliver
+                    .keys()
+                    .all(|vector| host.delivered.contains_key(vector));
+                prop_assert!(delivered, "bound before it is delivered: {:?}", steps);
+                if growth == Growth::Fixed {
+                    prop_assert!(!host.enabled, "all at once: {:?}", steps);
+                    prop_assert_eq!(vectors, &(0..wanted.vectors).collect::<Vec<_>>());
+                }
+            }
+            Step::EnableEmpty => prop_assert!(growth == Growth::Dynamic && !host.enabled),
+            Step::Disable => {
+                prop_assert!(host.enabled && !wanted.enabled, "turned off to grow: {:?}", steps);
+                prop_assert!(
+                    host.delivered.is_empty(),
+                    "its irqfds are still there: {:?}",
+                    steps
+                );
+            }
+            Step::Deliver(_) => {}
+        }
+        host.after(step);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -196,16 +266,19 @@ proptest! {
         let (mut guest, mut host) = (MsixState::new(6), HostState::default());
         // The naive model: the registers, and what the spec says of them.
         let (mut control, mut table) = (0_u16, [(0_u32, true); 6]);
-        for access in accesses {
+        for access in accesses.into_iter().flat_map(Access::singles) {
             match access {
                 Access::Control(bits) => { control = bits; guest.write_control(bits); }
                 Access::Program(vector, data, masked) => {
                     table[usize::from(vector)] = (data, masked);
                     program(&mut guest, vector, data, masked);
                 }
+                Access::Batch(..) => {}
                 Access::Reset => { (control, table) = (0, [(0, true); 6]); guest.reset(); }
             }
-            reconcile(&guest, &mut host, growth);
+            let before = host.clone();
+            let steps = reconcile(&guest, &mut host, growth);
+            check_steps(&steps, &guest.wanted(), before, growth)?;
             let open = control & ENABLE != 0 && control & FUNCTION_MASK == 0;
             let expected: BTreeMap<u16, MsiMessage> = (0..6).zip(table)
                 .filter(|(_, (_, masked))| open && !masked)

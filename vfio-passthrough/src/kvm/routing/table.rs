@@ -64,6 +64,12 @@ impl Table {
         maps && self.attached.is_empty() && self.gsis.are_free()
     }
 
+    /// The GSIs that have routes.
+    #[cfg(test)]
+    pub(super) fn routed(&self) -> Vec<u32> {
+        self.routes.keys().copied().collect()
+    }
+
     /// Neither attached nor waiting.
     pub(super) fn is_off(&self, gsi: u32) -> bool {
         !self.attached.contains(&gsi) && !self.waiting.contains_key(&gsi)

@@ -3,6 +3,7 @@
 use super::*;
 use kvm_ioctls::Kvm;
 
+mod order;
 mod waiting;
 
 fn vm(test: &str) -> Option<VmFd> {

@@ -17,14 +17,14 @@ const REQUESTS: usize = 0x200;
 /// The first interrupt that is used here; those below 16 are none.
 const FIRST: u32 = 0x20;
 
-struct Setup {
-    calls: Arc<KvmCalls>,
-    router: KvmRouter,
+pub(super) struct Setup {
+    pub calls: Arc<KvmCalls>,
+    pub router: KvmRouter,
     cpu: VcpuFd,
 }
 
 impl Setup {
-    fn new(test: &str) -> Option<Self> {
+    pub fn new(test: &str) -> Option<Self> {
         let vm = Arc::new(vm(test)?);
         let cpu = vm.create_vcpu(0).unwrap();
         let mut apic = cpu.get_lapic().unwrap();
@@ -55,7 +55,7 @@ impl Setup {
     }
 
     /// What arrived when so many did. An irqfd that finds its eventfd signalled delivers from a work queue.
-    fn arrived_at_last(&self, count: usize) -> Vec<u16> {
+    pub fn arrived_at_last(&self, count: usize) -> Vec<u16> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.requested().len() < count && Instant::now() < deadline {}
         self.arrived()
@@ -71,7 +71,7 @@ fn register(interrupt: usize) -> usize {
     REQUESTS + interrupt / 32 * 16 + interrupt % 32 / 8
 }
 
-fn to_cpu(vector: u16) -> Option<MsiMessage> {
+pub(super) fn to_cpu(vector: u16) -> Option<MsiMessage> {
     message(FIRST + u32::from(vector))
 }
 

@@ -1,0 +1,112 @@
+//! An irqfd is disarmed before its route goes or changes, and no interrupt is lost or late while routes are committed.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::waiting::{Setup, to_cpu};
+use super::*;
+
+/// Makes KVM refuse to detach the irqfd: its file descriptor is no eventfd any more (KVM itself holds that by
+/// another way).
+fn spoil(eventfd: &EventFd) {
+    let file = File::open("/dev/null").unwrap();
+    // SAFETY: both are open; what the second number stood for is closed, as its owner would do in the end.
+    let number = unsafe { libc::dup2(file.as_raw_fd(), eventfd.as_raw_fd()) };
+    assert_eq!(number, eventfd.as_raw_fd());
+}
+
+#[test]
+fn where_an_irqfd_stays_so_does_its_route() {
+    let Some((calls, router)) = router("where_an_irqfd_stays_so_does_its_route", 24..4096) else {
+        return;
+    };
+    let mut vectors = router.allocate(3).unwrap();
+    vectors.update(&messages(0..3)).unwrap();
+    let trigger = vectors.trigger(1).unwrap();
+    spoil(&trigger);
+    let counts = || (calls.set_gsi_routing.value(), calls.irqfd.value());
+    assert_eq!(counts(), (1, 3));
+    let refused = |changes: &[(u16, Option<MsiMessage>)], vectors: &mut Box<dyn MsiVectors>| {
+        let error = vectors.update(changes).unwrap_err().raw_os_error();
+        assert_eq!(error, Some(libc::EINVAL), "{changes:?}");
+    };
+    refused(&[(1, message(9))], &mut vectors);
+    assert_eq!(counts(), (1, 4), "no new route while the old irqfd is there");
+    refused(&[(0, message(8)), (1, message(9))], &mut vectors);
+    assert_eq!(counts(), (1, 6), "nor for the others of its batch");
+    refused(&[(1, None)], &mut vectors);
+    assert_eq!(counts(), (1, 7));
+    drop(vectors);
+    // Those of the two others are gone: one irqfd was detached before, one now; the third stays, with its route.
+    assert_eq!(counts(), (2, 9));
+    let table = router.shared.lock();
+    assert_eq!(table.routed(), [25]);
+}
+
+/// How often all vectors are taken, unmasked one by one, and given back.
+const ROUNDS: u16 = 20;
+const VECTORS: u16 = 64;
+
+/// Vectors come and go one by one, with all the commits that takes; the first of each round is masked and unmasked
+/// between. Says when a round's first vector is there.
+fn churn(router: &KvmRouter, fires: &Mutex<Option<Arc<EventFd>>>) {
+    for _ in 0..ROUNDS {
+        let mut vectors = router.allocate(VECTORS).unwrap();
+        vectors.update(&[(0, to_cpu(0))]).unwrap();
+        *fires.lock().unwrap() = Some(vectors.trigger(0).unwrap());
+        for vector in 1..VECTORS {
+            vectors.update(&[(vector, to_cpu(vector))]).unwrap();
+            if vector % 5 == 0 {
+                vectors.update(&[(0, None)]).unwrap();
+                vectors.update(&[(0, to_cpu(0))]).unwrap();
+            }
+        }
+        // Whoever fires waits for the arrival, and lets go of the vector meanwhile.
+        *fires.lock().unwrap() = None;
+    }
+}
+
+#[test]
+fn an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked() {
+    let name = "an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked";
+    let Some(setup) = Setup::new(name) else {
+        return;
+    };
+    let software = setup.router.software_delivery().unwrap();
+    let (fires, done) = (Mutex::new(None), AtomicBool::new(false));
+    let (mut fired, mut arrived) = (0_u64, 0_u64);
+    std::thread::scope(|scope| {
+        let (router, fires, done) = (&setup.router, &fires, &done);
+        scope.spawn(move || {
+            churn(router, fires);
+            done.store(true, Ordering::Release);
+        });
+        // What a VMM's main thread does.
+        scope.spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                software.deliver();
+                std::thread::yield_now();
+            }
+        });
+        while !done.load(Ordering::Acquire) {
+            let held = fires.lock().unwrap();
+            let Some(trigger) = held.as_ref() else {
+                drop(held);
+                std::thread::yield_now();
+                continue;
+            };
+            trigger.write(1).unwrap();
+            fired += 1;
+            // The round goes on until its last vector, and ends when this one has arrived.
+            arrived += setup.arrived_at_last(1).len() as u64;
+        }
+    });
+    println!("{fired} interrupts among {} vectors", ROUNDS * VECTORS);
+    assert_eq!(arrived, fired);
+    assert!(fired > u64::from(ROUNDS), "{fired}");
+    let commits = setup.calls.set_gsi_routing.value();
+    // Each round may have 7 for its vectors, 1 for each 16 that the VMM delivered, and 1 at its end.
+    let bound = u64::from(ROUNDS) * 8 + fired / 16;
+    assert!(commits <= bound, "{commits} commits, {fired} fired");
+}
