@@ -249,6 +249,49 @@ fn ports_that_nobody_has_read_all_ones_and_are_counted() {
     assert_eq!(stats["devices"]["unclaimed"]["by_address"]["0x80"], 1);
 }
 
+/// `mov edi, COUNT; mov ecx, count; mov dx, port; rep ins`, by bytes or by dwords.
+fn string_in(port: u16, count: u8, instruction: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    let address = COUNT.to_le_bytes();
+    [
+        &[0xfc, 0xbf][..],
+        &address,
+        &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, instruction],
+    ]
+    .concat()
+}
+
+/// `mov esi, COUNT; mov ecx, count; mov dx, COM1; rep outsb`.
+fn print_string(count: u8) -> Vec<u8> {
+    let [low, high] = COM1.to_le_bytes();
+    let address = COUNT.to_le_bytes();
+    [
+        &[0xfc, 0xbe][..],
+        &address,
+        &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, 0x6e],
+    ]
+    .concat()
+}
+
+#[test]
+fn a_string_instruction_accesses_one_port_many_times() {
+    if !has_kvm("a_string_instruction_accesses_one_port_many_times") {
+        return;
+    }
+    // The serial port's line status, a byte each time: nothing to be sent.
+    let status = [string_in(COM1 + 5, 8, 0x6c), print_string(8)].concat();
+    // mov eax, 1 << 31; mov dx, 0xcf8; out dx, eax: the first dword of the host bridge's config space.
+    let bridge = vec![0xb8, 0, 0, 0, 0x80, 0x66, 0xba, 0xf8, 0x0c, 0xef];
+    let identity = [bridge, string_in(0xcfc, 2, 0x6d), print_string(8)].concat();
+    let kernel = program(&[status, identity, out(POWER_OFF.0, POWER_OFF.1)]);
+    let output = run(kernel.path(), &["--pci-ports"]);
+    let expected = [[0x60; 8], [0x36, 0x1b, 0x08, 0x00, 0x36, 0x1b, 0x08, 0x00]].concat();
+    assert_eq!(
+        (output.stdout.as_slice(), text(&output)),
+        (expected.as_slice(), String::new())
+    );
+}
+
 #[test]
 fn input_reaches_the_guest() {
     if !has_kvm("input_reaches_the_guest") {

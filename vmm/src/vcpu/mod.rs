@@ -85,11 +85,21 @@ impl Vcpu {
         match self.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 exits.io_in.add_one();
-                machine.port_read(port, data);
+                let data: *mut [u8] = data;
+                let width = port_width(&mut self.fd);
+                // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie past the end of the
+                // struct that `port_width` looked at (api.rst, 5: data_offset), and nothing else refers to them.
+                let data = unsafe { &mut *data };
+                data.chunks_mut(width)
+                    .for_each(|data| machine.port_read(port, data));
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 exits.io_out.add_one();
-                machine.port_write(port, data);
+                let data: *const [u8] = data;
+                let width = port_width(&mut self.fd);
+                // SAFETY: as for reads.
+                let data = unsafe { &*data };
+                data.chunks(width).for_each(|data| machine.port_write(port, data));
             }
             Ok(VcpuExit::MmioRead(gpa, data)) => {
                 exits.mmio_read.add_one();
@@ -129,6 +139,14 @@ impl Vcpu {
             .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
         Error::Vcpu(format!("CPU {} of the guest{place}: {what}", self.index))
     }
+}
+
+/// How many bytes each access of the last exit has, which is one of ports. A string instruction makes many of them in
+/// one exit, all of the same port (Documentation/virt/kvm/api.rst, 5: `KVM_EXIT_IO`).
+fn port_width(fd: &mut VcpuFd) -> usize {
+    // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this exit.
+    let io = unsafe { fd.get_kvm_run().__bindgen_anon_1.io };
+    usize::from(io.size.max(1))
 }
 
 /// Exits after which there is no going on.
