@@ -12,5 +12,7 @@
 mod layout;
 mod range;
 
-pub use layout::{BarRequest, BarSpace, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar};
+pub use layout::{
+    BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar, Reserved,
+};
 pub use range::AddressRange;

@@ -11,20 +11,22 @@ use devices::{HostBridge, PciRoot};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
-use resources::{AddressRange, IoReach, Layout, LayoutRequest};
+use resources::{AddressRange, CpuReach, Layout, Reserved};
+use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::dma::{Mapping, check_locked_memory};
 use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
+use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
 use crate::vfio::{Devices, Functions, GuestFunction};
-use crate::{Args, Error, kvm};
+use crate::{Args, Error, MemorySize, kvm, layout, vfio};
 
 /// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
@@ -48,16 +50,15 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn begin(ram: u64, address_bits: u8) -> Result<Self, Error> {
-        let reach = IoReach::Unrestricted;
-        let ranges = Layout::plan(&LayoutRequest {
-            ram,
-            address_bits,
-            reach,
-            reserved: &[],
+    fn begin(memory: MemorySize, cpu: CpuReach, reserved: &[Reserved]) -> Result<Self, Error> {
+        let needs = Needs {
+            memory,
+            cpu,
+            apertures: None,
+            reserved,
             bars: &[],
-        })?
-        .ram;
+        };
+        let ranges = needs.plan()?.ram;
         let ram = Ram::new(&ranges)?;
         Ok(Self {
             populating: ram.populate(),
@@ -87,13 +88,14 @@ impl Host {
         let mut vm = Vm::new(&kvm, stats)?;
         stats.phase("kvm");
         // Without devices RAM is not pinned, and a page is had when the guest touches it.
-        let prepare = || Prepared::begin(args.memory.bytes(), cpuid::address_bits(&supported));
+        let reserved = reserved(args)?;
+        let prepare = || Prepared::begin(args.memory, cpuid::reach(&supported), &reserved);
         let prepared = (!args.vfio.is_empty()).then(prepare).transpose()?;
         // The kernel wants a group's VM to be known before its devices are opened.
         let devices = Devices::open(&args.vfio, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
-        let layout = plan(args, &supported, devices.as_ref(), &vm.functions)?;
+        let layout = plan(args, &supported, devices.as_ref(), &reserved, &vm.functions)?;
         let prepared = prepared.and_then(|prepared| prepared.take(&layout));
         let ram = prepared.map_or_else(|| Ram::new(&layout.ram), Ok)?;
         stats.phase("populate");
@@ -136,20 +138,26 @@ fn plan(
     args: &Args,
     supported: &CpuId,
     devices: Option<&Devices>,
+    reserved: &[Reserved],
     functions: &Functions,
 ) -> Result<Layout, Error> {
     let apertures = devices.map(Devices::apertures).transpose()?;
-    let layout = Layout::plan(&LayoutRequest {
-        ram: args.memory.bytes(),
-        address_bits: cpuid::address_bits(supported),
-        reach: apertures
-            .as_deref()
-            .map_or(IoReach::Unrestricted, IoReach::Apertures),
-        reserved: &[],
+    let needs = Needs {
+        memory: args.memory,
+        cpu: cpuid::reach(supported),
+        apertures: apertures.as_deref(),
+        reserved,
         bars: &functions.bars(),
-    })?;
+    };
+    let layout = needs.plan()?;
     log::info!("guest physical layout:\n{layout}");
     Ok(layout)
+}
+
+/// Where guest memory may not be, by the groups of all devices.
+fn reserved(args: &Args) -> Result<Vec<Reserved>, Error> {
+    let devices = vfio::addresses(&args.vfio)?;
+    Ok(layout::reserved(&Sysfs::default(), devices))
 }
 
 /// A wrong path is told at once, not after the devices were reset and RAM was populated.

@@ -1,7 +1,7 @@
 //! A small KVM VMM that boots a Linux guest with PCI devices of the host assigned to it.
 //!
 //! [`run`] does all that the program does. Its parts, in the order in which they are put together: [`kvm`]
-//! (the VM), [`vfio`] (the devices), the layout (crate `resources`), [`memory`], [`boot`] (kernel, initramfs,
+//! (the VM), [`vfio`] (the devices), [`layout`] (by crate `resources`), [`memory`], [`boot`] (kernel, initramfs,
 //! ACPI), [`machine`] (buses and fixed devices, of crate `devices`), [`vcpu`]. Each ends what it began when
 //! it is dropped.
 //!
@@ -25,6 +25,7 @@ mod error;
 pub mod events;
 pub mod guest;
 pub mod kvm;
+pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod prepare;

@@ -221,7 +221,7 @@ impl Functions {
 }
 
 /// The devices that are asked for: addresses, sysfs folders or links to such.
-fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error> {
+pub(crate) fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error> {
     let mut addresses = Vec::with_capacity(asked.len());
     for passthrough in asked {
         let address = address(&passthrough.path)?;

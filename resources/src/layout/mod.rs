@@ -1,11 +1,12 @@
 //! The guest's physical layout, planned before boot.
 //!
 //! With an assigned device, guest physical addresses are the device's DMA addresses: RAM may only lie
-//! where the IOMMU translates, and BARs should, so that devices can reach each other.
+//! where the IOMMU translates, and BARs should, so that devices can reach each other. RAM goes around what is
+//! reserved, in several regions if need be.
 //!
 //! ```text
 //! 0                  RAM
-//! 3 GiB (or 2 GiB)   window of 32-bit BARs
+//! 3 GiB (2 or 1)     window of 32-bit BARs
 //! 0xf000_0000        ECAM
 //! 0xfec0_0000        IOAPIC, local APICs, KVM's own pages
 //! 4 GiB              RAM
@@ -13,6 +14,7 @@
 //! ```
 
 mod bars;
+mod ram;
 mod table;
 
 use thiserror::Error;
@@ -28,25 +30,36 @@ const FOUR_GIB: u64 = 4 * GIB;
 const PAGE: u64 = 4096;
 
 /// What a planner may start the 32-bit hole at: the higher, the more RAM is below it.
-const HOLE_STARTS: [u64; 2] = [3 * GIB, 2 * GIB];
+const HOLE_STARTS: [u64; 3] = [3 * GIB, 2 * GIB, GIB];
 /// The configuration space of bus 0.
 const ECAM: AddressRange = AddressRange::new(0xf000_0000, MIB);
 /// The ports for I/O BARs: above all that a PC has fixed.
 const IO_WINDOW: AddressRange = AddressRange::new(0xc000, 0x4000);
-/// A RAM region starts on a huge page, so that guest and host pages match.
-const RAM_ALIGN: u64 = 2 * MIB;
-/// Kernel, initramfs and boot data are loaded here: RAM must begin with at least this much.
-const LOW_RAM: u64 = 64 * MIB;
-/// A 64-bit window starts at a multiple of this, or of its largest BAR.
+/// A 64-bit window starts at a multiple of this.
 const WINDOW_ALIGN: u64 = GIB;
 
-/// Never RAM and never a BAR, whatever the IOMMU says.
-const RESERVED: [AddressRange; 2] = [
-    // x86: writes here are interrupts, not memory accesses.
-    AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff),
-    // AMD: HyperTransport's own addresses just below 1 TiB; DMA to them does not arrive.
-    AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff),
-];
+/// x86: writes here are interrupts, not memory accesses (SDM 3A, Message Address Register), whatever
+/// the IOMMU says.
+const INTERRUPTS: AddressRange = AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff);
+/// AMD: HyperTransport's own addresses just below 1 TiB, which no DMA passes (AMD I/O Virtualization
+/// Technology 3.08, 2.1.2, table 3).
+const HYPERTRANSPORT: AddressRange = AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff);
+
+/// What the CPUs of host and guest reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuReach {
+    /// Guest physical address bits.
+    pub address_bits: u8,
+    /// Whether the addresses below 1 TiB are HyperTransport's, as on AMD hosts.
+    pub hypertransport: bool,
+}
+
+impl CpuReach {
+    fn reach(&self) -> AddressRange {
+        let end = 1_u64.checked_shl(self.address_bits.into());
+        AddressRange::new(0, end.unwrap_or(u64::MAX))
+    }
+}
 
 /// What the IOMMU can reach.
 #[derive(Debug, Clone, Copy)]
@@ -57,25 +70,70 @@ pub enum IoReach<'a> {
     Apertures(&'a [AddressRange]),
 }
 
+/// Addresses that must stay free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// Where.
+    pub range: AddressRange,
+    /// What for and whose, for errors.
+    pub what: String,
+}
+
 /// What a layout is planned from.
 #[derive(Debug, Clone, Copy)]
 pub struct LayoutRequest<'a> {
-    /// Bytes of RAM, a multiple of the page size.
+    /// Bytes of RAM, a multiple of `ram_page`.
     pub ram: u64,
-    /// Physical address bits of the guest's CPUs (CPUID 0x8000_0008).
-    pub address_bits: u8,
+    /// The size in bytes of the pages that RAM is made of: regions begin and end at multiples of it.
+    pub ram_page: u64,
+    /// What the CPUs reach.
+    pub cpu: CpuReach,
     /// What the IOMMU can reach.
     pub reach: IoReach<'a>,
     /// Addresses that must stay free besides those that x86 and AMD reserve.
-    pub reserved: &'a [AddressRange],
+    pub reserved: &'a [Reserved],
     /// The BARs of all assigned functions.
     pub bars: &'a [BarRequest],
+}
+
+impl LayoutRequest<'_> {
+    fn all_reserved(&self) -> impl Iterator<Item = (AddressRange, &str)> {
+        let hypertransport = self.cpu.hypertransport.then_some(HYPERTRANSPORT);
+        let asked = self
+            .reserved
+            .iter()
+            .map(|reserved| (reserved.range, reserved.what.as_str()));
+        std::iter::once((INTERRUPTS, "interrupts"))
+            .chain(hypertransport.map(|range| (range, "HyperTransport")))
+            .chain(asked)
+    }
+
+    /// Every address that CPUs, IOMMU and devices all reach, in ascending order.
+    fn reachable(&self) -> Vec<AddressRange> {
+        let cpu = self.cpu.reach();
+        let mut ranges: Vec<_> = match self.reach {
+            IoReach::Unrestricted => vec![cpu],
+            IoReach::Apertures(apertures) => apertures
+                .iter()
+                .map(|aperture| aperture.intersection(&cpu))
+                .collect(),
+        };
+        ranges.sort_unstable();
+        let mut end = 0;
+        for range in &mut ranges {
+            *range = AddressRange::between(range.start.max(end), range.end());
+            end = end.max(range.end());
+        }
+        ranges.retain(|range| !range.is_empty());
+        let holes: Vec<_> = self.all_reserved().map(|(range, _)| range).collect();
+        subtract(ranges, &holes)
+    }
 }
 
 /// A plan in which nothing overlaps and everything is reachable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layout {
-    /// RAM, in ascending order.
+    /// RAM, in ascending order; at most 64 regions.
     pub ram: Vec<AddressRange>,
     /// Configuration space of bus 0.
     pub ecam: AddressRange,
@@ -85,7 +143,7 @@ pub struct Layout {
     pub mmio64: AddressRange,
     /// The window of I/O BARs.
     pub io: AddressRange,
-    /// Where each BAR is, largest first.
+    /// Where each BAR is: those of 32-bit memory, of ports and of 64-bit memory, each kind's largest first.
     pub bars: Vec<PlacedBar>,
 }
 
@@ -95,39 +153,41 @@ impl Default for AddressRange {
     }
 }
 
-/// What could not be placed, and why.
+/// What could not be placed, and why; what was asked for, what there is, and what was planned before that, as
+/// tables.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("no place in the guest's address space for {what}: {why}\nplanned so far:\n{plan}")]
+#[error("no place in the guest's address space for {what}: {why}\n{tables}")]
 pub struct LayoutError {
     what: String,
     why: String,
-    plan: String,
+    tables: String,
+    is_ram: bool,
 }
 
-impl LayoutError {
-    fn new(what: impl ToString, why: impl ToString, so_far: &Layout) -> Self {
-        Self {
-            what: what.to_string(),
-            why: why.to_string(),
-            plan: so_far.to_string(),
-        }
-    }
+/// What could not be placed, and why.
+struct Shortage {
+    what: String,
+    why: String,
 }
 
 impl Layout {
     /// Plans where RAM, windows and BARs go.
     ///
-    /// RAM starts the hole at 3 GiB unless the 32-bit BARs need more; 64-bit BARs go below 4 GiB only
-    /// if nothing above RAM is reachable.
+    /// RAM goes up to 3 GiB unless the 32-bit BARs need more room below 4 GiB; 64-bit BARs go below 4 GiB
+    /// only if they have no place above RAM.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError`] says what has no place: RAM, or the first BAR.
     pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
-        let attempts = HOLE_STARTS.iter().map(|hole| plan_with_hole(request, *hole));
-        let first_error = |best: Result<Self, LayoutError>, next| match (best, next) {
+        let mut attempts = HOLE_STARTS.iter().map(|hole| plan_with_hole(request, *hole));
+        let first = attempts.next().unwrap_or_else(|| Ok(Self::default()));
+        attempts.fold(first, |best, next| match (best, next) {
             (Ok(plan), _) | (Err(_), Ok(plan)) => Ok(plan),
-            (Err(error), Err(_)) => Err(error),
-        };
-        attempts
-            .reduce(first_error)
-            .unwrap_or_else(|| Ok(Self::default()))
+            // The lower the hole begins, the more room there is for BARs, and the less for RAM.
+            (Err(best), Err(next)) if next.is_ram => Err(best),
+            (Err(_), Err(next)) => Err(next),
+        })
     }
 
     /// The last address of RAM and one.
@@ -137,33 +197,30 @@ impl Layout {
 }
 
 fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout, LayoutError> {
-    let reachable = reachable(request);
+    let reachable = request.reachable();
     let mut plan = Layout {
         ecam: ECAM,
         io: IO_WINDOW,
         ..Layout::default()
     };
     plan.mmio32 = largest_within(&reachable, AddressRange::between(hole_start, ECAM.start));
-    plan.ram = place_ram(request, &reachable, hole_start, &plan)?;
+    let placed = ram::place(request, &reachable, hole_start, &mut plan);
+    placed.map_err(|shortage| error(shortage, true, request, &plan))?;
     plan.mmio64 = window64(request, &reachable, plan.ram_end());
-    plan.bars = bars::place(request.bars, &plan)?;
+    let placed = bars::place(request.bars, &mut plan);
+    placed.map_err(|shortage| error(shortage, false, request, &plan))?;
     Ok(plan)
 }
 
-/// Every address that CPUs, IOMMU and devices all reach, in ascending order.
-fn reachable(request: &LayoutRequest<'_>) -> Vec<AddressRange> {
-    let addresses = 1_u64.checked_shl(request.address_bits.into()).unwrap_or(u64::MAX);
-    let cpu = AddressRange::new(0, addresses);
-    let mut ranges: Vec<_> = match request.reach {
-        IoReach::Unrestricted => vec![cpu],
-        IoReach::Apertures(apertures) => apertures
-            .iter()
-            .map(|aperture| aperture.intersection(&cpu))
-            .collect(),
-    };
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable();
-    subtract(subtract(ranges, &RESERVED), request.reserved)
+fn error(shortage: Shortage, is_ram: bool, request: &LayoutRequest<'_>, so_far: &Layout) -> LayoutError {
+    let Shortage { what, why } = shortage;
+    let tables = format!("{request}planned so far:\n{so_far}");
+    LayoutError {
+        what,
+        why,
+        tables,
+        is_ram,
+    }
 }
 
 fn largest_within(reachable: &[AddressRange], bounds: AddressRange) -> AddressRange {
@@ -173,56 +230,16 @@ fn largest_within(reachable: &[AddressRange], bounds: AddressRange) -> AddressRa
     parts.max_by_key(|part| part.size).unwrap_or_default()
 }
 
-fn place_ram(
-    request: &LayoutRequest<'_>,
-    reachable: &[AddressRange],
-    hole_start: u64,
-    so_far: &Layout,
-) -> Result<Vec<AddressRange>, LayoutError> {
-    let hole = AddressRange::between(hole_start, FOUR_GIB);
-    let mut left = request.ram;
-    let mut take = |free: AddressRange| {
-        let size = left.min(free.size & !PAGE.wrapping_sub(1));
-        left = left.saturating_sub(size);
-        AddressRange::new(free.start, size)
-    };
-    let free = subtract(reachable.to_vec(), &[hole])
-        .into_iter()
-        .map(|range| range.aligned(RAM_ALIGN));
-    let ram: Vec<_> = free.map(&mut take).filter(|range| !range.is_empty()).collect();
-    let so_far = Layout {
-        ram: ram.clone(),
-        ..so_far.clone()
-    };
-    let what = format!("{} MiB of RAM", request.ram / MIB);
-    if left > 0 {
-        let why = format!(
-            "{} MiB are left over when all that the CPUs and the IOMMU reach is used",
-            left / MIB
-        );
-        return Err(LayoutError::new(what, why, &so_far));
-    }
-    let needed = AddressRange::new(0, request.ram.min(LOW_RAM));
-    match ram.first() {
-        Some(low) if low.contains(&needed) => Ok(ram),
-        _ => Err(LayoutError::new(
-            what,
-            format!("the IOMMU does not reach {needed}, where RAM begins"),
-            &so_far,
-        )),
-    }
-}
-
-/// All that is reachable in one piece above RAM, from the first piece in which the 64-bit BARs fit.
+/// One piece of what is reachable above RAM: the first in which all 64-bit BARs fit, else the largest.
 fn window64(request: &LayoutRequest<'_>, reachable: &[AddressRange], ram_end: u64) -> AddressRange {
     let above = AddressRange::between(ram_end.max(FOUR_GIB), u64::MAX);
-    let need = bars::need(request.bars, BarSpace::Memory64);
-    let align = bars::largest(request.bars, BarSpace::Memory64).max(WINDOW_ALIGN);
-    let windows = reachable
+    let pieces = reachable
         .iter()
-        .map(|range| range.intersection(&above).aligned(align));
-    let mut fitting = windows.filter(|window| window.size >= need.max(PAGE));
-    fitting.next().unwrap_or_default()
+        .map(|range| range.intersection(&above).aligned(WINDOW_ALIGN));
+    let pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).collect();
+    let fitting = pieces.iter().find(|piece| bars::fit64(request.bars, **piece));
+    let largest = || pieces.iter().max_by_key(|piece| piece.size);
+    fitting.or_else(largest).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,34 +1,61 @@
-//! The plan as a table, for errors and logs.
+//! What was asked, what there is, and the plan, as tables for errors and logs.
 
 use std::fmt;
 
-use super::Layout;
+use super::{IoReach, Layout, LayoutRequest};
 use crate::AddressRange;
 
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ram.iter().try_for_each(|range| row(f, "RAM", range))?;
-        row(f, "32-bit window", &self.mmio32)?;
-        row(f, "ECAM", &self.ecam)?;
-        row(f, "64-bit window", &self.mmio64)?;
-        row(f, "port window", &self.io)?;
+        self.ram.iter().try_for_each(|range| row(f, "RAM", range, ""))?;
+        row(f, "32-bit window", &self.mmio32, "")?;
+        row(f, "ECAM", &self.ecam, "")?;
+        row(f, "64-bit window", &self.mmio64, "")?;
+        row(f, "port window", &self.io, "")?;
         self.bars.iter().try_for_each(|bar| {
-            row(
-                f,
-                &bar.request.to_string(),
-                &AddressRange::new(bar.address, bar.request.size),
-            )
+            let (request, range) = (&bar.request, bar.range());
+            let name = format!("BAR {}", request.index);
+            let whose = format!("{}, {}", request.function, request.space);
+            row(f, &name, &range, &whose)
         })
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange) -> fmt::Result {
+impl fmt::Display for LayoutRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "asked for:")?;
+        writeln!(
+            f,
+            "  {} of RAM in pages of {}",
+            size(self.ram),
+            size(self.ram_page)
+        )?;
+        self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
+        writeln!(f, "there is:")?;
+        row(f, "CPUs reach", &self.cpu.reach(), "")?;
+        match self.reach {
+            IoReach::Unrestricted => {}
+            IoReach::Apertures([]) => row(f, "IOMMU reaches", &AddressRange::default(), "")?,
+            IoReach::Apertures(apertures) => apertures
+                .iter()
+                .try_for_each(|range| row(f, "IOMMU reaches", range, ""))?,
+        }
+        self.all_reserved()
+            .try_for_each(|(range, what)| row(f, "reserved", &range, what))
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange, what: &str) -> fmt::Result {
     if range.is_empty() {
         return writeln!(f, "  {name:<14} none");
     }
+    let what = match what {
+        "" => String::new(),
+        what => format!(": {what}"),
+    };
     writeln!(
         f,
-        "  {name:<14} {:#014x}-{:#014x} ({})",
+        "  {name:<14} {:#014x}-{:#014x} ({}){what}",
         range.start,
         range.end().saturating_sub(1),
         size(range.size)
@@ -36,7 +63,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange) -> fmt::Res
 }
 
 /// A size in the largest unit that it is a multiple of.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [
         (1 << 40, "TiB"),
         (1 << 30, "GiB"),
@@ -44,7 +71,7 @@ fn size(bytes: u64) -> String {
         (1 << 10, "KiB"),
     ];
     let whole = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
-    match whole {
+    match whole.filter(|_| bytes != 0) {
         Some((unit, name)) => format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),
         None => format!("{bytes} B"),
     }

@@ -74,13 +74,35 @@ impl Device {
     }
 }
 
+/// What stands between L1's devices and its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Iommu {
+    /// VT-d. Many client machines have 39 address bits.
+    Intel {
+        /// How many bits an address has.
+        address_bits: u8,
+    },
+    /// AMD-Vi.
+    Amd,
+}
+
+impl Iommu {
+    /// QEMU's word for it.
+    fn device(self) -> String {
+        match self {
+            Self::Intel { address_bits } => format!("intel-iommu,intremap=on,aw-bits={address_bits}"),
+            Self::Amd => "amd-iommu,intremap=on".to_owned(),
+        }
+    }
+}
+
 /// An L1 to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// What it runs; L2 runs the same.
     pub kernel: Kernel,
-    /// How many bits an address has in the IOMMU. Many client machines have 39.
-    pub iommu_address_bits: u8,
+    /// Its IOMMU.
+    pub iommu: Iommu,
     /// Its RAM.
     pub memory_mib: u32,
     /// In order of their slots, from 0000:00:02.0 on.
@@ -90,25 +112,22 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// One NVMe behind an IOMMU of 48 bits, 2 GiB of RAM.
+    /// One NVMe behind an Intel IOMMU of 48 bits, 2 GiB of RAM.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
         Self {
             kernel,
-            iommu_address_bits: 48,
+            iommu: Iommu::Intel { address_bits: 48 },
             memory_mib: 2048,
             devices: vec![Device::Nvme],
             host_share: false,
         }
     }
 
-    /// With an IOMMU of so many address bits.
+    /// With another IOMMU.
     #[must_use]
-    pub fn iommu_address_bits(self, bits: u8) -> Self {
-        Self {
-            iommu_address_bits: bits,
-            ..self
-        }
+    pub fn iommu(self, iommu: Iommu) -> Self {
+        Self { iommu, ..self }
     }
 
     /// With so much RAM.
@@ -196,10 +215,10 @@ impl Machine {
         let text = format!(
             "-machine q35 -cpu max -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
              -nodefaults -nographic -no-reboot -serial stdio -name l1 \
-             -device intel-iommu,intremap=on,aw-bits={bits} \
+             -device {iommu} \
              -device virtio-serial-pci,addr=1d -device virtserialport,chardev=lab,name={port}",
             memory = self.memory_mib,
-            bits = self.iommu_address_bits,
+            iommu = self.iommu.device(),
             port = crate::protocol::PORT_NAME,
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -257,9 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn the_iommu_has_the_bits_that_were_asked_for() {
-        assert!(line(&Machine::new(Kernel::Small)).contains("aw-bits=48"));
-        assert!(line(&Machine::new(Kernel::Small).iommu_address_bits(39)).contains("aw-bits=39"));
+    fn the_iommu_is_the_one_that_was_asked_for() {
+        let with = |iommu| line(&Machine::new(Kernel::Small).iommu(iommu));
+        assert!(line(&Machine::new(Kernel::Small)).contains("intel-iommu,intremap=on,aw-bits=48"));
+        assert!(with(Iommu::Intel { address_bits: 39 }).contains("aw-bits=39"));
+        let amd = with(Iommu::Amd);
+        assert!(
+            amd.contains("-device amd-iommu,intremap=on ") && !amd.contains("intel-iommu"),
+            "{amd}"
+        );
     }
 
     #[test]

@@ -42,6 +42,18 @@ pub enum Request {
         /// As what.
         to: String,
     },
+    /// Mount a file over another, which may be one of the kernel's, for as long as it is not uncovered.
+    Cover {
+        /// The file that is not to be seen.
+        path: String,
+        /// What is read in its place.
+        contents: String,
+    },
+    /// Let a covered file be seen again.
+    Uncover {
+        /// As it was given.
+        path: String,
+    },
     /// Delete a file, if it is there.
     Remove {
         /// Absolute.

@@ -1,11 +1,15 @@
 //! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests
 //! run on fixture trees.
 
+mod reserved;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
+
+pub use reserved::{ReservedKind, ReservedRegion};
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]

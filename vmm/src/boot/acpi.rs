@@ -251,20 +251,12 @@ fn low16(value: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use resources::{IoReach, LayoutRequest};
-
     use super::*;
+    use crate::layout::fixture::layout;
     use crate::memory::Ram;
 
     fn written() -> (Ram, u64) {
-        let request = LayoutRequest {
-            ram: 64 << 20,
-            address_bits: 40,
-            reach: IoReach::Unrestricted,
-            reserved: &[],
-            bars: &[],
-        };
-        let layout = Layout::plan(&request).unwrap();
+        let layout = layout("64M", &[]);
         let ram = Ram::new(&layout.ram).unwrap();
         let platform = Platform {
             cpus: 254,

@@ -110,16 +110,7 @@ impl Boot<'_> {
         };
         let mut file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        let low = self.layout.ram.first().copied().unwrap_or_default();
-        let free = AddressRange::between(kernel.end(), low.end().min(kernel.initrd_limit()));
-        let start = free.end().saturating_sub(size) & !0xfff;
-        if start < free.start {
-            return Err(Error::DoesNotFit {
-                what: "the initrd",
-                needs: mib(size),
-                has: free.size >> 20,
-            });
-        }
+        let start = place_initrd(size, kernel, self.layout)?;
         let bytes = usize::try_from(size).map_err(|e| failed(std::io::Error::other(e)))?;
         self.memory
             .read_exact_volatile_from(GuestAddress(start), &mut file, bytes)
@@ -128,6 +119,21 @@ impl Boot<'_> {
             range: AddressRange::new(start, size),
         })
     }
+}
+
+/// As high as `kernel` takes it, in one piece of RAM.
+fn place_initrd(size: u64, kernel: &Kernel, layout: &Layout) -> Result<u64, Error> {
+    let usable = AddressRange::between(kernel.end(), kernel.initrd_limit());
+    let pieces = layout.ram.iter().map(|range| range.intersection(&usable));
+    let mut starts = pieces.clone().rev().filter_map(|piece| {
+        let start = piece.end().checked_sub(size)? & !0xfff;
+        (start >= piece.start && !piece.is_empty()).then_some(start)
+    });
+    starts.next().ok_or_else(|| Error::DoesNotFit {
+        what: "the initrd",
+        needs: mib(size),
+        has: pieces.map(|piece| piece.size).max().unwrap_or(0) >> 20,
+    })
 }
 
 /// Rounded up.
@@ -140,5 +146,35 @@ fn io_error(error: vm_memory::GuestMemoryError) -> std::io::Error {
     match error {
         vm_memory::GuestMemoryError::IOError(error) => error,
         other => std::io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::fixture::layout;
+
+    #[test]
+    fn an_initrd_is_in_one_piece_of_ram_as_high_as_the_kernel_takes_it() {
+        let kernel = Kernel::Pvh {
+            entry: 1 << 20,
+            end: 16 << 20,
+        };
+        let layout = layout("6G", &[(0x1000_0000, 0x101f_ffff), (0xb000_0000, 0xb000_0fff)]);
+        // The pieces: to 256 MiB, from 258 MiB to 2816 MiB, to 3 GiB, and above 4 GiB, which is too high.
+        let cases = [
+            (1 << 20, Some((3 << 30) - (1 << 20))),
+            (1, Some((3 << 30) - 4096)),
+            (1 << 30, Some((2816 << 20) - (1 << 30))),
+            (3 << 30, None),
+        ];
+        for (size, place) in cases {
+            assert_eq!(place_initrd(size, &kernel, &layout).ok(), place, "{size:#x}");
+        }
+        let text = place_initrd(3 << 30, &kernel, &layout).unwrap_err().to_string();
+        assert!(
+            text.contains("it needs 3072 MiB and 2558 MiB are free for it"),
+            "{text}"
+        );
     }
 }

@@ -166,4 +166,4 @@ fn driverless(moved: &[Moved]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;

@@ -4,6 +4,7 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
+use resources::CpuReach;
 
 use crate::Error;
 
@@ -20,6 +21,8 @@ const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 /// Address bits that every 64-bit CPU has.
 const LEAST_ADDRESS_BITS: u8 = 36;
+/// What page tables of four levels map (SDM 3A, 4.5).
+const FOUR_LEVELS: u8 = 48;
 
 /// What KVM can give a guest on this host, asked once.
 pub fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
@@ -27,13 +30,38 @@ pub fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
         .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
 }
 
-/// The guest's physical address bits (leaf 0x8000_0008, low byte of EAX).
-pub fn address_bits(supported: &CpuId) -> u8 {
+/// What the CPUs reach.
+pub fn reach(supported: &CpuId) -> CpuReach {
+    CpuReach {
+        address_bits: address_bits(supported),
+        hypertransport: is_amd(supported),
+    }
+}
+
+/// The guest's physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]: the guest's;
+/// EAX[7:0]: the CPU's).
+///
+/// KVM says the guest's since 6.10, where they are fewer; before that, a CPU of 52 bits may have page tables of
+/// four levels, which map 48.
+fn address_bits(supported: &CpuId) -> u8 {
     let leaf = supported
         .as_slice()
         .iter()
         .find(|entry| entry.function == 0x8000_0008);
-    leaf.map_or(LEAST_ADDRESS_BITS, |entry| entry.eax.to_le_bytes()[0])
+    match leaf.map(|entry| entry.eax.to_le_bytes()) {
+        Some([cpu, _, 0, _]) => cpu.min(FOUR_LEVELS),
+        Some([cpu, _, guest, _]) => cpu.min(guest),
+        None => LEAST_ADDRESS_BITS,
+    }
+}
+
+/// AMD's, and those that are made after them (leaf 0; EBX, EDX, ECX).
+fn is_amd(supported: &CpuId) -> bool {
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == 0);
+    leaf.is_some_and(|entry| {
+        let name = [entry.ebx, entry.edx, entry.ecx].map(u32::to_le_bytes);
+        matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+    })
 }
 
 /// The leaves of CPU `index` of `count`.
@@ -159,12 +187,41 @@ mod tests {
 
     #[test]
     fn address_bits_come_from_the_leaf_or_are_the_least() {
-        let entry = kvm_cpuid_entry2 {
-            function: 0x8000_0008,
-            eax: 0x3028,
-            ..Default::default()
+        let bits = |eax| {
+            let entry = kvm_cpuid_entry2 {
+                function: 0x8000_0008,
+                eax,
+                ..Default::default()
+            };
+            address_bits(&CpuId::from_entries(&[entry]).unwrap())
         };
-        assert_eq!(address_bits(&CpuId::from_entries(&[entry]).unwrap()), 40);
+        let cases = [
+            (0x3028, 40),
+            (0x3934, 48),
+            (0x0034_3934, 52),
+            (0x0030_3934, 48),
+            (0x0030_3028, 40),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(eax, expected)| assert_eq!(bits(eax), expected, "{eax:#x}"));
         assert_eq!(address_bits(&CpuId::from_entries(&[]).unwrap()), 36);
+    }
+
+    #[test]
+    fn makes_of_cpus_are_told_by_their_names() {
+        let is_amd = |name: &[u8; 12]| {
+            let [ebx, edx, ecx] = [0, 4, 8].map(|at| u32::from_le_bytes(*name[at..].first_chunk().unwrap()));
+            let entry = kvm_cpuid_entry2 {
+                ebx,
+                ecx,
+                edx,
+                ..Default::default()
+            };
+            is_amd(&CpuId::from_entries(&[entry]).unwrap())
+        };
+        assert!(is_amd(b"AuthenticAMD") && is_amd(b"HygonGenuine"));
+        assert!(!is_amd(b"GenuineIntel") && !is_amd(&[0; 12]));
+        assert!(!super::is_amd(&CpuId::from_entries(&[]).unwrap()));
     }
 }

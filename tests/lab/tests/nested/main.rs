@@ -16,6 +16,7 @@ mod data;
 mod devices;
 mod endings;
 mod errors;
+mod layout;
 mod mappings;
 mod moves;
 mod nics;
@@ -28,7 +29,7 @@ mod usb;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lab::{Device, Error, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
+use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
 use libtest_mimic::{Arguments, Trial};
 
 /// A test: its name, and what it does in a machine.
@@ -41,7 +42,12 @@ fn full(kernel: Kernel) -> Machine {
 
 /// With an IOMMU of 39 address bits, as many client machines have.
 fn narrow(kernel: Kernel) -> Machine {
-    Machine::new(kernel).iommu_address_bits(39)
+    Machine::new(kernel).iommu(Iommu::Intel { address_bits: 39 })
+}
+
+/// With an IOMMU of AMD's.
+fn amd() -> Machine {
+    Machine::new(Kernel::Stock612).iommu(Iommu::Amd)
 }
 
 /// With a device of each kind.
@@ -55,7 +61,14 @@ type Group = (&'static str, Machine, Vec<Test>);
 /// Every test, those of equal machines together. The lanes take about as long as one another.
 fn lanes() -> [Vec<Group>; LANES] {
     let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
-    let rest = [shapes::TESTS, endings::TESTS, errors::TESTS, moves::TESTS].concat();
+    let rest = [
+        shapes::TESTS,
+        layout::TESTS,
+        endings::TESTS,
+        errors::TESTS,
+        moves::TESTS,
+    ]
+    .concat();
     let of_zoo = [devices::TESTS, moves::ON_ZOO].concat();
     let small = [main.as_slice(), endings::TESTS, moves::TESTS, moves::LONG].concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
@@ -67,14 +80,15 @@ fn lanes() -> [Vec<Group>; LANES] {
                 full(Kernel::Stock612),
                 [main.as_slice(), &rest, tools::TESTS, conformance::TESTS].concat(),
             ),
-            ("6.12, 39 bits", narrow(Kernel::Stock612), shapes::NARROW.to_vec()),
+            ("6.12, 39 bits", narrow(Kernel::Stock612), layout::WITHIN.to_vec()),
+            ("6.12, AMD", amd(), layout::WITHIN.to_vec()),
             ("6.12", xhci, usb::TESTS.to_vec()),
             ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
         ],
         vec![
             ("small", full(Kernel::Small), small),
             ("small", e1000e, nics::TESTS.to_vec()),
-            ("small, 39 bits", narrow(Kernel::Small), shapes::NARROW.to_vec()),
+            ("small, 39 bits", narrow(Kernel::Small), layout::WITHIN.to_vec()),
             // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
             // need.
             (

@@ -5,18 +5,19 @@ use std::io;
 
 use resources::{BarRequest, BarSpace};
 use vfio_passthrough::PciAddress;
+use vfio_passthrough::backend::sysfs::{ReservedKind, ReservedRegion};
 
 use super::super::inventory::{Device, Host, attribute, bind_command, shared};
 use super::super::names::Names;
 use super::Line;
-use super::facts::{self, Interrupts, Reserved};
+use super::facts::{self, Interrupts};
 
 /// What a guest would get of a device.
 #[derive(Debug)]
 pub struct Function {
+    pub address: PciAddress,
     pub bars: Vec<BarRequest>,
     pub interrupts: Interrupts,
-    pub reserved: Vec<Reserved>,
     /// The address bits of its IOMMU, where that tells them.
     pub translated_bits: Option<u8>,
 }
@@ -29,14 +30,13 @@ pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) 
     };
     let name = Names::of(&host.tree).name(device.id, device.class);
     let mut lines = vec![kind(&device, name), driver(&device)];
-    let reserved = match device.group {
+    match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
         None => {
             let line = Line::fail("group", "in no IOMMU group: no IOMMU covers it", IOMMU_OF_DEVICE);
             lines.push(line);
-            Vec::new()
         }
-    };
+    }
     lines.push(reset(host, address));
     let resource = host.tree.text(&attribute(address, "resource"));
     let bars = facts::bars(&address.to_string(), &resource.unwrap_or_default());
@@ -46,10 +46,10 @@ pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) 
     lines.push(told_interrupts(interrupts));
     let capability = host.tree.hex(&attribute(address, "iommu/intel-iommu/cap"));
     let function = Function {
+        address,
         translated_bits: capability.map(facts::translated_bits),
         bars,
         interrupts: interrupts.unwrap_or_default(),
-        reserved,
     };
     (lines, Some(function))
 }
@@ -77,7 +77,7 @@ fn driver(device: &Device) -> Line {
     }
 }
 
-fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) -> Vec<Reserved> {
+fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) {
     let mut others = host.sysfs.offenders(group);
     // The line of its driver says that already.
     others.retain(|(member, _)| *member != device.address);
@@ -90,10 +90,7 @@ fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) -> 
         ),
     });
     lines.extend(device.binding.vfio.then(|| node(host, group)));
-    let regions = format!("sys/kernel/iommu_groups/{group}/reserved_regions");
-    let reserved = facts::reserved(&host.tree.text(&regions).unwrap_or_default());
-    lines.push(iova(&reserved));
-    reserved
+    lines.push(iova(&host.sysfs.reserved_regions(group)));
 }
 
 fn members(host: &Host, group: u32) -> String {
@@ -131,15 +128,12 @@ fn node(host: &Host, group: u32) -> Line {
 
 /// VFIO refuses a group in which firmware goes on using memory at fixed addresses (linux/iommu.h,
 /// `IOMMU_RESV_DIRECT`).
-fn iova(reserved: &[Reserved]) -> Line {
-    let told = |region: &Reserved| {
-        let last = region.range.end().saturating_sub(1);
-        format!("{:#x}-{last:#x} ({})", region.range.start, region.kind)
-    };
+fn iova(reserved: &[ReservedRegion]) -> Line {
+    let told = |region: &ReservedRegion| format!("{} ({})", region.range, region.kind);
     let all: Vec<_> = reserved.iter().map(told).collect();
     match all.is_empty() {
         true => Line::ok("iova", "no reserved addresses"),
-        false if reserved.iter().any(|region| region.kind == "direct") => Line::fail(
+        false if reserved.iter().any(|region| region.kind == ReservedKind::Direct) => Line::fail(
             "iova",
             format!(
                 "the firmware uses memory by this device (RMRR): reserved are {}",

@@ -1,7 +1,7 @@
-//! What the files of a device say: its BARs, its interrupts, what its group reserves. Pure, from text and
+//! What the files of a device say: its BARs and its interrupts. Pure, from text and
 //! bytes to values; what makes no sense is left out.
 
-use resources::{AddressRange, BarRequest, BarSpace};
+use resources::{BarRequest, BarSpace};
 use vfio_passthrough::pci::caps;
 use vfio_passthrough::pci::regs::cap;
 
@@ -94,35 +94,6 @@ pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
         }
     }
     Some(interrupts)
-}
-
-/// A range of I/O virtual addresses that a group keeps for something else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reserved {
-    /// Where.
-    pub range: AddressRange,
-    /// What for: `msi`, `direct`, `direct-relaxable`, `reserved`.
-    pub kind: String,
-}
-
-impl Reserved {
-    /// Whether guest memory may not be there. VFIO lets go of relaxable ones.
-    pub fn is_taken(&self) -> bool {
-        self.kind != "direct-relaxable"
-    }
-}
-
-/// A group's `reserved_regions`: a line each, of first and last address and kind.
-pub fn reserved(text: &str) -> Vec<Reserved> {
-    let region = |line: &str| {
-        let mut fields = line.split_whitespace();
-        let (first, last) = (hex(fields.next()?)?, hex(fields.next()?)?);
-        let kind = fields.next()?.to_owned();
-        let sound = first <= last && last < u64::MAX;
-        let range = AddressRange::inclusive(first, last);
-        sound.then_some(Reserved { range, kind })
-    };
-    text.lines().filter_map(region).collect()
 }
 
 /// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
@@ -234,31 +205,6 @@ mod tests {
         }
         assert_eq!(interrupts(&[0; 64]), None, "the rest is for root only");
         assert_eq!(interrupts(&[]), None);
-    }
-
-    #[test]
-    fn reserved_regions_are_read_and_garbage_is_left_out() {
-        let text = "\
-0x0000000000000000 0x0000000000ffffff direct-relaxable
-0x00000000fee00000 0x00000000feefffff msi
-0x2000 0x1000 direct
-0x0 0xffffffffffffffff reserved
-0x1000 0x1fff
-nonsense
-";
-        let kinds: Vec<_> = reserved(text)
-            .iter()
-            .map(|r| (r.range, r.kind.clone(), r.is_taken()))
-            .collect();
-        let expected = [
-            (
-                AddressRange::new(0, 16 << 20),
-                "direct-relaxable".to_owned(),
-                false,
-            ),
-            (AddressRange::new(0xfee0_0000, 1 << 20), "msi".to_owned(), true),
-        ];
-        assert_eq!(kinds, expected);
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! The checks of the host, and of what all devices need together.
 
-use resources::{AddressRange, IoReach, Layout, LayoutRequest};
+use resources::{AddressRange, CpuReach};
 use vfio_passthrough::Container;
 use vfio_passthrough::dma::{Error as DmaError, check_locked_memory};
 
 use super::super::inventory::Host;
 use super::Line;
 use super::device::Function;
-use super::facts::{Reserved, open_files};
+use super::facts::open_files;
+use crate::layout::{Needs, reserved};
 use crate::vcpu::cpuid;
 use crate::{MemorySize, kvm, memory};
 
 /// What only calls can tell, asked once.
 #[derive(Debug)]
 pub struct Probes {
-    /// KVM's API version, and the guest's physical address bits; or what to say.
-    pub kvm: Result<(i32, u8), String>,
+    /// KVM's API version, and what the guest's CPUs reach; or what to say.
+    pub kvm: Result<(i32, CpuReach), String>,
     /// Whether there is a container with a type1v2 IOMMU; or what to say.
     pub vfio: Result<(), String>,
     /// Whether the guest's memory may be locked; or what to say, and what mends it.
@@ -36,10 +37,10 @@ impl Probes {
     }
 }
 
-fn kvm() -> Result<(i32, u8), crate::Error> {
+fn kvm() -> Result<(i32, CpuReach), crate::Error> {
     let kvm = kvm::open()?;
-    let bits = cpuid::address_bits(&cpuid::supported(&kvm)?);
-    Ok((kvm.get_api_version(), bits))
+    let reach = cpuid::reach(&cpuid::supported(&kvm)?);
+    Ok((kvm.get_api_version(), reach))
 }
 
 fn locked(error: &DmaError) -> (String, String) {
@@ -62,7 +63,8 @@ fn locked(error: &DmaError) -> (String, String) {
 pub fn lines(host: &Host, probes: &Probes) -> Vec<Line> {
     let mut lines = vec![
         match &probes.kvm {
-            Ok((version, bits)) => {
+            Ok((version, cpu)) => {
+                let bits = cpu.address_bits;
                 let what = format!("/dev/kvm opens: API version {version}, {bits} address bits for guests");
                 Line::ok("kvm", what)
             }
@@ -154,8 +156,8 @@ pub fn together(host: &Host, probes: &Probes, functions: &[Function], asked: Mem
         },
         files(open_files(&limits), functions),
     ];
-    if let (Ok((_, bits)), false) = (&probes.kvm, functions.is_empty()) {
-        lines.push(layout(*bits, functions, asked));
+    if let (Ok((_, cpu)), false) = (&probes.kvm, functions.is_empty()) {
+        lines.push(layout(host, *cpu, functions, asked));
     }
     lines
 }
@@ -181,26 +183,20 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
 
 /// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and clear of what
 /// the groups reserve. The kernel has the last word when the groups are attached.
-fn layout(address_bits: u8, functions: &[Function], asked: MemorySize) -> Line {
+fn layout(host: &Host, cpu: CpuReach, functions: &[Function], asked: MemorySize) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
-    let taken = functions
-        .iter()
-        .flat_map(|f| &f.reserved)
-        .filter(|r| r.is_taken());
-    let reserved: Vec<AddressRange> = taken.map(|region: &Reserved| region.range).collect();
+    let reserved = reserved(&host.sysfs, functions.iter().map(|f| f.address));
     let translated = functions.iter().filter_map(|f| f.translated_bits).min();
     let end = translated.and_then(|bits| 1_u64.checked_shl(bits.into()));
     let aperture = end.map(|end| [AddressRange::new(0, end)]);
-    let plan = Layout::plan(&LayoutRequest {
-        ram: asked.bytes(),
-        address_bits,
-        reach: aperture
-            .as_ref()
-            .map_or(IoReach::Unrestricted, |range| IoReach::Apertures(range)),
+    let needs = Needs {
+        memory: asked,
+        cpu,
+        apertures: aperture.as_ref().map(<[_; 1]>::as_slice),
         reserved: &reserved,
         bars: &bars,
-    });
-    match plan {
+    };
+    match needs.plan() {
         Ok(_) => Line::ok(
             "layout",
             format!("{asked} of RAM and all BARs have a place in the guest"),

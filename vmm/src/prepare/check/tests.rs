@@ -1,3 +1,5 @@
+use resources::CpuReach;
+
 use super::super::fixture::Fixture;
 use super::super::names::Names;
 use super::super::table;
@@ -18,7 +20,13 @@ fn good() -> Fixture {
 
 fn probes() -> Probes {
     Probes {
-        kvm: Ok((12, 46)),
+        kvm: Ok((
+            12,
+            CpuReach {
+                address_bits: 46,
+                hypertransport: false,
+            },
+        )),
         vfio: Ok(()),
         locked: Ok(()),
         memory: Ok(()),
@@ -275,7 +283,10 @@ fn memory_that_the_firmware_uses_by_the_device_fails_unless_it_is_let_go() {
 fn bars_that_have_no_place_are_told_with_the_plan() {
     let resource = "sys/bus/pci/devices/0000:00:02.0/resource";
     let huge = "0x0000000000000000 0x00007fffffffffff 0x0000000000140204\n";
-    let parts = ["BAR 0 of 0000:00:02.0 (0x800000000000 bytes)", "planned so far"];
+    let parts = [
+        "BAR 0 of 0000:00:02.0 (128 TiB of 64-bit memory)",
+        "planned so far",
+    ];
     complains(&good().file(resource, huge), &probes(), "layout Fail", &parts);
 }
 
@@ -298,7 +309,7 @@ fn a_bar_that_the_iommu_does_not_reach_has_no_place() {
         [""; 0],
         "48 bits"
     );
-    let parts = ["BAR 0 of 0000:00:02.0 (0x8000000000 bytes)"];
+    let parts = ["BAR 0 of 0000:00:02.0 (512 GiB of 64-bit memory)"];
     complains(&fixture("d2008c22260286\n"), &probes(), "layout Fail", &parts);
 }
 

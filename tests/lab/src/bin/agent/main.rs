@@ -68,6 +68,8 @@ fn answer(request: Request, sender: &Sender) -> Message {
         Request::Write { path, contents } => fs::write(path, contents).map(|()| Message::Done),
         Request::Rename { from, to } => fs::rename(from, to).map(|()| Message::Done),
         Request::Copy { from, to } => fs::copy(from, to).map(|_| Message::Done),
+        Request::Cover { path, contents } => setup::cover(&path, &contents).map(|()| Message::Done),
+        Request::Uncover { path } => setup::uncover(&path).map(|()| Message::Done),
         Request::Remove { path } => setup::remove(&path).map(|()| Message::Done),
         Request::Own { path, user } => setup::own(Path::new(&path), user).map(|()| Message::Done),
         Request::Bind { address, driver } => pci::bind(&address, driver.as_deref()).map(|()| Message::Done),

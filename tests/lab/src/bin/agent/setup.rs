@@ -9,7 +9,7 @@ use std::path::Path;
 use lab::protocol::MODULE_LIST;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::libc::O_NONBLOCK;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 
 /// Kind and place of the kernel's own file systems.
 const KERNEL_MOUNTS: [(&str, &str); 5] = [
@@ -83,6 +83,22 @@ pub fn kernel_log() -> Result<String> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What covers a file; deleted once it is mounted, so one name is enough.
+const COVER: &str = "/tmp/cover";
+
+/// Mounts a file with these contents over another.
+pub fn cover(path: &str, contents: &str) -> Result<()> {
+    fs::write(COVER, contents)?;
+    let mounted = mount(Some(COVER), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    mounted.map_err(|errno| named(&format!("cover {path}"), errno.into()))?;
+    fs::remove_file(COVER)
+}
+
+/// Takes away what covers a file.
+pub fn uncover(path: &str) -> Result<()> {
+    umount(path).map_err(|errno| named(&format!("uncover {path}"), errno.into()))
 }
 
 /// Deletes a file. One that is not there is as good as deleted.

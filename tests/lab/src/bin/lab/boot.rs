@@ -2,7 +2,7 @@
 
 use clap::Args;
 use guest::Report;
-use lab::{Echo, Error, Guest, Kernel, L1, Lab, Machine, Outcome, say, sha256};
+use lab::{Echo, Error, Guest, Iommu, Kernel, L1, Lab, Machine, Outcome, say, sha256};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -18,6 +18,9 @@ pub struct Arguments {
     /// How many bits an address has in the IOMMU.
     #[arg(long, default_value_t = 48)]
     iommu_bits: u8,
+    /// The IOMMU is AMD's, in place of Intel's.
+    #[arg(long, conflicts_with = "iommu_bits")]
+    amd_iommu: bool,
     /// What the guest's init does.
     #[arg(long, default_value = "look,hash:4M,write:1M@8M,read:1000,end:off")]
     steps: String,
@@ -32,7 +35,12 @@ pub struct Arguments {
 /// Boots L1 and L2 in the user's sight, and says how it went.
 pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up()?;
-    let machine = Machine::new(arguments.kernel).iommu_address_bits(arguments.iommu_bits);
+    let machine = Machine::new(arguments.kernel).iommu(match arguments.amd_iommu {
+        true => Iommu::Amd,
+        false => Iommu::Intel {
+            address_bits: arguments.iommu_bits,
+        },
+    });
     lab.kernel(arguments.kernel)?;
     say(&format!(
         "booting L1: QEMU emulates a PC with an IOMMU and an NVMe; it runs {}",

@@ -1,0 +1,128 @@
+//! The guest's physical layout, on a real IOMMU.
+
+use guest::Report;
+use lab::protocol::{Ending, Program, Request};
+use lab::{Error, Guest, L1, Outcome, place, sha256};
+
+use crate::Test;
+use crate::support::{assigned, boot, counter, hashes};
+
+pub const TESTS: &[Test] = &[
+    ("RAM goes around what the group reserves", around),
+    ("vmm check plans as a guest's start does", as_checked),
+];
+
+/// For IOMMUs other than the usual one.
+pub const WITHIN: &[Test] = &[("the NVMe works, its BAR within the IOMMU's reach", within_reach)];
+
+const HASHED: usize = 4 << 20;
+
+/// Lets the group of a device reserve other addresses, for as long as `work` goes on.
+fn reserving<T>(
+    l1: &mut L1,
+    device: &str,
+    regions: &str,
+    work: impl FnOnce(&mut L1) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let path = format!("/sys/bus/pci/devices/{device}/iommu_group/reserved_regions");
+    let contents = regions.into();
+    l1.tell(&Request::Cover {
+        path: path.clone(),
+        contents,
+    })?;
+    let done = work(l1)?;
+    l1.tell(&Request::Uncover { path })?;
+    Ok(done)
+}
+
+/// The guest is told of three pieces, and the device reaches both regions.
+fn around(l1: &mut L1) -> Result<(), Error> {
+    const REGIONS: &str = "0x10000000 0x101fffff reserved\n0x18000000 0x180fffff direct-relaxable\n";
+    let device = assigned(l1, 0)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let guest = Guest::new("hash:4M,write:1M@8M").command_line("console=ttyS0 panic=-1");
+    let guest = guest.device(&device);
+    let outcome = reserving(l1, &device, REGIONS, |l1| boot(l1, &guest))?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    assert_eq!(counter(&outcome, "/ram_regions"), 2, "{}", outcome.account());
+    assert_eq!(
+        counter(&outcome, "/vfio_ioctls/map_dma"),
+        2,
+        "{}",
+        outcome.account()
+    );
+    for part in [
+        "[mem 0x0000000000100000-0x000000000fffffff] usable",
+        "[mem 0x0000000010200000-0x00000000201fffff] usable",
+    ] {
+        assert!(
+            outcome.console.contains(part),
+            "no {part:?}\n{}",
+            outcome.account()
+        );
+    }
+    Ok(())
+}
+
+/// What has no place is told in the same words, with the table.
+fn as_checked(l1: &mut L1) -> Result<(), Error> {
+    const REGIONS: &str = "0x8000000 0xffffffffffffff reserved\n";
+    let device = assigned(l1, 0)?;
+    let guest = Guest::new("end:off").device(&device);
+    let check = [place::VMM, "check", &device].map(str::to_owned).to_vec();
+    let check = Program {
+        arguments: check,
+        ..Program::default()
+    };
+    let (outcome, checked) = reserving(l1, &device, REGIONS, |l1| Ok((guest.boot(l1)?, l1.run(check)?)))?;
+    assert_eq!(
+        outcome.finished.ending,
+        Ending::Status(1),
+        "{}",
+        outcome.account()
+    );
+    assert_eq!(checked.finished.ending, Ending::Status(1), "{}", checked.stdout);
+    let parts = [
+        "no place in the guest's address space for 512 MiB of RAM: 384 MiB are left over",
+        "512 MiB of RAM in pages of 2 MiB",
+        "BAR 0 of 0000:00:02.0 (16 KiB of 64-bit memory)",
+        "reserved of IOMMU group ",
+        "RAM            0x000000000000-0x000007ffffff (128 MiB)",
+    ];
+    for part in parts {
+        assert!(
+            outcome.stderr.contains(part),
+            "no {part:?}\n{}",
+            outcome.account()
+        );
+        assert!(
+            checked.stdout.contains(part),
+            "no {part:?} in:\n{}",
+            checked.stdout
+        );
+    }
+    Ok(())
+}
+
+fn within_reach(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let outcome = boot(
+        l1,
+        &Guest::new("look,hash:4M,write:1M@8M,read:100").device(&device),
+    )?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    let last = last_bar(&outcome).unwrap_or_else(|| panic!("no BAR\n{}", outcome.account()));
+    assert!(last < 1 << 39, "{}", outcome.account());
+    Ok(())
+}
+
+/// The highest address of any BAR that the guest sees.
+fn last_bar(outcome: &Outcome) -> Option<u64> {
+    let functions = outcome.reports.iter().find_map(|report| match report {
+        Report::Pci { functions } => Some(functions),
+        _ => None,
+    })?;
+    let bars = functions.iter().flat_map(|function| &function.bars);
+    bars.map(|(_, last)| *last).max()
+}
