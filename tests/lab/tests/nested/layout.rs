@@ -8,12 +8,18 @@ use crate::Test;
 use crate::support::{assigned, boot, counter, hashes};
 
 pub const TESTS: &[Test] = &[
-    ("RAM goes around what the group reserves", around),
-    ("vmm check plans as a guest's start does", as_checked),
+    ("layout: RAM goes around what the group reserves", around),
+    ("layout: what has no place is told by vmm check too", as_checked),
 ];
 
-/// For IOMMUs other than the usual one.
-pub const WITHIN: &[Test] = &[("the NVMe works, its BAR within the IOMMU's reach", within_reach)];
+/// For an IOMMU of 39 address bits.
+pub const NARROW: &[Test] = &[(
+    "layout: an NVMe works, its BAR within the IOMMU's reach",
+    within_reach,
+)];
+
+/// For an IOMMU of AMD's.
+pub const AMD: &[Test] = &[("layout: an NVMe works behind AMD's IOMMU", behind_amd)];
 
 const HASHED: usize = 4 << 20;
 
@@ -35,25 +41,30 @@ fn reserving<T>(
     Ok(done)
 }
 
-/// The guest is told of three pieces, and the device reaches both regions.
+/// The guest is told of all pieces, and the device reaches them, also above 4 GiB.
 fn around(l1: &mut L1) -> Result<(), Error> {
-    const REGIONS: &str = "0x10000000 0x101fffff reserved\n0x18000000 0x180fffff direct-relaxable\n";
+    const REGIONS: &str = "\
+0x10000000 0x101fffff reserved
+0x14000000 0x140fffff direct-relaxable
+0x18000000 0xbfffffff reserved
+";
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
     let guest = Guest::new("hash:4M,write:1M@8M").command_line("console=ttyS0 panic=-1");
     let guest = guest.device(&device);
     let outcome = reserving(l1, &device, REGIONS, |l1| boot(l1, &guest))?;
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
-    assert_eq!(counter(&outcome, "/ram_regions"), 2, "{}", outcome.account());
+    assert_eq!(counter(&outcome, "/ram_regions"), 3, "{}", outcome.account());
     assert_eq!(
         counter(&outcome, "/vfio_ioctls/map_dma"),
-        2,
+        3,
         "{}",
         outcome.account()
     );
     for part in [
         "[mem 0x0000000000100000-0x000000000fffffff] usable",
-        "[mem 0x0000000010200000-0x00000000201fffff] usable",
+        "[mem 0x0000000010200000-0x0000000017ffffff] usable",
+        "[mem 0x0000000100000000-0x00000001081fffff] usable",
     ] {
         assert!(
             outcome.console.contains(part),
@@ -100,6 +111,27 @@ fn as_checked(l1: &mut L1) -> Result<(), Error> {
             "no {part:?} in:\n{}",
             checked.stdout
         );
+    }
+    Ok(())
+}
+
+/// The kernel names what AMD's IOMMU keeps, and the check finds nothing wrong.
+fn behind_amd(l1: &mut L1) -> Result<(), Error> {
+    within_reach(l1)?;
+    let device = l1.machine().address(0);
+    let check = [place::VMM, "check", &device].map(str::to_owned).to_vec();
+    let checked = l1.run(Program {
+        arguments: check,
+        ..Program::default()
+    })?;
+    let text = &checked.stdout;
+    assert_eq!(checked.finished.ending, Ending::Status(0), "{text}");
+    for part in [
+        "remaps interrupts",
+        "0xfee00000-0xfeefffff (msi)",
+        "0xfd00000000-0xffffffffff (reserved)",
+    ] {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
     Ok(())
 }

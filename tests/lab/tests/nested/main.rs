@@ -80,15 +80,15 @@ fn lanes() -> [Vec<Group>; LANES] {
                 full(Kernel::Stock612),
                 [main.as_slice(), &rest, tools::TESTS, conformance::TESTS].concat(),
             ),
-            ("6.12, 39 bits", narrow(Kernel::Stock612), layout::WITHIN.to_vec()),
-            ("6.12, AMD", amd(), layout::WITHIN.to_vec()),
+            ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
+            ("6.12, AMD", amd(), layout::AMD.to_vec()),
             ("6.12", xhci, usb::TESTS.to_vec()),
             ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
         ],
         vec![
             ("small", full(Kernel::Small), small),
             ("small", e1000e, nics::TESTS.to_vec()),
-            ("small, 39 bits", narrow(Kernel::Small), layout::WITHIN.to_vec()),
+            ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
             // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
             // need.
             (
