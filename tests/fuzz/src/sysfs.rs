@@ -1,4 +1,4 @@
-//! sysfs that lies: names, links and groups of whatever kind.
+//! sysfs that lies: names, links, groups and reserved regions of whatever kind.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -73,4 +73,11 @@ pub fn run(bytes: &[u8]) {
         "{text}"
     );
     assert!(!text.contains("is bound to vfio-pci;"), "{text}");
+    fs::write(
+        tree.path().join("kernel/iommu_groups/1/reserved_regions"),
+        input.0,
+    )
+    .unwrap();
+    let regions = sysfs.reserved_regions(1);
+    assert!(regions.iter().all(|region| !region.range.is_empty()));
 }
