@@ -122,7 +122,7 @@ pub fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u8, stats: &Stats) -> R
         let fd = vm
             .create_vcpu(index.into())
             .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
-        let cpuid = cpuid::for_cpu(supported, index, count);
+        let cpuid = cpuid::for_cpu(supported, index, count)?;
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))?;
         Ok(Vcpu { fd, index })
     };
@@ -141,5 +141,42 @@ pub fn check_cpus(kvm: &Kvm, args: &Args) -> Result<(), Error> {
             most,
         }),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+
+    use super::*;
+
+    /// What each of the most CPUs says of itself, as KVM has it.
+    #[test]
+    fn kvm_takes_254_cpus_that_tell_one_topology() {
+        let Ok(kvm) = crate::kvm::open() else {
+            eprintln!("NOT RUN: kvm_takes_254_cpus_that_tell_one_topology: /dev/kvm does not open");
+            return;
+        };
+        const MOST: u8 = 254;
+        let stats = Stats::default();
+        let vm = crate::kvm::create_vm(&kvm, &stats.kvm_ioctls).unwrap();
+        let supported = cpuid::supported(&kvm).unwrap();
+        let vcpus = create_vcpus(&vm, &supported, MOST, &stats).unwrap();
+        assert_eq!(vcpus.len(), usize::from(MOST));
+        for (id, vcpu) in (0_u32..).zip(&vcpus) {
+            let cpuid = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
+            let leaf = |function, index| {
+                let mut entries = cpuid.as_slice().iter();
+                *entries
+                    .find(|entry| entry.function == function && entry.index == index)
+                    .unwrap()
+            };
+            assert_eq!(leaf(1, 0).ebx >> 16, id << 8 | 254, "leaf 1 of {id}");
+            assert_eq!(leaf(1, 0).ecx >> 21 & 1, 1, "x2APIC");
+            let levels = [0, 1].map(|index| leaf(0xb, index));
+            let told = levels.map(|level| (level.eax & 0x1f, level.ebx & 0xffff, level.ecx, level.edx));
+            assert_eq!(told, [(0, 1, 0x100, id), (8, 254, 0x201, id)], "leaf 0xb of {id}");
+            assert_eq!(leaf(0x8000_0008, 0).ecx & 0xf0ff, 8 << 12 | 253);
+        }
     }
 }

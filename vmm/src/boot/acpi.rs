@@ -299,6 +299,25 @@ mod tests {
         tables.iter().for_each(|table| assert_eq!(sum(table), 0));
     }
 
+    /// Local APICs (ACPI 6.5, 5.2.12.2) tell ids up to 254, which is as many as there can be.
+    #[test]
+    fn each_of_the_most_cpus_is_told_once() {
+        let madt = bytes(&madt(&Platform {
+            cpus: 254,
+            slots: Vec::new(),
+        }));
+        let mut rest = &madt[44..];
+        let mut local_apics = Vec::new();
+        while let [kind, length, body @ ..] = rest {
+            if *kind == 0 {
+                local_apics.push(body[..usize::from(*length) - 2].to_vec());
+            }
+            rest = &rest[usize::from(*length)..];
+        }
+        let expected: Vec<_> = (0..254).map(|id| vec![id, id, 1, 0, 0, 0]).collect();
+        assert_eq!(local_apics, expected);
+    }
+
     #[test]
     fn slots_are_spread_over_the_free_part_of_the_ioapic() {
         assert_eq!([0, 1, 7, 8, 31].map(intx_gsi), [16, 17, 23, 16, 23]);

@@ -2,7 +2,7 @@
 //!
 //! The topology is flat: one package, one thread a core, APIC ids from 0.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use resources::CpuReach;
 
@@ -16,7 +16,11 @@ const HYPERVISOR: u32 = 1 << 31;
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: leaf 0x8000_001e is valid.
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
-/// Leaves 0xb and 0x1f, ECX[15:8]: what a level is.
+/// The same, AMD's: leaf 1 counts cores.
+const CMP_LEGACY: u32 = 1 << 1;
+/// Extended topology, and its second edition.
+const LEVELS: [u32; 2] = [0xb, 0x1f];
+/// ECX[15:8] of both: what a level is.
 const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 /// Address bits that every 64-bit CPU has.
@@ -65,22 +69,30 @@ fn is_amd(supported: &CpuId) -> bool {
 }
 
 /// The leaves of CPU `index` of `count`.
-pub fn for_cpu(supported: &CpuId, index: u8, count: u8) -> CpuId {
-    let mut cpuid = supported.clone();
+pub fn for_cpu(supported: &CpuId, index: u8, count: u8) -> Result<CpuId, Error> {
     let topology = Topology {
         id: index.into(),
         count: count.into(),
+        is_amd: is_amd(supported),
     };
-    cpuid
-        .as_mut_slice()
-        .iter_mut()
-        .for_each(|entry| topology.apply(entry));
-    cpuid
+    let last_leaf = supported.as_slice().iter().find(|entry| entry.function == 0);
+    let last_leaf = last_leaf.map_or(0, |entry| entry.eax);
+    // KVM tells no levels (newer kernels: the first one only, empty), or those of the host.
+    let own = supported
+        .as_slice()
+        .iter()
+        .filter(|entry| !LEVELS.contains(&entry.function));
+    let mut entries: Vec<_> = own.copied().collect();
+    entries.iter_mut().for_each(|entry| topology.apply(entry));
+    let levels = LEVELS.iter().filter(|leaf| **leaf <= last_leaf);
+    entries.extend(levels.flat_map(|leaf| topology.levels(*leaf)));
+    CpuId::from_entries(&entries).map_err(|e| Error::Vcpu(format!("no room for CPUID: {e:?}")))
 }
 
 struct Topology {
     id: u32,
     count: u32,
+    is_amd: bool,
 }
 
 impl Topology {
@@ -97,8 +109,7 @@ impl Topology {
         match entry.function {
             0x1 => self.features(entry),
             0x4 => self.caches(entry),
-            0xb | 0x1f => self.levels(entry),
-            0x8000_0001 => entry.ecx &= !TOPOLOGY_EXTENSIONS,
+            0x8000_0001 => self.extended_features(entry),
             // ECX[7:0]: cores less one; ECX[15:12]: bits of the APIC id that number them.
             0x8000_0008 => entry.ecx = self.last() | self.id_bits() << 12,
             // The host's own: with topology extensions off they say nothing.
@@ -125,13 +136,31 @@ impl Topology {
         entry.eax = entry.eax & 0x3fff | sharing << 14 | self.last().min(63) << 26;
     }
 
-    fn levels(&self, entry: &mut kvm_cpuid_entry2) {
-        let (shift, cpus, level) = match entry.index {
-            0 => (0, 1, LEVEL_THREAD),
-            1 => (self.id_bits(), self.count, LEVEL_CORE),
-            _ => (0, 0, 0),
+    /// Without CMP_LEGACY the logical processors of leaf 1 would be threads of one core (APM 3, E.4.2).
+    fn extended_features(&self, entry: &mut kvm_cpuid_entry2) {
+        entry.ecx &= !(TOPOLOGY_EXTENSIONS | CMP_LEGACY);
+        if self.is_amd && self.count > 1 {
+            entry.ecx |= CMP_LEGACY;
+        }
+    }
+
+    /// Threads of a core, of which there is one, and cores of the package (SDM 2A, CPUID, leaf 0xb). KVM answers
+    /// for what is behind the last level.
+    fn levels(&self, leaf: u32) -> [kvm_cpuid_entry2; 2] {
+        let level = |index, shift, cpus, kind| kvm_cpuid_entry2 {
+            function: leaf,
+            index,
+            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            eax: shift,
+            ebx: cpus,
+            ecx: kind | index,
+            edx: self.id,
+            ..Default::default()
         };
-        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (shift, cpus, level | entry.index, self.id);
+        [
+            level(0, 0, 1, LEVEL_THREAD),
+            level(1, self.id_bits(), self.count, LEVEL_CORE),
+        ]
     }
 }
 
@@ -147,13 +176,13 @@ mod tests {
             ..Default::default()
         };
         let supported = [
+            entry(0, 0, 0xd),
             entry(1, 0, 0),
             entry(4, 3, 3 << 5 | 0xfc00_0003),
             entry(0xb, 0, 9),
-            entry(0xb, 1, 9),
             entry(0x8000_0008, 0, 0x3028),
         ];
-        let cpuid = for_cpu(&CpuId::from_entries(&supported).unwrap(), index, cpus);
+        let cpuid = for_cpu(&CpuId::from_entries(&supported).unwrap(), index, cpus).unwrap();
         move |function, index| {
             let entries = cpuid.as_slice().iter();
             *entries
@@ -183,6 +212,39 @@ mod tests {
         let levels = [leaf(0xb, 0), leaf(0xb, 1)].map(|level| (level.eax, level.ebx, level.ecx, level.edx));
         assert_eq!(levels, [(0, 1, 0x100, 5), (3, 6, 0x201, 5)]);
         assert_eq!(leaf(0x8000_0008, 0).ecx, 3 << 12 | 5);
+    }
+
+    #[test]
+    fn levels_are_there_as_far_as_there_are_leaves() {
+        let entry = |eax| kvm_cpuid_entry2 {
+            eax,
+            ..Default::default()
+        };
+        for (last_leaf, expected) in [(0xa, 0), (0xb, 2), (0x1e, 2), (0x1f, 4), (0x20, 4)] {
+            let cpuid = for_cpu(&CpuId::from_entries(&[entry(last_leaf)]).unwrap(), 3, 4).unwrap();
+            let levels = cpuid
+                .as_slice()
+                .iter()
+                .filter(|entry| LEVELS.contains(&entry.function));
+            assert_eq!(levels.count(), expected, "{last_leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn amds_cpus_count_cores_where_there_are_several() {
+        let [name, features] = [0, 0x8000_0001].map(|function| kvm_cpuid_entry2 {
+            function,
+            ebx: u32::from_le_bytes(*b"Auth"),
+            edx: u32::from_le_bytes(*b"enti"),
+            ecx: u32::from_le_bytes(*b"cAMD"),
+            ..Default::default()
+        });
+        let bit = |supported: &[kvm_cpuid_entry2], count| {
+            let cpuid = for_cpu(&CpuId::from_entries(supported).unwrap(), 0, count).unwrap();
+            cpuid.as_slice().last().unwrap().ecx & CMP_LEGACY != 0
+        };
+        let amd = [kvm_cpuid_entry2 { eax: 1, ..name }, features];
+        assert!(bit(&amd, 2) && !bit(&amd, 1) && !bit(&[features], 2));
     }
 
     #[test]
