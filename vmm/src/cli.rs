@@ -1,6 +1,7 @@
 //! The command line.
 
-use std::fmt;
+mod memory;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,6 +11,8 @@ use vfio_passthrough::ResetPolicy;
 
 use crate::events::OnError;
 use crate::prepare::Command;
+
+pub use memory::{HugePages, Memory, MemoryError, MemorySize, SizeError};
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
@@ -58,12 +61,17 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
     pub cpus: u8,
 
-    /// Guest RAM in bytes, or with a suffix: K, M, G, T (powers of 1024); at least 64M
+    /// Guest RAM: its size (512M, 4G), and of what it is made
+    ///
+    /// SIZE, or size=SIZE, is in bytes, or with a suffix: K, M, G, T (powers of 1024); at least 64M. Options:
+    /// hugepages=2M or 1G takes it from the huge pages that the host has reserved; thp=off keeps the kernel
+    /// from making huge pages of small ones; shared=on makes it a file in memory (memfd); prefault=on has all
+    /// of it from the host before the guest starts.
     ///
     /// With --vfio all of it is pinned in the host's memory at start, and counts against the locked-memory
-    /// limit (ulimit -l).
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
-    pub memory: MemorySize,
+    /// limit (ulimit -l); prefault=off then leaves it to the pinning to get it.
+    #[arg(long, value_name = "SIZE[,OPTION]...", default_value = "512M")]
+    pub memory: Memory,
 
     /// A PCI device to assign, bound to vfio-pci; may be given several times
     ///
@@ -100,6 +108,7 @@ const AFTER_HELP: &str = "\
 Examples:
   vmm --kernel bzImage --initrd initramfs.cpio --memory 1G --cpus 2
   vmm --kernel bzImage --cmdline 'root=/dev/nvme0n1p1 rw' --vfio /sys/bus/pci/devices/0000:01:00.0
+  vmm --kernel bzImage --memory size=64G,hugepages=1G --cpus 16 --vfio 0000:01:00.0
   vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0,reset=none --no-reboot
 
 To hand a device to VFIO first (as root), and back:
@@ -154,76 +163,6 @@ impl FromStr for Passthrough {
     }
 }
 
-/// A number of bytes of RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MemorySize(u64);
-
-/// Why a size is none.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum SizeError {
-    /// Not digits and a suffix.
-    #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
-    NotANumber,
-    /// Does not fit in 64 bits.
-    #[error("larger than 64 bits can say")]
-    TooLarge,
-    /// Less than any Linux guest boots with.
-    #[error("too small: a guest needs at least 64M")]
-    TooSmall,
-    /// Not whole pages of 2 MiB.
-    #[error("not a multiple of 2M, the size of a huge page")]
-    NotHugePages,
-}
-
-impl MemorySize {
-    const LEAST: u64 = 64 << 20;
-    const UNIT: u64 = 2 << 20;
-
-    /// The size in bytes.
-    pub fn bytes(self) -> u64 {
-        self.0
-    }
-}
-
-impl FromStr for MemorySize {
-    type Err = SizeError;
-
-    fn from_str(text: &str) -> Result<Self, SizeError> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let suffix = text.strip_prefix(digits).unwrap_or_default();
-        let shift = match suffix.to_ascii_uppercase().as_str() {
-            "" => 0,
-            "K" | "KIB" => 10,
-            "M" | "MIB" => 20,
-            "G" | "GIB" => 30,
-            "T" | "TIB" => 40,
-            _ => return Err(SizeError::NotANumber),
-        };
-        if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
-            return Err(SizeError::NotANumber);
-        }
-        let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
-        let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
-        Self::checked(bytes)
-    }
-}
-
-impl MemorySize {
-    fn checked(bytes: u64) -> Result<Self, SizeError> {
-        match bytes {
-            _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
-            _ if !bytes.is_multiple_of(Self::UNIT) => Err(SizeError::NotHugePages),
-            _ => Ok(Self(bytes)),
-        }
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}M", self.0 >> 20)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -244,7 +183,7 @@ mod tests {
             "--cmdline <STR>",
             "--cpus <N>",
             "[default: 1]",
-            "--memory <SIZE>",
+            "--memory <SIZE[,OPTION]...>",
             "[default: 512M]",
             "--vfio <PATH[,reset=none]>",
             "--on-error <WHAT>",
@@ -287,34 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
-        let cases = [
-            ("512M", Ok(MemorySize(512 << 20))),
-            ("4G", Ok(MemorySize(4 << 30))),
-            ("4gib", Ok(MemorySize(4 << 30))),
-            ("67108864", Ok(MemorySize(64 << 20))),
-            ("0", Err(SizeError::TooSmall)),
-            ("63M", Err(SizeError::TooSmall)),
-            ("65537K", Err(SizeError::NotHugePages)),
-            ("", Err(SizeError::NotANumber)),
-            ("M", Err(SizeError::NotANumber)),
-            ("-1G", Err(SizeError::NotANumber)),
-            ("1.5G", Err(SizeError::NotANumber)),
-            ("lots", Err(SizeError::NotANumber)),
-            ("512X", Err(SizeError::NotANumber)),
-            ("99999999999T", Err(SizeError::TooLarge)),
-            ("99999999999999999999999", Err(SizeError::TooLarge)),
-        ];
-        cases
-            .into_iter()
-            .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
-    }
-
-    #[test]
     fn a_line_is_a_command_or_a_guest_and_never_both() {
         let parsed = |words: &str| CommandLine::try_parse_from(words.split(' '));
         let device = || vec!["0000:01:00.0".parse().unwrap()];
-        let memory = MemorySize(512 << 20);
+        let memory: Memory = "512M".parse().unwrap();
         let commands = [
             ("vmm devices --json", Command::Devices { json: true }),
             (

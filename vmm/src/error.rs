@@ -92,6 +92,14 @@ pub enum Error {
         /// The host's, in MiB.
         has: u64,
     },
+    /// The host has not as many huge pages.
+    #[error("--memory {asked}: {why}")]
+    HugePages {
+        /// What was asked for.
+        asked: crate::Memory,
+        /// What there is, and what mends it.
+        why: String,
+    },
     /// Guest RAM could not be had from the host.
     #[error("guest RAM of {size} MiB could not be mapped: {why}")]
     Ram {

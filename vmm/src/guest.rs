@@ -26,7 +26,7 @@ use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
 use crate::vfio::{Devices, Functions, GuestFunction};
-use crate::{Args, Error, MemorySize, kvm, layout, vfio};
+use crate::{Args, Error, Memory, kvm, layout, vfio};
 
 /// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
@@ -50,7 +50,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn begin(memory: MemorySize, cpu: CpuReach, reserved: &[Reserved]) -> Result<Self, Error> {
+    /// None where there is no plan: the one that is made when all is known says why.
+    fn begin(memory: Memory, cpu: CpuReach, reserved: &[Reserved]) -> Result<Option<Self>, Error> {
         let needs = Needs {
             memory,
             cpu,
@@ -58,13 +59,15 @@ impl Prepared {
             reserved,
             bars: &[],
         };
-        let ranges = needs.plan()?.ram;
-        let ram = Ram::new(&ranges)?;
-        Ok(Self {
+        let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
+            return Ok(None);
+        };
+        let ram = Ram::of(&ranges, memory)?;
+        Ok(Some(Self {
             populating: ram.populate(),
             ranges,
             ram,
-        })
+        }))
     }
 
     /// The RAM, if it is what the layout came to.
@@ -87,17 +90,18 @@ impl Host {
         let supported = cpuid::supported(&kvm)?;
         let mut vm = Vm::new(&kvm, stats)?;
         stats.phase("kvm");
-        // Without devices RAM is not pinned, and a page is had when the guest touches it.
+        // Without devices RAM is not pinned, and a page is had when the guest touches it, unless told.
         let reserved = reserved(args)?;
         let prepare = || Prepared::begin(args.memory, cpuid::reach(&supported), &reserved);
-        let prepared = (!args.vfio.is_empty()).then(prepare).transpose()?;
+        let prefault = args.memory.prefault.unwrap_or(!args.vfio.is_empty());
+        let prepared = prefault.then(prepare).transpose()?.flatten();
         // The kernel wants a group's VM to be known before its devices are opened.
         let devices = Devices::open(&args.vfio, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
         let layout = plan(args, &supported, devices.as_ref(), &reserved, &vm.functions)?;
         let prepared = prepared.and_then(|prepared| prepared.take(&layout));
-        let ram = prepared.map_or_else(|| Ram::new(&layout.ram), Ok)?;
+        let ram = prepared.map_or_else(|| Ram::of(&layout.ram, args.memory), Ok)?;
         stats.phase("populate");
         ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
         let mappings = devices.as_ref().map(|devices| devices.map(&ram));

@@ -4,16 +4,13 @@ use resources::{AddressRange, BarRequest, CpuReach, IoReach, Layout, LayoutError
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
-use crate::MemorySize;
-
-/// RAM regions start on a huge page, so that guest and host pages match.
-const HUGE_PAGE: u64 = 2 << 20;
+use crate::Memory;
 
 /// What a layout is planned from.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs<'a> {
     /// RAM.
-    pub memory: MemorySize,
+    pub memory: Memory,
     /// What the CPUs reach.
     pub cpu: CpuReach,
     /// What the IOMMU maps; none where no device is assigned, or where that is not known yet.
@@ -29,7 +26,7 @@ impl Needs<'_> {
     pub fn plan(&self) -> Result<Layout, LayoutError> {
         Layout::plan(&LayoutRequest {
             ram: self.memory.bytes(),
-            ram_page: HUGE_PAGE,
+            ram_page: self.memory.page(),
             cpu: self.cpu,
             reach: self.apertures.map_or(IoReach::Unrestricted, IoReach::Apertures),
             reserved: self.reserved,

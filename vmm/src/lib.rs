@@ -36,7 +36,9 @@ pub mod vfio;
 
 use std::sync::Arc;
 
-pub use cli::{Args, CommandLine, MemorySize, Passthrough, PassthroughError, SizeError};
+pub use cli::{
+    Args, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError, SizeError,
+};
 pub use error::Error;
 pub use stop::Outcome;
 

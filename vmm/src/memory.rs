@@ -1,17 +1,18 @@
-//! Guest RAM: anonymous memory of this process.
+//! Guest RAM: memory of this process, or a file in memory; of pages as the kernel has them, or of huge ones.
+
+mod backing;
+mod hugepages;
 
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use nix::libc;
 use nix::sys::mman::{MmapAdvise, madvise};
 use resources::AddressRange;
 use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
-use crate::{Error, MemorySize};
+use crate::{Error, Memory, MemorySize};
 
 /// All of the guest's RAM, outside any VM: it can be filled, mapped for DMA, and then placed.
 pub struct Ram {
@@ -20,9 +21,16 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Reserves `ranges` of guest physical memory; nothing is touched, so nothing is used yet.
+    /// Reserves `ranges` of guest physical memory as [`of`](Self::of) does, of plain memory.
     pub fn new(ranges: &[AddressRange]) -> Result<Self, Error> {
-        let regions = ranges.iter().map(map).collect::<Result<Vec<_>, _>>()?;
+        Self::of(ranges, Memory::default())
+    }
+
+    /// Reserves `ranges` of guest physical memory; nothing is touched, so nothing is used yet, but for huge
+    /// pages where `memory` asks for them. Of `memory`, the size is not looked at.
+    pub fn of(ranges: &[AddressRange], memory: Memory) -> Result<Self, Error> {
+        let regions = ranges.iter().map(|range| backing::map(range, memory));
+        let regions = regions.collect::<Result<Vec<_>, _>>()?;
         let memory = GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(|e| Error::Ram {
             size: 0,
             why: e.to_string(),
@@ -102,36 +110,16 @@ fn populate(region: &GuestRegionMmap, start: usize) {
     }
 }
 
-fn map(range: &AddressRange) -> Result<Arc<GuestRegionMmap>, Error> {
-    let failed = |why: String| Error::Ram {
-        size: range.size >> 20,
-        why,
-    };
-    let size = usize::try_from(range.size).map_err(|e| failed(e.to_string()))?;
-    let region = MmapRegionBuilder::new(size)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-        .build()
-        .map_err(|e| failed(e.to_string()))?;
-    prefer_huge_pages(&region);
-    let region = GuestRegionMmap::new(region, GuestAddress(range.start));
-    region
-        .map(Arc::new)
-        .ok_or_else(|| failed("it ends above 2^64".into()))
-}
-
-/// Huge pages make fewer page faults, fewer pins and a shorter walk for the guest. Advice only.
-fn prefer_huge_pages(region: &MmapRegion) {
-    if let Some(start) = NonNull::new(region.as_ptr().cast()) {
-        // SAFETY: MADV_HUGEPAGE changes neither contents nor validity of the mapping, which is ours and
-        // covers these bytes.
-        let advised = unsafe { madvise(start, region.size(), MmapAdvise::MADV_HUGEPAGE) };
-        advised.unwrap_or_else(|e| log::debug!("no huge pages for guest RAM: {e}"));
-    }
-}
-
 /// Refuses more RAM than the host has: it would be killed later, when the guest touches it.
-pub fn check_host(asked: MemorySize) -> Result<(), Error> {
+pub fn check_host(asked: Memory) -> Result<(), Error> {
+    if let Some(text) = hugepages::thp_is_off(&asked) {
+        log::warn!("{text}");
+    }
+    check_total(asked.size)?;
+    hugepages::check(&asked).map_err(|why| Error::HugePages { asked, why })
+}
+
+fn check_total(asked: MemorySize) -> Result<(), Error> {
     let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else {
         return Ok(());
     };
@@ -151,7 +139,7 @@ fn total_kib(meminfo: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
 

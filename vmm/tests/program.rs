@@ -126,6 +126,44 @@ fn a_guest_prints_and_powers_off_with_status_0() {
 }
 
 #[test]
+fn a_guest_runs_on_each_kind_of_memory() {
+    if !has_kvm("a_guest_runs_on_each_kind_of_memory") {
+        return;
+    }
+    let kernel = program(&[out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)]);
+    for memory in [
+        "size=64M,prefault=on",
+        "64M,thp=off",
+        "64M,shared=on,prefault=on",
+        "5G",
+    ] {
+        let output = vmm()
+            .args(["--memory", memory, "--kernel"])
+            .arg(kernel.path())
+            .output()
+            .unwrap();
+        assert_eq!(
+            (text(&output), output.status.code()),
+            (String::new(), Some(0)),
+            "{memory}"
+        );
+        assert_eq!(output.stdout, b".");
+    }
+}
+
+/// All but the first wait to be started; each is a thread that must end.
+#[test]
+fn a_guest_with_the_most_cpus_runs_and_ends() {
+    if !has_kvm("a_guest_with_the_most_cpus_runs_and_ends") {
+        return;
+    }
+    let kernel = program(&[out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)]);
+    let output = run(kernel.path(), &["--cpus", "254"]);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+    assert_eq!(output.stdout, b".");
+}
+
+#[test]
 fn a_reset_ends_with_status_0_where_that_is_asked_for() {
     if !has_kvm("a_reset_ends_with_status_0_where_that_is_asked_for") {
         return;
@@ -424,7 +462,7 @@ fn impossible_sizes_are_refused_with_the_reason() {
     let size = |size| ["--kernel", "k", "--memory", size];
     fails(
         &size("0"),
-        "error: invalid value '0' for '--memory <SIZE>'",
+        "error: invalid value '0' for '--memory <SIZE[,OPTION]...>'",
         "at least 64M",
     );
     fails(&size("16M"), "error: invalid value '16M'", "too small");

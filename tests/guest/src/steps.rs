@@ -9,7 +9,7 @@ use guest::Report;
 use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
-use crate::system::Error;
+use crate::system::{self, Error};
 use crate::{bar_memory, edu, interrupts, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
@@ -21,6 +21,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Look => Report::Pci {
             functions: pci::functions()?,
         },
+        Step::Topology => system::topology()?,
         Step::Hash { bytes } => return on_disks(|disk| hash(disk, bytes)),
         Step::Write { bytes, offset } => return on_disks(|disk| write(disk, offset, bytes)),
         Step::Read { count } => return on_disks(|disk| read(disk, count)),

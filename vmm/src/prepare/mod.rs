@@ -22,7 +22,7 @@ use serde::Serialize;
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::address::ParsePciAddressError;
 
-use crate::{MemorySize, vfio};
+use crate::{Memory, vfio};
 use bind::{Moved, ThisKernel};
 use check::{Probes, Status};
 pub use error::Error;
@@ -40,9 +40,9 @@ pub enum Command {
         /// PCI devices: their addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address)]
         devices: Vec<PciAddress>,
-        /// RAM of the guest to come
-        #[arg(long, value_name = "SIZE", default_value = "512M")]
-        memory: MemorySize,
+        /// RAM of the guest to come, as it would be given
+        #[arg(long, value_name = "SIZE[,OPTION]...", default_value = "512M")]
+        memory: Memory,
         /// Print an array of {check, device, status, what, mend}
         #[arg(long)]
         json: bool,

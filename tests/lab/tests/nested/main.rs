@@ -45,9 +45,9 @@ fn narrow(kernel: Kernel) -> Machine {
     Machine::new(kernel).iommu(Iommu::Intel { address_bits: 39 })
 }
 
-/// With an IOMMU of AMD's.
+/// With an IOMMU of AMD's, and RAM for large guests.
 fn amd() -> Machine {
-    Machine::new(Kernel::Stock612).iommu(Iommu::Amd)
+    Machine::new(Kernel::Stock612).iommu(Iommu::Amd).memory_mib(6144)
 }
 
 /// With a device of each kind.

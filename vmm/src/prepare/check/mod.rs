@@ -8,7 +8,7 @@ use serde::Serialize;
 use vfio_passthrough::PciAddress;
 
 use super::inventory::Host;
-use crate::MemorySize;
+use crate::Memory;
 
 pub use system::Probes;
 
@@ -74,7 +74,7 @@ impl Line {
 }
 
 /// All checks, in the order in which a guest's start would come upon them.
-pub fn check(host: &Host, probes: &Probes, named: &[PciAddress], memory: MemorySize) -> Vec<Line> {
+pub fn check(host: &Host, probes: &Probes, named: &[PciAddress], memory: Memory) -> Vec<Line> {
     let mut lines = system::lines(host, probes);
     let mut functions = Vec::new();
     for address in named {

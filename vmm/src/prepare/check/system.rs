@@ -10,7 +10,7 @@ use super::device::Function;
 use super::facts::open_files;
 use crate::layout::{Needs, reserved};
 use crate::vcpu::cpuid;
-use crate::{MemorySize, kvm, memory};
+use crate::{Memory, kvm, memory};
 
 /// What only calls can tell, asked once.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Probes {
 
 impl Probes {
     /// Asks this host.
-    pub fn of_this_host(memory: MemorySize) -> Self {
+    pub fn of_this_host(memory: Memory) -> Self {
         Self {
             kvm: kvm().map_err(|error| error.to_string()),
             vfio: Container::open().map(drop).map_err(|error| error.to_string()),
@@ -143,12 +143,17 @@ const FILES: u64 = 64;
 const FILES_OF_DEVICE: u64 = 8;
 
 /// The lines of what all devices need together.
-pub fn together(host: &Host, probes: &Probes, functions: &[Function], asked: MemorySize) -> Vec<Line> {
+pub fn together(host: &Host, probes: &Probes, functions: &[Function], asked: Memory) -> Vec<Line> {
     let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let mut lines = vec![
         match &probes.memory {
             Ok(()) => Line::ok("memory", format!("the host has {asked} for the guest")),
-            Err(text) => Line::fail("memory", text, "ask for less with --memory"),
+            Err(text) => {
+                let (what, mend) = text
+                    .split_once("\n  ")
+                    .unwrap_or((text, "ask for less with --memory"));
+                Line::fail("memory", what, mend)
+            }
         },
         match &probes.locked {
             Ok(()) => Line::ok("locked-memory", format!("{asked} may be locked")),
@@ -183,7 +188,7 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
 
 /// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and clear of what
 /// the groups reserve. The kernel has the last word when the groups are attached.
-fn layout(host: &Host, cpu: CpuReach, functions: &[Function], asked: MemorySize) -> Line {
+fn layout(host: &Host, cpu: CpuReach, functions: &[Function], asked: Memory) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
     let reserved = reserved(&host.sysfs, functions.iter().map(|f| f.address));
     let translated = functions.iter().filter_map(|f| f.translated_bits).min();

@@ -1,0 +1,376 @@
+//! `--memory`: how much RAM, and of what.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Guest RAM, as it is asked for: a size, or `size=SIZE` with options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// How much.
+    pub size: MemorySize,
+    /// Of reserved huge pages (hugetlbfs) in place of pages as the kernel has them.
+    pub hugepages: Option<HugePages>,
+    /// Whether the kernel is to make huge pages of small ones; not told: as if on, with no word where it does not.
+    pub thp: Option<bool>,
+    /// Whether all of it is to be had from the host before the guest starts; not told: with devices.
+    pub prefault: Option<bool>,
+    /// Whether it is a file in memory (memfd), which can be mapped more than once, in place of this process's
+    /// own memory.
+    pub shared: bool,
+}
+
+/// Huge pages that the host reserves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// 2 MiB.
+    Size2M,
+    /// 1 GiB.
+    Size1G,
+}
+
+impl HugePages {
+    /// The size of one in bytes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Size2M => 2 << 20,
+            Self::Size1G => 1 << 30,
+        }
+    }
+}
+
+impl fmt::Display for HugePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Size2M => "2M",
+            Self::Size1G => "1G",
+        })
+    }
+}
+
+/// Why a value of `--memory` is none.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The size is none.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// No size.
+    #[error("how much is not said: give a size, or size=SIZE")]
+    NoSize,
+    /// An option that there is not.
+    #[error(
+        "there is no option '{0}': there are size=SIZE, hugepages=2M|1G, thp=on|off, prefault=on|off, shared=on|off"
+    )]
+    UnknownOption(String),
+    /// A value that an option does not have.
+    #[error("{option}={value}: it can be {can}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What could be.
+        can: &'static str,
+    },
+    /// An option twice.
+    #[error("{0}: given twice")]
+    Twice(&'static str),
+    /// Not whole pages.
+    #[error("{size}: not a multiple of {page}, the size of its pages (hugepages={page})")]
+    NotWhole {
+        /// What was given.
+        size: MemorySize,
+        /// The pages.
+        page: HugePages,
+    },
+    /// Reserved pages are huge already.
+    #[error("hugepages and thp=on: reserved huge pages are huge already; leave one of the two away")]
+    HugeTwice,
+}
+
+impl Default for Memory {
+    /// 512 MiB, plain.
+    fn default() -> Self {
+        Self {
+            size: MemorySize(512 << 20),
+            hugepages: None,
+            thp: None,
+            prefault: None,
+            shared: false,
+        }
+    }
+}
+
+impl Memory {
+    /// The size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.size.bytes()
+    }
+
+    /// The size in bytes of the pages that it is planned in: regions of RAM begin and end at multiples of it.
+    pub fn page(&self) -> u64 {
+        // A region that begins on a huge page can have huge pages in the host and in the guest alike.
+        self.hugepages.unwrap_or(HugePages::Size2M).bytes()
+    }
+}
+
+/// What was given so far, of which nothing may be given twice.
+#[derive(Default)]
+struct Options {
+    size: Option<MemorySize>,
+    hugepages: Option<HugePages>,
+    thp: Option<bool>,
+    prefault: Option<bool>,
+    shared: Option<bool>,
+}
+
+impl Options {
+    fn take(&mut self, word: &str) -> Result<(), MemoryError> {
+        let (name, value) = word.split_once('=').unwrap_or(("size", word));
+        match name {
+            "size" => set("size", &mut self.size, value.parse()?),
+            "hugepages" => set("hugepages", &mut self.hugepages, hugepages(value)?),
+            "thp" => set("thp", &mut self.thp, switch("thp", value)?),
+            "prefault" => set("prefault", &mut self.prefault, switch("prefault", value)?),
+            "shared" => set("shared", &mut self.shared, switch("shared", value)?),
+            _ => Err(MemoryError::UnknownOption(word.to_owned())),
+        }
+    }
+}
+
+fn set<T>(name: &'static str, option: &mut Option<T>, value: T) -> Result<(), MemoryError> {
+    match option.replace(value) {
+        Some(_) => Err(MemoryError::Twice(name)),
+        None => Ok(()),
+    }
+}
+
+fn hugepages(value: &str) -> Result<HugePages, MemoryError> {
+    match value.to_ascii_uppercase().as_str() {
+        "2M" | "2MIB" => Ok(HugePages::Size2M),
+        "1G" | "1GIB" => Ok(HugePages::Size1G),
+        _ => Err(MemoryError::Value {
+            option: "hugepages",
+            value: value.to_owned(),
+            can: "2M or 1G",
+        }),
+    }
+}
+
+fn switch(option: &'static str, value: &str) -> Result<bool, MemoryError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(MemoryError::Value {
+            option,
+            value: value.to_owned(),
+            can: "on or off",
+        }),
+    }
+}
+
+impl FromStr for Memory {
+    type Err = MemoryError;
+
+    fn from_str(text: &str) -> Result<Self, MemoryError> {
+        let mut options = Options::default();
+        text.split(',').try_for_each(|word| options.take(word))?;
+        let memory = Self {
+            size: options.size.ok_or(MemoryError::NoSize)?,
+            hugepages: options.hugepages,
+            thp: options.thp,
+            prefault: options.prefault,
+            shared: options.shared.unwrap_or(false),
+        };
+        match memory.hugepages {
+            Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
+            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => Err(MemoryError::NotWhole {
+                size: memory.size,
+                page,
+            }),
+            _ => Ok(memory),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    /// As it can be given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.size)?;
+        if let Some(page) = self.hugepages {
+            write!(f, ",hugepages={page}")?;
+        }
+        let switches = [
+            ("thp", self.thp),
+            ("prefault", self.prefault),
+            ("shared", self.shared.then_some(true)),
+        ];
+        let given = switches
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given.into_iter().try_for_each(|(name, value)| {
+            let value = if value { "on" } else { "off" };
+            write!(f, ",{name}={value}")
+        })
+    }
+}
+
+/// A number of bytes of RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemorySize(u64);
+
+/// Why a size is none.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SizeError {
+    /// Not digits and a suffix.
+    #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
+    NotANumber,
+    /// Does not fit in 64 bits.
+    #[error("larger than 64 bits can say")]
+    TooLarge,
+    /// Less than any Linux guest boots with.
+    #[error("too small: a guest needs at least 64M")]
+    TooSmall,
+    /// Not whole pages of 2 MiB.
+    #[error("not a multiple of 2M, the size of a huge page")]
+    NotHugePages,
+}
+
+impl MemorySize {
+    const LEAST: u64 = 64 << 20;
+    const UNIT: u64 = 2 << 20;
+
+    /// The size in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let suffix = text.strip_prefix(digits).unwrap_or_default();
+        let shift = match suffix.to_ascii_uppercase().as_str() {
+            "" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err(SizeError::NotANumber),
+        };
+        if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
+            return Err(SizeError::NotANumber);
+        }
+        let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
+        let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
+        Self::checked(bytes)
+    }
+}
+
+impl MemorySize {
+    fn checked(bytes: u64) -> Result<Self, SizeError> {
+        match bytes {
+            _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
+            _ if !bytes.is_multiple_of(Self::UNIT) => Err(SizeError::NotHugePages),
+            _ => Ok(Self(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}M", self.0 >> 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("512M", Ok(MemorySize(512 << 20))),
+            ("4G", Ok(MemorySize(4 << 30))),
+            ("4gib", Ok(MemorySize(4 << 30))),
+            ("67108864", Ok(MemorySize(64 << 20))),
+            ("0", Err(SizeError::TooSmall)),
+            ("63M", Err(SizeError::TooSmall)),
+            ("65537K", Err(SizeError::NotHugePages)),
+            ("", Err(SizeError::NotANumber)),
+            ("M", Err(SizeError::NotANumber)),
+            ("-1G", Err(SizeError::NotANumber)),
+            ("1.5G", Err(SizeError::NotANumber)),
+            ("lots", Err(SizeError::NotANumber)),
+            ("512X", Err(SizeError::NotANumber)),
+            ("99999999999T", Err(SizeError::TooLarge)),
+            ("99999999999999999999999", Err(SizeError::TooLarge)),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
+    }
+
+    fn parsed(text: &str) -> Result<Memory, MemoryError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_size_alone_is_plain_memory() {
+        let plain = Memory {
+            size: MemorySize(4 << 30),
+            ..Memory::default()
+        };
+        assert_eq!(parsed("4G"), Ok(plain));
+        assert_eq!(parsed("size=4G"), Ok(plain));
+        assert_eq!(parsed("64Q"), Err(SizeError::NotANumber.into()));
+    }
+
+    #[test]
+    fn options_are_in_any_order_and_are_shown_as_they_can_be_given() {
+        let all = Memory {
+            size: MemorySize(64 << 30),
+            hugepages: Some(HugePages::Size1G),
+            thp: None,
+            prefault: Some(true),
+            shared: true,
+        };
+        assert_eq!(parsed("size=64G,hugepages=1G,prefault=on,shared=on"), Ok(all));
+        assert_eq!(parsed("shared=on,prefault=on,hugepages=1gib,64G"), Ok(all));
+        assert_eq!(all.page(), 1 << 30);
+        for text in [
+            "65536M,hugepages=1G,prefault=on,shared=on",
+            "512M",
+            "512M,thp=off,prefault=off",
+        ] {
+            assert_eq!(parsed(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_what_would_be_right() {
+        let cases = [
+            ("", "not a size: give a number"),
+            ("hugepages=2M", "how much is not said"),
+            ("4G,hugepages=4K", "hugepages=4K: it can be 2M or 1G"),
+            ("4G,prefault=yes", "prefault=yes: it can be on or off"),
+            (
+                "4G,huge=on",
+                "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G",
+            ),
+            ("4G,size=4G", "size: given twice"),
+            ("4G,thp=on,thp=on", "thp: given twice"),
+            ("1536M,hugepages=1G", "1536M: not a multiple of 1G"),
+            ("4G,hugepages=2M,thp=on", "huge already"),
+            ("4G,", "not a size: give a number"),
+        ];
+        for (text, part) in cases {
+            let error = parsed(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        assert!(parsed("4G,hugepages=2M,thp=off").is_ok());
+    }
+}
