@@ -10,9 +10,7 @@ use vfio_passthrough::backend::group::GroupDevice;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{
-    Bar, BarKind, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
-};
+use vfio_passthrough::{Bar, BarKind, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space};
 use vm_memory::GuestMemoryRegion;
 
 use crate::Error;
@@ -76,7 +74,6 @@ impl GuestFunction {
 /// The assigned devices, opened, and the I/O address space that they share. They stay while the guest reboots.
 pub struct Devices {
     container: Arc<Container>,
-    dma: DmaSpace,
     opened: Vec<Opened>,
 }
 
@@ -112,11 +109,7 @@ impl Devices {
             .zip(asked)
             .map(open)
             .collect::<Result<_, _>>()?;
-        Ok(Some(Self {
-            dma: DmaSpace::new(container.clone()),
-            container,
-            opened,
-        }))
+        Ok(Some(Self { container, opened }))
     }
 
     /// Makes the devices those of another VM.
@@ -139,7 +132,7 @@ impl Devices {
 
     /// What the IOMMU can map.
     pub fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
-        let reach = self.dma.reach()?;
+        let reach = self.container.dma().reach()?;
         Ok(reach
             .iter()
             .map(|range| AddressRange::new(range.start(), range.size()))
@@ -152,7 +145,7 @@ impl Devices {
             let memory: Arc<dyn HostMemory> = region.clone();
             (Iova(region.start_addr().0), memory)
         });
-        Ok(self.dma.map_all(memory)?)
+        Ok(self.container.dma().map_all(memory)?)
     }
 
     /// Adds what was counted to `stats`.

@@ -32,8 +32,8 @@ pub enum Device {
     Testdev,
     /// Memory in a large prefetchable BAR of 64 bits. Cannot be reset.
     Ivshmem,
-    /// A bridge to conventional PCI with two e1000 NICs behind it: all of it is one group, and the NICs are
-    /// reset together.
+    /// A bridge to conventional PCI with two e1000 and an rtl8139 behind it: all of it is one group, and the NICs
+    /// are reset together.
     SharedGroup,
 }
 
@@ -69,7 +69,7 @@ impl Device {
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
             // The guest's init drives them.
             Self::Edu | Self::Testdev | Self::Ivshmem => &[],
-            Self::SharedGroup => &["e1000"],
+            Self::SharedGroup => &["e1000", "8139cp"],
         }
     }
 }
@@ -172,12 +172,12 @@ impl Machine {
         self.address(index.unwrap_or(usize::MAX))
     }
 
-    /// The two NICs of a shared group.
+    /// The three NICs of a shared group, the rtl8139 last.
     #[must_use]
-    pub fn nics(&self) -> [String; 2] {
+    pub fn nics(&self) -> [String; 3] {
         let index = self.devices.iter().position(|own| *own == Device::SharedGroup);
         let bus = self.bus(index.unwrap_or(usize::MAX));
-        [1, 2].map(|slot| format!("0000:{bus:02x}:{slot:02x}.0"))
+        [1, 2, 3].map(|slot| format!("0000:{bus:02x}:{slot:02x}.0"))
     }
 
     /// The virtual function `number` of the first NVMe that has them, on the same bus: they follow one another
@@ -313,7 +313,7 @@ mod tests {
             Device::NvmeWithVfs,
         ]);
         assert_eq!(machine.address_of(Device::Ahci), "0000:01:00.0");
-        assert_eq!(machine.nics(), ["0000:02:01.0", "0000:02:02.0"]);
+        assert_eq!(machine.nics(), ["0000:02:01.0", "0000:02:02.0", "0000:02:03.0"]);
         assert_eq!(machine.address_of(Device::Edu), "0000:00:05.0");
         assert_eq!(machine.address_of(Device::NvmeWithVfs), "0000:03:00.0");
         assert_eq!(

@@ -2,33 +2,35 @@
 //! devices.
 //!
 //! vfio-ioctls opens the container, checks it, and maps memory. Groups and devices are opened here, in the
-//! order that the kernel asks for: group, status, `SET_CONTAINER`, `SET_IOMMU` once a container, the link to
-//! the hypervisor, and only then the device, since some drivers want to know KVM when they are opened. A hot
-//! reset needs the files of groups, which vfio-ioctls keeps to itself.
+//! order that the kernel asks for: group, status, `SET_CONTAINER`, `SET_IOMMU` once a container, what is mapped
+//! already, the link to the hypervisor, and only then the device, since some drivers want to know KVM when they
+//! are opened. A hot reset needs the files of groups, which vfio-ioctls keeps to itself.
 
 mod device;
-mod error;
+pub(crate) mod error;
 mod membership;
+pub(crate) mod spaces;
+mod type1;
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use vfio_ioctls::{VfioContainer, VfioError};
 
 pub use device::GroupDevice;
 pub use error::Error;
 use membership::{Groups, Membership};
+use type1::Type1;
 
+use super::BusMember;
 use super::sysfs::{self, Sysfs};
-use super::{AddressSpace, BusMember, IommuInfo, ioctl};
 use crate::address::PciAddress;
 use crate::counters::VfioCalls;
+use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// A VFIO container, once its groups are attached an I/O address space.
+/// The VFIO container of a guest's devices. A group that cannot share it gets another one from the kernel, which is
+/// kept in step (see [`DmaSpace`]).
 pub struct Container {
-    vfio: VfioContainer,
     sysfs: Sysfs,
+    dma: DmaSpace,
     groups: Mutex<Groups>,
     calls: Arc<VfioCalls>,
 }
@@ -40,16 +42,19 @@ impl Container {
     ///
     /// [`Error::OpenContainer`] (`ENOENT` and `ENODEV`: no module; `EACCES`), [`Error::Unsupported`].
     pub fn open() -> Result<Arc<Self>, Error> {
-        let vfio = VfioContainer::new(None).map_err(|error| match error {
-            VfioError::OpenContainer(source) => Error::OpenContainer(source),
-            other => Error::Unsupported(other),
-        })?;
+        let calls = Arc::<VfioCalls>::default();
+        let groups = Groups::new(Type1::open(calls.clone())?);
         Ok(Arc::new(Self {
-            vfio,
             sysfs: Sysfs::default(),
-            groups: Mutex::default(),
-            calls: Arc::default(),
+            dma: groups.dma().clone(),
+            groups: Mutex::new(groups),
+            calls,
         }))
+    }
+
+    /// What the devices reach.
+    pub fn dma(&self) -> &DmaSpace {
+        &self.dma
     }
 
     /// The calls made on this container and on its devices.
@@ -67,7 +72,8 @@ impl Container {
         self.groups().link(link)
     }
 
-    /// Attaches the group of a device, if it is not yet, and opens the device. The kernel resets a function
+    /// Attaches the group of a device, if it is not yet, and opens the device. All that is mapped is mapped for
+    /// it, too, also where no device was open before. The kernel resets a function
     /// that can be reset when it is opened (`vfio_pci_core_enable`), so it comes as after power-on.
     ///
     /// # Errors
@@ -83,46 +89,13 @@ impl Container {
     fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
         BusMember {
             address,
-            ours: self.groups().file(group).is_some(),
+            // The kernel resets nothing that a driver of its own, or none, has (vfio_pci_dev_set_resettable).
+            ours: self.groups().file(group).is_some() && self.sysfs.is_vfio(address),
             driver: self.sysfs.driver(address),
         }
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AddressSpace for Container {
-    fn info(&self) -> io::Result<IommuInfo> {
-        self.calls.iommu_info.increment();
-        ioctl::iommu_info(&self.vfio)
-    }
-
-    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
-        let size = usize::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        self.calls.map_dma.increment();
-        // SAFETY: our caller promises for the memory what vfio-ioctls asks for: see `AddressSpace::map` and
-        // `HostMemory`.
-        unsafe { self.vfio.vfio_dma_map(iova, size, host) }.map_err(errno)
-    }
-
-    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
-        let size = usize::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        self.calls.unmap_dma.increment();
-        match self.vfio.vfio_dma_unmap(iova, size).map_err(errno) {
-            // The kernel unmapped everything when the last group left (vfio_group_detach_container).
-            Err(_) if self.groups().is_empty() => Ok(()),
-            result => result,
-        }
-    }
-}
-
-/// The errno in an error of vfio-ioctls; where it kept none, `EINVAL`, which is what a size that does not
-/// match means.
-fn errno(error: VfioError) -> io::Error {
-    match error {
-        VfioError::IommuDmaMap(source) | VfioError::IommuDmaUnmap(source) => source.into(),
-        _ => io::Error::from_raw_os_error(libc::EINVAL),
     }
 }

@@ -36,23 +36,22 @@ impl Mapped {
         })
     }
 
-    pub(crate) fn range(&self) -> ByteRange {
-        self.range
+    /// Whether this is a mapping of `space`.
+    pub(crate) fn is_in(&self, space: &Arc<dyn AddressSpace>) -> bool {
+        Arc::ptr_eq(&self.space, space)
     }
 
-    /// Ends the mapping and gives the memory back; after a failure the memory is leaked.
-    pub(crate) fn unmap(mut self) -> io::Result<Arc<dyn HostMemory>> {
-        // `None` only after `end`, which runs here or in `drop`, never twice.
-        self.end()?
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    /// Ends the mapping and lets go of the memory; after a failure the memory is leaked.
+    pub(crate) fn unmap(mut self) -> io::Result<()> {
+        self.end()
     }
 
-    fn end(&mut self) -> io::Result<Option<Arc<dyn HostMemory>>> {
+    fn end(&mut self) -> io::Result<()> {
         let Some(memory) = self.memory.take() else {
-            return Ok(None);
+            return Ok(());
         };
         match self.space.unmap(self.range.start(), self.range.size()) {
-            Ok(()) => Ok(Some(memory)),
+            Ok(()) => Ok(()),
             Err(error) => {
                 // Devices may still write there: leaked, so that nothing else ever lives at that place.
                 #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]

@@ -19,6 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod containers;
 pub mod core;
 mod events;
 mod guest;
@@ -33,6 +34,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use containers::Containers;
 pub use guest::Guest;
 pub use iommu::Iommu;
 pub use irqs::IrqsState;
@@ -42,6 +44,12 @@ pub use pci::PciDevice;
 /// A call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
+    /// `open` of `/dev/vfio/vfio`.
+    OpenContainer,
+    /// `VFIO_GROUP_SET_CONTAINER`.
+    SetContainer,
+    /// `VFIO_SET_IOMMU`.
+    SetIommu,
     /// `VFIO_IOMMU_MAP_DMA`.
     MapDma,
     /// `VFIO_IOMMU_UNMAP_DMA`.

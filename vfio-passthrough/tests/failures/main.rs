@@ -9,6 +9,7 @@
 )]
 
 mod ends;
+mod groups;
 mod guest;
 mod lines;
 mod memory;
@@ -33,6 +34,9 @@ const FAULTS: [Fault; 10] = [
 /// What names the operation when this call failed: one of these.
 fn operation(call: Call) -> &'static [&'static str] {
     match call {
+        Call::OpenContainer => &["cannot open /dev/vfio/vfio"],
+        Call::SetContainer => &["VFIO_GROUP_SET_CONTAINER: "],
+        Call::SetIommu => &["VFIO_SET_IOMMU: "],
         Call::MapDma => &["cannot map "],
         Call::UnmapDma => &["cannot unmap "],
         Call::IommuInfo => &["VFIO_IOMMU_GET_INFO"],

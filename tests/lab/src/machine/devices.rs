@@ -28,11 +28,17 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
         }
         Device::SharedGroup => {
             let bridge = devices([format!("pcie-pci-bridge,id=bridge{index},addr={slot:x}")]);
-            let behind = |slot: u8| {
+            let behind = |slot: u8, model: &str| {
                 let place = format!("bus=bridge{index},addr={slot}");
-                nic("e1000", &format!("net{index}-{slot}"), &place)
+                nic(model, &format!("net{index}-{slot}"), &place)
             };
-            [bridge, behind(1), behind(2)].concat()
+            [
+                bridge,
+                behind(1, "e1000"),
+                behind(2, "e1000"),
+                behind(3, "rtl8139"),
+            ]
+            .concat()
         }
         _ => devices([format!("pci-testdev,addr={slot:x}")]),
     }

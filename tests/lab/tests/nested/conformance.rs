@@ -65,7 +65,7 @@ fn conforms(l1: &mut L1, devices: &[String], rest: &[&str], program: Program) ->
 fn as_root(l1: &mut L1) -> Result<(), Error> {
     let nvmes = nvmes(l1)?;
     // The NICs are reset together, which takes a second, unless one has no driver.
-    let [nic, neighbour] = l1.machine().nics();
+    let [nic, neighbour, _] = l1.machine().nics();
     l1.bind(&neighbour, None)?;
     l1.bind(&nic, VFIO)?;
     let devices = [nvmes.as_slice(), &[nic]].concat();
@@ -94,10 +94,10 @@ fn with_little_memory(l1: &mut L1) -> Result<(), Error> {
     tidy_up(l1, &nvmes)
 }
 
-/// Of two NICs behind one bridge, one is the host's.
+/// Of the NICs behind one bridge, one is the host's.
 fn not_viable(l1: &mut L1) -> Result<(), Error> {
     let nvmes = nvmes(l1)?;
-    let [ours, hosts] = l1.machine().nics();
+    let [ours, hosts, _] = l1.machine().nics();
     l1.bind(&ours, VFIO)?;
     l1.bind(&hosts, Some("e1000"))?;
     let devices = [nvmes.as_slice(), &[ours]].concat();

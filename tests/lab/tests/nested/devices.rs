@@ -32,7 +32,8 @@ pub const TESTS: &[Test] = &[
     }),
     ("an e1000e by MSI-X", e1000e),
     ("an rtl8139 by INTx, with ports", rtl8139),
-    ("two e1000 of one group by INTx, behind a bridge", shared_group),
+    ("three NICs of one group by INTx, behind a bridge", shared_group),
+    ("a NIC of a group, the others left on vfio-pci", one_of_a_group),
     ("an edu by MSI, astray too", edu),
     ("a large BAR is memory", ivshmem),
     ("an I/O BAR is ports", ports),
@@ -120,23 +121,44 @@ fn rtl8139(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// Neither can be reset alone, so they are reset together, which takes that both are ours.
-fn shared_group(l1: &mut L1) -> Result<(), Error> {
+/// All NICs behind the bridge: none can be reset alone, so they are reset together, which takes that all are ours.
+fn nics(l1: &mut L1) -> Result<[String; 3], Error> {
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
-    let guest = Guest::new(&format!("net:{ASKED},interrupts"))
-        .device(&nics[0])
-        .device(&nics[1]);
+    Ok(nics)
+}
+
+fn shared_group(l1: &mut L1) -> Result<(), Error> {
+    let steps = format!("net:{ASKED},interrupts");
+    let guest = nics(l1)?
+        .iter()
+        .fold(Guest::new(&steps), |guest, nic| guest.device(nic));
     let outcome = boot(l1, &guest)?;
-    assert_eq!(networks(&outcome), 2, "{}", outcome.account());
+    assert_eq!(networks(&outcome), 3, "{}", outcome.account());
     assert!(
         interrupts(&outcome)
             .iter()
             .all(|nic| nic.kind == "intx" && nic.count > 0)
     );
     // Each at its start and at its end.
-    assert_eq!(counter(&outcome, "/vfio_ioctls/hot_reset"), 4);
+    assert_eq!(counter(&outcome, "/vfio_ioctls/hot_reset"), 6);
     assert_eq!(counter(&outcome, "/vfio_ioctls/reset"), 0);
+    Ok(())
+}
+
+/// The others are left on vfio-pci, or one of them without a driver: then the bus cannot be reset.
+fn one_of_a_group(l1: &mut L1) -> Result<(), Error> {
+    let [own, other, last] = nics(l1)?;
+    let steps = format!("net:{ASKED}");
+    let outcome = boot(l1, &Guest::new(&steps).device(&own))?;
+    assert_eq!(networks(&outcome), 1, "{}", outcome.account());
+    assert_eq!(counter(&outcome, "/vfio_ioctls/hot_reset"), 2);
+    l1.bind(&last, None)?;
+    let refused = Guest::new("look").device(&other).boot(l1)?;
+    let reason = format!("a reset of its bus would also reset {last} (bound to no driver)");
+    assert!(refused.stderr.contains(&reason), "{}", refused.account());
+    let outcome = boot(l1, &Guest::new(&steps).device_without_reset(&other))?;
+    assert_eq!(networks(&outcome), 1, "{}", outcome.account());
     Ok(())
 }
 
@@ -229,8 +251,7 @@ fn rom(l1: &mut L1) -> Result<(), Error> {
 
 /// Slots 1 and 9 have one interrupt line.
 fn nine(l1: &mut L1) -> Result<(), Error> {
-    let nics = l1.machine().nics();
-    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let nics = nics(l1)?;
     let hashed = [0, 4, 5].map(|image| l1.image(image).map(|bytes| sha256(&bytes[..HASHED])));
     let mut expected = hashed.into_iter().collect::<Result<Vec<_>, _>>()?;
     expected.sort();
@@ -287,5 +308,8 @@ fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
         .iter()
         .all(|it| it.kind == "msix" && it.vectors == vectors && it.count > 0);
     assert!(all, "{found:?}");
+    // Memory is mapped once, for all of their groups.
+    let mapped = counter(&outcome, "/vfio_ioctls/map_dma");
+    assert_eq!(mapped, counter(&outcome, "/ram_regions"), "{}", outcome.account());
     Ok(())
 }

@@ -6,6 +6,7 @@ use vfio_ioctls::VfioError;
 
 use super::sysfs;
 use crate::address::PciAddress;
+use crate::dma;
 
 /// Why a container, a group or a device could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,16 @@ pub enum Error {
         call: &'static str,
         /// Why.
         source: io::Error,
+    },
+    /// What is mapped already cannot be mapped for the group, which is in a container of its own.
+    #[error("{address}: IOMMU group {group}: {source}")]
+    Replay {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The mapping, and why.
+        source: dma::Error,
     },
     /// The hypervisor did not take the group, or its VFIO device.
     #[error("IOMMU group {group}: KVM_DEV_VFIO_FILE_ADD: {source}")]
@@ -106,5 +117,5 @@ fn attach_hint(call: &str, error: &io::Error) -> &'static str {
     }
 }
 
-pub(super) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
-pub(super) const SET_IOMMU: &str = "VFIO_SET_IOMMU";
+pub(crate) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
+pub(crate) const SET_IOMMU: &str = "VFIO_SET_IOMMU";

@@ -7,19 +7,20 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use vfio_ioctls::VfioContainer;
-
 use super::Container;
 use super::error::{Error, SET_CONTAINER, SET_IOMMU};
+use super::spaces::{Candidate, Spaces};
+use super::type1::Type1;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
+use crate::counters::VfioCalls;
+use crate::dma::{self, DmaSpace};
 use crate::host::GroupLink;
 
-/// The groups of a container. The kernel drops the IOMMU driver, and every mapping with it, when the last one
-/// leaves.
-#[derive(Default)]
+/// The groups that are attached, and the containers that they are in.
 pub(super) struct Groups {
+    spaces: Spaces<Type1>,
     members: BTreeMap<u32, Member>,
     link: Option<Arc<dyn GroupLink>>,
 }
@@ -33,9 +34,18 @@ struct Member {
 }
 
 impl Groups {
-    /// No device is open.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+    /// None yet, for this container.
+    pub fn new(first: Type1) -> Self {
+        Self {
+            spaces: Spaces::new(first),
+            members: BTreeMap::new(),
+            link: None,
+        }
+    }
+
+    /// What is mapped for all of them.
+    pub fn dma(&self) -> &DmaSpace {
+        self.spaces.dma()
     }
 
     /// The file of a group that is attached.
@@ -48,24 +58,27 @@ impl Groups {
         &mut self,
         address: PciAddress,
         number: u32,
-        vfio: &VfioContainer,
         sysfs: &Sysfs,
+        calls: &Arc<VfioCalls>,
     ) -> Result<(), Error> {
         if !self.members.contains_key(&number) {
-            let file = Arc::new(attach(address, number, vfio, sysfs, self.members.is_empty())?);
-            let linked = self
-                .link
-                .clone()
-                .map(|link| Linked::new(number, link, file.clone()));
-            let linked = linked.transpose()?;
-            self.members.insert(
+            let file = Arc::new(open(address, number, sysfs)?);
+            let candidate = Opened {
+                address,
                 number,
-                Member {
-                    users: 0,
-                    linked,
-                    file,
-                },
-            );
+                file: &file,
+                calls,
+            };
+            self.spaces.join(number, &candidate)?;
+            let link = self.link.clone();
+            let linked = link.map(|link| Linked::new(number, link, file.clone()));
+            let linked = linked.transpose().inspect_err(|_| self.spaces.leave(number))?;
+            let member = Member {
+                users: 0,
+                linked,
+                file,
+            };
+            self.members.insert(number, member);
         }
         if let Some(member) = self.members.get_mut(&number) {
             member.users = member.users.saturating_add(1);
@@ -79,6 +92,7 @@ impl Groups {
         };
         member.users = member.users.saturating_sub(1);
         if member.users == 0 {
+            self.spaces.leave(number);
             self.members.remove(&number);
         }
     }
@@ -95,14 +109,8 @@ impl Groups {
     }
 }
 
-/// Opens a group and makes it a member. `first`: the container has no IOMMU driver yet.
-fn attach(
-    address: PciAddress,
-    group: u32,
-    vfio: &VfioContainer,
-    sysfs: &Sysfs,
-    first: bool,
-) -> Result<File, Error> {
+/// Opens a group that is viable.
+fn open(address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<File, Error> {
     let path = Path::new("/dev/vfio").join(group.to_string());
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let file = opened.map_err(|source| match source.raw_os_error() {
@@ -113,23 +121,62 @@ fn attach(
             source,
         },
     })?;
-    let failed = |call| {
+    let viable = ioctl::group_is_viable(&file).map_err(|source| Error::Attach {
+        address,
+        group,
+        call: "VFIO_GROUP_GET_STATUS",
+        source,
+    })?;
+    if viable {
+        Ok(file)
+    } else {
+        Err(Error::NotReady(sysfs.not_viable(address, group)))
+    }
+}
+
+/// A group's file, to be attached.
+struct Opened<'a> {
+    address: PciAddress,
+    number: u32,
+    file: &'a File,
+    calls: &'a Arc<VfioCalls>,
+}
+
+impl Opened<'_> {
+    fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let (address, group) = (self.address, self.number);
         move |source| Error::Attach {
             address,
             group,
             call,
             source,
         }
-    };
-    if !ioctl::group_is_viable(&file).map_err(failed("VFIO_GROUP_GET_STATUS"))? {
-        return Err(Error::NotReady(sysfs.not_viable(address, group)));
     }
-    // Where the container has an IOMMU driver, this gives the group to it.
-    ioctl::set_container(&file, vfio).map_err(failed(SET_CONTAINER))?;
-    if first {
-        ioctl::set_iommu(vfio).map_err(failed(SET_IOMMU))?;
+}
+
+impl Candidate<Type1> for Opened<'_> {
+    type Error = Error;
+
+    fn attach(&self, container: &Type1, first: bool) -> Result<(), Error> {
+        // Where the container has an IOMMU driver, this gives the group to it.
+        ioctl::set_container(self.file, &container.vfio).map_err(self.failed(SET_CONTAINER))?;
+        if first {
+            ioctl::set_iommu(&container.vfio).map_err(self.failed(SET_IOMMU))?;
+        }
+        Ok(())
     }
-    Ok(file)
+
+    fn open(&self) -> Result<Type1, Error> {
+        Type1::open(self.calls.clone())
+    }
+
+    fn not_replayed(&self, source: dma::Error) -> Error {
+        Error::Replay {
+            address: self.address,
+            group: self.number,
+            source,
+        }
+    }
 }
 
 /// A group that a device uses: it stays attached while this lives.
@@ -143,7 +190,7 @@ impl Membership {
     pub fn new(container: &Arc<Container>, address: PciAddress, number: u32) -> Result<Self, Error> {
         container
             .groups()
-            .join(address, number, &container.vfio, &container.sysfs)?;
+            .join(address, number, &container.sysfs, &container.calls)?;
         Ok(Self {
             container: container.clone(),
             number,

@@ -1,0 +1,139 @@
+//! What is mapped, and in which address spaces of the kernel.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::Error;
+use crate::address::ByteRange;
+use crate::backend::{AddressSpace, Mapped};
+use crate::host::HostMemory;
+
+/// Address spaces that are kept in step.
+#[derive(Default)]
+pub(super) struct State {
+    spaces: Vec<Arc<dyn AddressSpace>>,
+    /// By their start.
+    mappings: BTreeMap<u64, Entry>,
+}
+
+/// Memory at its place, with a guard for each address space.
+struct Entry {
+    range: ByteRange,
+    memory: Arc<dyn HostMemory>,
+    mapped: Vec<Mapped>,
+}
+
+impl State {
+    pub fn of(space: Arc<dyn AddressSpace>) -> Self {
+        Self {
+            spaces: vec![space],
+            mappings: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
+        let entries = self.mappings.values();
+        let all = entries.map(|entry| mapped(&space, entry.range, &entry.memory));
+        // Collecting stops at the first error, and drops, that is unmaps, what it had.
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        let entries = self.mappings.values_mut();
+        entries.zip(all).for_each(|(entry, own)| entry.mapped.push(own));
+        self.spaces.push(space);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, space: &Arc<dyn AddressSpace>) {
+        for entry in self.mappings.values_mut() {
+            entry.mapped.retain(|own| !own.is_in(space));
+        }
+        self.spaces.retain(|own| !Arc::ptr_eq(own, space));
+    }
+
+    /// What all of them reach.
+    pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
+        let mut reach = vec![ByteRange::between(0, u64::MAX)];
+        for space in &self.spaces {
+            let info = space.info().map_err(Error::Info)?;
+            if let Some(own) = info.iova_ranges {
+                reach = common(&reach, &own);
+            }
+        }
+        Ok(reach)
+    }
+
+    pub fn map(&mut self, range: ByteRange, memory: Arc<dyn HostMemory>) -> Result<(), Error> {
+        // The kernel's rule, which must hold without it too: there may be no address space now.
+        if self.mappings.values().any(|entry| entry.range.overlaps(range)) {
+            let source = io::Error::from_raw_os_error(libc::EEXIST);
+            return Err(Error::Map { range, source });
+        }
+        let spaces = self.spaces.iter();
+        let mapped = spaces
+            .map(|space| mapped(space, range, &memory))
+            .collect::<Result<_, _>>()?;
+        let entry = Entry {
+            range,
+            memory,
+            mapped,
+        };
+        self.mappings.insert(range.start(), entry);
+        Ok(())
+    }
+
+    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did.
+    pub fn unmap(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
+        let failed = |source| Error::Unmap { range, source };
+        let entry = self.mappings.remove(&range.start());
+        // A mapping ends once, so it is there.
+        let entry = entry.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let ended: Vec<io::Result<()>> = entry.mapped.into_iter().map(Mapped::unmap).collect();
+        let result: io::Result<()> = ended.into_iter().collect();
+        result.map(|()| entry.memory).map_err(failed)
+    }
+
+    /// Ends a mapping everywhere; what fails is logged.
+    pub fn end(&mut self, range: ByteRange) {
+        self.mappings.remove(&range.start());
+    }
+}
+
+fn mapped(
+    space: &Arc<dyn AddressSpace>,
+    range: ByteRange,
+    memory: &Arc<dyn HostMemory>,
+) -> Result<Mapped, Error> {
+    Mapped::new(space.clone(), range, memory.clone()).map_err(|source| Error::Map { range, source })
+}
+
+/// What is in ranges of both.
+fn common(one: &[ByteRange], other: &[ByteRange]) -> Vec<ByteRange> {
+    let pairs = one
+        .iter()
+        .flat_map(|one| other.iter().map(move |other| (one, other)));
+    let both = pairs
+        .map(|(one, other)| ByteRange::between(one.start().max(other.start()), one.end().min(other.end())));
+    both.filter(|range| !range.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ranges() -> impl Strategy<Value = Vec<ByteRange>> {
+        let range = (0..64_u64, 0..64_u64).prop_map(|(start, end)| ByteRange::between(start, end));
+        prop::collection::vec(range, 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_common_is_in_a_range_of_each(one in ranges(), other in ranges()) {
+            let both = common(&one, &other);
+            for byte in 0..64 {
+                let is_in = |ranges: &[ByteRange]| ranges.iter().any(|range| range.offset_of(byte).is_some());
+                prop_assert_eq!(is_in(&both), is_in(&one) && is_in(&other), "byte {}", byte);
+            }
+        }
+    }
+}
