@@ -10,6 +10,7 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 use crate::address::{BarIndex, ByteRange, PciAddress};
 use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo, host_page_size};
 use crate::counters::FunctionTraps;
+use crate::dma::DmaSpace;
 use crate::function::{BUS_RESET, Error, PassthroughFunction, Reset, ResetPolicy, State, choose};
 use crate::host::{IntxLine, MemorySlots, MsiRouter};
 use crate::irq::Interrupts;
@@ -34,6 +35,9 @@ pub struct Host {
     /// The line that the function's INTx pin is wired to; without one the guest sees a function without a
     /// pin.
     pub intx: Option<Arc<dyn IntxLine>>,
+    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory
+    /// and the IOMMU can map them; `None`: nowhere. A function that is the guest's only one needs none.
+    pub p2p: Option<DmaSpace>,
 }
 
 impl PassthroughFunction {
@@ -99,6 +103,8 @@ impl PassthroughFunction {
             bars,
             msix,
             slots: host.slots.clone(),
+            p2p: host.p2p.clone(),
+            p2p_refused: AtomicBool::new(false),
             rom: OnceLock::new(),
             reset,
             traps: FunctionTraps::default(),

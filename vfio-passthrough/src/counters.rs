@@ -68,7 +68,7 @@ counters! {
 }
 
 counters! {
-    /// What a guest's accesses to one function came to. Each is a trap into the VMM.
+    /// What a guest's accesses to one function came to. All but the last two are traps into the VMM.
     FunctionTraps {
         /// Config space reads.
         config_reads,
@@ -78,6 +78,10 @@ counters! {
         bar_reads,
         /// Writes to a trapped area of a BAR.
         bar_writes,
+        /// Areas of a BAR that were mapped for the DMA of other devices.
+        p2p_maps,
+        /// Those that were unmapped again.
+        p2p_unmaps,
     }
 }
 

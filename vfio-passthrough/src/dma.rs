@@ -133,14 +133,28 @@ impl Mapping {
     /// [`Error::Unmap`]: devices may still reach the memory, so it is leaked.
     pub fn unmap(mut self) -> Result<Arc<dyn HostMemory>, Error> {
         self.ended = true;
-        self.space.state().unmap(self.range)
+        let mut state = self.space.state();
+        state.end(self.range).inspect_err(|_| state.leak(self.range))
+    }
+
+    /// Ends the mapping. Once it has ended, this does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unmap`]: devices may still reach the memory, which this keeps. It may be called again.
+    pub fn end(&mut self) -> Result<(), Error> {
+        if !self.ended {
+            self.space.state().end(self.range)?;
+            self.ended = true;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         if !self.ended {
-            self.space.state().end(self.range);
+            self.space.state().remove_mapping(self.range);
         }
     }
 }

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::address::{BarIndex, PciAddress};
 use crate::backend::{Device, RegionFlags, RegionInfo};
 use crate::counters::FunctionTraps;
+use crate::dma::DmaSpace;
 use crate::host::MemorySlots;
 use crate::irq::event::Event;
 use crate::irq::{self, Interrupts};
@@ -49,6 +50,9 @@ pub struct PassthroughFunction {
     pub(crate) bars: Vec<Bar>,
     pub(crate) msix: Option<MsixLayout>,
     pub(crate) slots: Arc<dyn MemorySlots>,
+    pub(crate) p2p: Option<DmaSpace>,
+    /// That BARs cannot be mapped for other devices was said.
+    pub(crate) p2p_refused: AtomicBool,
     /// What the ROM holds, once the guest has read of it.
     pub(crate) rom: OnceLock<Vec<u8>>,
     pub(crate) reset: Reset,

@@ -1,11 +1,12 @@
 //! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory where the
-//! guest put the BAR.
+//! guest put the BAR; there other devices of the guest reach them by DMA, too.
 
 use std::io;
 use std::sync::Arc;
 
-use crate::address::{BarIndex, ByteRange};
+use crate::address::{BarIndex, ByteRange, Iova};
 use crate::backend::{Device, RegionInfo, RegionMmap};
+use crate::dma::{self, DmaSpace, Mapping};
 use crate::host::{MemorySlot, MemorySlots};
 use crate::layout::DirectArea;
 
@@ -16,6 +17,10 @@ pub struct Window {
     mmap: Arc<RegionMmap>,
     /// Where it is in the guest now.
     placed: Option<(u64, Box<dyn MemorySlot>)>,
+    /// Where other devices reach it.
+    mapping: Option<Mapping>,
+    /// They do not, where it is now.
+    refused: bool,
 }
 
 impl Window {
@@ -36,6 +41,8 @@ impl Window {
             area: area.0,
             mmap,
             placed: None,
+            mapping: None,
+            refused: false,
         })
     }
 
@@ -44,8 +51,24 @@ impl Window {
         self.bar
     }
 
-    /// Takes the window away unless it is where a BAR at `base` has it; `None` is a BAR that decodes nothing.
-    /// True where it was taken away.
+    /// Other devices do not reach it any more, unless it is where a BAR at `base` has it; `None` is a BAR that
+    /// decodes nothing. True where they did.
+    ///
+    /// # Errors
+    ///
+    /// [`dma::Error::Unmap`]: they reach it until the next try.
+    pub fn unmap(&mut self, base: Option<u64>) -> Result<bool, dma::Error> {
+        let wanted = self.address(base);
+        let elsewhere = |mapping: &&mut Mapping| Some(mapping.range().start()) != wanted;
+        let Some(mapping) = self.mapping.as_mut().filter(elsewhere) else {
+            return Ok(false);
+        };
+        mapping.end()?;
+        self.mapping = None;
+        Ok(true)
+    }
+
+    /// Takes the window away unless it is where a BAR at `base` has it. True where it was taken away.
     ///
     /// # Errors
     ///
@@ -57,19 +80,18 @@ impl Window {
         };
         slot.remove()?;
         self.placed = None;
+        self.refused = false;
         Ok(true)
     }
 
-    /// Takes the window away for good, and lets go of the device's memory even where the host VMM does not take its
-    /// slot away: the guest then has zeros there.
+    /// Lets go of the device's memory for good, even where the host VMM has not taken its slot away: the guest then
+    /// has zeros there.
     ///
     /// # Errors
     ///
-    /// The first failure: of the host VMM, or of `mmap`.
+    /// The errno of `mmap`.
     pub fn release(&mut self) -> io::Result<()> {
-        let retired = self.retire(None).map(drop);
-        let released = self.mmap.let_go();
-        retired.and(released)
+        self.mmap.let_go()
     }
 
     /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
@@ -80,6 +102,23 @@ impl Window {
             self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
         }
         Ok(())
+    }
+
+    /// Lets other devices reach it where it is placed; true where they did not. The kernel asks the device for
+    /// its pages, so it must decode by now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DmaSpace::map`]. Nothing is tried again before it is placed somewhere else.
+    pub fn map(&mut self, space: &DmaSpace) -> Result<bool, dma::Error> {
+        let free = self.mapping.is_none() && !self.refused;
+        let Some((gpa, _)) = self.placed.as_ref().filter(|_| free) else {
+            return Ok(false);
+        };
+        let mapped = space.map(Iova(*gpa), self.mmap.clone());
+        self.refused = mapped.is_err();
+        self.mapping = Some(mapped?);
+        Ok(true)
     }
 
     fn address(&self, base: Option<u64>) -> Option<u64> {

@@ -79,12 +79,25 @@ fn memory_comes_back_when_the_kernel_confirmed_and_not_before() {
     let mapping = space.map(Iova(0), region.clone()).unwrap();
     faults.fail(Call::UnmapDma, 0, libc::EIO);
     let error = mapping.unmap().err().unwrap().to_string();
-    assert!(
-        error.contains("kept for as long as this process lives"),
-        "{error}"
-    );
+    assert!(error.contains("its memory is kept"), "{error}");
     assert_eq!(Arc::strong_count(&region), 2, "leaked, not freed");
     assert_eq!(iommu.mappings(), [ByteRange::between(0, MIB as u64)]);
+}
+
+#[test]
+fn what_could_not_be_ended_keeps_its_memory_and_is_ended_later() {
+    let (faults, iommu, space) = setup();
+    let region = memory();
+    let mut mapping = space.map(Iova(0), region.clone()).unwrap();
+    faults.fail(Call::UnmapDma, 0, libc::EIO);
+    assert!(mapping.end().is_err());
+    assert!(Arc::strong_count(&region) > 1, "kept");
+    assert_eq!(iommu.mappings().len(), 1);
+    mapping.end().unwrap();
+    mapping.end().unwrap();
+    drop(mapping);
+    assert_eq!((Arc::strong_count(&region), faults.made(Call::UnmapDma)), (1, 2));
+    assert_eq!(iommu.mappings(), []);
 }
 
 #[test]

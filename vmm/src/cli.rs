@@ -77,8 +77,9 @@ pub struct Args {
     ///
     /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device that cannot
     /// be reset is refused, since the guest would get it in the state in which its last user left it;
-    /// 'PATH,reset=none' takes it so.
-    #[arg(long, value_name = "PATH[,reset=none]")]
+    /// 'PATH,reset=none' takes it so. Assigned devices reach each other's BARs by DMA (peer-to-peer) where the
+    /// IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this one.
+    #[arg(long, value_name = "PATH[,reset=none][,p2p=off]")]
     pub vfio: Vec<Passthrough>,
 
     /// What is done when a device has told of an uncorrectable error (PCIe AER)
@@ -132,13 +133,15 @@ pub struct Passthrough {
     pub path: PathBuf,
     /// What if it cannot be reset.
     pub reset: ResetPolicy,
+    /// Whether other devices may reach its BARs by DMA.
+    pub p2p: bool,
 }
 
 /// Why a value of `--vfio` is none.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PassthroughError {
     /// An option that there is not.
-    #[error("there is no option '{0}': the only one is reset=none")]
+    #[error("there is no option '{0}': there are reset=none and p2p=off")]
     UnknownOption(String),
     /// No device before the options.
     #[error("name a device: its sysfs path or its address")]
@@ -152,14 +155,15 @@ impl FromStr for Passthrough {
         let mut parts = text.split(',');
         let path = parts.next().filter(|path| !path.is_empty());
         let path = PathBuf::from(path.ok_or(PassthroughError::NoDevice)?);
-        let mut reset = ResetPolicy::Required;
+        let (mut reset, mut p2p) = (ResetPolicy::Required, true);
         for option in parts {
             match option {
                 "reset=none" => reset = ResetPolicy::IfPossible,
+                "p2p=off" => p2p = false,
                 other => return Err(PassthroughError::UnknownOption(other.to_owned())),
             }
         }
-        Ok(Self { path, reset })
+        Ok(Self { path, reset, p2p })
     }
 }
 
@@ -185,7 +189,7 @@ mod tests {
             "[default: 1]",
             "--memory <SIZE[,OPTION]...>",
             "[default: 512M]",
-            "--vfio <PATH[,reset=none]>",
+            "--vfio <PATH[,reset=none][,p2p=off]>",
             "--on-error <WHAT>",
             "[default: stop]",
             "--no-reboot",
@@ -205,16 +209,21 @@ mod tests {
 
     #[test]
     fn devices_and_their_options() {
-        let device = |path: &str, reset| {
+        let device = |path: &str, reset, p2p| {
             Ok(Passthrough {
                 path: path.into(),
                 reset,
+                p2p,
             })
         };
+        let (required, none) = (ResetPolicy::Required, ResetPolicy::IfPossible);
         let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
         let cases = [
-            ("/sys/d", device("/sys/d", ResetPolicy::Required)),
-            ("01:00.0,reset=none", device("01:00.0", ResetPolicy::IfPossible)),
+            ("/sys/d", device("/sys/d", required, true)),
+            ("01:00.0,reset=none", device("01:00.0", none, true)),
+            ("01:00.0,p2p=off", device("01:00.0", required, false)),
+            ("01:00.0,p2p=off,reset=none", device("01:00.0", none, false)),
+            ("01:00.0,p2p=on", unknown("p2p=on")),
             ("01:00.0,reset=", unknown("reset=")),
             ("01:00.0,", unknown("")),
             (",reset=none", Err(PassthroughError::NoDevice)),

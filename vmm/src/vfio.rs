@@ -10,7 +10,9 @@ use vfio_passthrough::backend::group::GroupDevice;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{Bar, BarKind, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space};
+use vfio_passthrough::{
+    Bar, BarKind, Container, Host, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
+};
 use vm_memory::GuestMemoryRegion;
 
 use crate::Error;
@@ -83,6 +85,7 @@ struct Opened {
     address: PciAddress,
     device: Arc<GroupDevice>,
     reset: ResetPolicy,
+    p2p: bool,
 }
 
 impl Devices {
@@ -96,12 +99,12 @@ impl Devices {
         link(&container, host)?;
         let open = |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
             let device = container.open_device(address)?;
-            let reset = asked.reset;
             Ok(Opened {
                 slot,
                 address,
                 device,
-                reset,
+                reset: asked.reset,
+                p2p: asked.p2p,
             })
         };
         let opened = (FIRST_SLOT..)
@@ -120,8 +123,14 @@ impl Devices {
     /// The functions as they are after power-on, in the VM of `host`: of the devices that were not given up in the
     /// guest's lives before.
     pub fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
+        // There must be another device that reaches it.
+        let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
-            let host = host.host_with_intx(intx_gsi(opened.slot));
+            let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
+            let host = Host {
+                p2p,
+                ..host.host_with_intx(intx_gsi(opened.slot))
+            };
             let device = opened.device.clone();
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))

@@ -8,15 +8,20 @@ use crate::system::Error;
 
 /// 1af4:1110, whose memory is BAR2.
 const ID: &str = "1af4:1110";
-const BAR: usize = 2;
+pub const BAR: usize = 2;
 /// One word in so many bytes is written: each page has some.
 const STRIDE: usize = 1024;
 
-/// Writes words all over the memory, then reads them.
-pub fn work() -> Result<Report, Error> {
+/// The device's address.
+pub fn address() -> Result<String, Error> {
     let found = pci::functions()?.into_iter().find(|function| function.id == ID);
     let missing = || Error::file("find", "an ivshmem")(std::io::ErrorKind::NotFound.into());
-    let config = Config::open(&found.ok_or_else(missing)?.address)?;
+    found.map(|function| function.address).ok_or_else(missing)
+}
+
+/// Writes words all over the memory, then reads them.
+pub fn work() -> Result<Report, Error> {
+    let config = Config::open(&address()?)?;
     config.set_command(MEMORY, true)?;
     let (base, size) = config.bar(BAR)?;
     let memory = Registers::at(base, size)?;

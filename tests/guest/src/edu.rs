@@ -21,7 +21,7 @@ const DESTINATION: u64 = 0x88;
 const COUNT: u64 = 0x90;
 const COMMAND: u64 = 0x98;
 /// The device's own buffer, for DMA only.
-const BUFFER: u64 = 0x4_0000;
+pub const BUFFER: u64 = 0x4_0000;
 /// How much is moved: half a page.
 const LENGTH: u32 = 2048;
 /// Bits of the command: begin, to memory, interrupt at the end.
@@ -85,6 +85,17 @@ fn finish(edu: &Function) -> Result<u64, Error> {
     let count = edu.interrupts();
     edu.write(ACKNOWLEDGE, edu.read(INTERRUPTS)?)?;
     Ok(count)
+}
+
+/// DMA into the device's buffer or, if `out`, from it, whatever comes of it. The device takes 100 ms.
+pub fn transfer(edu: &Registers, from: u64, to: u64, out: bool) {
+    for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, LENGTH.into())] {
+        edu.write_long(usize::try_from(register).unwrap_or(usize::MAX), value);
+    }
+    edu.write(COMMAND as usize, BEGIN | if out { TO_MEMORY } else { 0 });
+    while edu.read(COMMAND as usize) & BEGIN != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Moves the BAR: with decoding off, with it on, while DMA runs, onto memory, onto the BAR of another function,

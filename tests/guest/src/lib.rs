@@ -114,6 +114,13 @@ pub enum Report {
         /// What was not as it should be.
         wrong: Vec<String>,
     },
+    /// An edu did DMA to the BAR of an ivshmem.
+    P2p {
+        /// What it did not reach.
+        unreached: Vec<String>,
+        /// When it changed what was not there for it.
+        harmed: Vec<String>,
+    },
     /// Decoding, power and resets of an NVMe were toggled.
     Toggle {
         /// How often decoding was.

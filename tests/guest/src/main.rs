@@ -10,6 +10,7 @@ mod interrupts;
 mod memory;
 mod modules;
 mod net;
+mod p2p;
 mod pci;
 mod plan;
 mod ports;

@@ -18,7 +18,7 @@ const FRAME: u64 = (1 << 55) - 1;
 struct Aligned([u32; PAGE / 4]);
 
 /// How many words half a page has.
-const HALF: u32 = 512;
+pub const HALF: u32 = 512;
 
 /// A page.
 pub struct Page(Box<Aligned>);
@@ -68,6 +68,7 @@ impl Page {
     }
 }
 
-fn value(seed: u32, at: u32) -> u32 {
+/// Word `at` of a page that is filled.
+pub fn value(seed: u32, at: u32) -> u32 {
     at.wrapping_mul(0x9e37_79b9) ^ seed
 }

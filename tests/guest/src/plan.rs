@@ -42,6 +42,8 @@ pub enum Step {
     Edu,
     /// Move the edu device's BAR.
     Wander,
+    /// Let the edu device write to the BAR of an ivshmem.
+    P2p,
     /// Toggle an NVMe's decoding so many times.
     Toggle { times: u64 },
     /// Write and read a large BAR.
@@ -107,6 +109,7 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "interrupts" => Step::Interrupts,
         "edu" => Step::Edu,
         "wander" => Step::Wander,
+        "p2p" => Step::P2p,
         "toggle" => Step::Toggle {
             times: value.parse().ok()?,
         },

@@ -156,6 +156,15 @@ impl Registers {
 
     /// A dword.
     pub fn write(&self, offset: usize, value: u32) {
+        self.put(offset, value);
+    }
+
+    /// A quadword, in one access.
+    pub fn write_long(&self, offset: usize, value: u64) {
+        self.put(offset, value);
+    }
+
+    fn put<T>(&self, offset: usize, value: T) {
         if let Some(place) = self.place(offset) {
             // SAFETY: `place` gives an aligned address within the mapping, which lives as long as `self`.
             unsafe { place.write_volatile(value) }

@@ -10,7 +10,7 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::{self, Error};
-use crate::{bar_memory, edu, interrupts, pci, ports, report, rom, toggle, usb};
+use crate::{bar_memory, edu, interrupts, p2p, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -33,6 +33,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         },
         Step::Edu => edu::work()?,
         Step::Wander => edu::wander()?,
+        Step::P2p => p2p::work()?,
         Step::Toggle { times } => toggle::toggle(times)?,
         Step::Memory => bar_memory::work()?,
         Step::Ports { times } => ports::work(times)?,

@@ -41,24 +41,27 @@ impl Mapped {
         Arc::ptr_eq(&self.space, space)
     }
 
-    /// Ends the mapping and lets go of the memory; after a failure the memory is leaked.
-    pub(crate) fn unmap(mut self) -> io::Result<()> {
-        self.end()
+    /// Ends the mapping and lets go of the memory. Once it has ended, this does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno. The mapping stays, and keeps the memory: this may be called again.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        if self.memory.is_some() {
+            self.space.unmap(self.range.start(), self.range.size())?;
+            self.memory = None;
+        }
+        Ok(())
     }
 
-    fn end(&mut self) -> io::Result<()> {
-        let Some(memory) = self.memory.take() else {
-            return Ok(());
-        };
-        match self.space.unmap(self.range.start(), self.range.size()) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // Devices may still write there: leaked, so that nothing else ever lives at that place.
-                #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
-                mem::forget(memory);
-                Err(error)
-            }
-        }
+    /// Devices may write there for as long as this process lives: nothing else ever lives at that place.
+    pub(crate) fn leak(mut self) {
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
+        mem::forget(self.memory.take());
     }
 }
 
@@ -69,6 +72,7 @@ impl Drop for Mapped {
                 "cannot unmap {} from DMA: {error}; its memory is leaked",
                 self.range
             );
+            self.forget();
         }
     }
 }

@@ -16,8 +16,8 @@ pub enum Error {
         /// RLIMIT_MEMLOCK; `ENOSPC`: too many.
         source: io::Error,
     },
-    /// The kernel refused to end a mapping; its memory is leaked.
-    #[error("cannot unmap {range} from DMA: {source}; its memory is kept for as long as this process lives")]
+    /// The kernel refused to end a mapping; its memory is kept until it does, or leaked.
+    #[error("cannot unmap {range} from DMA: {source}; its memory is kept")]
     Unmap {
         /// Where the devices see it.
         range: ByteRange,

@@ -81,19 +81,29 @@ impl State {
         Ok(())
     }
 
-    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did.
-    pub fn unmap(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
+    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did. Else it is still
+    /// there.
+    pub fn end(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
         let failed = |source| Error::Unmap { range, source };
-        let entry = self.mappings.remove(&range.start());
+        let entry = self.mappings.get_mut(&range.start());
         // A mapping ends once, so it is there.
         let entry = entry.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let ended: Vec<io::Result<()>> = entry.mapped.into_iter().map(Mapped::unmap).collect();
-        let result: io::Result<()> = ended.into_iter().collect();
-        result.map(|()| entry.memory).map_err(failed)
+        let ended: Vec<io::Result<()>> = entry.mapped.iter_mut().map(Mapped::end).collect();
+        ended.into_iter().collect::<io::Result<()>>().map_err(failed)?;
+        let memory = entry.memory.clone();
+        self.mappings.remove(&range.start());
+        Ok(memory)
     }
 
-    /// Ends a mapping everywhere; what fails is logged.
-    pub fn end(&mut self, range: ByteRange) {
+    /// Leaks the memory of a mapping, wherever it has not ended.
+    pub fn leak(&mut self, range: ByteRange) {
+        let entry = self.mappings.remove(&range.start());
+        let mapped = entry.map(|entry| entry.mapped).unwrap_or_default();
+        mapped.into_iter().for_each(Mapped::leak);
+    }
+
+    /// Ends a mapping everywhere; what fails is logged, and leaked.
+    pub fn remove_mapping(&mut self, range: ByteRange) {
         self.mappings.remove(&range.start());
     }
 }

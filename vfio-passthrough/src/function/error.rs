@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::address::{BarIndex, PciAddress};
+use crate::dma;
 use crate::irq;
 
 /// What went wrong with a function. Every variant names the device and the operation.
@@ -69,6 +70,16 @@ pub enum Error {
         bar: BarIndex,
         /// Why.
         source: io::Error,
+    },
+    /// A BAR could not be mapped for the DMA of other devices, which then do not reach it; or not be unmapped.
+    #[error("{address}: {bar}, for the DMA of other devices: {source}")]
+    P2p {
+        /// The device.
+        address: PciAddress,
+        /// Of which BAR.
+        bar: BarIndex,
+        /// What was tried, and why it failed.
+        source: dma::Error,
     },
     /// The function has no reset, and one is asked for.
     #[error(

@@ -50,6 +50,7 @@ impl PassthroughFunction {
         }
         let running = std::mem::replace(&mut state.running, false);
         let mut result = if running { self.stop(&mut state) } else { Ok(()) };
+        result = self.both(result, self.hide_windows(&mut state));
         for window in &mut state.windows {
             let released = window
                 .release()

@@ -51,6 +51,7 @@ impl KvmHost {
             slots: self.memory.clone(),
             msi: self.router.clone(),
             intx: None,
+            p2p: None,
         }
     }
 

@@ -42,6 +42,7 @@ impl Guest {
             slots: own.clone(),
             msi: own.clone(),
             intx: Some(own),
+            p2p: None,
         }
     }
 

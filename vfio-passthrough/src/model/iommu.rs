@@ -34,6 +34,11 @@ impl Iommu {
         }
     }
 
+    /// Whether a range can be mapped.
+    pub fn reaches(&self, range: ByteRange) -> bool {
+        self.reach.iter().any(|reach| reach.contains(range))
+    }
+
     /// The mappings that there are.
     pub fn mappings(&self) -> Vec<ByteRange> {
         lock(&self.mappings).values().copied().collect()
@@ -62,7 +67,7 @@ impl AddressSpace for Iommu {
         if mappings.len() >= self.limit {
             return Err(errno(libc::ENOSPC));
         }
-        if !self.reach.iter().any(|reach| reach.contains(range)) {
+        if !self.reaches(range) {
             return Err(errno(libc::EINVAL));
         }
         mappings.insert(iova, range);

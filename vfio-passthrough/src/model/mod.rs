@@ -109,6 +109,8 @@ struct State {
     strike: Option<(Range<u64>, Fault)>,
     /// The kind of each call that failed as planned.
     struck: Vec<Call>,
+    /// The kind of each call, once somebody asked.
+    trail: Option<Vec<Call>>,
 }
 
 impl State {
@@ -118,6 +120,7 @@ impl State {
 
     fn next(&mut self, call: Call) -> Option<Fault> {
         let number = self.all_made();
+        self.trail.iter_mut().for_each(|trail| trail.push(call));
         let made = self.made.entry(call).or_default();
         let nth = *made;
         *made = made.saturating_add(1);
@@ -160,6 +163,11 @@ impl Faults {
     /// How many calls of all kinds were made, failed ones included.
     pub fn all_made(&self) -> u64 {
         lock(&self.state).all_made()
+    }
+
+    /// The calls since the last look, in order; none at the first look, with which it begins.
+    pub fn trail(&self) -> Vec<Call> {
+        lock(&self.state).trail.replace(Vec::new()).unwrap_or_default()
     }
 
     /// The calls that failed as planned since the last look.

@@ -10,6 +10,7 @@ mod config;
 mod kinds;
 mod naive;
 mod order;
+mod p2p;
 mod places;
 mod reset;
 
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use vfio_passthrough::backend::RegionFlags;
 use vfio_passthrough::function::Error;
-use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
+use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, PassthroughFunction, ResetPolicy};
 
 const COMMAND: u16 = 0x04;
 const PM_CONTROL: u16 = 0x44;
@@ -51,6 +52,7 @@ struct Setup {
     faults: Arc<Faults>,
     device: Arc<PciDevice>,
     guest: Guest,
+    iommu: Arc<Iommu>,
     function: PassthroughFunction,
 }
 
@@ -77,8 +79,14 @@ impl Setup {
         let device = Arc::new(change(device));
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
+        let iommu = Arc::new(Iommu::new(faults.clone()));
+        let host = Host {
+            p2p: Some(DmaSpace::new(iommu.clone())),
+            ..guest.host()
+        };
         Ok(Self {
-            function: PassthroughFunction::new(address, device.clone(), &guest.host(), policy)?,
+            function: PassthroughFunction::new(address, device.clone(), &host, policy)?,
+            iommu,
             faults: faults.clone(),
             device,
             guest,

@@ -158,6 +158,8 @@ proptest! {
             naive.take(step);
             let (slots, wanted) = (setup.guest.slots(), naive.wanted());
             prop_assert!(consistent(&slots, &wanted), "{step:?}: {slots:?}, not {wanted:?}");
+            let reached = slots.iter().filter(|slot| setup.iommu.reaches(**slot)).copied().collect::<Vec<_>>();
+            prop_assert_eq!(setup.iommu.mappings(), reached, "other devices reach what the guest does: {:?}", step);
             let calls = setup.slot_calls();
             if slots.len() == wanted.len() {
                 setup.take(&Step::Command(naive.command));
@@ -183,6 +185,8 @@ proptest! {
             prop_assert!(slots.iter().all(|slot| wanted.contains(slot)), "{step:?}: {slots:?}");
             setup.take(&Step::Command(naive.command));
             let slots = setup.guest.slots();
+            let mapped = setup.iommu.mappings();
+            prop_assert!(mapped.iter().all(|range| slots.contains(range)), "{step:?}: {mapped:?}, not {slots:?}");
             prop_assert!(consistent(&slots, &wanted), "{step:?}: {slots:?}, not {wanted:?}");
         }
     }

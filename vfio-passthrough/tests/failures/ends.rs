@@ -1,5 +1,6 @@
 //! Attach and detach: a function that is not made leaves nothing, and one that goes does so whatever fails.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vfio_passthrough::model::Ledger;
@@ -142,12 +143,18 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
         events,
         ..
     } = parts.ledger();
-    let held = (mappings.len(), delivered, pins);
-    check(held == (0, 0, 0), || format!("{struck:?}: left: {held:?}"))?;
-    let stays = (slots.len(), slots.len());
-    let leaked = (parts.holders(), tells("the slot at "));
+    let held = (delivered, pins);
+    check(held == (0, 0), || format!("{struck:?}: left: {held:?}"))?;
+    // An area may stay in both.
+    let areas: BTreeSet<_> = slots.iter().chain(&mappings).collect();
+    let stays = (areas.len(), slots.len(), mappings.len());
+    let leaked = (
+        parts.holders(),
+        tells("the slot at "),
+        tells("its memory is leaked"),
+    );
     check(leaked == stays, || {
-        format!("{struck:?}: {slots:x?} stay, leaked and told {leaked:?}")
+        format!("{struck:?}: {slots:x?} and {mappings:x?} stay, leaked and told {leaked:?}")
     })?;
     let bound = interrupts.is_some();
     let closing = format!("{NAME}: ");
@@ -161,8 +168,8 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
     // Closed: nobody holds it, where no memory was leaked.
     let guest = parts.guest.clone();
     let closed = Arc::into_inner(parts.device).is_some();
-    check(closed == slots.is_empty(), || {
-        format!("{struck:?}: closed {closed}, with {slots:x?}")
+    check(closed == areas.is_empty(), || {
+        format!("{struck:?}: closed {closed}, with {areas:x?}")
     })?;
     check(!closed || guest.triggers() == 0, || {
         format!("{struck:?}: eventfds are left")
@@ -214,17 +221,19 @@ fn give_up(
     let read = setup.perform(Access::BarRead(0))?;
     check(read == [0xff; 4], || format!("{struck:?}: reads {read:x?}"))?;
     let parts = setup.end();
-    let Ledger { slots, .. } = parts.ledger();
-    let told = lines::taken()
-        .iter()
-        .filter(|line| line.contains("the slot at "))
-        .count();
-    check(
-        slots.len() == told && (slots.is_empty() || until == u64::MAX),
-        || format!("{struck:?}: {slots:x?} stay, {told} are told"),
-    )?;
+    let Ledger { slots, mappings, .. } = parts.ledger();
+    let lines = lines::taken();
+    let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let (stay, told) = (
+        (slots.len(), mappings.len()),
+        (tells("the slot at "), tells("its memory is leaked")),
+    );
+    check(stay == told && (stay == (0, 0) || until == u64::MAX), || {
+        format!("{struck:?}: {slots:x?} and {mappings:x?} stay, {told:?} are told")
+    })?;
     let left = Ledger {
         slots: Vec::new(),
+        mappings: Vec::new(),
         ..parts.ledger()
     };
     check((left, parts.holders()) == Default::default(), || {

@@ -6,7 +6,7 @@ use vfio_passthrough::backend::{BusMember, IrqFlags};
 use vfio_passthrough::function::Error;
 use vfio_passthrough::host::{HostMemory, MsiMessage};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, dma};
+use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, dma};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 pub const NAME: &str = "0000:01:00.0";
@@ -138,12 +138,11 @@ impl Parts {
 
     pub fn attach(&self) -> Result<PassthroughFunction, Error> {
         let address = NAME.parse().unwrap();
-        PassthroughFunction::new(
-            address,
-            self.device.clone(),
-            &self.guest.host(),
-            ResetPolicy::Required,
-        )
+        let host = Host {
+            p2p: Some(DmaSpace::new(self.iommu.clone())),
+            ..self.guest.host()
+        };
+        PassthroughFunction::new(address, self.device.clone(), &host, ResetPolicy::Required)
     }
 
     pub fn ledger(&self) -> Ledger {

@@ -5,7 +5,7 @@ use lab::protocol::Request;
 use lab::{Device, Error, Guest, IVSHMEM_SIZE, L1, Outcome, VFS, sha256};
 
 use crate::Test;
-use crate::support::{VFIO, boot, counter, hashes, take};
+use crate::support::{VFIO, boot, counter, faults, hashes, ram_calls, take};
 
 /// All of them in one machine.
 pub const DEVICES: &[Device] = &[
@@ -164,12 +164,7 @@ fn one_of_a_group(l1: &mut L1) -> Result<(), Error> {
 
 fn edu(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::Edu)?;
-    let faults = |log: &str| {
-        log.lines()
-            .filter(|line| line.contains("DMAR") && line.contains("fault addr"))
-            .count()
-    };
-    let before = faults(&l1.kernel_log()?);
+    let before = faults(l1)?;
     let outcome = boot(
         l1,
         &Guest::new("edu,interrupts")
@@ -195,11 +190,7 @@ fn edu(l1: &mut L1) -> Result<(), Error> {
         *interrupts, 7,
         "one for the factorial and one for each of six copies"
     );
-    let log = l1.kernel_log()?;
-    assert!(
-        faults(&log) > before,
-        "the IOMMU said nothing of stray DMA:\n{log}"
-    );
+    assert!(faults(l1)? > before, "the IOMMU said nothing of stray DMA");
     Ok(())
 }
 
@@ -309,7 +300,7 @@ fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
         .all(|it| it.kind == "msix" && it.vectors == vectors && it.count > 0);
     assert!(all, "{found:?}");
     // Memory is mapped once, for all of their groups.
-    let mapped = counter(&outcome, "/vfio_ioctls/map_dma");
+    let [mapped, _] = ram_calls(&outcome);
     assert_eq!(mapped, counter(&outcome, "/ram_regions"), "{}", outcome.account());
     Ok(())
 }

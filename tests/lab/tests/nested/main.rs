@@ -20,6 +20,7 @@ mod layout;
 mod mappings;
 mod moves;
 mod nics;
+mod p2p;
 mod reads;
 mod shapes;
 mod support;
@@ -69,7 +70,7 @@ fn lanes() -> [Vec<Group>; LANES] {
         moves::TESTS,
     ]
     .concat();
-    let of_zoo = [devices::TESTS, moves::ON_ZOO].concat();
+    let of_zoo = [devices::TESTS, p2p::TESTS, moves::ON_ZOO].concat();
     let small = [main.as_slice(), endings::TESTS, moves::TESTS, moves::LONG].concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);

@@ -5,7 +5,7 @@ use guest::Report;
 use lab::{Device, Error, Guest, L1, Outcome, sha256};
 
 use crate::Test;
-use crate::support::{VFIO, assigned, boot, counter, hashes, take};
+use crate::support::{VFIO, assigned, boot, counter, hashes, of_functions, ram_calls, take};
 
 /// On machines with an NVMe first.
 pub const TESTS: &[Test] = &[
@@ -63,12 +63,15 @@ fn toggle(l1: &mut L1, cpus: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Memory was mapped at the start and unmapped at the end, and not touched between.
+/// Memory was mapped at the start and unmapped at the end, and not touched between; BARs as often as they came and
+/// went.
 fn unmapped_once(outcome: &Outcome) {
     let regions = counter(outcome, "/ram_regions");
-    let calls = ["map_dma", "unmap_dma"].map(|call| counter(outcome, &format!("/vfio_ioctls/{call}")));
-    assert!(
-        calls[0] == regions && calls[1] <= regions,
+    let [mapped, unmapped] = ram_calls(outcome);
+    assert!(mapped == regions && unmapped <= regions, "{}", outcome.account());
+    assert_eq!(
+        of_functions(outcome, "p2p_maps"),
+        of_functions(outcome, "p2p_unmaps"),
         "{}",
         outcome.account()
     );
@@ -121,6 +124,11 @@ fn reboot_all(l1: &mut L1) -> Result<(), Error> {
     });
     assert_eq!(answers.collect::<Vec<_>>(), [20; 6], "{}", outcome.account());
     assert_eq!(counter(&outcome, "/reboots"), 1, "{}", outcome.account());
+    assert!(
+        of_functions(&outcome, "p2p_maps") >= 2 * 5,
+        "{}",
+        outcome.account()
+    );
     unmapped_once(&outcome);
     Ok(())
 }

@@ -50,6 +50,22 @@ pub fn counter(outcome: &Outcome, path: &str) -> u64 {
         .unwrap_or_else(|| panic!("no counter {path}\n{}", outcome.account()))
 }
 
+/// How often the guest's RAM was mapped for DMA, and unmapped: what is counted, less the BARs.
+pub fn ram_calls(outcome: &Outcome) -> [u64; 2] {
+    [("map_dma", "p2p_maps"), ("unmap_dma", "p2p_unmaps")]
+        .map(|(all, bars)| counter(outcome, &format!("/vfio_ioctls/{all}")) - of_functions(outcome, bars))
+}
+
+/// A counter of all functions.
+pub fn of_functions(outcome: &Outcome, name: &str) -> u64 {
+    let functions = outcome.stats["devices"].as_object();
+    let counts = functions
+        .into_iter()
+        .flat_map(|functions| functions.values())
+        .filter_map(|function| function[name].as_u64());
+    counts.sum()
+}
+
 /// The hashes that the guest reported, in order of their values.
 pub fn hashes(outcome: &Outcome) -> Vec<String> {
     let hash = |report: &Report| match report {
@@ -59,4 +75,11 @@ pub fn hashes(outcome: &Outcome) -> Vec<String> {
     let mut hashes: Vec<String> = outcome.reports.iter().filter_map(hash).collect();
     hashes.sort();
     hashes
+}
+
+/// How often the IOMMU has told of DMA that it stopped.
+pub fn faults(l1: &mut L1) -> Result<usize, Error> {
+    let log = l1.kernel_log()?;
+    let tells = |line: &&str| line.contains("DMAR") && line.contains("fault addr");
+    Ok(log.lines().filter(tells).count())
 }

@@ -1,0 +1,126 @@
+//! BARs in the I/O address space of other devices: where the guest has them, and not while the device is silent.
+
+use super::*;
+
+const FIRST: u32 = 0xe000_0000;
+const SECOND: u32 = 0xe100_0000;
+
+fn setup() -> Setup {
+    let setup = Setup::new(config_of([0; 6], &[]), &[0x4000, 0x4000]);
+    setup.write32(0x10, FIRST);
+    setup.write32(0x14, SECOND);
+    setup.write16(COMMAND, 6);
+    setup
+}
+
+fn both() -> Vec<ByteRange> {
+    vec![range(FIRST.into(), 0x4000), range(SECOND.into(), 0x4000)]
+}
+
+/// The calls that matter here, in their order.
+fn trail(setup: &Setup, work: impl FnOnce(&Setup)) -> Vec<Call> {
+    setup.faults.trail();
+    work(setup);
+    let matters = |call: &Call| !matches!(call, Call::Read | Call::SetIrqs);
+    setup.faults.trail().into_iter().filter(matters).collect()
+}
+
+const AWAY: [Call; 2] = [Call::UnmapDma, Call::RemoveSlot];
+const THERE: [Call; 2] = [Call::PlaceSlot, Call::MapDma];
+
+#[test]
+fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
+    let setup = setup();
+    assert_eq!(setup.iommu.mappings(), both());
+    let off = trail(&setup, |setup| setup.write16(COMMAND, 0));
+    assert_eq!(off, [&AWAY[..], &AWAY, &[Call::Write]].concat());
+    assert_eq!(setup.iommu.mappings(), []);
+    let on = trail(&setup, |setup| setup.write16(COMMAND, 6));
+    assert_eq!(on, [&[Call::Write][..], &THERE, &THERE].concat());
+    let moved = trail(&setup, |setup| setup.write32(0x14, 0xe200_0000));
+    assert_eq!(moved, [AWAY, THERE].concat());
+    assert_eq!(
+        setup.iommu.mappings(),
+        [range(FIRST.into(), 0x4000), range(0xe200_0000, 0x4000)]
+    );
+    let asleep = trail(&setup, |setup| setup.write16(PM_CONTROL, 3));
+    assert_eq!(asleep, [&AWAY[..], &AWAY, &[Call::Write]].concat());
+    let awake = trail(&setup, |setup| setup.write16(PM_CONTROL, 0));
+    assert_eq!(awake, [&[Call::Write][..], &THERE, &THERE].concat());
+    let reset = trail(&setup, |setup| setup.function.reset().unwrap());
+    assert_eq!(reset, [&AWAY[..], &AWAY, &[Call::Write, Call::Reset]].concat());
+    assert_eq!(setup.iommu.mappings(), []);
+    let traps = setup.function.traps();
+    assert_eq!((traps.p2p_maps.value(), traps.p2p_unmaps.value()), (7, 7));
+}
+
+#[test]
+fn nothing_stays_when_the_function_goes() {
+    for shut_down in [true, false] {
+        let Setup {
+            function,
+            iommu,
+            guest,
+            ..
+        } = setup();
+        if shut_down {
+            function.shutdown().unwrap();
+        }
+        drop(function);
+        assert_eq!((iommu.mappings(), guest.slots()), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn what_the_iommu_refuses_is_one_warning_and_works_for_the_guest() {
+    for errno in [libc::EINVAL, libc::EFAULT, libc::ENOSPC, libc::EEXIST] {
+        let setup = Setup::new(config_of([0; 6], &[]), &[0x4000, 0x4000]);
+        setup.write32(0x10, FIRST);
+        setup.write32(0x14, SECOND);
+        (0..4).for_each(|nth| setup.faults.fail(Call::MapDma, nth, errno));
+        let (_, lines) = logged(|| {
+            for command in [6, 0, 6] {
+                setup.write16(COMMAND, command);
+            }
+        });
+        assert_eq!((setup.guest.slots(), setup.iommu.mappings()), (both(), vec![]));
+        assert_eq!(lines, 1);
+        setup.write16(COMMAND, 0);
+        setup.write16(COMMAND, 6);
+        assert_eq!(setup.iommu.mappings(), both(), "the next time it may work");
+    }
+}
+
+#[test]
+fn what_the_iommu_keeps_once_is_tried_again() {
+    let setup = setup();
+    setup.faults.fail(Call::UnmapDma, 0, libc::EIO);
+    setup.write32(0x10, 0xe200_0000);
+    let moved = vec![range(SECOND.into(), 0x4000), range(0xe200_0000, 0x4000)];
+    assert_eq!(
+        (setup.guest.slots(), setup.iommu.mappings()),
+        (moved.clone(), moved)
+    );
+}
+
+#[test]
+fn what_the_iommu_keeps_for_good_is_leaked_and_told() {
+    let Setup {
+        function,
+        faults,
+        device,
+        iommu,
+        guest,
+    } = setup();
+    (0..9).for_each(|nth| faults.fail(Call::UnmapDma, nth, libc::EIO));
+    let error = function.shutdown().unwrap_err().to_string();
+    let begin =
+        "0000:01:00.0: BAR0, for the DMA of other devices: cannot unmap 0xe0000000-0xe0003fff from DMA: ";
+    assert!(error.starts_with(begin), "{error}");
+    drop(function);
+    assert_eq!((iommu.mappings(), guest.slots()), (both(), vec![]));
+    assert!(
+        Arc::strong_count(&device) > 1,
+        "the device's memory is still reached"
+    );
+}
