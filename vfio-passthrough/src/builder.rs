@@ -21,7 +21,7 @@ use crate::layout::direct_areas;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::config::ConfigSpace;
 use crate::pci::msix::{MsixLayout, MsixState};
-use crate::pci::regs::{COMMAND, Command};
+use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 use crate::pci::view::RegionSizes;
 use crate::window::Window;
 
@@ -174,7 +174,20 @@ impl Parts {
             .zip(bars)
             .for_each(|(size, bar)| *size = bar.size);
         let size = u16::try_from(region.size).unwrap_or(u16::MAX);
-        let read = |offset, data: &mut [u8]| self.device.read(region, u64::from(offset), data);
+        let mut conventional = [0; CONVENTIONAL_SIZE as usize];
+        let read = self.device.read(region, 0, &mut conventional);
+        read.map_err(self.error("read", region.index))?;
+        // Extended capabilities are few reads, and all of their space would be a thousand of the device.
+        let read = |offset: u16, data: &mut [u8]| {
+            let range = usize::from(offset)..usize::from(offset).saturating_add(data.len());
+            match conventional.get(range) {
+                Some(found) => {
+                    data.copy_from_slice(found);
+                    Ok(())
+                }
+                None => self.device.read(region, u64::from(offset), data),
+            }
+        };
         ConfigSpace::new(self.address, size, &sizes, read).map_err(self.error("read", region.index))
     }
 

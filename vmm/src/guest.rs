@@ -18,10 +18,12 @@ use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
+use crate::constant::Constant;
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
 use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
+use crate::posted::Posted;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
@@ -38,6 +40,7 @@ pub struct Host {
     devices: Option<Devices>,
     layout: Layout,
     ram: Ram,
+    constant: Option<Constant>,
     _mappings: Vec<Mapping>,
 }
 
@@ -113,6 +116,7 @@ impl Host {
             devices,
             layout,
             ram,
+            constant: Constant::new(),
             _mappings,
         };
         Ok((host, vm))
@@ -186,6 +190,7 @@ fn memory_slots(kvm: &Kvm) -> u32 {
 pub struct Vm {
     fd: Arc<VmFd>,
     kvm_host: KvmHost,
+    posted: Arc<Posted>,
     functions: Functions,
     is_first: bool,
 }
@@ -195,6 +200,7 @@ impl Vm {
         let fd = kvm::create_vm(kvm, &stats.kvm_ioctls)?;
         let kvm_host = KvmHost::new(Arc::clone(&fd), 0..memory_slots(kvm), MSI_GSIS);
         Ok(Self {
+            posted: Arc::default(),
             fd,
             kvm_host,
             functions: Functions::default(),
@@ -217,10 +223,13 @@ impl Vm {
         signals: &Arc<SignalFd>,
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
-        let (pci, entry) = self.load(host, args)?;
+        let (pci, entry) = self.load(host, args, stats)?;
         stats.phase("load");
         self.functions.place_bars(&host.layout);
         let slots = host.ram.place(self.kvm_host.memory().as_ref())?;
+        let constant = host.constant.as_ref();
+        let constant =
+            constant.map(|constant| constant.place(&self.kvm_host, host.layout.ecam, pci.first_absent()));
         let stop = Arc::new(Stop::new()?);
         let (vcpus, shared, console) = self.assemble(host, args, (pci, entry), &stop, stats)?;
         let mut main_loop = MainLoop::new(&stop, signals, &console.pending, stats)?;
@@ -246,7 +255,7 @@ impl Vm {
         drop(running);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let shut_down = self.functions.shutdown();
-        drop((shared, main_loop, events, slots, terminal));
+        drop((shared, main_loop, events, slots, constant, terminal));
         self.count(stats);
         stats.phase("end");
         looped
@@ -262,8 +271,8 @@ impl Vm {
     }
 
     /// Loads kernel, initramfs and boot data into RAM, and fills the PCI bus.
-    fn load(&self, host: &Host, args: &Args) -> Result<(PciRoot, Entry), Error> {
-        let (pci, slots) = pci_root(&self.functions)?;
+    fn load(&self, host: &Host, args: &Args, stats: &Stats) -> Result<(PciRoot, Entry), Error> {
+        let (pci, slots) = self.pci_root(stats)?;
         let load = if self.is_first {
             Kernel::load
         } else {
@@ -285,6 +294,19 @@ impl Vm {
         Ok((pci, boot.prepare(&kernel)?))
     }
 
+    /// A bus with the host bridge at slot 0 and the assigned functions after it, and the slots of the latter.
+    fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<u8>), Error> {
+        let mut root = PciRoot::new();
+        root.insert(0, Arc::new(HostBridge))?;
+        let mut slots = Vec::new();
+        for (slot, function) in self.functions.iter() {
+            let function = GuestFunction::new(function, &self.posted, stats);
+            root.insert(*slot, Arc::new(function))?;
+            slots.push(*slot);
+        }
+        Ok((root, slots))
+    }
+
     fn assemble(
         &self,
         host: &Host,
@@ -300,9 +322,13 @@ impl Vm {
         let vcpus = machine::create_vcpus(&self.fd, &host.supported, args.cpus, stats)?;
         if let Some(first) = vcpus.first() {
             registers::set_up(&first.fd, host.ram.memory(), entry, &stats.kvm_ioctls)?;
+            if host.devices.is_some() {
+                self.posted.open(&self.fd, &first.fd)?;
+            }
         }
         let shared = vcpu::Machine {
             buses: buses.into_manager(),
+            posted: Arc::clone(&self.posted),
             stats: Arc::clone(stats),
             stop: Arc::clone(stop),
         };
@@ -314,18 +340,6 @@ impl Vm {
         calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
         self.functions.count(stats);
     }
-}
-
-/// A bus with the host bridge at slot 0 and the assigned functions after it, and the slots of the latter.
-fn pci_root(functions: &Functions) -> Result<(PciRoot, Vec<u8>), Error> {
-    let mut root = PciRoot::new();
-    root.insert(0, Arc::new(HostBridge))?;
-    let mut slots = Vec::new();
-    for (slot, function) in functions.iter() {
-        root.insert(*slot, Arc::new(GuestFunction(Arc::clone(function))))?;
-        slots.push(*slot);
-    }
-    Ok((root, slots))
 }
 
 /// All others who held the stop are gone by now.

@@ -21,6 +21,7 @@
 pub mod boot;
 mod cli;
 pub mod console;
+pub mod constant;
 mod error;
 pub mod events;
 pub mod guest;
@@ -28,6 +29,7 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod posted;
 pub mod prepare;
 pub mod stats;
 pub mod stop;

@@ -3,6 +3,8 @@
 mod backing;
 mod hugepages;
 
+use std::fs::File;
+use std::io::Read;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -120,9 +122,12 @@ pub fn check_host(asked: Memory) -> Result<(), Error> {
 }
 
 fn check_total(asked: MemorySize) -> Result<(), Error> {
-    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else {
+    // The total comes first. All of it would take as many reads as a string needs to grow.
+    let mut start = [0; 128];
+    let Ok(length) = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)) else {
         return Ok(());
     };
+    let meminfo = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
     match total_kib(&meminfo) {
         Some(kib) if asked.bytes() >> 10 > kib => Err(Error::MemoryLargerThanHost {
             asked,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
@@ -41,15 +41,58 @@ pub struct Exits {
     pub hlt: Count,
     /// All else, such as signals.
     pub other: Count,
+    /// Writes that came with another exit: see [`crate::posted`]. They are in no other count of exits.
+    pub posted: Count,
 }
 
-/// Accesses to one device.
+/// How many places one device counts apart. A guest that goes through more is counted all the same, in
+/// [`Accesses`].
+const PLACES: usize = 1024;
+
+/// Where a guest traps: a count a place. A place is a port, or an offset from where the device begins in memory.
+#[derive(Debug, Default)]
+pub struct Heat(Mutex<BTreeMap<u64, u64>>);
+
+impl Heat {
+    /// One more trap at `place`.
+    pub fn at(&self, place: u64) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() < PLACES || counts.contains_key(&place) {
+            let count = counts.entry(place).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+}
+
+/// JSON has no hexadecimal numbers: places are strings such as "0x61".
+impl Serialize for Heat {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = |(place, count): (&u64, &u64)| (format!("{place:#x}"), *count);
+        serializer.collect_map(counts.iter().map(named))
+    }
+}
+
+/// Accesses to one device, or to none.
 #[derive(Debug, Default, Serialize)]
 pub struct Accesses {
-    /// Reads.
-    pub reads: Count,
-    /// Writes.
-    pub writes: Count,
+    reads: Count,
+    writes: Count,
+    by_address: Heat,
+}
+
+impl Accesses {
+    /// A read at `place`.
+    pub fn read(&self, place: u64) {
+        self.reads.add_one();
+        self.by_address.at(place);
+    }
+
+    /// A write at `place`.
+    pub fn write(&self, place: u64) {
+        self.writes.add_one();
+        self.by_address.at(place);
+    }
 }
 
 /// A device that counts the accesses to it.
@@ -58,70 +101,54 @@ pub struct Counted<D> {
     accesses: Arc<Accesses>,
 }
 
+fn port(base: PioAddress, offset: PioAddressOffset) -> u64 {
+    base.0.wrapping_add(offset).into()
+}
+
 impl<D: DevicePio> DevicePio for Counted<D> {
     fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        self.accesses.reads.add_one();
+        self.accesses.read(port(base, offset));
         self.device.pio_read(base, offset, data);
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        self.accesses.writes.add_one();
+        self.accesses.write(port(base, offset));
         self.device.pio_write(base, offset, data);
     }
 }
 
 impl<D: DeviceMmio> DeviceMmio for Counted<D> {
     fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        self.accesses.reads.add_one();
+        self.accesses.read(offset);
         self.device.mmio_read(base, offset, data);
     }
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        self.accesses.writes.add_one();
+        self.accesses.write(offset);
         self.device.mmio_write(base, offset, data);
     }
 }
 
-/// Accesses that no device claimed, with their addresses.
+/// Traps into one assigned function.
 #[derive(Debug, Default, Serialize)]
-pub struct Unclaimed {
+struct Traps {
     #[serde(flatten)]
-    accesses: Accesses,
-    #[serde(serialize_with = "hexadecimal")]
-    by_address: Mutex<BTreeMap<u64, u64>>,
+    counts: BTreeMap<&'static str, u64>,
+    bars: Arc<BarHeat>,
 }
 
-impl Unclaimed {
-    /// A read of `address`.
-    pub fn read(&self, address: u64) {
-        self.accesses.reads.add_one();
-        self.at(address);
-    }
+/// Traps into the BARs of one assigned function, by their pages: those of BAR0 are `bars[0]`, those of the ROM
+/// the last.
+#[derive(Debug, Default, Serialize)]
+pub struct BarHeat([Heat; 7]);
 
-    /// A write of `address`.
-    pub fn write(&self, address: u64) {
-        self.accesses.writes.add_one();
-        self.at(address);
+impl BarHeat {
+    /// A trap into BAR number `bar`, at `offset`.
+    pub fn at(&self, bar: u8, offset: u64) {
+        if let Some(heat) = self.0.get(usize::from(bar)) {
+            heat.at(offset & !0xfff);
+        }
     }
-
-    fn at(&self, address: u64) {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        *count = count.saturating_add(1);
-    }
-}
-
-/// JSON has no hexadecimal numbers: addresses are strings such as "0x61".
-fn hexadecimal<S: serde::Serializer>(
-    counts: &Mutex<BTreeMap<u64, u64>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    serializer.collect_map(
-        counts
-            .iter()
-            .map(|(address, count)| (format!("{address:#x}"), count)),
-    )
 }
 
 /// Calls of the kernel by name.
@@ -152,10 +179,10 @@ pub struct Stats {
     #[serde(skip)]
     counted: Mutex<BTreeMap<&'static str, Arc<Accesses>>>,
     #[serde(skip)]
-    traps: Mutex<BTreeMap<String, BTreeMap<&'static str, u64>>>,
+    traps: Mutex<BTreeMap<String, Traps>>,
     #[serde(skip)]
     /// Accesses that no device claimed.
-    pub unclaimed: Unclaimed,
+    pub unclaimed: Accesses,
     /// Calls of KVM.
     pub kvm_ioctls: Calls,
     /// Calls of VFIO.
@@ -176,7 +203,7 @@ impl Default for Stats {
             devices: Mutex::default(),
             counted: Mutex::default(),
             traps: Mutex::default(),
-            unclaimed: Unclaimed::default(),
+            unclaimed: Accesses::default(),
             kvm_ioctls: Calls::default(),
             vfio_ioctls: Calls::default(),
             ram_regions: Count::default(),
@@ -210,8 +237,15 @@ impl Stats {
     /// `count` more traps of a kind into the function `name`.
     pub fn trapped(&self, name: &str, kind: &'static str, count: u64) {
         let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
-        let total = traps.entry(name.to_owned()).or_default().entry(kind).or_default();
+        let counts = &mut traps.entry(name.to_owned()).or_default().counts;
+        let total = counts.entry(kind).or_default();
         *total = total.saturating_add(count);
+    }
+
+    /// Where traps into the BARs of the function `name` are counted.
+    pub fn bar_heat(&self, name: &str) -> Arc<BarHeat> {
+        let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&traps.entry(name.to_owned()).or_default().bars)
     }
 
     fn device(&self, name: impl Into<String>, counts: impl Serialize) {
@@ -256,7 +290,9 @@ mod tests {
     fn the_json_has_what_its_readers_look_for() {
         let stats = Stats::default();
         for _ in 0..2 {
-            stats.counted("serial", Null).pio_read(PioAddress(0), 0, &mut []);
+            stats
+                .counted("serial", Null)
+                .pio_read(PioAddress(0x3f8), 5, &mut []);
         }
         stats.exits.total.add_one();
         stats.unclaimed.write(0x80);
@@ -264,12 +300,15 @@ mod tests {
         stats.kvm_ioctls.add("create_vm", 2);
         stats.trapped("0000:01:00.0", "config_reads", 1);
         stats.trapped("0000:01:00.0", "config_reads", 2);
+        stats.bar_heat("0000:01:00.0").at(0, 0x2fff);
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
         stats.write(file.path()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         let numbers = [
             (&json["devices"]["serial"]["reads"], 2),
+            (&json["devices"]["serial"]["by_address"]["0x3fd"], 2),
+            (&json["devices"]["0000:01:00.0"]["bars"][0]["0x2000"], 1),
             (&json["devices"]["unclaimed"]["writes"], 2),
             (&json["devices"]["unclaimed"]["by_address"]["0x80"], 2),
             (&json["devices"]["0000:01:00.0"]["config_reads"], 3),
@@ -282,6 +321,16 @@ mod tests {
             .into_iter()
             .for_each(|(value, expected)| assert_eq!(value, expected));
         assert!(json["phases_ns"]["kvm"].is_u64());
+    }
+
+    #[test]
+    fn a_guest_that_goes_everywhere_does_not_fill_the_hosts_memory() {
+        let heat = Heat::default();
+        (0..2 * PLACES as u64).for_each(|place| heat.at(place));
+        heat.at(0);
+        let json = serde_json::to_value(&heat).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), PLACES);
+        assert_eq!(json["0x0"], 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    Bar, BarKind, Container, Host, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
+    Bar, BarIndex, BarKind, Container, Host, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
 };
 use vm_memory::GuestMemoryRegion;
 
@@ -19,25 +19,34 @@ use crate::Error;
 use crate::boot::intx_gsi;
 use crate::cli::Passthrough;
 use crate::memory::Ram;
-use crate::stats::Stats;
+use crate::posted::{Posted, PostedRange};
+use crate::stats::{BarHeat, Stats};
 
 /// The host bridge has slot 0.
 const FIRST_SLOT: u8 = 1;
 
-/// A function on the PCI bus.
-pub struct GuestFunction(pub Arc<PassthroughFunction>);
+/// A function on the PCI bus, with the count of its traps.
+pub struct GuestFunction {
+    function: Arc<PassthroughFunction>,
+    heat: Arc<BarHeat>,
+    posted: PostedRange,
+}
 
 impl PciFunction for GuestFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        self.0.config_read(offset, data);
+        self.function.config_read(offset, data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) -> bool {
-        self.0.config_write(offset, data)
+        let freed = self.function.config_write(offset, data);
+        let range = self.function.posted_range();
+        self.posted
+            .follow(range.and_then(|range| Some((range.start(), u32::try_from(range.size()).ok()?))));
+        freed
     }
 
     fn place_again(&self) {
-        self.0.place_again();
+        self.function.place_again();
     }
 
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
@@ -58,17 +67,32 @@ impl PciFunction for GuestFunction {
 }
 
 impl GuestFunction {
+    /// `function`, whose traps `stats` counts, and whose writes that may come late `posted` collects.
+    pub fn new(function: &Arc<PassthroughFunction>, posted: &Arc<Posted>, stats: &Stats) -> Self {
+        Self {
+            function: Arc::clone(function),
+            heat: stats.bar_heat(&function.address().to_string()),
+            posted: PostedRange::new(posted),
+        }
+    }
+
+    fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
+        let (bar, offset) = self.function.decode(space, address)?;
+        self.heat.at(bar.number(), offset);
+        Some((bar, offset))
+    }
+
     fn read(&self, space: Space, address: u64, data: &mut [u8]) -> bool {
-        let place = self.0.decode(space, address);
+        let place = self.decode(space, address);
         place
-            .map(|(bar, offset)| self.0.bar_read(bar, offset, data))
+            .map(|(bar, offset)| self.function.bar_read(bar, offset, data))
             .is_some()
     }
 
     fn write(&self, space: Space, address: u64, data: &[u8]) -> bool {
-        let place = self.0.decode(space, address);
+        let place = self.decode(space, address);
         place
-            .map(|(bar, offset)| self.0.bar_write(bar, offset, data))
+            .map(|(bar, offset)| self.function.bar_write(bar, offset, data))
             .is_some()
     }
 }
@@ -237,6 +261,9 @@ pub(crate) fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error>
 
 /// The device that an address, a sysfs folder, or a link to one names.
 pub(crate) fn address(path: &Path) -> Result<PciAddress, ParsePciAddressError> {
+    if let Ok(address) = PciAddress::from_sysfs_path(path) {
+        return Ok(address);
+    }
     // A link such as /sys/class/nvme/nvme0/device names the device only by where it leads.
     let folder = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     PciAddress::from_sysfs_path(&folder)

@@ -61,6 +61,12 @@ impl PciRoot {
         Ok(slot)
     }
 
+    /// The first of the slots at the end of the bus that are empty; [`SLOTS`] if there are none.
+    pub fn first_absent(&self) -> u8 {
+        let last = (1..=SLOTS).zip(&self.slots).rfind(|(_, place)| place.is_some());
+        last.map_or(0, |(next, _)| next)
+    }
+
     /// Reads configuration space of the function at `devfn` (device number in bits 7:3).
     ///
     /// Only function 0 of a device exists; all else reads as absent.
@@ -206,7 +212,9 @@ pub(super) mod tests {
             root.insert(32, TestFunction::at(0, 0)),
             Err(SlotError::NoSuchSlot(32))
         );
+        assert_eq!(root.first_absent(), 3);
         (3..32).for_each(|slot| assert_eq!(root.push(TestFunction::at(0, 0)), Ok(slot)));
+        assert_eq!(root.first_absent(), 32);
         assert_eq!(root.push(TestFunction::at(0, 0)), Err(SlotError::Full));
     }
 

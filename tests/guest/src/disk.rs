@@ -50,6 +50,11 @@ impl Disk {
         })
     }
 
+    /// The same disk, opened once more.
+    pub fn again(&self) -> Result<Self, Error> {
+        Self::open(self.name.clone())
+    }
+
     /// In bytes.
     pub fn size(&self) -> Result<u64, Error> {
         let path = format!("/sys/block/{}/size", self.name);

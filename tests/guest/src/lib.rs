@@ -54,10 +54,12 @@ pub enum Report {
         /// Whether what was read back is what was written.
         same: bool,
     },
-    /// Single 4 KiB reads, one after the other, past the page cache.
+    /// 4 KiB reads past the page cache.
     Read {
         /// The disk's name.
         disk: String,
+        /// How many at a time, each by a thread of its own.
+        depth: u64,
         /// How many.
         reads: u64,
         /// For all of them together.
@@ -77,6 +79,8 @@ pub enum Report {
         kind: String,
         /// How many requests were sent.
         asked: u64,
+        /// For all of them together.
+        total_ns: u64,
         /// How many were answered.
         answered: u64,
         /// Interrupts that came meanwhile, by their name in `/proc/interrupts`.

@@ -27,6 +27,12 @@ use guest::Ending;
 use plan::Plan;
 
 fn main() {
+    // The kernel hands its init what it does not understand itself; another program's arguments are ours.
+    if std::process::id() != 1
+        && let Some(steps) = std::env::args().nth(1)
+    {
+        return as_program(&steps);
+    }
     let ending = match system::mount_all().and_then(|()| work()) {
         Ok(ending) => ending,
         Err(error) => {
@@ -36,6 +42,13 @@ fn main() {
     };
     report::send(&guest::Report::End { ending });
     system::end(ending);
+}
+
+/// The steps by themselves, in a machine that has its own init: to be compared with the same in a guest.
+fn as_program(steps: &str) {
+    let done = format!("guest.do={steps}").parse::<Plan>();
+    let done = done.and_then(|plan| plan.steps.iter().try_for_each(steps::run));
+    done.unwrap_or_else(|error| report::error(&error.to_string()));
 }
 
 /// Everything between the mounts and the end.

@@ -1,4 +1,4 @@
-//! What the kernel command line asks for: `guest.do=look,hash:4M,write:1M@8M,read:10000,pause:200,end:off`.
+//! What the kernel command line asks for: `guest.do=look,hash:4M,write:1M@8M,read:10000x32,pause:200,end:off`.
 
 use std::str::FromStr;
 
@@ -28,8 +28,8 @@ pub enum Step {
     Hash { bytes: u64 },
     /// Write the pattern and read it back.
     Write { bytes: u64, offset: u64 },
-    /// `count` reads of 4 KiB.
-    Read { count: u64 },
+    /// `count` reads of 4 KiB, `depth` at a time.
+    Read { count: u64, depth: u64 },
     /// `count` questions to the router on every network.
     Net { count: u64 },
     /// Wait for a USB device, and list them.
@@ -96,9 +96,13 @@ fn step(name: &str, value: &str) -> Option<Step> {
                 offset: size(offset)?,
             }
         }
-        "read" => Step::Read {
-            count: value.parse().ok()?,
-        },
+        "read" => {
+            let (count, depth) = value.split_once('x').unwrap_or((value, "1"));
+            Step::Read {
+                count: count.parse().ok()?,
+                depth: depth.parse().ok()?,
+            }
+        }
         "net" => Step::Net {
             count: value.parse().ok()?,
         },
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn a_full_line() {
         let plan: Plan =
-            "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10,pause:5,reboots:2,end:reboot quiet"
+            "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10x4,pause:5,reboots:2,end:reboot quiet"
                 .parse()
                 .unwrap();
         let steps = vec![
@@ -165,7 +169,7 @@ mod tests {
                 bytes: 1 << 20,
                 offset: 8 << 20,
             },
-            Step::Read { count: 10 },
+            Step::Read { count: 10, depth: 4 },
             Step::Pause { milliseconds: 5 },
         ];
         assert_eq!(
@@ -200,6 +204,7 @@ mod tests {
             "end:never",
             "write:1M@",
             "hash:99999999999999999M",
+            "read:10x",
         ] {
             let error = format!("guest.do={word}").parse::<Plan>().unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

@@ -1,7 +1,7 @@
 //! Carries out the steps of a plan.
 
 use std::fs;
-use std::thread::sleep;
+use std::thread::{Builder, sleep};
 use std::time::{Duration, Instant};
 
 use guest::Report;
@@ -15,6 +15,9 @@ use crate::{bar_memory, edu, interrupts, p2p, pci, ports, report, rom, toggle, u
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
 
+/// A thread that reads has its buffer elsewhere.
+const READER_STACK: usize = 64 << 10;
+
 /// Does one step and reports it.
 pub fn run(step: &Step) -> Result<(), Error> {
     let report = match *step {
@@ -24,7 +27,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Topology => system::topology()?,
         Step::Hash { bytes } => return on_disks(|disk| hash(disk, bytes)),
         Step::Write { bytes, offset } => return on_disks(|disk| write(disk, offset, bytes)),
-        Step::Read { count } => return on_disks(|disk| read(disk, count)),
+        Step::Read { count, depth } => return on_disks(|disk| read(disk, count, depth)),
         Step::Disks { count } => return disk::open_all(count).map(drop),
         Step::Net { count } => return on_networks(count),
         Step::Usb => usb::look()?,
@@ -115,23 +118,38 @@ fn write(disk: &mut Disk, offset: u64, bytes: u64) -> Result<Report, Error> {
     })
 }
 
-/// One read at a time; nothing is printed between the two looks at the interrupts.
-fn read(disk: &mut Disk, count: u64) -> Result<Report, Error> {
+/// So many reads at a time, each by a thread; nothing is printed between the two looks at the interrupts.
+fn read(disk: &Disk, count: u64, depth: u64) -> Result<Report, Error> {
     let blocks = disk.size()?.min(READ_SPAN).checked_div(BLOCK).unwrap_or_default();
-    let mut times = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
+    let disks = (0..depth).map(|_| disk.again()).collect::<Result<Vec<_>, _>>()?;
     let before = interrupts::counts()?;
     let start = Instant::now();
-    for offset in scattered(blocks).take(usize::try_from(count).unwrap_or_default()) {
-        let each = Instant::now();
-        disk.read_block(offset)?;
-        times.push(nanoseconds(each.elapsed()));
+    let each = |(thread, disk): (u64, Disk)| {
+        let offsets = scattered(blocks).take(usize::try_from(count).unwrap_or_default());
+        let own = offsets.skip(usize::try_from(thread).unwrap_or_default());
+        let own: Vec<u64> = own.step_by(usize::try_from(depth.max(1)).unwrap_or(1)).collect();
+        Builder::new()
+            .stack_size(READER_STACK)
+            .spawn(move || timed_reads(disk, &own))
+    };
+    let readers: Vec<_> = (0..).zip(disks).map(each).collect();
+    let mut times = Vec::new();
+    for reader in readers {
+        let failed = |source| Error::File {
+            action: "read by a thread",
+            path: disk.name.clone(),
+            source,
+        };
+        let reader = reader.map_err(failed)?;
+        times.extend(reader.join().unwrap_or_else(|_| Ok(Vec::new()))?);
     }
     let total_ns = nanoseconds(start.elapsed());
     let after = interrupts::counts()?;
     times.sort_unstable();
     Ok(Report::Read {
         disk: disk.name.clone(),
-        reads: count,
+        depth,
+        reads: u64::try_from(times.len()).unwrap_or_default(),
         total_ns,
         median_ns: times.get(times.len() / 2).copied().unwrap_or_default(),
         worst_ns: times.last().copied().unwrap_or_default(),
@@ -139,10 +157,20 @@ fn read(disk: &mut Disk, count: u64) -> Result<Report, Error> {
     })
 }
 
+fn timed_reads(mut disk: Disk, offsets: &[u64]) -> Result<Vec<u64>, Error> {
+    let timed = |offset: &u64| {
+        let start = Instant::now();
+        disk.read_block(*offset)?;
+        Ok(nanoseconds(start.elapsed()))
+    };
+    offsets.iter().map(timed).collect()
+}
+
 fn ask(interface: &str, count: u64) -> Result<Report, Error> {
     let wire = Wire::open(interface)?;
     let before = interrupts::counts()?;
     let mut answered: u64 = 0;
+    let start = Instant::now();
     for _ in 0..count {
         answered = answered.saturating_add(u64::from(wire.ask()?));
     }
@@ -150,6 +178,7 @@ fn ask(interface: &str, count: u64) -> Result<Report, Error> {
         interface: interface.to_owned(),
         kind: interrupts::kind(&format!("/sys/class/net/{interface}/device"))?,
         asked: count,
+        total_ns: nanoseconds(start.elapsed()),
         answered,
         interrupts: interrupts::since(&before, &interrupts::counts()?),
     })

@@ -102,6 +102,11 @@ impl Lab {
         })
     }
 
+    /// The guest's init, which also runs as a program of its own.
+    pub fn guest_program(&self) -> Result<&Path, Error> {
+        Ok(&self.programs()?.guest)
+    }
+
     fn programs(&self) -> Result<&Programs, Error> {
         self.programs.as_ref().ok_or(Error::NoPrograms)
     }

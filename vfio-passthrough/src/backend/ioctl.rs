@@ -301,13 +301,16 @@ impl Reply {
     }
 }
 
+/// What holds an info struct with its capabilities as a rule, so that one call does.
+const USUAL_INFO_SIZE: usize = 512;
+
 /// The largest reply that is fetched; a sparse-mmap capability of 4000 areas fits.
 const MAX_INFO_SIZE: usize = 64 << 10;
 
 /// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index; calls it again
 /// with more room where the kernel says in `argsz` that there are capabilities to fetch.
 fn info_call(fd: &impl AsRawFd, request: libc::c_ulong, size: usize, index: u32) -> io::Result<Reply> {
-    let mut size = size;
+    let mut size = size.max(USUAL_INFO_SIZE);
     // Once to learn the size, once to fetch; once more should the size have grown between the two.
     for _ in 0..3 {
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;

@@ -1,6 +1,7 @@
 //! The limit on locked memory.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 use super::Error;
 use super::error::total;
@@ -12,14 +13,23 @@ use super::error::total;
 /// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when
 /// it maps.
 pub fn check_locked_memory(bytes: u64) -> Result<(), Error> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
-    locked_memory_fits(bytes, &read("status"), &read("limits"))
+    locked_memory_fits(bytes, &read_once("/proc/self/status"), || {
+        read_once("/proc/self/limits")
+    })
+}
+
+/// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be read.
+fn read_once(path: &str) -> String {
+    let mut buffer = [0; 8192];
+    let read = File::open(path).and_then(|mut file| file.read(&mut buffer));
+    let bytes = read.ok().and_then(|length| buffer.get(..length));
+    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
 }
 
 /// `CAP_IPC_LOCK` (linux/capability.h): the kernel does not hold its owner to the limit.
 const CAP_IPC_LOCK: u32 = 14;
 
-fn locked_memory_fits(bytes: u64, status: &str, limits: &str) -> Result<(), Error> {
+fn locked_memory_fits(bytes: u64, status: &str, limits: impl FnOnce() -> String) -> Result<(), Error> {
     let field = |name: &str| {
         status
             .lines()
@@ -32,6 +42,7 @@ fn locked_memory_fits(bytes: u64, status: &str, limits: &str) -> Result<(), Erro
     if capabilities >> CAP_IPC_LOCK & 1 == 1 {
         return Ok(());
     }
+    let limits = limits();
     let limit = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max locked memory"));
@@ -57,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_too_low_is_told_with_the_value_that_is_needed() {
-        let error = locked_memory_fits(512 << 20, STATUS, LIMITS)
+        let error = locked_memory_fits(512 << 20, STATUS, || LIMITS.to_owned())
             .unwrap_err()
             .to_string();
         for part in [
@@ -74,9 +85,20 @@ mod tests {
     fn what_fits_is_let_through() {
         let root = STATUS.replace("CapEff:\t0000000000000000", "CapEff:\t000001ffffffffff");
         let unlimited = LIMITS.replace("8388608 ", "unlimited");
-        assert!(locked_memory_fits(7 << 20, STATUS, LIMITS).is_ok());
-        assert!(locked_memory_fits((7 << 20) + 1, STATUS, LIMITS).is_err());
-        assert!(locked_memory_fits(1 << 40, &root, LIMITS).is_ok());
-        assert!(locked_memory_fits(1 << 40, STATUS, &unlimited).is_ok());
+        let limits = || LIMITS.to_owned();
+        assert!(locked_memory_fits(7 << 20, STATUS, limits).is_ok());
+        assert!(locked_memory_fits((7 << 20) + 1, STATUS, limits).is_err());
+        assert!(locked_memory_fits(1 << 40, &root, || panic!("nobody needs them")).is_ok());
+        assert!(locked_memory_fits(1 << 40, STATUS, || unlimited).is_ok());
+    }
+
+    #[test]
+    fn a_file_of_proc_comes_whole_by_one_read() {
+        let status = read_once("/proc/self/status");
+        assert!(
+            status.starts_with("Name:") && status.contains("CapEff:"),
+            "{status}"
+        );
+        assert_eq!(read_once("/proc/self/nonexistent"), "");
     }
 }

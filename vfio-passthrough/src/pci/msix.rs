@@ -135,6 +135,11 @@ impl MsixState {
         self.masked = control & MSIX_FUNCTION_MASK != 0;
     }
 
+    /// Whether no vector can be delivered whatever the entries say: MSI-X is off, or the function is masked.
+    pub fn is_quiet(&self) -> bool {
+        !self.enabled || self.masked
+    }
+
     /// What the guest asks of the host.
     pub fn wanted(&self) -> Wanted {
         // `new` made at most MAX_VECTORS.

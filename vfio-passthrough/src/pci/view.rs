@@ -51,7 +51,7 @@ impl ConfigSpace {
     ///
     /// # Errors
     ///
-    /// Those of `read`: some 20 reads are done here, and none for what is emulated later.
+    /// Those of `read`: some 20 reads are done here, of 1 to 64 bytes, and none for what is emulated later.
     pub fn new(
         address: PciAddress,
         size: u16,

@@ -69,6 +69,31 @@ fn a_vector_that_is_masked_after_its_first_use_is_pending_and_fires_once() {
 }
 
 #[test]
+fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
+    const MEMORY: u16 = 2;
+    let setup = started(DYNAMIC);
+    setup.write(0x10, 0);
+    setup.write(0x12, 0xe000);
+    let range = |command, control| {
+        setup.write(COMMAND, command);
+        setup.write(MSIX_CONTROL, control);
+        setup
+            .function
+            .posted_range()
+            .map(|range| (range.start(), range.size()))
+    };
+    let table = Some((0xe000_0000 + TABLE, 8 * 16));
+    assert_eq!(range(0, 0), None, "it decodes nothing");
+    assert_eq!(range(MEMORY, 0), table);
+    assert_eq!(range(MEMORY, ENABLE | FUNCTION_MASK), table);
+    assert_eq!(range(MEMORY, FUNCTION_MASK), table);
+    assert_eq!(range(MEMORY, ENABLE), None, "an entry's mask may be lifted");
+    setup.write(MSIX_CONTROL, 0);
+    setup.function.shutdown().unwrap();
+    assert_eq!(setup.function.posted_range(), None);
+}
+
+#[test]
 fn what_is_pending_when_msix_goes_off_is_forgotten() {
     for flags in [DYNAMIC, NORESIZE] {
         let setup = started(flags);

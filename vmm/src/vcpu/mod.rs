@@ -14,6 +14,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::Error;
+use crate::posted::Posted;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 
@@ -26,6 +27,8 @@ const KICK_INTERVAL: Duration = Duration::from_millis(1);
 pub struct Machine {
     /// The buses.
     pub buses: IoManager,
+    /// Writes that wait to be delivered to them.
+    pub posted: Arc<Posted>,
     /// What is counted.
     pub stats: Arc<Stats>,
     /// How it ends.
@@ -90,8 +93,8 @@ impl Vcpu {
                 // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie past the end of the
                 // struct that `port_width` looked at (api.rst, 5: data_offset), and nothing else refers to them.
                 let data = unsafe { &mut *data };
-                data.chunks_mut(width)
-                    .for_each(|data| machine.port_read(port, data));
+                let each = data.chunks_mut(width);
+                machine.in_order(|machine| each.for_each(|data| machine.port_read(port, data)));
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 exits.io_out.add_one();
@@ -99,15 +102,16 @@ impl Vcpu {
                 let width = port_width(&mut self.fd);
                 // SAFETY: as for reads.
                 let data = unsafe { &*data };
-                data.chunks(width).for_each(|data| machine.port_write(port, data));
+                let each = data.chunks(width);
+                machine.in_order(|machine| each.for_each(|data| machine.port_write(port, data)));
             }
             Ok(VcpuExit::MmioRead(gpa, data)) => {
                 exits.mmio_read.add_one();
-                machine.memory_read(gpa, data);
+                machine.in_order(|machine| machine.memory_read(gpa, data));
             }
             Ok(VcpuExit::MmioWrite(gpa, data)) => {
                 exits.mmio_write.add_one();
-                machine.memory_write(gpa, data);
+                machine.in_order(|machine| machine.memory_write(gpa, data));
             }
             Ok(VcpuExit::Hlt) => exits.hlt.add_one(),
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => exits.other.add_one(),
@@ -167,6 +171,21 @@ fn fatal(exit: &VcpuExit<'_>) -> String {
 }
 
 impl Machine {
+    /// Delivers what the guest wrote before, then this access, then what came while this stopped KVM from
+    /// collecting, which nothing else may make an exit for.
+    fn in_order(&self, access: impl FnOnce(&Self)) {
+        self.deliver_posted();
+        access(self);
+        self.deliver_posted();
+    }
+
+    fn deliver_posted(&self) {
+        self.posted.deliver(|gpa, data| {
+            self.stats.exits.posted.add_one();
+            self.memory_write(gpa, data);
+        });
+    }
+
     fn port_read(&self, port: u16, data: &mut [u8]) {
         if self.buses.pio_read(PioAddress(port), data).is_err() {
             data.fill(0xff);

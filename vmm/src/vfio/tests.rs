@@ -38,7 +38,8 @@ fn two_at(gpa: u32) -> (PciRoot, Guest) {
         let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
         let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);
         let function = PassthroughFunction::new(address, Arc::new(device), &guest.host(), policy).unwrap();
-        let slot = root.push(Arc::new(GuestFunction(Arc::new(function)))).unwrap();
+        let function = GuestFunction::new(&Arc::new(function), &Arc::default(), &Stats::default());
+        let slot = root.push(Arc::new(function)).unwrap();
         root.config_write(slot << 3, 0x10, &gpa.to_le_bytes());
         root.config_write(slot << 3, 0x04, &[2, 0]);
     }

@@ -3,7 +3,7 @@
 //! KVM takes its whole routing table anew in each commit, and waits for all of its readers each time. A guest
 //! that unmasks its vectors one by one would cost a commit each. Instead, a single vector *waits*: its eventfd
 //! is in an epoll set, and the VMM, which polls that, signals what fired as a message. Many vectors then share
-//! a commit, after which their irqfds take over; and one that fires often makes it come soon.
+//! a commit, after which their irqfds take over; and one that fires a second time makes it come at once.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
 
-/// So many vectors may wait, and so many interrupts be delivered by the VMM, until the next commit.
+/// So many vectors may wait until the next commit.
 pub(super) const PATIENCE: usize = 16;
 
 /// The VMM's part: to poll the file descriptor, and to call [`deliver`](Self::deliver) when it is readable.

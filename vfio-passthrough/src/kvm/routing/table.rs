@@ -30,8 +30,10 @@ pub(super) struct Table {
     waiting: BTreeMap<u32, MsiMessage>,
     /// Where somebody delivers what waits.
     waiting_set: Option<Arc<WaitingSet>>,
-    /// How many interrupts the VMM delivered since the last commit.
-    delivered: usize,
+    /// The vectors of which the VMM delivered an interrupt since the last commit.
+    delivered: BTreeSet<u32>,
+    /// One of them fired again: it is in use, and so probably are those beside it.
+    is_in_use: bool,
 }
 
 impl Table {
@@ -45,7 +47,8 @@ impl Table {
             attached: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_set: None,
-            delivered: 0,
+            delivered: BTreeSet::new(),
+            is_in_use: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Table {
                 self.calls.signal_msi.increment();
                 // A message that no CPU takes is lost, as it is by an irqfd.
                 let _ = self.vm.signal_msi(entries::signal(*message));
-                self.delivered = self.delivered.saturating_add(1);
+                self.is_in_use |= !self.delivered.insert(gsi);
             }
         }
         self.settle_when_due();
@@ -198,7 +201,7 @@ impl Table {
     }
 
     fn settle_when_due(&mut self) {
-        if self.waiting.len() >= PATIENCE || self.delivered >= PATIENCE {
+        if self.waiting.len() >= PATIENCE || self.is_in_use {
             self.settle();
         }
     }
@@ -215,7 +218,8 @@ impl Table {
 
     /// Changes routes, and gives those that wait theirs: one commit. After a failure all is as it was.
     fn commit(&mut self, changes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
-        self.delivered = 0;
+        self.delivered.clear();
+        self.is_in_use = false;
         let mut routes = self.routes.clone();
         routes.extend(&self.waiting);
         for (gsi, message) in changes {

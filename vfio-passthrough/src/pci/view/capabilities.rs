@@ -163,6 +163,11 @@ impl View<'_> {
 
     pub(super) fn extended_capabilities(&mut self) -> io::Result<()> {
         let all = self.walk(|view, failed| caps::extended(|offset| view.long(offset, failed)))?;
+        if all.is_empty() {
+            // The list's head is read once, as all heads are: Linux looks at it some 30 times.
+            let head: [u8; 4] = self.read_array(CONVENTIONAL_SIZE)?;
+            self.emulate(CONVENTIONAL_SIZE, &head);
+        }
         let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);
         for hidden in all.iter().filter(is_hidden) {
             let next = all

@@ -4,6 +4,7 @@ use guest::{Report, reports};
 use lab::protocol::{Ending, Program, Sighting, Trigger};
 use lab::{Error, L1, Run};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::HOST;
 
@@ -18,9 +19,33 @@ const SMAPS: &str = "/proc/{pid}/smaps";
 
 /// Where strace writes its summary, as seen in the host's root.
 const STRACE: &str = "/tmp/strace";
+/// Where `vmm` writes its counters, as seen there.
+const STATS: &str = "/tmp/stats.json";
 
-/// The guest's RAM.
-const MEMORY_MIB: u64 = 512;
+/// A mapping of so much is the guest's RAM, of which 256 MiB or more are measured.
+const RAM_AT_LEAST_KIB: u64 = 128 << 10;
+
+/// A guest to boot.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Its RAM.
+    pub memory_mib: u64,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its devices, as L1 has them.
+    pub devices: Vec<String>,
+}
+
+impl Guest {
+    /// 512 MiB, one CPU, and these devices.
+    pub fn with(devices: &[String]) -> Self {
+        Self {
+            memory_mib: 512,
+            cpus: 1,
+            devices: devices.to_vec(),
+        }
+    }
+}
 
 /// A program that boots the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,10 +61,21 @@ pub enum Vmm {
 pub struct Figures {
     /// Of which.
     pub vmm: Vmm,
-    /// All that it and its threads made in one boot.
-    pub syscalls: u64,
+    /// What it and its threads made in one boot.
+    pub syscalls: Syscalls,
     /// In order.
     pub boots: Vec<Boot>,
+    /// Others, with an L1 that clears memory byte by byte.
+    pub boots_by_byte: Vec<Boot>,
+}
+
+/// The system calls of one boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Syscalls {
+    /// All of them.
+    pub total: u64,
+    /// By name, most first.
+    pub by_name: Vec<(String, u64)>,
 }
 
 /// One boot.
@@ -64,17 +100,27 @@ impl Figures {
     pub fn new(vmm: Vmm) -> Self {
         Self {
             vmm,
-            syscalls: 0,
+            syscalls: Syscalls::default(),
             boots: Vec::new(),
+            boots_by_byte: Vec::new(),
         }
     }
 
     /// The median over all boots of one of their figures.
     pub fn median(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
-        let mut values: Vec<u64> = self.boots.iter().map(figure).collect();
-        values.sort_unstable();
-        values.get(values.len() / 2).copied().unwrap_or_default()
+        median(&self.boots, figure)
     }
+
+    /// The same where L1 clears memory byte by byte.
+    pub fn median_by_byte(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
+        median(&self.boots_by_byte, figure)
+    }
+}
+
+fn median(boots: &[Boot], figure: impl Fn(&Boot) -> u64) -> u64 {
+    let mut values: Vec<u64> = boots.iter().map(figure).collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 impl Vmm {
@@ -87,10 +133,14 @@ impl Vmm {
     }
 
     /// Boots the guest once.
-    pub fn boot(self, l1: &mut L1, reads: u32) -> Result<Boot, Error> {
+    pub fn boot(self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
         let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
         // The guest waits after its first word, so what is looked at then stands still.
-        let arguments = self.arguments(l1, &format!("pause:300,read:{reads},end:off"));
+        let reads = match reads {
+            0 => String::new(),
+            _ => format!("read:{reads},"),
+        };
+        let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), "");
         let triggers = vec![Trigger {
             marker: INIT.into(),
             files,
@@ -106,32 +156,50 @@ impl Vmm {
     }
 
     /// Counts the system calls of a boot.
-    pub fn syscalls(self, l1: &mut L1) -> Result<u64, Error> {
+    pub fn syscalls(self, l1: &mut L1, guest: &Guest) -> Result<Syscalls, Error> {
         let strace = ["/usr/bin/strace", "-f", "-c", "-o", STRACE].map(str::to_owned);
-        let arguments = [strace.as_slice(), &self.arguments(l1, "end:off")].concat();
+        let arguments = [strace.as_slice(), &self.arguments(guest, "end:off", "")].concat();
         let run = l1.run(Program {
             arguments,
             root: Some(HOST.into()),
             ..Program::default()
         })?;
         let summary = l1.read(&format!("{HOST}{STRACE}"))?;
-        match (run.finished.ending, total_calls(&summary)) {
+        match (run.finished.ending, calls(&summary)) {
             (Ending::Status(0), Some(calls)) => Ok(calls),
             _ => Err(self.failed(&run)),
         }
     }
 
-    fn arguments(self, l1: &L1, steps: &str) -> Vec<String> {
-        let device = l1.machine().address(0);
+    /// What `vmm --stats` counts in a boot.
+    pub fn stats(self, l1: &mut L1, guest: &Guest) -> Result<Value, Error> {
+        let run = l1.run(Program {
+            arguments: self.arguments(guest, "end:off", &format!("--stats {STATS}")),
+            root: Some(HOST.into()),
+            ..Program::default()
+        })?;
+        let stats = l1.read(&format!("{HOST}{STATS}"))?;
+        serde_json::from_str(&stats).map_err(|_| self.failed(&run))
+    }
+
+    /// What boots `guest`, which does `steps`; `more` is for `vmm` only.
+    pub fn arguments(self, guest: &Guest, steps: &str, more: &str) -> Vec<String> {
+        let (memory, cpus) = (guest.memory_mib, guest.cpus);
+        let each = |prefix: &str| -> String {
+            let devices = guest.devices.iter();
+            devices.map(|device| format!(" {prefix}{device}")).collect()
+        };
         let text = match self {
             Self::Qemu => format!(
-                "/usr/bin/qemu-system-x86_64 -machine q35 -accel kvm -cpu host -smp 1 -m {MEMORY_MIB} -nodefaults \
-                 -nographic -no-reboot -serial stdio -device vfio-pci,host={device} -kernel /tmp/kernel \
-                 -initrd /tmp/initrd -append"
+                "/usr/bin/qemu-system-x86_64 -machine q35,sata=off -accel kvm -cpu host -smp {cpus} -m {memory} -nodefaults \
+                 -nographic -no-reboot -serial stdio{} -kernel /tmp/kernel \
+                 -initrd /tmp/initrd -append",
+                each("-device vfio-pci,host=")
             ),
             Self::Ours => format!(
-                "/tmp/vmm --memory {MEMORY_MIB}M --cpus 1 --vfio {device} --kernel /tmp/kernel \
-                 --initrd /tmp/initrd --cmdline"
+                "/tmp/vmm {more} --memory {memory}M --cpus {cpus}{} --kernel /tmp/kernel \
+                 --initrd /tmp/initrd --cmdline",
+                each("--vfio ")
             ),
         };
         let command_line = format!("console=ttyS0 quiet panic=-1 guest.do={steps}");
@@ -153,17 +221,21 @@ impl Vmm {
 /// None if the guest did not get through.
 fn boot_of(run: &Run) -> Option<Boot> {
     let seen = run.finished.sightings.first()?;
-    let read_ns = reports(&run.stdout).iter().find_map(|report| match report {
+    let reports = reports(&run.stdout);
+    let Some(Report::End { .. }) = reports.last() else {
+        return None;
+    };
+    let read_ns = reports.iter().find_map(|report| match report {
         Report::Read { median_ns, .. } => Some(*median_ns),
         _ => None,
-    })?;
+    });
     Some(Boot {
         to_init_ns: seen.after_ns,
         exits: number(seen, EXITS)?,
         mmio_exits: number(seen, MMIO_EXITS)?,
         port_exits: number(seen, PORT_EXITS)?,
         overhead_kib: overhead_kib(seen.files.get(SMAPS)?),
-        read_ns,
+        read_ns: read_ns.unwrap_or_default(),
     })
 }
 
@@ -171,7 +243,7 @@ fn number(seen: &Sighting, file: &str) -> Option<u64> {
     seen.files.get(file)?.trim().parse().ok()
 }
 
-/// Proportional resident size of all mappings but the guest's RAM, which is by far the largest.
+/// Proportional resident size of all mappings but the guest's RAM.
 fn overhead_kib(smaps: &str) -> u64 {
     let (mut sum, mut is_ram) = (0u64, false);
     for line in smaps.lines() {
@@ -179,7 +251,7 @@ fn overhead_kib(smaps: &str) -> u64 {
         let value =
             |mut words: std::str::SplitWhitespace<'_>| words.next().and_then(|n| n.parse::<u64>().ok());
         match words.next() {
-            Some("Size:") => is_ram = value(words).is_some_and(|kib| kib >= MEMORY_MIB * 1024 / 2),
+            Some("Size:") => is_ram = value(words).is_some_and(|kib| kib >= RAM_AT_LEAST_KIB),
             Some("Pss:") if !is_ram => sum = sum.saturating_add(value(words).unwrap_or_default()),
             _ => {}
         }
@@ -187,10 +259,19 @@ fn overhead_kib(smaps: &str) -> u64 {
     sum
 }
 
-/// The total in the summary of `strace -c`: share, seconds, time per call, calls, and errors if any.
-fn total_calls(summary: &str) -> Option<u64> {
-    let total = summary.lines().find(|line| line.trim_end().ends_with(" total"))?;
-    total.split_whitespace().nth(3)?.parse().ok()
+/// The summary of `strace -c`: share, seconds, time per call, calls, errors if any, and the name, a line.
+fn calls(summary: &str) -> Option<Syscalls> {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(((*words.last()?).to_owned(), words.get(3)?.parse::<u64>().ok()?))
+    };
+    let (totals, mut by_name): (Vec<_>, Vec<_>) = summary
+        .lines()
+        .filter_map(line)
+        .partition(|(name, _)| name == "total");
+    by_name.sort_by_key(|(_, calls)| std::cmp::Reverse(*calls));
+    let (_, total) = totals.into_iter().next()?;
+    Some(Syscalls { total, by_name })
 }
 
 #[cfg(test)]
@@ -219,10 +300,18 @@ Pss_Dirty:           600 kB
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
  90.00    0.100000          10     10000           ioctl
+ 10.00    0.010000          10        20         3 read
 100.00    0.110000          10     10020         3 total
 ";
-        assert_eq!(total_calls(summary), Some(10_020));
-        assert_eq!(total_calls(""), None);
+        let calls = calls(summary).unwrap();
+        assert_eq!(
+            (calls.total, calls.by_name),
+            (
+                10_020,
+                vec![("ioctl".to_owned(), 10_000), ("read".to_owned(), 20)]
+            )
+        );
+        assert_eq!(super::calls(""), None);
     }
 
     #[test]
@@ -237,8 +326,9 @@ Pss_Dirty:           600 kB
         };
         let figures = Figures {
             vmm: Vmm::Ours,
-            syscalls: 0,
+            syscalls: Syscalls::default(),
             boots: [9, 1, 5].map(boot).to_vec(),
+            boots_by_byte: Vec::new(),
         };
         assert_eq!(figures.median(|boot| boot.to_init_ns), 5);
     }

@@ -3,44 +3,110 @@
 //! L1's time is the number of instructions that it has run, so what is measured is the software, and two runs
 //! of the same differ by about one percent.
 
+mod heat;
+mod io;
 mod measure;
+mod plot;
+mod scale;
 mod table;
 
 use std::fs;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use lab::protocol::Request;
 use lab::{Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
+use serde::Serialize;
 
-use measure::{Figures, Vmm};
+use measure::{Boot, Figures, Guest, Vmm};
 
 /// Where the host's root is in L1.
 const HOST: &str = "/host";
 
+/// A part of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One guest's start, against QEMU.
+    Start,
+    /// What an I/O costs, against QEMU and against no VMM.
+    Io,
+    /// The start by the number of devices and by RAM.
+    Scale,
+}
+
 #[derive(Args)]
 pub struct Arguments {
+    /// What to measure [default: all of it]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
     /// How often each of the two boots the guest, after one boot that is not counted.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// How many 4 KiB reads the guest makes.
     #[arg(long, default_value_t = 5000)]
     reads: u32,
+    /// How much RAM the largest guest has, in MiB. The host needs 1.5 GiB more, twice for 8192.
+    #[arg(long, default_value_t = 4096)]
+    most_memory: u64,
 }
 
-/// Measures, prints a table, and says which goals are met.
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+}
+
+/// Measures, prints tables, and says which goals are met.
 pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up_for_bench()?;
-    let machine = Machine::new(Kernel::Small).with_host_share();
     lab.kernel(Kernel::Small)?;
-    say("booting L1");
-    let mut l1 = L1::boot(&lab, &machine, Echo::Silent)?;
-    prepare(&mut l1)?;
-    let [qemu, ours] = compare(&mut l1, arguments)?;
-    println!("{}", table::table(&qemu, &ours, arguments));
+    let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
+    if arguments.wants(Part::Io) {
+        io::report(&io::measure(&lab, arguments.reads.into())?)?;
+    }
+    if arguments.wants(Part::Scale) {
+        scale::run(&lab, arguments.most_memory)?;
+    }
+    Ok(met)
+}
+
+fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
+    let machine = Machine::new(Kernel::Small).with_host_share();
+    let guest = Guest::with(&[machine.address(0)]);
+    let mut figures = [Figures::new(Vmm::Qemu), Figures::new(Vmm::Ours)];
+    let mut l1 = booted(lab, &machine)?;
+    for figures in &mut figures {
+        say(&format!("{}: a boot under strace", figures.vmm.name()));
+        figures.syscalls = figures.vmm.syscalls(&mut l1, &guest)?;
+    }
+    let stats = Vmm::Ours.stats(&mut l1, &guest)?;
+    let boots = compare(&mut l1, &guest, arguments)?;
+    drop(l1);
+    let mut l1 = booted(lab, &machine.with_byte_strings())?;
+    let by_byte = compare(&mut l1, &guest, arguments)?;
+    for ((figures, boots), by_byte) in figures.iter_mut().zip(boots).zip(by_byte) {
+        (figures.boots, figures.boots_by_byte) = (boots, by_byte);
+    }
+    let [qemu, ours] = figures;
+    let heat = heat::rows(&stats);
+    let text = [
+        table::table(&qemu, &ours, arguments),
+        heat::table(&heat),
+        heat::phases(&stats),
+        table::syscalls(&qemu, &ours),
+    ]
+    .join("\n");
+    println!("{text}");
     let goals = table::goals(&qemu, &ours);
     goals.iter().for_each(|goal| println!("{goal}"));
-    keep(&qemu, &ours)?;
+    keep("vmm-against-qemu", &text, &(qemu, ours, heat))?;
     Ok(goals.iter().all(|goal| goal.is_met()))
+}
+
+fn booted(lab: &Lab, machine: &Machine) -> Result<L1, Error> {
+    say("booting L1");
+    let mut l1 = L1::boot(lab, machine, Echo::Silent)?;
+    prepare(&mut l1)?;
+    Ok(l1)
 }
 
 /// What is timed lies in memory: the host's root is slow to read.
@@ -60,32 +126,28 @@ fn prepare(l1: &mut L1) -> Result<(), Error> {
     l1.bind(&device, Some("vfio-pci"))
 }
 
-fn compare(l1: &mut L1, arguments: &Arguments) -> Result<[Figures; 2], Error> {
-    let mut figures = [Figures::new(Vmm::Qemu), Figures::new(Vmm::Ours)];
-    for figures in &mut figures {
-        say(&format!(
-            "{}: a boot to warm up, then one under strace",
-            figures.vmm.name()
-        ));
-        figures.vmm.boot(l1, arguments.reads)?;
-        figures.syscalls = figures.vmm.syscalls(l1)?;
-    }
-    for round in 1..=arguments.rounds {
+/// The boots of both, in turns, after one of each that is not counted.
+fn compare(l1: &mut L1, guest: &Guest, arguments: &Arguments) -> Result<[Vec<Boot>; 2], Error> {
+    let mut boots = [Vec::new(), Vec::new()];
+    for round in 0..=arguments.rounds {
         say(&format!("round {round} of {}", arguments.rounds));
-        for figures in &mut figures {
-            figures.boots.push(figures.vmm.boot(l1, arguments.reads)?);
+        for (vmm, boots) in [Vmm::Qemu, Vmm::Ours].into_iter().zip(&mut boots) {
+            let boot = vmm.boot(l1, guest, arguments.reads)?;
+            boots.extend((round > 0).then_some(boot));
         }
     }
-    Ok(figures)
+    Ok(boots)
 }
 
-/// For comparisons over time.
-fn keep(qemu: &Figures, ours: &Figures) -> Result<(), Error> {
+/// Keeps a part's text, and its figures for comparisons over time.
+fn keep(name: &str, text: &str, figures: &impl Serialize) -> Result<(), Error> {
     let folder = workspace().join("target/bench");
-    let path = folder.join("vmm-against-qemu.json");
-    let text = serde_json::to_string_pretty(&[qemu, ours]).map_err(Error::json("the figures"))?;
-    let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, text));
-    written.map_err(Error::file("write", &path))?;
-    say(&format!("all figures are in {}", path.display()));
+    fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    let json = serde_json::to_string_pretty(figures).map_err(Error::json("the figures"))?;
+    for (ending, contents) in [("md", text), ("json", &json)] {
+        let path = folder.join(format!("{name}.{ending}"));
+        fs::write(&path, contents).map_err(Error::file("write", &path))?;
+        say(&format!("wrote {}", path.display()));
+    }
     Ok(())
 }

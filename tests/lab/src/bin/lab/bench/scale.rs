@@ -1,0 +1,145 @@
+//! What the start takes with 1 to 16 devices, and with 256 MiB and more of RAM: linear, with which slope.
+
+use std::fs;
+
+use lab::protocol::Request;
+use lab::{Device, Error, Kernel, L1, Lab, Machine, VFS, say, workspace};
+use serde::Serialize;
+
+use super::measure::{Boot, Guest, Vmm};
+use super::plot::{self, number};
+use super::{booted, keep};
+
+const DEVICES: [u16; 5] = [1, 2, 4, 8, 16];
+const MEMORY_MIB: [u64; 6] = [256, 512, 1024, 2048, 4096, 8192];
+/// What L1 needs beside the guest's RAM.
+const OWN_MIB: u64 = 1536;
+
+/// A start.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Start {
+    devices: u16,
+    memory_mib: u64,
+    boot: Boot,
+    syscalls: u64,
+}
+
+/// A figure of a start: its name, its value, and its unit.
+type Figure = (&'static str, &'static str, fn(&Start) -> f64);
+
+const FIGURES: [Figure; 4] = [
+    ("time from exec to init", "ms", |start| {
+        start.boot.to_init_ns as f64 / 1e6
+    }),
+    ("exits to userspace up to init", "", |start| {
+        start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
+    }),
+    ("system calls of a boot", "", |start| start.syscalls as f64),
+    ("memory beyond the guest's", "KiB", |start| {
+        start.boot.overhead_kib as f64
+    }),
+];
+
+/// Measures with guests of up to `most_mib` of RAM, and keeps tables and plots.
+pub fn run(lab: &Lab, most_mib: u64) -> Result<(), Error> {
+    let sizes: Vec<u64> = MEMORY_MIB.into_iter().filter(|size| *size <= most_mib).collect();
+    let largest = sizes.last().copied().unwrap_or_default().saturating_add(OWN_MIB);
+    let machine = Machine::new(Kernel::Small)
+        .devices(&[Device::NvmeWithVfs])
+        .memory_mib(u32::try_from(largest).unwrap_or(u32::MAX))
+        .with_host_share();
+    let mut l1 = booted(lab, &machine)?;
+    let functions = virtual_functions(&mut l1)?;
+    let by_devices: Vec<Start> = DEVICES
+        .iter()
+        .map(|count| {
+            start(
+                &mut l1,
+                functions.get(..usize::from(*count)).unwrap_or_default(),
+                512,
+            )
+        })
+        .collect::<Result<_, _>>()?;
+    let by_memory: Vec<Start> = sizes
+        .iter()
+        .map(|size| start(&mut l1, functions.get(..1).unwrap_or_default(), *size))
+        .collect::<Result<_, _>>()?;
+    let text = [
+        table(
+            "devices (NVMe virtual functions), 512 MiB",
+            &by_devices,
+            |start| f64::from(start.devices),
+        )?,
+        table("GiB of RAM, one device", &by_memory, |start| {
+            start.memory_mib as f64 / 1024.0
+        })?,
+    ]
+    .join("\n");
+    println!("{text}");
+    keep("scale", &text, &(by_devices, by_memory))
+}
+
+/// All of the first NVMe's, bound to vfio-pci.
+fn virtual_functions(l1: &mut L1) -> Result<Vec<String>, Error> {
+    let address = l1.machine().address(0);
+    l1.tell(&Request::VirtualFunctions { address, count: VFS })?;
+    (1..=VFS)
+        .map(|number| {
+            let function = l1.machine().vf(number);
+            l1.bind(&function, Some("vfio-pci")).map(|()| function)
+        })
+        .collect()
+}
+
+fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Error> {
+    say(&format!("{} devices, {memory_mib} MiB", devices.len()));
+    let guest = Guest {
+        memory_mib,
+        ..Guest::with(devices)
+    };
+    Ok(Start {
+        devices: u16::try_from(devices.len()).unwrap_or(u16::MAX),
+        memory_mib,
+        boot: Vmm::Ours.boot(l1, &guest, 0)?,
+        syscalls: Vmm::Ours.syscalls(l1, &guest)?.total,
+    })
+}
+
+/// A table of all figures by `x`, with the lines through them; each figure's plot is kept beside it.
+fn table(x_name: &str, starts: &[Start], x: fn(&Start) -> f64) -> Result<String, Error> {
+    let mut head = format!("| {x_name} |");
+    starts
+        .iter()
+        .for_each(|start| head.push_str(&format!(" {} |", number(x(start)))));
+    let mut text = format!(
+        "{head} line | fit |\n|---{}|---|---|\n",
+        "|---".repeat(starts.len())
+    );
+    for (name, unit, value) in FIGURES {
+        let points: Vec<(f64, f64)> = starts.iter().map(|start| (x(start), value(start))).collect();
+        let line = plot::line(&points);
+        let values: Vec<String> = points.iter().map(|(_, y)| number(*y)).collect();
+        text.push_str(&format!(
+            "| {name} {unit} | {} | {} + {} each | {:.3} |\n",
+            values.join(" | "),
+            number(line.offset),
+            number(line.slope),
+            line.fit
+        ));
+        let axis = x_name
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_lowercase();
+        let file = format!("{}-by-{axis}.svg", name.replace([' ', '\''], "-"));
+        save(&file, &plot::svg(&format!("{name} {unit}"), x_name, &points))?;
+    }
+    Ok(text)
+}
+
+fn save(name: &str, svg: &str) -> Result<(), Error> {
+    let folder = workspace().join("target/bench");
+    let path = folder.join(name);
+    let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, svg));
+    written.map_err(Error::file("write", &path))
+}

@@ -1,0 +1,195 @@
+//! What the library itself costs, where no IOMMU is needed: on the model, and, for routing, on a real KVM.
+//!
+//! `cargo bench -p vfio-passthrough`. Devices of the model answer from a file, so that what is measured includes
+//! a `pread` or a `pwrite` of it wherever the device is asked.
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    missing_docs,
+    reason = "a bench that fails panics; criterion's macros document nothing"
+)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use kvm_ioctls::Kvm;
+use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::host::{MsiMessage, MsiVectors};
+use vfio_passthrough::irq::plan::{Growth, HostState, Wanted, plan};
+use vfio_passthrough::kvm::KvmHost;
+use vfio_passthrough::model::{Faults, Guest, PciDevice};
+use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
+
+/// As many as an NVMe of QEMU's has, as eight NICs of 65 have, and as a function can have.
+const VECTORS: [u16; 3] = [64, 520, 2048];
+
+const VENDOR: u16 = 0x00;
+const STATUS: u16 = 0x06;
+const BAR0: u16 = 0x10;
+const MSIX_CONTROL: u16 = 0x42;
+const ENABLE: u16 = 1 << 15;
+const FUNCTION_MASK: u16 = 1 << 14;
+/// Where [`PciDevice::with_interrupts`] has the table.
+const TABLE: u64 = 0x1_0000;
+
+fn function(vectors: u16) -> PassthroughFunction {
+    let faults = Arc::new(Faults::default());
+    let msix = Some((vectors, IrqFlags::EVENTFD));
+    let device = PciDevice::with_interrupts(faults.clone(), None, msix).unwrap();
+    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults).host());
+    PassthroughFunction::new(address, Arc::new(device), &host, ResetPolicy::Required).unwrap()
+}
+
+fn config(criterion: &mut Criterion) {
+    let function = function(64);
+    let mut group = criterion.benchmark_group("config");
+    for (name, offset) in [("read, emulated", VENDOR), ("read, forwarded", STATUS)] {
+        group.bench_function(name, |bencher| {
+            let mut data = [0; 2];
+            bencher.iter(|| function.config_read(black_box(offset), &mut data));
+        });
+    }
+    group.bench_function("write, a BAR that is sized and put back", |bencher| {
+        bencher.iter(|| {
+            function.config_write(BAR0, &[0xff; 4]);
+            function.config_write(BAR0, black_box(&[0, 0, 0, 0xe0]));
+        });
+    });
+    group.finish();
+}
+
+/// The guest's writes to an entry: while the function is masked, and of an entry's mask while it is not.
+fn msix_table(criterion: &mut Criterion) {
+    let bar = BarIndex::new(0).unwrap();
+    let mut group = criterion.benchmark_group("MSI-X table write");
+    for vectors in VECTORS {
+        let function = function(vectors);
+        let control = |value: u16| function.config_write(MSIX_CONTROL, &value.to_le_bytes());
+        control(ENABLE | FUNCTION_MASK);
+        group.bench_function(BenchmarkId::new("function masked", vectors), |bencher| {
+            let mut data = 0u32;
+            bencher.iter(|| {
+                data = data.wrapping_add(1);
+                function.bar_write(bar, TABLE + 8, &data.to_le_bytes());
+            });
+        });
+        for vector in 0..u64::from(vectors) {
+            function.bar_write(bar, TABLE + vector * 16, &0xfee0_0000_u64.to_le_bytes());
+            function.bar_write(bar, TABLE + vector * 16 + 12, &[0; 4]);
+        }
+        control(ENABLE);
+        group.bench_function(
+            BenchmarkId::new("mask and unmask, all in use", vectors),
+            |bencher| {
+                bencher.iter(|| {
+                    function.bar_write(bar, TABLE + 12, &[1, 0, 0, 0]);
+                    function.bar_write(bar, TABLE + 12, &[0; 4]);
+                });
+            },
+        );
+    }
+    group.finish();
+}
+
+fn messages(vectors: u16) -> BTreeMap<u16, MsiMessage> {
+    let message = |vector| MsiMessage {
+        address: 0xfee0_0000,
+        data: vector,
+    };
+    (0..vectors)
+        .map(|vector| (vector, message(vector.into())))
+        .collect()
+}
+
+/// From nothing to all vectors, which is what a driver's start asks for.
+fn plans(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("plan");
+    for vectors in VECTORS {
+        let wanted = Wanted {
+            enabled: true,
+            vectors,
+            deliver: messages(vectors),
+        };
+        let host = HostState::default();
+        group.bench_function(BenchmarkId::from_parameter(vectors), |bencher| {
+            bencher.iter(|| plan(black_box(&wanted), &host, Growth::Dynamic));
+        });
+    }
+    group.finish();
+}
+
+/// A VM's routes, and the vectors of one function whose eventfds and GSIs are there, none delivered.
+struct Routed {
+    vectors: Box<dyn MsiVectors>,
+    messages: Vec<(u16, Option<MsiMessage>)>,
+    _host: KvmHost,
+}
+
+impl Routed {
+    fn new(vectors: u16) -> Self {
+        let vm = Kvm::new().unwrap().create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        let host = KvmHost::new(Arc::new(vm), 0..1, 24..4096);
+        let mut routed = Self {
+            vectors: host.host().msi.allocate(vectors).unwrap(),
+            messages: messages(vectors).into_iter().map(|(v, m)| (v, Some(m))).collect(),
+            _host: host,
+        };
+        (0..vectors).for_each(|vector| drop(routed.vectors.trigger(vector).unwrap()));
+        routed
+    }
+
+    fn together(&mut self) {
+        self.vectors.update(&self.messages).unwrap();
+    }
+
+    fn one_by_one(&mut self) {
+        let mut each = self.messages.chunks(1);
+        each.try_for_each(|change| self.vectors.update(change)).unwrap();
+    }
+}
+
+/// A way to deliver all of them.
+type Way = fn(&mut Routed);
+
+/// All vectors of a function delivered for the first time: by one commit of the routing table, and by one for
+/// each. Both attach an irqfd a vector.
+fn routing(criterion: &mut Criterion) {
+    if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
+        return eprintln!("routing was not measured: /dev/kvm does not open here");
+    }
+    let ways: [(&str, Way); 2] = [
+        ("one commit", Routed::together),
+        ("a commit each", Routed::one_by_one),
+    ];
+    let mut group = criterion.benchmark_group("routing");
+    group.sample_size(10);
+    for vectors in VECTORS {
+        for (name, way) in ways {
+            group.bench_function(BenchmarkId::new(name, vectors), |bencher| {
+                let setup = || Routed::new(vectors);
+                bencher.iter_batched_ref(setup, way, BatchSize::PerIteration);
+            });
+        }
+    }
+    group.finish();
+}
+
+/// From an opened device to a function, and back: config space is read, BARs are mapped, and at the end all is
+/// taken away and the device reset.
+fn attach(criterion: &mut Criterion) {
+    let faults = Arc::new(Faults::default());
+    let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+    let host = Guest::new(faults).host();
+    let address = "01:00.0".parse().unwrap();
+    criterion.bench_function("attach and shutdown", |bencher| {
+        bencher.iter(|| {
+            PassthroughFunction::new(address, device.clone(), &host, ResetPolicy::Required).unwrap()
+        });
+    });
+}
+
+criterion_group!(benches, config, msix_table, plans, routing, attach);
+criterion_main!(benches);

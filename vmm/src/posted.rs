@@ -1,0 +1,223 @@
+//! Writes of the guest that KVM collects, in place of leaving the guest for each (KVM's coalesced MMIO:
+//! Documentation/virt/kvm/api.rst, 4.116).
+//!
+//! Only for writes that may come late. KVM puts them into a ring that all CPUs of a VM share, and whoever handles
+//! an exit first delivers what is in it: so nothing that the guest does overtakes what it wrote.
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+
+use crate::Error;
+
+/// The collected writes of one VM. Nothing is collected until it is opened.
+#[derive(Default)]
+pub struct Posted(OnceLock<Ring>);
+
+struct Ring {
+    vm: Arc<VmFd>,
+    /// Another handle of a CPU, for its mapping of the ring only.
+    vcpu: Mutex<VcpuFd>,
+}
+
+impl Posted {
+    /// Finds the ring, by any CPU of the VM. From here on whoever runs its CPUs must call [`Posted::deliver`].
+    pub fn open(&self, vm: &Arc<VmFd>, vcpu: &VcpuFd) -> Result<(), Error> {
+        if !vm.check_extension(Cap::CoalescedMmio) {
+            return Ok(());
+        }
+        // SAFETY: `vcpu` keeps the fd open.
+        let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
+        let fd = fd
+            .try_clone_to_owned()
+            .map_err(Error::system("dup"))?
+            .into_raw_fd();
+        // SAFETY: the fd is that of a vCPU of this VM, just duplicated, and owned by nobody else.
+        let vcpu = unsafe { vm.create_vcpu_from_rawfd(fd) };
+        let mut vcpu = vcpu.map_err(Error::kvm("mmap of a vCPU"))?;
+        vcpu.map_coalesced_mmio_ring()
+            .map_err(Error::kvm("mmap of the coalesced MMIO ring"))?;
+        // Where there is one already, that one does.
+        let _ = self.0.set(Ring {
+            vm: Arc::clone(vm),
+            vcpu: Mutex::new(vcpu),
+        });
+        Ok(())
+    }
+
+    /// Gives all that was collected to `deliver`, in order: the address, and what was written.
+    ///
+    /// While one thread does so, others wait.
+    pub fn deliver(&self, mut deliver: impl FnMut(u64, &[u8])) {
+        let Some(ring) = self.0.get() else { return };
+        let mut vcpu = ring.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Ok(Some(write)) = vcpu.coalesced_mmio_read() {
+            let length = usize::try_from(write.len).unwrap_or(usize::MAX);
+            deliver(write.phys_addr, write.data.get(..length).unwrap_or_default());
+        }
+    }
+
+    /// Collects the writes to a range of the guest's memory from now on. Where KVM does not, each is an exit.
+    fn collect(self: &Arc<Self>, start: u64, size: u32) -> Option<Collected> {
+        let vm = &self.0.get()?.vm;
+        match vm.register_coalesced_mmio(IoEventAddress::Mmio(start), size) {
+            Ok(()) => Some(Collected {
+                vm: Arc::clone(vm),
+                start,
+                size,
+            }),
+            Err(error) => {
+                log::debug!("KVM_REGISTER_COALESCED_MMIO: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// A range whose writes are collected, until this is dropped.
+struct Collected {
+    vm: Arc<VmFd>,
+    start: u64,
+    size: u32,
+}
+
+impl Drop for Collected {
+    fn drop(&mut self) {
+        let address = IoEventAddress::Mmio(self.start);
+        if let Err(error) = self.vm.unregister_coalesced_mmio(address, self.size) {
+            log::error!(
+                "KVM_UNREGISTER_COALESCED_MMIO: {error}; writes to {:#x} come late",
+                self.start
+            );
+        }
+    }
+}
+
+/// The one range of a device whose writes may be collected, wherever it is at the time.
+pub struct PostedRange {
+    posted: Arc<Posted>,
+    now: Mutex<Option<Collected>>,
+}
+
+impl PostedRange {
+    /// Nowhere yet.
+    pub fn new(posted: &Arc<Posted>) -> Self {
+        Self {
+            posted: Arc::clone(posted),
+            now: Mutex::default(),
+        }
+    }
+
+    /// The range is here now: start and size. What was collected at its former place is still to be delivered.
+    pub fn follow(&self, range: Option<(u64, u32)>) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.as_ref().map(|now| (now.start, now.size)) != range {
+            *now = None;
+            *now = range.and_then(|(start, size)| self.posted.collect(start, size));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::{Kvm, VcpuExit};
+    use resources::AddressRange;
+    use vfio_passthrough::host::MemorySlot;
+    use vfio_passthrough::kvm::KvmHost;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use crate::memory::Ram;
+
+    use super::*;
+
+    const CODE: u64 = 0x1000;
+    const DEVICE: u64 = 0x8000;
+    /// Real mode: two words to the device, the second one first; a byte behind them; halt.
+    const WRITES: [u8; 20] = [
+        0xc7, 0x06, 0x04, 0x80, 0x22, 0x22, // mov word [0x8004], 0x2222
+        0xc7, 0x06, 0x00, 0x80, 0x11, 0x11, // mov word [0x8000], 0x1111
+        0xc6, 0x06, 0x08, 0x80, 0x33, // mov byte [0x8008], 0x33
+        0xf4, // hlt
+        0xf4, 0xf4,
+    ];
+
+    struct Machine {
+        vm: Arc<VmFd>,
+        vcpu: VcpuFd,
+        _slots: Vec<Box<dyn MemorySlot>>,
+    }
+
+    impl Machine {
+        fn new() -> Option<Self> {
+            let vm = Arc::new(Kvm::new().ok()?.create_vm().ok()?);
+            let ram = Ram::new(&[AddressRange::new(CODE, 0x1000)]).unwrap();
+            ram.memory().write_slice(&WRITES, GuestAddress(CODE)).unwrap();
+            let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
+            let _slots = ram.place(host.memory().as_ref()).unwrap();
+            let vcpu = vm.create_vcpu(0).unwrap();
+            Some(Self { vm, vcpu, _slots })
+        }
+
+        /// Runs the code to its end; the writes that came as exits.
+        fn run(&mut self) -> Vec<(u64, Vec<u8>)> {
+            let mut special = self.vcpu.get_sregs().unwrap();
+            (special.cs.base, special.cs.selector) = (0, 0);
+            self.vcpu.set_sregs(&special).unwrap();
+            let mut registers = self.vcpu.get_regs().unwrap();
+            (registers.rip, registers.rflags) = (CODE, 2);
+            self.vcpu.set_regs(&registers).unwrap();
+            let mut exits = Vec::new();
+            loop {
+                match self.vcpu.run().unwrap() {
+                    VcpuExit::MmioWrite(gpa, data) => exits.push((gpa, data.to_vec())),
+                    VcpuExit::Hlt => return exits,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn writes_are_collected_where_they_may_come_late_and_nowhere_else() {
+        let Some(mut machine) = Machine::new() else {
+            return eprintln!("writes_are_collected did not run: /dev/kvm does not open here");
+        };
+        let (posted, all) = (Arc::new(Posted::default()), Some((DEVICE, 8)));
+        let range = PostedRange::new(&posted);
+        let words = [(DEVICE + 4, vec![0x22; 2]), (DEVICE, vec![0x11; 2])];
+        let byte = (DEVICE + 8, vec![0x33]);
+        let as_exits = [words.as_slice(), std::slice::from_ref(&byte)].concat();
+        range.follow(all);
+        assert_eq!(machine.run(), as_exits, "nobody would deliver them");
+        range.follow(None);
+        posted.open(&machine.vm, &machine.vcpu).unwrap();
+        range.follow(all);
+        assert_eq!(machine.run(), [byte]);
+        range.follow(None);
+        let mut collected = Vec::new();
+        posted.deliver(|gpa, data| collected.push((gpa, data.to_vec())));
+        assert_eq!(collected, words, "in order");
+        posted.deliver(|_, _| panic!("once"));
+        assert_eq!(machine.run(), as_exits);
+    }
+
+    #[test]
+    fn a_ring_that_is_full_lets_the_others_through_as_exits() {
+        let Some(mut machine) = Machine::new() else {
+            return eprintln!("a_ring_that_is_full did not run: /dev/kvm does not open here");
+        };
+        let posted = Arc::new(Posted::default());
+        posted.open(&machine.vm, &machine.vcpu).unwrap();
+        let range = PostedRange::new(&posted);
+        range.follow(Some((DEVICE, 16)));
+        let mut exits = 0;
+        let runs = (1..).find(|_| {
+            exits += machine.run().len();
+            exits > 0
+        });
+        let mut collected = 0;
+        posted.deliver(|_, _| collected += 1);
+        assert_eq!(collected + exits, 3 * runs.unwrap(), "none is lost");
+    }
+}
