@@ -28,6 +28,7 @@ const L2_MODULES: &[&str] = &[
     "e1000",
     "e1000e",
     "8139cp",
+    "ne2k-pci",
     "ahci",
     "sd_mod",
     "xhci-pci",

@@ -20,6 +20,8 @@ pub enum Device {
     E1000e,
     /// A conventional NIC: INTx, ports. Cannot be reset.
     Rtl8139,
+    /// A conventional NIC that has ports and nothing else. Cannot be reset.
+    Ne2k,
     /// Behind a port: a SATA controller with MSI, with a disk that has an image.
     Ahci,
     /// Behind a port: a USB controller that has MSI and no MSI-X, with a tablet at it.
@@ -64,6 +66,7 @@ impl Device {
             Self::Nvme | Self::NvmeWithVfs => &["nvme"],
             Self::E1000e => &["e1000e"],
             Self::Rtl8139 => &["8139cp"],
+            Self::Ne2k => &["ne2k-pci"],
             Self::Ahci => &["ahci", "sd_mod"],
             Self::Xhci => &["xhci-pci"],
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],

@@ -14,6 +14,7 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     match device {
         Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
+        Device::Ne2k => nic("ne2k_pci", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Xhci => devices([
             port(index, slot),
             format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,bus=port{index}"),

@@ -19,6 +19,7 @@ pub const DEVICES: &[Device] = &[
     Device::Testdev,
     Device::Ivshmem,
     Device::NvmeWithVfs,
+    Device::Ne2k,
 ];
 
 /// Short enough for a machine without the guard.
@@ -31,7 +32,10 @@ pub const TESTS: &[Test] = &[
         disk(l1, Device::UsbDisk, "msix", 5)
     }),
     ("an e1000e by MSI-X", e1000e),
-    ("an rtl8139 by INTx, with ports", rtl8139),
+    (
+        "an rtl8139 and an ne2k by INTx, the ne2k by its ports alone",
+        by_pins,
+    ),
     ("three NICs of one group by INTx, behind a bridge", shared_group),
     ("a NIC of a group, the others left on vfio-pci", one_of_a_group),
     ("an edu by MSI, astray too", edu),
@@ -109,15 +113,30 @@ fn e1000e(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-fn rtl8139(l1: &mut L1) -> Result<(), Error> {
+/// QEMU's conventional NICs on the root bus. The data of every frame to and from an ne2k goes through its I/O BAR,
+/// much of it by string instructions.
+fn by_pins(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::Rtl8139)?;
     let refused = Guest::new("look").device(&address).boot(l1)?;
     let error = format!("error: {address}: it has no reset of its own, and its bus has none (ENODEV)");
     assert!(refused.stderr.contains(&error), "{}", refused.account());
-    let guest = Guest::new(&format!("net:{ASKED},interrupts")).device_without_reset(&address);
+    let ne2k = take(l1, Device::Ne2k)?;
+    let guest = Guest::new(&format!("net:{ASKED},interrupts"))
+        .device_without_reset(&address)
+        .device_without_reset(&ne2k);
     let outcome = boot(l1, &guest)?;
-    assert_eq!(networks(&outcome), 1);
-    interrupted_by(&outcome, "intx");
+    assert_eq!(networks(&outcome), 2, "{}", outcome.account());
+    let found = interrupts(&outcome);
+    let by_pin = |nic: &Interrupts| nic.kind == "intx" && nic.count >= ASKED;
+    assert!(found.iter().all(by_pin), "{found:?}");
+    let drivers: Vec<&str> = found.iter().map(|nic| nic.driver.as_str()).collect();
+    assert_eq!(drivers, ["8139cp", "ne2k-pci"]);
+    let by_ports = |kind: &str| counter(&outcome, &format!("/devices/{ne2k}/{kind}"));
+    assert!(
+        by_ports("bar_reads") > ASKED * 10 && by_ports("bar_writes") > ASKED * 10,
+        "{}",
+        outcome.account()
+    );
     Ok(())
 }
 
