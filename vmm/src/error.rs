@@ -101,7 +101,9 @@ pub enum Error {
         why: String,
     },
     /// Guest RAM could not be had from the host.
-    #[error("guest RAM of {size} MiB could not be mapped: {why}")]
+    #[error(
+        "guest RAM of {size} MiB could not be mapped: {why}\n  ask for less with --memory, or raise the limit of address space: ulimit -v unlimited"
+    )]
     Ram {
         /// The region's size.
         size: u64,

@@ -86,6 +86,7 @@ impl Host {
         memory::check_host(args.memory)?;
         if !args.vfio.is_empty() {
             check_locked_memory(args.memory.bytes())?;
+            memory::shortage(args.memory).inspect(|text| log::warn!("{text}"));
         }
         let kvm = kvm::open()?;
         machine::check_cpus(&kvm, args)?;

@@ -128,7 +128,7 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
         return Ok(());
     };
     let meminfo = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
-    match total_kib(&meminfo) {
+    match kib(&meminfo, "MemTotal:") {
         Some(kib) if asked.bytes() >> 10 > kib => Err(Error::MemoryLargerThanHost {
             asked,
             has: kib >> 10,
@@ -137,8 +137,25 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
     }
 }
 
-fn total_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// What to say where all of the guest's RAM is pinned at once and the host has not that much to spare. It may
+/// make room yet, by swapping others out.
+pub fn shortage(asked: MemorySize) -> Option<String> {
+    told_shortage(asked, &std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn told_shortage(asked: MemorySize, meminfo: &str) -> Option<String> {
+    let available = kib(meminfo, "MemAvailable:")?;
+    (asked.bytes() >> 10 > available).then(|| {
+        format!(
+            "--memory {asked}: this host has {}M to spare, and devices need all of it at once; \
+             the kernel may kill the VMM for it (dmesg tells): ask for less",
+            available >> 10
+        )
+    })
+}
+
+fn kib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -163,11 +180,32 @@ mod tests {
 
     #[test]
     fn the_hosts_memory_is_read_from_meminfo() {
-        assert_eq!(
-            total_kib("MemTotal:       24576 kB\nMemFree: 1 kB\n"),
-            Some(24576)
+        let meminfo = "MemTotal:       24576 kB\nMemFree: 1 kB\n";
+        assert_eq!(kib(meminfo, "MemTotal:"), Some(24576));
+        assert_eq!(kib("MemFree: 1 kB\n", "MemTotal:"), None);
+    }
+
+    #[test]
+    fn more_than_is_to_spare_is_told() {
+        let asked = "512M".parse().unwrap();
+        let told = |available| told_shortage(asked, &format!("MemAvailable: {available} kB\n"));
+        let text = told(300 << 10).unwrap();
+        assert!(
+            text.starts_with("--memory 512M: this host has 300M to spare"),
+            "{text}"
         );
-        assert_eq!(total_kib("MemFree: 1 kB\n"), None);
+        assert_eq!((told(512 << 10), told_shortage(asked, "")), (None, None));
+    }
+
+    #[test]
+    fn ram_that_is_not_to_be_had_is_told_with_what_mends_it() {
+        let text = Ram::new(&[AddressRange::new(0, 1 << 60)]).err().unwrap().to_string();
+        assert!(
+            text.starts_with("guest RAM of 1099511627776 MiB could not be mapped: ")
+                && text.contains("--memory")
+                && text.contains("ulimit -v unlimited"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! QEMU's teaching device (docs/specs/edu.rst): a factorial, and DMA between memory and a buffer of its own.
 
+use std::time::{Duration, Instant};
+
 use guest::Report;
 
 use crate::memory::Page;
 use crate::pci;
 use crate::registers::{BAR0, BUS_MASTER, Config, MEMORY, Registers};
+use crate::report;
 use crate::system::Error;
 use crate::vfio::Function;
 
@@ -67,13 +70,33 @@ pub fn work() -> Result<Report, Error> {
     })
 }
 
+/// Into memory, again and again. The first copy is reported when the second is under way.
+pub fn copy_for(time: Duration) -> Result<(), Error> {
+    let edu = Function::open(&address()?)?;
+    let page = Page::new()?;
+    let to = page.physical()?;
+    copy(&edu, BUFFER, to, TO_MEMORY)?;
+    begin(&edu, BUFFER, to, TO_MEMORY)?;
+    report::send(&Report::Copies { done: 1 });
+    let end = Instant::now();
+    while end.elapsed() < time {
+        finish(&edu)?;
+        begin(&edu, BUFFER, to, TO_MEMORY)?;
+    }
+    finish(&edu).map(drop)
+}
+
 fn copy(edu: &Function, from: u64, to: u64, direction: u32) -> Result<u64, Error> {
+    begin(edu, from, to, direction)?;
+    finish(edu)
+}
+
+fn begin(edu: &Function, from: u64, to: u64, direction: u32) -> Result<(), Error> {
     // The device takes an address in one access, and one of VFIO's has 32 bits.
     for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, LENGTH.into())] {
         edu.write(register, low_half(value))?;
     }
-    edu.write(COMMAND, BEGIN | INTERRUPT | direction)?;
-    finish(edu)
+    edu.write(COMMAND, BEGIN | INTERRUPT | direction)
 }
 
 fn low_half(value: u64) -> u32 {

@@ -54,6 +54,11 @@ pub enum Report {
         /// Whether what was read back is what was written.
         same: bool,
     },
+    /// The edu device copies into memory, and goes on.
+    Copies {
+        /// How often it has done so.
+        done: u64,
+    },
     /// 4 KiB reads past the page cache.
     Read {
         /// The disk's name.

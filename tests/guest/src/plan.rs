@@ -40,6 +40,8 @@ pub enum Step {
     Interrupts,
     /// Drive the edu device.
     Edu,
+    /// Let the edu device copy without a pause, for so long.
+    Copy { milliseconds: u64 },
     /// Move the edu device's BAR.
     Wander,
     /// Let the edu device write to the BAR of an ivshmem.
@@ -112,6 +114,9 @@ fn step(name: &str, value: &str) -> Option<Step> {
         },
         "interrupts" => Step::Interrupts,
         "edu" => Step::Edu,
+        "copy" => Step::Copy {
+            milliseconds: value.parse().ok()?,
+        },
         "wander" => Step::Wander,
         "p2p" => Step::P2p,
         "toggle" => Step::Toggle {

@@ -35,6 +35,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
             functions: interrupts::of_functions()?,
         },
         Step::Edu => edu::work()?,
+        Step::Copy { milliseconds } => return edu::copy_for(Duration::from_millis(milliseconds)),
         Step::Wander => edu::wander()?,
         Step::P2p => p2p::work()?,
         Step::Toggle { times } => toggle::toggle(times)?,

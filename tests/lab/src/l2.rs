@@ -141,14 +141,21 @@ impl Guest {
         self
     }
 
-    /// Kills the VMM when the guest first prints `marker`.
+    /// Sends the VMM a signal when the guest first prints `marker`.
     #[must_use]
-    pub fn kill_at(mut self, marker: &str) -> Self {
+    pub fn signal_at(mut self, marker: &str, signal: i32) -> Self {
         self.program.triggers.push(Trigger {
             marker: marker.into(),
-            kill: true,
+            signal: Some(signal),
             ..Trigger::default()
         });
+        self
+    }
+
+    /// Kills the VMM when it has run for so many nanoseconds of L1's, unless it has ended.
+    #[must_use]
+    pub fn kill_after(mut self, nanoseconds: u64) -> Self {
+        self.program.signal_after = Some((nanoseconds, 9));
         self
     }
 

@@ -19,6 +19,8 @@ pub mod place {
     pub const VMM: &str = "/vmm";
     /// The program that holds the model of /dev/vfio against L1's.
     pub const CONFORMANCE: &str = "/conformance";
+    /// The library's example that attaches and detaches a device.
+    pub const ATTACH: &str = "/attach";
     /// The guest's kernel.
     pub const KERNEL: &str = "/l2/kernel";
     /// The guest's initramfs.
@@ -131,6 +133,7 @@ impl Lab {
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
         archive.add(place::CONFORMANCE, &programs.conformance)?;
+        archive.add(place::ATTACH, &programs.attach)?;
         for (place, file) in files {
             archive.add(place, file)?;
         }

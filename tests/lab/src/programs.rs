@@ -20,6 +20,8 @@ pub struct Programs {
     pub guest: PathBuf,
     /// What holds the model of /dev/vfio against L1's.
     pub conformance: PathBuf,
+    /// The example that attaches and detaches.
+    pub attach: PathBuf,
 }
 
 impl Programs {
@@ -34,6 +36,8 @@ impl Programs {
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
             .args(["--package", "conformance", "--bin", "conformance"])
             .args(["--bin", "vmm", "--bin", "guest", "--bin", "agent"])
+            .args(["--package", "vfio-passthrough", "--example", "attach"])
+            .args(["--features", "vfio-passthrough/kvm"])
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // Flags by another way would win over these.
             .without_env("CARGO_ENCODED_RUSTFLAGS")
@@ -45,6 +49,7 @@ impl Programs {
             agent: built.join("agent"),
             guest: built.join("guest"),
             conformance: built.join("conformance"),
+            attach: built.join("examples/attach"),
         })
     }
 }

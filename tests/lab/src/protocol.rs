@@ -144,12 +144,16 @@ pub struct Program {
     pub input: String,
     /// Its limit of locked memory in bytes, if another than L1's.
     pub memlock: Option<u64>,
+    /// Its limit of address space in bytes, if another than L1's.
+    pub address_space: Option<u64>,
     /// Runs as this user, so without capabilities, if given.
     pub user: Option<u32>,
     /// Runs with this folder as its root, if given.
     pub root: Option<String>,
     /// What to do on its output.
     pub triggers: Vec<Trigger>,
+    /// A signal to send to it so many nanoseconds of L1's after exec, if it still runs then.
+    pub signal_after: Option<(u64, i32)>,
 }
 
 /// Something done when a program first prints a text.
@@ -161,8 +165,8 @@ pub struct Trigger {
     pub files: Vec<String>,
     /// Another program to run then, with its arguments, to its end; none if empty.
     pub program: Vec<String>,
-    /// Whether to kill the program then, with SIGKILL.
-    pub kill: bool,
+    /// A signal to send to the program then, if any.
+    pub signal: Option<i32>,
 }
 
 /// How a program went.
@@ -240,7 +244,7 @@ mod tests {
             triggers: vec![Trigger {
                 marker: "@guest".into(),
                 files: vec!["/proc/{pid}/smaps".into()],
-                kill: true,
+                signal: Some(9),
                 ..Trigger::default()
             }],
             ..Program::default()

@@ -97,7 +97,10 @@ impl MsiVectors for Vectors {
         self.guest.faults.pass(Call::Eventfd)?;
         let eventfd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         self.eventfds.insert(vector, eventfd.clone());
-        lock(&self.guest.messages).triggers.push(Arc::downgrade(&eventfd));
+        let triggers = &mut lock(&self.guest.messages).triggers;
+        // A dead one would keep its memory for ever.
+        triggers.retain(|trigger| trigger.strong_count() != 0);
+        triggers.push(Arc::downgrade(&eventfd));
         Ok(eventfd)
     }
 

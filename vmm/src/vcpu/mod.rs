@@ -74,6 +74,7 @@ impl Vcpu {
     }
 
     fn run(&mut self, machine: &Machine) {
+        let _told = TellPanic(&machine.stop, self.index);
         while !machine.stop.is_requested() {
             if let Err(error) = self.run_once(machine) {
                 machine.stop.request(Outcome::Failed(error));
@@ -153,6 +154,19 @@ fn port_width(fd: &mut VcpuFd) -> usize {
     usize::from(io.size.max(1))
 }
 
+/// Stops the machine when its thread panics. That is for those who build this with unwinding: where a panic
+/// aborts, as in this program's release build, the process is gone before.
+struct TellPanic<'a>(&'a Stop, u8);
+
+impl Drop for TellPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = format!("the thread of CPU {} panicked; this is a bug of the VMM's", self.1);
+            self.0.request(Outcome::Failed(Error::Vcpu(text)));
+        }
+    }
+}
+
 /// Exits after which there is no going on.
 fn fatal(exit: &VcpuExit<'_>) -> String {
     match exit {
@@ -228,5 +242,73 @@ impl Drop for RunningVcpu {
         if thread.join().is_err() {
             log::error!("a vCPU thread panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::Kvm;
+    use vfio_passthrough::host::MemorySlots;
+    use vfio_passthrough::kvm::KvmHost;
+    use vm_device::DevicePio;
+    use vm_device::bus::{PioAddressOffset, PioRange};
+    use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
+
+    use super::*;
+
+    /// A device with a bug.
+    struct Broken;
+
+    impl DevicePio for Broken {
+        fn pio_read(&self, _: PioAddress, _: PioAddressOffset, _: &mut [u8]) {}
+
+        #[expect(clippy::panic, reason = "this is the bug")]
+        fn pio_write(&self, _: PioAddress, _: PioAddressOffset, _: &[u8]) {
+            panic!("the device's bug");
+        }
+    }
+
+    const PORT: u8 = 0x10;
+
+    #[test]
+    fn a_panic_of_a_cpus_thread_stops_the_machine() {
+        let Ok(kvm) = Kvm::new() else {
+            return eprintln!("a_panic_of_a_cpus_thread did not run: /dev/kvm does not open here");
+        };
+        let vm = Arc::new(kvm.create_vm().unwrap());
+        let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 4096, None).unwrap());
+        // out PORT, al; jmp .
+        ram.write_slice(&[0xe6, PORT, 0xeb, 0xfe], MemoryRegionAddress(0))
+            .unwrap();
+        let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
+        let _slot = host.memory().place(0, ram).unwrap();
+        let fd = vm.create_vcpu(0).unwrap();
+        let mut special = fd.get_sregs().unwrap();
+        (special.cs.base, special.cs.selector) = (0, 0);
+        fd.set_sregs(&special).unwrap();
+        let mut registers = fd.get_regs().unwrap();
+        registers.rip = 0;
+        fd.set_regs(&registers).unwrap();
+
+        let mut buses = IoManager::new();
+        let port = PioRange::new(PioAddress(PORT.into()), 1).unwrap();
+        buses.register_pio(port, Arc::new(Broken)).unwrap();
+        let stop = Arc::new(Stop::new().unwrap());
+        let machine = Machine {
+            buses,
+            stats: Arc::default(),
+            stop: Arc::clone(&stop),
+        };
+        prepare_kicks().unwrap();
+        let running = Vcpu { fd, index: 0 }.start(Arc::new(machine)).unwrap();
+        while !stop.is_requested() {
+            std::thread::yield_now();
+        }
+        drop(running);
+        let outcome = Arc::into_inner(stop).and_then(Stop::into_outcome);
+        let Some(Outcome::Failed(error)) = outcome else {
+            unreachable!("{outcome:?}")
+        };
+        assert!(error.to_string().contains("CPU 0 panicked"), "{error}");
     }
 }

@@ -16,7 +16,9 @@ mod data;
 mod devices;
 mod endings;
 mod errors;
+mod held;
 mod layout;
+mod leaving;
 mod mappings;
 mod moves;
 mod nics;
@@ -70,8 +72,15 @@ fn lanes() -> [Vec<Group>; LANES] {
         moves::TESTS,
     ]
     .concat();
-    let of_zoo = [devices::TESTS, p2p::TESTS, moves::ON_ZOO].concat();
-    let small = [main.as_slice(), endings::TESTS, moves::TESTS, moves::LONG].concat();
+    let of_zoo = [devices::TESTS, p2p::TESTS, moves::ON_ZOO, leaving::ON_ZOO].concat();
+    let small = [
+        main.as_slice(),
+        endings::TESTS,
+        leaving::TESTS,
+        moves::TESTS,
+        moves::LONG,
+    ]
+    .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
     [
@@ -79,7 +88,7 @@ fn lanes() -> [Vec<Group>; LANES] {
             (
                 "6.12",
                 full(Kernel::Stock612),
-                [main.as_slice(), &rest, tools::TESTS, conformance::TESTS].concat(),
+                [main.as_slice(), &rest, leaving::ON_STOCK, tools::TESTS, conformance::TESTS].concat(),
             ),
             ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
             ("6.12, AMD", amd(), layout::AMD.to_vec()),

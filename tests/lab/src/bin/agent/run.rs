@@ -6,7 +6,9 @@ use std::io::{Error, Read, Result, Write as _};
 use std::os::unix::fs::chroot;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use lab::protocol::{Ending, Finished, Message, Program, Sighting, Stream, Trigger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -47,7 +49,20 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
         .stderr
         .take()
         .map(|pipe| follow(pipe, Stream::Err, sender.clone(), Watch::nothing(process)));
-    let status = child.wait()?;
+    let status = thread::scope(|scope| {
+        let (ended, end) = channel::<()>();
+        if let Some((after_ns, signal)) = program.signal_after {
+            let after = Duration::from_nanos(after_ns.saturating_sub(now_ns().saturating_sub(started_ns)));
+            scope.spawn(move || {
+                if end.recv_timeout(after) == Err(RecvTimeoutError::Timeout) {
+                    send(process, signal);
+                }
+            });
+        }
+        let status = child.wait();
+        drop(ended);
+        status
+    })?;
     let elapsed_ns = now_ns().saturating_sub(started_ns);
     let sightings = join(out)?;
     join(err)?;
@@ -81,7 +96,11 @@ fn spawn(program: &Program) -> Result<Child> {
     if let Some(user) = program.user {
         command.uid(user).gid(user);
     }
-    with_memlock(program.memlock, || command.spawn())
+    let limits = [
+        (Resource::RLIMIT_MEMLOCK, program.memlock),
+        (Resource::RLIMIT_AS, program.address_space),
+    ];
+    with_limits(&limits, || command.spawn())
 }
 
 /// Becomes the program of `arguments`, which are: the agent, [`IN_ROOT`], the new root, the program, its own.
@@ -96,14 +115,24 @@ pub fn exec_in_root(arguments: &[String]) -> Error {
     }
 }
 
-/// Limits are inherited, so the agent has the limit itself while it starts the program.
-fn with_memlock<T>(limit: Option<u64>, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let Some(limit) = limit else { return work() };
-    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit)?;
-    let result = work();
-    setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
+/// Limits are inherited, so the agent has them itself while it starts the program.
+fn with_limits<T>(limits: &[(Resource, Option<u64>)], work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(((resource, limit), rest)) = limits.split_first() else {
+        return work();
+    };
+    let Some(limit) = *limit else {
+        return with_limits(rest, work);
+    };
+    let (soft, hard) = getrlimit(*resource)?;
+    setrlimit(*resource, limit, limit)?;
+    let result = with_limits(rest, work);
+    setrlimit(*resource, soft, hard)?;
     result
+}
+
+/// The process may have ended by itself; then there is nobody left to hear it.
+fn send(process: Pid, signal: i32) {
+    let _ = Signal::try_from(signal).map(|signal| kill(process, signal));
 }
 
 fn feed(child: &mut Child, input: &str) -> Result<()> {
@@ -210,9 +239,8 @@ impl Watch {
             .split_first()
             .map(|(name, rest)| said(name, rest))
             .unwrap_or_default();
-        if trigger.kill {
-            // It may have ended by itself; then there is nothing left to kill.
-            let _ = kill(self.process, Signal::SIGKILL);
+        if let Some(signal) = trigger.signal {
+            send(self.process, signal);
         }
         Sighting {
             marker: trigger.marker.clone(),

@@ -1,0 +1,237 @@
+//! However the VMM leaves, it leaves nothing: no page pinned or mapped, no DMA, no interrupt, and a device that
+//! works for the next guest at once.
+
+use std::collections::BTreeMap;
+
+use lab::protocol::{Ending, Program, Request};
+use lab::{Device, Error, Guest, L1, Outcome, place, times};
+
+use crate::Test;
+use crate::held::{Held, field, is_bus_master};
+use crate::support::{assigned, boot, faults, take};
+
+/// On machines with an NVMe first; on the fastest kernel only.
+pub const TESTS: &[Test] = &[
+    ("leaving: by a signal, an abort or a triple fault", by_signal),
+    ("leaving: killed at random moments", killed),
+    ("leaving: without memory for the guest", without_memory),
+    ("leaving: one process attaches and detaches again and again", attach),
+];
+
+/// For a kernel that can count its calls.
+pub const ON_STOCK: &[Test] = &[("leaving: the kernel resets the device of a killed VMM", reset)];
+
+/// On a machine with an edu.
+pub const ON_ZOO: &[Test] = &[("leaving: DMA under way reaches nothing", dma_under_way)];
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+const HASH: &str = "\"report\":\"hash\"";
+/// In the middle of these it ends.
+const BUSY: &str = "hash:64K,read:100000";
+const SMALL: &str = "64M";
+
+/// What must be after the end as it was before the start.
+struct Before {
+    device: String,
+    held: Held,
+    faults: usize,
+}
+
+impl Before {
+    fn of(l1: &mut L1, device: String) -> Result<Self, Error> {
+        Ok(Self {
+            device,
+            held: Held::now(l1)?,
+            faults: faults(l1)?,
+        })
+    }
+
+    /// Nothing is held, nothing moves, and nothing that moved was stopped by the IOMMU only.
+    fn assert_again(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
+        assert_eq!(Held::now(l1)?, self.held, "{how}");
+        assert!(
+            !is_bus_master(l1, &self.device)?,
+            "{how}: {} may do DMA",
+            self.device
+        );
+        assert_eq!(faults(l1)?, self.faults, "{how}\n{}", l1.kernel_log()?);
+        Ok(())
+    }
+
+    /// That, and the next guest has the device at once.
+    fn assert_usable(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
+        self.assert_again(l1, how)?;
+        let next = Guest::new("hash:64K").memory(SMALL).device(&self.device);
+        boot(l1, &next).map(drop)
+    }
+}
+
+/// A panic of any of its threads aborts the VMM as built (`panic = "abort"`), which is SIGABRT.
+fn by_signal(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let before = Before::of(l1, device)?;
+    let orderly = [SIGTERM, SIGINT, SIGHUP].map(|signal| (signal, Ending::Status(128 + signal)));
+    for (signal, ending) in orderly.into_iter().chain([(SIGABRT, Ending::Signal(SIGABRT))]) {
+        let guest = Guest::new(BUSY).memory(SMALL).device(&before.device);
+        let outcome = guest.signal_at(HASH, signal).boot(l1)?;
+        assert_eq!(outcome.finished.ending, ending, "{}", outcome.account());
+        before.assert_usable(l1, &format!("signal {signal}"))?;
+    }
+    let guest = Guest::new("read:10,end:reboot").command_line("console=ttyS0 quiet reboot=t");
+    let outcome = guest.memory(SMALL).device(&before.device).boot(l1)?;
+    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.account());
+    before.assert_usable(l1, "a triple fault")
+}
+
+/// Of as many equal parts of its life as there are kills, each has one.
+fn killed(l1: &mut L1) -> Result<(), Error> {
+    let kills = times(8, 200);
+    let device = assigned(l1, 0)?;
+    let before = Before::of(l1, device)?;
+    let guest = Guest::new("hash:64K,read:3000").memory(SMALL).device(&before.device);
+    let life = boot(l1, &guest)?.finished.elapsed_ns;
+    let mut random = Random::fresh(l1)?;
+    println!("kills of a life of {life} ns; seed {:#x}", random.0);
+    let mut ends = BTreeMap::new();
+    for kill in 0..kills {
+        let moment = (life / kills) * kill + random.below(life / kills);
+        let outcome = guest.clone().kill_after(moment).boot(l1)?;
+        // The last may have come too late.
+        let was_killed = outcome.finished.ending == Ending::Signal(SIGKILL);
+        assert!(was_killed || outcome.is_success(), "{}", outcome.account());
+        *ends.entry(reached(&outcome)).or_insert(0_u64) += 1;
+        before.assert_usable(l1, &format!("killed after {moment} ns"))?;
+    }
+    println!("killed: {ends:?}");
+    assert!(ends.len() > 2, "before the guest, in its boot, and under I/O: {ends:?}");
+    Ok(())
+}
+
+/// How far a guest came.
+fn reached(outcome: &Outcome) -> &'static str {
+    let seen = |text| outcome.console.contains(text);
+    match () {
+        () if outcome.finished.ending != Ending::Signal(SIGKILL) => "too late",
+        () if seen(HASH) => "under I/O",
+        () if seen("\"report\":\"init\"") => "in the guest's init",
+        () if !outcome.console.is_empty() => "in the guest's kernel",
+        () => "before the guest said anything",
+    }
+}
+
+/// Knuth's MMIX generator: its seed is printed.
+struct Random(u64);
+
+impl Random {
+    fn fresh(l1: &mut L1) -> Result<Self, Error> {
+        let uuid = l1.read("/proc/sys/kernel/random/uuid")?;
+        let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).take(15).collect();
+        Ok(Self(u64::from_str_radix(&digits, 16).unwrap()))
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 20) % end
+    }
+}
+
+/// Address space that ends is an error that helps. Memory that ends while it is populated is the kernel's
+/// out-of-memory killer, after a warning.
+fn without_memory(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let before = Before::of(l1, device)?;
+    let mut limited = Guest::new("hash:64K").memory("512M").device(&before.device);
+    limited.program.address_space = Some(400 << 20);
+    let outcome = limited.boot(l1)?;
+    assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.account());
+    for part in ["error: guest RAM of 512 MiB", "--memory", "ulimit -v"] {
+        assert!(outcome.stderr.contains(part), "{part}\n{}", outcome.account());
+    }
+    before.assert_usable(l1, "no address space")?;
+
+    let has_mib = field(&l1.read("/proc/meminfo")?, "MemTotal:").unwrap() >> 10;
+    let all = format!("{}M", has_mib & !1);
+    let outcome = Guest::new("hash:64K").memory(&all).device(&before.device).boot(l1)?;
+    assert_eq!(
+        outcome.finished.ending,
+        Ending::Signal(SIGKILL),
+        "{}",
+        outcome.account()
+    );
+    let warning = format!("--memory {all}: this host has ");
+    assert!(outcome.stderr.contains(&warning), "{}", outcome.account());
+    before.assert_usable(l1, "out of memory")
+}
+
+/// Its VM has as many slots and GSIs as one device takes, and it looks at itself for all else.
+fn attach(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let before = Before::of(l1, device)?;
+    let count = times(20, 200).to_string();
+    let run = l1.run(Program {
+        arguments: [place::ATTACH, &before.device, &count].map(str::to_owned).to_vec(),
+        ..Program::default()
+    })?;
+    println!("{}", run.stdout);
+    let said = format!("{}{}", run.stdout, run.stderr);
+    assert_eq!(run.finished.ending, Ending::Status(0), "{said}");
+    assert!(run.stdout.contains(&format!("after {count}: Held")), "{said}");
+    before.assert_usable(l1, "attached and detached")
+}
+
+const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
+const HITS: &str = "/sys/kernel/tracing/kprobe_profile";
+const PROBE_ON: &str = "/sys/kernel/tracing/events/kprobes/device_reset/enable";
+
+/// Once when the VMM opens the device, and once more when the kernel closes it in its place.
+fn reset(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    // All ways in which vfio-pci resets a single function go through this.
+    write(l1, PROBES, "p:device_reset __pci_reset_function_locked")?;
+    write(l1, PROBE_ON, "1")?;
+    let guest = Guest::new(BUSY).memory("128M").device(&device);
+    let outcome = guest.look_at(HASH, &[HITS]).signal_at(HASH, SIGKILL).boot(l1)?;
+    let hits = |text: &str| field(text, "device_reset");
+    let seen = hits(&outcome.finished.sightings[0].files[HITS]);
+    let after = hits(&l1.read(HITS)?);
+    write(l1, PROBE_ON, "0")?;
+    write(l1, PROBES, "")?;
+    assert_eq!((seen, after), (Some(1), Some(2)), "{}", outcome.account());
+    Ok(())
+}
+
+fn write(l1: &mut L1, path: &str, contents: &str) -> Result<(), Error> {
+    l1.tell(&Request::Write {
+        path: path.into(),
+        contents: contents.into(),
+    })
+}
+
+/// The device moves memory at any time, each time for a tenth of a second, and has no reset. It is stopped by
+/// the kernel before its memory is unmapped: no access of it reaches the IOMMU.
+fn dma_under_way(l1: &mut L1) -> Result<(), Error> {
+    let device = take(l1, Device::Edu)?;
+    let before = Before::of(l1, device)?;
+    for signal in [SIGKILL, SIGABRT, SIGTERM] {
+        let guest = Guest::new("copy:60000").small().memory("128M");
+        let outcome = guest
+            .device_without_reset(&before.device)
+            .signal_at("\"report\":\"copies\"", signal)
+            .boot(l1)?;
+        assert!(!outcome.is_success(), "{}", outcome.account());
+        before.assert_again(l1, &format!("signal {signal}"))?;
+        // Longer than what was under way.
+        let wait = Guest::new("pause:300").small().memory("128M");
+        boot(l1, &wait)?;
+        before.assert_again(l1, &format!("a while after signal {signal}"))?;
+    }
+    Ok(())
+}
