@@ -5,12 +5,12 @@ mod memory;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use thiserror::Error;
 use vfio_passthrough::ResetPolicy;
 
 use crate::events::OnError;
-use crate::prepare::Command;
+use crate::prepare;
 
 pub use memory::{HugePages, Memory, MemoryError, MemorySize, SizeError};
 
@@ -32,6 +32,23 @@ pub struct CommandLine {
     /// The guest.
     #[command(flatten)]
     pub guest: Option<Args>,
+}
+
+/// A command in place of booting a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// One that prepares the host.
+    #[command(flatten)]
+    Prepare(prepare::Command),
+    /// Print the counters of a guest that runs
+    Stats {
+        /// The socket that its VMM was given by --control
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The guest to boot, and the devices to assign to it.
@@ -100,6 +117,13 @@ pub struct Args {
     #[arg(long)]
     pub pci_ports: bool,
 
+    /// A UNIX socket to make, by which the guest can be looked at and controlled while it runs [default: none]
+    ///
+    /// It speaks HTTP, for the user of this process only: curl --unix-socket PATH
+    /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button, vm.shutdown.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// Where to write counters and start-up times at the end, as JSON [default: nowhere]
     #[arg(long, value_name = "PATH")]
     pub stats: Option<PathBuf>,
@@ -118,7 +142,13 @@ To hand a device to VFIO first (as root), and back:
   vmm check 0000:01:00.0
   vmm unbind 0000:01:00.0
 
+To control a guest that was started with --control /run/vm.sock:
+  vmm stats /run/vm.sock
+  curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vm.power-button
+
 On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A sends a Ctrl-A.
+
+SIGUSR1 pauses the guest's CPUs, SIGUSR2 lets them go on; its devices are not paused.
 
 RUST_LOG=info says more than warnings; RUST_LOG=error says less.
 
@@ -195,6 +225,9 @@ mod tests {
             "--no-reboot",
             "--pci-ports",
             "--stats <PATH>",
+            "--control <PATH>",
+            "stats ",
+            "SIGUSR1",
             "check ",
             "devices ",
             "bind ",
@@ -240,10 +273,10 @@ mod tests {
         let device = || vec!["0000:01:00.0".parse().unwrap()];
         let memory: Memory = "512M".parse().unwrap();
         let commands = [
-            ("vmm devices --json", Command::Devices { json: true }),
+            ("vmm devices --json", prepare::Command::Devices { json: true }),
             (
                 "vmm check 01:00.0",
-                Command::Check {
+                prepare::Command::Check {
                     devices: device(),
                     memory,
                     json: false,
@@ -251,14 +284,14 @@ mod tests {
             ),
             (
                 "vmm bind /sys/bus/pci/devices/0000:01:00.0 --force",
-                Command::Bind {
+                prepare::Command::Bind {
                     devices: device(),
                     force: true,
                 },
             ),
             (
                 "vmm unbind 0000:01:00.0",
-                Command::Unbind {
+                prepare::Command::Unbind {
                     devices: device(),
                     force: false,
                 },
@@ -268,10 +301,15 @@ mod tests {
             let line = parsed(words).unwrap();
             assert_eq!(
                 (line.command, line.guest.is_none()),
-                (Some(command), true),
+                (Some(Command::Prepare(command)), true),
                 "{words}"
             );
         }
+        let stats = Command::Stats {
+            socket: "/run/vm.sock".into(),
+            json: false,
+        };
+        assert_eq!(parsed("vmm stats /run/vm.sock").unwrap().command, Some(stats));
         let guest = parsed("vmm --kernel check --vfio 01:00.0").unwrap();
         assert!(guest.command.is_none() && guest.guest.is_some());
         let wrong = [

@@ -165,6 +165,14 @@ pub enum Error {
     /// A virtual CPU cannot go on.
     #[error("{0}")]
     Vcpu(String),
+    /// The control socket could not be made.
+    #[error("--control {path}: {source}{}", in_use(.source))]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The counters could not be written.
     #[error("--stats {path}: {source}")]
     Stats {
@@ -173,6 +181,13 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+fn in_use(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "\n  another VMM listens there, or it is no socket: name another path",
+        _ => "",
+    }
 }
 
 impl Error {

@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::host::{DeviceEvents, OnError};
 use crate::Error;
 use crate::console::{Input, Output, Pending, Read};
+use crate::control::Control;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 
@@ -24,8 +25,10 @@ use crate::stop::{Outcome, Stop};
 const SETTLE_MILLISECONDS: i32 = 10;
 const FOREVER: i32 = -1;
 
-/// Signals that end the VMM in order; blocked everywhere, read here.
-const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// Signals that end the VMM in order, pause the guest and let it go on; blocked everywhere, read here.
+const SIGNALS: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, PAUSE, RESUME];
+const PAUSE: Signal = Signal::SIGUSR1;
+const RESUME: Signal = Signal::SIGUSR2;
 
 /// A subscriber of the main loop.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
@@ -55,7 +58,7 @@ impl MainLoop {
     /// A loop that ends by `stop` or by a signal, and keeps `pending` from waiting too long.
     pub fn new(
         stop: &Arc<Stop>,
-        signals: &Arc<SignalFd>,
+        (signals, control): (&Arc<SignalFd>, &Arc<Control>),
         pending: &Arc<Pending>,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
@@ -68,6 +71,7 @@ impl MainLoop {
         manager.add_subscriber(Arc::new(Mutex::new(Signals {
             fd: Arc::clone(signals),
             stop: Arc::clone(stop),
+            control: Arc::clone(control),
         })));
         manager.add_subscriber(Arc::clone(&line) as Subscriber);
         Ok(Self {
@@ -125,13 +129,19 @@ impl MutEventSubscriber for Wake {
 struct Signals {
     fd: Arc<SignalFd>,
     stop: Arc<Stop>,
+    control: Arc<Control>,
 }
 
 impl MutEventSubscriber for Signals {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
         if let Ok(Some(signal)) = self.fd.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            self.stop.request(Outcome::Signal(number));
+            // The guest runs as long as this is heard.
+            let _ = match Signal::try_from(number) {
+                Ok(PAUSE) => self.control.pause(),
+                Ok(RESUME) => self.control.resume(),
+                _ => Ok(self.stop.request(Outcome::Signal(number))),
+            };
         }
     }
 

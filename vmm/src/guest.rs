@@ -13,12 +13,14 @@ use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
 use resources::{AddressRange, CpuReach, Layout, Reserved};
 use vfio_passthrough::backend::sysfs::Sysfs;
+use serde_json::Value;
 use vfio_passthrough::dma::{Mapping, check_locked_memory};
 use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
 use crate::constant::Constant;
+use crate::control::{Configuration, Control, Life};
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
 use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
@@ -26,7 +28,7 @@ use crate::memory::{self, Populating, Ram};
 use crate::posted::Posted;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
-use crate::vcpu::{self, RunningVcpu, Vcpu, cpuid, registers};
+use crate::vcpu::{self, Gate, Vcpu, Vcpus, cpuid, registers};
 use crate::vfio::{Devices, Functions, GuestFunction};
 use crate::{Args, Error, Memory, kvm, layout, vfio};
 
@@ -135,10 +137,15 @@ impl Host {
         Ok(vm)
     }
 
+    /// What the guest has, with the functions of one of its lives.
+    pub fn configuration(&self, args: &Args, vm: &Vm) -> Configuration {
+        Configuration::new(args, vm.functions.iter().map(vfio::device_info).collect())
+    }
+
     /// Adds what was counted here to `stats`.
     pub fn count(&self, stats: &Stats) {
         if let Some(devices) = &self.devices {
-            devices.count(stats);
+            vfio::count(&devices.calls(), stats);
         }
     }
 }
@@ -190,7 +197,7 @@ fn memory_slots(kvm: &Kvm) -> u32 {
 /// One life of the guest.
 pub struct Vm {
     fd: Arc<VmFd>,
-    kvm_host: KvmHost,
+    kvm_host: Arc<KvmHost>,
     posted: Arc<Posted>,
     functions: Functions,
     is_first: bool,
@@ -199,7 +206,7 @@ pub struct Vm {
 impl Vm {
     fn new(kvm: &Kvm, stats: &Stats) -> Result<Self, Error> {
         let fd = kvm::create_vm(kvm, &stats.kvm_ioctls)?;
-        let kvm_host = KvmHost::new(Arc::clone(&fd), 0..memory_slots(kvm), MSI_GSIS);
+        let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..memory_slots(kvm), MSI_GSIS));
         Ok(Self {
             posted: Arc::default(),
             fd,
@@ -221,9 +228,10 @@ impl Vm {
         self,
         host: &Host,
         args: &Args,
-        signals: &Arc<SignalFd>,
+        asked: (&Arc<SignalFd>, &Arc<Control>),
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
+        let (_, control) = asked;
         let (pci, entry) = self.load(host, args, stats)?;
         stats.phase("load");
         self.functions.place_bars(&host.layout);
@@ -233,7 +241,7 @@ impl Vm {
             constant.map(|constant| constant.place(&self.kvm_host, host.layout.ecam, pci.first_absent()));
         let stop = Arc::new(Stop::new()?);
         let (vcpus, shared, console) = self.assemble(host, args, (pci, entry), &stop, stats)?;
-        let mut main_loop = MainLoop::new(&stop, signals, &console.pending, stats)?;
+        let mut main_loop = MainLoop::new(&stop, asked, &console.pending, stats)?;
         let terminal = RawTerminal::enter();
         main_loop.add(Arc::new(Mutex::new(console.keyboard)));
         if host.devices.is_some() {
@@ -245,19 +253,20 @@ impl Vm {
         vcpu::prepare_kicks()?;
         stats.phase("set_up");
 
-        let start = |vcpu: Vcpu| vcpu.start(Arc::clone(&shared));
-        let running = vcpus
-            .into_iter()
-            .map(start)
-            .collect::<Result<Vec<RunningVcpu>, _>>()?;
+        control.begin(Life {
+            vcpus: Vcpus::start(vcpus, &shared)?,
+            stop: Arc::clone(&stop),
+            power_button: console.power_button,
+            counters: self.counters(host, stats),
+        });
         let looped = main_loop.run();
         stats.phase("guest");
         // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
-        drop(running);
+        control.end();
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let shut_down = self.functions.shutdown();
         drop((shared, main_loop, events, slots, constant, terminal));
-        self.count(stats);
+        count(&self.kvm_host, &self.functions, stats);
         stats.phase("end");
         looped
             .and(outcome_of(stop))
@@ -332,15 +341,29 @@ impl Vm {
             posted: Arc::clone(&self.posted),
             stats: Arc::clone(stats),
             stop: Arc::clone(stop),
+            gate: Gate::default(),
         };
         Ok((vcpus, Arc::new(shared), console))
     }
 
-    fn count(&self, stats: &Stats) {
-        let calls = self.kvm_host.calls().values();
-        calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
-        self.functions.count(stats);
+    /// What is counted, with what this life adds to it at its end.
+    fn counters(&self, host: &Host, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
+        let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
+        let (functions, calls) = (self.functions.clone(), host.devices.as_ref().map(Devices::calls));
+        Box::new(move || {
+            let live = stats.as_ref().clone();
+            count(&kvm_host, &functions, &live);
+            calls.iter().for_each(|calls| vfio::count(calls, &live));
+            live.json()
+        })
     }
+}
+
+/// Adds what was counted in a life to `stats`.
+fn count(kvm_host: &KvmHost, functions: &Functions, stats: &Stats) {
+    let calls = kvm_host.calls().values();
+    calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
+    functions.count(stats);
 }
 
 /// All others who held the stop are gone by now.

@@ -22,6 +22,7 @@ pub mod boot;
 mod cli;
 pub mod console;
 pub mod constant;
+pub mod control;
 mod error;
 pub mod events;
 pub mod guest;
@@ -36,14 +37,16 @@ pub mod stop;
 pub mod vcpu;
 pub mod vfio;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use cli::{
-    Args, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError, SizeError,
+    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError, SizeError,
 };
 pub use error::Error;
 pub use stop::Outcome;
 
+use crate::control::{Control, Server};
 use crate::guest::Host;
 use crate::stats::Stats;
 
@@ -59,9 +62,13 @@ pub fn run(args: &Args) -> Result<Outcome, Error> {
 
 fn run_guest(args: &Args, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     let signals = events::block_signals()?;
+    let control = Arc::new(Control::default());
+    let serve = |path: &PathBuf| Server::start(path, &control);
+    let _server = args.control.as_ref().map(serve).transpose()?;
     let (host, mut vm) = Host::open(args, stats)?;
+    control.configure(host.configuration(args, &vm));
     let outcome = loop {
-        match vm.run(&host, args, &signals, stats) {
+        match vm.run(&host, args, (&signals, &control), stats) {
             Ok(Outcome::Reset) if !args.no_reboot => vm = host.another(stats)?,
             outcome => break outcome,
         }

@@ -11,6 +11,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::boot::POWER_BUTTON_GSI;
 use crate::console::{Output, Pending};
 use crate::events::Keyboard;
 use crate::stats::Stats;
@@ -80,23 +81,36 @@ pub struct Console {
     pub keyboard: Keyboard,
     /// The unfinished line, for the main loop.
     pub pending: Arc<Pending>,
+    /// What presses the power button, which is beside it.
+    pub power_button: EventFd,
+}
+
+/// An eventfd that raises an edge-triggered line.
+fn line(vm: &VmFd, gsi: u32, stats: &Stats) -> Result<EventFd, Error> {
+    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
+    vm.register_irqfd(&interrupt, gsi)
+        .map_err(Error::kvm("KVM_IRQFD"))?;
+    stats.kvm_ioctls.add("irqfd", 1);
+    Ok(interrupt)
 }
 
 impl Buses {
-    /// Adds COM1, with its interrupt through KVM.
+    /// Adds COM1, with its interrupt through KVM, and the power button's.
     pub fn add_console(&mut self, vm: &VmFd, stop: &Arc<Stop>, stats: &Stats) -> Result<Console, Error> {
-        let event = || EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"));
-        let (interrupt, drained) = (event()?, event()?);
-        vm.register_irqfd(&interrupt, Serial::<Output>::GSI)
-            .map_err(Error::kvm("KVM_IRQFD"))?;
-        stats.kvm_ioctls.add("irqfd", 1);
+        let interrupt = line(vm, Serial::<Output>::GSI, stats)?;
+        let power_button = line(vm, POWER_BUTTON_GSI, stats)?;
+        let drained = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
         let pending = Pending::new()?;
         let signal = drained.try_clone().map_err(Error::system("dup"))?;
         let serial = Arc::new(Serial::new(interrupt, signal, Output(Arc::clone(&pending))));
         let counted = stats.counted("serial", Arc::clone(&serial));
         self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
         let keyboard = Keyboard::new(serial, drained, Arc::clone(stop));
-        Ok(Console { keyboard, pending })
+        Ok(Console {
+            keyboard,
+            pending,
+            power_button,
+        })
     }
 
     /// Adds the registers of power and reset.

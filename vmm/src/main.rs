@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::Env;
-use vmm::prepare::{self, Command};
-use vmm::{CommandLine, Outcome};
+use vmm::{Command, CommandLine, Outcome, control, prepare};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("warn"))
@@ -15,7 +14,8 @@ fn main() -> ExitCode {
         .init();
     let line = CommandLine::parse();
     match (&line.command, &line.guest) {
-        (Some(command), _) => ended(prepare(command)),
+        (Some(Command::Prepare(command)), _) => ended(prepare(command)),
+        (Some(Command::Stats { socket, json }), _) => ended(control::stats(socket, *json).map(said)),
         (None, Some(args)) => ended(vmm::run(args).map(|outcome| status(&outcome))),
         // clap asks for --kernel where there is no command.
         (None, None) => ExitCode::FAILURE,
@@ -29,13 +29,18 @@ fn ended<E: Display>(result: Result<ExitCode, E>) -> ExitCode {
     })
 }
 
-fn prepare(command: &Command) -> Result<ExitCode, prepare::Error> {
+fn prepare(command: &prepare::Command) -> Result<ExitCode, prepare::Error> {
     let report = prepare::run(command)?;
-    // Whoever reads it may have seen enough: `vmm devices | head`.
-    let _ = std::io::stdout().write_all(report.out.as_bytes());
+    said(report.out.clone());
     let warnings = report.warnings.iter();
     warnings.for_each(|warning| eprintln!("warning: {warning}"));
     Ok(report.status())
+}
+
+fn said(text: String) -> ExitCode {
+    // Whoever reads it may have seen enough: `vmm devices | head`.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 /// A shell's convention for signals; 0 for all that the guest or the user asked for.

@@ -199,7 +199,10 @@ mod tests {
 
     #[test]
     fn ram_that_is_not_to_be_had_is_told_with_what_mends_it() {
-        let text = Ram::new(&[AddressRange::new(0, 1 << 60)]).err().unwrap().to_string();
+        let text = Ram::new(&[AddressRange::new(0, 1 << 60)])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             text.starts_with("guest RAM of 1099511627776 MiB could not be mapped: ")
                 && text.contains("--memory")

@@ -7,6 +7,7 @@ use devices::PciFunction;
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
 use vfio_passthrough::address::ParsePciAddressError;
 use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
@@ -18,6 +19,7 @@ use vm_memory::GuestMemoryRegion;
 use crate::Error;
 use crate::boot::intx_gsi;
 use crate::cli::Passthrough;
+use crate::control::{BarInfo, DeviceInfo};
 use crate::memory::Ram;
 use crate::posted::{Posted, PostedRange};
 use crate::stats::{BarHeat, Stats};
@@ -181,12 +183,34 @@ impl Devices {
         Ok(self.container.dma().map_all(memory)?)
     }
 
-    /// Adds what was counted to `stats`.
-    pub fn count(&self, stats: &Stats) {
-        self.container
-            .calls()
-            .values()
-            .for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
+    /// The calls made so far.
+    pub fn calls(&self) -> Arc<VfioCalls> {
+        Arc::clone(self.container.calls())
+    }
+}
+
+/// Adds what was counted to `stats`.
+pub fn count(calls: &VfioCalls, stats: &Stats) {
+    let calls = calls.values();
+    calls.for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
+}
+
+/// What the control socket tells of a function.
+pub fn device_info((slot, function): &(u8, Arc<PassthroughFunction>)) -> DeviceInfo {
+    let bar = |bar: &Bar| BarInfo {
+        index: bar.index.number(),
+        size: bar.size,
+        kind: match bar.kind {
+            BarKind::Io => "io",
+            BarKind::Memory32 => "memory32",
+            BarKind::Memory64 => "memory64",
+            BarKind::Rom => "rom",
+        },
+    };
+    DeviceInfo {
+        address: function.address().to_string(),
+        guest_address: format!("0000:00:{slot:02x}.0"),
+        bars: function.bars().iter().map(bar).collect(),
     }
 }
 
@@ -196,7 +220,7 @@ fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
 }
 
 /// The assigned functions of one VM, with their slots on its bus, in the order of the command line.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
 
 impl Functions {

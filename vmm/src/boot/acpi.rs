@@ -3,8 +3,8 @@
 //! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or VGA.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
-    PackageBuilder, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
+    Notify, Package, PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as RegisterSpace, GAS};
@@ -39,6 +39,11 @@ const PCI_GSIS: u32 = 8;
 /// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1, clear, say
 /// that there are no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
+
+/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI interrupt.
+pub const POWER_BUTTON_GSI: u32 = 9;
+/// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
+const PRESSED: u8 = 0x80;
 
 /// What the tables describe besides the layout.
 #[derive(Debug, Clone)]
@@ -145,9 +150,14 @@ fn dsdt(layout: &Layout, platform: &Platform) -> Sdt {
     const REVISION: u8 = 6;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&bytes(&sleep_state()));
-    [serial(), motherboard(layout), pci(layout, platform)]
-        .iter()
-        .for_each(|device| dsdt.append_slice(device));
+    [
+        serial(),
+        motherboard(layout),
+        pci(layout, platform),
+        power_button(),
+    ]
+    .iter()
+    .for_each(|device| dsdt.append_slice(device));
     dsdt
 }
 
@@ -178,6 +188,21 @@ fn serial() -> Vec<u8> {
     let interrupt = Interrupt::new(true, true, false, false, Com1::GSI);
     let ports = IO::new(Com1::BASE, Com1::BASE, 0, size);
     device("COM1", "PNP0501", vec![resources(vec![&interrupt, &ports])])
+}
+
+/// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one (ACPI 6.5,
+/// 4.8.2.2.1.2, 5.6.9).
+fn power_button() -> Vec<u8> {
+    let button_id = Name::new("_HID".into(), &EISAName::new("PNP0C0C"));
+    let button = Device::new("PWRB".into(), vec![&button_id]);
+    let events_id = Name::new("_HID".into(), &"ACPI0013");
+    let interrupt = Interrupt::new(true, true, false, false, POWER_BUTTON_GSI);
+    let interrupts = resources(vec![&interrupt]);
+    let (path, pressed) = (Path::new("\\_SB_.PWRB"), PRESSED);
+    let notify = Notify::new(&path, &pressed);
+    let handler = Method::new("_EVT".into(), 1, true, vec![&notify]);
+    let events = Device::new("GED_".into(), vec![&events_id, &interrupts, &handler]);
+    bytes(&Scope::new("_SB_".into(), vec![&button, &events]))
 }
 
 /// PNP0C02 reserves ECAM: without it Linux does not trust MCFG.

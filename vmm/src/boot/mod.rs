@@ -25,7 +25,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 
-pub use acpi::{Platform, intx_gsi};
+pub use acpi::{POWER_BUTTON_GSI, Platform, intx_gsi};
 pub use kernel::{Entry, Kernel};
 
 const START_INFO: u64 = 0x7000;

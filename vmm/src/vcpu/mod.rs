@@ -1,6 +1,7 @@
 //! Virtual CPUs: one thread each, that runs the guest and carries its accesses to the buses.
 
 pub mod cpuid;
+mod gate;
 pub mod registers;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::posted::Posted;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 
+pub use gate::Gate;
+
 /// A vCPU thread formats an error at most; the default of 2 MiB would only be address space.
 const STACK: usize = 256 << 10;
 /// How often a thread that has not ended is asked again.
@@ -33,6 +36,8 @@ pub struct Machine {
     pub stats: Arc<Stats>,
     /// How it ends.
     pub stop: Arc<Stop>,
+    /// Where they wait while it is paused.
+    pub gate: Gate,
 }
 
 /// A CPU of the guest, not yet running.
@@ -47,6 +52,51 @@ pub struct Vcpu {
 pub struct RunningVcpu {
     thread: Option<JoinHandle<()>>,
     stop: Arc<Stop>,
+}
+
+/// All CPUs of a guest, in their threads. Dropping them ends them.
+pub struct Vcpus {
+    running: Vec<RunningVcpu>,
+    machine: Arc<Machine>,
+}
+
+impl Vcpus {
+    /// Starts all.
+    pub fn start(vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<Self, Error> {
+        let start = |vcpu: Vcpu| vcpu.start(Arc::clone(machine));
+        Ok(Self {
+            running: vcpus.into_iter().map(start).collect::<Result<_, _>>()?,
+            machine: Arc::clone(machine),
+        })
+    }
+
+    /// Stops them where they are: when this returns, none executes an instruction of the guest.
+    ///
+    /// A kick between a thread's look at the gate and `KVM_RUN` is lost; the next one is not.
+    pub fn pause(&self) {
+        let machine = &self.machine;
+        machine.gate.close();
+        while !machine.gate.has_waiting(self.running.len(), KICK_INTERVAL) && !machine.stop.is_requested() {
+            self.running.iter().for_each(RunningVcpu::kick);
+        }
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.machine.gate.open();
+    }
+
+    /// Whether they wait to go on.
+    pub fn is_paused(&self) -> bool {
+        self.machine.gate.is_closed()
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.machine.stop.request(Outcome::Quit);
+        self.machine.gate.open();
+    }
 }
 
 /// Ends the system call that it interrupts, and does nothing else.
@@ -76,6 +126,11 @@ impl Vcpu {
     fn run(&mut self, machine: &Machine) {
         let _told = TellPanic(&machine.stop, self.index);
         while !machine.stop.is_requested() {
+            if machine.gate.pass() {
+                // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has no kvmclock.
+                let _ = self.fd.kvmclock_ctrl();
+                continue;
+            }
             if let Err(error) = self.run_once(machine) {
                 machine.stop.request(Outcome::Failed(error));
             }
@@ -161,7 +216,10 @@ struct TellPanic<'a>(&'a Stop, u8);
 impl Drop for TellPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = format!("the thread of CPU {} panicked; this is a bug of the VMM's", self.1);
+            let text = format!(
+                "the thread of CPU {} panicked; this is a bug of the VMM's",
+                self.1
+            );
             self.0.request(Outcome::Failed(Error::Vcpu(text)));
         }
     }
@@ -224,6 +282,13 @@ impl Machine {
         if self.buses.mmio_write(MmioAddress(gpa), data).is_err() {
             self.stats.unclaimed.write(gpa);
         }
+    }
+}
+
+impl RunningVcpu {
+    fn kick(&self) {
+        // It may have ended: then it needs none.
+        let _ = self.thread.as_ref().map(|thread| thread.kill(SIGRTMIN()));
     }
 }
 
@@ -298,6 +363,7 @@ mod tests {
             buses,
             stats: Arc::default(),
             stop: Arc::clone(&stop),
+            gate: Gate::default(),
         };
         prepare_kicks().unwrap();
         let running = Vcpu { fd, index: 0 }.start(Arc::new(machine)).unwrap();

@@ -82,6 +82,14 @@ fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) {
     // The line of its driver says that already.
     others.retain(|(member, _)| *member != device.address);
     lines.push(match others.as_slice() {
+        // The kernel names them so (vfio_noiommu_group_alloc).
+        _ if host.tree.line(&format!("sys/kernel/iommu_groups/{group}/name")).as_deref() == Some("vfio-noiommu") => {
+            Line::fail(
+                "group",
+                format!("group {group} is one without an IOMMU: VFIO was told to do without, and no guest is safe so"),
+                "switch the IOMMU on (see the line 'iommu'), and off: vfio.enable_unsafe_noiommu_mode; then vmm unbind and bind it",
+            )
+        }
         [] => Line::ok("group", members(host, group)),
         _ => Line::fail(
             "group",
@@ -147,10 +155,16 @@ fn iova(reserved: &[ReservedRegion]) -> Line {
 
 fn reset(host: &Host, address: PciAddress) -> Line {
     // Since 5.15 the kernel says how; before that, only whether.
-    let methods = host.tree.line(&attribute(address, "reset_method"));
+    let file = attribute(address, "reset_method");
+    let methods = host.tree.line(&file);
     let can = host.sysfs.device(address).join("reset").exists();
     match methods {
         Some(methods) => Line::ok("reset", format!("resets by: {methods}")),
+        None if can && host.tree.path(&file).exists() => Line::warning(
+            "reset",
+            "its resets were switched off: it is refused unless its whole bus is given away and reset",
+            format!("echo default > /{file}"),
+        ),
         None if can => Line::ok("reset", "the kernel can reset it"),
         None => Line::warning(
             "reset",

@@ -249,6 +249,23 @@ fn a_group_without_its_node_says_so() {
 }
 
 #[test]
+fn a_group_that_no_iommu_stands_behind_fails() {
+    let fixture = good().file("sys/kernel/iommu_groups/7/name", "vfio-noiommu\n");
+    let parts = ["group 7 is one without an IOMMU", "enable_unsafe_noiommu_mode"];
+    complains(&fixture, &probes(), "group Fail", &parts);
+}
+
+#[test]
+fn a_device_whose_resets_were_switched_off_is_a_warning() {
+    let folder = "sys/bus/pci/devices/0000:00:02.0";
+    let method = format!("{folder}/reset_method");
+    // The kernel keeps the other file where it could reset the device when it found it.
+    let fixture = good().file(&method, "").file(&format!("{folder}/reset"), "");
+    let default = format!("echo default > /{method}");
+    complains(&fixture, &probes(), "reset Warning", &["switched off", &default]);
+}
+
+#[test]
 fn a_device_that_nothing_resets_is_a_warning_with_the_option() {
     let method = "sys/bus/pci/devices/0000:00:02.0/reset_method";
     complains(

@@ -9,6 +9,8 @@
     reason = "tests say what they expect by panicking"
 )]
 
+mod control;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
