@@ -53,7 +53,10 @@ impl Held {
         assert_eq!(self.fds, before.fds, "{name}: fds");
         // The allocator splits and joins its own.
         assert!(self.mappings <= before.mappings + 4, "{name}: {self:?}");
-        assert!(self.resident_kib <= before.resident_kib + SLACK_KIB, "{name}: {self:?}");
+        assert!(
+            self.resident_kib <= before.resident_kib + SLACK_KIB,
+            "{name}: {self:?}"
+        );
     }
 }
 

@@ -136,12 +136,12 @@ impl MutEventSubscriber for Signals {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
         if let Ok(Some(signal)) = self.fd.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            // The guest runs as long as this is heard.
-            let _ = match Signal::try_from(number) {
-                Ok(PAUSE) => self.control.pause(),
-                Ok(RESUME) => self.control.resume(),
-                _ => Ok(self.stop.request(Outcome::Signal(number))),
-            };
+            // The guest runs as long as this is heard, so pause and resume find it.
+            match Signal::try_from(number) {
+                Ok(PAUSE) => drop(self.control.pause()),
+                Ok(RESUME) => drop(self.control.resume()),
+                _ => self.stop.request(Outcome::Signal(number)),
+            }
         }
     }
 

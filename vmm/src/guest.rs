@@ -12,8 +12,8 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
 use resources::{AddressRange, CpuReach, Layout, Reserved};
-use vfio_passthrough::backend::sysfs::Sysfs;
 use serde_json::Value;
+use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::dma::{Mapping, check_locked_memory};
 use vfio_passthrough::kvm::KvmHost;
 
@@ -22,6 +22,7 @@ use crate::console::RawTerminal;
 use crate::constant::Constant;
 use crate::control::{Configuration, Control, Life};
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
+use crate::interrupts::Interrupts;
 use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
@@ -44,6 +45,7 @@ pub struct Host {
     ram: Ram,
     constant: Option<Constant>,
     _mappings: Vec<Mapping>,
+    interrupts: Arc<Interrupts>,
 }
 
 /// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU
@@ -121,6 +123,7 @@ impl Host {
             ram,
             constant: Constant::new(),
             _mappings,
+            interrupts: Arc::new(Interrupts::open()),
         };
         Ok((host, vm))
     }
@@ -263,6 +266,7 @@ impl Vm {
         stats.phase("guest");
         // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
         control.end();
+        host.interrupts.count(&self.functions.addresses(), stats);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let shut_down = self.functions.shutdown();
         drop((shared, main_loop, events, slots, constant, terminal));
@@ -350,9 +354,11 @@ impl Vm {
     fn counters(&self, host: &Host, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
         let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
         let (functions, calls) = (self.functions.clone(), host.devices.as_ref().map(Devices::calls));
+        let (interrupts, addresses) = (Arc::clone(&host.interrupts), functions.addresses());
         Box::new(move || {
             let live = stats.as_ref().clone();
             count(&kvm_host, &functions, &live);
+            interrupts.count(&addresses, &live);
             calls.iter().for_each(|calls| vfio::count(calls, &live));
             live.json()
         })

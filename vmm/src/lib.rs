@@ -26,6 +26,7 @@ pub mod control;
 mod error;
 pub mod events;
 pub mod guest;
+pub mod interrupts;
 pub mod kvm;
 pub mod layout;
 pub mod machine;
@@ -41,7 +42,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use cli::{
-    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError, SizeError,
+    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError,
+    SizeError,
 };
 pub use error::Error;
 pub use stop::Outcome;

@@ -1,39 +1,41 @@
 //! The command line.
 
+mod logs;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use env_logger::Env;
+use log::Level;
+use logs::Style;
 use vmm::{Command, CommandLine, Outcome, control, prepare};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(Env::default().default_filter_or("warn"))
-        .format_timestamp(None)
-        .init();
+    let style = Style::of_stderr();
+    style.set_up_log();
     let line = CommandLine::parse();
     match (&line.command, &line.guest) {
-        (Some(Command::Prepare(command)), _) => ended(prepare(command)),
-        (Some(Command::Stats { socket, json }), _) => ended(control::stats(socket, *json).map(said)),
-        (None, Some(args)) => ended(vmm::run(args).map(|outcome| status(&outcome))),
+        (Some(Command::Prepare(command)), _) => ended(style, prepare(style, command)),
+        (Some(Command::Stats { socket, json }), _) => ended(style, control::stats(socket, *json).map(said)),
+        (None, Some(args)) => ended(style, vmm::run(args).map(|outcome| status(&outcome))),
         // clap asks for --kernel where there is no command.
         (None, None) => ExitCode::FAILURE,
     }
 }
 
-fn ended<E: Display>(result: Result<ExitCode, E>) -> ExitCode {
+fn ended<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        style.say(Level::Error, &format!("error: {error}"));
         ExitCode::FAILURE
     })
 }
 
-fn prepare(command: &prepare::Command) -> Result<ExitCode, prepare::Error> {
+fn prepare(style: Style, command: &prepare::Command) -> Result<ExitCode, prepare::Error> {
     let report = prepare::run(command)?;
     said(report.out.clone());
     let warnings = report.warnings.iter();
-    warnings.for_each(|warning| eprintln!("warning: {warning}"));
+    warnings.for_each(|warning| style.say(Level::Warn, &format!("warning: {warning}")));
     Ok(report.status())
 }
 

@@ -138,9 +138,14 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
 }
 
 /// What to say where all of the guest's RAM is pinned at once and the host has not that much to spare. It may
-/// make room yet, by swapping others out.
-pub fn shortage(asked: MemorySize) -> Option<String> {
-    told_shortage(asked, &std::fs::read_to_string("/proc/meminfo").ok()?)
+/// make room yet, by swapping others out. Huge pages that are reserved are nobody else's.
+pub fn shortage(asked: Memory) -> Option<String> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    asked
+        .hugepages
+        .is_none()
+        .then(|| told_shortage(asked.size, &meminfo))
+        .flatten()
 }
 
 fn told_shortage(asked: MemorySize, meminfo: &str) -> Option<String> {

@@ -142,12 +142,15 @@ impl<D: DeviceMmio> DeviceMmio for Counted<D> {
     }
 }
 
-/// Traps into one assigned function.
-#[derive(Debug, Default, Serialize)]
+/// Traps into one assigned function, and its interrupts.
+#[derive(Clone, Debug, Default, Serialize)]
 struct Traps {
     #[serde(flatten)]
     counts: BTreeMap<&'static str, u64>,
     bars: Arc<BarHeat>,
+    /// By vector, where they are known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    interrupts: BTreeMap<String, u64>,
 }
 
 /// Traps into the BARs of one assigned function, by their pages: those of BAR0 are `bars[0]`, those of the ROM
@@ -261,6 +264,14 @@ impl Stats {
         Arc::clone(&traps.entry(name.to_owned()).or_default().bars)
     }
 
+    /// `count` more interrupts of a vector of the function `name`.
+    pub fn interrupts(&self, name: &str, vector: &str, count: u64) {
+        let mut traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        let interrupts = &mut traps.entry(name.to_owned()).or_default().interrupts;
+        let total = interrupts.entry(vector.to_owned()).or_default();
+        *total = total.saturating_add(count);
+    }
+
     fn device(&self, name: impl Into<String>, counts: impl Serialize) {
         if let Ok(counts) = serde_json::to_value(counts) {
             self.devices
@@ -344,6 +355,8 @@ mod tests {
         stats.trapped("0000:01:00.0", "config_reads", 1);
         stats.trapped("0000:01:00.0", "config_reads", 2);
         stats.bar_heat("0000:01:00.0").at(0, 0x2fff);
+        stats.interrupts("0000:01:00.0", "msix[0]", 3);
+        stats.interrupts("0000:01:00.0", "msix[0]", 4);
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
         stats.write(file.path()).unwrap();
@@ -355,6 +368,7 @@ mod tests {
             (&json["devices"]["unclaimed"]["writes"], 2),
             (&json["devices"]["unclaimed"]["by_address"]["0x80"], 2),
             (&json["devices"]["0000:01:00.0"]["config_reads"], 3),
+            (&json["devices"]["0000:01:00.0"]["interrupts"]["msix[0]"], 7),
             (&json["exits"]["total"], 1),
             (&json["exits"]["hlt"], 0),
             (&json["kvm_ioctls"]["create_vm"], 2),

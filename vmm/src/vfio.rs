@@ -250,6 +250,13 @@ impl Functions {
         }
     }
 
+    /// Their addresses in the host.
+    pub fn addresses(&self) -> Vec<String> {
+        self.iter()
+            .map(|(_, function)| function.address().to_string())
+            .collect()
+    }
+
     /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
     ///
     /// All are taken, whatever fails; the first failure is reported.

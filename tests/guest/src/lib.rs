@@ -54,6 +54,11 @@ pub enum Report {
         /// Whether what was read back is what was written.
         same: bool,
     },
+    /// The guest listens to its power button, or has heard it.
+    Button {
+        /// Whether it was pressed.
+        pressed: bool,
+    },
     /// The edu device copies into memory, and goes on.
     Copies {
         /// How often it has done so.

@@ -4,6 +4,7 @@
 //! JSON line behind a prefix that nothing else prints (see [`report`]), and ends the machine.
 
 mod bar_memory;
+mod button;
 mod disk;
 mod edu;
 mod interrupts;

@@ -56,6 +56,8 @@ pub enum Step {
     Rom,
     /// Take drivers from NVMes and give them back, so many times.
     Rebind { times: u64 },
+    /// Wait for the power button, for so long at most.
+    Button { milliseconds: u64 },
     /// Do nothing for a while, so that someone can look from outside.
     Pause { milliseconds: u64 },
 }
@@ -129,6 +131,9 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "rom" => Step::Rom,
         "rebind" => Step::Rebind {
             times: value.parse().ok()?,
+        },
+        "button" => Step::Button {
+            milliseconds: value.parse().ok()?,
         },
         "pause" => Step::Pause {
             milliseconds: value.parse().ok()?,

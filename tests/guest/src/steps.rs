@@ -10,7 +10,7 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::{self, Error};
-use crate::{bar_memory, edu, interrupts, p2p, pci, ports, report, rom, toggle, usb};
+use crate::{bar_memory, button, edu, interrupts, p2p, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -46,6 +46,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
             return Ok(());
         }
         Step::Rebind { times } => return rebind(times),
+        Step::Button { milliseconds } => return button::wait_for(Duration::from_millis(milliseconds)),
         Step::Pause { milliseconds } => {
             sleep(Duration::from_millis(milliseconds));
             return Ok(());

@@ -22,7 +22,7 @@ const L1_MODULES: &[&str] = &[
     "e1000",
 ];
 
-/// Modules that an L2 may want: those of [`Device::modules`](crate::Device::modules).
+/// Modules that an L2 may want: those of [`Device::modules`](crate::Device::modules), and its power button's.
 const L2_MODULES: &[&str] = &[
     "nvme",
     "e1000",
@@ -33,6 +33,8 @@ const L2_MODULES: &[&str] = &[
     "sd_mod",
     "xhci-pci",
     "usb-storage",
+    "button",
+    "evdev",
 ];
 
 /// A kernel for L1 and L2.

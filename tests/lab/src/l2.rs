@@ -130,6 +130,21 @@ impl Guest {
         self
     }
 
+    /// Asks the VMM's control socket when the guest first prints `marker`: methods and what is asked for.
+    #[must_use]
+    pub fn ask_at(mut self, marker: &str, socket: &str, asked: &[(&str, &str)]) -> Self {
+        let ask = |(method, what): &(&str, &str)| {
+            let request = format!("{method} /api/v1/{what} HTTP/1.1\r\nHost: vmm\r\n\r\n");
+            (socket.to_owned(), request)
+        };
+        self.program.triggers.push(Trigger {
+            marker: marker.into(),
+            asks: asked.iter().map(ask).collect(),
+            ..Trigger::default()
+        });
+        self
+    }
+
     /// Runs another program in L1 when the guest first prints `marker`.
     #[must_use]
     pub fn run_at(mut self, marker: &str, program: Vec<String>) -> Self {

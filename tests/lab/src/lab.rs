@@ -120,6 +120,7 @@ impl Lab {
             .iter()
             .flat_map(|device| device.modules())
             .copied()
+            .chain(["button", "evdev"])
             .collect();
         let mut archive = Initramfs::create(path, &self.programs()?.guest)?;
         archive.add_modules(&kernel.modules(&wanted)?)?;

@@ -163,6 +163,8 @@ pub struct Trigger {
     pub marker: String,
     /// Files to read then. `{pid}` stands for the program's process.
     pub files: Vec<String>,
+    /// Requests to make then of a UNIX socket, one connection each: its path, and what is written.
+    pub asks: Vec<(String, String)>,
     /// Another program to run then, with its arguments, to its end; none if empty.
     pub program: Vec<String>,
     /// A signal to send to the program then, if any.
@@ -199,7 +201,7 @@ pub struct Sighting {
     pub after_ns: u64,
     /// The trigger's files, as they were. One that could not be read is absent.
     pub files: BTreeMap<String, String>,
-    /// What the trigger's program wrote, to either output.
+    /// What was answered to the trigger's requests, and what its program wrote, to either output.
     pub said: String,
 }
 

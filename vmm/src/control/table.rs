@@ -22,6 +22,9 @@ fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
         Value::Object(members) => members
             .iter()
             .for_each(|(name, value)| flatten(&below(name), value, lines)),
+        Value::Array(members) => (0_usize..)
+            .zip(members)
+            .for_each(|(index, value)| flatten(&below(&index.to_string()), value, lines)),
         Value::Number(number) => {
             let number = number.as_u64().unwrap_or_default();
             if number != 0 {
@@ -51,12 +54,12 @@ mod tests {
         let value = json!({
             "exits": { "total": 7, "hlt": 0 },
             "phases_ns": { "kvm": 1_234_567 },
-            "devices": { "0000:01:00.0": { "bar_pages": { "0:0x2000": 12 } } },
+            "devices": { "0000:01:00.0": { "bars": [{}, { "0x2000": 12 }] } },
         });
         let expected = "\
-devices 0000:01:00.0 bar_pages 0:0x2000            12
-exits total                                         7
-phase kvm                                    1.234 ms
+devices 0000:01:00.0 bars 1 0x2000            12
+exits total                                    7
+phase kvm                               1.234 ms
 ";
         assert_eq!(super::counters(&value), expected);
     }

@@ -327,7 +327,6 @@ mod tests {
     impl DevicePio for Broken {
         fn pio_read(&self, _: PioAddress, _: PioAddressOffset, _: &mut [u8]) {}
 
-        #[expect(clippy::panic, reason = "this is the bug")]
         fn pio_write(&self, _: PioAddress, _: PioAddressOffset, _: &[u8]) {
             panic!("the device's bug");
         }
@@ -373,7 +372,7 @@ mod tests {
         drop(running);
         let outcome = Arc::into_inner(stop).and_then(Stop::into_outcome);
         let Some(Outcome::Failed(error)) = outcome else {
-            unreachable!("{outcome:?}")
+            panic!("{outcome:?}")
         };
         assert!(error.to_string().contains("CPU 0 panicked"), "{error}");
     }

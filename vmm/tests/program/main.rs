@@ -5,11 +5,13 @@
 
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "tests say what they expect by panicking"
 )]
 
 mod control;
+mod journal;
 
 use std::fs::File;
 use std::io::Write;

@@ -15,7 +15,10 @@ pub const TESTS: &[Test] = &[
     ("leaving: by a signal, an abort or a triple fault", by_signal),
     ("leaving: killed at random moments", killed),
     ("leaving: without memory for the guest", without_memory),
-    ("leaving: one process attaches and detaches again and again", attach),
+    (
+        "leaving: one process attaches and detaches again and again",
+        attach,
+    ),
 ];
 
 /// For a kernel that can count its calls.
@@ -93,7 +96,9 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
     let kills = times(8, 200);
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
-    let guest = Guest::new("hash:64K,read:3000").memory(SMALL).device(&before.device);
+    let guest = Guest::new("hash:64K,read:3000")
+        .memory(SMALL)
+        .device(&before.device);
     let life = boot(l1, &guest)?.finished.elapsed_ns;
     let mut random = Random::fresh(l1)?;
     println!("kills of a life of {life} ns; seed {:#x}", random.0);
@@ -108,7 +113,10 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
         before.assert_usable(l1, &format!("killed after {moment} ns"))?;
     }
     println!("killed: {ends:?}");
-    assert!(ends.len() > 2, "before the guest, in its boot, and under I/O: {ends:?}");
+    assert!(
+        ends.len() > 2,
+        "before the guest, in its boot, and under I/O: {ends:?}"
+    );
     Ok(())
 }
 
@@ -151,7 +159,12 @@ fn without_memory(l1: &mut L1) -> Result<(), Error> {
     let mut limited = Guest::new("hash:64K").memory("512M").device(&before.device);
     limited.program.address_space = Some(400 << 20);
     let outcome = limited.boot(l1)?;
-    assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.account());
+    assert_eq!(
+        outcome.finished.ending,
+        Ending::Status(1),
+        "{}",
+        outcome.account()
+    );
     for part in ["error: guest RAM of 512 MiB", "--memory", "ulimit -v"] {
         assert!(outcome.stderr.contains(part), "{part}\n{}", outcome.account());
     }
@@ -159,7 +172,10 @@ fn without_memory(l1: &mut L1) -> Result<(), Error> {
 
     let has_mib = field(&l1.read("/proc/meminfo")?, "MemTotal:").unwrap() >> 10;
     let all = format!("{}M", has_mib & !1);
-    let outcome = Guest::new("hash:64K").memory(&all).device(&before.device).boot(l1)?;
+    let outcome = Guest::new("hash:64K")
+        .memory(&all)
+        .device(&before.device)
+        .boot(l1)?;
     assert_eq!(
         outcome.finished.ending,
         Ending::Signal(SIGKILL),
@@ -177,7 +193,9 @@ fn attach(l1: &mut L1) -> Result<(), Error> {
     let before = Before::of(l1, device)?;
     let count = times(20, 200).to_string();
     let run = l1.run(Program {
-        arguments: [place::ATTACH, &before.device, &count].map(str::to_owned).to_vec(),
+        arguments: [place::ATTACH, &before.device, &count]
+            .map(str::to_owned)
+            .to_vec(),
         ..Program::default()
     })?;
     println!("{}", run.stdout);

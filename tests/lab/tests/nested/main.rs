@@ -12,6 +12,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod conformance;
+mod control;
 mod data;
 mod devices;
 mod endings;
@@ -88,7 +89,15 @@ fn lanes() -> [Vec<Group>; LANES] {
             (
                 "6.12",
                 full(Kernel::Stock612),
-                [main.as_slice(), &rest, leaving::ON_STOCK, tools::TESTS, conformance::TESTS].concat(),
+                [
+                    main.as_slice(),
+                    &rest,
+                    leaving::ON_STOCK,
+                    control::TESTS,
+                    tools::TESTS,
+                    conformance::TESTS,
+                ]
+                .concat(),
             ),
             ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
             ("6.12, AMD", amd(), layout::AMD.to_vec()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env::set_current_dir;
 use std::io::{Error, Read, Result, Write as _};
 use std::os::unix::fs::chroot;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -202,6 +203,19 @@ fn said(name: &str, arguments: &[String]) -> String {
     }
 }
 
+/// What is answered at a UNIX socket until it is closed.
+fn asked(socket: &str, request: &str) -> String {
+    let mut answer = String::new();
+    let done = UnixStream::connect(socket).and_then(|mut stream| {
+        stream.write_all(request.as_bytes())?;
+        stream.read_to_string(&mut answer)
+    });
+    match done {
+        Ok(_) => answer + "\n",
+        Err(error) => format!("{answer}{socket}: {error}\n"),
+    }
+}
+
 /// The texts that are waited for, one after the other.
 struct Watch {
     process: Pid,
@@ -234,11 +248,14 @@ impl Watch {
             Some((path.clone(), setup::read(&real).ok()?))
         };
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
-        let said = trigger
-            .program
-            .split_first()
-            .map(|(name, rest)| said(name, rest))
-            .unwrap_or_default();
+        let answers = trigger
+            .asks
+            .iter()
+            .map(|(socket, request)| asked(socket, request));
+        let program = trigger.program.split_first();
+        let said = answers
+            .chain(program.map(|(name, rest)| said(name, rest)))
+            .collect();
         if let Some(signal) = trigger.signal {
             send(self.process, signal);
         }

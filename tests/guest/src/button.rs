@@ -1,0 +1,61 @@
+//! The power button, as Linux passes it on: a key of an input device (linux/input-event-codes.h).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use guest::Report;
+use nix::fcntl::OFlag;
+
+use crate::report;
+use crate::system::Error;
+
+const FOLDER: &str = "/dev/input";
+/// `struct input_event` on 64 bits: a time of 16 bytes, type, code, value.
+const EVENT: usize = 24;
+const KEY: u16 = 1;
+const POWER: u16 = 116;
+const DOWN: i32 = 1;
+
+/// Says that it listens, and then whether the button was pressed within that time.
+pub fn wait_for(time: Duration) -> Result<(), Error> {
+    let mut inputs = inputs()?;
+    report::send(&Report::Button { pressed: false });
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        if inputs.iter_mut().any(is_pressed) {
+            report::send(&Report::Button { pressed: true });
+            break;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn inputs() -> Result<Vec<File>, Error> {
+    let entries = fs::read_dir(FOLDER).map_err(Error::file("read", FOLDER))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let open = |path| {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(path)
+    };
+    Ok(paths.filter_map(|path| open(path).ok()).collect())
+}
+
+/// Looks at all events that there are.
+fn is_pressed(input: &mut File) -> bool {
+    let mut event = [0; EVENT];
+    while input.read(&mut event).is_ok_and(|count| count == EVENT) {
+        let [.., k0, k1, c0, c1, v0, v1, v2, v3] = event;
+        let (kind, code) = (u16::from_ne_bytes([k0, k1]), u16::from_ne_bytes([c0, c1]));
+        if (kind, code, i32::from_ne_bytes([v0, v1, v2, v3])) == (KEY, POWER, DOWN) {
+            return true;
+        }
+    }
+    false
+}

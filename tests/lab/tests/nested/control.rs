@@ -1,0 +1,72 @@
+//! A Linux guest that is controlled by the socket of its VMM, while its device is busy.
+
+use guest::Report;
+use lab::{Error, Guest, L1, sha256};
+
+use crate::Test;
+use crate::support::{assigned, boot, hashes};
+
+pub const TESTS: &[Test] = &[(
+    "control: a guest is paused under I/O, and hears its power button",
+    control,
+)];
+
+const SOCKET: &str = "/tmp/vm.sock";
+const INIT: &str = "\"report\":\"init\"";
+const HASH: &str = "\"report\":\"hash\"";
+const LISTENS: &str = "\"report\":\"button\",\"pressed\":false";
+
+fn control(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let expected = sha256(&l1.image(0)?[..1 << 20]);
+    let put = |what: &'static str| ("PUT", what);
+    let get = |what: &'static str| ("GET", what);
+    let guest = Guest::new("hash:64K,read:2000,hash:1M,button:5000")
+        .device(&device)
+        .arguments(["--control", SOCKET])
+        .ask_at(INIT, SOCKET, &[get("vm.info"), get("vm.devices")])
+        // The guest has begun to read.
+        .ask_at(
+            HASH,
+            SOCKET,
+            &[
+                put("vm.pause"),
+                get("vm.info"),
+                get("vm.counters"),
+                get("vm.counters"),
+                put("vm.resume"),
+            ],
+        )
+        .ask_at(LISTENS, SOCKET, &[put("vm.power-button")]);
+    let outcome = boot(l1, &guest)?;
+    let [first, paused, button] = &outcome.finished.sightings[..] else {
+        panic!("{}", outcome.account())
+    };
+    assert!(
+        first.said.contains("\"state\":\"running\"") && first.said.contains(&device),
+        "{first:?}"
+    );
+    assert!(paused.said.contains("\"state\":\"paused\""), "{paused:?}");
+    let total = |text: &str| {
+        text.split("\"total\":")
+            .nth(1)?
+            .split(['}', ','])
+            .next()
+            .map(str::to_owned)
+    };
+    let counters: Vec<_> = paused.said.lines().filter_map(total).collect();
+    assert!(counters.len() == 2 && counters[0] == counters[1], "{counters:?}");
+    for part in ["\"interrupts\":{\"msix[0]\":", "\"bars\":[{\"0x"] {
+        assert!(paused.said.contains(part), "no {part} in {}", paused.said);
+    }
+    assert!(button.said.contains("204 No Content"), "{button:?}");
+    let pressed = Report::Button { pressed: true };
+    assert!(outcome.reports.contains(&pressed), "{}", outcome.account());
+    assert_eq!(
+        hashes(&outcome).iter().filter(|hash| **hash == expected).count(),
+        1,
+        "{}",
+        outcome.account()
+    );
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Writes the man pages and the completions of shells into a folder, from the definition of the command line.
+//!
+//! ```console
+//! $ cargo run -p vmm --example packaging -- target/packaging
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use clap::CommandFactory;
+use clap_complete::{Shell, generate_to};
+use vmm::CommandLine;
+
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Fish, Shell::Zsh];
+
+fn main() -> io::Result<()> {
+    let usage = || io::Error::other("name a folder");
+    let folder = env::args_os().nth(1).map(PathBuf::from).ok_or_else(usage)?;
+    write(&folder)?;
+    for file in fs::read_dir(&folder)? {
+        println!("{}", file?.path().display());
+    }
+    Ok(())
+}
+
+/// `vmm.1` and one page for each command, and `vmm.bash`, `vmm.fish`, `_vmm`.
+fn write(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(CommandLine::command(), folder)?;
+    let mut line = CommandLine::command();
+    SHELLS
+        .iter()
+        .try_for_each(|shell| generate_to(*shell, &mut line, "vmm", folder).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn every_option_and_command_is_in_the_man_page_and_in_each_completion() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        // A dash that may not become another sign is escaped in a man page.
+        let read = |name: &str| {
+            let text = fs::read_to_string(folder.path().join(name)).unwrap();
+            text.replace("\\-", "-")
+        };
+        let line = CommandLine::command();
+        let options = line.get_arguments().filter_map(|argument| argument.get_long());
+        let options: Vec<_> = options.map(str::to_owned).collect();
+        let commands: Vec<_> = line.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        assert!(options.contains(&"control".to_owned()) && commands.contains(&"check".to_owned()));
+        for file in ["vmm.1", "vmm.bash", "vmm.fish", "_vmm"] {
+            let text = read(file);
+            for word in options.iter().chain(&commands) {
+                assert!(text.contains(word.as_str()), "{word} is not in {file}");
+            }
+        }
+        for command in &commands {
+            assert!(read(&format!("vmm-{command}.1")).contains(".TH"), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_unit_starts_what_there_is() {
+        let unit = include_str!("../../packaging/vmm@.service");
+        let started = |prefix: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(prefix)).unwrap();
+            let words = line.replace("$VMM_ARGS", "--kernel /boot/vmlinuz --vfio 0000:01:00.0");
+            CommandLine::try_parse_from(words.split(' '))
+                .unwrap()
+                .guest
+                .unwrap()
+        };
+        let guest = started("ExecStart=");
+        assert_eq!(guest.control, Some("/run/vmm/%i/control.sock".into()));
+        assert!(
+            unit.contains("/usr/bin/vmm bind ") && CommandLine::command().find_subcommand("bind").is_some()
+        );
+    }
+}
