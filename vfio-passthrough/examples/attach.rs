@@ -15,7 +15,7 @@ use std::{env, fs};
 use kvm_ioctls::Kvm;
 use vfio_passthrough::host::{HostMemory, MemorySlots};
 use vfio_passthrough::kvm::{KvmHost, KvmLink};
-use vfio_passthrough::{BarIndex, Container, DmaSpace, Iova, PassthroughFunction, PciAddress, ResetPolicy};
+use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy};
 use vm_memory::{GuestAddress, GuestMemoryRegion, GuestRegionMmap};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -65,7 +65,7 @@ fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()
     let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), RAM, None)?);
     let memory: Arc<dyn HostMemory> = ram.clone();
     let slot = host.memory().place(ram.start_addr().0, memory.clone())?;
-    let mappings = DmaSpace::new(container).map_all([(Iova(0), memory)])?;
+    let mappings = container.dma().map_all([(Iova(0), memory)])?;
     function.config_write(0x10, &u32::try_from(BAR0)?.to_le_bytes());
     function.config_write(0x04, &6_u16.to_le_bytes());
     turn_vectors_on(&function)?;
