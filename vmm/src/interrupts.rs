@@ -34,9 +34,7 @@ impl Interrupts {
         let text = self.0.as_ref().map(read).unwrap_or_default();
         let vectors = text.lines().filter_map(vector);
         let ours = vectors.filter(|vector| addresses.iter().any(|own| own == vector.address));
-        ours.for_each(|vector| {
-            stats.interrupts(vector.address, vector.name, vector.count)
-        });
+        ours.for_each(|vector| stats.interrupts(vector.address, vector.name, vector.count));
     }
 }
 

@@ -360,6 +360,7 @@ mod tests {
         let stop = Arc::new(Stop::new().unwrap());
         let machine = Machine {
             buses,
+            posted: Arc::default(),
             stats: Arc::default(),
             stop: Arc::clone(&stop),
             gate: Gate::default(),
