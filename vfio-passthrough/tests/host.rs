@@ -170,6 +170,16 @@ fn an_error_is_heard_and_recovery_leaves_the_guest_what_it_programmed() {
 }
 
 #[test]
+fn recovery_waits_for_the_hosts_own_dealing_with_the_error() {
+    let setup = in_use();
+    let resets = setup.faults.made(Call::Reset);
+    (0..3).for_each(|nth| setup.faults.fail(Call::Reset, nth, libc::EAGAIN));
+    setup.function.recover().unwrap();
+    assert_eq!(setup.faults.made(Call::Reset), resets + 4);
+    assert_eq!(setup.guest.slots().len(), 1);
+}
+
+#[test]
 fn a_device_without_events_has_none() {
     let faults = Arc::new(Faults::default());
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();

@@ -81,6 +81,22 @@ pub enum Report {
         /// Interrupts that came during exactly these reads, by their name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
+    /// All disks are being read, each over and over.
+    Busy {
+        /// How many.
+        disks: usize,
+    },
+    /// A disk that was being read fails.
+    Lost {
+        /// The disk's name.
+        disk: String,
+        /// How many reads went well before.
+        reads: u64,
+        /// What the next one came to.
+        error: String,
+        /// How many disks have failed so far.
+        lost: usize,
+    },
     /// ARP requests to the network's router, one after the other.
     Net {
         /// The network interface, `eth0`.

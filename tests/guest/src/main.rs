@@ -8,6 +8,7 @@ mod button;
 mod disk;
 mod edu;
 mod interrupts;
+mod lose;
 mod memory;
 mod modules;
 mod net;

@@ -36,6 +36,8 @@ pub enum Step {
     Usb,
     /// Wait until there are so many disks in all.
     Disks { count: usize },
+    /// Read from all of so many disks at once, until so many of them have failed.
+    Lose { lost: usize, disks: usize },
     /// List how functions interrupt.
     Interrupts,
     /// Drive the edu device.
@@ -114,6 +116,13 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "disks" => Step::Disks {
             count: value.parse().ok()?,
         },
+        "lose" => {
+            let (lost, disks) = value.split_once('@')?;
+            Step::Lose {
+                lost: lost.parse().ok()?,
+                disks: disks.parse().ok()?,
+            }
+        }
         "interrupts" => Step::Interrupts,
         "edu" => Step::Edu,
         "copy" => Step::Copy {
@@ -213,6 +222,7 @@ mod tests {
             "dance",
             "end:never",
             "write:1M@",
+            "lose:1",
             "hash:99999999999999999M",
             "read:10x",
         ] {

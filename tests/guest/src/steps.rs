@@ -10,7 +10,7 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::{self, Error};
-use crate::{bar_memory, button, edu, interrupts, p2p, pci, ports, report, rom, toggle, usb};
+use crate::{bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -31,6 +31,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Disks { count } => return disk::open_all(count).map(drop),
         Step::Net { count } => return on_networks(count),
         Step::Usb => usb::look()?,
+        Step::Lose { lost, disks } => return lose::lose(lost, disks),
         Step::Interrupts => Report::Interrupts {
             functions: interrupts::of_functions()?,
         },
@@ -187,7 +188,7 @@ fn ask(interface: &str, count: u64) -> Result<Report, Error> {
 }
 
 /// Offsets of blocks, in an order that no read-ahead guesses and that is the same each time.
-fn scattered(blocks: u64) -> impl Iterator<Item = u64> {
+pub fn scattered(blocks: u64) -> impl Iterator<Item = u64> {
     (1u64..).map(move |n| {
         let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         mixed

@@ -67,6 +67,14 @@ pub enum Error {
         /// Why not.
         source: serde_json::Error,
     },
+    /// QEMU's monitor refused something, or is gone.
+    #[error("QEMU's monitor, {command}: {why}")]
+    Monitor {
+        /// The command, or what was waited for.
+        command: String,
+        /// Its own words.
+        why: String,
+    },
     /// A machine needs them.
     #[error("this lab has been set up without programs")]
     NoPrograms,

@@ -15,7 +15,7 @@ use crate::command::Tool;
 use crate::machine::{Machine, MachineFiles};
 use crate::protocol::{Finished, Message, Program, Request, Stream};
 use crate::watchdog::{PATIENCE, Watchdog};
-use crate::{Error, Lab, lab};
+use crate::{Error, Lab, Monitor, lab};
 
 /// How many lines of the console are kept for error messages.
 const CONSOLE_LINES: usize = 40;
@@ -39,6 +39,7 @@ pub struct L1 {
     echo: Echo,
     machine: Machine,
     images: Vec<PathBuf>,
+    monitor: Monitor,
     /// From L1's kernel's start to its readiness, by its own clock.
     ready_ns: u64,
     unguarded: Option<String>,
@@ -75,6 +76,7 @@ impl L1 {
         follow_console(&mut qemu, sender.clone());
         let agent = accept(&listener, &mut qemu)?;
         follow_agent(&agent, sender).map_err(Error::file("read", &files.socket))?;
+        let monitor = Monitor::connect(&files.monitor)?;
         let mut l1 = Self {
             qemu,
             agent,
@@ -84,6 +86,7 @@ impl L1 {
             echo,
             machine: machine.clone(),
             images: files.images,
+            monitor,
             ready_ns: 0,
             unguarded: None,
             _folder: folder,
@@ -122,8 +125,23 @@ impl L1 {
         std::fs::read(&path).map_err(Error::file("read", &path))
     }
 
+    /// QEMU's monitor.
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
     /// Runs a program to its end.
     pub fn run(&mut self, program: Program) -> Result<Run, Error> {
+        self.run_along(program, |_, _| Ok(()))
+    }
+
+    /// Runs a program to its end. `along` is called with all that it has printed each time it prints, and may do
+    /// something to the machine.
+    pub fn run_along(
+        &mut self,
+        program: Program,
+        mut along: impl FnMut(&mut Monitor, &str) -> Result<(), Error>,
+    ) -> Result<Run, Error> {
         self.send(&Request::Run(Box::new(program)))?;
         let (mut stdout, mut stderr) = (String::new(), String::new());
         loop {
@@ -131,7 +149,10 @@ impl L1 {
                 Message::Output { stream, text } => {
                     self.show(stream, &text);
                     match stream {
-                        Stream::Out => stdout.push_str(&text),
+                        Stream::Out => {
+                            stdout.push_str(&text);
+                            along(&mut self.monitor, &stdout)?;
+                        }
                         Stream::Err => stderr.push_str(&text),
                     }
                 }
@@ -177,6 +198,22 @@ impl L1 {
             address: address.into(),
             driver: driver.map(str::to_owned),
         })
+    }
+
+    /// Plugs NVMe number `index` in again, and waits until L1's kernel has found it.
+    pub fn plug(&mut self, index: usize) -> Result<(), Error> {
+        let device = self.machine.nvme(index);
+        self.monitor.execute("device_add", &device)?;
+        let path = format!("/sys/bus/pci/devices/{}/vendor", self.machine.address(index));
+        let deadline = Instant::now().checked_add(PATIENCE);
+        loop {
+            match self.read(&path) {
+                Err(Error::Refused(_)) if deadline.is_some_and(|deadline| Instant::now() < deadline) => {
+                    thread::sleep(std::time::Duration::from_millis(20));
+                }
+                found => return found.map(drop),
+            }
+        }
     }
 
     /// Renames a file or a device node.

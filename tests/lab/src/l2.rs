@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::lab::place;
 use crate::protocol::{Ending, Finished, Program, Request, Trigger};
-use crate::{Error, L1, Run};
+use crate::{Error, L1, Monitor, Run};
 
 /// Where the VMM writes its counters in L1.
 const STATS: &str = "/tmp/stats.json";
@@ -212,11 +212,21 @@ impl Guest {
 
     /// Boots it in `l1` by the VMM and waits for its end.
     pub fn boot(&self, l1: &mut L1) -> Result<Outcome, Error> {
+        self.boot_along(l1, |_, _| Ok(()))
+    }
+
+    /// The same; `along` may do something to L1 whenever the guest has printed something, and is given all of
+    /// it.
+    pub fn boot_along(
+        &self,
+        l1: &mut L1,
+        along: impl FnMut(&mut Monitor, &str) -> Result<(), Error>,
+    ) -> Result<Outcome, Error> {
         let mut program = self.program.clone();
         program.arguments = self.vmm_arguments();
         program.arguments.extend(["--stats".into(), STATS.into()]);
         l1.tell(&Request::Remove { path: STATS.into() })?;
-        let run = l1.run(program)?;
+        let run = l1.run_along(program, along)?;
         // A VMM that failed or was killed has none.
         let stats = l1.read(STATS).unwrap_or_default();
         Ok(Outcome::new(run, &stats))

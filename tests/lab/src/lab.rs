@@ -100,6 +100,7 @@ impl Lab {
             kernel: kernel.image,
             initrd,
             socket: folder.join("agent"),
+            monitor: folder.join("monitor"),
             images: images.collect::<Result<_, _>>()?,
         })
     }

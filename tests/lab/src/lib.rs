@@ -15,6 +15,7 @@ mod l2;
 mod lab;
 mod machine;
 mod modules;
+mod monitor;
 mod packages;
 mod pool;
 mod programs;
@@ -29,6 +30,7 @@ pub use l1::{Echo, L1, Run};
 pub use l2::{Guest, Outcome};
 pub use lab::{Lab, place, say, sha256};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS};
+pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
 pub use programs::workspace;
 

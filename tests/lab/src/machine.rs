@@ -4,6 +4,8 @@ mod devices;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::Kernel;
 
 /// Slots of q35's bus 0 for devices: 0 is the host bridge, 1d ours, 1f the chipset's.
@@ -16,8 +18,12 @@ pub enum Device {
     Nvme,
     /// Behind a port, with a disk image, and with virtual functions that share it.
     NvmeWithVfs,
+    /// As [`Device::Nvme`], behind a port at which it can be unplugged. Resets by FLR.
+    PluggedNvme,
     /// A PCIe NIC. Resets by power management.
     E1000e,
+    /// The same, behind a port that hears of its errors.
+    PluggedE1000e,
     /// A conventional NIC: INTx, ports. Cannot be reset.
     Rtl8139,
     /// A conventional NIC that has ports and nothing else. Cannot be reset.
@@ -48,14 +54,23 @@ impl Device {
     /// Whether it has a disk image.
     #[must_use]
     pub fn is_disk(self) -> bool {
-        matches!(self, Self::Nvme | Self::NvmeWithVfs | Self::Ahci | Self::UsbDisk)
+        matches!(
+            self,
+            Self::Nvme | Self::PluggedNvme | Self::NvmeWithVfs | Self::Ahci | Self::UsbDisk
+        )
     }
 
     /// Whether a bus of its own is between it and the root bus.
     fn has_bus(self) -> bool {
         matches!(
             self,
-            Self::NvmeWithVfs | Self::Ahci | Self::Xhci | Self::UsbDisk | Self::SharedGroup
+            Self::PluggedNvme
+                | Self::PluggedE1000e
+                | Self::NvmeWithVfs
+                | Self::Ahci
+                | Self::Xhci
+                | Self::UsbDisk
+                | Self::SharedGroup
         )
     }
 
@@ -63,8 +78,8 @@ impl Device {
     #[must_use]
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            Self::Nvme | Self::NvmeWithVfs => &["nvme"],
-            Self::E1000e => &["e1000e"],
+            Self::Nvme | Self::PluggedNvme | Self::NvmeWithVfs => &["nvme"],
+            Self::E1000e | Self::PluggedE1000e => &["e1000e"],
             Self::Rtl8139 => &["8139cp"],
             Self::Ne2k => &["ne2k-pci"],
             Self::Ahci => &["ahci", "sd_mod"],
@@ -189,6 +204,22 @@ impl Machine {
         self.address(index.unwrap_or(usize::MAX))
     }
 
+    /// The name that QEMU has for device number `index`, where that is a plugged one.
+    #[must_use]
+    pub fn id(&self, index: usize) -> String {
+        format!("device{index}")
+    }
+
+    /// What QEMU makes device number `index` of, an NVMe, once more: for `device_add`.
+    #[must_use]
+    pub fn nvme(&self, index: usize) -> Value {
+        let text = Value::String;
+        devices::nvme(index)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), text(value)))
+            .collect()
+    }
+
     /// The three NICs of a shared group, the rtl8139 last.
     #[must_use]
     pub fn nics(&self) -> [String; 3] {
@@ -246,6 +277,8 @@ impl Machine {
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         let path = |path: &Path| path.display().to_string();
         arguments.extend([
+            "-qmp".into(),
+            format!("unix:{},server=on,wait=off", path(&files.monitor)),
             "-chardev".into(),
             format!("socket,id=lab,path={}", path(&files.socket)),
         ]);
@@ -270,6 +303,8 @@ pub(crate) struct MachineFiles {
     pub initrd: PathBuf,
     /// The socket behind the agent's port.
     pub socket: PathBuf,
+    /// The socket of QEMU's monitor.
+    pub monitor: PathBuf,
     /// A disk image per device; unused for those that are no disks.
     pub images: Vec<PathBuf>,
 }

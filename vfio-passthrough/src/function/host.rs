@@ -2,12 +2,17 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, PassthroughFunction, Reset, State};
 use crate::irq::Demand;
 use crate::pci::regs::Command;
+
+/// How often, and how far apart, a reset is tried: a second in all.
+const RESET_TRIES: u32 = 100;
+const RESET_PAUSE: Duration = Duration::from_millis(10);
 
 impl PassthroughFunction {
     /// Signalled when the host asks for the device, because its driver is unbound or it is unplugged, and again every
@@ -70,12 +75,9 @@ impl PassthroughFunction {
             Reset::Function => self.reset_device(),
             Reset::Bus | Reset::Nothing => Ok(()),
         };
-        let reset = match reset {
-            // Whoever unbinds a driver holds the device's lock (pci_try_reset_function).
-            Err(Error::Reset { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            reset => reset,
-        };
-        self.both(quiet, reset)
+        // Whoever unbinds a driver does.
+        let is_refused = reset.as_ref().is_err_and(is_locked);
+        self.both(quiet, if is_refused { Ok(()) } else { reset })
     }
 
     /// Resets the function under the guest, which goes on: it finds the registers of config space as it left them, and
@@ -99,11 +101,12 @@ impl PassthroughFunction {
         let quiet = state.interrupts.reconcile(&Demand::default());
         let mut result = quiet.map_err(|source| self.interrupt_error(source));
         result = self.both(result, self.hide_windows(&mut state));
-        // The host's kernel may have reset the link, on which the BARs were lost: VFIO writes them again when what
-        // it takes to be decoded is found not to be (vfio_need_bar_restore).
-        result = self.both(result, self.write_command(command));
-        result = self.both(result, self.write_command(Command::empty()));
-        result = self.both(result, self.reset_device());
+        // Decoding stays on, in VFIO's eyes: if the host's kernel has reset the link, or does so meanwhile, the BARs
+        // are lost, and VFIO writes them again when it finds something off that it takes to be on
+        // (vfio_need_bar_restore).
+        let quiet = self.write_command(command.difference(Command::BUS_MASTER));
+        result = self.both(result, quiet);
+        result = self.both(result, self.reset_when_free());
         result = self.both(result, self.write_command(command));
         result = self.both(result, self.read_power_state(&mut state));
         if result.is_ok() {
@@ -113,4 +116,22 @@ impl PassthroughFunction {
         state.unsettled = result.is_err();
         result
     }
+
+    /// Resets it once the host's kernel does not hold its lock any more, as it does while it deals with the error
+    /// itself.
+    fn reset_when_free(&self) -> Result<(), Error> {
+        let mut tries = RESET_TRIES;
+        loop {
+            match self.reset_device() {
+                Err(error) if is_locked(&error) && tries > 0 => std::thread::sleep(RESET_PAUSE),
+                result => return result,
+            }
+            tries = tries.saturating_sub(1);
+        }
+    }
+}
+
+/// Somebody in the host's kernel holds the device's lock (pci_try_reset_function).
+fn is_locked(error: &Error) -> bool {
+    matches!(error, Error::Reset { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
 }

@@ -7,12 +7,27 @@ use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS};
 /// The arguments that make device number `index`.
 pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<String> {
     let slot = FIRST_SLOT.saturating_add(index);
+    if device == Device::PluggedNvme {
+        // A drive of its own would go with it when it is unplugged.
+        let file = format!(
+            "driver=raw,node-name=disk{index},file.driver=file,file.filename={}",
+            image.display()
+        );
+        let properties = nvme(index).map(|(name, value)| format!("{name}={value}"));
+        let device = devices([port(index, slot), properties.join(",")]);
+        return [vec!["-blockdev".to_owned(), file], device].concat();
+    }
     if device.is_disk() {
         let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
         return [vec!["-drive".to_owned(), drive], disk(index, slot, device)].concat();
     }
     match device {
         Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
+        Device::PluggedE1000e => {
+            let place = format!("id=device{index},bus=port{index}");
+            let nic = nic("e1000e", &format!("net{index}"), &place);
+            [devices([port(index, slot)]), nic].concat()
+        }
         Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Ne2k => nic("ne2k_pci", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Xhci => devices([
@@ -71,6 +86,17 @@ fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
         ]),
         _ => devices([format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}")]),
     }
+}
+
+/// The properties of an NVMe behind port number `index`.
+pub(super) fn nvme(index: usize) -> [(&'static str, String); 5] {
+    [
+        ("driver", "nvme".to_owned()),
+        ("id", format!("device{index}")),
+        ("serial", format!("lab{index}")),
+        ("drive", format!("disk{index}")),
+        ("bus", format!("port{index}")),
+    ]
 }
 
 fn port(index: usize, slot: usize) -> String {

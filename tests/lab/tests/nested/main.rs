@@ -18,6 +18,7 @@ mod devices;
 mod endings;
 mod errors;
 mod held;
+mod host;
 mod layout;
 mod leaving;
 mod mappings;
@@ -83,6 +84,7 @@ fn lanes() -> [Vec<Group>; LANES] {
     ]
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
+    let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
     [
         vec![
@@ -107,6 +109,7 @@ fn lanes() -> [Vec<Group>; LANES] {
         vec![
             ("small", full(Kernel::Small), small),
             ("small", e1000e, nics::TESTS.to_vec()),
+            ("small, ports", ports, host::TESTS.to_vec()),
             ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
             // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
             // need.

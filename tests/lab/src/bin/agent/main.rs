@@ -24,6 +24,11 @@ fn main() {
         eprintln!("agent: {}", run::exec_in_root(&arguments));
         std::process::exit(127);
     }
+    if let Some([word, address]) = arguments.get(1..)
+        && word == pci::UNBIND
+    {
+        return println!("{}", pci::unbind(address));
+    }
     if let Err(error) = serve() {
         // The console is all there is: it ends up in the lab's log of L1.
         eprintln!("agent: {error}");
