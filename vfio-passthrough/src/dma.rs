@@ -11,11 +11,11 @@ mod state;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
-pub use locked::check_locked_memory;
+pub use locked::allow_locked_memory;
 use state::State;
 
 use crate::address::{ByteRange, Iova};
-use crate::backend::AddressSpace;
+use crate::backend::{AddressSpace, Joined};
 use crate::host::HostMemory;
 
 /// The I/O address space of a guest's devices. Cloning gives another handle of the same one.
@@ -59,7 +59,7 @@ impl DmaSpace {
     ///
     /// [`Error::Info`].
     pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
-        self.state().reach()
+        self.state().room().map(|room| room.reach)
     }
 
     /// Lets the devices see `memory` at `iova`.
@@ -77,22 +77,28 @@ impl DmaSpace {
         })
     }
 
-    /// Maps all or nothing: after a failure, what was mapped before it is unmapped again.
+    /// Maps all or nothing: after a failure, what was mapped before it is unmapped again. Pieces that are adjacent
+    /// here and there are one mapping, and one call: what is to be unmapped by itself is to be mapped by itself.
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map), and [`Error::OutOfReach`] before anything is mapped.
+    /// As for [`map`](Self::map); [`Error::OutOfReach`] and [`Error::Full`] before anything is mapped.
     pub fn map_all(
         &self,
         memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>,
     ) -> Result<Vec<Mapping>, Error> {
-        let memory: Vec<_> = memory.into_iter().collect();
-        let reach = self.reach()?;
+        let memory = coalesce(memory.into_iter().collect());
+        let room = self.state().room()?;
         for (iova, memory) in &memory {
-            let range = range(*iova, &**memory)?;
+            let (range, reach) = (range(*iova, &**memory)?, &room.reach);
             if !reach.iter().any(|reach| reach.contains(range)) {
+                let reach = reach.clone();
                 return Err(Error::OutOfReach { range, reach });
             }
+        }
+        let (needed, available) = (memory.len(), room.mappings);
+        if needed > available {
+            return Err(Error::Full { needed, available });
         }
         // Collecting stops at the first error, and drops, that is unmaps, what it had.
         memory
@@ -105,6 +111,26 @@ impl DmaSpace {
         // A panic elsewhere leaves the state as it was between two calls of the kernel, all of which it knows.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Joins what is adjacent both in this process and for the devices.
+fn coalesce(mut memory: Vec<(Iova, Arc<dyn HostMemory>)>) -> Vec<(Iova, Arc<dyn HostMemory>)> {
+    memory.sort_by_key(|(iova, _)| *iova);
+    let mut joined: Vec<(Iova, Joined)> = Vec::with_capacity(memory.len());
+    for (iova, piece) in memory {
+        let before = joined
+            .last_mut()
+            .filter(|(start, own)| start.0.checked_add(own.size()) == Some(iova.0));
+        let alone = match before {
+            Some((_, own)) => own.join(piece),
+            None => Err(piece),
+        };
+        if let Err(piece) = alone {
+            joined.push((iova, Joined::new(piece)));
+        }
+    }
+    let each = joined.into_iter();
+    each.map(|(iova, own)| (iova, own.into_memory())).collect()
 }
 
 fn range(iova: Iova, memory: &dyn HostMemory) -> Result<ByteRange, Error> {

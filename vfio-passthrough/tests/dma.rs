@@ -1,6 +1,7 @@
 //! DMA mappings on the model: all or nothing, and memory that outlives what the kernel does not let go of.
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a test that fails panics"
 )]
@@ -98,6 +99,122 @@ fn what_could_not_be_ended_keeps_its_memory_and_is_ended_later() {
     drop(mapping);
     assert_eq!((Arc::strong_count(&region), faults.made(Call::UnmapDma)), (1, 2));
     assert_eq!(iommu.mappings(), []);
+}
+
+/// Pieces of one stretch of memory, each for itself.
+fn pieces(count: usize) -> Vec<Arc<dyn HostMemory>> {
+    let whole: GuestRegionMmap<()> = GuestRegionMmap::from_range(GuestAddress(0), count * MIB, None).unwrap();
+    let whole = Arc::new(whole);
+    (0..count)
+        .map(|index| Arc::new(Piece(whole.clone(), index)) as Arc<dyn HostMemory>)
+        .collect()
+}
+
+struct Piece(Arc<GuestRegionMmap<()>>, usize);
+
+// SAFETY: the bytes are those of a region, which is held, and which promises the same.
+unsafe impl HostMemory for Piece {
+    fn host_address(&self) -> *mut u8 {
+        self.0.as_ptr().wrapping_add(self.1 * MIB)
+    }
+
+    fn size(&self) -> u64 {
+        MIB as u64
+    }
+}
+
+#[test]
+fn what_is_adjacent_here_and_there_is_one_call() {
+    let mib = |index: u64| Iova(index << 20);
+    // Where the devices see them, and what is mapped.
+    let cases = [
+        ([0, 1, 2, 3], vec![(0, 4)]),
+        ([0, 1, 3, 4], vec![(0, 2), (3, 5)]),
+        ([1, 0, 2, 3], vec![(0, 1), (1, 2), (2, 4)]),
+        ([3, 2, 1, 0], vec![(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ];
+    for (places, expected) in cases {
+        let (faults, iommu, space) = setup();
+        // In any order.
+        let memory = places.map(mib).into_iter().zip(pieces(4)).rev();
+        let mappings = space.map_all(memory).unwrap();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(start, end)| ByteRange::between(start << 20, end << 20))
+            .collect();
+        assert_eq!(iommu.mappings(), expected, "{places:?}");
+        assert_eq!(faults.made(Call::MapDma), expected.len() as u64);
+        drop(mappings);
+        assert_eq!(iommu.mappings(), []);
+    }
+}
+
+#[test]
+fn what_is_joined_comes_back_whole_and_holds_its_pieces() {
+    let (_, _, space) = setup();
+    let memory = pieces(2);
+    let weak: Vec<_> = memory.iter().map(Arc::downgrade).collect();
+    let mut mappings = space
+        .map_all([Iova(0), Iova(MIB as u64)].into_iter().zip(memory))
+        .unwrap();
+    assert!(weak.iter().all(|piece| piece.strong_count() == 1));
+    let whole = mappings.pop().unwrap().unmap().unwrap();
+    assert_eq!((whole.size(), mappings.len()), (2 * MIB as u64, 0));
+    drop(whole);
+    assert!(weak.iter().all(|piece| piece.strong_count() == 0));
+}
+
+#[test]
+fn more_than_the_container_takes_is_refused_before_anything_is_pinned() {
+    let faults = Arc::new(Faults::default());
+    let iommu = Arc::new(Iommu::new(faults.clone()).with_limit(3));
+    let space = DmaSpace::new(iommu.clone());
+    let _first = space.map(Iova(0), memory()).unwrap();
+    let error = space
+        .map_all(at(&[0x100_0000, 0x200_0000, 0x300_0000]))
+        .err()
+        .unwrap()
+        .to_string();
+    let begin = "3 mappings for DMA are needed, and the container takes 2 more; ";
+    assert!(
+        error.starts_with(begin) && error.contains("dma_entry_limit"),
+        "{error}"
+    );
+    assert_eq!(faults.made(Call::MapDma), 1);
+    let _two = space.map_all(at(&[0x100_0000, 0x200_0000])).unwrap();
+}
+
+/// What a VMM does that plugs memory: devices keep what they reach while it comes and goes, whatever fails.
+#[test]
+fn memory_is_added_and_removed_under_a_running_guest() {
+    let (faults, iommu, space) = setup();
+    let _boot = space.map_all(at(&[0])).unwrap();
+    let boot = iommu.mappings();
+    for round in 0..8 {
+        let module = pieces(2);
+        let held = module.iter().map(Arc::downgrade).collect::<Vec<_>>();
+        let place = |index: u64| Iova((64 + index) << 20);
+        if round % 2 == 1 {
+            faults.fail(Call::MapDma, 0, libc::ENOMEM);
+            let refused = space.map_all([0, 1].map(place).into_iter().zip(module.clone()));
+            assert!(refused.is_err());
+            assert_eq!(iommu.mappings(), boot, "as before");
+        }
+        // Each to be removed by itself.
+        let mut modules: Vec<_> = (0..)
+            .zip(module)
+            .map(|(index, piece)| space.map(place(index), piece).unwrap())
+            .collect();
+        assert_eq!(iommu.mappings().len(), 3);
+        drop(modules.remove(0).unmap().unwrap());
+        assert_eq!(held[0].strong_count(), 0, "the host has it back");
+        let mut last = modules.remove(0);
+        faults.fail(Call::UnmapDma, 0, libc::EBUSY);
+        assert!(last.end().is_err());
+        assert!(held[1].strong_count() > 0, "devices reach it still");
+        last.end().unwrap();
+        assert_eq!((held[1].strong_count(), iommu.mappings()), (0, boot.clone()));
+    }
 }
 
 #[test]

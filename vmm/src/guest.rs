@@ -14,7 +14,7 @@ use nix::sys::signalfd::SignalFd;
 use resources::{AddressRange, CpuReach, Layout, Reserved};
 use serde_json::Value;
 use vfio_passthrough::backend::sysfs::Sysfs;
-use vfio_passthrough::dma::{Mapping, check_locked_memory};
+use vfio_passthrough::dma::{Mapping, allow_locked_memory};
 use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
@@ -89,7 +89,7 @@ impl Host {
     pub fn open(args: &Args, stats: &Stats) -> Result<(Self, Vm), Error> {
         memory::check_host(args.memory)?;
         if !args.vfio.is_empty() {
-            check_locked_memory(args.memory.bytes())?;
+            allow_locked_memory(args.memory.bytes())?;
             memory::shortage(args.memory).inspect(|text| log::warn!("{text}"));
         }
         let kvm = kvm::open()?;

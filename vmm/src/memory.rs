@@ -2,17 +2,16 @@
 
 mod backing;
 mod hugepages;
+mod populate;
 
 use std::fs::File;
 use std::io::Read;
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
-use nix::sys::mman::{MmapAdvise, madvise};
+pub use populate::Populating;
 use resources::AddressRange;
 use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
-use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::{Error, Memory, MemorySize};
 
@@ -59,56 +58,6 @@ impl Ram {
                 .map_err(Error::system("KVM_SET_USER_MEMORY_REGION"))
         };
         self.regions.iter().map(place).collect()
-    }
-}
-
-/// RAM that is being filled with zeroed pages by threads of their own.
-///
-/// Pinning RAM that was never touched is mostly clearing pages, which takes no lock and any number of CPUs;
-/// and opening a device is mostly waiting for its reset (100 ms for an FLR, PCIe 6.0, 6.6.2). So both go on
-/// at once.
-pub struct Populating(Vec<JoinHandle<()>>);
-
-const SMALL_STACK: usize = 64 << 10;
-/// What one thread is worth starting for.
-const CHUNK: usize = 1 << 30;
-
-impl Ram {
-    /// Begins to give every page of RAM its memory.
-    pub fn populate(&self) -> Populating {
-        let chunks = self.regions.iter().flat_map(|region| {
-            let starts = (0..mapping(region).size()).step_by(CHUNK);
-            starts.map(move |start| (Arc::clone(region), start))
-        });
-        let threads = chunks.map(|(region, start)| {
-            let name = Builder::new().name("populate".into()).stack_size(SMALL_STACK);
-            name.spawn(move || populate(&region, start))
-        });
-        // Where a thread does not start, pinning touches its part of the memory.
-        Populating(threads.filter_map(Result::ok).collect())
-    }
-}
-
-impl Populating {
-    /// Waits until all of it is there.
-    pub fn wait(self) {
-        self.0.into_iter().for_each(|thread| drop(thread.join()));
-    }
-}
-
-fn mapping(region: &GuestRegionMmap) -> &MmapRegion {
-    region
-}
-
-fn populate(region: &GuestRegionMmap, start: usize) {
-    let length = mapping(region).size().saturating_sub(start).min(CHUNK);
-    let address = region.as_ptr().wrapping_add(start);
-    if let Some(address) = NonNull::new(address.cast()) {
-        // SAFETY: MADV_POPULATE_WRITE faults pages in and changes no contents; these bytes are within the
-        // mapping, which the region keeps alive.
-        let populated = unsafe { madvise(address, length, MmapAdvise::MADV_POPULATE_WRITE) };
-        // Linux before 5.14 has no such advice.
-        populated.unwrap_or_else(|e| log::debug!("guest RAM is not populated ahead: {e}"));
     }
 }
 

@@ -14,6 +14,7 @@ pub mod checks;
 pub mod contract;
 pub mod host;
 pub mod linux;
+pub mod map_cost;
 pub mod random;
 
 pub use call::{Call, Outcome, Player};

@@ -56,6 +56,12 @@ pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> 
     )
 }
 
+/// The number in `struct vfio_iommu_type1_info_dma_avail`.
+pub(super) fn dma_avail(capability: Capability<'_>) -> Option<u32> {
+    is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
+    array(capability.body, 0).map(u32::from_ne_bytes)
+}
+
 /// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
     let (entries, _) = bytes.as_chunks::<8>();
@@ -129,6 +135,20 @@ mod tests {
         let body = words(&[u32::MAX, 0, 0x1000, 0, 0x2000, 0, 5, 0]);
         let areas = sparse_areas(Capability { id: 1, body: &body }).unwrap();
         assert_eq!(areas, [ByteRange::new(0x1000, 0x2000).unwrap()]);
+    }
+
+    #[test]
+    fn how_many_mappings_are_left_is_found_or_not() {
+        let body = words(&[65533]);
+        assert_eq!(dma_avail(Capability { id: 3, body: &body }), Some(65533));
+        assert_eq!(dma_avail(Capability { id: 1, body: &body }), None);
+        assert_eq!(
+            dma_avail(Capability {
+                id: 3,
+                body: &body[..3]
+            }),
+            None
+        );
     }
 
     #[test]

@@ -176,6 +176,7 @@ pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
     let capabilities = || info::capabilities(&reply.0, first);
     Ok(IommuInfo {
         iova_ranges: capabilities().find_map(info::iova_ranges),
+        dma_avail: capabilities().find_map(info::dma_avail),
     })
 }
 

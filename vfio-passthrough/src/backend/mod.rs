@@ -7,6 +7,8 @@
 pub mod group;
 mod info;
 mod ioctl;
+mod joined;
+mod limits;
 mod mapped;
 mod mmap;
 pub mod sysfs;
@@ -14,6 +16,8 @@ pub mod sysfs;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use joined::Joined;
+pub(crate) use limits::raise_locked_memory;
 pub(crate) use mapped::Mapped;
 pub use mmap::RegionMmap;
 pub(crate) use mmap::host_page_size;
@@ -130,6 +134,8 @@ pub struct BusMember {
 pub struct IommuInfo {
     /// Where mappings can be, or `None` where the kernel does not say (before 5.4).
     pub iova_ranges: Option<Vec<ByteRange>>,
+    /// How many mappings more it takes, or `None` where the kernel does not say (before 5.10).
+    pub dma_avail: Option<u32>,
 }
 
 /// An I/O address space: what a VFIO container or an IOAS is.

@@ -43,6 +43,17 @@ pub enum Error {
         /// Where the IOMMU can map.
         reach: Vec<ByteRange>,
     },
+    /// The container does not take so many mappings.
+    #[error(
+        "{needed} mappings for DMA are needed, and the container takes {available} more; raise its limit before the guest starts: \
+         'echo N > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit' as root"
+    )]
+    Full {
+        /// How many there are to be.
+        needed: usize,
+        /// How many there can be.
+        available: usize,
+    },
     /// The process may not lock so much memory.
     #[error(
         "devices need all guest memory locked: {needed} KiB, but the limit of this process is {limit} KiB (RLIMIT_MEMLOCK) with {used} KiB in \

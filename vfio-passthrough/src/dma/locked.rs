@@ -1,21 +1,27 @@
 //! The limit on locked memory.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::Error;
 use super::error::total;
+use crate::backend::raise_locked_memory;
 
-/// Checks that this process may lock `bytes` more, before the kernel pins the first page of them.
+/// Makes sure that this process may lock `bytes` more, before the kernel pins the first page of them. Its limit is
+/// raised where it is too low and that is allowed: up to the hard limit, and above with `CAP_SYS_RESOURCE`.
 ///
 /// # Errors
 ///
 /// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when
 /// it maps.
-pub fn check_locked_memory(bytes: u64) -> Result<(), Error> {
-    locked_memory_fits(bytes, &read_once("/proc/self/status"), || {
-        read_once("/proc/self/limits")
-    })
+pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {
+    let limits = || read_once("/proc/self/limits");
+    allow(
+        bytes,
+        &read_once("/proc/self/status"),
+        limits,
+        raise_locked_memory,
+    )
 }
 
 /// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be read.
@@ -24,6 +30,30 @@ fn read_once(path: &str) -> String {
     let read = File::open(path).and_then(|mut file| file.read(&mut buffer));
     let bytes = read.ok().and_then(|length| buffer.get(..length));
     String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+}
+
+fn allow(
+    bytes: u64,
+    status: &str,
+    limits: impl FnOnce() -> String,
+    raise: impl FnOnce(u64) -> io::Result<()>,
+) -> Result<(), Error> {
+    let fits = locked_memory_fits(bytes, status, limits);
+    let Err(Error::LockedMemory { needed, used, .. }) = fits else {
+        return fits;
+    };
+    let kib = total(needed, used);
+    match raise(kib.saturating_mul(1024)) {
+        Ok(()) => {
+            log::info!("the limit on locked memory of this process is {kib} KiB now (RLIMIT_MEMLOCK)");
+            Ok(())
+        }
+        // The error says what is needed, and the commands that give it.
+        Err(error) => {
+            log::debug!("setrlimit(RLIMIT_MEMLOCK, {kib} KiB): {error}");
+            fits
+        }
+    }
 }
 
 /// `CAP_IPC_LOCK` (linux/capability.h): the kernel does not hold its owner to the limit.
@@ -79,6 +109,34 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
+    }
+
+    #[test]
+    fn the_limit_is_raised_to_what_is_needed_where_that_is_allowed() {
+        let mut asked = Vec::new();
+        let mut allowed = |bytes, errno: Option<i32>| {
+            allow(
+                bytes,
+                STATUS,
+                || LIMITS.to_owned(),
+                |limit| {
+                    asked.push(limit);
+                    errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+                },
+            )
+        };
+        assert!(allowed(7 << 20, None).is_ok(), "it fits");
+        assert!(allowed(512 << 20, None).is_ok());
+        let error = allowed(512 << 20, Some(libc::EPERM)).unwrap_err().to_string();
+        assert!(
+            error.contains("'LimitMEMLOCK=525312K' in a systemd unit"),
+            "{error}"
+        );
+        assert!(
+            error.contains("'memlock 525312' in /etc/security/limits.conf"),
+            "{error}"
+        );
+        assert_eq!(asked, [513 << 20; 2], "once each, and what is in use too");
     }
 
     #[test]

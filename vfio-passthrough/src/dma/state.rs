@@ -17,6 +17,14 @@ pub(super) struct State {
     mappings: BTreeMap<u64, Entry>,
 }
 
+/// What can be mapped.
+pub(super) struct Room {
+    /// Where.
+    pub reach: Vec<ByteRange>,
+    /// How many mappings more.
+    pub mappings: usize,
+}
+
 /// Memory at its place, with a guard for each address space.
 struct Entry {
     range: ByteRange,
@@ -50,16 +58,22 @@ impl State {
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
-    /// What all of them reach.
-    pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
-        let mut reach = vec![ByteRange::between(0, u64::MAX)];
+    /// What all of them can do.
+    pub fn room(&self) -> Result<Room, Error> {
+        let mut room = Room {
+            reach: vec![ByteRange::between(0, u64::MAX)],
+            mappings: usize::MAX,
+        };
         for space in &self.spaces {
             let info = space.info().map_err(Error::Info)?;
             if let Some(own) = info.iova_ranges {
-                reach = common(&reach, &own);
+                room.reach = common(&room.reach, &own);
+            }
+            if let Some(own) = info.dma_avail {
+                room.mappings = room.mappings.min(usize::try_from(own).unwrap_or(usize::MAX));
             }
         }
-        Ok(reach)
+        Ok(room)
     }
 
     pub fn map(&mut self, range: ByteRange, memory: Arc<dyn HostMemory>) -> Result<(), Error> {

@@ -34,6 +34,11 @@ impl Iommu {
         }
     }
 
+    /// With room for so many mappings.
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
+    }
+
     /// Whether a range can be mapped.
     pub fn reaches(&self, range: ByteRange) -> bool {
         self.reach.iter().any(|reach| reach.contains(range))
@@ -50,6 +55,7 @@ impl AddressSpace for Iommu {
         self.faults.pass(Call::IommuInfo)?;
         Ok(IommuInfo {
             iova_ranges: Some(self.reach.clone()),
+            dma_avail: u32::try_from(self.limit.saturating_sub(lock(&self.mappings).len())).ok(),
         })
     }
 

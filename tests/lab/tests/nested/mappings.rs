@@ -1,7 +1,7 @@
 //! What is mapped for DMA, while a guest runs and after its end.
 
-use lab::protocol::{Ending, Sighting};
-use lab::{Error, Guest, L1};
+use lab::protocol::{Ending, Program, Sighting};
+use lab::{Error, Guest, L1, place};
 
 use crate::Test;
 use crate::held::{Held, REFRESH, VMSTAT, field, is_bus_master};
@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
         "nothing stays mapped or pinned after SIGKILL",
         nothing_stays_after_a_kill,
     ),
+    ("mapping costs what the ioctl costs", map_cost),
 ];
 
 /// The guest's RAM.
@@ -36,6 +37,29 @@ fn one_map_a_region(l1: &mut L1) -> Result<(), Error> {
         "{}",
         outcome.account()
     );
+    Ok(())
+}
+
+/// Of memory that is there, in one run and in turns, by L1's clock of instructions.
+fn map_cost(l1: &mut L1) -> Result<(), Error> {
+    let devices = [assigned(l1, 0)?, assigned(l1, 1)?];
+    let words = [
+        place::CONFORMANCE,
+        "--map-cost",
+        "--device",
+        &devices[0],
+        "--device",
+        &devices[1],
+    ];
+    let run = l1.run(Program {
+        arguments: words.map(str::to_owned).to_vec(),
+        ..Program::default()
+    })?;
+    assert_eq!(run.finished.ending, Ending::Status(0), "{}", run.stderr);
+    println!("{}", run.stdout.trim_end());
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let ratio = report["ratio"].as_f64().unwrap();
+    assert!(ratio > 0.5 && ratio <= 1.10, "{}", run.stdout);
     Ok(())
 }
 
