@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
@@ -23,6 +23,7 @@ use crate::pci::config::ConfigSpace;
 use crate::pci::msix::{MsixLayout, MsixState};
 use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 use crate::pci::view::RegionSizes;
+use crate::sync::Mutex;
 use crate::window::Window;
 
 /// What a function needs of the VMM that it is in.

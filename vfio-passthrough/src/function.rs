@@ -8,7 +8,7 @@ mod windows;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 pub use error::Error;
 pub(crate) use reset::{BUS_RESET, choose};
@@ -27,6 +27,7 @@ use crate::pci::bar::Bar;
 use crate::pci::config::{ConfigSpace, Touched, Written};
 use crate::pci::msix::{MsixLayout, MsixPart, MsixState};
 use crate::pci::regs::{COMMAND, Command};
+use crate::sync::{Mutex, MutexGuard};
 use crate::window::Window;
 
 /// A warning a function may log about failed accesses before it falls silent; a guest must not fill the

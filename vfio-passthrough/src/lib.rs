@@ -61,6 +61,7 @@ pub mod layout;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pci;
+mod sync;
 mod window;
 
 pub use address::{BarIndex, ByteRange, Iova, PciAddress};
@@ -71,6 +72,6 @@ pub use function::{PassthroughFunction, ResetPolicy};
 pub use pci::bar::{Bar, BarKind, Space};
 
 /// The README's code is compiled with the tests.
-#[cfg(all(doctest, feature = "kvm"))]
+#[cfg(all(doctest, feature = "kvm", feature = "model"))]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;

@@ -1,4 +1,5 @@
-//! vCPUs access a function while it is reset and taken away, or given up: it ends, nothing panics, and nothing is held.
+//! vCPUs access a function, and it does DMA, while it is reset and taken away, or given up: it ends, nothing panics, and
+//! nothing is held.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -12,7 +13,8 @@ use std::thread;
 
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::model::{Fault, Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy, Space};
+use vfio_passthrough::{BarIndex, DmaSpace, Iova, PassthroughFunction, ResetPolicy, Space};
+use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const ROUNDS: u64 = 40;
 /// Steps of each vCPU before the function is taken away, and after.
@@ -62,11 +64,38 @@ fn access(function: &PassthroughFunction, random: &mut Random) {
     }
 }
 
+/// The device fires, and does DMA where its guest lets it: never once the function is gone, and its memory with it. `faults`
+/// fail meanwhile.
+fn hardware(
+    device: &PciDevice,
+    iommu: &Iommu,
+    gone: &AtomicBool,
+    mut random: Random,
+    faults: Option<&Faults>,
+) {
+    while !gone.load(Ordering::Relaxed) {
+        device.raise(random.next(4) as u16).unwrap();
+        device.assert_pin(random.next(2) == 0).unwrap();
+        device.resample().unwrap();
+        let _ = device.dma_write(iommu, Iova(random.next(0x1000) & !3), &[7; 4]);
+        if let Some(faults) = faults {
+            faults.strike(random.next(20)..20, Fault::Errno(libc::EIO));
+        }
+    }
+    if let Some(faults) = faults {
+        faults.heal();
+    }
+}
+
 /// A guest whose function is taken away while it is used; `faults` fail meanwhile. How many accesses there were.
 fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
-    let (iommu, guest) = (Iommu::new(faults.clone()), Guest::new(faults.clone()));
+    let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults.clone()));
+    let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
+    let mapping = DmaSpace::new(iommu.clone())
+        .map(Iova(0), Arc::new(memory))
+        .unwrap();
     let address = "01:00.0".parse().unwrap();
     let function =
         PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
@@ -84,18 +113,7 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
                 }
             });
         }
-        scope.spawn(|| {
-            let mut random = Random(seed);
-            while !gone.load(Ordering::Relaxed) {
-                device.raise(random.next(4) as u16).unwrap();
-                device.assert_pin(random.next(2) == 0).unwrap();
-                device.resample().unwrap();
-                if failing {
-                    faults.strike(random.next(20)..20, Fault::Errno(libc::EIO));
-                }
-            }
-            faults.heal();
-        });
+        scope.spawn(|| hardware(&device, &iommu, &gone, Random(seed), failing.then_some(&*faults)));
         while done.load(Ordering::Relaxed) < STEPS * CPUS / 2 {
             thread::yield_now();
         }
@@ -110,6 +128,7 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
             false => function.recover().and(function.release()),
         };
         assert!(failing || shut.is_ok(), "{shut:?}");
+        drop(mapping);
         gone.store(true, Ordering::Relaxed);
     });
     check_gone(

@@ -201,3 +201,15 @@ impl Drop for Binding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Kind;
+
+    #[test]
+    fn kinds_have_the_names_that_people_know() {
+        let kinds = [Kind::Intx, Kind::Msi, Kind::Msix, Kind::Error, Kind::Request];
+        let names = kinds.map(|kind| kind.to_string());
+        assert_eq!(names, ["INTx", "MSI", "MSI-X", "error", "request"]);
+    }
+}

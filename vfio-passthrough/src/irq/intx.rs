@@ -106,3 +106,27 @@ impl Drop for Intx {
         }
     }
 }
+
+#[cfg(all(test, feature = "model"))]
+mod tests {
+    use super::*;
+    use crate::backend::IrqFlags;
+    use crate::model::{Faults, Guest, PciDevice};
+
+    #[test]
+    fn a_pin_that_is_dropped_is_off_and_its_wire_cut() -> std::io::Result<()> {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
+        let guest = Guest::new(faults);
+        let address = "01:00.0".parse().map_err(std::io::Error::other)?;
+        let mut intx = Intx::new(address, device.clone(), Arc::new(guest.clone()));
+        intx.enable().map_err(std::io::Error::other)?;
+        assert_eq!(
+            (device.irqs().active, guest.pins()),
+            (Some(Kind::Intx.index()), 1)
+        );
+        drop(intx);
+        assert_eq!((device.irqs().active, guest.pins()), (None, 0));
+        Ok(())
+    }
+}

@@ -1,6 +1,5 @@
 //! A device and its host: what the host tells of it, and whether it has it back.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::decoding::Hold;
 use super::{PciDevice, errno, lock};
 use crate::backend::{IrqFlags, IrqInfo, SetIrqs};
 use crate::irq::binding::Kind;
@@ -20,7 +20,7 @@ pub(super) struct Events {
     requests: AtomicU64,
     closed: AtomicBool,
     /// What its mappings hold.
-    mappings: Mutex<Vec<Weak<Arc<PciDevice>>>>,
+    mappings: Mutex<Vec<Weak<Hold>>>,
 }
 
 impl Events {
@@ -47,10 +47,8 @@ impl Events {
     }
 
     /// What a mapping holds of the device.
-    pub fn holder(&self, device: Arc<PciDevice>) -> Arc<dyn Any + Send + Sync> {
-        let holder = Arc::new(device);
-        lock(&self.mappings).push(Arc::downgrade(&holder));
-        holder
+    pub fn held(&self, hold: &Arc<Hold>) {
+        lock(&self.mappings).push(Arc::downgrade(hold));
     }
 
     /// A call that is for an event: the rules of vfio_pci_set_ctx_trigger_single.

@@ -83,6 +83,8 @@ impl MemorySlots for Guest {
             return Err(errno(libc::EEXIST));
         }
         lock(&self.slots).insert(gpa, memory.size());
+        let address = memory.host_address().addr();
+        self.faults.with_alarms(|alarms| alarms.place(address, range));
         Ok(Box::new(Slot {
             guest: self.clone(),
             gpa,
@@ -99,11 +101,14 @@ struct Slot {
 
 impl MemorySlot for Slot {
     fn remove(&mut self) -> io::Result<()> {
-        if self.memory.is_some() {
-            self.guest.faults.pass(Call::RemoveSlot)?;
-            lock(&self.guest.slots).remove(&self.gpa);
-            self.memory = None;
-        }
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        let (faults, address) = (&self.guest.faults, memory.host_address().addr());
+        faults.with_alarms(|alarms| alarms.remove(address));
+        faults.pass(Call::RemoveSlot)?;
+        lock(&self.guest.slots).remove(&self.gpa);
+        self.memory = None;
         Ok(())
     }
 }

@@ -13,10 +13,16 @@ const PAGE: u64 = 4096;
 
 /// An IOMMU and its mappings.
 pub struct Iommu {
-    faults: Arc<Faults>,
+    pub(super) faults: Arc<Faults>,
     reach: Vec<ByteRange>,
     limit: usize,
-    mappings: Mutex<BTreeMap<u64, ByteRange>>,
+    mappings: Mutex<BTreeMap<u64, Mapping>>,
+}
+
+struct Mapping {
+    range: ByteRange,
+    /// Where its memory is in this process.
+    host: u64,
 }
 
 impl Iommu {
@@ -46,7 +52,19 @@ impl Iommu {
 
     /// The mappings that there are.
     pub fn mappings(&self) -> Vec<ByteRange> {
-        lock(&self.mappings).values().copied().collect()
+        lock(&self.mappings)
+            .values()
+            .map(|mapping| mapping.range)
+            .collect()
+    }
+
+    /// Where in this process a range begins, and how much of it is in the same mapping.
+    pub(super) fn translate(&self, range: ByteRange) -> Option<(u64, u64)> {
+        let mappings = lock(&self.mappings);
+        let (_, mapping) = mappings.range(..=range.start()).next_back()?;
+        let offset = mapping.range.offset_of(range.start())?;
+        let size = mapping.range.size().saturating_sub(offset).min(range.size());
+        Some((mapping.host.saturating_add(offset), size))
     }
 }
 
@@ -67,7 +85,7 @@ impl AddressSpace for Iommu {
         let range = ByteRange::new(iova, size).filter(|range| aligned && !range.is_empty());
         let range = range.ok_or_else(|| errno(libc::EINVAL))?;
         let mut mappings = lock(&self.mappings);
-        if mappings.values().any(|mapping| mapping.overlaps(range)) {
+        if mappings.values().any(|mapping| mapping.range.overlaps(range)) {
             return Err(errno(libc::EEXIST));
         }
         if mappings.len() >= self.limit {
@@ -76,7 +94,8 @@ impl AddressSpace for Iommu {
         if !self.reaches(range) {
             return Err(errno(libc::EINVAL));
         }
-        mappings.insert(iova, range);
+        let host = host.expose_provenance() as u64;
+        mappings.insert(iova, Mapping { range, host });
         Ok(())
     }
 
@@ -85,7 +104,7 @@ impl AddressSpace for Iommu {
         let range = ByteRange::new(iova, size).ok_or_else(|| errno(libc::EINVAL))?;
         let mut mappings = lock(&self.mappings);
         // A mapping is ended as it was made; what would bisect one is refused.
-        if mappings.get(&iova) != Some(&range) {
+        if mappings.get(&iova).map(|mapping| mapping.range) != Some(range) {
             return Err(errno(libc::EINVAL));
         }
         mappings.remove(&iova);

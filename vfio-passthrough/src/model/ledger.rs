@@ -20,6 +20,8 @@ pub struct Ledger {
     pub interrupts: Option<u32>,
     /// How many of the device's events the host VMM hears.
     pub events: usize,
+    /// What should never have happened: see [`Faults::alarms`](super::Faults::alarms).
+    pub alarms: Vec<String>,
 }
 
 impl Ledger {
@@ -33,6 +35,7 @@ impl Ledger {
             pins: guest.pins(),
             interrupts: device.irqs().active,
             events: device.heard(),
+            alarms: guest.faults.alarms(),
         }
     }
 }

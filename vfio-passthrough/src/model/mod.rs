@@ -1,6 +1,11 @@
 //! VFIO as a program: an IOMMU, devices and a guest's side in memory, for tests without hardware, with
 //! failures where a test wants them.
 //!
+//! A device is described by its config bytes, the sizes of its BARs and its interrupts ([`PciDevice::new`]), and acts:
+//! it fires interrupts and does DMA. Its memory is decoded as its command register and power state say. Any call can be made to fail
+//! ([`Faults`]). A test ends with an empty [`Ledger`]: nothing is held, and nothing happened that never should
+//! ([`Faults::alarms`]), or it says what.
+//!
 //! The rules and errnos are those of Linux's type1v2 and vfio-pci as far as this crate calls them.
 //!
 //! ```
@@ -19,8 +24,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alarms;
 mod containers;
 pub mod core;
+mod decoding;
+mod dma;
 mod events;
 mod guest;
 mod iommu;
@@ -40,6 +48,8 @@ pub use iommu::Iommu;
 pub use irqs::IrqsState;
 pub use ledger::Ledger;
 pub use pci::PciDevice;
+
+use alarms::Alarms;
 
 /// A call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +121,7 @@ struct State {
     struck: Vec<Call>,
     /// The kind of each call, once somebody asked.
     trail: Option<Vec<Call>>,
+    alarms: Alarms,
 }
 
 impl State {
@@ -173,6 +184,16 @@ impl Faults {
     /// The calls that failed as planned since the last look.
     pub fn struck(&self) -> Vec<Call> {
         std::mem::take(&mut lock(&self.state).struck)
+    }
+
+    /// What no program may let happen, in words: DMA to what is not mapped or not there any more, and memory of a
+    /// device in a guest while the device does not decode it. It is in a [`Ledger`], too.
+    pub fn alarms(&self) -> Vec<String> {
+        lock(&self.state).alarms.rung.clone()
+    }
+
+    fn with_alarms<T>(&self, act: impl FnOnce(&mut Alarms) -> T) -> T {
+        act(&mut lock(&self.state).alarms)
     }
 
     /// A call that moves no bytes, or none yet.

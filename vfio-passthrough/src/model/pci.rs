@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
+use super::decoding::Mmaps;
 use super::events::Events;
 use super::irqs::{IrqsState, msix_layout};
 use super::{Call, Faults, errno, lock};
@@ -16,26 +17,29 @@ use crate::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs,
     file_position,
 };
+use crate::host::HostMemory as _;
 use crate::irq::binding::Kind;
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::MsixLayout;
+use crate::pci::regs::{COMMAND, Command};
 
 /// The size of the file range that each region has.
 const REGION_STRIDE: u64 = 1 << 36;
 
 /// A PCI function in memory: its regions lie one after the other in a file, as vfio-pci has them.
 pub struct PciDevice {
-    faults: Arc<Faults>,
+    pub(super) faults: Arc<Faults>,
     file: File,
     regions: Vec<RegionInfo>,
     irq_infos: Vec<IrqInfo>,
-    power_on: Vec<u8>,
+    pub(super) power_on: Vec<u8>,
     pub(super) msix: Option<MsixLayout>,
     pub(super) irqs: Mutex<IrqsState>,
     pub(super) events: Events,
     flags: DeviceFlags,
     /// Bits of config space that read zero whatever is written, by offset.
-    zeros: Vec<(u64, u8)>,
+    pub(super) zeros: Vec<(u64, u8)>,
+    pub(super) mmaps: Mutex<Mmaps>,
     /// What is on its bus; nothing where the bus cannot be reset.
     bus: Vec<BusMember>,
 }
@@ -172,9 +176,18 @@ impl PciDevice {
             events: Events::default(),
             flags: DeviceFlags::PCI | DeviceFlags::RESET,
             zeros: Vec::new(),
+            mmaps: Mutex::default(),
             bus: Vec::new(),
         };
         device.power_on()?;
+        // vfio-pci enables a function when it is opened (pci_enable_device).
+        let enabled = Command::MEMORY | Command::IO;
+        device.poke(
+            VFIO_PCI_CONFIG_REGION_INDEX,
+            COMMAND.into(),
+            &enabled.bits().to_le_bytes(),
+        )?;
+        device.zap()?;
         Ok(device)
     }
 
@@ -229,6 +242,7 @@ impl PciDevice {
 
     fn power_on(&self) -> io::Result<()> {
         self.poke(VFIO_PCI_CONFIG_REGION_INDEX, 0, &self.power_on)?;
+        self.zap()?;
         self.quiesce()
     }
 
@@ -278,6 +292,7 @@ impl Device for PciDevice {
                 .map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
         })?;
         self.events.check_open()?;
+        self.reaches(region.index)?;
         self.file.read_exact_at(data, position?)
     }
 
@@ -288,7 +303,9 @@ impl Device for PciDevice {
             self.poke(region.index, offset, part)
         })?;
         self.events.check_open()?;
+        self.reaches(region.index)?;
         self.poke(region.index, offset, &data)?;
+        self.zap()?;
         // The command register may have let the pin go.
         self.signal_pin(&mut lock(&self.irqs))
     }
@@ -298,13 +315,16 @@ impl Device for PciDevice {
         let length = usize::try_from(range.size()).map_err(|_| errno(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
         self.events.check_open()?;
-        RegionMmap::new(
-            self.events.holder(self.clone()),
+        let hold = self.clone().hold();
+        let mmap = RegionMmap::new(
+            hold.clone(),
             self.file.as_fd(),
             position,
             range.start(),
             range.size(),
-        )
+        )?;
+        self.mapped(&hold, mmap.host_address().addr());
+        Ok(mmap)
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {

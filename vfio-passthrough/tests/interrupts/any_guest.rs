@@ -257,7 +257,10 @@ fn compare(setup: &Setup, naive: &mut Naive, flags: IrqFlags) -> Result<(), Test
         .iter()
         .fold(0_u64, |bits, vector| bits | 1 << vector);
     let pending = |own: Option<u32>| if kind == own { bits } else { 0 };
-    prop_assert_eq!(setup.pending(), pending(Some(ON_MSIX)));
+    // Where the function decodes no memory there is no array to read.
+    if setup.read(COMMAND) & 2 != 0 {
+        prop_assert_eq!(setup.pending(), pending(Some(ON_MSIX)));
+    }
     compare_msi(setup, naive, pending(Some(ON_MSI)) as u32)
 }
 

@@ -289,6 +289,7 @@ fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
 fn a_masked_vector_stays_masked_though_another_cannot_be_delivered() {
     let setup = Setup::msix(4, DYNAMIC);
     setup.write(MSIX_CONTROL, ENABLE);
+    setup.write(COMMAND, 2);
     setup.program(0);
     setup.mask(0, false);
     setup.faults.fail(Call::Route, 0, libc::ENOSPC);

@@ -133,6 +133,8 @@ fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
         (commits, irqfds),
         "neither of two is done where there is room for one"
     );
+    // Pending bits are read by a guest whose function decodes memory.
+    setup.write(COMMAND, 2);
     setup.device.raise(1).unwrap();
     assert_eq!(setup.pending(), 0b10);
     drop(other);

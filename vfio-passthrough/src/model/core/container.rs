@@ -7,6 +7,7 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use super::driver::Notifier;
 use super::files::{ContainerId, Kind};
 use super::type1::Type1;
 use super::{Description, Fd, MapDma, State, UnmapDma, errno};
@@ -171,11 +172,14 @@ impl State {
         };
         container.groups.retain(|other| *other != group);
         let last = container.groups.is_empty();
+        // The chain of those who are told of unmaps is the IOMMU's.
+        self.notices.forget(Notifier::Iommu, group);
         let iommu = container.iommu.take_if(|_| last);
         if let Some(Iommu::Type1(mut type1)) = iommu {
             type1.release(&mut self.process);
         }
         self.drop_container(id);
+        self.finish_unbinds(group);
     }
 
     /// A container that nothing refers to goes.
@@ -230,7 +234,30 @@ impl State {
     }
 
     pub fn unmap_dma(&mut self, fd: Fd, call: &UnmapDma) -> io::Result<u64> {
-        self.type1(fd, |type1, _, process| type1.unmap(call, process))
+        let groups = self.groups_of(fd);
+        let is_told = self.is_told_of_unmaps(&groups);
+        let unmapped = self.type1(fd, |type1, _, process| type1.unmap(call, process, is_told));
+        let (bytes, pinned) = unmapped?;
+        self.tell_of_unmaps(&groups, pinned);
+        Ok(bytes)
+    }
+
+    fn groups_of(&self, fd: Fd) -> Vec<u32> {
+        let id = self.container_of(fd).ok();
+        let container = id.and_then(|id| self.containers.get(&id));
+        container
+            .map(|container| container.groups.clone())
+            .unwrap_or_default()
+    }
+
+    /// The type1 IOMMU of the container that a group is in; ENOTTY for one that pins nothing.
+    pub fn type1_of(&mut self, group: u32) -> io::Result<&mut Type1> {
+        let id = self.memberships.get(&group);
+        let container = id.and_then(|id| self.containers.get_mut(id));
+        match container.and_then(|container| container.iommu.as_mut()) {
+            Some(Iommu::Type1(type1)) => Ok(type1),
+            _ => Err(errno(libc::ENOTTY)),
+        }
     }
 
     pub fn iommu_info(&mut self, fd: Fd, buffer: &mut [u8]) -> io::Result<()> {

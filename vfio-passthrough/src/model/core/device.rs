@@ -1,6 +1,5 @@
 //! Device fds, drivers that come and go, and the events that tell of it.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
@@ -34,7 +33,7 @@ impl State {
         }
     }
 
-    fn entry(&self, address: PciAddress) -> io::Result<&super::describe::Entry> {
+    pub fn entry(&self, address: PciAddress) -> io::Result<&super::describe::Entry> {
         let entry = self.description.functions.get(&address);
         entry.ok_or_else(|| errno(libc::ENODEV))
     }
@@ -105,24 +104,62 @@ impl State {
 
     /// A file of the device is gone: with the last its interrupts are, and so is the device if it was wanted back.
     pub fn released(&mut self, address: PciAddress) {
-        if self.files.exists(Kind::Device(address)) {
-            return;
-        }
-        let leaving = self
-            .devices
-            .remove(&address)
-            .is_some_and(|device| device.leaving.is_some());
-        if leaving {
-            self.set_driver(address, Driver::None);
+        if !self.files.exists(Kind::Device(address))
+            && self
+                .devices
+                .remove(&address)
+                .is_some_and(|device| device.leaving.is_some())
+        {
+            self.take(address);
         }
     }
 
+    fn is_leaving(&self, address: PciAddress) -> bool {
+        let device = self.devices.get(&address);
+        device.is_some_and(|device| device.leaving.is_some())
+    }
+
     pub fn can_be_opened(&self, address: PciAddress) -> bool {
-        let leaving = self
-            .devices
-            .get(&address)
-            .is_some_and(|device| device.leaving.is_some());
-        !leaving || self.description.kernel.opens_what_leaves()
+        let is_open = self.files.exists(Kind::Device(address));
+        !self.is_leaving(address) || is_open && self.description.kernel.opens_what_leaves()
+    }
+
+    /// vfio-pci gives up a device that nobody has open: true where that is done, and not waiting for the group.
+    fn take(&mut self, address: PciAddress) -> bool {
+        let Ok(group) = self.entry(address).map(|entry| entry.group) else {
+            return true;
+        };
+        let stays = |(other, driver): (PciAddress, Driver)| {
+            let waits = self.is_leaving(other) && !self.files.exists(Kind::Device(other));
+            driver == Driver::Vfio && other != address && !waits
+        };
+        let is_last = !self.members(group).any(stays);
+        let revokes = self.description.kernel.revokes_groups();
+        if is_last && !revokes && self.memberships.contains_key(&group) {
+            self.devices.entry(address).or_default().leaving.get_or_insert(0);
+            return false;
+        }
+        self.set_driver(address, Driver::None);
+        if is_last && revokes {
+            self.files.revoke(group);
+            if let Some(id) = self.memberships.remove(&group) {
+                self.leave(id, group);
+            }
+        }
+        true
+    }
+
+    /// A group has no container any more: drivers that waited for that give their devices up.
+    pub fn finish_unbinds(&mut self, group: u32) {
+        let waiting: Vec<_> = self
+            .members(group)
+            .map(|(address, _)| address)
+            .filter(|address| self.is_leaving(*address) && !self.files.exists(Kind::Device(*address)))
+            .collect();
+        for address in waiting {
+            self.devices.remove(&address);
+            self.set_driver(address, Driver::None);
+        }
     }
 
     fn set_driver(&mut self, address: PciAddress, driver: Driver) {
@@ -132,12 +169,14 @@ impl State {
     }
 
     pub fn unbind(&mut self, address: PciAddress) -> io::Result<bool> {
-        if self.entry(address)?.driver == Driver::None {
-            return Err(errno(libc::ENODEV));
-        }
-        if !self.files.exists(Kind::Device(address)) {
-            self.set_driver(address, Driver::None);
-            return Ok(true);
+        match self.entry(address)?.driver {
+            Driver::None => return Err(errno(libc::ENODEV)),
+            Driver::Vfio if !self.files.exists(Kind::Device(address)) => return Ok(self.take(address)),
+            Driver::Vfio => {}
+            Driver::Stub | Driver::Bridge | Driver::Host => {
+                self.set_driver(address, Driver::None);
+                return Ok(true);
+            }
         }
         self.devices.entry(address).or_default().leaving.get_or_insert(0);
         self.ask_for(address);
@@ -146,6 +185,9 @@ impl State {
 
     /// Asks the user for a device that is leaving, once more.
     pub fn ask_for(&mut self, address: PciAddress) -> u32 {
+        if !self.files.exists(Kind::Device(address)) {
+            return 0;
+        }
         let device = self.devices.get_mut(&address);
         let Some((requests, event)) = device.and_then(|device| {
             let event = device.irqs.request();
@@ -175,55 +217,4 @@ impl State {
         self.set_driver(address, driver);
         Ok(())
     }
-
-    /// A file was linked with a KVM, or is so no more: drivers that wait for it are told, later ones will be.
-    pub fn tell_of_kvm(&mut self, kind: Kind, kvm: Option<Fd>) {
-        let Kind::Group(group) = kind else {
-            return;
-        };
-        match kvm {
-            Some(kvm) => drop(self.notices.kvms.insert(group, kvm)),
-            None => drop(self.notices.kvms.remove(&group)),
-        }
-        let waiting = self
-            .notices
-            .waiting
-            .values_mut()
-            .filter(|notice| notice.group == group);
-        waiting.for_each(|notice| notice.told.push(kvm));
-    }
-
-    pub fn register_notifier(&mut self, address: PciAddress, events: u64) -> io::Result<u64> {
-        const SET_KVM: u64 = 1;
-        let group = self.entry(address)?.group;
-        if events != SET_KVM {
-            return Err(errno(libc::EINVAL));
-        }
-        self.use_container(group).map_err(|_| errno(libc::EINVAL))?;
-        let told = self.notices.kvms.get(&group).map(|kvm| Some(*kvm));
-        let id = self.notices.next;
-        self.notices.next = id.wrapping_add(1);
-        let notice = Notice {
-            group,
-            told: told.into_iter().collect(),
-        };
-        self.notices.waiting.insert(id, notice);
-        Ok(id)
-    }
-}
-
-/// Who is told when a KVM is linked with a group.
-#[derive(Debug, Default)]
-pub(super) struct Notices {
-    /// The last KVM of each group.
-    pub kvms: BTreeMap<u32, Fd>,
-    pub waiting: BTreeMap<u64, Notice>,
-    next: u64,
-}
-
-/// What a driver was told.
-#[derive(Debug)]
-pub(super) struct Notice {
-    group: u32,
-    pub told: Vec<Option<Fd>>,
 }

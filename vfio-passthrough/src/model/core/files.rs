@@ -23,6 +23,8 @@ pub(super) struct EventId(usize);
 pub(super) enum Kind {
     Container(ContainerId),
     Group(u32),
+    /// A group's, of which vfio-pci has no device any more.
+    Revoked,
     Device(PciAddress),
     Eventfd(EventId),
     /// KVM's VFIO device.
@@ -115,6 +117,14 @@ impl Files {
             .files
             .extract_if(.., |_, file| !file.is_open && file.links.is_empty());
         gone.map(|(_, file)| file.kind).collect()
+    }
+
+    /// The files of a group are of no use any more.
+    pub fn revoke(&mut self, group: u32) {
+        let files = self.files.values_mut();
+        files
+            .filter(|file| file.kind == Kind::Group(group))
+            .for_each(|file| file.kind = Kind::Revoked);
     }
 
     pub fn is_linked(&self, kind: Kind) -> bool {

@@ -4,6 +4,7 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use super::driver::Notifier;
 use super::files::Kind;
 use super::{Driver, Fd, State, errno};
 use crate::address::PciAddress;
@@ -12,12 +13,13 @@ impl State {
     fn group_of(&self, fd: Fd) -> io::Result<u32> {
         match self.files.kind(fd)? {
             Kind::Group(group) => Ok(group),
+            Kind::Revoked => Err(errno(libc::ENODEV)),
             _ => self.foreign(fd),
         }
     }
 
     /// The devices of a group, with their drivers.
-    fn members(&self, group: u32) -> impl Iterator<Item = (PciAddress, Driver)> {
+    pub fn members(&self, group: u32) -> impl Iterator<Item = (PciAddress, Driver)> {
         let functions = self.description.functions.iter();
         functions
             .filter(move |(_, entry)| entry.group == group)
@@ -41,7 +43,9 @@ impl State {
     /// The group's node is there while vfio-pci has one of its devices. Nobody else may have the group, its file or
     /// what is left of it: devices, or a container that they keep.
     pub fn open_group(&mut self, group: u32) -> io::Result<Fd> {
-        if !self.members(group).any(|(_, driver)| driver == Driver::Vfio) {
+        // Before groups were revoked, their files kept them, and their nodes.
+        let is_kept = !self.description.kernel.revokes_groups() && self.files.exists(Kind::Group(group));
+        if !is_kept && !self.members(group).any(|(_, driver)| driver == Driver::Vfio) {
             return Err(errno(libc::ENOENT));
         }
         if self.description.noiommu.contains(&group) && !self.description.raw_io {
@@ -50,18 +54,20 @@ impl State {
         let is_used = self.files.exists(Kind::Group(group))
             || self.open_devices(group) > 0
             || self.memberships.contains_key(&group);
-        match is_used {
-            true => Err(errno(libc::EBUSY)),
-            false => Ok(self.files.open(Kind::Group(group))),
+        if is_used {
+            return Err(errno(libc::EBUSY));
         }
+        self.notices.forget(Notifier::Group, group);
+        Ok(self.files.open(Kind::Group(group)))
     }
 
     /// `VFIO_GROUP_GET_STATUS`: the flags.
     pub fn group_status(&self, fd: Fd, argsz: u32) -> io::Result<u32> {
-        let group = self.group_of(fd)?;
-        if argsz < 8 {
+        let is_group = matches!(self.files.kind(fd)?, Kind::Group(_) | Kind::Revoked);
+        if is_group && argsz < 8 {
             return Err(errno(libc::EINVAL));
         }
+        let group = self.group_of(fd)?;
         let is_set = self.memberships.contains_key(&group);
         let claimed = is_set && self.description.kernel.claims_groups();
         let mut flags = 0;
@@ -76,6 +82,9 @@ impl State {
 
     /// `VFIO_GROUP_SET_CONTAINER`.
     pub fn set_container(&mut self, fd: Fd, container: Fd) -> io::Result<()> {
+        if self.files.kind(fd)? == Kind::Revoked {
+            self.files.kind(container)?;
+        }
         let group = self.group_of(fd)?;
         let kernel = self.description.kernel;
         if !kernel.looks_fd_up_first() && container.0 < 0 {
@@ -106,6 +115,9 @@ impl State {
 
     /// `VFIO_GROUP_UNSET_CONTAINER`: not while somebody else than the group's file uses the container.
     pub fn unset_container(&mut self, fd: Fd) -> io::Result<()> {
+        if self.files.kind(fd)? == Kind::Revoked {
+            return Err(errno(libc::EINVAL));
+        }
         let group = self.group_of(fd)?;
         let Some(id) = self.memberships.get(&group).copied() else {
             return Err(errno(libc::EINVAL));
@@ -195,7 +207,7 @@ impl State {
         let kind = self.files.kind(fd)?;
         match kind {
             Kind::Group(group) if !self.description.kernel.links_files() => self.use_container(group)?,
-            Kind::Group(_) => {}
+            Kind::Group(_) | Kind::Revoked => {}
             Kind::Device(_) if self.description.kernel.links_devices() => {}
             _ => return Err(errno(libc::EINVAL)),
         }

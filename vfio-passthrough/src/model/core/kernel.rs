@@ -76,6 +76,12 @@ impl Kernel {
         !self.since_6_12()
     }
 
+    /// With the last device that vfio-pci has of a group the group leaves its container, and its open file is of no use any
+    /// more (ENODEV). Before, that device's driver waits until the group has no container, and the file stays of use.
+    pub fn revokes_groups(self) -> bool {
+        self.since_6_1()
+    }
+
     /// A driver that would make a group in use not viable cannot bind (EBUSY). Before, it binds, and the
     /// kernel stops itself.
     pub fn refuses_drivers(self) -> bool {

@@ -45,11 +45,13 @@
 mod container;
 mod describe;
 mod device;
+mod driver;
 mod files;
 mod group;
 mod info;
 mod irqs;
 mod kernel;
+mod pins;
 #[cfg(test)]
 mod tests;
 mod type1;
@@ -59,6 +61,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard};
 
 pub use describe::{Description, Driver, PciFunction, Region};
+pub use driver::{Notice, Notifier};
 pub use files::Fd;
 pub use irqs::{IrqData, IrqSet};
 pub use kernel::Kernel;
@@ -67,7 +70,8 @@ pub use type1::{MapDma, UnmapDma};
 use super::{errno, lock};
 use crate::address::{ByteRange, PciAddress};
 use container::Container;
-use device::{Device, Notices};
+use device::Device;
+use driver::Notices;
 use files::{ContainerId, Events, Files, Kind};
 use type1::Process;
 
@@ -240,7 +244,8 @@ impl System {
     }
 
     /// Takes a device from its driver, as root does by `driver/unbind`. True if that is done; false if the
-    /// device is open: its user is asked for it (the request interrupt), and has it until all fds are closed.
+    /// device is open: its user is asked for it (the request interrupt), and has it until all fds are closed. In 5.4,
+    /// false also while the group is in a container and this was the last of its devices.
     pub fn unbind(&self, device: PciAddress) -> io::Result<bool> {
         self.state().unbind(device)
     }
@@ -251,23 +256,47 @@ impl System {
         self.state().ask_for(device)
     }
 
+    /// Who has a device; `None` for one that there is not.
+    pub fn driver(&self, device: PciAddress) -> Option<Driver> {
+        let state = self.state();
+        state.description.functions.get(&device).map(|entry| entry.driver)
+    }
+
     /// Gives a device without a driver to one.
     pub fn bind(&self, device: PciAddress, driver: Driver) -> io::Result<()> {
         self.state().bind(device, driver)
     }
 
-    /// A driver of a device in 5.4 asks to be told of the KVM that its group is linked with
-    /// (`vfio_register_notifier`): it is told of one that is linked already, too. `events` must be
-    /// `VFIO_GROUP_NOTIFY_SET_KVM` (1), and the group ready for use.
-    pub fn register_notifier(&self, device: PciAddress, events: u64) -> io::Result<u64> {
-        self.state().register_notifier(device, events)
+    /// A driver of a device asks to be told of something (`vfio_register_notifier`): EINVAL for other `events` than 1, which
+    /// is the one that each kind has, and until the group is ready for use; ENODEV for a group that VFIO does not know.
+    /// Where the group is linked with a KVM, all who are told of that are told again.
+    pub fn register_notifier(&self, device: PciAddress, kind: Notifier, events: u64) -> io::Result<u64> {
+        self.state().register_notifier(device, kind, events)
     }
 
-    /// What a notifier was told so far: KVMs, and `None` where one was taken away.
-    pub fn notices(&self, notifier: u64) -> Vec<Option<Fd>> {
-        let state = self.state();
-        let notice = state.notices.waiting.get(&notifier);
-        notice.map(|notice| notice.told.clone()).unwrap_or_default()
+    /// It wants to be told no more (`vfio_unregister_notifier`): ENOENT for one that is not told; EINVAL once the group is not in
+    /// use any more.
+    pub fn unregister_notifier(&self, notifier: u64) -> io::Result<()> {
+        self.state().unregister_notifier(notifier)
+    }
+
+    /// What a notifier was told so far.
+    pub fn notices(&self, notifier: u64) -> Vec<Notice> {
+        self.state().notices.told(notifier)
+    }
+
+    /// A driver of a device pins pages by their numbers in the device's addresses (`vfio_pin_pages`): where each is in the
+    /// process, as a page number. EINVAL for none, E2BIG for more than 512, EPERM for a group without an IOMMU or for an
+    /// access (`VFIO_DMA_MAP_FLAG_*`) that the mapping does not have, EINVAL for what is not mapped, until the group is
+    /// ready for use, and until somebody is told of unmaps; EACCES for a type1 of version 1.
+    pub fn pin_pages(&self, device: PciAddress, pages: &[u64], access: u32) -> io::Result<Vec<u64>> {
+        self.state().pin_pages(device, pages, access)
+    }
+
+    /// It lets go of pages (`vfio_unpin_pages`), up to the first that is not mapped: how many. Errors as for
+    /// [`pin_pages`](Self::pin_pages).
+    pub fn unpin_pages(&self, device: PciAddress, pages: &[u64]) -> io::Result<usize> {
+        self.state().unpin_pages(device, pages)
     }
 
     /// The process gets `CAP_SYS_RAWIO`, or loses it; its fds stay.
@@ -312,7 +341,7 @@ impl State {
                         self.dissolve(group);
                     }
                 }
-                Kind::Eventfd(_) | Kind::Kvm => {}
+                Kind::Revoked | Kind::Eventfd(_) | Kind::Kvm => {}
             }
         }
         Ok(())

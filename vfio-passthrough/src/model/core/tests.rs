@@ -2,6 +2,7 @@
 
 mod devices;
 mod dma;
+mod drivers;
 mod groups;
 
 use std::fmt::Debug;

@@ -110,8 +110,12 @@ impl Process {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mapping {
+pub(super) struct Mapping {
     size: u64,
+    /// In the process's memory.
+    pub vaddr: u64,
+    /// `VFIO_DMA_MAP_FLAG_READ` and `VFIO_DMA_MAP_FLAG_WRITE`.
+    pub flags: u32,
     /// Its virtual address was taken away (`VFIO_DMA_UNMAP_FLAG_VADDR`) and has not been given anew.
     without_vaddr: bool,
 }
@@ -125,6 +129,8 @@ pub(super) struct Type1 {
     page_sizes: u64,
     limit: u32,
     mappings: BTreeMap<u64, Mapping>,
+    /// Pages that drivers have pinned, by their number in the devices' addresses, with how often.
+    pub pins: BTreeMap<u64, u32>,
 }
 
 /// `size` bytes from `start` on, by the arithmetic of the kernel: an end at 2^64 is 0.
@@ -144,7 +150,13 @@ impl Type1 {
             page_sizes: description.page_sizes,
             limit: description.dma_entries,
             mappings: BTreeMap::new(),
+            pins: BTreeMap::new(),
         }
+    }
+
+    /// Whether it is of version 2.
+    pub fn is_v2(&self) -> bool {
+        self.v2
     }
 
     /// The mappings, in order.
@@ -168,7 +180,7 @@ impl Type1 {
     }
 
     /// The lowest mapping that shares a byte with a range. One that ends at 2^64 meets none.
-    fn first_in(&self, iova: u64, size: u64) -> Option<(u64, Mapping)> {
+    pub fn first_in(&self, iova: u64, size: u64) -> Option<(u64, Mapping)> {
         let before = self.mappings.range(..=iova).next_back();
         let over = before.filter(|(start, mapping)| end(**start, mapping.size) > iova);
         let after = || self.mappings.range(iova..).next();
@@ -207,6 +219,8 @@ impl Type1 {
         process.pin(call.vaddr, call.size, call.flags & write != 0)?;
         let mapping = Mapping {
             size: call.size,
+            vaddr: call.vaddr,
+            flags: call.flags,
             without_vaddr: false,
         };
         self.mappings.insert(call.iova, mapping);
@@ -239,12 +253,19 @@ impl Type1 {
         }
         if let Some(mapping) = self.mappings.get_mut(&start) {
             mapping.without_vaddr = false;
+            mapping.vaddr = call.vaddr;
         }
         Ok(())
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped.
-    pub fn unmap(&mut self, call: &UnmapDma, process: &mut Process) -> io::Result<u64> {
+    /// `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped, and the mappings among them that had pinned pages.
+    /// `is_told`: whether somebody is there who lets go of those.
+    pub fn unmap(
+        &mut self,
+        call: &UnmapDma,
+        process: &mut Process,
+        is_told: bool,
+    ) -> io::Result<(u64, Vec<ByteRange>)> {
         let (all_flag, vaddr_flag) = match self.kernel.has_unmap_flags() {
             true => (sys::VFIO_DMA_UNMAP_FLAG_ALL, sys::VFIO_DMA_UNMAP_FLAG_VADDR),
             false => (0, 0),
@@ -259,16 +280,23 @@ impl Type1 {
             return Err(errno(libc::EINVAL));
         }
         let doomed = self.covered(call.iova, size);
-        match call.flags & vaddr_flag != 0 {
-            true => self.take_vaddr(&doomed),
-            false => {
-                for (iova, mapping) in &doomed {
-                    self.mappings.remove(iova);
-                    process.unpin(mapping.size);
-                }
-                Ok(total(&doomed))
-            }
+        if call.flags & vaddr_flag != 0 {
+            return Ok((self.take_vaddr(&doomed)?, Vec::new()));
         }
+        let range = |(iova, mapping): &(u64, Mapping)| ByteRange::new(*iova, mapping.size);
+        let mut pinned: Vec<_> = doomed.iter().filter_map(range).collect();
+        pinned.retain(|range| self.is_pinned(*range));
+        if !is_told && !pinned.is_empty() {
+            return Err(io::Error::other(
+                "the kernel stops itself: nobody lets go of pinned pages",
+            ));
+        }
+        pinned.iter().for_each(|range| self.let_go(*range));
+        for (iova, mapping) in &doomed {
+            self.mappings.remove(iova);
+            process.unpin(mapping.size);
+        }
+        Ok((total(&doomed), pinned))
     }
 
     fn unmap_size(&self, call: &UnmapDma, all: bool) -> io::Result<u64> {

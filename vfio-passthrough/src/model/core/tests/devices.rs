@@ -354,6 +354,99 @@ fn the_user_is_asked_for_a_device_until_it_is_closed() {
 }
 
 #[test]
+fn of_old_the_last_device_waits_until_its_group_has_no_container() {
+    for closes in [true, false] {
+        let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
+        assert!(!system.unbind(at(NVME)).unwrap(), "nobody has it open");
+        assert_eq!(system.ask_again(at(NVME)), 0, "and nobody is asked");
+        fails(system.open_device(group, NVME), libc::ENODEV);
+        assert_eq!(system.group_status(group, 8).unwrap(), 3);
+        assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio));
+        match closes {
+            true => system.close(group).unwrap(),
+            false => system.unset_container(group).unwrap(),
+        }
+        assert_eq!(system.driver(at(NVME)), Some(Driver::None));
+        if !closes {
+            fails(system.open_group(1), libc::EBUSY);
+            system.bind(at(NVME), Driver::Vfio).unwrap();
+            assert_eq!(
+                system.group_status(group, 8).unwrap(),
+                1,
+                "the file is still of use"
+            );
+        }
+    }
+}
+
+#[test]
+fn of_old_a_device_that_was_asked_for_waits_for_the_container_after_it_is_closed() {
+    let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
+    let device = system.open_device(group, NVME).unwrap();
+    assert!(!system.unbind(at(NVME)).unwrap());
+    system.close(device).unwrap();
+    assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio));
+    let kvm = system.open_kvm();
+    system.link(kvm, group).unwrap();
+    system.close(group).unwrap();
+    fails(system.open_group(1), libc::EBUSY);
+    assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio), "KVM is a user, too");
+    system.close(kvm).unwrap();
+    assert_eq!(system.driver(at(NVME)), Some(Driver::None));
+    fails(system.open_group(1), libc::ENOENT);
+}
+
+#[test]
+fn one_of_several_devices_goes_without_the_group() {
+    for kernel in KERNELS {
+        let Ready {
+            system, container, ..
+        } = ready(host(kernel));
+        let nics = system.open_group(2).unwrap();
+        system.set_container(nics, container).unwrap();
+        assert!(system.unbind(at(NIC2)).unwrap());
+        fails(system.open_device(nics, NIC2), libc::ENODEV);
+        assert_eq!(system.group_status(nics, 8).unwrap(), 3);
+        system.open_device(nics, NIC).unwrap();
+    }
+}
+
+#[test]
+fn a_group_whose_last_device_goes_is_revoked() {
+    for kernel in [Kernel::Linux6_1, Kernel::Linux6_12] {
+        let Ready {
+            system,
+            container,
+            group,
+        } = ready(host(kernel));
+        let kvm = system.open_kvm();
+        assert!(system.unbind(at(NVME)).unwrap());
+        assert_eq!(
+            system.check_extension(container, 10).unwrap(),
+            0,
+            "the IOMMU is gone"
+        );
+        fails(system.group_status(group, 7), libc::EINVAL);
+        fails(system.group_status(group, 8), libc::ENODEV);
+        fails(system.set_container(group, Fd(999)), libc::EBADF);
+        fails(system.set_container(group, container), libc::ENODEV);
+        fails(system.set_container(group, group), libc::ENODEV);
+        fails(system.unset_container(group), libc::EINVAL);
+        fails(system.open_device(group, NVME), libc::ENODEV);
+        system.link(kvm, group).unwrap();
+        fails(system.open_group(1), libc::ENOENT);
+        system.bind(at(NVME), Driver::Vfio).unwrap();
+        let new = system.open_group(1).unwrap();
+        system.set_container(new, container).unwrap();
+        fails(system.group_status(group, 8), libc::ENODEV);
+        [group, kvm, new, container]
+            .into_iter()
+            .for_each(|fd| system.close(fd).unwrap());
+        assert_eq!((system.open_fds(), system.containers()), (vec![], 0));
+    }
+}
+
+#[test]
 fn the_host_does_not_get_a_device_of_a_group_in_use() {
     let Ready {
         system, container, ..
@@ -366,21 +459,4 @@ fn the_host_does_not_get_a_device_of_a_group_in_use() {
     fails(system.bind(at(NIC2), Driver::Host), libc::EBUSY);
     system.close(nics).unwrap();
     system.bind(at(NIC2), Driver::Host).unwrap();
-}
-
-#[test]
-fn a_driver_is_told_of_the_kvm_whenever_it_asks() {
-    let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
-    let kvm = system.open_kvm();
-    let early = system.register_notifier(at(NVME), 1).unwrap();
-    assert_eq!(system.notices(early), []);
-    system.link(kvm, group).unwrap();
-    let late = system.register_notifier(at(NVME), 1).unwrap();
-    assert_eq!(system.notices(late), [Some(kvm)], "it was replayed");
-    system.close(kvm).unwrap();
-    assert_eq!(system.notices(early), [Some(kvm), None]);
-    for events in [0, 2, 3] {
-        fails(system.register_notifier(at(NVME), events), libc::EINVAL);
-    }
-    fails(system.register_notifier(at(NIC), 1), libc::EINVAL);
 }

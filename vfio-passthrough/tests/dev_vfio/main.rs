@@ -1,0 +1,163 @@
+//! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are attached, used by a guest and
+//! given back; then each call of the kernel fails in turn, with each errno.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
+
+mod libc;
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use self::libc::{World, world};
+use ::libc::{EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
+use vfio_passthrough::host::{GroupLink, HostMemory};
+use vfio_passthrough::model::core::{Description, Driver, Fd, Kernel, PciFunction};
+use vfio_passthrough::model::{Faults, Guest};
+use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, ResetPolicy};
+use vm_memory::{GuestAddress, GuestRegionMmap};
+
+const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
+const UNMAP: u32 = 14;
+const DEVICES: [(&str, u32); 2] = [("0000:01:00.0", 5), ("0000:02:00.0", 6)];
+
+/// `/sys` of a host with both devices at vfio-pci.
+fn sysfs() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (device, group) in DEVICES {
+        let folder = root.path().join("bus/pci/devices").join(device);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::os::unix::fs::symlink("../drivers/vfio-pci", folder.join("driver")).unwrap();
+        std::os::unix::fs::symlink(format!("../groups/{group}"), folder.join("iommu_group")).unwrap();
+    }
+    root
+}
+
+/// A KVM of the model.
+struct Link(Fd);
+
+impl GroupLink for Link {
+    fn add(&self, group: BorrowedFd<'_>) -> io::Result<()> {
+        let world = world();
+        let world = world.as_ref().unwrap();
+        world.system.link(self.0, world.fd(group.as_raw_fd()))
+    }
+
+    fn remove(&self, group: BorrowedFd<'_>) -> io::Result<()> {
+        let world = world();
+        let world = world.as_ref().unwrap();
+        world.system.unlink(self.0, world.fd(group.as_raw_fd()))
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+/// A guest's life: what failed, if anything did.
+fn live(kvm: Fd) -> Result<(), String> {
+    let container = Container::open().map_err(text)?;
+    container.link(Arc::new(Link(kvm))).map_err(text)?;
+    let mut devices = Vec::new();
+    for (device, _) in DEVICES {
+        let address = device.parse().unwrap();
+        devices.push((address, container.open_device(address).map_err(text)?));
+    }
+    let memory = |_| Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x4000, None).unwrap());
+    let pieces = (0..3).map(|at: u64| (Iova(at << 20), memory(at) as Arc<dyn HostMemory>));
+    let mappings = container.dma().map_all(pieces).map_err(text)?;
+    let guest = Guest::new(Arc::new(Faults::default()));
+    let functions = devices.into_iter().map(|(address, device)| {
+        PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required).map_err(text)
+    });
+    let functions = functions.collect::<Result<Vec<_>, _>>()?;
+    for (function, bar) in functions.iter().zip([0xe000_0004_u32, 0xe100_0004]) {
+        function.config_write(0x10, &bar.to_le_bytes());
+        function.config_write(0x04, &[6, 0]);
+        function.bar_write(BarIndex::new(0).unwrap(), 0x2000 + 12, &[0; 4]);
+        function.config_write(0x42, &[0, 0x80]);
+        function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
+        function.reset().map_err(text)?;
+    }
+    let ends: Result<Vec<_>, _> = functions
+        .iter()
+        .map(|function| function.shutdown().map_err(text))
+        .collect();
+    drop(functions);
+    mappings
+        .into_iter()
+        .try_for_each(|mapping| mapping.unmap().map(drop))
+        .map_err(text)?;
+    ends.map(drop)
+}
+
+/// What came of a life in which a call failed.
+struct Outcome {
+    result: Result<(), String>,
+    calls: u64,
+    struck: Option<u32>,
+    /// Files, containers, and locked bytes that are left.
+    left: (Vec<Fd>, usize, u64),
+}
+
+fn run(kernel: Kernel, strike: Option<(u64, i32)>) -> Outcome {
+    let root = sysfs();
+    let mut description = Description::new(kernel);
+    for (device, group) in DEVICES {
+        description = description.device(device.parse().unwrap(), group, Driver::Vfio, PciFunction::nvme());
+    }
+    let system = description.build();
+    let kvm = system.open_kvm();
+    let mut own = World::new(system, root.path().to_string_lossy().into_owned());
+    own.strike = strike;
+    *world() = Some(own);
+    let result = live(kvm);
+    let own = world().take().unwrap();
+    own.system.close(kvm).unwrap();
+    Outcome {
+        result,
+        calls: own.calls,
+        struck: own.struck,
+        left: (
+            own.system.open_fds(),
+            own.system.containers(),
+            own.system.locked_memory(),
+        ),
+    }
+}
+
+/// One test: there is one C library.
+#[test]
+fn whichever_call_of_the_kernel_fails_nothing_is_left_and_the_error_names_it() {
+    let mut points = 0;
+    for kernel in [Kernel::Linux6_1, Kernel::Linux6_12] {
+        let good = run(kernel, None);
+        assert_eq!((good.result, good.left), (Ok(()), (vec![], 0, 0)), "{kernel:?}");
+        for (call, errno) in (0..good.calls).flat_map(|call| ERRNOS.map(|errno| (call, errno))) {
+            let outcome = run(kernel, Some((call, errno)));
+            let struck = outcome.struck.unwrap();
+            let point = format!("{kernel:?}: call {call} (request {struck}) with errno {errno}");
+            assert_eq!(outcome.left, (vec![], 0, 0), "{point}: {:?}", outcome.result);
+            // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has none for them.
+            if let Err(error) = &outcome.result {
+                let named = struck < 2 && error.starts_with("/dev/vfio/vfio: ")
+                    || error.contains(&format!("(os error {errno})"))
+                    || errno == EBUSY && error.contains("(EBUSY)");
+                assert!(named, "{point}: {error}");
+            }
+            // What a guest asks for and does not get is logged; EINVAL is how VFIO says that there is no such interrupt; a group that a
+            // container refuses gets another one. All else is returned.
+            let of_the_guest = [4, 8, 10].contains(&struck) || (struck, errno) == (9, EINVAL);
+            assert!(
+                of_the_guest || struck == UNMAP || outcome.result.is_err(),
+                "{point} is not told"
+            );
+            points += 1;
+        }
+    }
+    println!("/dev/vfio: {points} points");
+    assert!(points > 500, "{points}");
+}
