@@ -66,6 +66,8 @@ fn a_bar_that_is_sized_while_it_decodes_is_nowhere() {
         assert_eq!(setup.guest.slots(), home);
         setup.write32(register, u32::MAX);
         assert_eq!(setup.guest.slots(), [], "register {register:#x}");
+        setup.write32(register, u32::MAX);
+        assert_eq!(setup.guest.slots(), [], "register {register:#x}, sized twice");
         setup.write32(register, value);
     }
     // 0x38_ffff_c000 has ones in all address bits of its lower half, and is an address.
