@@ -43,6 +43,7 @@ pub fn field(text: &str, name: &str) -> Option<u64> {
 /// Bit 2 of the command register (PCI Local Bus 3.0, 6.2.2), by the kernel's own view of the device.
 pub fn is_bus_master(l1: &mut L1, device: &str) -> Result<bool, Error> {
     let config = l1.read(&format!("/sys/bus/pci/devices/{device}/config"))?;
-    // Vendor, device and command of QEMU's NVMe are all below 0x80, so they survive as text.
-    Ok(config.as_bytes()[4] & 1 << 2 != 0)
+    // A byte that is no text is one replacement character, so the command is the fifth; it is below 0x80.
+    let command = config.chars().nth(4).map_or(u32::MAX, u32::from);
+    Ok(command & 1 << 2 != 0)
 }
