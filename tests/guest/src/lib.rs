@@ -11,6 +11,9 @@ pub const PREFIX: &str = "@guest ";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
+    /// The init runs: in place of what it says of itself, where the command line has `guest.brief`. Each byte of a
+    /// console is an exit, so whoever counts those up to here wants few.
+    Up,
     /// The init runs.
     Init {
         /// Since the kernel's start, by its own clock.

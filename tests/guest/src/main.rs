@@ -25,8 +25,11 @@ mod toggle;
 mod usb;
 mod vfio;
 
-use guest::Ending;
+use guest::{Ending, Report};
 use plan::Plan;
+
+/// Has the first report say that there is one, and no more.
+const BRIEF: &str = "guest.brief";
 
 fn main() {
     // The kernel hands its init what it does not understand itself; another program's arguments are ours.
@@ -42,7 +45,7 @@ fn main() {
             Ending::Off
         }
     };
-    report::send(&guest::Report::End { ending });
+    report::send(&Report::End { ending });
     system::end(ending);
 }
 
@@ -55,8 +58,10 @@ fn as_program(steps: &str) {
 
 /// Everything between the mounts and the end.
 fn work() -> Result<Ending, system::Error> {
-    report::send(&system::look()?);
-    let plan: Plan = system::command_line()?.parse()?;
+    let command_line = system::command_line()?;
+    let is_brief = command_line.split_whitespace().any(|word| word == BRIEF);
+    report::send(&if is_brief { Report::Up } else { system::look()? });
+    let plan: Plan = command_line.parse()?;
     modules::load_listed()?;
     for step in &plan.steps {
         if let Err(error) = steps::run(step) {

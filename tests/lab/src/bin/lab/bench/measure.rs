@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::HOST;
 
 /// What the guest's init prints first.
-const INIT: &str = "\"report\":\"init\"";
+const INIT: &str = "\"report\":\"up\"";
 
 /// Counters of all VMs that live (Documentation/virt/kvm: debugfs).
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
@@ -202,7 +202,7 @@ impl Vmm {
                 each("--vfio ")
             ),
         };
-        let command_line = format!("console=ttyS0 quiet panic=-1 guest.do={steps}");
+        let command_line = format!("console=ttyS0 quiet panic=-1 guest.brief guest.do={steps}");
         text.split_whitespace()
             .map(str::to_owned)
             .chain([command_line])
