@@ -23,15 +23,6 @@ pub enum Report {
         /// `MemTotal`.
         memory_kib: u64,
     },
-    /// What the kernel made of the CPUs that are online.
-    Topology {
-        /// Packages.
-        packages: usize,
-        /// Cores of all packages.
-        cores: usize,
-        /// Threads of all cores.
-        threads: usize,
-    },
     /// The PCI functions that the guest sees.
     Pci {
         /// In the order of their addresses.

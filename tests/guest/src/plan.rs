@@ -22,8 +22,6 @@ pub struct Plan {
 pub enum Step {
     /// List the PCI functions.
     Look,
-    /// Count packages, cores and threads.
-    Topology,
     /// Hash the first `bytes`.
     Hash { bytes: u64 },
     /// Write the pattern and read it back.
@@ -93,7 +91,6 @@ impl FromStr for Plan {
 fn step(name: &str, value: &str) -> Option<Step> {
     Some(match name {
         "look" => Step::Look,
-        "topology" => Step::Topology,
         "hash" => Step::Hash { bytes: size(value)? },
         "write" => {
             let (bytes, offset) = value.split_once('@').unwrap_or((value, "0"));

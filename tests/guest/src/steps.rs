@@ -9,7 +9,7 @@ use guest::Report;
 use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
-use crate::system::{self, Error};
+use crate::system::Error;
 use crate::{bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, toggle, usb};
 
 /// Reads are spread over this much of a disk.
@@ -24,7 +24,6 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Look => Report::Pci {
             functions: pci::functions()?,
         },
-        Step::Topology => system::topology()?,
         Step::Hash { bytes } => return on_disks(|disk| hash(disk, bytes)),
         Step::Write { bytes, offset } => return on_disks(|disk| write(disk, offset, bytes)),
         Step::Read { count, depth } => return on_disks(|disk| read(disk, count, depth)),

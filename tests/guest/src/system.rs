@@ -1,6 +1,5 @@
 //! The system around the init: mounts, command line, what there is, and the end.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::io::stdout;
@@ -66,29 +65,6 @@ pub fn look() -> Result<Report, Error> {
         uptime_ns: uptime_ns(&read("/proc/uptime")?),
         cpus: read("/sys/devices/system/cpu/online")?.trim().to_owned(),
         memory_kib: memory_kib(&read("/proc/meminfo")?),
-    })
-}
-
-const CPUS: &str = "/sys/devices/system/cpu";
-
-/// What the kernel made of the CPUs that are online (Documentation/admin-guide/cputopology.rst).
-pub fn topology() -> Result<Report, Error> {
-    let (mut packages, mut cores, mut threads) = (BTreeSet::new(), BTreeSet::new(), 0_usize);
-    for entry in fs::read_dir(CPUS).map_err(Error::file("list", CPUS))?.flatten() {
-        let folder = entry.path().join("topology");
-        let id = |name: &str| fs::read_to_string(folder.join(name)).ok();
-        // The other entries are no CPUs, and those that are offline have none.
-        let (Some(package), Some(core)) = (id("physical_package_id"), id("core_id")) else {
-            continue;
-        };
-        threads = threads.saturating_add(1);
-        cores.insert((package.clone(), core));
-        packages.insert(package);
-    }
-    Ok(Report::Topology {
-        packages: packages.len(),
-        cores: cores.len(),
-        threads,
     })
 }
 

@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+mod big;
 mod conformance;
 mod control;
 mod data;
@@ -69,6 +70,7 @@ fn lanes() -> [Vec<Group>; LANES] {
     let rest = [
         shapes::TESTS,
         layout::TESTS,
+        big::HUGE_PAGES,
         endings::TESTS,
         errors::TESTS,
         moves::TESTS,
@@ -102,7 +104,7 @@ fn lanes() -> [Vec<Group>; LANES] {
                 .concat(),
             ),
             ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
-            ("6.12, AMD", amd(), layout::AMD.to_vec()),
+            ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
             ("6.12", xhci, usb::TESTS.to_vec()),
             ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
         ],

@@ -1,0 +1,96 @@
+//! Guests with much RAM, and with huge pages.
+
+use guest::Report;
+use lab::protocol::{Ending, Request};
+use lab::{Error, Guest, L1, sha256};
+
+use crate::Test;
+use crate::support::{assigned, boot, counter, hashes};
+
+pub const TESTS: &[Test] = &[("big: RAM beyond 4 GiB", beyond_4_gib)];
+
+/// On a machine of 2 GiB.
+pub const HUGE_PAGES: &[Test] = &[("big: reserved pages of 2M, and a device", pages_of_2m)];
+
+const HASHED: usize = 4 << 20;
+const INIT: &str = "\"report\":\"init\"";
+
+/// Nothing of it is touched but what the guest's kernel touches.
+fn beyond_4_gib(l1: &mut L1) -> Result<(), Error> {
+    const ROLLUP: &str = "/proc/{pid}/smaps_rollup";
+    let guest = Guest::new("pause:1").memory("5G").look_at(INIT, &[ROLLUP]);
+    let outcome = boot(l1, &guest)?;
+    let Some(Report::Init { memory_kib, .. }) = outcome.reports.first() else {
+        panic!("no first report\n{}", outcome.account());
+    };
+    assert!(*memory_kib > 4700 << 10, "{}", outcome.account());
+    assert_eq!(counter(&outcome, "/ram_regions"), 2, "{}", outcome.account());
+    let rollup = &outcome.finished.sightings[0].files[ROLLUP];
+    let none = rollup
+        .lines()
+        .any(|line| line.split_whitespace().eq(["AnonHugePages:", "0", "kB"]));
+    assert!(
+        rollup.contains("AnonHugePages:") && !none,
+        "no huge pages of small ones\n{rollup}"
+    );
+    Ok(())
+}
+
+fn reserve(l1: &mut L1, kib: u64, pages: u64) -> Result<(), Error> {
+    let path = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages");
+    l1.tell(&Request::Write {
+        path: path.clone(),
+        contents: pages.to_string(),
+    })?;
+    assert_eq!(l1.read(&path)?.trim(), pages.to_string(), "pages of {kib} KiB");
+    Ok(())
+}
+
+/// Without enough of them, the message has the command that is then obeyed.
+fn pages_of_2m(l1: &mut L1) -> Result<(), Error> {
+    const FOLDER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let device = assigned(l1, 0)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let free = format!("{FOLDER}/free_hugepages");
+    let guest = Guest::new("hash:4M,write:1M@8M")
+        .device(&device)
+        .memory("size=512M,hugepages=2M")
+        .look_at(INIT, &[&free]);
+
+    reserve(l1, 2048, 16)?;
+    let outcome = guest.boot(l1)?;
+    assert_eq!(
+        outcome.finished.ending,
+        Ending::Status(1),
+        "{}",
+        outcome.account()
+    );
+    for part in [
+        "it needs 256 huge pages of 2M, and 16 of the host's 16 are free",
+        &format!("echo 256 > {FOLDER}/nr_hugepages"),
+    ] {
+        assert!(
+            outcome.stderr.contains(part),
+            "no {part:?}\n{}",
+            outcome.account()
+        );
+    }
+
+    reserve(l1, 2048, 256)?;
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    assert_eq!(
+        outcome.finished.sightings[0].files[&free],
+        "0\n",
+        "{}",
+        outcome.account()
+    );
+    assert_eq!(
+        counter(&outcome, "/vfio_ioctls/map_dma"),
+        1,
+        "{}",
+        outcome.account()
+    );
+    assert_eq!(l1.read(&free)?, "256\n", "all are given back");
+    reserve(l1, 2048, 0)
+}
