@@ -22,8 +22,6 @@ pub enum Device {
     PluggedNvme,
     /// A PCIe NIC. Resets by power management.
     E1000e,
-    /// The same, behind a port that hears of its errors.
-    PluggedE1000e,
     /// A conventional NIC: INTx, ports. Cannot be reset.
     Rtl8139,
     /// A conventional NIC that has ports and nothing else. Cannot be reset.
@@ -65,7 +63,6 @@ impl Device {
         matches!(
             self,
             Self::PluggedNvme
-                | Self::PluggedE1000e
                 | Self::NvmeWithVfs
                 | Self::Ahci
                 | Self::Xhci
@@ -79,7 +76,7 @@ impl Device {
     pub fn modules(self) -> &'static [&'static str] {
         match self {
             Self::Nvme | Self::PluggedNvme | Self::NvmeWithVfs => &["nvme"],
-            Self::E1000e | Self::PluggedE1000e => &["e1000e"],
+            Self::E1000e => &["e1000e"],
             Self::Rtl8139 => &["8139cp"],
             Self::Ne2k => &["ne2k-pci"],
             Self::Ahci => &["ahci", "sd_mod"],

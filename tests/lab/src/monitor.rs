@@ -55,12 +55,6 @@ impl Monitor {
         }
     }
 
-    /// Runs a command of the monitor for people; it says nothing if it went well.
-    pub fn human(&mut self, line: &str) -> Result<String, Error> {
-        let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
-        Ok(said.as_str().unwrap_or_default().trim().to_owned())
-    }
-
     /// Asks L1 to let a device go, as whoever presses the button at its slot does.
     pub fn unplug(&mut self, device: &str) -> Result<(), Error> {
         self.execute("device_del", &json!({ "id": device })).map(drop)
@@ -141,6 +135,6 @@ mod tests {
 
     #[test]
     fn a_monitor_that_ends_is_an_error() {
-        assert!(monitor(&[]).unwrap().human("info pci").is_err());
+        assert!(monitor(&[]).unwrap().unplug("device0").is_err());
     }
 }

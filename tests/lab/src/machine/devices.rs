@@ -23,11 +23,6 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     }
     match device {
         Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
-        Device::PluggedE1000e => {
-            let place = format!("id=device{index},bus=port{index}");
-            let nic = nic("e1000e", &format!("net{index}"), &place);
-            [devices([port(index, slot)]), nic].concat()
-        }
         Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Ne2k => nic("ne2k_pci", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Xhci => devices([

@@ -1,7 +1,7 @@
 //! What several tests need.
 
 use guest::Report;
-use lab::{Device, Error, Guest, L1, Outcome};
+use lab::{Device, Error, Guest, L1, Monitor, Outcome};
 
 /// The driver that hands devices to userspace.
 pub const VFIO: Option<&str> = Some("vfio-pci");
@@ -28,7 +28,16 @@ pub fn boot_with_nvme(l1: &mut L1, steps: &str) -> Result<Outcome, Error> {
 
 /// Boots a guest that must get through.
 pub fn boot(l1: &mut L1, guest: &Guest) -> Result<Outcome, Error> {
-    let outcome = guest.boot(l1)?;
+    boot_along(l1, guest, |_, _| Ok(()))
+}
+
+/// The same; `along` may do something to L1 whenever the guest has printed something.
+pub fn boot_along(
+    l1: &mut L1,
+    guest: &Guest,
+    along: impl FnMut(&mut Monitor, &str) -> Result<(), Error>,
+) -> Result<Outcome, Error> {
+    let outcome = guest.boot_along(l1, along)?;
     assert!(outcome.is_success(), "{}", outcome.account());
     let failed = outcome
         .reports
