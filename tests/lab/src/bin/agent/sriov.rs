@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -48,6 +50,17 @@ pub fn enable(address: &str, count: u16) -> Result<()> {
     Ok(())
 }
 
+/// A driver that was just bound starts its controller by itself, and until then takes no command (EAGAIN).
+fn wait_until_live(state: &Path) -> Result<()> {
+    for _ in 0..500 {
+        if fs::read_to_string(state)?.trim() == "live" {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Err(Error::other(format!("{}: not live for 5 s", state.display())))
+}
+
 /// A controller's node.
 struct Controller(File);
 
@@ -56,6 +69,7 @@ impl Controller {
         let entry = fs::read_dir(folder.join("nvme"))?
             .next()
             .ok_or(ErrorKind::NotFound)??;
+        wait_until_live(&entry.path().join("state"))?;
         File::open(Path::new("/dev").join(entry.file_name())).map(Self)
     }
 
