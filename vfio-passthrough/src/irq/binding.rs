@@ -213,3 +213,35 @@ mod tests {
         assert_eq!(names, ["INTx", "MSI", "MSI-X", "error", "request"]);
     }
 }
+
+#[cfg(all(test, feature = "model"))]
+mod dropped {
+    use super::*;
+    use crate::host::MsiMessage;
+    use crate::model::{Faults, Guest, PciDevice};
+
+    #[test]
+    fn vectors_that_are_dropped_are_off_and_not_delivered() -> std::io::Result<()> {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
+        let guest = Guest::new(faults);
+        let address = "01:00.0".parse().map_err(std::io::Error::other)?;
+        let (kind, vectors) = (Kind::Msix, guest.host().msi.allocate(65)?);
+        let irq = device.irq(kind.index())?;
+        let mut binding = Binding::new(address, kind, device.clone(), irq, vectors);
+        let message = MsiMessage {
+            address: 0xfee0_0000,
+            data: 7,
+        };
+        let wanted = Wanted {
+            enabled: true,
+            vectors: 65,
+            deliver: [(3, message)].into(),
+        };
+        binding.reconcile(&wanted).map_err(std::io::Error::other)?;
+        assert_eq!((device.irqs().bound(), guest.delivered().len()), (1, 1));
+        drop(binding);
+        assert_eq!((device.irqs().active, guest.delivered().len()), (None, 0));
+        Ok(())
+    }
+}

@@ -76,3 +76,21 @@ impl Drop for Event {
         }
     }
 }
+
+#[cfg(all(test, feature = "model"))]
+mod tests {
+    use super::*;
+    use crate::backend::IrqFlags;
+    use crate::model::{Faults, PciDevice};
+
+    #[test]
+    fn what_is_dropped_is_not_heard_any_more() -> std::io::Result<()> {
+        let device = Arc::new(PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD)?);
+        let address = "01:00.0".parse().map_err(std::io::Error::other)?;
+        let event = Event::new(address, Kind::Request, device.clone()).map_err(std::io::Error::other)?;
+        assert_eq!(device.heard(), 1);
+        drop(event);
+        assert_eq!(device.heard(), 0);
+        Ok(())
+    }
+}

@@ -2,11 +2,6 @@
 
 use super::regs::{CONVENTIONAL_SIZE, EXTENDED_SIZE, HEADER_END};
 
-/// The most capabilities that fit conventional config space: one each 4 bytes.
-const MAX_STANDARD: usize = 48;
-/// The most extended capabilities that fit: one each 4 bytes.
-const MAX_EXTENDED: usize = 960;
-
 /// A capability of the list at 0x34.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
@@ -37,12 +32,12 @@ pub struct Walk<T> {
 }
 
 /// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16 bits at an
-/// offset: id and next pointer. Where the list repeats itself or points into the header it is cut.
+/// offset: id and next pointer. Where the list repeats itself or points into the header it is cut, so that it ends.
 pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability> {
     let (mut found, mut cut): (Vec<Capability>, _) = (Vec::new(), None);
     // The lower two bits are reserved: software masks them (PCI 6.7).
     let mut offset = u16::from(first & 0xfc);
-    while offset != 0 && found.len() < MAX_STANDARD {
+    while offset != 0 {
         if offset < HEADER_END || found.iter().any(|known| known.offset == offset) {
             cut = Some(format!(
                 "capability list cut at {offset:#x}: it points into the header or repeats itself"
@@ -66,7 +61,7 @@ pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability>
 pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
     let (mut found, mut cut): (Vec<ExtendedCapability>, _) = (Vec::new(), None);
     let mut offset = CONVENTIONAL_SIZE;
-    while offset != 0 && found.len() < MAX_EXTENDED {
+    while offset != 0 {
         let repeated = found.iter().any(|known| known.offset == offset);
         if !(CONVENTIONAL_SIZE..EXTENDED_SIZE).contains(&offset) || repeated {
             cut = Some(format!(
@@ -129,6 +124,20 @@ mod tests {
         assert_eq!(offsets(&[(0x40, 0x4001)], 0x40), [0x40]);
         assert_eq!(offsets(&[(0x40, 0x1001)], 0x40), [0x40]);
         assert_eq!(offsets(&[(0x40, 0x8001)], 0x40), [0x40]);
+    }
+
+    #[test]
+    fn a_list_that_fills_its_space_ends_or_is_cut_as_any_other() {
+        for (after_last, is_cut) in [(0, false), (0x40, true)] {
+            let next = |offset| if offset == 0xfc { after_last } else { offset + 4 };
+            let walk = standard(0x40, |offset| next(offset) << 8 | 5);
+            assert_eq!((walk.found.len(), walk.cut.is_some()), (48, is_cut));
+        }
+        for (after_last, is_cut) in [(0, false), (0x100, true)] {
+            let next = |offset| if offset == 0xffc { after_last } else { offset + 4 };
+            let walk = extended(|offset| u32::from(next(offset)) << 20 | 5);
+            assert_eq!((walk.found.len(), walk.cut.is_some()), (960, is_cut));
+        }
     }
 
     #[test]

@@ -181,60 +181,6 @@ fn only_command_bits_that_exist_can_be_set() {
 }
 
 #[test]
-fn msix_control_is_ours() {
-    let mut view = view();
-    assert_eq!(
-        read(&view, &device(), 0x60, 4),
-        0x0040_8011,
-        "off, though the device has it on"
-    );
-    let written = view.write(0x60, &[0xff; 4]);
-    assert_eq!(
-        written,
-        Written {
-            forward: vec![],
-            touched: Touched::MSIX
-        }
-    );
-    assert_eq!(view.msix_control(), Some(0xc040));
-    assert_eq!(
-        view.write(0x62, &[0]).touched,
-        Touched::empty(),
-        "the low byte is the table's size"
-    );
-    assert_eq!(view.write(0x63, &[0]).touched, Touched::MSIX);
-}
-
-#[test]
-fn msi_is_ours() {
-    let mut view = view();
-    assert_eq!(
-        read(&view, &device(), 0x50, 4),
-        0x0084_6005,
-        "off, though the device has it on"
-    );
-    view.write(0x52, &[0xff, 0xff]);
-    assert_eq!(read(&view, &device(), 0x52, 2), 0x00f5);
-    let written = view.write(0x54, &[0x03, 0x10, 0xe0, 0xfe]);
-    assert_eq!(
-        written,
-        Written {
-            forward: vec![],
-            touched: Touched::MSI
-        }
-    );
-    view.write(0x5c, &[0x40, 0x40]);
-    let wanted = view.msi_wanted();
-    assert_eq!(
-        (wanted.vectors, wanted.deliver.len()),
-        (4, 4),
-        "as many as there are"
-    );
-    assert_eq!(wanted.deliver[&3].data, 0x4043);
-    assert_eq!(wanted.deliver[&3].address, 0xfee0_1000);
-}
-
-#[test]
 fn a_capability_that_runs_into_the_next_is_hidden() {
     let mut bytes = device();
     // With mask bits it has 24 bytes, and the next is 16 bytes further on.
@@ -427,4 +373,5 @@ fn the_documentation_shows_the_table_of_the_code() {
     );
 }
 
+mod interrupts;
 mod naive;
