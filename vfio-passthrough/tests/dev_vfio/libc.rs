@@ -1,11 +1,12 @@
 //! What the program asks of the kernel, answered by the model where it is about VFIO. These functions take the place of
 //! those of the C library in this program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::bus::Bus;
 use vfio_passthrough::model::core::{Fd, IrqData, IrqSet, MapDma, System, UnmapDma};
 
 /// A host, what of it is open in this process, and which call fails.
@@ -15,6 +16,10 @@ pub struct World {
     pub sysfs: String,
     /// Files of this process that stand for files of the model.
     fds: BTreeMap<c_int, Fd>,
+    /// Of those, the ones of groups and of devices.
+    groups: BTreeMap<c_int, u32>,
+    devices: BTreeSet<Fd>,
+    pub bus: Bus,
     pub calls: u64,
     /// The number of a call, and its errno.
     pub strike: Option<(u64, i32)>,
@@ -35,6 +40,9 @@ impl World {
             system,
             sysfs,
             fds: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            devices: BTreeSet::new(),
+            bus: Bus::default(),
             calls: 0,
             strike: None,
             struck: None,
@@ -43,6 +51,11 @@ impl World {
 
     pub fn fd(&self, fd: c_int) -> Fd {
         self.fds.get(&fd).copied().unwrap_or(Fd(fd))
+    }
+
+    /// The group that a file is of.
+    pub fn group(&self, fd: c_int) -> Option<u32> {
+        self.groups.get(&fd).copied()
     }
 
     fn pass(&mut self, request: u32) -> io::Result<()> {
@@ -69,13 +82,16 @@ impl World {
 
     fn open(&mut self, path: &str) -> io::Result<c_int> {
         self.pass(0)?;
-        let fd = match path.strip_prefix("/dev/vfio/") {
-            Some("vfio") => self.system.open_container(),
-            group => self
-                .system
-                .open_group(group.unwrap_or_default().parse().unwrap())?,
-        };
-        Ok(self.stand_in(fd))
+        let name = path.strip_prefix("/dev/vfio/").unwrap_or_default();
+        if name == "vfio" {
+            let container = self.system.open_container();
+            return Ok(self.stand_in(container));
+        }
+        let number = name.parse().unwrap();
+        let group = self.system.open_group(number)?;
+        let file = self.stand_in(group);
+        self.groups.insert(file, number);
+        Ok(file)
     }
 
     fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
@@ -100,11 +116,14 @@ impl World {
             6 => {
                 let device = system.open_device(fd, &text(argument as *const c_char))?;
                 let file = self.stand_in(device);
+                self.devices.insert(device);
                 write_config(file);
                 file
             }
             10 => self.set_irqs(fd, argument).map(|()| 0)?,
             11 => system.reset(fd).map(|()| 0)?,
+            12 if self.devices.contains(&fd) => self.bus_info(argument).map(|()| 0)?,
+            13 if self.devices.contains(&fd) => self.reset_bus(argument).map(|()| 0)?,
             13 | 14 => self.dma(fd, request, argument).map(|()| 0)?,
             _ => self.info(fd, request, argument).map(|()| 0)?,
         })
@@ -194,7 +213,7 @@ fn write_config(file: c_int) {
     }
 }
 
-fn words<const N: usize>(address: usize) -> &'static mut [u32; N] {
+pub fn words<const N: usize>(address: usize) -> &'static mut [u32; N] {
     // SAFETY: the argument of an ioctl, which the caller lends for the call, is at least as long; it is aligned.
     unsafe { &mut *(address as *mut [u32; N]) }
 }
@@ -264,9 +283,11 @@ extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c
 #[unsafe(no_mangle)]
 extern "C" fn close(fd: c_int) -> c_int {
     if let Some(world) = world().as_mut()
-        && let Some(fd) = world.fds.remove(&fd)
+        && let Some(file) = world.fds.remove(&fd)
     {
-        world.system.close(fd).unwrap();
+        world.groups.remove(&fd);
+        world.devices.remove(&file);
+        world.system.close(file).unwrap();
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
