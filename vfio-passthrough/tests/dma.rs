@@ -63,6 +63,28 @@ fn a_batch_that_fails_half_way_leaves_no_mapping() {
 }
 
 #[test]
+fn a_refusal_says_what_may_mend_it() {
+    for (errno, hint) in [
+        (
+            libc::ENOMEM,
+            "; the limit on locked memory is too low ('ulimit -l'), or the host is out of memory",
+        ),
+        (libc::EEXIST, "; the range overlaps a mapping"),
+        (
+            libc::ENOSPC,
+            "; the container is full: vfio_iommu_type1 has the parameter dma_entry_limit (65535)",
+        ),
+        (libc::EFAULT, ""),
+    ] {
+        let (faults, _, space) = setup();
+        faults.fail(Call::MapDma, 0, errno);
+        let error = space.map(Iova(0x8_0000), memory()).err().unwrap().to_string();
+        let why = std::io::Error::from_raw_os_error(errno);
+        assert_eq!(error, format!("cannot map 0x80000-0x17ffff for DMA: {why}{hint}"));
+    }
+}
+
+#[test]
 fn what_the_iommu_cannot_reach_is_refused_before_anything_is_mapped() {
     let (faults, _, space) = setup();
     for iova in [1_u64 << 39, 0xfed8_0000, 0xfee0_0000, u64::MAX] {

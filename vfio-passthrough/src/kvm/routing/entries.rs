@@ -78,3 +78,54 @@ fn halves(address: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_pins_are_those_that_an_x86_vm_begins_with() {
+        // SAFETY: both are plain numbers, and `pins` filled in this one.
+        let input = |pin: kvm_irq_routing_entry| unsafe { pin.u.irqchip };
+        let pins: Vec<_> = pins().collect();
+        assert_eq!(pins.len(), PINS as usize);
+        assert!(pins.iter().all(|pin| pin.type_ == KVM_IRQ_ROUTING_IRQCHIP));
+        let of = |gsi: u32| {
+            let wired = pins.iter().filter(|pin| pin.gsi == gsi).copied().map(input);
+            wired.map(|input| (input.irqchip, input.pin)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(0), [(KVM_IRQCHIP_PIC_MASTER, 0), (KVM_IRQCHIP_IOAPIC, 0)]);
+        assert_eq!(of(7), [(KVM_IRQCHIP_PIC_MASTER, 7), (KVM_IRQCHIP_IOAPIC, 7)]);
+        assert_eq!(of(8), [(KVM_IRQCHIP_PIC_SLAVE, 0), (KVM_IRQCHIP_IOAPIC, 8)]);
+        assert_eq!(of(15), [(KVM_IRQCHIP_PIC_SLAVE, 7), (KVM_IRQCHIP_IOAPIC, 15)]);
+        assert_eq!(
+            (of(16), of(23)),
+            (vec![(KVM_IRQCHIP_IOAPIC, 16)], vec![(KVM_IRQCHIP_IOAPIC, 23)])
+        );
+        assert_eq!(of(24), []);
+    }
+
+    #[test]
+    fn a_message_is_routed_as_it_is_signalled() {
+        let message = MsiMessage {
+            address: 0x1234_5678_fee0_1000,
+            data: 0x4041,
+        };
+        let route = msi(24, message);
+        assert_eq!(
+            (route.gsi, route.type_, route.flags),
+            (24, KVM_IRQ_ROUTING_MSI, 0)
+        );
+        // SAFETY: both are plain numbers, and `msi` filled in this one.
+        let routed = unsafe { route.u.msi };
+        let signalled = signal(message);
+        let expected = (0xfee0_1000, 0x1234_5678, 0x4041);
+        assert_eq!((routed.address_lo, routed.address_hi, routed.data), expected);
+        assert_eq!(
+            (signalled.address_lo, signalled.address_hi, signalled.data),
+            expected
+        );
+        assert_eq!(signalled.flags, 0);
+    }
+}

@@ -59,3 +59,33 @@ impl Gsis {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gsis_are_given_out_all_or_none_and_come_back() {
+        let mut gsis = Gsis::new(24..28);
+        assert_eq!(gsis.allocate(3).unwrap(), [24, 25, 26]);
+        assert!(gsis.allocate(0).unwrap().is_empty());
+        let error = gsis.allocate(2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let text = "2 more GSIs are asked for: of the VM's 4, 3 are used and 1 are free";
+        assert_eq!(error.to_string(), text);
+        gsis.free(25);
+        gsis.free(25);
+        gsis.free(99);
+        assert_eq!(
+            gsis.allocate(3).unwrap_err().to_string(),
+            text.replace("2 more", "3 more")
+                .replace("3 are used and 1", "2 are used and 2")
+        );
+        let mut rest = gsis.allocate(2).unwrap();
+        rest.sort_unstable();
+        assert_eq!(rest, [25, 27]);
+        assert!(!gsis.are_free());
+        (24..28).for_each(|gsi| gsis.free(gsi));
+        assert!(gsis.are_free());
+    }
+}
