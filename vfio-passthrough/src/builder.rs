@@ -92,6 +92,7 @@ impl PassthroughFunction {
             config,
             freed: false,
             unsettled: false,
+            still: true,
             running: true,
         };
         let bars = state.config.bars().to_vec();

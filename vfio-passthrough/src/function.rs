@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub freed: bool,
     /// Something that the guest asked for failed: the next write does all of it again.
     pub unsettled: bool,
+    /// Config space is still: see [`PassthroughFunction::still_config`].
+    pub still: bool,
     pub running: bool,
 }
 
@@ -105,11 +107,31 @@ impl PassthroughFunction {
     /// bus where nothing answers.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
-        data.fill(0);
+        self.read_config(&mut self.lock(), offset, data);
+    }
+
+    /// As [`config_read`](Self::config_read), of as many bytes as are wanted, while config space is *still*: nothing
+    /// changes it but what the guest writes to it. So it is from power-on until the guest lets the function decode
+    /// something or master the bus, or sets something else going in it. False, for good, after that.
+    ///
+    /// A VMM may have still config space as memory that the guest only reads, and so without exits, as long as it asks
+    /// again for what was written after each [`config_write`](Self::config_write). A status bit that the device
+    /// sets by itself is not seen there: as if it had come later, which nothing tells apart while config space is
+    /// all that there is of the function. All of it is one read of the device, in which the host's kernel makes a
+    /// thousand.
+    pub fn still_config(&self, offset: u16, data: &mut [u8]) -> bool {
         let mut state = self.lock();
+        if state.still {
+            self.read_config(&mut state, offset, data);
+        }
+        state.still
+    }
+
+    fn read_config(&self, state: &mut State, offset: u16, data: &mut [u8]) {
         if !state.running {
             return data.fill(0xff);
         }
+        data.fill(0);
         if state.config.reads_msi_pending(offset, data.len()) {
             let pending = state.msi_pending();
             state.config.set_msi_pending(pending);
@@ -117,6 +139,7 @@ impl PassthroughFunction {
         if state.config.needs_device(offset, data.len()) {
             let result = self.device.read(&self.config_region, u64::from(offset), data);
             if let Err(source) = result {
+                state.still = false;
                 data.fill(0xff);
                 return self.warn(&self.region_error("read", &self.config_region, source));
             }
@@ -133,6 +156,7 @@ impl PassthroughFunction {
             return false;
         }
         let written = state.config.write(offset, data);
+        state.still &= state.config.stays_still(&written);
         self.settle(&mut state, written);
         std::mem::take(&mut state.freed)
     }
@@ -205,6 +229,7 @@ impl PassthroughFunction {
     /// The first failure; what comes after it is done all the same. Calling it again does nothing.
     pub fn shutdown(&self) -> Result<(), Error> {
         let mut state = self.lock();
+        state.still = false;
         if !std::mem::replace(&mut state.running, false) {
             return Ok(());
         }
@@ -225,6 +250,7 @@ impl PassthroughFunction {
         }
         let result = self.carry_out(state, &written);
         state.unsettled = result.is_err();
+        state.still &= result.is_ok();
         self.log_failure(result);
     }
 

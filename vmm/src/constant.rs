@@ -16,6 +16,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use resources::AddressRange;
 use vfio_passthrough::host::{HostMemory, MemorySlot};
 use vfio_passthrough::kvm::KvmHost;
+use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
 
 const PAGE: usize = 4096;
 /// Config space of the functions of one slot.
@@ -29,7 +30,7 @@ const EMPTY: usize = CHUNK * (SLOTS as usize * SLOT / CHUNK);
 
 /// The memory, for as long as the guest reboots.
 pub struct Constant {
-    bridge: Arc<Mapping>,
+    bridge: Arc<GuestRegionMmap>,
     empty: Arc<Mapping>,
 }
 
@@ -47,18 +48,16 @@ impl Constant {
     }
 
     fn make() -> io::Result<Self> {
+        let bridge = GuestRegionMmap::from_range(GuestAddress(0), PAGE, None).map_err(io::Error::other)?;
+        let written = bridge.write_slice(&HostBridge::page(), MemoryRegionAddress(0));
+        written.map_err(io::Error::other)?;
         let mut file: std::fs::File = memfd_create(c"config-space", MFdFlags::MFD_CLOEXEC)?.into();
-        let bridge = HostBridge::page();
-        let mut parts = [IoSlice::new(&EMPTY_PAGE); 1 + CHUNK / PAGE];
-        if let Some(first) = parts.first_mut() {
-            *first = IoSlice::new(&bridge);
-        }
-        if file.write_vectored(&parts)? != PAGE + CHUNK {
+        if file.write_vectored(&[IoSlice::new(&EMPTY_PAGE); CHUNK / PAGE])? != CHUNK {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(Self {
-            bridge: Arc::new(Mapping::new(&file, 0, PAGE, PAGE)?),
-            empty: Arc::new(Mapping::new(&file, PAGE, CHUNK, EMPTY)?),
+            bridge: Arc::new(bridge),
+            empty: Arc::new(Mapping::new(&file)?),
         })
     }
 
@@ -89,11 +88,8 @@ impl Constant {
     }
 }
 
-/// Parts of a file, mapped shared and read-only.
-struct Mapping {
-    address: NonNull<c_void>,
-    size: NonZeroUsize,
-}
+/// Config space of empty slots: [`EMPTY`] bytes, of a chunk in a file over and over, read-only.
+struct Mapping(NonNull<c_void>);
 
 // SAFETY: the value is a range of addresses that is its own, and hands out a raw pointer only.
 unsafe impl Send for Mapping {}
@@ -104,30 +100,28 @@ unsafe impl Sync for Mapping {}
 // to it is ever made.
 unsafe impl HostMemory for Mapping {
     fn host_address(&self) -> *mut u8 {
-        self.address.as_ptr().cast()
+        self.0.as_ptr().cast()
     }
 
     fn size(&self) -> u64 {
-        self.size.get() as u64
+        EMPTY as u64
     }
 }
 
 impl Mapping {
-    /// `chunk` bytes of `file` from `start` on, over and over up to `size`, a multiple of that.
-    fn new(file: &impl AsFd, start: usize, chunk: usize, size: usize) -> io::Result<Self> {
+    /// `file` holds a chunk.
+    fn new(file: &impl AsFd) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-        let [length, size] = [chunk, size].map(NonZeroUsize::new);
-        let (length, size) = length.zip(size).ok_or_else(invalid)?;
+        let [chunk, size] = [CHUNK, EMPTY].map(NonZeroUsize::new);
+        let (chunk, size) = chunk.zip(size).ok_or_else(invalid)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping, where the kernel finds room.
-        let address = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, flags) }?;
-        let mapping = Self { address, size };
-        let start = i64::try_from(start).map_err(|_| invalid())?;
-        for offset in (0..size.get()).step_by(chunk) {
-            let place = NonZeroUsize::new(address.as_ptr().addr().saturating_add(offset));
+        let mapping = Self(unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, flags) }?);
+        for offset in (0..EMPTY).step_by(CHUNK) {
+            let place = NonZeroUsize::new(mapping.0.as_ptr().addr().saturating_add(offset));
             let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
             // SAFETY: it replaces part of the mapping that was just made, which nobody uses yet.
-            unsafe { mmap(place, length, ProtFlags::PROT_READ, flags, file, start) }?;
+            unsafe { mmap(place, chunk, ProtFlags::PROT_READ, flags, file, 0) }?;
         }
         Ok(mapping)
     }
@@ -136,7 +130,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is this value's, and nobody uses it any more.
-        if let Err(error) = unsafe { munmap(self.address, self.size.get()) } {
+        if let Err(error) = unsafe { munmap(self.0, EMPTY) } {
             log::error!("munmap: {error}");
         }
     }
@@ -159,44 +153,56 @@ unsafe impl HostMemory for Tail {
     }
 }
 
+/// A CPU that reads and writes config space, of what is placed in it.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fixture {
+    use std::sync::Arc;
+
     use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+    use resources::AddressRange;
+    use vfio_passthrough::host::MemorySlot;
+    use vfio_passthrough::kvm::KvmHost;
     use vm_memory::{Bytes, GuestAddress};
 
-    use super::*;
     use crate::memory::Ram;
 
     const CODE: u64 = 0x1000;
     /// Below 1 MiB, where real mode reaches it.
-    const ECAM: u64 = 0x1_0000;
+    pub const ECAM: u64 = 0x1_0000;
+    /// `mov ax, [offset]`
+    pub const READ: u8 = 0xa1;
+    /// `mov [offset], ax`
+    pub const WRITE: u8 = 0xa3;
 
-    struct Machine {
+    pub struct Machine {
+        pub host: KvmHost,
         vcpu: VcpuFd,
         ram: Ram,
-        _placed: Placed,
         _slots: Vec<Box<dyn MemorySlot>>,
         _vm: Arc<VmFd>,
     }
 
     impl Machine {
-        fn new(first_absent: u8) -> Option<Self> {
-            let vm = Arc::new(Kvm::new().ok()?.create_vm().ok()?);
+        /// None where there is no KVM, which is said.
+        pub fn new(test: &str) -> Option<Self> {
+            let Some(vm) = Kvm::new().ok().and_then(|kvm| kvm.create_vm().ok()) else {
+                eprintln!("{test} did not run: /dev/kvm does not open here");
+                return None;
+            };
+            let vm = Arc::new(vm);
             let host = KvmHost::new(Arc::clone(&vm), 0..4, 24..25);
             let ram = Ram::new(&[AddressRange::new(CODE, 0x1000)]).unwrap();
-            let _slots = ram.place(host.memory().as_ref()).unwrap();
-            let constant = Constant::new().unwrap();
             Some(Self {
                 vcpu: vm.create_vcpu(0).unwrap(),
+                _slots: ram.place(host.memory().as_ref()).unwrap(),
                 ram,
-                _placed: constant.place(&host, AddressRange::new(ECAM, 1 << 20), first_absent),
-                _slots,
+                host,
                 _vm: vm,
             })
         }
 
-        /// What `mov ax, [offset]`, or `mov [offset], ax`, of ECAM brings: the value, or an exit.
-        fn access(&mut self, opcode: u8, offset: u64) -> Option<u16> {
+        /// What an instruction brings that moves AX from or to ECAM: the value, or an exit.
+        pub fn access(&mut self, opcode: u8, offset: u64) -> Option<u16> {
             // With DS, up to 64 KiB from its base on.
             let code = [opcode, 0, 0, 0xf4];
             self.ram.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
@@ -216,14 +222,25 @@ mod tests {
             (!exited).then_some(ax)
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::{ECAM, Machine, READ, WRITE};
+    use super::*;
+
+    fn place(machine: &Machine, first_absent: u8) -> Placed {
+        let ecam = AddressRange::new(ECAM, 1 << 20);
+        Constant::new().unwrap().place(&machine.host, ecam, first_absent)
+    }
 
     #[test]
     fn what_never_changes_is_read_without_an_exit_and_all_else_is_not() {
-        const READ: u8 = 0xa1;
-        const WRITE: u8 = 0xa3;
-        let Some(mut machine) = Machine::new(2) else {
-            return eprintln!("what_never_changes did not run: /dev/kvm does not open here");
+        let name = "what_never_changes_is_read_without_an_exit_and_all_else_is_not";
+        let Some(mut machine) = Machine::new(name) else {
+            return;
         };
+        let _placed = place(&machine, 2);
         let slot = SLOT as u64;
         assert_eq!(machine.access(READ, 0), Some(0x1b36), "the host bridge");
         assert_eq!(machine.access(READ, 0x0a), Some(0x0600), "its class");
@@ -245,10 +262,11 @@ mod tests {
 
     #[test]
     fn a_full_bus_has_no_empty_slots() {
-        let Some(mut machine) = Machine::new(SLOTS) else {
-            return eprintln!("a_full_bus did not run: /dev/kvm does not open here");
+        let Some(mut machine) = Machine::new("a_full_bus_has_no_empty_slots") else {
+            return;
         };
-        assert_eq!(machine.access(0xa1, 0), Some(0x1b36));
-        assert_eq!(machine.access(0xa1, 20 * SLOT as u64), None);
+        let _placed = place(&machine, SLOTS);
+        assert_eq!(machine.access(READ, 0), Some(0x1b36));
+        assert_eq!(machine.access(READ, 20 * SLOT as u64), None);
     }
 }

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{HostBridge, PciRoot};
+use devices::{Ecam, HostBridge, PciRoot};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
@@ -237,7 +237,6 @@ impl Vm {
         let (_, control) = asked;
         let (pci, entry) = self.load(host, args, stats)?;
         stats.phase("load");
-        self.functions.place_bars(&host.layout);
         let slots = host.ram.place(self.kvm_host.memory().as_ref())?;
         let constant = host.constant.as_ref();
         let constant =
@@ -286,7 +285,8 @@ impl Vm {
 
     /// Loads kernel, initramfs and boot data into RAM, and fills the PCI bus.
     fn load(&self, host: &Host, args: &Args, stats: &Stats) -> Result<(PciRoot, Entry), Error> {
-        let (pci, slots) = self.pci_root(stats)?;
+        self.functions.place_bars(&host.layout);
+        let (pci, slots) = self.pci_root(host.layout.ecam, stats)?;
         let load = if self.is_first {
             Kernel::load
         } else {
@@ -309,12 +309,14 @@ impl Vm {
     }
 
     /// A bus with the host bridge at slot 0 and the assigned functions after it, and the slots of the latter.
-    fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<u8>), Error> {
+    fn pci_root(&self, ecam: AddressRange, stats: &Stats) -> Result<(PciRoot, Vec<u8>), Error> {
         let mut root = PciRoot::new();
         root.insert(0, Arc::new(HostBridge))?;
         let mut slots = Vec::new();
         for (slot, function) in self.functions.iter() {
             let function = GuestFunction::new(function, &self.posted, stats);
+            let config = ecam.start.saturating_add(Ecam::offset_of(*slot));
+            let function = function.with_still_config(&self.kvm_host, config);
             root.insert(*slot, Arc::new(function))?;
             slots.push(*slot);
         }
@@ -336,9 +338,7 @@ impl Vm {
         let vcpus = machine::create_vcpus(&self.fd, &host.supported, args.cpus, stats)?;
         if let Some(first) = vcpus.first() {
             registers::set_up(&first.fd, host.ram.memory(), entry, &stats.kvm_ioctls)?;
-            if host.devices.is_some() {
-                self.posted.open(&self.fd, &first.fd)?;
-            }
+            self.posted.open(&self.fd, &first.fd)?;
         }
         let shared = vcpu::Machine {
             buses: buses.into_manager(),

@@ -11,25 +11,17 @@ use crate::stats::Calls;
 /// Three pages that KVM takes on Intel hosts for real mode: below 4 GiB, clear of everything else.
 const TSS: usize = 0xfffb_d000;
 
-/// What this VMM cannot do without, and how errors call it.
-const NEEDED: [(Cap, &str); 5] = [
-    (Cap::Irqchip, "in-kernel interrupt controllers (KVM_CAP_IRQCHIP)"),
-    (Cap::Irqfd, "interrupts by eventfd (KVM_CAP_IRQFD)"),
-    (Cap::UserMemory, "user memory regions (KVM_CAP_USER_MEMORY)"),
-    (Cap::ExtCpuid, "extended CPUID (KVM_CAP_EXT_CPUID)"),
-    (
-        Cap::TscDeadlineTimer,
-        "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)",
-    ),
-];
+/// The youngest of what this VMM cannot do without, and how errors call it: a KVM that has it (Linux 3.2) has user
+/// memory, interrupt controllers, irqfds and extended CPUID too.
+const NEEDED: Cap = Cap::TscDeadlineTimer;
+const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
 /// Opens `/dev/kvm` and checks that it can do what is needed.
 pub fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| open_error(Errno::from_raw(error.errno())))?;
-    let missing = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap));
-    match missing {
-        Some((_, name)) => Err(Error::KvmLacks(name)),
-        None => Ok(kvm),
+    match kvm.check_extension(NEEDED) {
+        true => Ok(kvm),
+        false => Err(Error::KvmLacks(NEEDED_NAME)),
     }
 }
 

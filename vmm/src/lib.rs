@@ -34,6 +34,7 @@ pub mod memory;
 pub mod posted;
 pub mod prepare;
 pub mod stats;
+pub mod still;
 pub mod stop;
 pub mod vcpu;
 pub mod vfio;

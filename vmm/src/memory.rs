@@ -71,13 +71,7 @@ pub fn check_host(asked: Memory) -> Result<(), Error> {
 }
 
 fn check_total(asked: MemorySize) -> Result<(), Error> {
-    // The total comes first. All of it would take as many reads as a string needs to grow.
-    let mut start = [0; 128];
-    let Ok(length) = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)) else {
-        return Ok(());
-    };
-    let meminfo = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
-    match kib(&meminfo, "MemTotal:") {
+    match meminfo().and_then(|meminfo| kib(&meminfo, "MemTotal:")) {
         Some(kib) if asked.bytes() >> 10 > kib => Err(Error::MemoryLargerThanHost {
             asked,
             has: kib >> 10,
@@ -89,12 +83,18 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
 /// What to say where all of the guest's RAM is pinned at once and the host has not that much to spare. It may
 /// make room yet, by swapping others out. Huge pages that are reserved are nobody else's.
 pub fn shortage(asked: Memory) -> Option<String> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    asked
-        .hugepages
-        .is_none()
-        .then(|| told_shortage(asked.size, &meminfo))
-        .flatten()
+    let own = asked.hugepages.is_none();
+    own.then(|| told_shortage(asked.size, &meminfo()?)).flatten()
+}
+
+/// What the host says of its memory first: what there is, what is free, what is to spare. All of it would take as many
+/// reads as a string needs to grow.
+fn meminfo() -> Option<String> {
+    let mut start = [0; 128];
+    let length = File::open("/proc/meminfo")
+        .and_then(|mut file| file.read(&mut start))
+        .ok()?;
+    Some(String::from_utf8_lossy(start.get(..length)?).into_owned())
 }
 
 fn told_shortage(asked: MemorySize, meminfo: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Writes of the guest that KVM collects, in place of leaving the guest for each (KVM's coalesced MMIO:
+//! Writes of the guest that KVM collects, in place of leaving the guest for each (KVM's coalesced MMIO and PIO:
 //! Documentation/virt/kvm/api.rst, 4.116).
 //!
 //! Only for writes that may come late. KVM puts them into a ring that all CPUs of a VM share, and whoever handles
@@ -7,9 +7,16 @@
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use devices::ConfigPorts;
+use kvm_bindings::kvm_coalesced_mmio;
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 
 use crate::Error;
+
+/// The address register of PCI configuration mechanism #1, whether there is one or not: the access that it is
+/// for, to the data register, is an exit. Linux writes it for each slot before it has found ECAM.
+const CONFIG_ADDRESS: IoEventAddress = IoEventAddress::Pio(ConfigPorts::BASE as u64);
+const CONFIG_ADDRESS_SIZE: u32 = 4;
 
 /// The collected writes of one VM. Nothing is collected until it is opened.
 #[derive(Default)]
@@ -19,6 +26,7 @@ struct Ring {
     vm: Arc<VmFd>,
     /// Another handle of a CPU, for its mapping of the ring only.
     vcpu: Mutex<VcpuFd>,
+    _config_address: Option<Collected>,
 }
 
 impl Posted {
@@ -38,10 +46,14 @@ impl Posted {
         let mut vcpu = vcpu.map_err(Error::kvm("mmap of a vCPU"))?;
         vcpu.map_coalesced_mmio_ring()
             .map_err(Error::kvm("mmap of the coalesced MMIO ring"))?;
+        let collects_ports = vm.check_extension(Cap::CoalescedPio);
         // Where there is one already, that one does.
         let _ = self.0.set(Ring {
             vm: Arc::clone(vm),
             vcpu: Mutex::new(vcpu),
+            _config_address: collects_ports
+                .then(|| Collected::begin(vm, CONFIG_ADDRESS, CONFIG_ADDRESS_SIZE))
+                .flatten(),
         });
         Ok(())
     }
@@ -49,20 +61,36 @@ impl Posted {
     /// Gives all that was collected to `deliver`, in order: the address, and what was written.
     ///
     /// While one thread does so, others wait.
-    pub fn deliver(&self, mut deliver: impl FnMut(u64, &[u8])) {
+    pub fn deliver(&self, mut deliver: impl FnMut(IoEventAddress, &[u8])) {
         let Some(ring) = self.0.get() else { return };
         let mut vcpu = ring.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         while let Ok(Some(write)) = vcpu.coalesced_mmio_read() {
             let length = usize::try_from(write.len).unwrap_or(usize::MAX);
-            deliver(write.phys_addr, write.data.get(..length).unwrap_or_default());
+            deliver(address(&write), write.data.get(..length).unwrap_or_default());
         }
     }
+}
 
-    /// Collects the writes to a range of the guest's memory from now on. Where KVM does not, each is an exit.
-    fn collect(self: &Arc<Self>, start: u64, size: u32) -> Option<Collected> {
-        let vm = &self.0.get()?.vm;
-        match vm.register_coalesced_mmio(IoEventAddress::Mmio(start), size) {
-            Ok(()) => Some(Collected {
+fn address(write: &kvm_coalesced_mmio) -> IoEventAddress {
+    // SAFETY: both variants of the union are one number: KVM's, or the zero of a kernel that collects no ports.
+    match unsafe { write.__bindgen_anon_1.pio } {
+        0 => IoEventAddress::Mmio(write.phys_addr),
+        _ => IoEventAddress::Pio(write.phys_addr),
+    }
+}
+
+/// A range whose writes are collected, until this is dropped.
+struct Collected {
+    vm: Arc<VmFd>,
+    start: IoEventAddress,
+    size: u32,
+}
+
+impl Collected {
+    /// Collects the writes to a range from now on. Where KVM does not, each is an exit.
+    fn begin(vm: &Arc<VmFd>, start: IoEventAddress, size: u32) -> Option<Self> {
+        match vm.register_coalesced_mmio(start, size) {
+            Ok(()) => Some(Self {
                 vm: Arc::clone(vm),
                 start,
                 size,
@@ -73,21 +101,21 @@ impl Posted {
             }
         }
     }
-}
 
-/// A range whose writes are collected, until this is dropped.
-struct Collected {
-    vm: Arc<VmFd>,
-    start: u64,
-    size: u32,
+    /// Start and size of a range of memory.
+    fn memory(&self) -> Option<(u64, u32)> {
+        match self.start {
+            IoEventAddress::Mmio(start) => Some((start, self.size)),
+            IoEventAddress::Pio(_) => None,
+        }
+    }
 }
 
 impl Drop for Collected {
     fn drop(&mut self) {
-        let address = IoEventAddress::Mmio(self.start);
-        if let Err(error) = self.vm.unregister_coalesced_mmio(address, self.size) {
+        if let Err(error) = self.vm.unregister_coalesced_mmio(self.start, self.size) {
             log::error!(
-                "KVM_UNREGISTER_COALESCED_MMIO: {error}; writes to {:#x} come late",
+                "KVM_UNREGISTER_COALESCED_MMIO: {error}; writes to {:#x?} come late",
                 self.start
             );
         }
@@ -112,9 +140,12 @@ impl PostedRange {
     /// The range is here now: start and size. What was collected at its former place is still to be delivered.
     pub fn follow(&self, range: Option<(u64, u32)>) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.as_ref().map(|now| (now.start, now.size)) != range {
+        if now.as_ref().and_then(Collected::memory) != range {
             *now = None;
-            *now = range.and_then(|(start, size)| self.posted.collect(start, size));
+            let ring = self.posted.0.get().zip(range);
+            *now = ring.and_then(|(ring, (start, size))| {
+                Collected::begin(&ring.vm, IoEventAddress::Mmio(start), size)
+            });
         }
     }
 }
@@ -134,12 +165,21 @@ mod tests {
     const CODE: u64 = 0x1000;
     const DEVICE: u64 = 0x8000;
     /// Real mode: two words to the device, the second one first; a byte behind them; halt.
-    const WRITES: [u8; 20] = [
+    const WRITES: [u8; 18] = [
         0xc7, 0x06, 0x04, 0x80, 0x22, 0x22, // mov word [0x8004], 0x2222
         0xc7, 0x06, 0x00, 0x80, 0x11, 0x11, // mov word [0x8000], 0x1111
         0xc6, 0x06, 0x08, 0x80, 0x33, // mov byte [0x8008], 0x33
         0xf4, // hlt
-        0xf4, 0xf4,
+    ];
+    /// Real mode: a configuration address and its data are written; halt.
+    const PORT_WRITES: [u8; 16] = [
+        0x66, 0xb8, 0x10, 0x18, 0x00, 0x80, // mov eax, 0x80001810
+        0xba, 0xf8, 0x0c, // mov dx, 0xcf8
+        0x66, 0xef, // out dx, eax
+        0xb2, 0xfd, // mov dl, 0xfd
+        0xee, // out dx, al
+        0xf4, // hlt
+        0xf4,
     ];
 
     struct Machine {
@@ -149,10 +189,10 @@ mod tests {
     }
 
     impl Machine {
-        fn new() -> Option<Self> {
+        fn new(code: &[u8]) -> Option<Self> {
             let vm = Arc::new(Kvm::new().ok()?.create_vm().ok()?);
             let ram = Ram::new(&[AddressRange::new(CODE, 0x1000)]).unwrap();
-            ram.memory().write_slice(&WRITES, GuestAddress(CODE)).unwrap();
+            ram.memory().write_slice(code, GuestAddress(CODE)).unwrap();
             let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
             let _slots = ram.place(host.memory().as_ref()).unwrap();
             let vcpu = vm.create_vcpu(0).unwrap();
@@ -171,6 +211,7 @@ mod tests {
             loop {
                 match self.vcpu.run().unwrap() {
                     VcpuExit::MmioWrite(gpa, data) => exits.push((gpa, data.to_vec())),
+                    VcpuExit::IoOut(port, data) => exits.push((port.into(), data.to_vec())),
                     VcpuExit::Hlt => return exits,
                     other => panic!("{other:?}"),
                 }
@@ -180,7 +221,7 @@ mod tests {
 
     #[test]
     fn writes_are_collected_where_they_may_come_late_and_nowhere_else() {
-        let Some(mut machine) = Machine::new() else {
+        let Some(mut machine) = Machine::new(&WRITES) else {
             return eprintln!("writes_are_collected did not run: /dev/kvm does not open here");
         };
         let (posted, all) = (Arc::new(Posted::default()), Some((DEVICE, 8)));
@@ -196,7 +237,10 @@ mod tests {
         assert_eq!(machine.run(), [byte]);
         range.follow(None);
         let mut collected = Vec::new();
-        posted.deliver(|gpa, data| collected.push((gpa, data.to_vec())));
+        posted.deliver(|address, data| match address {
+            IoEventAddress::Mmio(gpa) => collected.push((gpa, data.to_vec())),
+            IoEventAddress::Pio(port) => panic!("{port:#x}"),
+        });
         assert_eq!(collected, words, "in order");
         posted.deliver(|_, _| panic!("once"));
         assert_eq!(machine.run(), as_exits);
@@ -204,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_is_full_lets_the_others_through_as_exits() {
-        let Some(mut machine) = Machine::new() else {
+        let Some(mut machine) = Machine::new(&WRITES) else {
             return eprintln!("a_ring_that_is_full did not run: /dev/kvm does not open here");
         };
         let posted = Arc::new(Posted::default());
@@ -219,5 +263,21 @@ mod tests {
         let mut collected = 0;
         posted.deliver(|_, _| collected += 1);
         assert_eq!(collected + exits, 3 * runs.unwrap(), "none is lost");
+    }
+
+    #[test]
+    fn a_configuration_address_is_collected_and_the_access_that_it_is_for_is_not() {
+        let Some(mut machine) = Machine::new(&PORT_WRITES) else {
+            return eprintln!("a_configuration_address did not run: /dev/kvm does not open here");
+        };
+        let posted = Posted::default();
+        posted.open(&machine.vm, &machine.vcpu).unwrap();
+        assert_eq!(machine.run(), [(0xcfd, vec![0x10])]);
+        let mut collected = Vec::new();
+        posted.deliver(|address, data| match address {
+            IoEventAddress::Mmio(gpa) => panic!("{gpa:#x}"),
+            IoEventAddress::Pio(port) => collected.push((port, data.to_vec())),
+        });
+        assert_eq!(collected, [(0xcf8, vec![0x10, 0x18, 0, 0x80])]);
     }
 }

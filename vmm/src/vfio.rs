@@ -23,6 +23,7 @@ use crate::control::{BarInfo, DeviceInfo};
 use crate::memory::Ram;
 use crate::posted::{Posted, PostedRange};
 use crate::stats::{BarHeat, Stats};
+use crate::still::StillConfig;
 
 /// The host bridge has slot 0.
 const FIRST_SLOT: u8 = 1;
@@ -32,6 +33,7 @@ pub struct GuestFunction {
     function: Arc<PassthroughFunction>,
     heat: Arc<BarHeat>,
     posted: PostedRange,
+    still: StillConfig,
 }
 
 impl PciFunction for GuestFunction {
@@ -41,6 +43,7 @@ impl PciFunction for GuestFunction {
 
     fn config_write(&self, offset: u16, data: &[u8]) -> bool {
         let freed = self.function.config_write(offset, data);
+        self.still.follow(&self.function, offset);
         let range = self.function.posted_range();
         self.posted
             .follow(range.and_then(|range| Some((range.start(), u32::try_from(range.size()).ok()?))));
@@ -75,6 +78,15 @@ impl GuestFunction {
             function: Arc::clone(function),
             heat: stats.bar_heat(&function.address().to_string()),
             posted: PostedRange::new(posted),
+            still: StillConfig::default(),
+        }
+    }
+
+    /// With its config space in the guest's memory, at `gpa`, while it is still.
+    pub fn with_still_config(self, host: &KvmHost, gpa: u64) -> Self {
+        Self {
+            still: StillConfig::place(&self.function, host, gpa),
+            ..self
         }
     }
 

@@ -124,7 +124,7 @@ impl Sysfs {
             return Err(Error::NoDevice { address });
         }
         let driver = self.link_name(address, "driver")?;
-        if !self.is_vfio(address) {
+        if !self.is_vfio_by(address, driver.as_deref()) {
             return Err(Error::NotBound { address, driver });
         }
         let group = self
@@ -140,9 +140,13 @@ impl Sysfs {
 
     /// Whether a driver of VFIO has a device.
     pub fn is_vfio(&self, address: PciAddress) -> bool {
+        self.is_vfio_by(address, self.driver(address).as_deref())
+    }
+
+    fn is_vfio_by(&self, address: PciAddress, driver: Option<&str>) -> bool {
         // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since 6.1.
         let folder = self.device(address).join("vfio-dev");
-        self.driver(address).as_deref().is_some_and(is_vfio_driver) || folder.exists()
+        driver.is_some_and(is_vfio_driver) || folder.exists()
     }
 
     /// The IOMMU group of a device; `None` too where sysfs does not tell.

@@ -53,6 +53,7 @@ impl PassthroughFunction {
         if self.is_lost() {
             return Ok(());
         }
+        state.still = false;
         let running = std::mem::replace(&mut state.running, false);
         let mut result = if running { self.stop(&mut state) } else { Ok(()) };
         result = self.both(result, self.hide_windows(&mut state));

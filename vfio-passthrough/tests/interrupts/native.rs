@@ -88,7 +88,8 @@ fn a_driver_that_unmasks_64_vectors_one_by_one_costs_fewer_than_8_commits() {
         }
         let (commits, irqfds, set_irqs) = native.costs();
         assert!(commits < 8, "{commits} commits, {flags:?}");
-        assert_eq!((irqfds, set_irqs), (64, calls), "{flags:?}");
+        // Three at once, then 16 by 16; 13 wait.
+        assert_eq!((irqfds, set_irqs), (51, calls), "{flags:?}");
     }
 }
 

@@ -71,13 +71,16 @@ pub fn thp_is_off(memory: &Memory) -> Option<String> {
 }
 
 fn thp_is_off_at(folder: &Path, memory: &Memory) -> Option<String> {
+    if memory.thp != Some(true) {
+        return None;
+    }
     let (file, good) = match memory.shared {
         true => ("shmem_enabled", "advise"),
         false => ("enabled", "madvise"),
     };
     let chosen = fs::read_to_string(folder.join(file)).unwrap_or_default();
     let off = chosen.is_empty() || ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
-    (memory.thp == Some(true) && off).then(|| told(memory, file, good))
+    off.then(|| told(memory, file, good))
 }
 
 fn told(memory: &dyn Display, file: &str, good: &str) -> String {

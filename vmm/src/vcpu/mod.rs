@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{IoEventAddress, VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
@@ -252,9 +252,13 @@ impl Machine {
     }
 
     fn deliver_posted(&self) {
-        self.posted.deliver(|gpa, data| {
+        self.posted.deliver(|address, data| {
             self.stats.exits.posted.add_one();
-            self.memory_write(gpa, data);
+            match address {
+                IoEventAddress::Mmio(gpa) => self.memory_write(gpa, data),
+                // Ports have 16 bits.
+                IoEventAddress::Pio(port) => self.port_write(u16::try_from(port).unwrap_or(u16::MAX), data),
+            }
         });
     }
 

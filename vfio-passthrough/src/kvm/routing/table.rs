@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::entries;
 use super::gsis::Gsis;
-use super::software::{PATIENCE, WaitingSet};
+use super::software::{PATIENCE, PROMPT, WaitingSet};
 use crate::counters::KvmCalls;
 use crate::host::MsiMessage;
 use crate::kvm::errno;
@@ -30,6 +30,8 @@ pub(super) struct Table {
     waiting: BTreeMap<u32, MsiMessage>,
     /// Where somebody delivers what waits.
     waiting_set: Option<Arc<WaitingSet>>,
+    /// So many more single vectors have their routes at once.
+    prompt: u32,
     /// The vectors of which the VMM delivered an interrupt since the last commit.
     delivered: BTreeSet<u32>,
     /// One of them fired again: it is in use, and so probably are those beside it.
@@ -47,6 +49,7 @@ impl Table {
             attached: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_set: None,
+            prompt: PROMPT,
             delivered: BTreeSet::new(),
             is_in_use: false,
         }
@@ -65,6 +68,12 @@ impl Table {
     pub(super) fn is_empty(&self) -> bool {
         let maps = self.eventfds.is_empty() && self.routes.is_empty() && self.waiting.is_empty();
         maps && self.attached.is_empty() && self.gsis.are_free()
+    }
+
+    /// Single vectors wait from now on.
+    #[cfg(test)]
+    pub(super) fn end_prompt(&mut self) {
+        self.prompt = 0;
     }
 
     /// The GSIs that have routes.
@@ -179,8 +188,12 @@ impl Table {
         self.detach(gsi)
     }
 
-    /// Lets a vector wait; false where nobody would deliver it.
+    /// Lets a vector wait; false where nobody would deliver it, and for the first few.
     fn wait(&mut self, gsi: u32, message: MsiMessage) -> bool {
+        if let Some(left) = self.prompt.checked_sub(1) {
+            self.prompt = left;
+            return false;
+        }
         let Some((set, eventfd)) = self.waiting_set.as_ref().zip(self.eventfds.get(&gsi)) else {
             return false;
         };

@@ -32,6 +32,7 @@ impl Setup {
         cpu.set_lapic(&apic).unwrap();
         let calls = Arc::new(KvmCalls::default());
         let router = KvmRouter::new(vm, 24..4096, calls.clone());
+        router.shared.lock().end_prompt();
         Some(Self { calls, router, cpu })
     }
 
@@ -108,6 +109,24 @@ fn vectors_unmasked_one_by_one_share_commits_and_lose_nothing() {
     }
     software.deliver();
     assert_eq!(setup.arrived_at_last(64), (0..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_first_few_have_their_routes_at_once_and_the_next_ones_wait() {
+    let name = "the_first_few_have_their_routes_at_once_and_the_next_ones_wait";
+    let Some(vm) = vm(name) else { return };
+    let calls = Arc::new(KvmCalls::default());
+    let router = KvmRouter::new(Arc::new(vm), 24..4096, calls.clone());
+    let software = router.software_delivery().unwrap();
+    let mut vectors = router.allocate(8).unwrap();
+    for vector in 0..8 {
+        vectors.update(&[(vector, to_cpu(vector))]).unwrap();
+        let routed = u64::from(vector + 1).min(3);
+        let costs = (calls.set_gsi_routing.value(), calls.irqfd.value());
+        assert_eq!(costs, (routed, routed));
+    }
+    drop(software);
+    assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), (4, 8));
 }
 
 #[test]

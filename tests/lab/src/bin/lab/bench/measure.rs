@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::HOST;
+use super::syscalls::Syscalls;
 
 /// What the guest's init prints first.
 const INIT: &str = "\"report\":\"up\"";
@@ -17,7 +18,7 @@ const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
 const PORT_EXITS: &str = "/sys/kernel/debug/kvm/io_exits";
 const SMAPS: &str = "/proc/{pid}/smaps";
 
-/// Where strace writes its summary, as seen in the host's root.
+/// Where strace writes, as seen in the host's root.
 const STRACE: &str = "/tmp/strace";
 /// Where `vmm` writes its counters, as seen there.
 const STATS: &str = "/tmp/stats.json";
@@ -67,15 +68,6 @@ pub struct Figures {
     pub boots: Vec<Boot>,
     /// Others, with an L1 that clears memory byte by byte.
     pub boots_by_byte: Vec<Boot>,
-}
-
-/// The system calls of one boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Syscalls {
-    /// All of them.
-    pub total: u64,
-    /// By name, most first.
-    pub by_name: Vec<(String, u64)>,
 }
 
 /// One boot.
@@ -155,18 +147,17 @@ impl Vmm {
         boot_of(&run).ok_or_else(|| self.failed(&run))
     }
 
-    /// Counts the system calls of a boot.
-    pub fn syscalls(self, l1: &mut L1, guest: &Guest) -> Result<Syscalls, Error> {
-        let strace = ["/usr/bin/strace", "-f", "-c", "-o", STRACE].map(str::to_owned);
+    /// What strace has to say of a boot.
+    pub fn trace(self, l1: &mut L1, guest: &Guest) -> Result<String, Error> {
+        let strace = ["/usr/bin/strace", "-f", "-o", STRACE].map(str::to_owned);
         let arguments = [strace.as_slice(), &self.arguments(guest, "end:off", "")].concat();
         let run = l1.run(Program {
             arguments,
             root: Some(HOST.into()),
             ..Program::default()
         })?;
-        let summary = l1.read(&format!("{HOST}{STRACE}"))?;
-        match (run.finished.ending, calls(&summary)) {
-            (Ending::Status(0), Some(calls)) => Ok(calls),
+        match run.finished.ending {
+            Ending::Status(0) => l1.read(&format!("{HOST}{STRACE}")),
             _ => Err(self.failed(&run)),
         }
     }
@@ -259,21 +250,6 @@ fn overhead_kib(smaps: &str) -> u64 {
     sum
 }
 
-/// The summary of `strace -c`: share, seconds, time per call, calls, errors if any, and the name, a line.
-fn calls(summary: &str) -> Option<Syscalls> {
-    let line = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        Some(((*words.last()?).to_owned(), words.get(3)?.parse::<u64>().ok()?))
-    };
-    let (totals, mut by_name): (Vec<_>, Vec<_>) = summary
-        .lines()
-        .filter_map(line)
-        .partition(|(name, _)| name == "total");
-    by_name.sort_by_key(|(_, calls)| std::cmp::Reverse(*calls));
-    let (_, total) = totals.into_iter().next()?;
-    Some(Syscalls { total, by_name })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,26 +268,6 @@ Pss:                 700 kB
 Pss_Dirty:           600 kB
 ";
         assert_eq!(overhead_kib(smaps), 700);
-    }
-
-    #[test]
-    fn strace_counts_calls_with_and_without_errors() {
-        let summary = "\
-% time     seconds  usecs/call     calls    errors syscall
------- ----------- ----------- --------- --------- ----------------
- 90.00    0.100000          10     10000           ioctl
- 10.00    0.010000          10        20         3 read
-100.00    0.110000          10     10020         3 total
-";
-        let calls = calls(summary).unwrap();
-        assert_eq!(
-            (calls.total, calls.by_name),
-            (
-                10_020,
-                vec![("ioctl".to_owned(), 10_000), ("read".to_owned(), 20)]
-            )
-        );
-        assert_eq!(super::calls(""), None);
     }
 
     #[test]

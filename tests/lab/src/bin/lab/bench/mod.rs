@@ -8,6 +8,7 @@ mod io;
 mod measure;
 mod plot;
 mod scale;
+mod syscalls;
 mod table;
 
 use std::fs;
@@ -18,6 +19,7 @@ use lab::{Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
 use serde::Serialize;
 
 use measure::{Boot, Figures, Guest, Vmm};
+use syscalls::Syscalls;
 
 /// Where the host's root is in L1.
 const HOST: &str = "/host";
@@ -76,7 +78,9 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
     let mut l1 = booted(lab, &machine)?;
     for figures in &mut figures {
         say(&format!("{}: a boot under strace", figures.vmm.name()));
-        figures.syscalls = figures.vmm.syscalls(&mut l1, &guest)?;
+        let trace = figures.vmm.trace(&mut l1, &guest)?;
+        write(&format!("{}.strace", figures.vmm.name()), &trace)?;
+        figures.syscalls = Syscalls::of(&trace);
     }
     let stats = Vmm::Ours.stats(&mut l1, &guest)?;
     let boots = compare(&mut l1, &guest, arguments)?;
@@ -92,7 +96,7 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
         table::table(&qemu, &ours, arguments),
         heat::table(&heat),
         heat::phases(&stats),
-        table::syscalls(&qemu, &ours),
+        syscalls::table(&qemu, &ours),
     ]
     .join("\n");
     println!("{text}");
@@ -141,13 +145,17 @@ fn compare(l1: &mut L1, guest: &Guest, arguments: &Arguments) -> Result<[Vec<Boo
 
 /// Keeps a part's text, and its figures for comparisons over time.
 fn keep(name: &str, text: &str, figures: &impl Serialize) -> Result<(), Error> {
-    let folder = workspace().join("target/bench");
-    fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     let json = serde_json::to_string_pretty(figures).map_err(Error::json("the figures"))?;
-    for (ending, contents) in [("md", text), ("json", &json)] {
-        let path = folder.join(format!("{name}.{ending}"));
-        fs::write(&path, contents).map_err(Error::file("write", &path))?;
-        say(&format!("wrote {}", path.display()));
-    }
+    write(&format!("{name}.md"), text)?;
+    write(&format!("{name}.json"), &json)
+}
+
+/// Writes a file that whoever runs the bench may look at.
+fn write(name: &str, contents: &str) -> Result<(), Error> {
+    let folder = workspace().join("target/bench");
+    let path = folder.join(name);
+    let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, contents));
+    written.map_err(Error::file("write", &path))?;
+    say(&format!("wrote {}", path.display()));
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! What the start takes with 1 to 16 devices, and with 256 MiB and more of RAM: linear, with which slope.
 
-use std::fs;
-
 use lab::protocol::Request;
-use lab::{Device, Error, Kernel, L1, Lab, Machine, VFS, say, workspace};
+use lab::{Device, Error, Kernel, L1, Lab, Machine, VFS, say};
 use serde::Serialize;
 
 use super::measure::{Boot, Guest, Vmm};
 use super::plot::{self, number};
-use super::{booted, keep};
+use super::syscalls::Syscalls;
+use super::{booted, keep, write};
 
 const DEVICES: [u16; 5] = [1, 2, 4, 8, 16];
 const MEMORY_MIB: [u64; 6] = [256, 512, 1024, 2048, 4096, 8192];
@@ -101,7 +100,7 @@ fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Erro
         devices: u16::try_from(devices.len()).unwrap_or(u16::MAX),
         memory_mib,
         boot: Vmm::Ours.boot(l1, &guest, 0)?,
-        syscalls: Vmm::Ours.syscalls(l1, &guest)?.total,
+        syscalls: Syscalls::of(&Vmm::Ours.trace(l1, &guest)?).total,
     })
 }
 
@@ -132,14 +131,7 @@ fn table(x_name: &str, starts: &[Start], x: fn(&Start) -> f64) -> Result<String,
             .unwrap_or_default()
             .to_lowercase();
         let file = format!("{}-by-{axis}.svg", name.replace([' ', '\''], "-"));
-        save(&file, &plot::svg(&format!("{name} {unit}"), x_name, &points))?;
+        write(&file, &plot::svg(&format!("{name} {unit}"), x_name, &points))?;
     }
     Ok(text)
-}
-
-fn save(name: &str, svg: &str) -> Result<(), Error> {
-    let folder = workspace().join("target/bench");
-    let path = folder.join(name);
-    let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, svg));
-    written.map_err(Error::file("write", &path))
 }

@@ -112,25 +112,6 @@ pub fn table(qemu: &Figures, ours: &Figures, arguments: &Arguments) -> String {
     text
 }
 
-/// The system calls of both, by name.
-pub fn syscalls(qemu: &Figures, ours: &Figures) -> String {
-    let all = |figures: &Figures| {
-        let named = figures.syscalls.by_name.iter().take(NAMED_CALLS);
-        named
-            .map(|(name, calls)| format!("{name} {calls}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    format!(
-        "System calls of a boot:\n\n- QEMU: {}\n- vmm: {}\n",
-        all(qemu),
-        all(ours)
-    )
-}
-
-/// How many kinds of system calls are told.
-const NAMED_CALLS: usize = 20;
-
 fn seconds(nanoseconds: u64) -> String {
     thousandths(nanoseconds / 1_000_000)
 }
@@ -142,7 +123,8 @@ fn thousandths(value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measure::{Syscalls, Vmm};
+    use crate::bench::measure::Vmm;
+    use crate::bench::syscalls::Syscalls;
 
     fn figures(vmm: Vmm, to_init_ns: u64, mmio_exits: u64) -> Figures {
         let boot = Boot {

@@ -1,0 +1,97 @@
+//! The system calls of a boot, as strace saw them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::measure::Figures;
+
+/// How many kinds of system calls are told.
+const NAMED_CALLS: usize = 40;
+
+/// The system calls of a program and its threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Syscalls {
+    /// All of them.
+    pub total: u64,
+    /// By name, most first. Those of `ioctl` have the request beside it.
+    pub by_name: Vec<(String, u64)>,
+}
+
+impl Syscalls {
+    /// Counts what `strace -f -o` wrote: a call a line, after the thread's number.
+    pub fn of(trace: &str) -> Self {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for name in trace.lines().filter_map(name) {
+            let count = counts.entry(name).or_default();
+            *count = count.saturating_add(1);
+        }
+        let mut by_name: Vec<_> = counts.into_iter().collect();
+        by_name.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Self {
+            total: by_name.iter().map(|(_, count)| *count).sum(),
+            by_name,
+        }
+    }
+}
+
+/// None for what is no call: a signal, a thread's end, the second half of a call that another thread's came between.
+fn name(line: &str) -> Option<String> {
+    let (_, call) = line.split_once(' ')?;
+    let (name, arguments) = call.trim_start().split_once('(')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(is_name) {
+        return None;
+    }
+    let mut arguments = arguments.split([',', ')']).map(str::trim);
+    Some(match (name, arguments.nth(1)) {
+        ("ioctl", Some(request)) => format!("ioctl {}", request.split(' ').next().unwrap_or(request)),
+        _ => name.to_owned(),
+    })
+}
+
+/// Those of both, by name.
+pub fn table(qemu: &Figures, ours: &Figures) -> String {
+    let mut text = "| system call | QEMU | vmm |\n|---|---|---|\n".to_owned();
+    let of = |figures: &Figures, name: &str| {
+        let mut named = figures.syscalls.by_name.iter();
+        named.find(|(own, _)| own == name).map_or(0, |(_, count)| *count)
+    };
+    for (name, count) in ours.syscalls.by_name.iter().take(NAMED_CALLS) {
+        text.push_str(&format!("| {name} | {} | {count} |\n", of(qemu, name)));
+    }
+    text + &format!("| all | {} | {} |\n", qemu.syscalls.total, ours.syscalls.total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_counts_once_and_ioctls_by_their_request() {
+        let trace = "\
+17 execve(\"/tmp/vmm\", [\"/tmp/vmm\"], 0x7ffd /* 3 vars */) = 0
+17 ioctl(5, KVM_RUN, 0)                    = 0
+18 ioctl(5, KVM_RUN <unfinished ...>
+17 getpid()                                = 17
+18 <... ioctl resumed>, 0)                 = -1 EINTR (Interrupted system call)
+18 --- SIGRTMIN {si_signo=SIGRTMIN} ---
+18 ioctl(7, _IOC(_IOC_WRITE, 0x3b, 0x71, 0), 0x7ffd) = 0
+18 +++ exited with 0 +++
+";
+        let calls = Syscalls::of(trace);
+        let named: Vec<_> = calls
+            .by_name
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .collect();
+        let expected = [
+            ("ioctl KVM_RUN", 2),
+            ("execve", 1),
+            ("getpid", 1),
+            ("ioctl _IOC(_IOC_WRITE", 1),
+        ];
+        assert_eq!((calls.total, named.as_slice()), (5, expected.as_slice()));
+        assert_eq!(Syscalls::of(""), Syscalls::default());
+    }
+}
