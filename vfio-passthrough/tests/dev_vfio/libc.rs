@@ -25,7 +25,12 @@ pub struct World {
     pub strike: Option<(u64, i32)>,
     /// The request of the call that failed so, if there was one yet; 0 for an open.
     pub struck: Option<u32>,
+    /// The errno of each unmapping that failed.
+    pub not_unmapped: Vec<Option<i32>>,
 }
+
+/// `VFIO_IOMMU_UNMAP_DMA`
+pub const UNMAP: u32 = 14;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
@@ -46,6 +51,7 @@ impl World {
             calls: 0,
             strike: None,
             struck: None,
+            not_unmapped: Vec::new(),
         }
     }
 
@@ -124,7 +130,7 @@ impl World {
             11 => system.reset(fd).map(|()| 0)?,
             12 if self.devices.contains(&fd) => self.bus_info(argument).map(|()| 0)?,
             13 if self.devices.contains(&fd) => self.reset_bus(argument).map(|()| 0)?,
-            13 | 14 => self.dma(fd, request, argument).map(|()| 0)?,
+            13 | UNMAP => self.dma(fd, request, argument).map(|()| 0)?,
             _ => self.info(fd, request, argument).map(|()| 0)?,
         })
     }
@@ -143,7 +149,7 @@ impl World {
 
     fn dma(&self, fd: Fd, request: u32, argument: usize) -> io::Result<()> {
         let [argsz, flags] = *words(argument);
-        if request == 14 {
+        if request == UNMAP {
             let [iova, size] = longs(argument + 8);
             let call = UnmapDma {
                 argsz,
@@ -261,8 +267,12 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
     if let Some(world) = world().as_mut().filter(|world| world.fds.contains_key(&fd))
         && request >> 8 == 0x3b
     {
-        let fd = world.fd(fd);
-        return answer(world.ioctl(fd, request as u32 - 0x3b64, argument));
+        let (fd, request) = (world.fd(fd), request as u32 - 0x3b64);
+        let result = world.ioctl(fd, request, argument);
+        if let (UNMAP, Err(error)) = (request, &result) {
+            world.not_unmapped.push(error.raw_os_error());
+        }
+        return answer(result);
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) as c_int }

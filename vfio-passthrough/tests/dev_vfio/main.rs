@@ -1,5 +1,6 @@
 //! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are attached, used by a guest and
-//! given back, one at the guest's end and one while it runs; then each call of the kernel fails in turn, with each errno.
+//! given back, one at the guest's end and one while it runs; then each call of the kernel fails in turn, with each errno. And
+//! the host takes all of them away.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -11,18 +12,17 @@ mod libc;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use self::libc::{World, world};
+use self::libc::{UNMAP, World, world};
 use ::libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
 use vfio_passthrough::host::{GroupLink, HostMemory};
-use vfio_passthrough::model::core::{Description, Driver, Fd, Kernel, PciFunction};
+use vfio_passthrough::model::core::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::model::{Faults, Guest};
 use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, ResetPolicy};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
-const UNMAP: u32 = 14;
 const DEVICES: [(&str, u32); 2] = [("0000:01:00.0", 5), ("0000:02:00.0", 6)];
 
 /// `/sys` of a host with both devices at vfio-pci.
@@ -58,8 +58,16 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
+/// There is one C library, so there is one world at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What the host does before a guest ends.
+type Host = fn(&System);
+
+const NOTHING: Host = |_| {};
+
 /// A guest's life: what failed, if anything did.
-fn live(kvm: Fd) -> Result<(), String> {
+fn live(kvm: Fd, host: Host) -> Result<(), String> {
     let container = Container::open().map_err(text)?;
     container.link(Arc::new(Link(kvm))).map_err(text)?;
     let mut devices = Vec::new();
@@ -83,6 +91,7 @@ fn live(kvm: Fd) -> Result<(), String> {
         function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
         function.reset().map_err(text)?;
     }
+    host(&world().as_ref().unwrap().system);
     let ends = functions
         .iter()
         .zip([PassthroughFunction::shutdown, PassthroughFunction::release]);
@@ -103,6 +112,9 @@ struct Outcome {
     bus_resets: u64,
     /// Files, containers, and locked bytes that are left.
     left: (Vec<Fd>, usize, u64),
+    /// The errno of each unmapping that failed.
+    not_unmapped: Vec<Option<i32>>,
+    drivers: [Option<Driver>; 2],
 }
 
 /// How the devices are reset.
@@ -112,7 +124,8 @@ enum Resets {
     WithTheBus,
 }
 
-fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>) -> Outcome {
+fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>, host: Host) -> Outcome {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = sysfs();
     let mut description = Description::new(kernel);
     for (device, group) in DEVICES {
@@ -128,7 +141,7 @@ fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>) -> Outcome {
     own.strike = strike;
     own.bus.members = DEVICES.iter().map(|(_, group)| *group).zip([1, 2]).collect();
     *world() = Some(own);
-    let result = live(kvm);
+    let result = live(kvm, host);
     let own = world().take().unwrap();
     own.system.close(kvm).unwrap();
     Outcome {
@@ -141,6 +154,29 @@ fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>) -> Outcome {
             own.system.containers(),
             own.system.locked_memory(),
         ),
+        not_unmapped: own.not_unmapped,
+        drivers: DEVICES.map(|(device, _)| own.system.driver(device.parse().unwrap())),
+    }
+}
+
+/// With the last device of a group that is taken away the kernel detaches the group when that device's file is closed
+/// (vfio_device_remove_group), and with the last group all mappings go: what is unmapped is unmapped before.
+#[test]
+fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
+    let take_all: Host = |system| {
+        for (device, _) in DEVICES {
+            assert!(!system.unbind(device.parse().unwrap()).unwrap());
+        }
+    };
+    for kernel in [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12] {
+        let outcome = run(kernel, Resets::EachByItself, None, take_all);
+        assert_eq!(
+            (outcome.result, outcome.left),
+            (Ok(()), (vec![], 0, 0)),
+            "{kernel:?}"
+        );
+        assert_eq!(outcome.not_unmapped, [], "{kernel:?}");
+        assert_eq!(outcome.drivers, [Some(Driver::None); 2], "{kernel:?}");
     }
 }
 
@@ -158,7 +194,7 @@ fn is_told(resets: Resets, struck: u32, errno: i32) -> bool {
 }
 
 fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
-    let good = run(kernel, resets, None);
+    let good = run(kernel, resets, None, NOTHING);
     assert_eq!(
         (good.result, good.left),
         (Ok(()), (vec![], 0, 0)),
@@ -167,7 +203,7 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
     let expected = if resets == Resets::WithTheBus { 5 } else { 0 };
     assert_eq!(good.bus_resets, expected, "{kernel:?}, {resets:?}");
     for (call, errno) in (0..good.calls).flat_map(|call| ERRNOS.map(|errno| (call, errno))) {
-        let outcome = run(kernel, resets, Some((call, errno)));
+        let outcome = run(kernel, resets, Some((call, errno)), NOTHING);
         let struck = outcome.struck.unwrap();
         let point = format!("{kernel:?}, {resets:?}: call {call} (request {struck}) with errno {errno}");
         assert_eq!(outcome.left, (vec![], 0, 0), "{point}: {:?}", outcome.result);
@@ -189,7 +225,6 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
     good.calls * ERRNOS.len() as u64
 }
 
-/// One test: there is one C library.
 #[test]
 fn whichever_call_of_the_kernel_fails_nothing_is_left_and_the_error_names_it() {
     let mut points = 0;

@@ -20,34 +20,21 @@ pub struct GroupDevice {
     flags: DeviceFlags,
     calls: Arc<VfioCalls>,
     /// Each call holds it while it runs, and nobody waits for a call: the file is closed by whoever lets go last.
-    open: Mutex<Option<Arc<Open>>>,
-}
-
-/// An open device.
-struct Open {
-    // The kernel keeps a group open, and so closed to others, until the files of its devices are closed: the
-    // file goes first.
-    file: File,
-    membership: Membership,
+    open: Mutex<Option<Arc<Membership>>>,
 }
 
 impl GroupDevice {
     pub(super) fn open(membership: Membership, address: PciAddress) -> Result<Self, Error> {
-        let failed = |call| {
-            move |source| Error::OpenDevice {
-                address,
-                call,
-                source,
-            }
-        };
-        let file = membership
-            .device(address)
-            .map_err(failed("VFIO_GROUP_GET_DEVICE_FD"))?;
-        let flags = ioctl::device_flags(&file).map_err(failed("VFIO_DEVICE_GET_INFO"))?;
+        let flags = membership.device().and_then(ioctl::device_flags);
+        let flags = flags.map_err(|source| Error::OpenDevice {
+            address,
+            call: "VFIO_DEVICE_GET_INFO",
+            source,
+        })?;
         Ok(Self {
             flags,
             calls: membership.container().calls().clone(),
-            open: Mutex::new(Some(Arc::new(Open { file, membership }))),
+            open: Mutex::new(Some(Arc::new(membership))),
         })
     }
 
@@ -56,12 +43,12 @@ impl GroupDevice {
         self.lock().is_none()
     }
 
-    fn opened(&self) -> io::Result<Arc<Open>> {
+    fn opened(&self) -> io::Result<Arc<Membership>> {
         let open = self.lock().clone();
         open.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Open>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Membership>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,24 +60,24 @@ impl Device for GroupDevice {
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
         self.calls.region_info.increment();
-        ioctl::region_info(&self.opened()?.file, index)
+        ioctl::region_info(self.opened()?.device()?, index)
     }
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
         self.calls.irq_info.increment();
-        ioctl::irq_info(&self.opened()?.file, index)
+        ioctl::irq_info(self.opened()?.device()?, index)
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let position = file_position(region, offset, data.len())?;
         self.calls.region_read.increment();
-        self.opened()?.file.read_exact_at(data, position)
+        self.opened()?.device()?.read_exact_at(data, position)
     }
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
         let position = file_position(region, offset, data.len())?;
         self.calls.region_write.increment();
-        self.opened()?.file.write_all_at(data, position)
+        self.opened()?.device()?.write_all_at(data, position)
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
@@ -100,7 +87,7 @@ impl Device for GroupDevice {
         let open = self.opened()?;
         RegionMmap::new(
             self.clone(),
-            open.file.as_fd(),
+            open.device()?.as_fd(),
             position,
             range.start(),
             range.size(),
@@ -109,19 +96,19 @@ impl Device for GroupDevice {
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         self.calls.set_irqs.increment();
-        ioctl::set_irqs(&self.opened()?.file, call)
+        ioctl::set_irqs(self.opened()?.device()?, call)
     }
 
     fn reset(&self) -> io::Result<()> {
         self.calls.reset.increment();
-        ioctl::reset(&self.opened()?.file)
+        ioctl::reset(self.opened()?.device()?)
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         self.calls.hot_reset_info.increment();
         let open = self.opened()?;
-        let container = open.membership.container();
-        let members = ioctl::hot_reset_info(&open.file)?;
+        let container = open.container();
+        let members = ioctl::hot_reset_info(open.device()?)?;
         Ok(members
             .into_iter()
             .map(|(address, group)| container.bus_member(address, group))
@@ -131,15 +118,15 @@ impl Device for GroupDevice {
     fn reset_bus(&self) -> io::Result<()> {
         self.calls.hot_reset.increment();
         let open = self.opened()?;
-        let members = ioctl::hot_reset_info(&open.file)?;
+        let members = ioctl::hot_reset_info(open.device()?)?;
         // Each group once: the kernel refuses more groups than there are functions.
         let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
-        let groups = open.membership.container().groups();
+        let groups = open.container().groups();
         let files: Vec<&File> = numbers
             .iter()
             .filter_map(|number| groups.file(*number).map(AsRef::as_ref))
             .collect();
-        ioctl::hot_reset(&open.file, &files)
+        ioctl::hot_reset(open.device()?, &files)
     }
 
     fn close(&self) {

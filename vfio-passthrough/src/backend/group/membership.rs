@@ -86,13 +86,21 @@ impl Groups {
         Ok(())
     }
 
-    fn leave(&mut self, number: u32) {
+    /// A user of a group closes its device and is gone. The kernel may detach the group as soon as the device is
+    /// closed, if the host wants all of the group back (vfio_device_remove_group): with the group's last user its
+    /// mappings end before.
+    fn leave(&mut self, number: u32, device: Option<File>) {
         let Some(member) = self.members.get_mut(&number) else {
             return;
         };
         member.users = member.users.saturating_sub(1);
-        if member.users == 0 {
+        let is_last = member.users == 0;
+        if is_last {
             self.spaces.leave(number);
+        }
+        // The kernel keeps a group open, and so closed to others, until the files of its devices are closed.
+        drop(device);
+        if is_last {
             self.members.remove(&number);
         }
     }
@@ -179,22 +187,35 @@ impl Candidate<Type1> for Opened<'_> {
     }
 }
 
-/// A group that a device uses: it stays attached while this lives.
+/// A device of a group, which stays attached while this lives.
 pub(super) struct Membership {
     container: Arc<Container>,
     number: u32,
+    /// `None` until it is open, and while it is closed.
+    device: Option<File>,
 }
 
 impl Membership {
-    /// Attaches the group of `address` unless it is.
+    /// Attaches the group of `address` unless it is, and opens the device.
     pub fn new(container: &Arc<Container>, address: PciAddress, number: u32) -> Result<Self, Error> {
-        container
-            .groups()
-            .join(address, number, &container.sysfs, &container.calls)?;
-        Ok(Self {
+        let mut groups = container.groups();
+        groups.join(address, number, &container.sysfs, &container.calls)?;
+        let group = groups.file(number).cloned();
+        drop(groups);
+        let mut own = Self {
             container: container.clone(),
             number,
-        })
+            device: None,
+        };
+        let opened = group
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+            .and_then(|group| ioctl::open_device(&group, address));
+        own.device = Some(opened.map_err(|source| Error::OpenDevice {
+            address,
+            call: "VFIO_GROUP_GET_DEVICE_FD",
+            source,
+        })?);
+        Ok(own)
     }
 
     /// The container.
@@ -202,17 +223,18 @@ impl Membership {
         &self.container
     }
 
-    /// Opens a device of the group.
-    pub fn device(&self, address: PciAddress) -> io::Result<File> {
-        let groups = self.container.groups();
-        let group = groups.file(self.number).ok_or(io::ErrorKind::NotFound)?;
-        ioctl::open_device(group, address)
+    /// The device.
+    pub fn device(&self) -> io::Result<&File> {
+        self.device
+            .as_ref()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.container.groups().leave(self.number);
+        let device = self.device.take();
+        self.container.groups().leave(self.number, device);
     }
 }
 
