@@ -71,7 +71,8 @@ impl PassthroughFunction {
             .chain([BarIndex::ROM])
             .map(|bar| parts.region(u32::from(bar.number())))
             .collect::<Result<Vec<_>, _>>()?;
-        let config = parts.config(&config_region, &regions)?;
+        let conventional = parts.conventional(&config_region)?;
+        let config = parts.config(&config_region, &regions, &conventional)?;
         // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
         let config = if reset == Reset::Function {
             config
@@ -101,6 +102,7 @@ impl PassthroughFunction {
             address,
             device,
             config_region,
+            host_command: host_command(&conventional),
             regions,
             bars,
             msix,
@@ -117,6 +119,17 @@ impl PassthroughFunction {
             state: Mutex::new(state),
         })
     }
+}
+
+/// The first 256 bytes of config space.
+type Conventional = [u8; CONVENTIONAL_SIZE as usize];
+
+/// What of the command register the host has set and the guest has no say in.
+fn host_command(conventional: &Conventional) -> Command {
+    let at = usize::from(COMMAND);
+    let bytes = conventional.get(at..).and_then(<[u8]>::first_chunk);
+    let found = Command::from_bits_retain(bytes.copied().map_or(0, u16::from_le_bytes));
+    found & Command::SERR
 }
 
 struct Parts {
@@ -153,10 +166,9 @@ impl Parts {
     }
 
     fn reset_bus(&self, config: &RegionInfo) -> Result<(), Error> {
-        // No DMA while the reset is under way.
-        let quiet = self
-            .device
-            .write(config, COMMAND.into(), &Command::empty().bits().to_le_bytes());
+        // No DMA while the reset is under way; the kernel restores what it finds now.
+        let quiet = host_command(&self.conventional(config)?).bits().to_le_bytes();
+        let quiet = self.device.write(config, COMMAND.into(), &quiet);
         quiet.map_err(self.error("write", config.index))?;
         self.device.reset_bus().map_err(|source| Error::Reset {
             address: self.address,
@@ -169,16 +181,25 @@ impl Parts {
         self.device.region(index).map_err(self.error("describe", index))
     }
 
-    fn config(&self, region: &RegionInfo, bars: &[RegionInfo]) -> Result<ConfigSpace, Error> {
+    fn conventional(&self, region: &RegionInfo) -> Result<Conventional, Error> {
+        let mut conventional = [0; CONVENTIONAL_SIZE as usize];
+        let read = self.device.read(region, 0, &mut conventional);
+        read.map_err(self.error("read", region.index))?;
+        Ok(conventional)
+    }
+
+    fn config(
+        &self,
+        region: &RegionInfo,
+        bars: &[RegionInfo],
+        conventional: &Conventional,
+    ) -> Result<ConfigSpace, Error> {
         let mut sizes = RegionSizes::default();
         sizes
             .iter_mut()
             .zip(bars)
             .for_each(|(size, bar)| *size = bar.size);
         let size = u16::try_from(region.size).unwrap_or(u16::MAX);
-        let mut conventional = [0; CONVENTIONAL_SIZE as usize];
-        let read = self.device.read(region, 0, &mut conventional);
-        read.map_err(self.error("read", region.index))?;
         // Extended capabilities are few reads, and all of their space would be a thousand of the device.
         let read = |offset: u16, data: &mut [u8]| {
             let range = usize::from(offset)..usize::from(offset).saturating_add(data.len());

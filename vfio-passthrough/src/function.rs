@@ -47,6 +47,9 @@ pub struct PassthroughFunction {
     pub(crate) device: Arc<dyn Device>,
     pub(crate) config_region: RegionInfo,
     /// The regions of the BARs, by their index.
+    /// The host hears of the device's errors where this says so, whatever the guest says: without SERR#, or its like in PCI
+    /// Express, an error is not told (PCIe 6.2.6).
+    pub(crate) host_command: Command,
     pub(crate) regions: Vec<RegionInfo>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) msix: Option<MsixLayout>,
@@ -395,6 +398,7 @@ impl PassthroughFunction {
     }
 
     fn write_command(&self, command: Command) -> Result<(), Error> {
+        let command = command | self.host_command;
         self.write_config(COMMAND, &command.bits().to_le_bytes())
     }
 

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::backend::{Device as _, IrqFlags};
 use vfio_passthrough::function::Error;
 use vfio_passthrough::host::MsiMessage;
 use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
@@ -238,6 +238,38 @@ fn after_shutdown_nothing_answers_and_nothing_is_held() {
     assert!(setup.guest.slots().is_empty() && setup.device.irqs().active.is_none());
     setup.function.shutdown().unwrap();
     assert_eq!(setup.faults.made(Call::Reset), 1, "once");
+}
+
+/// Firmware may have the host told of errors by SERR# (PCIe 6.2.6): what the guest sees and sets of it is its own.
+#[test]
+fn the_host_hears_of_errors_as_it_wants_to() {
+    for (host, real) in [(0x0103_u16, 0x0100), (0x0003, 0)] {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+        let config = device.region(7).unwrap();
+        device.write(&config, 4, &host.to_le_bytes()).unwrap();
+        let guest = Guest::new(faults.clone());
+        let function = assign(device.clone(), &guest).unwrap();
+        let setup = Setup {
+            faults,
+            device,
+            guest,
+            function,
+        };
+        let command = || {
+            let mut data = [0; 2];
+            setup.function.config_read(4, &mut data);
+            u16::from_le_bytes(data)
+        };
+        assert_eq!(command(), 0);
+        setup.write(0x04, 0x0006);
+        assert_eq!((command(), setup.real_command()), (0x0006, 0x0006 | real));
+        setup.write(0x04, 0x0106);
+        assert_eq!((command(), setup.real_command()), (0x0106, 0x0106));
+        setup.write(0x04, 0x0002);
+        assert_eq!((command(), setup.real_command()), (0x0002, 0x0002 | real));
+        setup.function.shutdown().unwrap();
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Device {
     PluggedNvme,
     /// A PCIe NIC. Resets by power management.
     E1000e,
+    /// Behind a port, which hears of its errors: a source of random numbers. Resets by FLR.
+    VirtioRng,
     /// A conventional NIC: INTx, ports. Cannot be reset.
     Rtl8139,
     /// A conventional NIC that has ports and nothing else. Cannot be reset.
@@ -63,6 +65,7 @@ impl Device {
         matches!(
             self,
             Self::PluggedNvme
+                | Self::VirtioRng
                 | Self::NvmeWithVfs
                 | Self::Ahci
                 | Self::Xhci
@@ -84,6 +87,7 @@ impl Device {
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
             // The guest's init drives them.
             Self::Edu | Self::Testdev | Self::Ivshmem => &[],
+            Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
         }
     }
@@ -201,7 +205,7 @@ impl Machine {
         self.address(index.unwrap_or(usize::MAX))
     }
 
-    /// The name that QEMU has for device number `index`, where that is a plugged one.
+    /// The name that QEMU has for device number `index`, where that is one that is unplugged or errs.
     #[must_use]
     pub fn id(&self, index: usize) -> String {
         format!("device{index}")

@@ -60,6 +60,20 @@ impl Monitor {
         self.execute("device_del", &json!({ "id": device })).map(drop)
     }
 
+    /// Has a device tell of an uncorrectable error that is not fatal: nothing came back (PCIe 6.2.7, completion
+    /// timeout).
+    pub fn fail(&mut self, device: &str) -> Result<(), Error> {
+        let line = format!("pcie_aer_inject_error {device} COMP_TIME");
+        let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
+        match said.as_str() {
+            Some(said) if said.starts_with("OK") => Ok(()),
+            _ => Err(Error::Monitor {
+                command: line,
+                why: said.to_string(),
+            }),
+        }
+    }
+
     /// Waits until L1 has let a device go that it was asked for.
     pub fn unplugged(&mut self, device: &str) -> Result<(), Error> {
         let is_it = |event: &Value| {
@@ -131,6 +145,14 @@ mod tests {
             text.contains("device_del") && text.contains("'d1' not found"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_error_that_cannot_be_had_is_told() {
+        let mut monitor = monitor(&["{\"return\":\"OK id: d0\"}", "{\"return\":\"no device\"}"]).unwrap();
+        monitor.fail("d0").unwrap();
+        let text = monitor.fail("d1").unwrap_err().to_string();
+        assert!(text.contains("no device"), "{text}");
     }
 
     #[test]

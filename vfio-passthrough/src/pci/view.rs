@@ -3,7 +3,7 @@
 //! | bytes | are | the guest sees |
 //! |---|---|---|
 //! | identity, class, subsystem, Min_Gnt, Max_Lat, reserved ones of the header | emulated | the device's, read once: they never change |
-//! | command | emulated | what it wrote; new values are passed on to the device |
+//! | command | emulated | what it wrote; new values are passed on to the device, whose SERR# stays on where the host has it on |
 //! | status | forwarded | the device's, but for the capability-list bit, which is emulated |
 //! | cache line size, latency timer, interrupt line | emulated | what it wrote; the device does not hear of it |
 //! | header type | emulated | the device's, less the multifunction bit |

@@ -23,6 +23,13 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     }
     match device {
         Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
+        // Of QEMU's devices those of virtio alone have reports of errors that can be turned on (PCIe 7.5.3.4).
+        Device::VirtioRng => devices([
+            port(index, slot),
+            format!(
+                "virtio-rng-pci,id=device{index},bus=port{index},aer=on,disable-legacy=on,iommu_platform=on"
+            ),
+        ]),
         Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Ne2k => nic("ne2k_pci", &format!("net{index}"), &format!("addr={slot:x}")),
         Device::Xhci => devices([

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use guest::Report;
+use lab::protocol::Ending;
 use lab::{Device, Error, Guest, L1, Outcome, times};
 
 use crate::Test;
-use crate::support::{assigned, boot, boot_along, counter};
+use crate::support::{assigned, boot, boot_along, counter, take};
 
 /// All behind ports of their own.
 pub const DEVICES: &[Device] = &[
@@ -14,12 +15,14 @@ pub const DEVICES: &[Device] = &[
     Device::PluggedNvme,
     Device::PluggedNvme,
     Device::PluggedNvme,
+    Device::VirtioRng,
 ];
 
 pub const TESTS: &[Test] = &[
     ("devices are unbound under I/O", unbound),
     ("devices are unplugged under I/O", unplugged),
     ("a guest reboots without what it has lost", reboots_without),
+    ("a device tells of an error", errs),
 ];
 
 const DISKS: usize = 4;
@@ -67,7 +70,7 @@ fn repeat(
     l1: &mut L1,
     mut round: impl FnMut(&mut L1, usize) -> Result<Vec<u64>, Error>,
 ) -> Result<u64, Error> {
-    let all = usize::try_from(times(3, 50)).unwrap();
+    let all = usize::try_from(times(4, 50)).unwrap();
     let mut taken = Vec::new();
     while taken.len() < all {
         let count = DISKS.min(all - taken.len());
@@ -144,5 +147,34 @@ fn reboots_without(l1: &mut L1) -> Result<(), Error> {
     assert_eq!(counter(&outcome, "/reboots"), 1);
     let one_of_two = |report: &Report| matches!(report, Report::Error { what } if what.contains("1 of 2"));
     assert!(outcome.reports.iter().any(one_of_two), "{}", outcome.account());
+    Ok(())
+}
+
+/// By AER: from the device to its port, to L1's kernel, to vfio-pci, to the VMM, which does as it was told.
+fn errs(l1: &mut L1) -> Result<(), Error> {
+    let device = take(l1, Device::VirtioRng)?;
+    let id = l1.machine().id(DISKS);
+    for (policy, steps, status, says) in [
+        ("stop", "pause:5000", 1, "so the guest is stopped"),
+        ("reset", "pause:500", 0, "it is reset"),
+        ("detach", "pause:500", 0, "it is taken from the guest"),
+        ("report", "pause:500", 0, "it stays with the guest"),
+    ] {
+        let guest = Guest::new(steps).memory("128M").device(&device);
+        let mut has_failed = false;
+        let outcome = guest
+            .arguments(["--on-error", policy])
+            .boot_along(l1, |monitor, printed| {
+                if !has_failed && printed.contains("\"report\":\"init\"") {
+                    has_failed = true;
+                    monitor.fail(&id)?;
+                }
+                Ok(())
+            })?;
+        let account = outcome.account();
+        assert_eq!(outcome.finished.ending, Ending::Status(status), "{account}");
+        let line = outcome.stderr.lines().find(|line| line.contains(&device));
+        assert!(line.is_some_and(|line| line.contains(says)), "{account}");
+    }
     Ok(())
 }
