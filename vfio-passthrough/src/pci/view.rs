@@ -117,13 +117,12 @@ impl ConfigSpace {
         self
     }
 
-    /// Bits that are ours and zero from now on.
+    /// Bits that a guest cannot write are ours and zero from now on.
     fn clear(&mut self, offset: u16, bits: u8) {
         for bytes in [&mut self.bytes, &mut self.power_on] {
             for byte in bytes.iter_mut().skip(usize::from(offset)).take(1) {
                 byte.emulated |= bits;
                 byte.value &= !bits;
-                byte.writable &= !bits;
             }
         }
     }
@@ -142,7 +141,7 @@ impl View<'_> {
         self.emulate(
             HEADER_TYPE,
             &[
-                header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION & 0x7f,
+                header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION,
                 0,
             ],
         );

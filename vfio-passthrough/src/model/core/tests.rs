@@ -4,6 +4,7 @@ mod devices;
 mod dma;
 mod drivers;
 mod groups;
+mod unbinding;
 
 use std::fmt::Debug;
 use std::io;

@@ -76,8 +76,9 @@ fn identity_is_the_devices_and_is_read_without_asking_it() {
     let (view, bytes) = (view(), device());
     assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
     assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
-    assert_eq!(read(&view, &bytes, INTERRUPT_PIN, 1), 1);
-    assert_eq!(read(&view.clone().without_pin(), &bytes, INTERRUPT_PIN, 1), 0);
+    let without = view.clone().without_pin();
+    assert_eq!((view.pin(), read(&view, &bytes, INTERRUPT_PIN, 1)), (1, 1));
+    assert_eq!((without.pin(), read(&without, &bytes, INTERRUPT_PIN, 1)), (0, 0));
     for offset in (0..0x40).step_by(4).filter(|offset| *offset != COMMAND) {
         assert!(!view.needs_device(offset, 4), "{offset:#x}");
     }
@@ -114,6 +115,15 @@ fn a_device_without_capabilities_says_so() {
     let view = view_of(&bytes);
     assert_eq!(read(&view, &bytes, STATUS, 2) & u32::from(STATUS_CAPABILITIES), 0);
     assert_eq!((view.msix(), read(&view, &bytes, CAPABILITIES, 1)), (None, 0));
+    let mut bytes = device();
+    bytes[usize::from(STATUS)] &= !(STATUS_CAPABILITIES as u8);
+    let view = view_of(&bytes);
+    assert_eq!(read(&view, &bytes, STATUS, 2) & u32::from(STATUS_CAPABILITIES), 0);
+    assert_eq!(
+        (view.msix(), read(&view, &bytes, CAPABILITIES, 1)),
+        (None, 0),
+        "whatever the pointer is"
+    );
 }
 
 #[test]
@@ -182,12 +192,28 @@ fn only_command_bits_that_exist_can_be_set() {
 
 #[test]
 fn a_capability_that_runs_into_the_next_is_hidden() {
-    let mut bytes = device();
-    // With mask bits it has 24 bytes, and the next is 16 bytes further on.
-    bytes[0x53] = 0x01;
-    let view = view_of(&bytes);
-    assert_eq!(view.msi(), None);
-    assert_eq!(read(&view, &bytes, CAPABILITIES, 1), 0x60);
+    // MSI of this form, with mask bits and 64 bits of address, has 24 bytes.
+    let control = [0x80, 0x01];
+    for (id, size) in [
+        (cap::MSI, 24),
+        (cap::MSIX, 12),
+        (cap::EXPRESS, 12),
+        (cap::PM, 8),
+        (cap::AF, 8),
+        (0x09, 4),
+    ] {
+        for room in (4..=size).step_by(4) {
+            let mut bytes = device();
+            let next = 0x50 + room;
+            bytes[0x50..0x80].fill(0);
+            bytes[0x50..0x54].copy_from_slice(&[id, next, control[0], control[1]]);
+            bytes[usize::from(next)..][..2].copy_from_slice(&[0x09, 0]);
+            let view = view_of(&bytes);
+            let first = read(&view, &bytes, CAPABILITIES, 1);
+            let expected = if room < size { next } else { 0x50 };
+            assert_eq!(first, u32::from(expected), "{id:#x} in {room} bytes");
+        }
+    }
 }
 
 #[test]
