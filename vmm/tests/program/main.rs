@@ -12,6 +12,8 @@
 
 mod control;
 mod journal;
+mod refusals;
+mod terminal;
 
 use std::fs::File;
 use std::io::Write;
@@ -19,8 +21,6 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::pty::openpty;
-use nix::sys::termios::{LocalFlags, tcgetattr};
 use tempfile::{NamedTempFile, TempDir};
 
 fn vmm() -> Command {
@@ -394,154 +394,5 @@ fn a_closed_stdin_is_no_stdin() {
     assert_eq!(
         (output.stdout.as_slice(), output.status.code()),
         (&b"x"[..], Some(0))
-    );
-}
-
-/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and `before` in
-/// front of its command line. Returns the terminal's modes before, during and after.
-fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
-    let kernel = program(&[]);
-    let terminal = openpty(None, None).unwrap();
-    let own = tcgetattr(&terminal.master).unwrap();
-    let vmm = format!(
-        "{before} {} --memory 64M --kernel {}",
-        env!("CARGO_BIN_EXE_vmm"),
-        kernel.path().display()
-    );
-    // Raw mode is for the terminal's foreground job only: the shell's session makes it one.
-    let child = Command::new("setsid")
-        .args(["--ctty", "sh", "-c", &format!("stty -g; {vmm}; stty -g")])
-        .stdin(terminal.slave)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while tcgetattr(&terminal.master).unwrap() == own && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let during = tcgetattr(&terminal.master).unwrap();
-    File::from(terminal.master.try_clone().unwrap())
-        .write_all(typed)
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let modes = String::from_utf8(output.stdout).unwrap();
-    let (first, last) = modes.trim().split_once('\n').unwrap();
-    let is_raw = !during
-        .local_flags
-        .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG);
-    [first.into(), is_raw.to_string(), last.into()]
-}
-
-#[test]
-fn the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal() {
-    if !has_kvm("the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal") {
-        return;
-    }
-    let [before, is_raw, after] = terminal_modes("timeout --foreground 1", b"");
-    assert_eq!((is_raw.as_str(), after), ("true", before));
-}
-
-#[test]
-fn ctrl_a_x_ends_the_vmm_and_restores_the_terminal() {
-    if !has_kvm("ctrl_a_x_ends_the_vmm_and_restores_the_terminal") {
-        return;
-    }
-    let [before, is_raw, after] = terminal_modes("", b"\x01x");
-    assert_eq!((is_raw.as_str(), after), ("true", before));
-}
-
-/// What stderr begins with and contains for a command line.
-fn fails(args: &[&str], begins: &str, contains: &str) {
-    let output = vmm().args(args).output().unwrap();
-    let text = text(&output);
-    assert!(
-        text.starts_with(begins) && text.contains(contains),
-        "{args:?} said:\n{text}"
-    );
-    assert_ne!(output.status.code(), Some(0));
-}
-
-#[test]
-fn impossible_sizes_are_refused_with_the_reason() {
-    let size = |size| ["--kernel", "k", "--memory", size];
-    fails(
-        &size("0"),
-        "error: invalid value '0' for '--memory <SIZE[,OPTION]...>'",
-        "at least 64M",
-    );
-    fails(&size("16M"), "error: invalid value '16M'", "too small");
-    fails(&size("many"), "error: invalid value 'many'", "such as 512M or 4G");
-    fails(
-        &size("900T"),
-        "error: --memory 943718400M: this host has ",
-        "M of memory",
-    );
-}
-
-#[test]
-fn a_missing_or_wrong_kernel_or_initrd_is_named() {
-    if !has_kvm("a_missing_or_wrong_kernel_or_initrd_is_named") {
-        return;
-    }
-    fails(
-        &["--kernel", "/nonexistent/k"],
-        "error: kernel /nonexistent/k: No such file",
-        "",
-    );
-    fails(
-        &["--kernel", "/proc/version"],
-        "error: kernel /proc/version is not a kernel: ",
-        "bzImage",
-    );
-    let kernel = program(&[]);
-    let path = kernel.path().to_str().unwrap();
-    fails(
-        &["--kernel", path, "--initrd", "/nonexistent/i"],
-        "error: initrd /nonexistent/i: No such file",
-        "",
-    );
-    let large = NamedTempFile::new().unwrap();
-    large.as_file().set_len(80 << 20).unwrap();
-    let initrd = large.path().to_str().unwrap();
-    fails(
-        &["--memory", "64M", "--kernel", path, "--initrd", initrd],
-        "error: the initrd does not fit in guest RAM: it needs 80 MiB",
-        "--memory",
-    );
-}
-
-#[test]
-fn what_is_no_pci_address_is_refused() {
-    if !has_kvm("what_is_no_pci_address_is_refused") {
-        return;
-    }
-    fails(
-        &["--kernel", "/proc/version", "--vfio", "nvme0"],
-        "error: --vfio: 'nvme0' is not a PCI address",
-        "0000:01:00.0",
-    );
-    let twice = [
-        "--kernel",
-        "/proc/version",
-        "--vfio",
-        "0000:ff:1f.0",
-        "--vfio",
-        "0000:ff:1f.0",
-    ];
-    fails(&twice, "error: --vfio 0000:ff:1f.0: given twice", "");
-}
-
-#[test]
-fn a_cmdline_that_the_kernel_cannot_take_is_refused() {
-    if !has_kvm("a_cmdline_that_the_kernel_cannot_take_is_refused") {
-        return;
-    }
-    let kernel = program(&[]);
-    let cmdline = "x".repeat(4096);
-    let path = kernel.path().to_str().unwrap();
-    fails(
-        &["--kernel", path, "--cmdline", &cmdline],
-        "error: --cmdline is too long",
-        "at most 2047",
     );
 }

@@ -1,6 +1,7 @@
 //! What several tests need.
 
 use guest::Report;
+use lab::protocol::Ending;
 use lab::{Device, Error, Guest, L1, Monitor, Outcome};
 
 /// The driver that hands devices to userspace.
@@ -50,6 +51,15 @@ pub fn boot_along(
         outcome.account()
     );
     Ok(outcome)
+}
+
+/// The VMM refused to boot the guest, in these words among others.
+pub fn assert_refused(outcome: &Outcome, parts: &[&str]) {
+    let account = outcome.account();
+    assert_eq!(outcome.finished.ending, Ending::Status(1), "{account}");
+    for part in parts {
+        assert!(outcome.stderr.contains(part), "no {part:?}\n{account}");
+    }
 }
 
 /// The VMM's counter at `path`, which must be there.
