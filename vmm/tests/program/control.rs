@@ -183,6 +183,7 @@ fn stats_are_a_table_of_what_is_counted() {
     let Some(guest) = Busy::start("stats_are_a_table_of_what_is_counted") else {
         return;
     };
+    guest.assert_running();
     let stats = |words: &[&str]| {
         let output = vmm()
             .arg("stats")
