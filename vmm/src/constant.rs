@@ -21,9 +21,9 @@ use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
 const PAGE: usize = 4096;
 /// Config space of the functions of one slot.
 const SLOT: usize = 8 * PAGE;
-/// What an empty slot's memory is made of, over and over: four slots. More would be more memory, less would be more
+/// What an empty slot's memory is made of, over and over: eight slots. More would be more memory, less would be more
 /// calls of `mmap`.
-const CHUNK: usize = 4 * SLOT;
+const CHUNK: usize = 8 * SLOT;
 /// An empty slot's page.
 static EMPTY_PAGE: [u8; PAGE] = [0xff; PAGE];
 const EMPTY: usize = CHUNK * (SLOTS as usize * SLOT / CHUNK);

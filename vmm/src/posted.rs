@@ -32,7 +32,8 @@ struct Ring {
 impl Posted {
     /// Finds the ring, by any CPU of the VM. From here on whoever runs its CPUs must call [`Posted::deliver`].
     pub fn open(&self, vm: &Arc<VmFd>, vcpu: &VcpuFd) -> Result<(), Error> {
-        if !vm.check_extension(Cap::CoalescedMmio) {
+        // It came after that for memory (Linux 4.20).
+        if !vm.check_extension(Cap::CoalescedPio) {
             return Ok(());
         }
         // SAFETY: `vcpu` keeps the fd open.
@@ -46,14 +47,11 @@ impl Posted {
         let mut vcpu = vcpu.map_err(Error::kvm("mmap of a vCPU"))?;
         vcpu.map_coalesced_mmio_ring()
             .map_err(Error::kvm("mmap of the coalesced MMIO ring"))?;
-        let collects_ports = vm.check_extension(Cap::CoalescedPio);
         // Where there is one already, that one does.
         let _ = self.0.set(Ring {
             vm: Arc::clone(vm),
             vcpu: Mutex::new(vcpu),
-            _config_address: collects_ports
-                .then(|| Collected::begin(vm, CONFIG_ADDRESS, CONFIG_ADDRESS_SIZE))
-                .flatten(),
+            _config_address: Collected::begin(vm, CONFIG_ADDRESS, CONFIG_ADDRESS_SIZE),
         });
         Ok(())
     }

@@ -89,11 +89,12 @@ fn rebind(times: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// On all disks that there are, when there are as many as disk controllers: each has one here.
+/// On all disks that there are, when there are as many as disk controllers: each has one here, but for a SATA controller
+/// that has no driver.
 fn on_disks(work: impl Fn(&mut Disk) -> Result<Report, Error>) -> Result<(), Error> {
     let controllers = pci::functions()?
         .iter()
-        .filter(|f| f.class == pci::NVME_CLASS || f.class == pci::SATA_CLASS)
+        .filter(|f| f.class == pci::NVME_CLASS || f.class == pci::SATA_CLASS && f.driver.is_some())
         .count();
     for disk in &mut disk::open_all(controllers.max(1))? {
         report::send(&work(disk)?);

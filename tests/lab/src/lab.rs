@@ -105,6 +105,11 @@ impl Lab {
         })
     }
 
+    /// The VMM, as it is built.
+    pub fn vmm_program(&self) -> Result<&Path, Error> {
+        Ok(&self.programs()?.vmm)
+    }
+
     /// The guest's init, which also runs as a program of its own.
     pub fn guest_program(&self) -> Result<&Path, Error> {
         Ok(&self.programs()?.guest)

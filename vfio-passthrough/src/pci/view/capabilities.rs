@@ -163,10 +163,15 @@ impl View<'_> {
     }
 
     pub(super) fn extended_capabilities(&mut self) -> io::Result<()> {
-        let all = self.walk(|view, failed| caps::extended(|offset| view.long(offset, failed)))?;
+        let head: [u8; 4] = self.read_array(CONVENTIONAL_SIZE)?;
+        let all = self.walk(|view, failed| {
+            caps::extended(|offset| match offset {
+                CONVENTIONAL_SIZE => u32::from_le_bytes(head),
+                _ => view.long(offset, failed),
+            })
+        })?;
         if all.is_empty() {
-            // The list's head is read once, as all heads are: Linux looks at it some 30 times.
-            let head: [u8; 4] = self.read_array(CONVENTIONAL_SIZE)?;
+            // The list's head is ours, as all heads are: Linux looks at it some 30 times.
             self.emulate(CONVENTIONAL_SIZE, &head);
         }
         let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);

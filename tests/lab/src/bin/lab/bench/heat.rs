@@ -108,9 +108,9 @@ fn grouped(counts: BTreeMap<(String, String), u64>) -> Vec<Row> {
     rows
 }
 
-/// As a table in Markdown.
+/// As a table in Markdown: accesses that reached the VMM.
 pub fn table(rows: &[Row]) -> String {
-    let mut text = "| device | exits | of these |\n|---|---|---|\n".to_owned();
+    let mut text = "| device | accesses of a boot | of these |\n|---|---|---|\n".to_owned();
     for row in rows {
         let named = row.places.iter().take(SHOWN);
         let mut named: Vec<String> = named.map(|(place, exits)| format!("{place}: {exits}")).collect();
@@ -125,6 +125,15 @@ pub fn table(rows: &[Row]) -> String {
         ));
     }
     text
+}
+
+/// How many of the accesses were exits.
+pub fn exits(stats: &Value) -> String {
+    let count = |name: &str| stats.pointer(&format!("/exits/{name}")).and_then(Value::as_u64);
+    let [all, posted] = ["total", "posted"].map(|name| count(name).unwrap_or_default());
+    format!(
+        "Exits to userspace of the whole boot: {all}. {posted} of the accesses are writes that came with the next exit.\n"
+    )
 }
 
 /// How long the phases of the start took, in the order in which they came.

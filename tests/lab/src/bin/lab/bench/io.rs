@@ -1,7 +1,9 @@
-//! What an I/O costs: exits, interrupts and time, with QEMU, with `vmm`, and in L1 without a VMM.
+//! What an I/O costs: exits, interrupts, instructions and time, with QEMU, with `vmm`, and in L1 without a VMM.
 //!
-//! Each step is done twice, with some operations and with many; what the second one costs beyond the first is the
-//! cost of the operations, without that of starting, printing and looking.
+//! Each step is done three times: with some operations, with one more, and with many. What the last two differ in,
+//! less what the first two do, is the cost of the operations, without that of starting, printing and looking.
+
+use std::collections::BTreeMap;
 
 use guest::{Report, reports};
 use lab::protocol::{Program, Request, Sighting, Trigger};
@@ -9,28 +11,42 @@ use lab::{Device, Error, Kernel, L1, Lab, Machine, say};
 use serde::Serialize;
 
 use super::measure::{Guest, Vmm};
-use super::{HOST, booted, keep};
+use super::plot;
+use super::{HOST, booted, keep, write};
 
-/// Counters of all VMs that live (Documentation/virt/kvm: debugfs), and how often interrupts were injected.
-const COUNTERS: [&str; 4] = [
-    "/sys/kernel/debug/kvm/exits",
-    "/sys/kernel/debug/kvm/mmio_exits",
-    "/sys/kernel/debug/kvm/io_exits",
-    "/sys/kernel/debug/kvm/irq_injections",
-];
-/// Operations of the first of two steps.
+/// Counters of all VMs that live (Documentation/virt/kvm: debugfs); and since its start, how long L1 was idle.
+const EXITS: &str = "/sys/kernel/debug/kvm/exits";
+const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
+const PORT_EXITS: &str = "/sys/kernel/debug/kvm/io_exits";
+const UPTIME: &str = "/proc/uptime";
+
+/// Operations of the first step. The second has one more: it is told from the first by that.
 const FEW: u64 = 100;
+/// Operations of the third step, beyond those of the second: the idle time is known to 10 ms only.
+const MANY: u64 = 20_000;
+
 /// NVMe is number 0, the NIC number 1.
 const DEVICES: [Device; 2] = [Device::Nvme, Device::E1000e];
 
+/// What is done, and with how many CPUs, of which each has a queue.
+const WORKS: [(Work, u32); 5] = [
+    (Work::Reads(1), 1),
+    (Work::Reads(32), 1),
+    (Work::Reads(1), 2),
+    (Work::Reads(32), 2),
+    (Work::Requests, 1),
+];
+
 /// Who runs the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Host {
+enum Host {
     /// A guest of this VMM.
     Guest(Vmm),
     /// L1 itself.
     Nobody,
 }
+
+const HOSTS: [Host; 3] = [Host::Guest(Vmm::Qemu), Host::Guest(Vmm::Ours), Host::Nobody];
 
 impl Host {
     fn name(self) -> &'static str {
@@ -58,6 +74,13 @@ impl Work {
         }
     }
 
+    fn driver(self) -> &'static str {
+        match self {
+            Self::Reads(_) => "nvme",
+            Self::Requests => "e1000e",
+        }
+    }
+
     fn step(self, count: u64) -> String {
         match self {
             Self::Reads(depth) => format!("read:{count}x{depth}"),
@@ -75,60 +98,98 @@ impl Work {
 
     fn name(self, cpus: u32) -> String {
         match self {
-            Self::Reads(depth) => format!("NVMe, QD{depth}, {cpus} queues"),
-            Self::Requests => format!("NIC, {cpus} vCPUs"),
+            Self::Reads(depth) => format!(
+                "NVMe, QD{depth}, {cpus} queue{}",
+                if cpus == 1 { "" } else { "s" }
+            ),
+            Self::Requests => "NIC".to_owned(),
         }
     }
 }
 
-/// The cost of an operation, in thousandths.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cost {
+/// What was counted up to a place.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    exits: f64,
+    userspace_exits: f64,
+    interrupts: f64,
+    ns: f64,
+    idle_ns: f64,
+}
+
+/// The cost of an operation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Cost {
     what: String,
     host: Host,
     /// Out of the guest, of any kind.
-    exits: u64,
+    exits: f64,
     /// Of these to userspace.
-    userspace_exits: u64,
-    /// Interrupts of the device that the driver had.
-    interrupts: u64,
-    /// Interrupts that KVM injected.
-    injections: u64,
+    userspace_exits: f64,
+    /// Interrupts of the device that its driver had.
+    interrupts: f64,
+    /// That L1 ran, the guest's, its own and the VMM's, less those of its idle loop.
+    instructions: f64,
     /// In L1's time.
-    ns: u64,
+    us: f64,
 }
 
-/// Measures all of it.
-pub fn measure(lab: &Lab, count: u64) -> Result<Vec<Cost>, Error> {
+/// Measures all of it, and keeps a table and plots.
+pub fn run(lab: &Lab) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
     l1.tell(&Request::Copy {
-        from: lab.guest_program()?.display().to_string(),
+        from: place(lab)?,
         to: format!("{HOST}/tmp/guest"),
     })?;
     let mut costs = Vec::new();
-    for (work, cpus) in [
-        (Work::Reads(1), 1),
-        (Work::Reads(32), 1),
-        (Work::Reads(1), 2),
-        (Work::Reads(32), 2),
-        (Work::Requests, 1),
-    ] {
-        for host in [Host::Guest(Vmm::Qemu), Host::Guest(Vmm::Ours), Host::Nobody] {
-            // L1 has one CPU, and so one queue.
-            if host != Host::Nobody || cpus == 1 {
-                say(&format!("{}: {}", work.name(cpus), host.name()));
-                costs.push(cost(&mut l1, work, cpus, host, count)?);
-            }
+    for (work, cpus) in WORKS {
+        // L1 has one CPU, and so one queue.
+        for host in HOSTS
+            .into_iter()
+            .filter(|host| *host != Host::Nobody || cpus == 1)
+        {
+            say(&format!("{}: {}", work.name(cpus), host.name()));
+            costs.push(cost(&mut l1, work, cpus, host)?);
         }
     }
-    Ok(costs)
+    let text = table(&costs);
+    println!("{text}");
+    for (name, title, value) in PLOTS {
+        let bar = |cost: &Cost| (format!("{}: {}", cost.what, cost.host.name()), value(cost));
+        let bars: Vec<_> = costs.iter().map(bar).collect();
+        write(name, &plot::bars(title, &bars)?)?;
+    }
+    keep("io", &text, &costs)
 }
 
-fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host, count: u64) -> Result<Cost, Error> {
+/// A file's name, its title, and the value of a bar.
+type Plot = (&'static str, &'static str, fn(&Cost) -> f64);
+
+const PLOTS: [Plot; 2] = [
+    ("io-exits.svg", "exits of an operation", |cost| cost.exits),
+    ("io-instructions.svg", "instructions of an operation", |cost| {
+        cost.instructions
+    }),
+];
+
+/// Where the guest's program is, as L1's agent sees it: the host's root is there.
+fn place(lab: &Lab) -> Result<String, Error> {
+    Ok(format!("{HOST}{}", lab.guest_program()?.display()))
+}
+
+fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
     let device = l1.machine().address(work.device());
-    let many = FEW.saturating_add(count);
-    let steps = format!("pause:300,{},pause:100,{}", work.step(FEW), work.step(many));
+    let steps = [
+        FEW,
+        FEW.saturating_add(1),
+        FEW.saturating_add(1).saturating_add(MANY),
+    ];
+    let words: Vec<String> = steps
+        .iter()
+        .map(|count| format!("pause:100,{}", work.step(*count)))
+        .collect();
+    let steps_text = words.join(",");
     let arguments = match host {
         Host::Guest(vmm) => {
             l1.bind(&device, Some("vfio-pci"))?;
@@ -136,100 +197,159 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host, count: u64) -> Result<Co
                 cpus,
                 ..Guest::with(&[device])
             };
-            vmm.arguments(&guest, &format!("{steps},end:off"), "")
+            vmm.arguments(&guest, &format!("{steps_text},end:off"), "")
         }
         Host::Nobody => {
-            let driver = if work.device() == 0 { "nvme" } else { "e1000e" };
-            l1.bind(&device, Some(driver))?;
-            vec!["/tmp/guest".to_owned(), steps]
+            l1.bind(&device, Some(work.driver()))?;
+            vec!["/tmp/guest".to_owned(), steps_text]
         }
     };
-    let trigger = |count| Trigger {
-        marker: work.marker(count),
-        files: COUNTERS.map(str::to_owned).to_vec(),
+    let trigger = |count: &u64| Trigger {
+        marker: work.marker(*count),
+        files: [EXITS, MMIO_EXITS, PORT_EXITS, UPTIME]
+            .map(str::to_owned)
+            .to_vec(),
         ..Trigger::default()
     };
     let run = l1.run(Program {
         arguments,
-        triggers: vec![trigger(FEW), trigger(many)],
+        triggers: steps.iter().map(trigger).collect(),
         root: Some(HOST.into()),
         ..Program::default()
     })?;
-    let per_one = |few: u64, many: u64| {
-        let more = many.saturating_sub(few).saturating_mul(1000);
-        more.checked_div(count).unwrap_or_default()
+    let interrupts = reports(&run.stdout)
+        .into_iter()
+        .filter_map(|report| interrupts_of(work, report));
+    let seen = run.finished.sightings.iter().zip(interrupts);
+    let counts: Vec<Counts> = seen.map(|(seen, interrupts)| counts(seen, interrupts)).collect();
+    let [first, second, third] = *counts.as_slice() else {
+        let why = format!("{:?}\n{}\n{}", run.finished.ending, run.stderr, run.stdout);
+        let command = format!("{} in L1", host.name());
+        return Err(Error::Command { command, why });
     };
-    let seen = |file: &str| match run.finished.sightings.as_slice() {
-        [few, many] => per_one(number(few, file), number(many, file)),
-        _ => 0,
-    };
-    let [few, many] = totals(&run.stdout).ok_or_else(|| Error::Command {
-        command: format!("{} in L1", host.name()),
-        why: format!("{:?}\n{}\n{}", run.finished.ending, run.stderr, run.stdout),
-    })?;
-    let [exits, mmio, port, injections] = COUNTERS.map(seen);
-    Ok(Cost {
-        what: work.name(cpus),
-        host,
-        exits,
-        userspace_exits: mmio.saturating_add(port),
-        interrupts: per_one(few.0, many.0),
-        injections,
-        ns: per_one(few.1, many.1),
-    })
+    Ok(Cost::new(work.name(cpus), host, &[first, second, third]))
 }
 
-fn number(seen: &Sighting, file: &str) -> u64 {
-    let text = seen.files.get(file).map(|text| text.trim().parse().ok());
-    text.flatten().unwrap_or_default()
+fn counts(seen: &Sighting, interrupts: u64) -> Counts {
+    let text = |file: &str| seen.files.get(file).map_or("", String::as_str);
+    let number = |file: &str| text(file).trim().parse().unwrap_or(0.0);
+    let idle: f64 = text(UPTIME)
+        .split_whitespace()
+        .nth(1)
+        .and_then(|idle| idle.parse().ok())
+        .unwrap_or(0.0);
+    Counts {
+        exits: number(EXITS),
+        userspace_exits: number(MMIO_EXITS) + number(PORT_EXITS),
+        interrupts: interrupts as f64,
+        ns: seen.after_ns as f64,
+        idle_ns: idle * 1e9,
+    }
 }
 
-/// Interrupts and nanoseconds of the two steps. Of the NIC's or the disk's own vectors only.
-fn totals(stdout: &str) -> Option<[(u64, u64); 2]> {
-    let total = |report: Report| {
-        let (own, interrupts, ns) = match report {
-            Report::Read {
-                interrupts, total_ns, ..
-            } => ("nvme", interrupts, total_ns),
+/// How many interrupts of the device itself came in a step of that work.
+fn interrupts_of(work: Work, report: Report) -> Option<u64> {
+    let of = |interrupts: BTreeMap<String, u64>, name: &str| {
+        let own = interrupts.into_iter().filter(|(own, _)| own.starts_with(name));
+        own.fold(0, |sum: u64, (_, count)| sum.saturating_add(count))
+    };
+    match (work, report) {
+        (Work::Reads(_), Report::Read { interrupts, .. }) => Some(of(interrupts, "nvme")),
+        (
+            Work::Requests,
             Report::Net {
                 interface,
                 interrupts,
-                total_ns,
                 ..
-            } => return Some((of(&interrupts, &interface), total_ns)),
-            _ => return None,
+            },
+        ) => Some(of(interrupts, &interface)),
+        _ => None,
+    }
+}
+
+impl Cost {
+    /// Of what was counted at the end of each of the three steps. Interrupts are each step's own.
+    fn new(what: String, host: Host, [first, second, third]: &[Counts; 3]) -> Self {
+        let of_one = |of: fn(&Counts) -> f64| {
+            let [few, many] = [of(second) - of(first), of(third) - of(second)];
+            (many - few) / MANY as f64
         };
-        Some((of(&interrupts, own), ns))
-    };
-    let mut totals = reports(stdout).into_iter().filter_map(total);
-    Some([totals.next()?, totals.next()?])
+        let ns = of_one(|counts| counts.ns);
+        Self {
+            what,
+            host,
+            exits: of_one(|counts| counts.exits),
+            userspace_exits: of_one(|counts| counts.userspace_exits),
+            interrupts: (third.interrupts - second.interrupts) / MANY as f64,
+            instructions: ns - of_one(|counts| counts.idle_ns),
+            us: ns / 1e3,
+        }
+    }
+
+    /// So many for each interrupt that the driver had.
+    fn by_interrupt(&self, exits: f64) -> f64 {
+        if self.interrupts > 0.0 {
+            exits / self.interrupts
+        } else {
+            0.0
+        }
+    }
 }
 
-fn of(interrupts: &std::collections::BTreeMap<String, u64>, name: &str) -> u64 {
-    let own = interrupts.iter().filter(|(own, _)| own.starts_with(name));
-    own.fold(0, |sum, (_, count)| sum.saturating_add(*count))
-}
-
-/// As a table, which is kept.
-pub fn report(costs: &[Cost]) -> Result<(), Error> {
-    let mut text =
-        "For each operation (a 4 KiB read; an ARP request and its answer), in an L1 of one CPU:\n\n\
-                    | | who | exits | to userspace | interrupts of the driver | injected | us |\n\
-                    |---|---|---|---|---|---|---|\n"
-            .to_owned();
+fn table(costs: &[Cost]) -> String {
+    let mut text = format!(
+        "What one operation costs (a 4 KiB read; an ARP request and its answer), over {MANY} of them, in an L1 of one \
+         CPU. Instructions are all that L1 ran for it, the guest's among them, to some 500.\n\n\
+         | | who | exits | to userspace | interrupts | exits for an interrupt | to userspace | instructions | us |\n\
+         |---|---|---|---|---|---|---|---|---|\n"
+    );
     for cost in costs {
-        let shown = |value: u64| format!("{}.{:02}", value / 1000, value % 1000 / 10);
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {:.2} | {:.3} | {:.2} | {:.2} | {:.3} | {:.0} | {:.2} |\n",
             cost.what,
             cost.host.name(),
-            shown(cost.exits),
-            shown(cost.userspace_exits),
-            shown(cost.interrupts),
-            shown(cost.injections),
-            shown(cost.ns / 1000),
+            cost.exits,
+            cost.userspace_exits,
+            cost.interrupts,
+            cost.by_interrupt(cost.exits),
+            cost.by_interrupt(cost.userspace_exits),
+            cost.instructions,
+            cost.us,
         ));
     }
-    println!("{text}");
-    keep("io", &text, &costs)
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_step_costs_is_not_an_operations() {
+        let at = |operations: f64, steps: f64| Counts {
+            exits: 2.0 * operations + 500.0 * steps,
+            userspace_exits: 400.0 * steps,
+            interrupts: 0.0,
+            ns: 10_000.0 * operations + 1e6 * steps,
+            idle_ns: 4_000.0 * operations + 5e5 * steps,
+        };
+        let (few, many) = (FEW as f64, MANY as f64);
+        let with = |counts: Counts, interrupts: f64| Counts { interrupts, ..counts };
+        let counts = [
+            with(at(few, 1.0), few),
+            with(at(2.0 * few + 1.0, 2.0), few + 1.0),
+            with(at(3.0 * few + 2.0 + many, 3.0), few + 1.0 + many),
+        ];
+        let cost = Cost::new(String::new(), Host::Nobody, &counts);
+        let found = [
+            cost.exits,
+            cost.userspace_exits,
+            cost.interrupts,
+            cost.instructions,
+            cost.us,
+        ];
+        let expected = [2.0, 0.0, 1.0, 6000.0, 10.0];
+        let is_close = |(found, expected): (f64, f64)| (found - expected).abs() < 1e-6;
+        assert!(found.into_iter().zip(expected).all(is_close), "{found:?}");
+    }
 }

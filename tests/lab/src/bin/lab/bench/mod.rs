@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// How often each of the two boots the guest, after one boot that is not counted.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How many 4 KiB reads the guest makes.
     #[arg(long, default_value_t = 5000)]
@@ -63,12 +63,10 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     lab.kernel(Kernel::Small)?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
-        io::report(&io::measure(&lab, arguments.reads.into())?)?;
+        io::run(&lab)?;
     }
-    if arguments.wants(Part::Scale) {
-        scale::run(&lab, arguments.most_memory)?;
-    }
-    Ok(met)
+    let scales = !arguments.wants(Part::Scale) || scale::run(&lab, arguments.most_memory)?;
+    Ok(met && scales)
 }
 
 fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
@@ -95,12 +93,17 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
     let text = [
         table::table(&qemu, &ours, arguments),
         heat::table(&heat),
+        heat::exits(&stats),
         heat::phases(&stats),
         syscalls::table(&qemu, &ours),
     ]
     .join("\n");
     println!("{text}");
-    let goals = table::goals(&qemu, &ours);
+    let program = lab.vmm_program()?;
+    let size = fs::metadata(program)
+        .map_err(Error::file("look at", program))?
+        .len();
+    let goals = table::goals(&qemu, &ours, size.div_ceil(1024));
     goals.iter().for_each(|goal| println!("{goal}"));
     keep("vmm-against-qemu", &text, &(qemu, ours, heat))?;
     Ok(goals.iter().all(|goal| goal.is_met()))

@@ -1,14 +1,11 @@
-//! Points and the line through them, as an SVG.
+//! Plots as SVG: points and the line through them, and bars.
 
-use std::fmt::Write as _;
+use lab::Error;
+use plotters::prelude::*;
 
-const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 300.0;
-/// Room for the numbers at the axes and for the title.
-const LEFT: f64 = 70.0;
-const BOTTOM: f64 = 45.0;
-const TOP: f64 = 30.0;
-const RIGHT: f64 = 20.0;
+const SIZE: (u32, u32) = (600, 360);
+/// What axes and bars are labelled with.
+const FONT: (&str, u32) = ("sans-serif", 13);
 
 /// A straight line, by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,52 +42,82 @@ pub fn line(points: &[(f64, f64)]) -> Line {
     }
 }
 
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
 /// The points with their line, from 0 on both axes.
-pub fn svg(title: &str, x_name: &str, points: &[(f64, f64)]) -> String {
+pub fn svg(title: &str, x_name: &str, points: &[(f64, f64)]) -> Result<String, Error> {
+    let mut out = String::new();
+    drawn(title, draw_points(&mut out, title, x_name, points)).map(|()| out)
+}
+
+/// Bars, each with its name, from above.
+pub fn bars(title: &str, bars: &[(String, f64)]) -> Result<String, Error> {
+    let mut out = String::new();
+    drawn(title, draw_bars(&mut out, title, bars)).map(|()| out)
+}
+
+fn drawn(title: &str, result: Drawn) -> Result<(), Error> {
+    result.map_err(|error| Error::Command {
+        command: format!("plot of {title}"),
+        why: error.to_string(),
+    })
+}
+
+/// Where an axis ends.
+fn end(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(1e-9, f64::max) * 1.05
+}
+
+fn draw_points(out: &mut String, title: &str, x_name: &str, points: &[(f64, f64)]) -> Drawn {
     let line = line(points);
-    let most = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(1e-9, f64::max) * 1.05;
-    let (most_x, most_y) = (most(|point| point.0), most(|point| point.1));
-    let x = |value: f64| LEFT + value / most_x * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| HEIGHT - BOTTOM - value / most_y * (HEIGHT - BOTTOM - TOP);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
-    let mut put = |element: String| {
-        // Writing into a string does not fail.
-        let _ = writeln!(out, "{element}");
-    };
-    put(text(WIDTH / 2.0, 18.0, "middle", title));
-    put(text(WIDTH / 2.0, HEIGHT - 8.0, "middle", x_name));
-    for step in 0..=4 {
-        let (vx, vy) = (most_x * f64::from(step) / 4.0, most_y * f64::from(step) / 4.0);
-        put(stroke((x(0.0), y(vy)), (x(most_x), y(vy)), "#ddd"));
-        put(text(LEFT - 6.0, y(vy) + 4.0, "end", &number(vy)));
-        put(text(x(vx), HEIGHT - BOTTOM + 16.0, "middle", &number(vx)));
-    }
-    put(stroke(
-        (x(0.0), y(line.offset.max(0.0))),
-        (x(most_x), y(line.offset + line.slope * most_x)),
-        "#36c",
-    ));
-    for (px, py) in points {
-        put(format!(
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"#c33\"/>",
-            x(*px),
-            y(*py)
-        ));
-    }
-    out.push_str("</svg>\n");
-    out
+    let most_x = end(points.iter().map(|point| point.0));
+    let most_y = end(points.iter().map(|point| point.1));
+    let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, FONT)
+        .margin(10)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..most_x, 0.0..most_y)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(TRANSPARENT)
+        .label_style(FONT)
+        .x_desc(x_name)
+        .draw()?;
+    let ends = [0.0, most_x].map(|x| (x, line.offset + line.slope * x));
+    chart.draw_series(LineSeries::new(ends, &BLUE))?;
+    chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, RED.filled())))?;
+    root.present()?;
+    Ok(())
 }
 
-fn text(x: f64, y: f64, anchor: &str, text: &str) -> String {
-    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>")
-}
-
-fn stroke(from: (f64, f64), to: (f64, f64), colour: &str) -> String {
-    let (x1, y1, x2, y2) = (from.0, from.1, to.0, to.1);
-    format!("<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>")
+fn draw_bars(out: &mut String, title: &str, bars: &[(String, f64)]) -> Drawn {
+    let rows = bars.len() as f64;
+    let most = end(bars.iter().map(|bar| bar.1));
+    let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, FONT)
+        .margin(10)
+        .x_label_area_size(30)
+        .build_cartesian_2d(0.0..most, rows..0.0)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(TRANSPARENT)
+        .label_style(FONT)
+        .disable_y_mesh()
+        .draw()?;
+    let row = |index: usize| index as f64;
+    chart.draw_series(bars.iter().enumerate().map(|(index, (_, value))| {
+        let corners = [(0.0, row(index) + 0.1), (*value, row(index) + 0.9)];
+        Rectangle::new(corners, BLUE.mix(0.3).filled())
+    }))?;
+    chart.draw_series(bars.iter().enumerate().map(|(index, (name, value))| {
+        let text = format!(" {name}: {}", number(*value));
+        Text::new(text, (0.0, row(index) + 0.3), FONT)
+    }))?;
+    root.present()?;
+    Ok(())
 }
 
 /// Short: three digits that count.
@@ -117,11 +144,16 @@ mod tests {
     }
 
     #[test]
-    fn every_point_is_drawn_inside() {
-        let points = [(1.0, 100.0), (16.0, 1600.0)];
-        let svg = svg("exits", "devices", &points);
-        assert_eq!(svg.matches("<circle").count(), 2);
-        assert!(!svg.contains("NaN") && !svg.contains("=\"-"), "{svg}");
-        assert!(svg.ends_with("</svg>\n"));
+    fn every_point_and_every_bar_is_drawn_inside() {
+        let points = svg("exits", "devices", &[(1.0, 100.0), (16.0, 1600.0)]).unwrap();
+        assert_eq!(points.matches("<circle").count(), 2);
+        assert!(points.contains("devices"));
+        let bars = bars("exits", &[("QEMU".into(), 2.0), ("vmm".into(), 0.0)]).unwrap();
+        assert!(bars.contains("QEMU: 2.00") && bars.contains("vmm: 0.00"));
+        for svg in [points, bars] {
+            assert!(svg.contains("exits") && !svg.contains("NaN"), "{svg}");
+            let outside = [" x=\"-", " y=\"-", "cx=\"-", "cy=\"-"];
+            assert!(outside.iter().all(|place| !svg.contains(place)), "{svg}");
+        }
     }
 }

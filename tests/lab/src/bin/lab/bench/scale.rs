@@ -7,12 +7,15 @@ use serde::Serialize;
 use super::measure::{Boot, Guest, Vmm};
 use super::plot::{self, number};
 use super::syscalls::Syscalls;
+use super::table::Goal;
 use super::{booted, keep, write};
 
 const DEVICES: [u16; 5] = [1, 2, 4, 8, 16];
 const MEMORY_MIB: [u64; 6] = [256, 512, 1024, 2048, 4096, 8192];
 /// What L1 needs beside the guest's RAM.
 const OWN_MIB: u64 = 1536;
+/// What each further device may add to the memory beyond the guest's.
+const MOST_KIB_EACH: u64 = 256;
 
 /// A start.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -34,13 +37,18 @@ const FIGURES: [Figure; 4] = [
         start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
     }),
     ("system calls of a boot", "", |start| start.syscalls as f64),
-    ("memory beyond the guest's", "KiB", |start| {
-        start.boot.overhead_kib as f64
-    }),
+    (OVERHEAD, "KiB", overhead),
 ];
 
-/// Measures with guests of up to `most_mib` of RAM, and keeps tables and plots.
-pub fn run(lab: &Lab, most_mib: u64) -> Result<(), Error> {
+/// The figure that a goal is set for.
+const OVERHEAD: &str = "memory beyond the guest's";
+
+fn overhead(start: &Start) -> f64 {
+    start.boot.overhead_kib as f64
+}
+
+/// Measures with guests of up to `most_mib` of RAM, and keeps tables and plots. Whether the goal is met.
+pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     let sizes: Vec<u64> = MEMORY_MIB.into_iter().filter(|size| *size <= most_mib).collect();
     let largest = sizes.last().copied().unwrap_or_default().saturating_add(OWN_MIB);
     let machine = Machine::new(Kernel::Small)
@@ -63,19 +71,25 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<(), Error> {
         .iter()
         .map(|size| start(&mut l1, functions.get(..1).unwrap_or_default(), *size))
         .collect::<Result<_, _>>()?;
-    let text = [
-        table(
-            "devices (NVMe virtual functions), 512 MiB",
-            &by_devices,
-            |start| f64::from(start.devices),
-        )?,
-        table("GiB of RAM, one device", &by_memory, |start| {
-            start.memory_mib as f64 / 1024.0
-        })?,
-    ]
-    .join("\n");
-    println!("{text}");
-    keep("scale", &text, &(by_devices, by_memory))
+    let by_devices_text = table("devices", &by_devices, |start| f64::from(start.devices))?;
+    let by_memory_text = table("GiB of RAM", &by_memory, |start| start.memory_mib as f64 / 1024.0)?;
+    let text = format!(
+        "Starts by devices (virtual functions of an NVMe, 512 MiB of RAM):\n\n{}\nStarts by RAM (one device):\n\n{}",
+        by_devices_text, by_memory_text
+    );
+    let points: Vec<_> = by_devices
+        .iter()
+        .map(|start| (f64::from(start.devices), overhead(start)))
+        .collect();
+    let goal = Goal::new(
+        "memory for each further device:",
+        plot::line(&points).slope.max(0.0).round() as u64,
+        MOST_KIB_EACH,
+        "KiB",
+    );
+    println!("{text}\n{goal}");
+    keep("scale", &text, &(by_devices, by_memory))?;
+    Ok(goal.is_met())
 }
 
 /// All of the first NVMe's, bound to vfio-pci.
@@ -106,32 +120,29 @@ fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Erro
 
 /// A table of all figures by `x`, with the lines through them; each figure's plot is kept beside it.
 fn table(x_name: &str, starts: &[Start], x: fn(&Start) -> f64) -> Result<String, Error> {
-    let mut head = format!("| {x_name} |");
-    starts
-        .iter()
-        .for_each(|start| head.push_str(&format!(" {} |", number(x(start)))));
+    let xs: Vec<String> = starts.iter().map(|start| number(x(start))).collect();
     let mut text = format!(
-        "{head} line | fit |\n|---{}|---|---|\n",
+        "| {x_name} | {} | line | fit |\n|---{}|---|---|\n",
+        xs.join(" | "),
         "|---".repeat(starts.len())
     );
     for (name, unit, value) in FIGURES {
         let points: Vec<(f64, f64)> = starts.iter().map(|start| (x(start), value(start))).collect();
         let line = plot::line(&points);
         let values: Vec<String> = points.iter().map(|(_, y)| number(*y)).collect();
+        let title = format!("{name} {unit}");
         text.push_str(&format!(
-            "| {name} {unit} | {} | {} + {} each | {:.3} |\n",
+            "| {} | {} | {} + {} each | {:.3} |\n",
+            title.trim(),
             values.join(" | "),
             number(line.offset),
             number(line.slope),
             line.fit
         ));
-        let axis = x_name
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_lowercase();
-        let file = format!("{}-by-{axis}.svg", name.replace([' ', '\''], "-"));
-        write(&file, &plot::svg(&format!("{name} {unit}"), x_name, &points))?;
+        let file = format!("{name} by {x_name}.svg")
+            .to_lowercase()
+            .replace([' ', '\''], "-");
+        write(&file, &plot::svg(title.trim(), x_name, &points)?)?;
     }
     Ok(text)
 }

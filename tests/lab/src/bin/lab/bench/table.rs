@@ -15,6 +15,16 @@ pub struct Goal {
 }
 
 impl Goal {
+    /// Something of which there may be at most `most`.
+    pub fn new(what: &'static str, value: u64, most: u64, unit: &'static str) -> Self {
+        Self {
+            what,
+            value,
+            most,
+            unit,
+        }
+    }
+
     /// Whether it is.
     pub fn is_met(&self) -> bool {
         self.value <= self.most
@@ -37,37 +47,34 @@ fn userspace_exits(boot: &Boot) -> u64 {
 }
 
 /// What the project wants to reach against QEMU.
-pub fn goals(qemu: &Figures, ours: &Figures) -> Vec<Goal> {
+pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
     let percent = |ours: u64, qemu: u64| ours.saturating_mul(100).checked_div(qemu).unwrap_or(u64::MAX);
     let to_init = percent(
         ours.median(|boot| boot.to_init_ns),
         qemu.median(|boot| boot.to_init_ns),
     );
     let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
-    let goal = |what, value, most, unit| Goal {
-        what,
-        value,
-        most,
-        unit,
-    };
-    vec![
-        goal("exec to guest init:", to_init, 35, "% of QEMU's"),
-        goal(
+    let mut goals = vec![
+        Goal::new("exec to guest init:", to_init, 35, "% of QEMU's"),
+        Goal::new(
             "exits to userspace up to init:",
             ours.median(userspace_exits),
             450,
             "",
         ),
-        goal("system calls of a boot:", ours.syscalls.total, 800, ""),
-        goal(
+        Goal::new("system calls of a boot:", ours.syscalls.total, 800, ""),
+        Goal::new(
             "memory beyond the guest's:",
             ours.median(|boot| boot.overhead_kib),
             3 * 1024,
             "KiB",
         ),
-        // The two take turns in one machine; a percent is within what repeats.
-        goal("time of a 4 KiB read:", read, 101, "% of QEMU's"),
-    ]
+        Goal::new("the program's size:", binary_kib, 3 * 1024, "KiB"),
+    ];
+    // The two take turns in one machine; a percent is within what repeats.
+    let reads = Goal::new("time of a 4 KiB read:", read, 101, "% of QEMU's");
+    goals.extend((read > 0).then_some(reads));
+    goals
 }
 
 /// A row's name, and its value.
@@ -103,7 +110,8 @@ const ROWS: [Row; 8] = [
 pub fn table(qemu: &Figures, ours: &Figures, arguments: &Arguments) -> String {
     let mut text = format!(
         "One guest (small kernel, 512 MiB, one vCPU, one NVMe); medians of {} rounds, with {} reads each, in L1's \
-         time of 1 ns an instruction.\n\n| | QEMU | vmm |\n|---|---|---|\n",
+         time of 1 ns an instruction. KVM's count of port exits has those that it handled itself.\n\n\
+         | | QEMU | vmm |\n|---|---|---|\n",
         arguments.rounds, arguments.reads
     );
     for (name, value) in ROWS {
@@ -150,18 +158,18 @@ mod tests {
     fn a_goal_is_met_up_to_its_limit() {
         let qemu = figures(Vmm::Qemu, 2000, 0);
         assert!(
-            goals(&qemu, &figures(Vmm::Ours, 700, 250))
+            goals(&qemu, &figures(Vmm::Ours, 700, 250), 3072)
                 .iter()
                 .all(Goal::is_met)
         );
-        let missed = goals(&qemu, &figures(Vmm::Ours, 720, 251));
-        assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 2);
+        let missed = goals(&qemu, &figures(Vmm::Ours, 720, 251), 3073);
+        assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 3);
     }
 
     #[test]
     fn nothing_measured_meets_no_ratio() {
         let none = Figures::new(Vmm::Qemu);
-        assert!(!goals(&none, &figures(Vmm::Ours, 1000, 0))[0].is_met());
+        assert!(!goals(&none, &figures(Vmm::Ours, 1000, 0), 0)[0].is_met());
     }
 
     #[test]
