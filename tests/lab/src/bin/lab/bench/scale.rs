@@ -92,9 +92,10 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     Ok(goal.is_met())
 }
 
-/// All of the first NVMe's, bound to vfio-pci.
+/// All of the first NVMe's, bound to vfio-pci. Its own driver makes them.
 fn virtual_functions(l1: &mut L1) -> Result<Vec<String>, Error> {
     let address = l1.machine().address(0);
+    l1.bind(&address, Some("nvme"))?;
     l1.tell(&Request::VirtualFunctions { address, count: VFS })?;
     (1..=VFS)
         .map(|number| {
