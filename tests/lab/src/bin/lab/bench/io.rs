@@ -137,7 +137,7 @@ struct Cost {
     us: f64,
 }
 
-/// Measures all of it, and keeps a table and plots.
+/// Measures all of it, and keeps a table and plots of what could be measured.
 pub fn run(lab: &Lab) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
@@ -146,16 +146,7 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
         to: format!("{HOST}/tmp/guest"),
     })?;
     let mut costs = Vec::new();
-    for (work, cpus) in WORKS {
-        // L1 has one CPU, and so one queue.
-        for host in HOSTS
-            .into_iter()
-            .filter(|host| *host != Host::Nobody || cpus == 1)
-        {
-            say(&format!("{}: {}", work.name(cpus), host.name()));
-            costs.push(cost(&mut l1, work, cpus, host)?);
-        }
-    }
+    let measured = measure(&mut l1, &mut costs);
     let text = table(&costs);
     println!("{text}");
     for (name, title, value) in PLOTS {
@@ -163,7 +154,23 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
         let bars: Vec<_> = costs.iter().map(bar).collect();
         write(name, &plot::bars(title, &bars)?)?;
     }
-    keep("io", &text, &costs)
+    keep("io", &text, &costs)?;
+    measured
+}
+
+/// Adds each cost as it is known: what was measured before a machine stalls is not lost.
+fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
+    for (work, cpus) in WORKS {
+        // L1 has one CPU, and so one queue.
+        for host in HOSTS
+            .into_iter()
+            .filter(|host| *host != Host::Nobody || cpus == 1)
+        {
+            say(&format!("{}: {}", work.name(cpus), host.name()));
+            costs.push(cost(l1, work, cpus, host)?);
+        }
+    }
+    Ok(())
 }
 
 /// A file's name, its title, and the value of a bar.
