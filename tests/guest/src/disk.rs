@@ -100,19 +100,18 @@ impl Disk {
         Ok(true)
     }
 
-    /// Whether the machine has yet to reboot, when it is to do so `times` in all. How often it did is kept in
-    /// the disk's last block, which is 0 at the start and again at the end.
-    pub fn reboots_again(&mut self, times: u8) -> Result<bool, Error> {
+    /// Which reboot is due, if the machine is to do so `times` in all. How often it did is kept in the disk's last
+    /// block, which is 0 at the start and again at the end.
+    pub fn next_reboot(&mut self, times: u8) -> Result<Option<u8>, Error> {
         let last = self.size()?.saturating_sub(BLOCK);
         let done = self.read(last, 4096)?.first().copied().unwrap_or_default();
-        let again = done < times;
-        let count = if again { done.saturating_add(1) } else { 0 };
+        let next = (done < times).then(|| done.saturating_add(1));
         let buffer = self.chunk.0.get_mut(..4096).unwrap_or_default();
-        buffer.fill(count);
+        buffer.fill(next.unwrap_or_default());
         let written = self.file.write_all_at(buffer, last);
         written.map_err(Error::file("write", &self.path))?;
         self.file.sync_all().map_err(Error::file("flush", &self.path))?;
-        Ok(again)
+        Ok(next)
     }
 
     /// Reads one block.

@@ -156,6 +156,11 @@ pub enum Report {
         /// How often the other thread read meanwhile.
         reads: u64,
     },
+    /// The machine is about to reboot.
+    Reboot {
+        /// For the how-many-th time.
+        number: u8,
+    },
     /// Something that takes long goes on.
     Progress {
         /// How often it was done.

@@ -72,8 +72,14 @@ fn work() -> Result<Ending, system::Error> {
         0 => Vec::new(),
         _ => disk::open_all(1)?,
     };
-    let again = disks
+    let next = disks
         .first_mut()
-        .map_or(Ok(false), |disk| disk.reboots_again(plan.reboots))?;
-    Ok(if again { Ending::Reboot } else { plan.ending })
+        .map_or(Ok(None), |disk| disk.next_reboot(plan.reboots))?;
+    Ok(match next {
+        Some(number) => {
+            report::send(&Report::Reboot { number });
+            Ending::Reboot
+        }
+        None => plan.ending,
+    })
 }

@@ -91,13 +91,15 @@ fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
 }
 
 /// The properties of an NVMe behind port number `index`.
-pub(super) fn nvme(index: usize) -> [(&'static str, String); 5] {
+pub(super) fn nvme(index: usize) -> [(&'static str, String); 6] {
     [
         ("driver", "nvme".to_owned()),
         ("id", format!("device{index}")),
         ("serial", format!("lab{index}")),
         ("drive", format!("disk{index}")),
         ("bus", format!("port{index}")),
+        // QEMU may keep one that was unplugged, and its drive, while the next is plugged in.
+        ("share-rw", "on".to_owned()),
     ]
 }
 

@@ -28,6 +28,7 @@ mod nics;
 mod p2p;
 mod reads;
 mod shapes;
+mod soak;
 mod support;
 mod tools;
 mod usb;
@@ -83,6 +84,7 @@ fn lanes() -> [Vec<Group>; LANES] {
         leaving::TESTS,
         moves::TESTS,
         moves::LONG,
+        soak::TESTS,
     ]
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);

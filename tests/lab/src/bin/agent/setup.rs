@@ -62,8 +62,14 @@ pub fn load_modules() -> Result<()> {
 }
 
 /// A file as text. Bytes that are none (of a config space, say) are replaced.
+///
+/// Of a folder: the names in it, a line each.
 pub fn read(path: &str) -> Result<String> {
-    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+    if !Path::new(path).is_dir() {
+        return Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned());
+    }
+    let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    Ok(names.collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
 /// What the kernel has said so far.
