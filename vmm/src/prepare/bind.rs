@@ -17,6 +17,8 @@ use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 pub trait Kernel {
     /// Writes a file of sysfs.
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
+    /// Writes a file that is kept until the host goes down, or removes it.
+    fn keep(&mut self, path: &Path, value: Option<&str>) -> io::Result<()>;
     /// Loads a module.
     fn load(&mut self, module: &str) -> Result<(), String>;
     /// Whether a process has a group.
@@ -31,6 +33,17 @@ impl Kernel for ThisKernel {
         // Never a new file: where there is no such attribute, that is the error to tell.
         let mut file = fs::File::options().write(true).open(path)?;
         io::Write::write_all(&mut file, value.as_bytes())
+    }
+
+    fn keep(&mut self, path: &Path, value: Option<&str>) -> io::Result<()> {
+        let Some(value) = value else {
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+        };
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, value)
     }
 
     fn load(&mut self, module: &str) -> Result<(), String> {
@@ -76,12 +89,41 @@ pub fn bind(
     }
     move_all(host, kernel, &devices, |kernel, device| {
         carry_out(host, kernel, device.address, &to_vfio(&device.binding))?;
-        let taken = host.binding(device.address).vfio;
-        taken.then_some(()).ok_or(Error::NotTaken(device.address))
+        if !host.binding(device.address).vfio {
+            return Err(Error::NotTaken(device.address));
+        }
+        let former = device.binding.driver.as_deref();
+        if !device.binding.vfio {
+            keep_former(host, kernel, device.address, former);
+        }
+        Ok(())
     })
 }
 
-/// Gives devices back to the drivers that know them.
+/// Where the name of the driver that a device had is kept, while vfio-pci has it.
+fn former_driver(address: PciAddress) -> String {
+    format!("run/vmm/former-driver/{address}")
+}
+
+/// Without it, the kernel chooses a driver when the device goes back.
+fn keep_former(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, driver: Option<&str>) {
+    let path = host.tree.path(&former_driver(address));
+    if let Err(error) = kernel.keep(&path, driver) {
+        log::warn!(
+            "{address}: which driver it had cannot be kept in {}: {error}",
+            path.display()
+        );
+    }
+}
+
+/// The driver that a device had, if that is there still.
+fn find_former(host: &Host, address: PciAddress) -> Option<String> {
+    let name = host.tree.line(&former_driver(address))?;
+    let is_there = !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
+    is_there.then_some(name)
+}
+
+/// Gives devices back to the drivers that had them, or to those that know them.
 pub fn unbind(
     host: &Host,
     kernel: &mut dyn Kernel,
@@ -93,9 +135,14 @@ pub fn unbind(
         refuse_open(host, kernel, device)?;
     }
     move_all(host, kernel, &devices, |kernel, device| {
-        carry_out(host, kernel, device.address, &to_host(&device.binding))?;
-        let free = !host.binding(device.address).vfio;
-        free.then_some(()).ok_or(Error::TakenAgain(device.address))
+        let former = find_former(host, device.address);
+        let steps = to_host(&device.binding, former.as_deref());
+        carry_out(host, kernel, device.address, &steps)?;
+        if host.binding(device.address).vfio {
+            return Err(Error::TakenAgain(device.address));
+        }
+        keep_former(host, kernel, device.address, None);
+        Ok(())
     })
 }
 

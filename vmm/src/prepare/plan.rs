@@ -55,11 +55,16 @@ pub fn to_vfio(now: &Binding) -> Vec<Step> {
     steps
 }
 
-/// The steps to the driver of the host's that knows the device; none where one has it already.
-pub fn to_host(now: &Binding) -> Vec<Step> {
+/// The steps to the driver of the host's that had the device, or, where that is not known, to one that knows it; none
+/// where one has it already.
+pub fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
     let ours = now.driver_override.as_deref() == Some(VFIO_PCI)
         || now.vfio && now.driver_override.is_some() && now.driver_override == now.driver;
     let wanted = now.driver_override.as_deref().filter(|_| !ours);
+    if let Some(former) = former.filter(|_| now.vfio) {
+        let only = |driver: Option<&str>| Step::Override(driver.map(str::to_owned));
+        return vec![only(Some(former)), Step::Release, Step::Probe, only(wanted)];
+    }
     let mut steps = override_steps(now, wanted);
     steps.extend(now.vfio.then_some(Step::Release));
     steps.extend((now.vfio || now.driver.is_none()).then_some(Step::Probe));
@@ -135,7 +140,21 @@ mod tests {
         ];
         cases
             .into_iter()
-            .for_each(|(now, steps)| assert_eq!(to_host(&now), steps, "{now:?}"));
+            .for_each(|(now, steps)| assert_eq!(to_host(&now, None), steps, "{now:?}"));
+    }
+
+    #[test]
+    fn the_way_back_to_the_driver_that_had_it() {
+        let there = vec![only(NVME), Step::Release, Step::Probe, only(None)];
+        let cases = [
+            (binding(VFIO, VFIO), there.clone()),
+            (binding(VFIO, None), there),
+            (binding(NVME, VFIO), vec![only(None)]),
+            (binding(None, None), vec![Step::Probe]),
+        ];
+        cases
+            .into_iter()
+            .for_each(|(now, steps)| assert_eq!(to_host(&now, NVME), steps, "{now:?}"));
     }
 
     #[test]

@@ -35,8 +35,8 @@ impl FakeKernel {
         let only = fs::read_to_string(device.join("driver_override")).unwrap();
         let driver = match only.trim() {
             "" | "(null)" => self.native,
-            VFIO_PCI if self.takes => Some(VFIO_PCI),
-            _ => None,
+            VFIO_PCI if !self.takes => None,
+            only => Some(only).filter(|only| self.root.join("sys/bus/pci/drivers").join(only).exists()),
         };
         if let (Some(driver), false) = (driver, device.join("driver").exists()) {
             let place = self.root.join("sys/bus/pci/drivers").join(driver);
@@ -59,6 +59,11 @@ impl Kernel for FakeKernel {
             other => panic!("no such file: {other:?}"),
         }
         Ok(())
+    }
+
+    fn keep(&mut self, path: &Path, value: Option<&str>) -> io::Result<()> {
+        assert!(path.starts_with(self.root.join("run")));
+        ThisKernel.keep(path, value)
     }
 
     fn load(&mut self, module: &str) -> Result<(), String> {
@@ -110,6 +115,35 @@ fn a_round_trip_twice_ends_where_it_began() {
         assert_eq!(moved[0].after.driver.as_deref(), Some("nvme"));
         assert_eq!(drivers(&host, &named[..2]), both("nvme"));
         assert_eq!(host.binding(named[0]).driver_override, None);
+    }
+}
+
+#[test]
+fn a_device_goes_back_to_the_driver_that_it_had() {
+    let fixture = Fixture::new().nvme(ONE, 7, Some("other"));
+    let named = addresses(&[ONE]);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    bind(&host, &mut kernel, &named, false).unwrap();
+    bind(&host, &mut kernel, &named, false).unwrap();
+    let kept = fixture.path("run/vmm/former-driver").join(ONE);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "other");
+    let moved = unbind(&host, &mut kernel, &named, false).unwrap();
+    assert_eq!(moved[0].after.driver.as_deref(), Some("other"));
+    assert_eq!(host.binding(named[0]).driver_override, None);
+    assert!(!kept.exists());
+}
+
+#[test]
+fn a_driver_that_is_gone_is_not_waited_for() {
+    let fixture = Fixture::new().nvme(ONE, 7, Some("other"));
+    let named = addresses(&[ONE]);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    bind(&host, &mut kernel, &named, false).unwrap();
+    for name in ["gone", "../nvme", ""] {
+        write(&fixture.path("run/vmm/former-driver").join(ONE), name.as_bytes());
+        let moved = unbind(&host, &mut kernel, &named, false).unwrap();
+        assert_eq!(moved[0].after.driver.as_deref(), Some("nvme"), "{name:?}");
+        bind(&host, &mut kernel, &named, false).unwrap();
     }
 }
 
@@ -197,12 +231,12 @@ fn what_does_not_go_back_is_told() {
 
 #[test]
 fn what_vfio_pci_takes_by_its_ids_is_told() {
-    let (fixture, named) = (two(), addresses(&[ONE]));
+    let (fixture, named) = (two(), addresses(&["0000:00:04.0"]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     bind(&host, &mut kernel, &named, false).unwrap();
     kernel.native = Some(VFIO_PCI);
     let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(text.starts_with("0000:00:02.0: vfio-pci took it again"), "{text}");
+    assert!(text.starts_with("0000:00:04.0: vfio-pci took it again"), "{text}");
 }
 
 #[test]
