@@ -11,6 +11,7 @@ use vfio_passthrough::ResetPolicy;
 
 use crate::events::OnError;
 use crate::prepare;
+use crate::seccomp::Seccomp;
 
 pub use memory::{HugePages, Memory, MemoryError, MemorySize, SizeError};
 
@@ -117,6 +118,13 @@ pub struct Args {
     #[arg(long)]
     pub pci_ports: bool,
 
+    /// What becomes of a system call that the VMM does not need once the guest runs: on, log or off
+    ///
+    /// on: it ends the VMM with a message that names it. log: it is made, and the kernel logs it ('dmesg').
+    /// off: nothing.
+    #[arg(long, value_name = "MODE", default_value = "on")]
+    pub seccomp: Seccomp,
+
     /// A UNIX socket to make, by which the guest can be looked at and controlled while it runs [default: none]
     ///
     /// It speaks HTTP, for the user of this process only: curl --unix-socket PATH
@@ -154,7 +162,7 @@ RUST_LOG=info says more than warnings; RUST_LOG=error says less.
 
 Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command has done
 what it says; 1 on an error, which is told on stderr, and when a check fails;
-2 for a wrong command line; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
+2 for a wrong command line; 159 on a system call that is not allowed; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
 
 /// A device to assign, as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,6 +234,8 @@ mod tests {
             "--pci-ports",
             "--stats <PATH>",
             "--control <PATH>",
+            "--seccomp <MODE>",
+            "[default: on]",
             "stats ",
             "SIGUSR1",
             "check ",

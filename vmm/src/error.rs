@@ -165,6 +165,16 @@ pub enum Error {
     /// A virtual CPU cannot go on.
     #[error("{0}")]
     Vcpu(String),
+    /// The system calls of a thread could not be limited.
+    #[error(
+        "{what} (seccomp) failed: {why}\n  '--seccomp off' does without, and leaves a VMM that a guest breaks into free to do anything"
+    )]
+    Seccomp {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
+        why: String,
+    },
     /// The control socket could not be made.
     #[error("--control {path}: {source}{}", in_use(.source))]
     Control {

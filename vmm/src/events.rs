@@ -140,7 +140,7 @@ impl MutEventSubscriber for Signals {
             match Signal::try_from(number) {
                 Ok(PAUSE) => drop(self.control.pause()),
                 Ok(RESUME) => drop(self.control.resume()),
-                _ => self.stop.request(Outcome::Signal(number)),
+                _ => self.stop.insist(Outcome::Signal(number)),
             }
         }
     }
@@ -217,7 +217,7 @@ impl Keyboard {
         match read {
             Ok(Read::Taken) => {}
             Ok(Read::Full) => self.listen_to_stdin(ops, EventSet::empty()),
-            Ok(Read::Quit) => self.stop.request(Outcome::Quit),
+            Ok(Read::Quit) => self.stop.insist(Outcome::Quit),
             Ok(Read::End) => self.end(ops),
             Err(error) => {
                 log::error!("no more input for the guest: {error}");

@@ -4,7 +4,6 @@
 //! guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs, interrupt controllers and
 //! functions are as after power-on without a list of what to put back.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::{Ecam, HostBridge, PciRoot};
@@ -22,11 +21,13 @@ use crate::console::RawTerminal;
 use crate::constant::Constant;
 use crate::control::{Configuration, Control, Life};
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
+use crate::files::Files;
 use crate::interrupts::Interrupts;
 use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
 use crate::memory::{self, Populating, Ram};
 use crate::posted::Posted;
+use crate::seccomp::{Filter, Thread};
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, Gate, Vcpu, Vcpus, cpuid, registers};
@@ -44,8 +45,16 @@ pub struct Host {
     layout: Layout,
     ram: Ram,
     constant: Option<Constant>,
+    files: Files,
+    filters: Filters,
     _mappings: Vec<Mapping>,
     interrupts: Arc<Interrupts>,
+}
+
+/// What the main thread, and CPUs' threads, may do once a guest runs.
+struct Filters {
+    main: Filter,
+    vcpu: Arc<Filter>,
 }
 
 /// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU
@@ -94,7 +103,12 @@ impl Host {
         }
         let kvm = kvm::open()?;
         machine::check_cpus(&kvm, args)?;
-        check_files(args)?;
+        // A wrong path is told at once, not after the devices were reset and RAM was populated.
+        let files = Files::open(args)?;
+        let filters = Filters {
+            main: args.seccomp.filter(Thread::Main)?,
+            vcpu: Arc::new(args.seccomp.filter(Thread::Vcpu)?),
+        };
         let supported = cpuid::supported(&kvm)?;
         let mut vm = Vm::new(&kvm, stats)?;
         stats.phase("kvm");
@@ -122,6 +136,8 @@ impl Host {
             layout,
             ram,
             constant: Constant::new(),
+            files,
+            filters,
             _mappings,
             interrupts: Arc::new(Interrupts::open()),
         };
@@ -177,20 +193,6 @@ fn plan(
 fn reserved(args: &Args) -> Result<Vec<Reserved>, Error> {
     let devices = vfio::addresses(&args.vfio)?;
     Ok(layout::reserved(&Sysfs::default(), devices))
-}
-
-/// A wrong path is told at once, not after the devices were reset and RAM was populated.
-fn check_files(args: &Args) -> Result<(), Error> {
-    let files = [("kernel", Some(&args.kernel)), ("initrd", args.initrd.as_ref())];
-    let given = files.into_iter().filter_map(|(what, path)| Some((what, path?)));
-    given.into_iter().try_for_each(|(what, path)| {
-        let failed = |source| Error::File {
-            what,
-            path: path.clone(),
-            source,
-        };
-        File::open(path).map(drop).map_err(failed)
-    })
 }
 
 fn memory_slots(kvm: &Kvm) -> u32 {
@@ -252,7 +254,10 @@ impl Vm {
         let events = DeviceEvents::new(&self.functions, args.on_error, &stop);
         let events = Arc::new(Mutex::new(events));
         main_loop.add(events.clone());
-        vcpu::prepare_kicks()?;
+        if self.is_first {
+            vcpu::prepare_kicks()?;
+            host.filters.main.install()?;
+        }
         stats.phase("set_up");
 
         control.begin(Life {
@@ -292,7 +297,7 @@ impl Vm {
         } else {
             Kernel::load_again
         };
-        let kernel = load(&args.kernel, host.ram.memory(), &host.layout)?;
+        let kernel = load(&host.files.kernel, host.ram.memory(), &host.layout)?;
         let platform = Platform {
             cpus: args.cpus,
             slots,
@@ -301,7 +306,7 @@ impl Vm {
             memory: host.ram.memory(),
             layout: &host.layout,
             platform: &platform,
-            initrd: args.initrd.as_deref(),
+            initrd: host.files.initrd.as_ref(),
             pci_ports: args.pci_ports,
             cmdline: &args.cmdline,
         };
@@ -346,6 +351,7 @@ impl Vm {
             stats: Arc::clone(stats),
             stop: Arc::clone(stop),
             gate: Gate::default(),
+            filter: Arc::clone(&host.filters.vcpu),
         };
         Ok((vcpus, Arc::new(shared), console))
     }

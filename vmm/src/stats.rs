@@ -1,7 +1,9 @@
 //! Counters: what the guest made the VMM do, and how long the start took. Written as JSON by `--stats`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -281,16 +283,6 @@ impl Stats {
         }
     }
 
-    /// Writes everything to `path` as JSON.
-    pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Stats {
-            path: path.to_owned(),
-            source,
-        };
-        let json = serde_json::to_vec_pretty(&self.json()).map_err(|e| failed(e.into()))?;
-        std::fs::write(path, json).map_err(failed)
-    }
-
     /// Everything, as JSON.
     pub fn json(&self) -> Value {
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,6 +294,31 @@ impl Stats {
         self.device("unclaimed", &self.unclaimed);
         // All keys are strings, and nothing here fails to be written.
         serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// Where everything is written at the end, as JSON. It is opened at the start: no file is opened while a guest runs.
+pub struct StatsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StatsFile {
+    /// The file at `path`, which is empty from now on.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref().to_owned();
+        match File::create(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(Error::Stats { path, source }),
+        }
+    }
+
+    /// Writes it.
+    pub fn write(mut self, stats: &Stats) -> Result<(), Error> {
+        let json = serde_json::to_vec_pretty(&stats.json()).map_err(io::Error::from);
+        let written = json.and_then(|json| self.file.write_all(&json));
+        let path = self.path;
+        written.map_err(|source| Error::Stats { path, source })
     }
 }
 
@@ -359,7 +376,7 @@ mod tests {
         stats.interrupts("0000:01:00.0", "msix[0]", 4);
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
-        stats.write(file.path()).unwrap();
+        StatsFile::create(file.path()).unwrap().write(&stats).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         let numbers = [
             (&json["devices"]["serial"]["reads"], 2),
@@ -392,9 +409,9 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
-        let text = Stats::default()
-            .write(Path::new("/nonexistent/stats.json"))
-            .unwrap_err()
+        let text = StatsFile::create("/nonexistent/stats.json")
+            .err()
+            .unwrap()
             .to_string();
         assert!(text.starts_with("--stats /nonexistent/stats.json: "), "{text}");
     }

@@ -43,6 +43,7 @@ impl PowerSink for StopOnRequest {
 /// The outcome once there is one, with an eventfd that wakes the main thread.
 pub struct Stop {
     outcome: OnceLock<Outcome>,
+    insisted: OnceLock<Outcome>,
     signal: EventFd,
 }
 
@@ -52,6 +53,7 @@ impl Stop {
         let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
         Ok(Self {
             outcome: OnceLock::new(),
+            insisted: OnceLock::new(),
             signal,
         })
     }
@@ -63,6 +65,14 @@ impl Stop {
         }
         // A full counter already wakes the reader.
         let _ = self.signal.write(1);
+    }
+
+    /// The same, for what the user asks: a guest that is about to boot again ends by it, too.
+    pub fn insist(&self, outcome: Outcome) {
+        if let Err(late) = self.insisted.set(outcome) {
+            log::debug!("already ending; ignored: {late:?}");
+        }
+        self.request(Outcome::Quit);
     }
 
     /// Whether somebody has asked.
@@ -77,7 +87,10 @@ impl Stop {
 
     /// The outcome.
     pub fn into_outcome(self) -> Option<Outcome> {
-        self.outcome.into_inner()
+        match self.outcome.into_inner() {
+            Some(asked @ (Outcome::Reset | Outcome::Quit)) => self.insisted.into_inner().or(Some(asked)),
+            asked => asked,
+        }
     }
 }
 
@@ -93,5 +106,23 @@ mod tests {
         stop.request(Outcome::Reset);
         assert!(stop.is_requested() && stop.signal().read().is_ok());
         assert!(matches!(stop.into_outcome(), Some(Outcome::PowerOff)));
+    }
+
+    #[test]
+    fn what_the_user_asks_is_not_lost_to_a_reboot() {
+        let ended = |first| {
+            let stop = Stop::new().unwrap();
+            stop.request(first);
+            stop.insist(Outcome::Signal(15));
+            stop.insist(Outcome::Quit);
+            stop.into_outcome()
+        };
+        assert!(matches!(ended(Outcome::Reset), Some(Outcome::Signal(15))));
+        assert!(matches!(ended(Outcome::PowerOff), Some(Outcome::PowerOff)));
+        let stop = Stop::new().unwrap();
+        stop.insist(Outcome::Signal(15));
+        assert!(stop.is_requested());
+        stop.request(Outcome::Reset);
+        assert!(matches!(stop.into_outcome(), Some(Outcome::Signal(15))));
     }
 }

@@ -1,9 +1,8 @@
 //! Loading the kernel: which kind it is, where it goes, how it is entered.
 
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
@@ -12,6 +11,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{HIGH_RAM, PAGE_TABLES, START_INFO, linux, mib};
 use crate::Error;
+use crate::files::Opened;
 
 /// The first bytes of an ELF file.
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
@@ -63,16 +63,11 @@ pub enum Entry {
 }
 
 impl Kernel {
-    /// Reads the kernel at `path` straight into guest RAM.
-    pub fn load(path: &Path, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
-        let failed = |source| Error::File {
-            what: "kernel",
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = File::open(path).map_err(failed)?;
+    /// Reads the kernel straight into guest RAM.
+    pub fn load(image: &Opened, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
+        let mut file = image.file();
         let room = layout.ram.first().map_or(0, |low| low.end());
-        let size = file.metadata().map_err(failed)?.len();
+        let size = image.size()?;
         if size > room {
             return Err(Error::DoesNotFit {
                 what: "the kernel",
@@ -81,15 +76,14 @@ impl Kernel {
             });
         }
         let mut magic = [0; 4];
-        let is_elf = file.read_exact(&mut magic).is_ok() && magic == ELF_MAGIC;
-        file.rewind().map_err(failed)?;
+        let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == ELF_MAGIC;
         let loaded = if is_elf {
             load_elf(&mut file, memory)
         } else {
             load_bzimage(&mut file, memory)
         };
         let kernel = loaded.map_err(|why| Error::NotAKernel {
-            path: path.to_owned(),
+            path: image.path().to_owned(),
             why,
         })?;
         match kernel.end() > room {
@@ -104,11 +98,11 @@ impl Kernel {
 
     /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is zero must
     /// be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it is.
-    pub fn load_again(path: &Path, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
-        match Self::load(path, memory, layout)? {
+    pub fn load_again(image: &Opened, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
+        match Self::load(image, memory, layout)? {
             Self::Pvh { end, .. } => {
                 clear(memory, HIGH_RAM..end)?;
-                Self::load(path, memory, layout)
+                Self::load(image, memory, layout)
             }
             // It clears its own.
             linux => Ok(linux),
@@ -169,7 +163,7 @@ fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
     Ok(())
 }
 
-fn load_bzimage(file: &mut File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
+fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
     let loaded =
         BzImage::load(memory, Some(GuestAddress(HIGH_RAM)), file, None).map_err(|e| e.to_string())?;
     let header = loaded.setup_header.ok_or("it has no setup header")?;
@@ -186,7 +180,7 @@ fn load_bzimage(file: &mut File, memory: &GuestMemoryMmap) -> Result<Kernel, Str
     })
 }
 
-fn load_elf(file: &mut File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
+fn load_elf(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
     let loaded = Elf::load(memory, None, file, None).map_err(|e| e.to_string())?;
     match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => Ok(Kernel::Pvh {
@@ -214,7 +208,8 @@ mod tests {
             ..Layout::default()
         };
         let ram = Ram::new(&layout.ram).unwrap();
-        Kernel::load(file.path(), ram.memory(), &layout)
+        let image = Opened::open("kernel", file.path()).unwrap();
+        Kernel::load(&image, ram.memory(), &layout)
             .unwrap_err()
             .to_string()
     }
@@ -234,19 +229,5 @@ mod tests {
     fn an_elf_program_is_not_a_kernel() {
         let text = load(&std::fs::read("/proc/self/exe").unwrap()[..4096]);
         assert!(text.contains("is not a kernel"), "{text}");
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let layout = Layout {
-            ram: vec![AddressRange::new(0, 64 << 20)],
-            ..Layout::default()
-        };
-        let ram = Ram::new(&layout.ram).unwrap();
-        let error = Kernel::load(Path::new("/nonexistent/bzImage"), ram.memory(), &layout).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "kernel /nonexistent/bzImage: No such file or directory (os error 2)"
-        );
     }
 }

@@ -17,13 +17,11 @@ mod linux;
 mod pvh;
 mod reset_entry;
 
-use std::fs::File;
-use std::path::Path;
-
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
+use crate::files::Opened;
 
 pub use acpi::{POWER_BUTTON_GSI, Platform, intx_gsi};
 pub use kernel::{Entry, Kernel};
@@ -58,7 +56,7 @@ pub struct Boot<'a> {
     /// What ACPI has to say.
     pub platform: &'a Platform,
     /// The initramfs, if there is one.
-    pub initrd: Option<&'a Path>,
+    pub initrd: Option<&'a Opened>,
     /// Whether there are PCI ports.
     pub pci_ports: bool,
     /// The user's kernel parameters.
@@ -73,7 +71,7 @@ impl Boot<'_> {
         self.write_cmdline(kernel.cmdline_limit())?;
         let initrd = self
             .initrd
-            .map(|path| self.load_initrd(path, kernel))
+            .map(|image| self.load_initrd(image, kernel))
             .transpose()?;
         match kernel {
             Kernel::Linux { .. } => linux::write(self.memory, self.layout, kernel, initrd, rsdp)?,
@@ -102,14 +100,10 @@ impl Boot<'_> {
     }
 
     /// Reads the initramfs straight into guest RAM, as high as the kernel takes it.
-    fn load_initrd(&self, path: &Path, kernel: &Kernel) -> Result<Initrd, Error> {
-        let failed = |source| Error::File {
-            what: "initrd",
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
+    fn load_initrd(&self, image: &Opened, kernel: &Kernel) -> Result<Initrd, Error> {
+        let failed = |source| image.failed(source);
+        let mut file = image.from_start()?;
+        let size = image.size()?;
         let start = place_initrd(size, kernel, self.layout)?;
         let bytes = usize::try_from(size).map_err(|e| failed(std::io::Error::other(e)))?;
         self.memory

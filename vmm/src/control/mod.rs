@@ -148,7 +148,7 @@ impl Control {
 
     /// Ends the VMM without asking the guest.
     pub fn shut_down(&self) -> Result<(), NotRunning> {
-        self.on_life(|life| life.stop.request(Outcome::Quit))
+        self.on_life(|life| life.stop.insist(Outcome::Quit))
     }
 
     /// The counters.

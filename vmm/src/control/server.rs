@@ -16,6 +16,7 @@ use serde_json::json;
 use super::http::{self, Asked, Response};
 use super::{Control, NotRunning};
 use crate::Error;
+use crate::seccomp::Filter;
 
 /// How long a client may take for its request, and to take in its answer: others wait meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ pub struct Server {
 
 impl Server {
     /// Listens at `path`, for the user of this process only. A socket that nobody listens at any more is
-    /// replaced.
-    pub fn start(path: &Path, control: &Arc<Control>) -> Result<Self, Error> {
+    /// replaced. The thread is held to `filter`.
+    pub fn start(path: &Path, control: &Arc<Control>, filter: Filter) -> Result<Self, Error> {
         let failed = |source| Error::Control {
             path: path.to_owned(),
             source,
@@ -46,7 +47,10 @@ impl Server {
         };
         let control = Arc::clone(control);
         let thread = Builder::new().name("control".into()).stack_size(STACK);
-        let serving = thread.spawn(move || serve(&listener, &ended, &control));
+        let serving = thread.spawn(move || match filter.install() {
+            Ok(()) => serve(&listener, &ended, &control),
+            Err(error) => log::error!("the control socket is not heard: {error}"),
+        });
         server.thread = Some(serving.map_err(failed)?);
         Ok(server)
     }

@@ -8,6 +8,13 @@ use tempfile::TempDir;
 
 use super::server::{ROUTES, answer};
 use super::*;
+use crate::seccomp::{Filter, Seccomp, Thread};
+
+/// The threads of tests do more than the VMM's.
+fn filter() -> Filter {
+    let off: Seccomp = "off".parse().unwrap();
+    off.filter(Thread::Control).unwrap()
+}
 
 fn asked(method: &str, path: &str) -> http::Response {
     let asked = http::Asked {
@@ -72,12 +79,15 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
     let control = Arc::new(Control::default());
     // One that a killed VMM has left is replaced.
     drop(UnixListener::bind(&path).unwrap());
-    let server = Server::start(&path, &control).unwrap();
+    let server = Server::start(&path, &control, filter()).unwrap();
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let text = Server::start(&path, &control).err().unwrap().to_string();
+    let text = Server::start(&path, &control, filter())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         text.starts_with("--control ") && text.contains("another VMM listens there"),
         "{text}"
@@ -88,7 +98,10 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
     assert!(!path.exists());
     let text = stats(&path, false).unwrap_err().to_string();
     assert!(text.contains("vmm --control"), "{text}");
-    let text = Server::start(folder.path(), &control).err().unwrap().to_string();
+    let text = Server::start(folder.path(), &control, filter())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(text.starts_with("--control "), "{text}");
 }
 
@@ -96,7 +109,7 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
 fn a_client_that_dawdles_is_left() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
-    let _server = Server::start(&path, &Arc::new(Control::default())).unwrap();
+    let _server = Server::start(&path, &Arc::new(Control::default()), filter()).unwrap();
     let mut slow = UnixStream::connect(&path).unwrap();
     slow.write_all(b"GET / HT").unwrap();
     // This one waits for its turn, and has it.

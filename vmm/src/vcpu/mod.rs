@@ -16,6 +16,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::Error;
 use crate::posted::Posted;
+use crate::seccomp::Filter;
 use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 
@@ -38,6 +39,8 @@ pub struct Machine {
     pub stop: Arc<Stop>,
     /// Where they wait while it is paused.
     pub gate: Gate,
+    /// What they may do.
+    pub filter: Arc<Filter>,
 }
 
 /// A CPU of the guest, not yet running.
@@ -125,6 +128,9 @@ impl Vcpu {
 
     fn run(&mut self, machine: &Machine) {
         let _told = TellPanic(&machine.stop, self.index);
+        if let Err(error) = machine.filter.install() {
+            machine.stop.request(Outcome::Failed(error));
+        }
         while !machine.stop.is_requested() {
             if machine.gate.pass() {
                 // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has no kvmclock.
@@ -324,6 +330,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
 
     use super::*;
+    use crate::seccomp::{Seccomp, Thread};
 
     /// A device with a bug.
     struct Broken;
@@ -368,6 +375,7 @@ mod tests {
             stats: Arc::default(),
             stop: Arc::clone(&stop),
             gate: Gate::default(),
+            filter: Arc::new("off".parse::<Seccomp>().unwrap().filter(Thread::Vcpu).unwrap()),
         };
         prepare_kicks().unwrap();
         let running = Vcpu { fd, index: 0 }.start(Arc::new(machine)).unwrap();

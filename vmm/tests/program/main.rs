@@ -13,6 +13,7 @@
 mod control;
 mod journal;
 mod refusals;
+mod seccomp;
 mod terminal;
 
 use std::fs::File;

@@ -1,0 +1,262 @@
+//! The lists of system calls: what is on them is needed, and what is not ends the VMM.
+
+use std::env;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::sync::Mutex;
+use std::thread::{self, sleep};
+
+use nix::libc::SIGSYS;
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use vmm::seccomp::{self, Seccomp, Thread};
+
+use super::*;
+
+const STATUS: i32 = 128 + SIGSYS;
+
+/// Rows that nothing needs where no device is assigned: the nested machine takes those away.
+const WITH_DEVICES: &str = include_str!("seccomp-with-devices.txt");
+
+/// What makes a VMM do all that is on its lists, the quickest first; each is given the value of `--seccomp`.
+const SCENARIOS: [fn(&str) -> Output; 9] = [
+    powers_off,
+    reboots,
+    faults,
+    |option| under(option, "memory"),
+    |option| under(option, "abort"),
+    |option| under(option, "clock"),
+    |option| under(option, "sleep"),
+    is_controlled,
+    has_a_terminal,
+];
+
+/// Calls that are made while all signals are blocked, by the C library as a thread starts and ends, and by the message
+/// itself: the signal ends the process then, and there is no message.
+const SILENT: [&str; 8] = [
+    "write",
+    "exit_group",
+    "rt_sigreturn",
+    "madvise",
+    "exit",
+    "set_robust_list",
+    "rseq",
+    "clone3",
+];
+
+/// Each call that is taken from a list is missed: the VMM ends, and names it.
+#[test]
+fn each_row_of_each_list_is_needed() {
+    if !has_kvm("each_row_of_each_list_is_needed") {
+        return;
+    }
+    let native = seccomp::rows().filter(|row| !WITH_DEVICES.lines().any(|line| line == row));
+    let (rows, unneeded) = (Mutex::new(native), Mutex::new(Vec::new()));
+    let check = || {
+        while let Some(row) = { rows.lock().unwrap().next() } {
+            if !is_needed(&row) {
+                unneeded.lock().unwrap().push(row);
+            }
+        }
+    };
+    thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(check))));
+    let unneeded = unneeded.into_inner().unwrap();
+    assert!(unneeded.is_empty(), "not needed: {unneeded:#?}");
+}
+
+fn is_needed(row: &str) -> bool {
+    let (thread, call) = row.split_once(':').unwrap();
+    // The message is what needs this one, and so another violation.
+    let more = match call {
+        "exit_group" => format!(",without={thread}:close"),
+        _ => String::new(),
+    };
+    let option = format!("on,without={row}{more}");
+    let is_missed = |output: Output| {
+        let said = text(&output);
+        let named = said.contains(&format!(": {call} (")) || said.contains(&format!("({call})"));
+        let silent = SILENT.contains(&call) && output.status.signal() == Some(SIGSYS);
+        silent || named && output.status.code() == Some(STATUS)
+    };
+    SCENARIOS.iter().any(|scenario| is_missed(scenario(&option)))
+}
+
+#[test]
+fn with_all_rows_all_goes_well() {
+    if !has_kvm("with_all_rows_all_goes_well") {
+        return;
+    }
+    for option in ["on", "log", "off"] {
+        for scenario in SCENARIOS {
+            let output = scenario(option);
+            let said = text(&output);
+            assert!(!said.contains("seccomp"), "{option}: {said}");
+            assert_ne!(output.status.signal(), Some(SIGSYS), "{option}: {said}");
+        }
+    }
+}
+
+/// The VMM with these arguments and a guest that runs `code`.
+fn start(option: &str, code: &[Vec<u8>], arguments: &[&str]) -> Running {
+    let kernel = program(code);
+    let vmm = vmm()
+        .args(["--memory", "64M", "--cpus", "2", "--seccomp", option, "--kernel"])
+        .arg(kernel.path())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Running { vmm, _kernel: kernel }
+}
+
+struct Running {
+    vmm: Child,
+    _kernel: NamedTempFile,
+}
+
+impl Running {
+    /// Waits for so many bytes of the guest's; fewer, if the VMM ends.
+    fn await_output(&mut self, bytes: usize) {
+        let stdout = self.vmm.stdout.as_mut().unwrap();
+        let _ = stdout.take(bytes as u64).read_to_end(&mut Vec::new());
+    }
+
+    /// A VMM that has ended is not there to hear it.
+    fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.vmm.id().try_into().unwrap()), signal);
+    }
+
+    fn end(self) -> Output {
+        self.vmm.wait_with_output().unwrap()
+    }
+}
+
+fn powers_off(option: &str) -> Output {
+    let folder = TempDir::new().unwrap();
+    let stats = folder.path().join("stats");
+    let code = [out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)];
+    start(option, &code, &["--stats", stats.to_str().unwrap()]).end()
+}
+
+fn reboots(option: &str) -> Output {
+    let mut running = start(option, &[out(COM1, b'\n'), out(RESET.0, RESET.1)], &[]);
+    running.await_output(3);
+    running.signal(Signal::SIGTERM);
+    running.end()
+}
+
+/// `int3`, and there is no table of interrupts.
+fn faults(option: &str) -> Output {
+    start(option, &[vec![0xcc]], &[]).end()
+}
+
+/// Of which the modes are read and changed, and another job's are left alone.
+fn has_a_terminal(option: &str) -> Output {
+    let kernel = program(&[out(RESET.0, RESET.1)]);
+    let terminal = openpty(None, None).unwrap();
+    let vmm = Command::new("setsid")
+        .args([
+            "--ctty",
+            "timeout",
+            "--foreground",
+            "1",
+            env!("CARGO_BIN_EXE_vmm"),
+        ])
+        .args(["--memory", "64M", "--seccomp", option, "--kernel"])
+        .arg(kernel.path())
+        .stdin(terminal.slave)
+        .output();
+    vmm.unwrap()
+}
+
+/// By its socket, and by signals, of which one stops the process.
+fn is_controlled(option: &str) -> Output {
+    let folder = TempDir::new().unwrap();
+    let socket = folder.path().join("vm.sock");
+    let code = [out(COM1, b'\n')];
+    let mut running = start(option, &code, &["--control", socket.to_str().unwrap()]);
+    running.await_output(1);
+    let ask = |what: &str| {
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.write_all(format!("{what} HTTP/1.1\r\nHost: vmm\r\n\r\n").as_bytes())?;
+        stream.read_to_end(&mut Vec::new())
+    };
+    for what in [
+        "GET /api/v1/vmm.ping",
+        "PUT /api/v1/vm.pause",
+        "GET /api/v1/vm.counters",
+        "PUT /api/v1/vm.resume",
+    ] {
+        // A VMM that has ended does not answer.
+        let _ = ask(what);
+    }
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGSTOP, Signal::SIGCONT] {
+        running.signal(signal);
+        sleep(Duration::from_millis(20));
+    }
+    let _ = ask("GET /api/v1/vmm.ping");
+    running.signal(Signal::SIGTERM);
+    running.end()
+}
+
+const UNDER: &str = "VMM_TEST_UNDER_A_LIST";
+
+/// A thread that runs under the list which `option` takes a row from, in a process of its own.
+fn under(option: &str, does: &str) -> Output {
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "seccomp::a_thread_under_a_list"])
+        .env(UNDER, format!("{option} {does}"))
+        // As the VMM itself has it.
+        .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    if does == "sleep" {
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            sleep(Duration::from_millis(100));
+            let _ = kill(pid, signal);
+        }
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// What [`under`] starts; a test of nothing when it is run as one.
+#[test]
+fn a_thread_under_a_list() {
+    let Ok(asked) = env::var(UNDER) else { return };
+    let (option, does) = asked.split_once(' ').unwrap();
+    let thread = match option {
+        _ if option.contains("=vcpu:") => Thread::Vcpu,
+        _ if option.contains("=control:") => Thread::Control,
+        _ => Thread::Main,
+    };
+    let seccomp: Seccomp = option.parse().unwrap();
+    seccomp.prepare().unwrap();
+    let filter = seccomp.filter(thread).unwrap();
+    let does = does.to_owned();
+    let thread = thread::spawn(move || {
+        filter.install().unwrap();
+        match does.as_str() {
+            // Memory of all sizes from the allocator, and back.
+            "memory" => {
+                let small: Vec<_> = (0..100).map(|_| vec![1_u8; 100 << 10]).collect();
+                let mut large = vec![1_u8; 1 << 20];
+                large.resize(16 << 20, 1);
+                drop((small, large));
+            }
+            // As a panic does where it does not unwind.
+            "abort" => std::process::abort(),
+            // A call that was stopped with its process is made again by another name.
+            "sleep" => sleep(Duration::from_millis(400)),
+            // A clock that cannot be read without a call, as all are on some hosts.
+            _ => drop(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)),
+        }
+    });
+    thread.join().unwrap();
+}
