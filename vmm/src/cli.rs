@@ -121,7 +121,7 @@ pub struct Args {
     /// What becomes of a system call that the VMM does not need once the guest runs: on, log or off
     ///
     /// on: it ends the VMM with a message that names it. log: it is made, and the kernel logs it ('dmesg').
-    /// off: nothing.
+    /// off: nothing. For tests of the lists, 'on,without=THREAD:CALL' takes a call from one.
     #[arg(long, value_name = "MODE", default_value = "on")]
     pub seccomp: Seccomp,
 

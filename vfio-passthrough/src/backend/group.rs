@@ -12,6 +12,7 @@ mod membership;
 pub(crate) mod spaces;
 mod type1;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use device::GroupDevice;
@@ -33,6 +34,16 @@ pub struct Container {
     dma: DmaSpace,
     groups: Mutex<Groups>,
     calls: Arc<VfioCalls>,
+    /// Who has the functions that a reset of a bus would reach, as it was when that was first asked: a VMM that may open no
+    /// file any more can ask again.
+    drivers: Mutex<BTreeMap<PciAddress, Driver>>,
+}
+
+/// Who has a function.
+#[derive(Clone)]
+struct Driver {
+    name: Option<String>,
+    is_vfio: bool,
 }
 
 impl Container {
@@ -49,6 +60,7 @@ impl Container {
             dma: groups.dma().clone(),
             groups: Mutex::new(groups),
             calls,
+            drivers: Mutex::default(),
         }))
     }
 
@@ -80,6 +92,11 @@ impl Container {
     ///
     /// See [`Error`]; each names the device and what would mend it.
     pub fn open_device(self: &Arc<Self>, address: PciAddress) -> Result<Arc<GroupDevice>, Error> {
+        // What was bound to another driver meanwhile is asked for anew.
+        self.drivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         let number = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
         let membership = Membership::new(self, address, number)?;
         Ok(Arc::new(GroupDevice::open(membership, address)?))
@@ -87,12 +104,22 @@ impl Container {
 
     /// What a reset of a bus would reach.
     fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
+        let driver = self.driver(address);
         BusMember {
             address,
             // The kernel resets nothing that a driver of its own, or none, has (vfio_pci_dev_set_resettable).
-            ours: self.groups().file(group).is_some() && self.sysfs.is_vfio(address),
-            driver: self.sysfs.driver(address),
+            ours: self.groups().file(group).is_some() && driver.is_vfio,
+            driver: driver.name,
         }
+    }
+
+    fn driver(&self, address: PciAddress) -> Driver {
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = || Driver {
+            name: self.sysfs.driver(address),
+            is_vfio: self.sysfs.is_vfio(address),
+        };
+        drivers.entry(address).or_insert_with(asked).clone()
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {

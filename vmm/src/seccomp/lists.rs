@@ -147,6 +147,7 @@ const MAIN_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
+    vfio("VFIO_DEVICE_PCI_HOT_RESET", 113),
 ];
 
 /// What the control socket's thread does: it waits, reads a request, answers, and looks at the kernel's list of

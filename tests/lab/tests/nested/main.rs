@@ -26,6 +26,7 @@ mod mappings;
 mod moves;
 mod nics;
 mod p2p;
+mod privilege;
 mod reads;
 mod shapes;
 mod soak;
@@ -85,6 +86,7 @@ fn lanes() -> [Vec<Group>; LANES] {
         moves::TESTS,
         moves::LONG,
         soak::TESTS,
+        privilege::TESTS,
     ]
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);

@@ -1,0 +1,91 @@
+//! The VMM does with the least: as an ordinary user, with the system calls of its lists and no other.
+
+use lab::protocol::{Ending, Request};
+use lab::{Error, Guest, L1, sha256};
+
+use crate::Test;
+use crate::support::{VFIO, assigned, boot, hashes};
+
+/// On a machine with two NVMes first, and a group of several devices; on the fastest kernel only.
+pub const TESTS: &[Test] = &[
+    ("privilege: an ordinary user without capabilities", ordinary),
+    ("privilege: each system call for devices is needed", needed),
+];
+
+const USER: u32 = 1000;
+const INIT: &str = "\"report\":\"init\"";
+const STATUS: &str = "/proc/{pid}/status";
+const HASHED: usize = 1 << 20;
+
+/// Rows that are needed with devices only. The tests of `vmm` see to all others.
+const ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-devices.txt");
+/// What a VMM ends with that made a call which is on no list.
+const NOT_ALLOWED: Ending = Ending::Status(159);
+
+fn own(l1: &mut L1, user: u32) -> Result<(), Error> {
+    ["/dev/kvm", "/dev/vfio"].iter().try_for_each(|path| {
+        l1.tell(&Request::Own {
+            path: (*path).into(),
+            user,
+        })
+    })
+}
+
+/// `/dev/kvm` and the group's node are its own, and it may lock the guest's memory.
+fn ordinary(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    own(l1, USER)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let guest = Guest::new("hash:1M,read:50,reboots:1")
+        .memory("128M")
+        .device(&device)
+        .limited(USER, 128 << 20)
+        .look_at(INIT, &[STATUS])
+        .reboots();
+    let outcome = boot(l1, &guest)?;
+    own(l1, 0)?;
+    assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.account());
+    let status = &outcome.finished.sightings[0].files[STATUS];
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
+    };
+    assert!(value("Uid:").starts_with("1000\t"), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(value(set), "0000000000000000", "{set}");
+    }
+    // 2: by a filter (proc(5)).
+    assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1", "2"));
+    Ok(())
+}
+
+/// The VMM without one of its calls ends, and names it. One guest does it all: BARs that come and go and are reached by
+/// the guest's other device, resets, MSI-X, INTx, and two devices that are reset with their bus when it reboots.
+fn needed(l1: &mut L1) -> Result<(), Error> {
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let guest = Guest::new("read:20,toggle:500,reboots:1")
+        .memory("64M")
+        .device(&assigned(l1, 0)?)
+        .device(&assigned(l1, 1)?)
+        .device(&nics[0])
+        .device(&nics[1])
+        .reboots();
+    boot(l1, &guest)?;
+    let mut unneeded = Vec::new();
+    for row in ROWS.lines() {
+        let outcome = guest
+            .clone()
+            .arguments([format!("--seccomp=on,without={row}")])
+            .boot(l1)?;
+        let call = row.split(':').nth(1).unwrap_or_default();
+        let named = [format!(": {call} ("), format!("({call})")]
+            .iter()
+            .any(|name| outcome.stderr.contains(name));
+        if !named || outcome.finished.ending != NOT_ALLOWED {
+            unneeded.push(format!("{row}: {:?} {}", outcome.finished.ending, outcome.stderr));
+        }
+    }
+    assert!(unneeded.is_empty(), "not needed: {unneeded:#?}");
+    Ok(())
+}
