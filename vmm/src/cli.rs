@@ -1,10 +1,13 @@
 //! The command line.
 
 mod memory;
+mod source;
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use thiserror::Error;
 use vfio_passthrough::ResetPolicy;
@@ -14,6 +17,7 @@ use crate::prepare;
 use crate::seccomp::Seccomp;
 
 pub use memory::{HugePages, Memory, MemoryError, MemorySize, SizeError};
+pub use source::Source;
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
@@ -56,12 +60,14 @@ pub enum Command {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
-    #[arg(long, value_name = "PATH")]
-    pub kernel: PathBuf,
+    ///
+    /// 'fd=N' in place of a path, here and for --initrd and --kvm, is a file that was passed in already open.
+    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(Source::parse))]
+    pub kernel: Source,
 
     /// The guest's initramfs [default: none]
-    #[arg(long, value_name = "PATH")]
-    pub initrd: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(Source::parse))]
+    pub initrd: Option<Source>,
 
     /// Kernel parameters, put after the built-in ones so that they win
     ///
@@ -96,9 +102,14 @@ pub struct Args {
     /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device that cannot
     /// be reset is refused, since the guest would get it in the state in which its last user left it;
     /// 'PATH,reset=none' takes it so. Assigned devices reach each other's BARs by DMA (peer-to-peer) where the
-    /// IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this one.
-    #[arg(long, value_name = "PATH[,reset=none][,p2p=off]")]
+    /// IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this one. 'PATH,fd=N', or 'fd=N' where its group has
+    /// no other device: the group's node (/dev/vfio/N) was passed in already open.
+    #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,fd=N]")]
     pub vfio: Vec<Passthrough>,
+
+    /// KVM's device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm", value_parser = OsStringValueParser::new().try_map(Source::parse))]
+    pub kvm: Source,
 
     /// What is done when a device has told of an uncorrectable error (PCIe AER)
     ///
@@ -167,8 +178,10 @@ what it says; 1 on an error, which is told on stderr, and when a check fails;
 /// A device to assign, as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passthrough {
-    /// Its sysfs path, or its address.
-    pub path: PathBuf,
+    /// Its sysfs path, or its address; none where its group is open and has no other device.
+    pub path: Option<PathBuf>,
+    /// The number by which its group is open.
+    pub group: Option<RawFd>,
     /// What if it cannot be reset.
     pub reset: ResetPolicy,
     /// Whether other devices may reach its BARs by DMA.
@@ -179,7 +192,7 @@ pub struct Passthrough {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PassthroughError {
     /// An option that there is not.
-    #[error("there is no option '{0}': there are reset=none and p2p=off")]
+    #[error("there is no option '{0}': there are reset=none, p2p=off and fd=N")]
     UnknownOption(String),
     /// No device before the options.
     #[error("name a device: its sysfs path or its address")]
@@ -191,17 +204,27 @@ impl FromStr for Passthrough {
 
     fn from_str(text: &str) -> Result<Self, PassthroughError> {
         let mut parts = text.split(',');
-        let path = parts.next().filter(|path| !path.is_empty());
-        let path = PathBuf::from(path.ok_or(PassthroughError::NoDevice)?);
+        let first = parts.next().filter(|path| !path.is_empty());
+        let first = first.ok_or(PassthroughError::NoDevice)?;
+        let mut group = source::fd(first);
+        let path = group.is_none().then(|| PathBuf::from(first));
         let (mut reset, mut p2p) = (ResetPolicy::Required, true);
         for option in parts {
             match option {
                 "reset=none" => reset = ResetPolicy::IfPossible,
                 "p2p=off" => p2p = false,
-                other => return Err(PassthroughError::UnknownOption(other.to_owned())),
+                other => {
+                    let unknown = || PassthroughError::UnknownOption(other.to_owned());
+                    group = Some(source::fd(other).ok_or_else(unknown)?);
+                }
             }
         }
-        Ok(Self { path, reset, p2p })
+        Ok(Self {
+            path,
+            group,
+            reset,
+            p2p,
+        })
     }
 }
 
@@ -227,7 +250,9 @@ mod tests {
             "[default: 1]",
             "--memory <SIZE[,OPTION]...>",
             "[default: 512M]",
-            "--vfio <PATH[,reset=none][,p2p=off]>",
+            "--vfio <PATH[,reset=none][,p2p=off][,fd=N]>",
+            "--kvm <PATH>",
+            "[default: /dev/kvm]",
             "--on-error <WHAT>",
             "[default: stop]",
             "--no-reboot",
@@ -254,7 +279,8 @@ mod tests {
     fn devices_and_their_options() {
         let device = |path: &str, reset, p2p| {
             Ok(Passthrough {
-                path: path.into(),
+                path: Some(path.into()),
+                group: None,
                 reset,
                 p2p,
             })
@@ -350,7 +376,11 @@ mod tests {
             "-- arg",
         ];
         let args = CommandLine::try_parse_from(words).unwrap().guest.unwrap();
-        let paths: Vec<_> = args.vfio.iter().map(|device| device.path.to_str()).collect();
+        let paths: Vec<_> = args
+            .vfio
+            .iter()
+            .map(|device| device.path.as_ref()?.to_str())
+            .collect();
         assert_eq!(paths, [Some("a"), Some("b")]);
         assert_eq!(args.cmdline, "-- arg");
     }

@@ -52,6 +52,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file that was passed in already open is not there, or not what it should be.
+    #[error("{option} fd={fd}: {why}")]
+    Handed {
+        /// Which option has it.
+        option: &'static str,
+        /// Its number.
+        fd: i32,
+        /// What is wrong.
+        why: String,
+    },
     /// The kernel file is no kernel.
     #[error(
         "kernel {path} is not a kernel: {why}\n  give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
@@ -204,6 +214,12 @@ impl Error {
     /// Says which KVM call failed.
     pub(crate) fn kvm(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |source| Self::Kvm { call, source }
+    }
+
+    /// Says what is wrong with a file that was passed in already open.
+    pub(crate) fn handed(option: &'static str, fd: i32, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self::Handed { option, fd, why }
     }
 
     /// Says what the VMM was doing.

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
-use crate::{Args, Error};
+use crate::handed::Handed;
+use crate::{Args, Error, Source};
 
 /// All of them.
 pub struct Files {
@@ -15,12 +16,14 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens those of `args`.
-    pub fn open(args: &Args) -> Result<Self, Error> {
-        let initrd = args.initrd.as_deref();
+    /// Opens those of `args` that were not passed in already open.
+    pub fn open(args: &Args, handed: &mut Handed) -> Result<Self, Error> {
+        let kernel = Opened::new(("kernel", "--kernel"), &args.kernel, handed)?;
+        let initrd = args.initrd.as_ref();
+        let initrd = initrd.map(|source| Opened::new(("initrd", "--initrd"), source, handed));
         Ok(Self {
-            kernel: Opened::open("kernel", &args.kernel)?,
-            initrd: initrd.map(|path| Opened::open("initrd", path)).transpose()?,
+            kernel,
+            initrd: initrd.transpose()?,
         })
     }
 }
@@ -40,6 +43,26 @@ impl Opened {
         match File::open(&path) {
             Ok(file) => Ok(Self { what, path, file }),
             Err(source) => Err(Error::File { what, path, source }),
+        }
+    }
+
+    fn new(names: (&'static str, &'static str), source: &Source, handed: &mut Handed) -> Result<Self, Error> {
+        let (what, option) = names;
+        match source {
+            Source::Path(path) => Self::open(what, path),
+            Source::Fd(fd) => {
+                let file = handed.remove(*fd)?;
+                let path = PathBuf::from(source.to_string());
+                match file.metadata() {
+                    Ok(metadata) if metadata.is_file() => Ok(Self { what, path, file }),
+                    Ok(_) => Err(Error::handed(
+                        option,
+                        *fd,
+                        "it is not a regular file, which is read in any order",
+                    )),
+                    Err(source) => Err(Error::File { what, path, source }),
+                }
+            }
         }
     }
 

@@ -22,6 +22,7 @@ use crate::constant::Constant;
 use crate::control::{Configuration, Control, Life};
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
 use crate::files::Files;
+use crate::handed::Handed;
 use crate::interrupts::Interrupts;
 use crate::layout::Needs;
 use crate::machine::{self, Buses, Console};
@@ -95,16 +96,16 @@ impl Prepared {
 
 impl Host {
     /// Opens KVM and the devices, and lays out the guest; with it comes the VM of its first life.
-    pub fn open(args: &Args, stats: &Stats) -> Result<(Self, Vm), Error> {
+    pub fn open(args: &Args, mut handed: Handed, stats: &Stats) -> Result<(Self, Vm), Error> {
         memory::check_host(args.memory)?;
         if !args.vfio.is_empty() {
             allow_locked_memory(args.memory.bytes())?;
             memory::shortage(args.memory).inspect(|text| log::warn!("{text}"));
         }
-        let kvm = kvm::open()?;
+        let kvm = kvm::given(&args.kvm, &mut handed)?;
         machine::check_cpus(&kvm, args)?;
         // A wrong path is told at once, not after the devices were reset and RAM was populated.
-        let files = Files::open(args)?;
+        let files = Files::open(args, &mut handed)?;
         let filters = Filters {
             main: args.seccomp.filter(Thread::Main)?,
             vcpu: Arc::new(args.seccomp.filter(Thread::Vcpu)?),
@@ -113,12 +114,13 @@ impl Host {
         let mut vm = Vm::new(&kvm, stats)?;
         stats.phase("kvm");
         // Without devices RAM is not pinned, and a page is had when the guest touches it, unless told.
-        let reserved = reserved(args)?;
+        let addresses = vfio::addresses(&args.vfio, &handed)?;
+        let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
         let prepare = || Prepared::begin(args.memory, cpuid::reach(&supported), &reserved);
         let prefault = args.memory.prefault.unwrap_or(!args.vfio.is_empty());
         let prepared = prefault.then(prepare).transpose()?.flatten();
         // The kernel wants a group's VM to be known before its devices are opened.
-        let devices = Devices::open(&args.vfio, &vm.kvm_host)?;
+        let devices = Devices::open(&args.vfio, addresses, handed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
         let layout = plan(args, &supported, devices.as_ref(), &reserved, &vm.functions)?;
@@ -187,12 +189,6 @@ fn plan(
     let layout = needs.plan()?;
     log::info!("guest physical layout:\n{layout}");
     Ok(layout)
-}
-
-/// Where guest memory may not be, by the groups of all devices.
-fn reserved(args: &Args) -> Result<Vec<Reserved>, Error> {
-    let devices = vfio::addresses(&args.vfio)?;
-    Ok(layout::reserved(&Sysfs::default(), devices))
 }
 
 fn memory_slots(kvm: &Kvm) -> u32 {

@@ -1,12 +1,19 @@
 //! Opening KVM, and the VM with its in-kernel interrupt controllers.
 
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use nix::errno::Errno;
 
-use crate::Error;
+use crate::handed::Handed;
 use crate::stats::Calls;
+use crate::{Error, Source};
 
 /// Three pages that KVM takes on Intel hosts for real mode: below 4 GiB, clear of everything else.
 const TSS: usize = 0xfffb_d000;
@@ -18,10 +25,41 @@ const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
 /// Opens `/dev/kvm` and checks that it can do what is needed.
 pub fn open() -> Result<Kvm, Error> {
-    let kvm = Kvm::new().map_err(|error| open_error(Errno::from_raw(error.errno())))?;
+    check(open_at(Path::new("/dev/kvm"))?)
+}
+
+/// Opens KVM, unless it was passed in already open, and checks that it can do what is needed.
+pub fn given(source: &Source, handed: &mut Handed) -> Result<Kvm, Error> {
+    match source {
+        Source::Path(path) => check(open_at(path)?),
+        Source::Fd(fd) => check(taken(*fd, handed.remove(*fd)?)?),
+    }
+}
+
+fn check(kvm: Kvm) -> Result<Kvm, Error> {
     match kvm.check_extension(NEEDED) {
         true => Ok(kvm),
         false => Err(Error::KvmLacks(NEEDED_NAME)),
+    }
+}
+
+fn open_at(path: &Path) -> Result<Kvm, Error> {
+    let failed = |error: kvm_ioctls::Error| open_error(Errno::from_raw(error.errno()));
+    let path = CString::new(path.as_os_str().as_bytes());
+    let path = path.map_err(|_| open_error(Errno::ENOENT))?;
+    Kvm::new_with_path(path).map_err(failed)
+}
+
+fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
+    // SAFETY: an open file that this owns and hands over. Where it is not KVM's, its calls fail.
+    let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
+    match u32::try_from(kvm.get_api_version()) {
+        Ok(KVM_API_VERSION) => Ok(kvm),
+        _ => Err(Error::handed(
+            "--kvm",
+            fd,
+            "it is not KVM's\n  a shell passes that so: vmm --kvm fd=3 3<>/dev/kvm",
+        )),
     }
 }
 

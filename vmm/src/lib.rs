@@ -27,6 +27,7 @@ mod error;
 pub mod events;
 pub mod files;
 pub mod guest;
+pub mod handed;
 pub mod interrupts;
 pub mod kvm;
 pub mod layout;
@@ -46,23 +47,25 @@ use std::sync::Arc;
 
 pub use cli::{
     Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError,
-    SizeError,
+    SizeError, Source,
 };
 pub use error::Error;
 pub use stop::Outcome;
 
 use crate::control::{Control, Server};
 use crate::guest::Host;
+use crate::handed::Handed;
 use crate::seccomp::Thread;
 use crate::stats::{Stats, StatsFile};
 
 /// Boots the guest that `args` describe and returns when it, or the user, has ended it.
 pub fn run(args: &Args) -> Result<Outcome, Error> {
+    let handed = Handed::take(args)?;
     let stats = Arc::new(Stats::default());
     one_heap();
     args.seccomp.prepare()?;
     let file = args.stats.as_ref().map(StatsFile::create).transpose()?;
-    let outcome = run_guest(args, &stats);
+    let outcome = run_guest(args, handed, &stats);
     match file {
         Some(file) => file.write(&stats).and(outcome),
         None => outcome,
@@ -76,12 +79,12 @@ fn one_heap() {
     let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
 }
 
-fn run_guest(args: &Args, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+fn run_guest(args: &Args, handed: Handed, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     let signals = events::block_signals()?;
     let control = Arc::new(Control::default());
     let serve = |path: &PathBuf| Server::start(path, &control, args.seccomp.filter(Thread::Control)?);
     let _server = args.control.as_ref().map(serve).transpose()?;
-    let (host, mut vm) = Host::open(args, stats)?;
+    let (host, mut vm) = Host::open(args, handed, stats)?;
     control.configure(host.configuration(args, &vm));
     let outcome = loop {
         match vm.run(&host, args, (&signals, &control), stats) {

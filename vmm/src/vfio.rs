@@ -1,5 +1,6 @@
 //! Glue: the devices given by `--vfio`, from the library `vfio-passthrough` to this VMM's PCI bus and RAM.
 
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use devices::PciFunction;
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
 use vfio_passthrough::address::ParsePciAddressError;
 use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
@@ -20,6 +22,7 @@ use crate::Error;
 use crate::boot::intx_gsi;
 use crate::cli::Passthrough;
 use crate::control::{BarInfo, DeviceInfo};
+use crate::handed::Handed;
 use crate::memory::Ram;
 use crate::posted::{Posted, PostedRange};
 use crate::stats::{BarHeat, Stats};
@@ -128,15 +131,22 @@ struct Opened {
 
 impl Devices {
     /// Opens the devices that are asked for in one container, known to the VM of `host`; none if none are.
-    pub fn open(asked: &[Passthrough], host: &KvmHost) -> Result<Option<Self>, Error> {
+    pub fn open(
+        asked: &[Passthrough],
+        addresses: Vec<PciAddress>,
+        mut handed: Handed,
+        host: &KvmHost,
+    ) -> Result<Option<Self>, Error> {
         if asked.is_empty() {
             return Ok(None);
         }
-        let addresses = addresses(asked)?;
         let container = Container::open()?;
         link(&container, host)?;
-        let open = |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
-            let device = container.open_device(address)?;
+        let mut open = |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
+            let device = match asked.group {
+                None => container.open_device(address)?,
+                Some(fd) => container.open_device_by(address, handed.remove(fd)?)?,
+            };
             Ok(Opened {
                 slot,
                 address,
@@ -148,7 +158,7 @@ impl Devices {
         let opened = (FIRST_SLOT..)
             .zip(addresses)
             .zip(asked)
-            .map(open)
+            .map(&mut open)
             .collect::<Result<_, _>>()?;
         Ok(Some(Self { container, opened }))
     }
@@ -290,16 +300,40 @@ impl Functions {
 }
 
 /// The devices that are asked for: addresses, sysfs folders or links to such.
-pub(crate) fn addresses(asked: &[Passthrough]) -> Result<Vec<PciAddress>, Error> {
+pub(crate) fn addresses(asked: &[Passthrough], handed: &Handed) -> Result<Vec<PciAddress>, Error> {
     let mut addresses = Vec::with_capacity(asked.len());
     for passthrough in asked {
-        let address = address(&passthrough.path)?;
+        let address = match (&passthrough.path, passthrough.group) {
+            (Some(path), _) => address(path)?,
+            (None, Some(fd)) => only_device(fd, handed, &Sysfs::default())?,
+            (None, None) => continue,
+        };
         if addresses.contains(&address) {
             return Err(Error::DeviceTwice(address));
         }
         addresses.push(address);
     }
     Ok(addresses)
+}
+
+/// The device of a group that has no other.
+fn only_device(fd: RawFd, handed: &Handed, sysfs: &Sysfs) -> Result<PciAddress, Error> {
+    let no_group =
+        "it is not a VFIO group's\n  a shell passes that of group 7 so: vmm --vfio fd=3 3<>/dev/vfio/7";
+    let group = handed.look(fd).and_then(|file| sysfs.group_of(file));
+    let group = group.ok_or_else(|| Error::handed("--vfio", fd, no_group))?;
+    let mut members = sysfs.members(group);
+    // A bridge is not given away.
+    members.retain(|member| sysfs.is_vfio(*member));
+    match members.as_slice() {
+        [only] => Ok(*only),
+        _ => {
+            let names: Vec<_> = members.iter().map(PciAddress::to_string).collect();
+            let names = names.join(", ");
+            let why = format!("group {group} has of vfio-pci's: {names}\n  name one: --vfio ADDRESS,fd={fd}");
+            Err(Error::handed("--vfio", fd, why))
+        }
+    }
 }
 
 /// The device that an address, a sysfs folder, or a link to one names.

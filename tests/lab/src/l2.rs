@@ -182,6 +182,13 @@ impl Guest {
         self
     }
 
+    /// With files of L1 that the VMM is passed open: see [`Program::open`].
+    #[must_use]
+    pub fn open(mut self, files: &[String]) -> Self {
+        self.program.open = files.to_vec();
+        self
+    }
+
     /// The kernel's command line.
     #[must_use]
     pub fn kernel_command_line(&self) -> String {

@@ -150,6 +150,8 @@ pub struct Program {
     pub user: Option<u32>,
     /// Runs with this folder as its root, if given.
     pub root: Option<String>,
+    /// Files that it inherits open: `{0}` in an argument is the first one's number, and so on. Nodes can be written to.
+    pub open: Vec<String>,
     /// What to do on its output.
     pub triggers: Vec<Trigger>,
     /// A signal to send to it so many nanoseconds of L1's after exec, if it still runs then.

@@ -13,6 +13,7 @@ pub(crate) mod spaces;
 mod type1;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use device::GroupDevice;
@@ -97,8 +98,40 @@ impl Container {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        let number = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let membership = Membership::new(self, address, number)?;
+        self.open_device_of(address, None)
+    }
+
+    /// As [`open_device`](Self::open_device), by the file of its group (`/dev/vfio/N`, for reading and writing) that
+    /// somebody else has opened, so that this process needs no right to open it. Where the group is attached already,
+    /// that file is closed.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Error::OtherGroup`].
+    pub fn open_device_by(
+        self: &Arc<Self>,
+        address: PciAddress,
+        group: File,
+    ) -> Result<Arc<GroupDevice>, Error> {
+        self.open_device_of(address, Some(group))
+    }
+
+    fn open_device_of(
+        self: &Arc<Self>,
+        address: PciAddress,
+        opened: Option<File>,
+    ) -> Result<Arc<GroupDevice>, Error> {
+        let group = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        if let Some(other) = opened.as_ref().map(|file| self.sysfs.group_of(file))
+            && other != Some(group)
+        {
+            return Err(Error::OtherGroup {
+                address,
+                group,
+                other,
+            });
+        }
+        let membership = Membership::new(self, address, group, opened)?;
         Ok(Arc::new(GroupDevice::open(membership, address)?))
     }
 

@@ -5,6 +5,7 @@ mod reserved;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
@@ -156,6 +157,17 @@ impl Sysfs {
             .flatten()?
             .parse()
             .ok()
+    }
+
+    /// The IOMMU group whose node `file` is an open file of; `None` too where sysfs does not tell.
+    pub fn group_of(&self, file: &fs::File) -> Option<u32> {
+        let metadata = file.metadata().ok()?;
+        let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
+        let number = format!("{}:{}", libc::major(device), libc::minor(device));
+        // Such as ../../devices/virtual/vfio/7; the container has none but a `misc` of its own.
+        let target = fs::read_link(self.root.join("dev/char").join(number)).ok()?;
+        let is_group = target.parent().and_then(last_component).as_deref() == Some("vfio");
+        last_component(&target).filter(|_| is_group)?.parse().ok()
     }
 
     /// The members of a group with drivers that keep it from its user, in order.

@@ -71,7 +71,7 @@ impl Configuration {
         Self {
             cpus: args.cpus,
             memory_bytes: args.memory.bytes(),
-            kernel: args.kernel.display().to_string(),
+            kernel: args.kernel.to_string(),
             devices,
         }
     }

@@ -101,7 +101,8 @@ const VCPU_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_SET_IRQS", 110),
     // FLR.
     vfio("VFIO_DEVICE_RESET", 111),
-    // BARs are mapped for the guest's other devices.
+    // BARs are mapped for the guest's other devices. VFIO_DEVICE_PCI_HOT_RESET, by which the main thread resets a
+    // bus, has the number of the first.
     vfio("VFIO_IOMMU_MAP_DMA", 113),
     vfio("VFIO_IOMMU_UNMAP_DMA", 114),
 ];
@@ -147,7 +148,6 @@ const MAIN_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
-    vfio("VFIO_DEVICE_PCI_HOT_RESET", 113),
 ];
 
 /// What the control socket's thread does: it waits, reads a request, answers, and looks at the kernel's list of

@@ -14,9 +14,13 @@ fn asked(paths: &[&str]) -> Vec<Passthrough> {
 
 #[test]
 fn a_device_has_many_names_and_may_be_given_once() {
-    let twice = addresses(&asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"])).unwrap_err();
+    let twice = addresses(
+        &asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"]),
+        &Handed::default(),
+    )
+    .unwrap_err();
     assert_eq!(twice.to_string(), "--vfio 0000:01:00.0: given twice");
-    let two = addresses(&asked(&["0000:01:00.0", "02:00.0"])).unwrap();
+    let two = addresses(&asked(&["0000:01:00.0", "02:00.0"]), &Handed::default()).unwrap();
     assert_eq!(
         two.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["0000:01:00.0", "0000:02:00.0"]
@@ -25,7 +29,9 @@ fn a_device_has_many_names_and_may_be_given_once() {
 
 #[test]
 fn what_is_no_address_is_named() {
-    let text = addresses(&asked(&["/dev/null"])).unwrap_err().to_string();
+    let text = addresses(&asked(&["/dev/null"]), &Handed::default())
+        .unwrap_err()
+        .to_string();
     assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
 }
 

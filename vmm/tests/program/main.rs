@@ -11,6 +11,7 @@
 )]
 
 mod control;
+mod handed;
 mod journal;
 mod refusals;
 mod seccomp;

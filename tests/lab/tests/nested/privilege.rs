@@ -1,7 +1,7 @@
 //! The VMM does with the least: as an ordinary user, with the system calls of its lists and no other.
 
-use lab::protocol::{Ending, Request};
-use lab::{Error, Guest, L1, sha256};
+use lab::protocol::{Ending, Program, Request};
+use lab::{Error, Guest, L1, place, sha256};
 
 use crate::Test;
 use crate::support::{VFIO, assigned, boot, hashes};
@@ -9,6 +9,7 @@ use crate::support::{VFIO, assigned, boot, hashes};
 /// On a machine with two NVMes first, and a group of several devices; on the fastest kernel only.
 pub const TESTS: &[Test] = &[
     ("privilege: an ordinary user without capabilities", ordinary),
+    ("privilege: what a user may not open is passed in open", passed),
     ("privilege: each system call for devices is needed", needed),
 ];
 
@@ -56,6 +57,70 @@ fn ordinary(l1: &mut L1) -> Result<(), Error> {
     }
     // 2: by a filter (proc(5)).
     assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1", "2"));
+    Ok(())
+}
+
+/// That of a device's group.
+fn node(l1: &mut L1, device: &str) -> Result<String, Error> {
+    let list = l1.run(Program {
+        arguments: [place::VMM, "devices"].map(str::to_owned).to_vec(),
+        ..Program::default()
+    })?;
+    let line = list.stdout.lines().find(|line| line.starts_with(device)).unwrap();
+    Ok(format!("/dev/vfio/{}", line.split_whitespace().nth(1).unwrap()))
+}
+
+/// A guest of whose files, of KVM and of this group's node nothing is its user's.
+fn all_passed(node: &str) -> Guest {
+    let files = [place::KERNEL, place::INITRD, "/dev/kvm", node].map(str::to_owned);
+    Guest::new("hash:1M,reboots:1")
+        .memory("128M")
+        .limited(USER, 128 << 20)
+        .kernel("fd={0}")
+        .initrd("fd={1}")
+        .arguments(["--kvm", "fd={2}"])
+        .open(&files)
+        .reboots()
+}
+
+fn passed(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let own = node(l1, &device)?;
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let named = format!("{device},fd={{3}}");
+    for name in ["fd={3}", &named] {
+        let outcome = boot(l1, &all_passed(&own).device(name))?;
+        assert_eq!(
+            hashes(&outcome),
+            vec![expected.clone(); 2],
+            "{}",
+            outcome.account()
+        );
+    }
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let other = node(l1, &nics[0])?;
+    let wrong = [
+        "the file that was passed is that of VFIO group",
+        "pass /dev/vfio/",
+    ];
+    let several = [nics[1].as_str(), "name one: --vfio ADDRESS,fd="];
+    for (name, parts) in [(named.as_str(), wrong), ("fd={3}", several)] {
+        let outcome = all_passed(&other).device(name).boot(l1)?;
+        assert_eq!(
+            outcome.finished.ending,
+            Ending::Status(1),
+            "{}",
+            outcome.account()
+        );
+        for part in parts {
+            assert!(
+                outcome.stderr.contains(part),
+                "no {part:?}: {}",
+                outcome.account()
+            );
+        }
+    }
     Ok(())
 }
 

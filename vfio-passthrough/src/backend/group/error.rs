@@ -42,6 +42,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The file that was passed for its group is another's.
+    #[error(
+        "{address}: the file that was passed is that of {}, and the device is in group {group}: pass /dev/vfio/{group}",
+        other.map_or_else(|| "no VFIO group".to_owned(), |other| format!("VFIO group {other}"))
+    )]
+    OtherGroup {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The group of the file; `None` where it is no group's.
+        other: Option<u32>,
+    },
     /// The group could not be made part of the container.
     #[error(
         "{address}: IOMMU group {group}: {call}: {source}{}",

@@ -53,16 +53,17 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// One more user of a group, which is attached unless it is.
+    /// One more user of a group, which is attached unless it is: by the file `opened`, or by its node.
     pub fn join(
         &mut self,
         address: PciAddress,
         number: u32,
-        sysfs: &Sysfs,
-        calls: &Arc<VfioCalls>,
+        opened: Option<File>,
+        (sysfs, calls): (&Sysfs, &Arc<VfioCalls>),
     ) -> Result<(), Error> {
         if !self.members.contains_key(&number) {
-            let file = Arc::new(open(address, number, sysfs)?);
+            let file = opened.map_or_else(|| open(address, number), Ok)?;
+            let file = Arc::new(viable(file, address, number, sysfs)?);
             let candidate = Opened {
                 address,
                 number,
@@ -117,18 +118,21 @@ impl Groups {
     }
 }
 
-/// Opens a group that is viable.
-fn open(address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<File, Error> {
+fn open(address: PciAddress, group: u32) -> Result<File, Error> {
     let path = Path::new("/dev/vfio").join(group.to_string());
     let opened = OpenOptions::new().read(true).write(true).open(path);
-    let file = opened.map_err(|source| match source.raw_os_error() {
+    opened.map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => Error::GroupBusy { address, group },
         _ => Error::OpenGroup {
             address,
             group,
             source,
         },
-    })?;
+    })
+}
+
+/// A group that is viable.
+fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<File, Error> {
     let viable = ioctl::group_is_viable(&file).map_err(|source| Error::Attach {
         address,
         group,
@@ -196,10 +200,15 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Attaches the group of `address` unless it is, and opens the device.
-    pub fn new(container: &Arc<Container>, address: PciAddress, number: u32) -> Result<Self, Error> {
+    /// Attaches the group of `address` unless it is, by its open file where there is one, and opens the device.
+    pub fn new(
+        container: &Arc<Container>,
+        address: PciAddress,
+        number: u32,
+        group: Option<File>,
+    ) -> Result<Self, Error> {
         let mut groups = container.groups();
-        groups.join(address, number, &container.sysfs, &container.calls)?;
+        groups.join(address, number, group, (&container.sysfs, &container.calls))?;
         let group = groups.file(number).cloned();
         drop(groups);
         let mut own = Self {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::env::set_current_dir;
+use std::fs::File;
 use std::io::{Error, Read, Result, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::chroot;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -12,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lab::protocol::{Ending, Finished, Message, Program, Sighting, Stream, Trigger};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -83,6 +86,9 @@ fn spawn(program: &Program) -> Result<Child> {
         .concat(),
         None => program.arguments.clone(),
     };
+    // Open in this process until it has started the program.
+    let opened = program.open.iter().map(inherited).collect::<Result<Vec<_>>>()?;
+    let arguments: Vec<_> = arguments.iter().map(|text| numbered(text, &opened)).collect();
     let (name, arguments) = arguments.split_first().ok_or(Error::other("no program"))?;
     let mut command = Command::new(name);
     command.args(arguments).env_clear().env(
@@ -102,6 +108,24 @@ fn spawn(program: &Program) -> Result<Child> {
         (Resource::RLIMIT_AS, program.address_space),
     ];
     with_limits(&limits, || command.spawn())
+}
+
+/// A file that a program which is started inherits.
+fn inherited(path: &String) -> Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(path.starts_with("/dev/"))
+        .open(path)?;
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(file)
+}
+
+/// An argument with the numbers of such files.
+fn numbered(text: &str, opened: &[File]) -> String {
+    let files = opened.iter().enumerate();
+    files.fold(text.to_owned(), |text, (index, file)| {
+        text.replace(&format!("{{{index}}}"), &file.as_raw_fd().to_string())
+    })
 }
 
 /// Becomes the program of `arguments`, which are: the agent, [`IN_ROOT`], the new root, the program, its own.
