@@ -104,6 +104,21 @@ fn program(parts: &[Vec<u8>]) -> NamedTempFile {
     elf(&[parts.concat(), SPIN.to_vec()].concat())
 }
 
+/// A guest that writes a line, is reset the first time, and powers off the second: a byte of its RAM tells.
+fn reboots_once() -> NamedTempFile {
+    // cmp byte [0x8000], 1; mov byte [0x8000], 1; je ..
+    let first = [0x80, 0x3d, 0, 0x80, 0, 0, 1, 0xc6, 5, 0, 0x80, 0, 0, 1, 0x74];
+    let reset = [out(RESET.0, RESET.1), SPIN.to_vec()].concat();
+    let over = vec![u8::try_from(reset.len()).unwrap()];
+    program(&[
+        out(COM1, b'\n'),
+        first.to_vec(),
+        over,
+        reset,
+        out(POWER_OFF.0, POWER_OFF.1),
+    ])
+}
+
 fn run(kernel: &Path, args: &[&str]) -> Output {
     vmm()
         .args(["--memory", "64M", "--kernel"])

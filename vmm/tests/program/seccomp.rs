@@ -29,9 +29,9 @@ const SCENARIOS: [fn(&str) -> Output; 9] = [
     |option| under(option, "memory"),
     |option| under(option, "abort"),
     |option| under(option, "clock"),
-    |option| under(option, "sleep"),
-    is_controlled,
     has_a_terminal,
+    is_controlled,
+    |option| under(option, "sleep"),
 ];
 
 /// Calls that are made while all signals are blocked, by the C library as a thread starts and ends, and by the message
@@ -99,9 +99,8 @@ fn with_all_rows_all_goes_well() {
     }
 }
 
-/// The VMM with these arguments and a guest that runs `code`.
-fn start(option: &str, code: &[Vec<u8>], arguments: &[&str]) -> Running {
-    let kernel = program(code);
+/// The VMM with these arguments.
+fn start(option: &str, kernel: NamedTempFile, arguments: &[&str]) -> Running {
     let vmm = vmm()
         .args(["--memory", "64M", "--cpus", "2", "--seccomp", option, "--kernel"])
         .arg(kernel.path())
@@ -119,15 +118,10 @@ struct Running {
 }
 
 impl Running {
-    /// Waits for so many bytes of the guest's; fewer, if the VMM ends.
-    fn await_output(&mut self, bytes: usize) {
+    /// Waits for a byte of the guest's, or for its end.
+    fn await_output(&mut self) {
         let stdout = self.vmm.stdout.as_mut().unwrap();
-        let _ = stdout.take(bytes as u64).read_to_end(&mut Vec::new());
-    }
-
-    /// A VMM that has ended is not there to hear it.
-    fn signal(&self, signal: Signal) {
-        let _ = kill(Pid::from_raw(self.vmm.id().try_into().unwrap()), signal);
+        let _ = stdout.take(1).read_to_end(&mut Vec::new());
     }
 
     fn end(self) -> Output {
@@ -135,38 +129,53 @@ impl Running {
     }
 }
 
+/// A VMM that has ended is not there to hear it.
+fn send(to: &Child, signal: Signal) {
+    let _ = kill(Pid::from_raw(to.id().try_into().unwrap()), signal);
+}
+
+/// Stops a process, all of whose threads have stopped when it is let go on.
+fn stop_and_go_on(process: &mut Child) {
+    let tasks = format!("/proc/{}/task", process.id());
+    let states = || -> Vec<_> {
+        let tasks = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+        let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
+        // After the name, which is in parentheses.
+        tasks
+            .filter_map(stat)
+            .filter_map(|stat| stat.rsplit(')').next()?.trim().chars().next())
+            .collect()
+    };
+    send(process, Signal::SIGSTOP);
+    while process.try_wait().unwrap().is_none() && states().iter().any(|state| *state != 'T') {
+        sleep(Duration::from_millis(1));
+    }
+    send(process, Signal::SIGCONT);
+}
+
 fn powers_off(option: &str) -> Output {
     let folder = TempDir::new().unwrap();
     let stats = folder.path().join("stats");
-    let code = [out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)];
-    start(option, &code, &["--stats", stats.to_str().unwrap()]).end()
+    let kernel = program(&[out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)]);
+    start(option, kernel, &["--stats", stats.to_str().unwrap()]).end()
 }
 
 fn reboots(option: &str) -> Output {
-    let mut running = start(option, &[out(COM1, b'\n'), out(RESET.0, RESET.1)], &[]);
-    running.await_output(3);
-    running.signal(Signal::SIGTERM);
-    running.end()
+    start(option, reboots_once(), &[]).end()
 }
 
 /// `int3`, and there is no table of interrupts.
 fn faults(option: &str) -> Output {
-    start(option, &[vec![0xcc]], &[]).end()
+    start(option, program(&[vec![0xcc]]), &[]).end()
 }
 
-/// Of which the modes are read and changed, and another job's are left alone.
+/// Of which the modes are changed and changed back, twice.
 fn has_a_terminal(option: &str) -> Output {
-    let kernel = program(&[out(RESET.0, RESET.1)]);
+    let kernel = reboots_once();
     let terminal = openpty(None, None).unwrap();
     let vmm = Command::new("setsid")
-        .args([
-            "--ctty",
-            "timeout",
-            "--foreground",
-            "1",
-            env!("CARGO_BIN_EXE_vmm"),
-        ])
-        .args(["--memory", "64M", "--seccomp", option, "--kernel"])
+        .args(["--wait", "--ctty", env!("CARGO_BIN_EXE_vmm"), "--memory", "64M"])
+        .args(["--seccomp", option, "--kernel"])
         .arg(kernel.path())
         .stdin(terminal.slave)
         .output();
@@ -177,9 +186,9 @@ fn has_a_terminal(option: &str) -> Output {
 fn is_controlled(option: &str) -> Output {
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("vm.sock");
-    let code = [out(COM1, b'\n')];
-    let mut running = start(option, &code, &["--control", socket.to_str().unwrap()]);
-    running.await_output(1);
+    let kernel = program(&[out(COM1, b'\n')]);
+    let mut running = start(option, kernel, &["--control", socket.to_str().unwrap()]);
+    running.await_output();
     let ask = |what: &str| {
         let mut stream = UnixStream::connect(&socket)?;
         stream.write_all(format!("{what} HTTP/1.1\r\nHost: vmm\r\n\r\n").as_bytes())?;
@@ -194,20 +203,27 @@ fn is_controlled(option: &str) -> Output {
         // A VMM that has ended does not answer.
         let _ = ask(what);
     }
-    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGSTOP, Signal::SIGCONT] {
-        running.signal(signal);
-        sleep(Duration::from_millis(20));
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        send(&running.vmm, signal);
+    }
+    // More than once, since the thread may not wait yet.
+    for _ in 0..SLEEPS {
+        sleep(NAP / 2);
+        stop_and_go_on(&mut running.vmm);
     }
     let _ = ask("GET /api/v1/vmm.ping");
-    running.signal(Signal::SIGTERM);
+    send(&running.vmm, Signal::SIGTERM);
     running.end()
 }
+
+const SLEEPS: u32 = 20;
+const NAP: Duration = Duration::from_millis(20);
 
 const UNDER: &str = "VMM_TEST_UNDER_A_LIST";
 
 /// A thread that runs under the list which `option` takes a row from, in a process of its own.
 fn under(option: &str, does: &str) -> Output {
-    let child = Command::new(env::current_exe().unwrap())
+    let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "seccomp::a_thread_under_a_list"])
         .env(UNDER, format!("{option} {does}"))
         // As the VMM itself has it.
@@ -217,10 +233,9 @@ fn under(option: &str, does: &str) -> Output {
         .spawn()
         .unwrap();
     if does == "sleep" {
-        let pid = Pid::from_raw(child.id().try_into().unwrap());
-        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
-            sleep(Duration::from_millis(100));
-            let _ = kill(pid, signal);
+        for _ in 0..SLEEPS {
+            sleep(NAP / 2);
+            stop_and_go_on(&mut child);
         }
     }
     child.wait_with_output().unwrap()
@@ -253,7 +268,7 @@ fn a_thread_under_a_list() {
             // As a panic does where it does not unwind.
             "abort" => std::process::abort(),
             // A call that was stopped with its process is made again by another name.
-            "sleep" => sleep(Duration::from_millis(400)),
+            "sleep" => (0..SLEEPS).for_each(|_| sleep(NAP)),
             // A clock that cannot be read without a call, as all are on some hosts.
             _ => drop(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)),
         }
