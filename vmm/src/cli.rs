@@ -286,12 +286,23 @@ mod tests {
             })
         };
         let (required, none) = (ResetPolicy::Required, ResetPolicy::IfPossible);
+        let passed = |path: Option<&str>, reset| {
+            Ok(Passthrough {
+                path: path.map(PathBuf::from),
+                group: Some(3),
+                reset,
+                p2p: true,
+            })
+        };
         let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
         let cases = [
             ("/sys/d", device("/sys/d", required, true)),
             ("01:00.0,reset=none", device("01:00.0", none, true)),
             ("01:00.0,p2p=off", device("01:00.0", required, false)),
             ("01:00.0,p2p=off,reset=none", device("01:00.0", none, false)),
+            ("01:00.0,fd=3", passed(Some("01:00.0"), required)),
+            ("fd=3,reset=none", passed(None, none)),
+            ("01:00.0,fd=x", unknown("fd=x")),
             ("01:00.0,p2p=on", unknown("p2p=on")),
             ("01:00.0,reset=", unknown("reset=")),
             ("01:00.0,", unknown("")),

@@ -358,4 +358,26 @@ mod tests {
         assert_eq!(sysfs.group(address("01:00.0")), Some(14));
         assert_eq!(sysfs.group(address("02:00.0")), None);
     }
+
+    #[test]
+    fn a_groups_open_file_tells_its_number() {
+        let tree = Tree::new();
+        let folder = tree.0.path().join("dev/char");
+        fs::create_dir_all(&folder).unwrap();
+        let null = fs::File::open("/dev/null").unwrap();
+        let number = |target: &str| {
+            let link = folder.join("1:3");
+            let _ = fs::remove_file(&link);
+            symlink(target, link).unwrap();
+            tree.sysfs().group_of(&null)
+        };
+        assert_eq!(number("../../devices/virtual/vfio/7"), Some(7));
+        assert_eq!(number("../../devices/virtual/misc/vfio"), None, "the container");
+        assert_eq!(number("../../devices/virtual/vfio/noiommu-7"), None);
+        assert_eq!(
+            tree.sysfs().group_of(&fs::File::open("/proc/version").unwrap()),
+            None
+        );
+        assert_eq!(Sysfs::at("/nonexistent").group_of(&null), None);
+    }
 }
