@@ -5,6 +5,7 @@ use std::io::Write;
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::boot::{Boot, Kernel, Platform};
+use vmm::files::Opened;
 use vmm::memory::Ram;
 
 use crate::input::Input;
@@ -14,12 +15,13 @@ const RAM: u64 = 32 << 20;
 const CMDLINE: u64 = 0x2_0000;
 
 /// A file of these bytes.
-fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+fn file(bytes: &[u8]) -> Opened {
     let mut file = tempfile::NamedTempFile::new_in("/dev/shm")
         .or_else(|_| tempfile::NamedTempFile::new())
         .unwrap();
     file.write_all(bytes).unwrap();
-    file
+    // It is deleted, and stays open.
+    Opened::open("file", file.path()).unwrap()
 }
 
 pub fn run(bytes: &[u8]) {
@@ -38,7 +40,7 @@ pub fn run(bytes: &[u8]) {
     } else {
         Kernel::load_again
     };
-    let Ok(kernel) = load(image.path(), ram.memory(), &layout) else {
+    let Ok(kernel) = load(&image, ram.memory(), &layout) else {
         return;
     };
     let platform = Platform {
@@ -49,7 +51,7 @@ pub fn run(bytes: &[u8]) {
         memory: ram.memory(),
         layout: &layout,
         platform: &platform,
-        initrd: (kind & 2 != 0).then(|| initrd.path()),
+        initrd: (kind & 2 != 0).then_some(&initrd),
         pci_ports: kind & 4 != 0,
         cmdline: &cmdline,
     };

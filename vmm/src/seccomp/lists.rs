@@ -97,7 +97,6 @@ const VCPU_REQUESTS: &[Row] = &[
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
     kvm_takes::<kvm_irq_routing>("KVM_SET_GSI_ROUTING", 0x6a),
     kvm_takes::<kvm_irqfd>("KVM_IRQFD", 0x76),
-    kvm_takes::<kvm_msi>("KVM_SIGNAL_MSI", 0xa5),
     vfio("VFIO_DEVICE_SET_IRQS", 110),
     // FLR.
     vfio("VFIO_DEVICE_RESET", 111),
@@ -115,7 +114,7 @@ const MAIN: &[Row] = calls![
     SYS_seccomp SYS_clone3
 ];
 
-/// Other builds have it on [`CHECKED`]: eventfds are duplicated.
+/// Other builds have it on `CHECKED`: eventfds are duplicated.
 #[cfg(not(debug_assertions))]
 const DUPLICATES: &[Row] = calls![SYS_fcntl];
 #[cfg(debug_assertions)]
@@ -144,6 +143,7 @@ const MAIN_REQUESTS: &[Row] = &[
         size_of::<kvm_create_device>(),
     ),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
+    kvm_takes::<kvm_msi>("KVM_SIGNAL_MSI", 0xa5),
     vfio("VFIO_GROUP_UNSET_CONTAINER", 105),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),

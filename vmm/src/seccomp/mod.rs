@@ -1,7 +1,7 @@
 //! Which system calls each kind of thread may make from just before the guest's first instruction on.
 //!
-//! The lists are in [`lists`]. A thread that is started by another has that one's filter, too, so all that a CPU's
-//! thread may do is on the main thread's list. A call outside ends the VMM: see [`violation`].
+//! The lists are in `lists`. A thread that is started by another has that one's filter, too, so all that a CPU's
+//! thread may do is on the main thread's list. A call outside ends the VMM: see `violation`.
 
 mod lists;
 mod names;

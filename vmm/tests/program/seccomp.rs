@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::thread::{self, sleep};
 
 use nix::libc::SIGSYS;
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
