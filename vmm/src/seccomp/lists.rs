@@ -144,7 +144,6 @@ const MAIN_REQUESTS: &[Row] = &[
     ),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
     kvm_takes::<kvm_msi>("KVM_SIGNAL_MSI", 0xa5),
-    vfio("VFIO_GROUP_UNSET_CONTAINER", 105),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),

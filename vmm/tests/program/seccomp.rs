@@ -190,19 +190,26 @@ fn is_controlled(option: &str) -> Output {
     let kernel = program(&[out(COM1, b'\n')]);
     let mut running = start(option, kernel, &["--control", socket.to_str().unwrap()]);
     running.await_output();
+    // A VMM that has ended does not answer.
     let ask = |what: &str| {
-        let mut stream = UnixStream::connect(&socket)?;
-        stream.write_all(format!("{what} HTTP/1.1\r\nHost: vmm\r\n\r\n").as_bytes())?;
-        stream.read_to_end(&mut Vec::new())
+        let mut answer = String::new();
+        if let Ok(mut stream) = UnixStream::connect(&socket) {
+            let _ = stream.write_all(format!("{what} HTTP/1.1\r\nHost: vmm\r\n\r\n").as_bytes());
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
     };
+    // The guest may run before it can be asked for.
+    while running.vmm.try_wait().unwrap().is_none() && !ask("GET /api/v1/vm.info").contains("running") {
+        sleep(Duration::from_millis(1));
+    }
     for what in [
         "GET /api/v1/vmm.ping",
         "PUT /api/v1/vm.pause",
         "GET /api/v1/vm.counters",
         "PUT /api/v1/vm.resume",
     ] {
-        // A VMM that has ended does not answer.
-        let _ = ask(what);
+        ask(what);
     }
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
         send(&running.vmm, signal);
@@ -212,7 +219,7 @@ fn is_controlled(option: &str) -> Output {
         sleep(NAP / 2);
         stop_and_go_on(&mut running.vmm);
     }
-    let _ = ask("GET /api/v1/vmm.ping");
+    ask("GET /api/v1/vmm.ping");
     send(&running.vmm, Signal::SIGTERM);
     running.end()
 }

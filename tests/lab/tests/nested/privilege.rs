@@ -1,7 +1,7 @@
 //! The VMM does with the least: as an ordinary user, with the system calls of its lists and no other.
 
 use lab::protocol::{Ending, Program, Request};
-use lab::{Error, Guest, L1, place, sha256};
+use lab::{Error, Guest, L1, place, sha256, times};
 
 use crate::Test;
 use crate::support::{VFIO, assigned, boot, hashes};
@@ -140,15 +140,16 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
         .fold(Guest::new("read:20,reboots:1"), |guest, device| {
             guest.device(device)
         });
-    let resets = Guest::new("toggle:500").device(&devices[0]);
+    let resets = Guest::new("toggle:500").device(&devices[0]).device(&devices[1]);
     let guests = [of_all.reboots().memory("64M"), resets.memory("64M")];
     for guest in &guests {
         boot(l1, guest)?;
     }
     let mut unneeded = Vec::new();
-    for row in ROWS.lines() {
+    for row in ROWS.lines().step_by(usize::try_from(times(4, 1)).unwrap()) {
         let mut is_missed = false;
-        for guest in &guests {
+        // A VMM that ended at a reboot leaves word of that on the disk, and the next guest boots but once.
+        for guest in [&guests[0], &guests[0], &guests[1]] {
             is_missed = is_missed || misses(l1, guest, row)?;
         }
         if !is_missed {
