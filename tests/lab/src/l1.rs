@@ -268,6 +268,10 @@ impl L1 {
     fn take(&mut self, event: Event) -> Result<Option<Message>, Error> {
         match event {
             Event::Message(Message::Failed { why }) => Err(Error::Refused(why)),
+            Event::Message(Message::Output { text, .. }) if tells_of_a_hang(&text) => Err(Error::Stalled {
+                seconds: HANG_TOLD_AFTER,
+                console: format!("{}\n{text}", self.last_words()),
+            }),
             Event::Message(message) => Ok(Some(message)),
             Event::Console(line) => {
                 self.console.push_back(line);
@@ -298,6 +302,16 @@ impl L1 {
             .collect::<Vec<_>>()
             .join("\n")
     }
+}
+
+/// A kernel waits so long before it tells of a hang (`CONFIG_RCU_CPU_STALL_TIMEOUT`).
+const HANG_TOLD_AFTER: u64 = 21;
+
+/// Whether a kernel tells that a CPU of its own does nothing any more (Documentation/RCU/stallwarn.rst). It does so again
+/// and again, so that what it prints is no sign of life. QEMU's SVM hangs an L2 whose kernel cannot have the guard so,
+/// now and then (see `small_kernel`).
+fn tells_of_a_hang(text: &str) -> bool {
+    text.contains("rcu: INFO: ") && text.contains("stall")
 }
 
 impl Drop for L1 {
@@ -384,4 +398,19 @@ fn each_line(source: impl Read, mut take: impl FnMut(String) -> bool) {
 
 fn confused(message: &Message) -> Error {
     Error::Confused(format!("{message:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_tells_of_a_hang_is_no_sign_of_life() {
+        let hang = "[   84.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\r\n";
+        assert!(tells_of_a_hang(hang));
+        assert!(tells_of_a_hang("rcu: INFO: rcu_sched self-detected stall on CPU"));
+        for line in ["rcu: Hierarchical RCU implementation.", "nvme nvme0: stalled"] {
+            assert!(!tells_of_a_hang(line), "{line}");
+        }
+    }
 }

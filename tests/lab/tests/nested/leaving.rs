@@ -97,7 +97,7 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
     let kills = times(8, 200);
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
-    let guest = Guest::new("hash:64K,read:30000")
+    let guest = Guest::new("hash:64K,read:8000")
         .memory(SMALL)
         .device(&before.device);
     let life = boot(l1, &guest)?.finished.elapsed_ns;
@@ -112,6 +112,9 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
         assert!(was_killed || outcome.is_success(), "{}", outcome.account());
         *ends.entry(reached(&outcome)).or_insert(0_u64) += 1;
         before.assert_usable(l1, &format!("killed after {moment} ns"))?;
+        if (kill + 1).is_multiple_of(25) {
+            println!("{} kills: {ends:?}", kill + 1);
+        }
     }
     println!("killed: {ends:?}");
     assert!(
