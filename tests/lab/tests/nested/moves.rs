@@ -2,7 +2,7 @@
 //! its driver away, reboot.
 
 use guest::Report;
-use lab::{Device, Error, Guest, L1, Outcome, sha256};
+use lab::{Device, Error, Guest, Kernel, L1, Outcome, sha256};
 
 use crate::Test;
 use crate::support::{VFIO, assigned, boot, counter, hashes, of_functions, ram_calls, take};
@@ -81,7 +81,13 @@ fn rebind(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
     let steps = format!("rebind:{REBINDS},hash:1M,read:50");
-    let outcome = boot(l1, &Guest::new(&steps).device(&device).cpus(2))?;
+    // 6.1 cannot have the guard against interrupts that QEMU delivers twice, and with two CPUs it hangs often.
+    let cpus = if l1.machine().kernel == Kernel::Stock61 {
+        1
+    } else {
+        2
+    };
+    let outcome = boot(l1, &Guest::new(&steps).device(&device).cpus(cpus))?;
     let rebound = outcome
         .reports
         .iter()
