@@ -8,21 +8,26 @@ use thiserror::Error;
 /// A fatal error.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// There is no `/dev/kvm`.
+    /// There is no `/dev/kvm`, or none where `--kvm` says.
     #[error(
-        "no /dev/kvm: this machine has no usable KVM\n  \
+        "no {0}: this machine has no usable KVM\n  \
          load it with: modprobe kvm_intel (or kvm_amd); it needs VT-x or SVM switched on in the firmware, or \
          nested virtualization where this is itself a guest"
     )]
-    KvmMissing,
-    /// `/dev/kvm` may not be opened.
+    KvmMissing(PathBuf),
+    /// It may not be opened.
     #[error(
-        "no permission to open /dev/kvm\n  join its group with: usermod -aG kvm $USER (then log in again), or run as root"
+        "no permission to open {0}\n  join its group with: usermod -aG kvm $USER (then log in again), or run as root"
     )]
-    KvmPermission,
-    /// `/dev/kvm` could not be opened for another reason.
-    #[error("/dev/kvm could not be opened: {0}")]
-    KvmOpen(#[source] kvm_ioctls::Error),
+    KvmPermission(PathBuf),
+    /// It could not be opened for another reason.
+    #[error("{path} could not be opened: {source}")]
+    KvmOpen {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
     /// The kernel's KVM lacks something.
     #[error("KVM of this kernel lacks {0}, which this VMM needs")]
     KvmLacks(&'static str),

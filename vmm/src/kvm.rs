@@ -44,10 +44,9 @@ fn check(kvm: Kvm) -> Result<Kvm, Error> {
 }
 
 fn open_at(path: &Path) -> Result<Kvm, Error> {
-    let failed = |error: kvm_ioctls::Error| open_error(Errno::from_raw(error.errno()));
-    let path = CString::new(path.as_os_str().as_bytes());
-    let path = path.map_err(|_| open_error(Errno::ENOENT))?;
-    Kvm::new_with_path(path).map_err(failed)
+    let failed = |errno| open_error(path, errno);
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::ENOENT))?;
+    Kvm::new_with_path(name).map_err(|error| failed(Errno::from_raw(error.errno())))
 }
 
 fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
@@ -63,12 +62,16 @@ fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
     }
 }
 
-fn open_error(errno: Errno) -> Error {
+fn open_error(path: &Path, errno: Errno) -> Error {
+    let path = path.to_owned();
     match errno {
         // No such file; no such device: the module is there, the CPU feature is not.
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing,
-        Errno::EACCES | Errno::EPERM => Error::KvmPermission,
-        other => Error::KvmOpen(kvm_ioctls::Error::new(other as i32)),
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
+        Errno::EACCES | Errno::EPERM => Error::KvmPermission(path),
+        other => Error::KvmOpen {
+            path,
+            source: kvm_ioctls::Error::new(other as i32),
+        },
     }
 }
 
@@ -92,12 +95,12 @@ mod tests {
 
     #[test]
     fn each_errno_has_its_advice() {
-        let text = |errno| open_error(errno).to_string();
+        let text = |errno| open_error(Path::new("/dev/kvm2"), errno).to_string();
         assert!(
-            text(Errno::ENOENT).starts_with("no /dev/kvm") && text(Errno::ENOENT).contains("modprobe kvm")
+            text(Errno::ENOENT).starts_with("no /dev/kvm2: ") && text(Errno::ENOENT).contains("modprobe kvm")
         );
-        assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm"));
+        assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm2\n"));
         assert!(text(Errno::EACCES).contains("usermod -aG kvm"));
-        assert!(text(Errno::EMFILE).contains("/dev/kvm could not be opened"));
+        assert!(text(Errno::EMFILE).starts_with("/dev/kvm2 could not be opened: "));
     }
 }

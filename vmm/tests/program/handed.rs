@@ -69,7 +69,7 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
     (
         "--kernel fd=3 --kvm /nonexistent",
         KERNEL,
-        "no /dev/kvm",
+        "no /nonexistent: ",
         "modprobe",
     ),
     (
