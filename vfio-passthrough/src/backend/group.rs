@@ -93,11 +93,6 @@ impl Container {
     ///
     /// See [`Error`]; each names the device and what would mend it.
     pub fn open_device(self: &Arc<Self>, address: PciAddress) -> Result<Arc<GroupDevice>, Error> {
-        // What was bound to another driver meanwhile is asked for anew.
-        self.drivers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
         self.open_device_of(address, None)
     }
 
@@ -121,6 +116,8 @@ impl Container {
         address: PciAddress,
         opened: Option<File>,
     ) -> Result<Arc<GroupDevice>, Error> {
+        // What was bound to another driver meanwhile is asked for anew.
+        self.drivers().clear();
         let group = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
         if let Some(other) = opened.as_ref().map(|file| self.sysfs.group_of(file))
             && other != Some(group)
@@ -147,12 +144,16 @@ impl Container {
     }
 
     fn driver(&self, address: PciAddress) -> Driver {
-        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drivers = self.drivers();
         let asked = || Driver {
             name: self.sysfs.driver(address),
             is_vfio: self.sysfs.is_vfio(address),
         };
         drivers.entry(address).or_insert_with(asked).clone()
+    }
+
+    fn drivers(&self) -> MutexGuard<'_, BTreeMap<PciAddress, Driver>> {
+        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
