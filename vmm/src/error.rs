@@ -190,6 +190,14 @@ pub enum Error {
         /// Why it failed.
         why: String,
     },
+    /// The kernel has Landlock and refuses its use.
+    #[error(
+        "the VMM could not shut itself out of the file system (Landlock): {why}\n  a process can be under 16 sets of rules at most: start it from fewer programs that make some"
+    )]
+    Landlock {
+        /// Which call failed, and why.
+        why: String,
+    },
     /// The control socket could not be made.
     #[error("--control {path}: {source}{}", in_use(.source))]
     Control {

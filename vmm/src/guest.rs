@@ -33,7 +33,7 @@ use crate::stats::Stats;
 use crate::stop::{Outcome, Stop};
 use crate::vcpu::{self, Gate, Vcpu, Vcpus, cpuid, registers};
 use crate::vfio::{Devices, Functions, GuestFunction};
-use crate::{Args, Error, Memory, kvm, layout, vfio};
+use crate::{Args, Error, Memory, kvm, landlock, layout, vfio};
 
 /// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
@@ -252,6 +252,7 @@ impl Vm {
         main_loop.add(events.clone());
         if self.is_first {
             vcpu::prepare_kicks()?;
+            landlock::restrict(Thread::Main, args.control.as_deref())?;
             host.filters.main.install()?;
         }
         stats.phase("set_up");

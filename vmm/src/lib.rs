@@ -30,6 +30,7 @@ pub mod guest;
 pub mod handed;
 pub mod interrupts;
 pub mod kvm;
+pub mod landlock;
 pub mod layout;
 pub mod machine;
 pub mod memory;

@@ -21,7 +21,7 @@ pub enum Request {
         /// Absolute.
         path: String,
     },
-    /// Write a file.
+    /// Write a file, in folders that are made if need be.
     Write {
         /// Absolute.
         path: String,

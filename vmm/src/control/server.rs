@@ -15,8 +15,8 @@ use serde_json::json;
 
 use super::http::{self, Asked, Response};
 use super::{Control, NotRunning};
-use crate::Error;
-use crate::seccomp::Filter;
+use crate::seccomp::{Filter, Thread};
+use crate::{Error, landlock};
 
 /// How long a client may take for its request, and to take in its answer: others wait meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub struct Server {
 
 impl Server {
     /// Listens at `path`, for the user of this process only. A socket that nobody listens at any more is
-    /// replaced. The thread is held to `filter`.
+    /// replaced. The thread is held to `filter`, and to what is open.
     pub fn start(path: &Path, control: &Arc<Control>, filter: Filter) -> Result<Self, Error> {
         let failed = |source| Error::Control {
             path: path.to_owned(),
@@ -47,7 +47,8 @@ impl Server {
         };
         let control = Arc::clone(control);
         let thread = Builder::new().name("control".into()).stack_size(STACK);
-        let serving = thread.spawn(move || match filter.install() {
+        let held = move || landlock::restrict(Thread::Control, None).and_then(|()| filter.install());
+        let serving = thread.spawn(move || match held() {
             Ok(()) => serve(&listener, &ended, &control),
             Err(error) => log::error!("the control socket is not heard: {error}"),
         });

@@ -4,11 +4,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use serde_json::json;
 use tempfile::TempDir;
+use vm_device::device_manager::IoManager;
 
 use super::server::{ROUTES, answer};
 use super::*;
+use crate::landlock;
 use crate::seccomp::{Filter, Seccomp, Thread};
+use crate::vcpu::{Gate, Machine};
 
 /// The threads of tests do more than the VMM's.
 fn filter() -> Filter {
@@ -121,4 +125,45 @@ fn a_client_that_dawdles_is_left() {
     );
     slow.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(slow.read(&mut [0; 16]).unwrap(), 0, "closed");
+}
+
+/// A life of no CPU, of which the counters are what the thread that asks for them may open.
+fn life() -> Life {
+    let stop = Arc::new(Stop::new().unwrap());
+    let machine = Machine {
+        buses: IoManager::new(),
+        posted: Arc::default(),
+        stats: Arc::default(),
+        stop: Arc::clone(&stop),
+        gate: Gate::default(),
+        filter: Arc::new(filter()),
+    };
+    Life {
+        vcpus: Vcpus::start(Vec::new(), &Arc::new(machine)).unwrap(),
+        stop,
+        power_button: EventFd::new(0).unwrap(),
+        counters: Box::new(|| {
+            let opened = std::fs::File::open("/proc/self/status");
+            json!({ "opened": opened.map_err(|error| error.kind().to_string()).err() })
+        }),
+    }
+}
+
+#[test]
+fn its_thread_opens_no_file() {
+    if !landlock::is_whole() {
+        return eprintln!("NOT RUN: its_thread_opens_no_file: this kernel has not all of Landlock's ABI 7");
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("socket");
+    let control = Arc::new(Control::default());
+    control.begin(life());
+    let _server = Server::start(&path, &control, filter()).unwrap();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream
+        .write_all(b"GET /api/v1/vm.counters HTTP/1.1\r\nHost: vmm\r\n\r\n")
+        .unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains(r#"{"opened":"permission denied"}"#), "{said}");
 }

@@ -1,15 +1,22 @@
 //! A Linux guest that is controlled by the socket of its VMM, while its device is busy.
 
 use guest::Report;
+use lab::protocol::Request;
 use lab::{Error, Guest, L1, sha256};
 
 use crate::Test;
 use crate::support::{assigned, boot, hashes};
 
-pub const TESTS: &[Test] = &[(
-    "control: a guest is paused under I/O, and hears its power button",
-    control,
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "control: a guest is paused under I/O, and hears its power button",
+        control,
+    ),
+    (
+        "control: a guest's VMM reaches no file but its socket's",
+        confined,
+    ),
+];
 
 const SOCKET: &str = "/tmp/vm.sock";
 const INIT: &str = "\"report\":\"init\"";
@@ -68,5 +75,42 @@ fn control(l1: &mut L1) -> Result<(), Error> {
         "{}",
         outcome.account()
     );
+    Ok(())
+}
+
+/// What is at the socket's path when a VMM ends, it removes; under Landlock, if that is in the folder that the socket was
+/// made in. All else that it does to files its lists of system calls do not even know.
+fn confined(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let [own, other] = ["/tmp/own", "/tmp/other"];
+    let [socket, file] = [own, other].map(|folder| format!("{folder}/vm.sock"));
+    for path in [&format!("{own}/here"), &file] {
+        l1.tell(&Request::Write {
+            path: path.clone(),
+            contents: "another's".into(),
+        })?;
+    }
+    let exchange = ["/init", "exchange", own, other].map(str::to_owned).to_vec();
+    let guest = Guest::new("hash:64K")
+        .device(&device)
+        .arguments(["--control", &socket]);
+    let outcome = boot(l1, &guest.run_at(INIT, exchange))?;
+    assert_eq!(
+        outcome.finished.sightings[0].said.trim(),
+        "Ok(())",
+        "{}",
+        outcome.account()
+    );
+    assert_eq!(l1.read(own)?, "vm.sock", "another's");
+    assert!(l1.read(other)?.contains("vm.sock"), "its own");
+    // Where nobody interferes, the socket is removed.
+    l1.tell(&Request::Remove { path: socket.clone() })?;
+    boot(
+        l1,
+        &Guest::new("hash:64K")
+            .device(&device)
+            .arguments(["--control", &socket]),
+    )?;
+    assert_eq!(l1.read(own)?, "");
     Ok(())
 }

@@ -29,6 +29,11 @@ fn main() {
     {
         return println!("{}", pci::unbind(address));
     }
+    if let Some([word, one, other]) = arguments.get(1..)
+        && word == setup::EXCHANGE
+    {
+        return println!("{:?}", setup::exchange(one, other));
+    }
     if let Err(error) = serve() {
         // The console is all there is: it ends up in the lab's log of L1.
         eprintln!("agent: {error}");
@@ -70,7 +75,9 @@ fn answer(request: Request, sender: &Sender) -> Message {
     let result = match request {
         Request::Run(program) => run::run(&program, sender).map(|f| Message::Finished(Box::new(f))),
         Request::Read { path } => setup::read(&path).map(|contents| Message::Contents { contents }),
-        Request::Write { path, contents } => fs::write(path, contents).map(|()| Message::Done),
+        Request::Write { path, contents } => {
+            setup::write(Path::new(&path), &contents).map(|()| Message::Done)
+        }
         Request::Rename { from, to } => fs::rename(from, to).map(|()| Message::Done),
         Request::Copy { from, to } => fs::copy(from, to).map(|_| Message::Done),
         Request::Cover { path, contents } => setup::cover(&path, &contents).map(|()| Message::Done),

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::Path;
 
 use lab::protocol::MODULE_LIST;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount, umount};
@@ -70,6 +71,22 @@ pub fn read(path: &str) -> Result<String> {
     }
     let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     Ok(names.collect::<Result<Vec<_>>>()?.join("\n"))
+}
+
+/// Writes a file, in folders that are made if need be.
+pub fn write(path: &Path, contents: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, contents)
+}
+
+/// The word for [`exchange`], by which the agent is run as a program.
+pub const EXCHANGE: &str = "exchange";
+
+/// Puts each of two files or folders in the place of the other.
+pub fn exchange(one: &str, other: &str) -> Result<()> {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).map_err(Error::from)
 }
 
 /// What the kernel has said so far.
