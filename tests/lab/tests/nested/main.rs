@@ -111,12 +111,12 @@ fn lanes() -> [Vec<Group>; LANES] {
             ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
             ("6.12", xhci, usb::TESTS.to_vec()),
             ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
-        ],
-        vec![
-            ("small", full(Kernel::Small), small),
             ("small", e1000e, nics::TESTS.to_vec()),
             ("small, ports", ports, host::TESTS.to_vec()),
             ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
+        ],
+        vec![
+            ("small", full(Kernel::Small), small),
             // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
             // need.
             (
