@@ -9,7 +9,8 @@ use crate::support::{assigned, boot, hashes};
 pub const TESTS: &[Test] = &[
     ("a guest without a device", no_device),
     ("two NVMes of two groups in one guest", two_nvmes),
-    ("a guest with two vCPUs", two_cpus),
+    ("a guest with two vCPUs", |l1| several_cpus(l1, 2)),
+    ("a guest with 16 vCPUs", |l1| several_cpus(l1, 16)),
 ];
 
 const HASHED: usize = 4 << 20;
@@ -34,14 +35,14 @@ fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-fn two_cpus(l1: &mut L1) -> Result<(), Error> {
+fn several_cpus(l1: &mut L1, count: u32) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
-    let outcome = boot(l1, &Guest::new("hash:4M,read:1000").device(&device).cpus(2))?;
+    let outcome = boot(l1, &Guest::new("hash:4M,read:1000").device(&device).cpus(count))?;
     let Some(Report::Init { cpus, .. }) = outcome.reports.first() else {
         panic!("no first report\n{}", outcome.account());
     };
-    assert_eq!(cpus, "0-1");
+    assert_eq!(*cpus, format!("0-{}", count - 1));
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
     Ok(())
 }
