@@ -106,7 +106,6 @@ mod tests {
             .create_new(true)
             .open(&path)
             .unwrap();
-        fs::write(folder.path().join("other"), "x").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
         for thread in [Thread::Main, Thread::Control] {

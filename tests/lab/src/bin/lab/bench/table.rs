@@ -48,7 +48,6 @@ fn userspace_exits(boot: &Boot) -> u64 {
 
 /// What the project wants to reach against QEMU.
 pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
-    let percent = |ours: u64, qemu: u64| ours.saturating_mul(100).checked_div(qemu).unwrap_or(u64::MAX);
     let to_init = percent(
         ours.median(|boot| boot.to_init_ns),
         qemu.median(|boot| boot.to_init_ns),
@@ -75,6 +74,14 @@ pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
     let reads = Goal::new("time of a 4 KiB read:", read, 101, "% of QEMU's");
     goals.extend((read > 0).then_some(reads));
     goals
+}
+
+/// Rounded up, so that what is a bit above a goal does not meet it.
+fn percent(ours: u64, qemu: u64) -> u64 {
+    match qemu {
+        0 => u64::MAX,
+        _ => ours.saturating_mul(100).div_ceil(qemu),
+    }
 }
 
 /// A row's name, and its value.
@@ -162,7 +169,7 @@ mod tests {
                 .iter()
                 .all(Goal::is_met)
         );
-        let missed = goals(&qemu, &figures(Vmm::Ours, 720, 251), 3073);
+        let missed = goals(&qemu, &figures(Vmm::Ours, 701, 251), 3073);
         assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 3);
     }
 
