@@ -18,6 +18,6 @@ mod pci;
 mod power;
 mod serial;
 
-pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError};
+pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError, SlotsFreed};
 pub use power::{PowerControl, PowerRequest, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use serial::{Serial, SerialError};

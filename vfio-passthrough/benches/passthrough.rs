@@ -53,8 +53,8 @@ fn config(criterion: &mut Criterion) {
     }
     group.bench_function("write, a BAR that is sized and put back", |bencher| {
         bencher.iter(|| {
-            function.config_write(BAR0, &[0xff; 4]);
-            function.config_write(BAR0, black_box(&[0, 0, 0, 0xe0]));
+            let _ = function.config_write(BAR0, &[0xff; 4]);
+            let _ = function.config_write(BAR0, black_box(&[0, 0, 0, 0xe0]));
         });
     });
     group.finish();
@@ -67,7 +67,7 @@ fn msix_table(criterion: &mut Criterion) {
     for vectors in VECTORS {
         let function = function(vectors);
         let control = |value: u16| function.config_write(MSIX_CONTROL, &value.to_le_bytes());
-        control(ENABLE | FUNCTION_MASK);
+        let _ = control(ENABLE | FUNCTION_MASK);
         group.bench_function(BenchmarkId::new("function masked", vectors), |bencher| {
             let mut data = 0u32;
             bencher.iter(|| {
@@ -79,7 +79,7 @@ fn msix_table(criterion: &mut Criterion) {
             function.bar_write(bar, TABLE + vector * 16, &0xfee0_0000_u64.to_le_bytes());
             function.bar_write(bar, TABLE + vector * 16 + 12, &[0; 4]);
         }
-        control(ENABLE);
+        let _ = control(ENABLE);
         group.bench_function(
             BenchmarkId::new("mask and unmask, all in use", vectors),
             |bencher| {

@@ -66,8 +66,8 @@ fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()
     let memory: Arc<dyn HostMemory> = ram.clone();
     let slot = host.memory().place(ram.start_addr().0, memory.clone())?;
     let mappings = container.dma().map_all([(Iova(0), memory)])?;
-    function.config_write(0x10, &u32::try_from(BAR0)?.to_le_bytes());
-    function.config_write(0x04, &6_u16.to_le_bytes());
+    let _ = function.config_write(0x10, &u32::try_from(BAR0)?.to_le_bytes());
+    let _ = function.config_write(0x04, &6_u16.to_le_bytes());
     turn_vectors_on(&function)?;
     function.shutdown()?;
     drop((mappings, slot));
@@ -99,7 +99,7 @@ fn turn_vectors_on(function: &PassthroughFunction) -> Result<()> {
         function.bar_write(bar, entry + 8, &(0x40 + vector).to_le_bytes());
         function.bar_write(bar, entry + 12, &0_u32.to_le_bytes());
     }
-    function.config_write(capability + 2, &0x8000_u16.to_le_bytes());
+    let _ = function.config_write(capability + 2, &0x8000_u16.to_le_bytes());
     Ok(())
 }
 

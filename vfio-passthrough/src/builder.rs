@@ -91,9 +91,9 @@ impl PassthroughFunction {
             windows: parts.windows(config.bars(), &regions, msix)?,
             events: [request, error].into_iter().flatten().collect(),
             config,
+            sequence: 0,
             freed: false,
             unsettled: false,
-            still: true,
             running: true,
         };
         let bars = state.config.bars().to_vec();

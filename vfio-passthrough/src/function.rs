@@ -1,5 +1,6 @@
 //! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
 
+mod effects;
 mod error;
 mod host;
 mod interrupts;
@@ -10,6 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
+pub use effects::ConfigEffects;
 pub use error::Error;
 pub(crate) use reset::{BUS_RESET, choose};
 pub use reset::{Reset, ResetPolicy};
@@ -79,12 +81,12 @@ pub(crate) struct State {
     pub windows: Vec<Window>,
     /// What the host tells, not the guest.
     pub events: Vec<Event>,
-    /// A window was taken away: others may fit where it was.
+    /// The number of the last effects.
+    pub sequence: u64,
+    /// A memory slot was removed since then: another function's BAR may fit where it was.
     pub freed: bool,
     /// Something that the guest asked for failed: the next write does all of it again.
     pub unsettled: bool,
-    /// Config space is still: see [`PassthroughFunction::still_config`].
-    pub still: bool,
     pub running: bool,
 }
 
@@ -113,23 +115,6 @@ impl PassthroughFunction {
         self.read_config(&mut self.lock(), offset, data);
     }
 
-    /// As [`config_read`](Self::config_read), of as many bytes as are wanted, while config space is *still*: nothing
-    /// changes it but what the guest writes to it. So it is from power-on until the guest lets the function decode
-    /// something or master the bus, or sets something else going in it. False, for good, after that.
-    ///
-    /// A VMM may have still config space as memory that the guest only reads, and so without exits, as long as it asks
-    /// again for what was written after each [`config_write`](Self::config_write). A status bit that the device
-    /// sets by itself is not seen there: as if it had come later, which nothing tells apart while config space is
-    /// all that there is of the function. All of it is one read of the device, in which the host's kernel makes a
-    /// thousand.
-    pub fn still_config(&self, offset: u16, data: &mut [u8]) -> bool {
-        let mut state = self.lock();
-        if state.still {
-            self.read_config(&mut state, offset, data);
-        }
-        state.still
-    }
-
     fn read_config(&self, state: &mut State, offset: u16, data: &mut [u8]) {
         if !state.running {
             return data.fill(0xff);
@@ -142,7 +127,6 @@ impl PassthroughFunction {
         if state.config.needs_device(offset, data.len()) {
             let result = self.device.read(&self.config_region, u64::from(offset), data);
             if let Err(source) = result {
-                state.still = false;
                 data.fill(0xff);
                 return self.warn(&self.region_error("read", &self.config_region, source));
             }
@@ -150,18 +134,15 @@ impl PassthroughFunction {
         state.config.overlay(offset, data);
     }
 
-    /// The guest writes config space. True where memory slots were taken away: BARs of other functions that
-    /// were refused a place may have room now (see [`place_again`](Self::place_again)).
-    pub fn config_write(&self, offset: u16, data: &[u8]) -> bool {
+    /// The guest writes config space, 1 to 4 bytes. What the VMM has to do because of it is returned.
+    pub fn config_write(&self, offset: u16, data: &[u8]) -> ConfigEffects {
         self.traps.config_writes.increment();
         let mut state = self.lock();
-        if !state.running {
-            return false;
+        if state.running {
+            let written = state.config.write(offset, data);
+            self.settle(&mut state, written);
         }
-        let written = state.config.write(offset, data);
-        state.still &= state.config.stays_still(&written);
-        self.settle(&mut state, written);
-        std::mem::take(&mut state.freed)
+        self.effects(&mut state)
     }
 
     /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the
@@ -178,30 +159,34 @@ impl PassthroughFunction {
         }
     }
 
-    /// The guest writes to a BAR at a place that no memory slot covers.
-    pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+    /// The guest writes to a BAR at a place that no memory slot covers. `None`: the VMM has nothing to do because of
+    /// it. A write of the MSI-X table tries again what failed before, which may free memory slots.
+    pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) -> Option<ConfigEffects> {
         self.traps.bar_writes.increment();
         if self.is_lost() {
-            return;
+            return None;
         }
         match self.msix_part(bar, offset) {
-            Some(MsixPart::Table(at)) => {
-                let mut state = self.lock();
-                if state.msix.write(at, data) || state.unsettled {
-                    let touched = Touched::MSIX;
-                    self.settle(
-                        &mut state,
-                        Written {
-                            touched,
-                            ..Written::default()
-                        },
-                    );
-                }
-            }
+            Some(MsixPart::Table(at)) => return self.table_write(at, data),
             // Read-only (PCI 6.8.2.10).
             Some(MsixPart::Pba(_)) => {}
             None => self.region_write(bar, offset, data),
         }
+        None
+    }
+
+    fn table_write(&self, at: u64, data: &[u8]) -> Option<ConfigEffects> {
+        let mut state = self.lock();
+        let resyncs = state.unsettled;
+        if state.msix.write(at, data) || resyncs {
+            let touched = Touched::MSIX;
+            let written = Written {
+                touched,
+                ..Written::default()
+            };
+            self.settle(&mut state, written);
+        }
+        resyncs.then(|| self.effects(&mut state))
     }
 
     /// How the function is reset.
@@ -215,12 +200,14 @@ impl PassthroughFunction {
     ///
     /// # Errors
     ///
-    /// The first failure; what comes after it is done all the same.
-    pub fn reset(&self) -> Result<(), Error> {
-        match self.is_lost() {
+    /// The first failure; what comes after it is done all the same, and has effects.
+    pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
+        let mut state = self.lock();
+        let result = match self.is_lost() {
             true => Ok(()),
-            false => self.reset_locked(&mut self.lock()),
-        }
+            false => self.reset_locked(&mut state),
+        };
+        (self.effects(&mut state), result)
     }
 
     /// Takes the function away from the guest: interrupts, memory slots and bus mastering go, and it is
@@ -232,7 +219,6 @@ impl PassthroughFunction {
     /// The first failure; what comes after it is done all the same. Calling it again does nothing.
     pub fn shutdown(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        state.still = false;
         if !std::mem::replace(&mut state.running, false) {
             return Ok(());
         }
@@ -253,7 +239,6 @@ impl PassthroughFunction {
         }
         let result = self.carry_out(state, &written);
         state.unsettled = result.is_err();
-        state.still &= result.is_ok();
         self.log_failure(result);
     }
 

@@ -68,7 +68,7 @@ pub use address::{BarIndex, ByteRange, Iova, PciAddress};
 pub use backend::group::Container;
 pub use builder::Host;
 pub use dma::DmaSpace;
-pub use function::{PassthroughFunction, ResetPolicy};
+pub use function::{ConfigEffects, PassthroughFunction, ResetPolicy};
 pub use pci::bar::{Bar, BarKind, Space};
 
 /// The README's code is compiled with the tests.

@@ -47,20 +47,18 @@ fn access(function: &PassthroughFunction, random: &mut Random) {
         2 => drop(function.config_write(0x42, &[[0, 0], [0, 0x80], [0, 0xc0]][random.next(3) as usize])),
         3 => drop(function.config_write(0x64, &[[0, 0], [3, 0]][random.next(2) as usize])),
         4 => function.config_read((random.next(64) * 4) as u16, &mut data),
-        5 | 6 => function.bar_write(
-            bar0,
-            TABLE + vector * 16 + 12,
-            &(random.next(2) as u32).to_le_bytes(),
-        ),
-        7 => function.bar_write(
-            bar0,
-            TABLE + vector * 16 + 8,
-            &(random.next(9) as u32).to_le_bytes(),
-        ),
+        5 | 6 => {
+            let (at, value) = (TABLE + vector * 16 + 12, random.next(2) as u32);
+            let _ = function.bar_write(bar0, at, &value.to_le_bytes());
+        }
+        7 => {
+            let (at, value) = (TABLE + vector * 16 + 8, random.next(9) as u32);
+            let _ = function.bar_write(bar0, at, &value.to_le_bytes());
+        }
         8 => function.bar_read(bar0, PBA, &mut data),
         9 => function.bar_read(bar0, random.next(0x2000) & !3, &mut data),
         10 => drop(function.decode(Space::Memory, 0xe000_0000 + random.next(0x40_0000))),
-        _ => function.place_again(),
+        _ => drop(function.retry_placement()),
     }
 }
 
@@ -118,14 +116,14 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
             thread::yield_now();
         }
         // Failures are the other thread's doing.
-        let reset = function.reset();
+        let (_, reset) = function.reset();
         assert!(failing || reset.is_ok(), "{reset:?}");
         while done.load(Ordering::Relaxed) < STEPS * CPUS {
             thread::yield_now();
         }
         let shut = match seed % 8 < 4 {
             true => function.shutdown(),
-            false => function.recover().and(function.release()),
+            false => function.recover().1.and(function.detach().1),
         };
         assert!(failing || shut.is_ok(), "{shut:?}");
         drop(mapping);

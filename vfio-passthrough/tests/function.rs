@@ -58,12 +58,13 @@ fn bar0() -> BarIndex {
 
 impl Setup {
     fn write(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn place(&self, gpa: u64) {
-        self.function.config_write(0x10, &(gpa as u32).to_le_bytes());
-        self.function
+        let _ = self.function.config_write(0x10, &(gpa as u32).to_le_bytes());
+        let _ = self
+            .function
             .config_write(0x14, &((gpa >> 32) as u32).to_le_bytes());
     }
 

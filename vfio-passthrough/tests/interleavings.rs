@@ -94,10 +94,10 @@ type Access = fn(&PassthroughFunction);
 
 const DRIVER: [Access; 8] = [
     |function| write(function.config_write(4, &[6, 0])),
-    |function| function.bar_write(bar0(), TABLE + 8, &0x41_u32.to_le_bytes()),
-    |function| function.bar_write(bar0(), TABLE + 12, &[0; 4]),
+    |function| write(function.bar_write(bar0(), TABLE + 8, &0x41_u32.to_le_bytes())),
+    |function| write(function.bar_write(bar0(), TABLE + 12, &[0; 4])),
     |function| write(function.config_write(0x42, &[0, 0x80])),
-    |function| function.bar_write(bar0(), TABLE + 12, &[1, 0, 0, 0]),
+    |function| write(function.bar_write(bar0(), TABLE + 12, &[1, 0, 0, 0])),
     |function| function.bar_read(bar0(), PBA, &mut [0; 4]),
     |function| write(function.config_write(0x10, &0xe010_0000_u32.to_le_bytes())),
     |function| write(function.config_write(4, &[0, 0])),
@@ -115,11 +115,11 @@ const OTHER: [Access; 6] = [
     |function| function.config_read(4, &mut [0; 4]),
     |function| write(function.config_write(0x64, &[0, 0])),
     |function| function.bar_read(bar0(), 0x10, &mut [0; 4]),
-    |function| function.place_again(),
+    |function| write(function.retry_placement()),
 ];
 
-/// Whether memory was given up is for a bus to know.
-fn write(_freed: bool) {}
+/// Effects are for a VMM.
+fn write<T>(_effects: T) {}
 
 fn bar0() -> BarIndex {
     BarIndex::new(0).unwrap()
@@ -146,7 +146,7 @@ fn life() {
     let address = "01:00.0".parse().unwrap();
     let slow = Arc::new(Slow(device.clone()));
     let function = Arc::new(PassthroughFunction::new(address, slow, &host, ResetPolicy::Required).unwrap());
-    function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
+    let _ = function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
     let cpus = [spawn(&function, &DRIVER), spawn(&function, &OTHER)];
     let hardware = {
         let (device, iommu) = (device.clone(), iommu.clone());
@@ -161,7 +161,7 @@ fn life() {
         })
     };
     thread::yield_now();
-    function.reset().unwrap();
+    function.reset().1.unwrap();
     thread::yield_now();
     function.shutdown().unwrap();
     drop(mapping);

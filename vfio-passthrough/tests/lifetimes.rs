@@ -70,15 +70,15 @@ fn attach_use_detach(iommu: &Arc<Iommu>, device: &Arc<PciDevice>, host: &Host, m
     let address = "01:00.0".parse().unwrap();
     let function = PassthroughFunction::new(address, device.clone(), host, ResetPolicy::Required).unwrap();
     let mapping = space.map_all([(Iova(0), memory.clone())]).unwrap();
-    function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
-    function.config_write(0x04, &6_u16.to_le_bytes());
+    let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
+    let _ = function.config_write(0x04, &6_u16.to_le_bytes());
     let bar = BarIndex::new(0).unwrap();
     for entry in (0..VECTORS).map(|vector| TABLE + vector * 16) {
         function.bar_write(bar, entry, &0xfee0_0000_u64.to_le_bytes());
         function.bar_write(bar, entry + 8, &0x41_u32.to_le_bytes());
         function.bar_write(bar, entry + 12, &0_u32.to_le_bytes());
     }
-    function.config_write(0x42, &0x8000_u16.to_le_bytes());
+    let _ = function.config_write(0x42, &0x8000_u16.to_le_bytes());
     device.raise(1).unwrap();
     assert_eq!(usize::try_from(VECTORS).unwrap(), device.irqs().bound());
     function.shutdown().unwrap();

@@ -259,8 +259,8 @@ fn a_function_that_was_shut_down_does_no_dma_to_the_memory_that_it_had() {
         ResetPolicy::Required,
     )
     .unwrap();
-    function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
-    function.config_write(0x04, &[6, 0]);
+    let _ = function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
+    let _ = function.config_write(0x04, &[6, 0]);
     setup.device.dma_write(&setup.iommu, Iova(0), &[7; 4]).unwrap();
     assert_eq!(bytes(&memory, 0), [7; 4]);
     function.shutdown().unwrap();

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{Ecam, HostBridge, PciRoot};
+use devices::{HostBridge, PciRoot};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use nix::sys::signalfd::SignalFd;
@@ -18,7 +18,6 @@ use vfio_passthrough::kvm::KvmHost;
 
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
-use crate::constant::Constant;
 use crate::control::{Configuration, Control, Life};
 use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
 use crate::files::Files;
@@ -45,7 +44,6 @@ pub struct Host {
     devices: Option<Devices>,
     layout: Layout,
     ram: Ram,
-    constant: Option<Constant>,
     files: Files,
     filters: Filters,
     _mappings: Vec<Mapping>,
@@ -137,7 +135,6 @@ impl Host {
             devices,
             layout,
             ram,
-            constant: Constant::new(),
             files,
             filters,
             _mappings,
@@ -233,12 +230,10 @@ impl Vm {
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
         let (_, control) = asked;
-        let (pci, entry) = self.load(host, args, stats)?;
+        let (pci, functions) = self.pci_root(stats)?;
+        let entry = self.load(host, args)?;
         stats.phase("load");
         let slots = host.ram.place(self.kvm_host.memory().as_ref())?;
-        let constant = host.constant.as_ref();
-        let constant =
-            constant.map(|constant| constant.place(&self.kvm_host, host.layout.ecam, pci.first_absent()));
         let stop = Arc::new(Stop::new()?);
         let (vcpus, shared, console) = self.assemble(host, args, (pci, entry), &stop, stats)?;
         let mut main_loop = MainLoop::new(&stop, asked, &console.pending, stats)?;
@@ -247,7 +242,7 @@ impl Vm {
         if host.devices.is_some() {
             main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
         }
-        let events = DeviceEvents::new(&self.functions, args.on_error, &stop);
+        let events = DeviceEvents::new(functions, args.on_error, &stop);
         let events = Arc::new(Mutex::new(events));
         main_loop.add(events.clone());
         if self.is_first {
@@ -270,7 +265,7 @@ impl Vm {
         host.interrupts.count(&self.functions.addresses(), stats);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let shut_down = self.functions.shutdown();
-        drop((shared, main_loop, events, slots, constant, terminal));
+        drop((shared, main_loop, events, slots, terminal));
         count(&self.kvm_host, &self.functions, stats);
         stats.phase("end");
         looped
@@ -285,10 +280,9 @@ impl Vm {
             .map_err(Error::system("an epoll set for interrupts"))
     }
 
-    /// Loads kernel, initramfs and boot data into RAM, and fills the PCI bus.
-    fn load(&self, host: &Host, args: &Args, stats: &Stats) -> Result<(PciRoot, Entry), Error> {
+    /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
+    fn load(&self, host: &Host, args: &Args) -> Result<Entry, Error> {
         self.functions.place_bars(&host.layout);
-        let (pci, slots) = self.pci_root(host.layout.ecam, stats)?;
         let load = if self.is_first {
             Kernel::load
         } else {
@@ -297,7 +291,7 @@ impl Vm {
         let kernel = load(&host.files.kernel, host.ram.memory(), &host.layout)?;
         let platform = Platform {
             cpus: args.cpus,
-            slots,
+            slots: self.functions.iter().map(|(slot, _)| *slot).collect(),
         };
         let boot = Boot {
             memory: host.ram.memory(),
@@ -307,22 +301,21 @@ impl Vm {
             pci_ports: args.pci_ports,
             cmdline: &args.cmdline,
         };
-        Ok((pci, boot.prepare(&kernel)?))
+        boot.prepare(&kernel)
     }
 
-    /// A bus with the host bridge at slot 0 and the assigned functions after it, and the slots of the latter.
-    fn pci_root(&self, ecam: AddressRange, stats: &Stats) -> Result<(PciRoot, Vec<u8>), Error> {
+    /// A bus with the host bridge at slot 0 and the assigned functions after it, and these.
+    fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
         let mut root = PciRoot::new();
         root.insert(0, Arc::new(HostBridge))?;
-        let mut slots = Vec::new();
+        let mut functions = Vec::new();
         for (slot, function) in self.functions.iter() {
-            let function = GuestFunction::new(function, &self.posted, stats);
-            let config = ecam.start.saturating_add(Ecam::offset_of(*slot));
-            let function = function.with_still_config(&self.kvm_host, config);
-            root.insert(*slot, Arc::new(function))?;
-            slots.push(*slot);
+            let function = GuestFunction::new(function, self.posted.clone(), stats);
+            let function = Arc::new(function);
+            root.insert(*slot, function.clone())?;
+            functions.push(function);
         }
-        Ok((root, slots))
+        Ok((root, functions))
     }
 
     fn assemble(

@@ -21,7 +21,6 @@
 pub mod boot;
 mod cli;
 pub mod console;
-pub mod constant;
 pub mod control;
 mod error;
 pub mod events;
@@ -38,8 +37,8 @@ pub mod posted;
 pub mod prepare;
 pub mod seccomp;
 pub mod stats;
-pub mod still;
 pub mod stop;
+mod sync;
 pub mod vcpu;
 pub mod vfio;
 

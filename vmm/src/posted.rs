@@ -5,13 +5,15 @@
 //! an exit first delivers what is in it: so nothing that the guest does overtakes what it wrote.
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use devices::ConfigPorts;
 use kvm_bindings::kvm_coalesced_mmio;
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+use vfio_passthrough::{ByteRange, ConfigEffects};
 
 use crate::Error;
+use crate::sync::Mutex;
 
 /// The address register of PCI configuration mechanism #1, whether there is one or not: the access that it is
 /// for, to the data register, is an exit. Linux writes it for each slot before it has found ECAM.
@@ -69,6 +71,19 @@ impl Posted {
     }
 }
 
+/// Collects the guest's writes to a range of its memory.
+pub trait Collect: Send + Sync {
+    /// Collects those to `size` bytes from `start` on until the value is dropped; `None` where each is an exit.
+    fn collect(&self, start: u64, size: u32) -> Option<Box<dyn Send>>;
+}
+
+impl Collect for Posted {
+    fn collect(&self, start: u64, size: u32) -> Option<Box<dyn Send>> {
+        let collected = Collected::begin(&self.0.get()?.vm, IoEventAddress::Mmio(start), size)?;
+        Some(Box::new(collected))
+    }
+}
+
 fn address(write: &kvm_coalesced_mmio) -> IoEventAddress {
     // SAFETY: both variants of the union are one number: KVM's, or the zero of a kernel that collects no ports.
     match unsafe { write.__bindgen_anon_1.pio } {
@@ -99,14 +114,6 @@ impl Collected {
             }
         }
     }
-
-    /// Start and size of a range of memory.
-    fn memory(&self) -> Option<(u64, u32)> {
-        match self.start {
-            IoEventAddress::Mmio(start) => Some((start, self.size)),
-            IoEventAddress::Pio(_) => None,
-        }
-    }
 }
 
 impl Drop for Collected {
@@ -120,31 +127,48 @@ impl Drop for Collected {
     }
 }
 
-/// The one range of a device whose writes may be collected, wherever it is at the time.
+/// The one range of a function whose writes may be collected, wherever it is at the time.
 pub struct PostedRange {
-    posted: Arc<Posted>,
-    now: Mutex<Option<Collected>>,
+    posted: Arc<dyn Collect>,
+    now: Mutex<Now>,
+}
+
+#[derive(Default)]
+struct Now {
+    /// The number of the effects that were applied last.
+    sequence: u64,
+    range: Option<ByteRange>,
+    collected: Option<Box<dyn Send>>,
 }
 
 impl PostedRange {
     /// Nowhere yet.
-    pub fn new(posted: &Arc<Posted>) -> Self {
+    pub fn new(posted: Arc<dyn Collect>) -> Self {
         Self {
-            posted: Arc::clone(posted),
+            posted,
             now: Mutex::default(),
         }
     }
 
-    /// The range is here now: start and size. What was collected at its former place is still to be delivered.
-    pub fn follow(&self, range: Option<(u64, u32)>) {
+    /// Collects where `effects` say, unless newer ones came first. What was collected at the former place is still to be
+    /// delivered.
+    pub fn apply(&self, effects: &ConfigEffects) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.as_ref().and_then(Collected::memory) != range {
-            *now = None;
-            let ring = self.posted.0.get().zip(range);
-            *now = ring.and_then(|(ring, (start, size))| {
-                Collected::begin(&ring.vm, IoEventAddress::Mmio(start), size)
-            });
+        if effects.sequence <= now.sequence {
+            return;
         }
+        now.sequence = effects.sequence;
+        if now.range != effects.coalesced_writes {
+            // The former range ends before the new one begins.
+            now.collected = None;
+            now.range = effects.coalesced_writes;
+            now.collected = now.range.and_then(|range| self.collect(range));
+        }
+    }
+
+    fn collect(&self, range: ByteRange) -> Option<Box<dyn Send>> {
+        let size = u32::try_from(range.size()).ok()?;
+        self.posted.collect(range.start(), size)
     }
 }
 
@@ -217,23 +241,32 @@ mod tests {
         }
     }
 
+    fn effects(sequence: u64, coalesced_writes: Option<ByteRange>) -> ConfigEffects {
+        ConfigEffects {
+            sequence,
+            slots_freed: false,
+            coalesced_writes,
+        }
+    }
+
     #[test]
     fn writes_are_collected_where_they_may_come_late_and_nowhere_else() {
         let Some(mut machine) = Machine::new(&WRITES) else {
             return eprintln!("writes_are_collected did not run: /dev/kvm does not open here");
         };
-        let (posted, all) = (Arc::new(Posted::default()), Some((DEVICE, 8)));
-        let range = PostedRange::new(&posted);
+        let posted = Arc::new(Posted::default());
+        let [all, none] = [ByteRange::new(DEVICE, 8), None];
+        let range = PostedRange::new(posted.clone());
         let words = [(DEVICE + 4, vec![0x22; 2]), (DEVICE, vec![0x11; 2])];
         let byte = (DEVICE + 8, vec![0x33]);
         let as_exits = [words.as_slice(), std::slice::from_ref(&byte)].concat();
-        range.follow(all);
+        range.apply(&effects(1, all));
         assert_eq!(machine.run(), as_exits, "nobody would deliver them");
-        range.follow(None);
+        range.apply(&effects(2, none));
         posted.open(&machine.vm, &machine.vcpu).unwrap();
-        range.follow(all);
+        range.apply(&effects(3, all));
         assert_eq!(machine.run(), [byte]);
-        range.follow(None);
+        range.apply(&effects(4, none));
         let mut collected = Vec::new();
         posted.deliver(|address, data| match address {
             IoEventAddress::Mmio(gpa) => collected.push((gpa, data.to_vec())),
@@ -251,8 +284,8 @@ mod tests {
         };
         let posted = Arc::new(Posted::default());
         posted.open(&machine.vm, &machine.vcpu).unwrap();
-        let range = PostedRange::new(&posted);
-        range.follow(Some((DEVICE, 16)));
+        let range = PostedRange::new(posted.clone());
+        range.apply(&effects(1, ByteRange::new(DEVICE, 16)));
         let mut exits = 0;
         let runs = (1..).find(|_| {
             exits += machine.run().len();

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use devices::PciFunction;
+use devices::{PciFunction, SlotsFreed};
 use resources::{AddressRange, BarRequest, BarSpace, Layout, PlacedBar};
 use vfio_passthrough::address::ParsePciAddressError;
 use vfio_passthrough::backend::group::GroupDevice;
@@ -14,7 +14,8 @@ use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    Bar, BarIndex, BarKind, Container, Host, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
+    Bar, BarIndex, BarKind, ConfigEffects, Container, Host, Iova, PassthroughFunction, PciAddress,
+    ResetPolicy, Space,
 };
 use vm_memory::GuestMemoryRegion;
 
@@ -24,9 +25,8 @@ use crate::cli::Passthrough;
 use crate::control::{BarInfo, DeviceInfo};
 use crate::handed::Handed;
 use crate::memory::Ram;
-use crate::posted::{Posted, PostedRange};
+use crate::posted::{Collect, PostedRange};
 use crate::stats::{BarHeat, Stats};
-use crate::still::StillConfig;
 
 /// The host bridge has slot 0.
 const FIRST_SLOT: u8 = 1;
@@ -36,7 +36,6 @@ pub struct GuestFunction {
     function: Arc<PassthroughFunction>,
     heat: Arc<BarHeat>,
     posted: PostedRange,
-    still: StillConfig,
 }
 
 impl PciFunction for GuestFunction {
@@ -44,24 +43,19 @@ impl PciFunction for GuestFunction {
         self.function.config_read(offset, data);
     }
 
-    fn config_write(&self, offset: u16, data: &[u8]) -> bool {
-        let freed = self.function.config_write(offset, data);
-        self.still.follow(&self.function, offset);
-        let range = self.function.posted_range();
-        self.posted
-            .follow(range.and_then(|range| Some((range.start(), u32::try_from(range.size()).ok()?))));
-        freed
+    fn config_write(&self, offset: u16, data: &[u8]) -> SlotsFreed {
+        self.apply(&self.function.config_write(offset, data))
     }
 
-    fn place_again(&self) {
-        self.function.place_again();
+    fn retry_placement(&self) {
+        let _ = self.apply(&self.function.retry_placement());
     }
 
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
         self.read(Space::Memory, gpa, data)
     }
 
-    fn memory_write(&self, gpa: u64, data: &[u8]) -> bool {
+    fn memory_write(&self, gpa: u64, data: &[u8]) -> Option<SlotsFreed> {
         self.write(Space::Memory, gpa, data)
     }
 
@@ -69,28 +63,30 @@ impl PciFunction for GuestFunction {
         self.read(Space::Io, port.into(), data)
     }
 
-    fn io_write(&self, port: u16, data: &[u8]) -> bool {
+    fn io_write(&self, port: u16, data: &[u8]) -> Option<SlotsFreed> {
         self.write(Space::Io, port.into(), data)
     }
 }
 
 impl GuestFunction {
     /// `function`, whose traps `stats` counts, and whose writes that may come late `posted` collects.
-    pub fn new(function: &Arc<PassthroughFunction>, posted: &Arc<Posted>, stats: &Stats) -> Self {
+    pub fn new(function: &Arc<PassthroughFunction>, posted: Arc<dyn Collect>, stats: &Stats) -> Self {
         Self {
             function: Arc::clone(function),
             heat: stats.bar_heat(&function.address().to_string()),
             posted: PostedRange::new(posted),
-            still: StillConfig::default(),
         }
     }
 
-    /// With its config space in the guest's memory, at `gpa`, while it is still.
-    pub fn with_still_config(self, host: &KvmHost, gpa: u64) -> Self {
-        Self {
-            still: StillConfig::place(&self.function, host, gpa),
-            ..self
-        }
+    /// The function itself.
+    pub fn function(&self) -> &PassthroughFunction {
+        &self.function
+    }
+
+    /// Does what a change of the function asks of the VMM, but for its other functions.
+    pub fn apply(&self, effects: &ConfigEffects) -> SlotsFreed {
+        self.posted.apply(effects);
+        SlotsFreed(effects.slots_freed)
     }
 
     fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
@@ -106,11 +102,10 @@ impl GuestFunction {
             .is_some()
     }
 
-    fn write(&self, space: Space, address: u64, data: &[u8]) -> bool {
-        let place = self.decode(space, address);
-        place
-            .map(|(bar, offset)| self.function.bar_write(bar, offset, data))
-            .is_some()
+    fn write(&self, space: Space, address: u64, data: &[u8]) -> Option<SlotsFreed> {
+        let (bar, offset) = self.decode(space, address)?;
+        let effects = self.function.bar_write(bar, offset, data);
+        Some(effects.map_or(SlotsFreed(false), |effects| self.apply(&effects)))
     }
 }
 
@@ -246,11 +241,6 @@ fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
 pub struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
 
 impl Functions {
-    #[cfg(test)]
-    pub(crate) fn of(functions: Vec<(u8, Arc<PassthroughFunction>)>) -> Self {
-        Self(functions)
-    }
-
     /// Each with its slot.
     pub fn iter(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
         self.0.iter()
@@ -375,9 +365,11 @@ fn place_bar(function: &PassthroughFunction, placed: &PlacedBar) {
     let bytes = placed.address.to_le_bytes();
     let words = bytes.chunks(4).take(bar.register_size().div_ceil(4));
     for (register, word) in (bar.register()..).step_by(4).zip(words) {
-        function.config_write(register, word);
+        let _ = function.config_write(register, word);
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
 #[cfg(test)]
 mod tests;

@@ -31,9 +31,10 @@ pub fn run(bytes: &[u8]) {
     let vm = Vm::new(faults.clone(), device.clone()).expect("an honest device is assigned");
     let place = input.u8();
     // As firmware leaves it.
-    vm.function
+    let _ = vm
+        .function
         .config_write(0x10, &(0xe000_0000 | u32::from(place) << 20).to_le_bytes());
-    vm.function.config_write(0x04, &[6, 0]);
+    let _ = vm.function.config_write(0x04, &[6, 0]);
     let mut failed = false;
     while !input.is_empty() {
         match input.u8() {

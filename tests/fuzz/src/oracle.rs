@@ -79,7 +79,7 @@ impl Vm {
                 let bar = BarIndex::new(input.u8() % 7).unwrap_or(BarIndex::ROM);
                 function.bar_read(bar, input.u64(), &mut data[..width]);
             }
-            12 => function.place_again(),
+            12 => drop(function.retry_placement()),
             13 => {
                 let _ = function.decode(Space::Memory, input.u64());
             }
@@ -182,14 +182,14 @@ impl Vm {
             let at = if index == 0 { at } else { at + 2 };
             let mut data = [0; 2];
             self.function.config_read(at, &mut data);
-            self.function.config_write(at, &data);
+            let _ = self.function.config_write(at, &data);
         }
     }
 
     /// How many places are asked for and refused.
     fn refused(&self) -> u64 {
         let before = self.faults.made(Call::PlaceSlot);
-        self.function.place_again();
+        let _ = self.function.retry_placement();
         self.faults.made(Call::PlaceSlot) - before
     }
 

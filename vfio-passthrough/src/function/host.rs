@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Error, PassthroughFunction, Reset, State};
+use super::{ConfigEffects, Error, PassthroughFunction, Reset, State};
 use crate::irq::Demand;
 use crate::pci::regs::Command;
 
@@ -16,7 +16,7 @@ const RESET_PAUSE: Duration = Duration::from_millis(10);
 
 impl PassthroughFunction {
     /// Signalled when the host asks for the device, because its driver is unbound or it is unplugged, and again every
-    /// 10 s while it waits (`vfio_unregister_group_dev`). The answer is [`release`](Self::release): until then,
+    /// 10 s while it waits (`vfio_unregister_group_dev`). The answer is [`detach`](Self::detach): until then,
     /// whoever asked for it hangs. None where VFIO has no such event. The VMM polls it; it stays open as long as the
     /// function.
     pub fn request_event(&self) -> Option<&EventFd> {
@@ -25,7 +25,7 @@ impl PassthroughFunction {
 
     /// Signalled when the device has told of an uncorrectable error (PCIe AER), of which the host's kernel log has the
     /// details: what the device did since is not to be trusted. Answers are to end the guest,
-    /// [`recover`](Self::recover) and [`release`](Self::release). None where VFIO has no such event: on conventional
+    /// [`recover`](Self::recover) and [`detach`](Self::detach). None where VFIO has no such event: on conventional
     /// PCI. The VMM polls it; it stays open as long as the function.
     pub fn error_event(&self) -> Option<&EventFd> {
         self.error.as_deref()
@@ -48,22 +48,26 @@ impl PassthroughFunction {
     ///
     /// The first failure; what comes after it is done all the same, and the device is closed. A reset that the host's
     /// kernel refuses since it is about to take the device (`EAGAIN`) is none. Calling it again does nothing.
-    pub fn release(&self) -> Result<(), Error> {
+    pub fn detach(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
+        let result = self.detach_locked(&mut state);
+        (self.effects(&mut state), result)
+    }
+
+    fn detach_locked(&self, state: &mut State) -> Result<(), Error> {
         if self.is_lost() {
             return Ok(());
         }
-        state.still = false;
         let running = std::mem::replace(&mut state.running, false);
-        let mut result = if running { self.stop(&mut state) } else { Ok(()) };
-        result = self.both(result, self.hide_windows(&mut state));
+        let mut result = if running { self.stop(state) } else { Ok(()) };
+        result = self.both(result, self.hide_windows(state));
         for window in &mut state.windows {
             let released = window
                 .release()
                 .map_err(|source| self.window_error("let go of", window.bar(), source));
             result = self.both(result, released);
         }
-        result = self.take_apart(&mut state, result);
+        result = self.take_apart(state, result);
         self.lost.store(true, Ordering::Release);
         self.device.close();
         result
@@ -89,8 +93,13 @@ impl PassthroughFunction {
     ///
     /// [`Error::NotUsable`] where it cannot be reset alone ([`reset_kind`](Self::reset_kind)); else the first failure:
     /// what comes after it is done all the same.
-    pub fn recover(&self) -> Result<(), Error> {
+    pub fn recover(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
+        let result = self.recover_locked(&mut state);
+        (self.effects(&mut state), result)
+    }
+
+    fn recover_locked(&self, state: &mut State) -> Result<(), Error> {
         if !state.running {
             return Ok(());
         }
@@ -101,7 +110,7 @@ impl PassthroughFunction {
         let command = state.config.command();
         let quiet = state.interrupts.reconcile(&Demand::default());
         let mut result = quiet.map_err(|source| self.interrupt_error(source));
-        result = self.both(result, self.hide_windows(&mut state));
+        result = self.both(result, self.hide_windows(state));
         // Decoding stays on, in VFIO's eyes: if the host's kernel has reset the link, or does so meanwhile, the BARs
         // are lost, and VFIO writes them again when it finds something off that it takes to be on
         // (vfio_need_bar_restore).
@@ -109,11 +118,11 @@ impl PassthroughFunction {
         result = self.both(result, quiet);
         result = self.both(result, self.reset_when_free());
         result = self.both(result, self.write_command(command));
-        result = self.both(result, self.read_power_state(&mut state));
+        result = self.both(result, self.read_power_state(state));
         if result.is_ok() {
-            self.place_windows(&mut state);
+            self.place_windows(state);
         }
-        result = self.both(result, self.reconcile_interrupts(&mut state));
+        result = self.both(result, self.reconcile_interrupts(state));
         state.unsettled = result.is_err();
         result
     }

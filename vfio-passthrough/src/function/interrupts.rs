@@ -1,28 +1,12 @@
 //! A function's interrupts: from its registers to the host, and what is pending.
 
 use super::{Error, PassthroughFunction, State};
-use crate::address::{BarIndex, ByteRange};
+use crate::address::BarIndex;
 use crate::irq::Demand;
 use crate::pci::msix::{MsixPart, overlay_pba, pba_vectors};
 use crate::pci::regs::Command;
 
 impl PassthroughFunction {
-    /// Where in the guest's memory writes may be handed over late, as long as they come in the order in which
-    /// the guest made them, and before anything else that it does to the function: the MSI-X table, while no
-    /// vector can be delivered whatever is in it (MSI-X off, or the function masked).
-    ///
-    /// Linux masks the function and then writes every entry of the table, 2048 at most, each time that a driver
-    /// turns MSI-X on. A hypervisor that collects such writes (KVM: coalesced MMIO) takes the guest to the VMM
-    /// for none of them. This may change with each [`config_write`](Self::config_write): look after it, hand
-    /// over what was collected meanwhile, and stop collecting elsewhere.
-    pub fn posted_range(&self) -> Option<ByteRange> {
-        let layout = self.msix?;
-        let state = self.lock();
-        let bar = self.bars.iter().find(|bar| bar.index == layout.table_bar)?;
-        let base = state.config.decoded(bar).filter(|_| state.msix.is_quiet())?;
-        ByteRange::new(base.checked_add(layout.table.start())?, layout.table.size())
-    }
-
     /// Makes the host agree with what the guest programmed.
     pub(super) fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
         let demand = Demand {

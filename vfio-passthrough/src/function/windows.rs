@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Error, PassthroughFunction, State};
+use super::{ConfigEffects, Error, PassthroughFunction, State};
 use crate::address::{BarIndex, ByteRange};
 use crate::dma;
 use crate::pci::bar::{Bar, Space};
@@ -26,8 +26,10 @@ impl PassthroughFunction {
     /// Places what the host VMM refused to place before: for a bus, after another function gave memory up.
     /// Costs nothing where nothing was refused. Writing a BAR or the command register of the function itself
     /// does it too.
-    pub fn place_again(&self) {
-        self.place_windows(&mut self.lock());
+    pub fn retry_placement(&self) -> ConfigEffects {
+        let mut state = self.lock();
+        self.place_windows(&mut state);
+        self.effects(&mut state)
     }
 
     /// Takes away what is not where the guest has its BAR now.

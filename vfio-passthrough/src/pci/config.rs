@@ -4,14 +4,11 @@
 //! as the host's kernel presents it). Which is which is decided once, in `view`. Nothing here talks to the
 //! device: a write returns what it asks for.
 
-use std::ops::Range;
-
 use super::bar::{Bar, Space};
 use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
-    BAR0, BARS_END, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_CONTROL_END, MSIX_CONTROL, PM_CONTROL,
-    PM_STATE, ROM, ROM_END, STATUS, STATUS_END,
+    BAR0, BARS_END, COMMAND, Command, MSIX_CONTROL, PM_CONTROL, PM_STATE, ROM, ROM_END, STATUS,
 };
 use crate::irq::plan::Wanted;
 
@@ -32,7 +29,6 @@ pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
-    pub express: Option<u16>,
     /// The function level resets that the function has, of PCI Express and of conventional PCI.
     pub resets: [Option<ResetBit>; 2],
 }
@@ -245,27 +241,6 @@ impl ConfigSpace {
             (COMMAND..STATUS).contains(&at) || (BAR0..BARS_END).contains(&at) || (ROM..ROM_END).contains(&at),
         );
         touched
-    }
-
-    /// True where a function that was still, and was written to like this, still is: it decodes nothing and masters
-    /// no bus, and of its own registers at most those were written that say how it will do so. All else may set
-    /// something going in the device that shows in config space later: VPD is read so, and a PME is.
-    pub fn stays_still(&self, written: &Written) -> bool {
-        let on = Command::IO | Command::MEMORY | Command::BUS_MASTER;
-        let acts = Touched::MSIX | Touched::MSI | Touched::POWER | Touched::RESET;
-        let express = self
-            .offsets
-            .express
-            .map(|offset| offset.saturating_add(EXPRESS_CONTROL)..offset.saturating_add(EXPRESS_CONTROL_END));
-        let quiet = [Some(STATUS..STATUS_END), express];
-        let is_quiet = |(offset, data): &(u16, Vec<u8>)| {
-            let end = usize::from(*offset).saturating_add(data.len());
-            let holds = |range: &Range<u16>| range.start <= *offset && end <= usize::from(range.end);
-            quiet.iter().flatten().any(holds)
-        };
-        !self.command().intersects(on)
-            && !written.touched.intersects(acts)
-            && written.forward.iter().all(is_quiet)
     }
 
     /// The command register as the guest set it.

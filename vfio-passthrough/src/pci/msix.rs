@@ -135,8 +135,8 @@ impl MsixState {
         self.masked = control & MSIX_FUNCTION_MASK != 0;
     }
 
-    /// Whether no vector can be delivered whatever the entries say: MSI-X is off, or the function is masked.
-    pub fn is_quiet(&self) -> bool {
+    /// No vector can be delivered whatever the entries say.
+    pub fn is_masked_or_disabled(&self) -> bool {
         !self.enabled || self.masked
     }
 

@@ -94,11 +94,11 @@ impl Setup {
     }
 
     fn write16(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn write32(&self, offset: u16, value: u32) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn read16(&self, offset: u16) -> u16 {

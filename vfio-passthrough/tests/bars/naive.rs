@@ -92,9 +92,9 @@ impl Setup {
             Step::Command(value) => self.write16(COMMAND, *value),
             Step::Power(value) => self.write16(PM_CONTROL, u16::from(*value)),
             Step::Flr => self.write16(EXPRESS_CONTROL, 0x8000),
-            Step::Reset => self.function.reset().unwrap_or_default(),
+            Step::Reset => self.function.reset().1.unwrap_or_default(),
             Step::Write(offset, data) => {
-                self.function.config_write(0x10 + offset, data);
+                let _ = self.function.config_write(0x10 + offset, data);
             }
         }
     }

@@ -47,7 +47,7 @@ fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
     assert_eq!(asleep, [&AWAY[..], &AWAY, &[Call::Write]].concat());
     let awake = trail(&setup, |setup| setup.write16(PM_CONTROL, 0));
     assert_eq!(awake, [&[Call::Write][..], &THERE, &THERE].concat());
-    let reset = trail(&setup, |setup| setup.function.reset().unwrap());
+    let reset = trail(&setup, |setup| setup.function.reset().1.unwrap());
     assert_eq!(reset, [&AWAY[..], &AWAY, &[Call::Write, Call::Reset]].concat());
     assert_eq!(setup.iommu.mappings(), []);
     let traps = setup.function.traps();

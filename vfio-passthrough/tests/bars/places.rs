@@ -37,7 +37,12 @@ fn what_changes_nothing_costs_no_slot_call() {
 fn only_the_bar_that_moves_costs_slot_calls() {
     let setup = setup();
     let before = setup.slot_calls();
-    assert!(setup.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()));
+    assert!(
+        setup
+            .function
+            .config_write(0x10, &0xe200_0000_u32.to_le_bytes())
+            .slots_freed
+    );
     assert_eq!(setup.slot_calls() - before, 2, "one taken away, one placed");
 }
 
@@ -147,20 +152,24 @@ fn a_refused_bar_is_placed_when_another_function_made_room() {
     let address = "02:00.0".parse().unwrap();
     let policy = ResetPolicy::Required;
     let two = PassthroughFunction::new(address, Arc::new(device), &one.guest.host(), policy).unwrap();
-    two.config_write(0x10, &FIRST.to_le_bytes());
-    two.config_write(COMMAND, &[2, 0]);
+    let _ = two.config_write(0x10, &FIRST.to_le_bytes());
+    let _ = two.config_write(COMMAND, &[2, 0]);
     assert_eq!(one.guest.slots(), both(), "refused");
     assert!(
-        one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
+        one.function
+            .config_write(0x10, &0xe200_0000_u32.to_le_bytes())
+            .slots_freed,
         "moved"
     );
-    two.place_again();
+    let _ = two.retry_placement();
     assert_eq!(
         one.guest.slots(),
         [both(), vec![range(0xe200_0000, 0x4000)]].concat()
     );
     assert!(
-        !one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
+        !one.function
+            .config_write(0x10, &0xe200_0000_u32.to_le_bytes())
+            .slots_freed,
         "unchanged"
     );
 }

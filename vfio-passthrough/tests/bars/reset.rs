@@ -110,7 +110,7 @@ fn bus_mastering_is_off_before_any_reset() {
         let end = if at_end {
             setup.function.shutdown()
         } else {
-            setup.function.reset()
+            setup.function.reset().1
         };
         assert!(end.is_err());
         assert_eq!(setup.real(COMMAND.into(), 2), [0, 0]);
@@ -130,7 +130,7 @@ fn every_failure_is_reported_and_the_rest_is_done() {
     for (call, expected) in failures {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
         setup.faults.fail(call, 0, libc::EIO);
-        let text = setup.function.reset().unwrap_err().to_string();
+        let text = setup.function.reset().1.unwrap_err().to_string();
         assert!(text.starts_with(expected), "{call:?}: {text}");
         assert_eq!(setup.faults.made(Call::Reset), 1, "{call:?}");
         assert_eq!(setup.guest.slots(), [], "{call:?}");
@@ -143,7 +143,7 @@ fn of_two_failures_one_is_returned_and_one_is_logged() {
     let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
     setup.faults.fail(Call::Write, 0, libc::EIO);
     setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
-    let (result, lines) = logged(|| setup.function.reset());
+    let (result, lines) = logged(|| setup.function.reset().1);
     let text = result.unwrap_err().to_string();
     assert!(
         text.starts_with("0000:01:00.0: cannot write region 7: "),
@@ -159,7 +159,7 @@ fn an_flr_of_either_kind_brings_power_on_back() {
         let setup = started(Setup::new(config_of([0; 6], extra), &[0x4000]));
         setup.write16(0x3c, 0x000b);
         let gave_up = setup.function.config_write(register, &u16::to_le_bytes(value));
-        assert!(gave_up, "{register:#x}");
+        assert!(gave_up.slots_freed, "{register:#x}");
         assert_eq!(setup.faults.made(Call::Reset), 1, "{register:#x}");
         assert_eq!(setup.guest.slots(), [], "{register:#x}");
         let found = (
@@ -197,7 +197,7 @@ fn a_sleeping_function_without_a_reset_is_awake_afterwards() {
     let setup = started(setup);
     setup.write16(PM_CONTROL, 3);
     assert_eq!(setup.guest.slots(), []);
-    setup.function.reset().unwrap();
+    setup.function.reset().1.unwrap();
     assert_eq!(setup.real(PM_CONTROL.into(), 1), [0]);
     assert_eq!(started(setup).guest.slots(), [range(0xe000_0000, 0x4000)]);
 }

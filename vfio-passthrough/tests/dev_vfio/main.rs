@@ -84,17 +84,19 @@ fn live(kvm: Fd, host: Host) -> Result<(), String> {
     });
     let functions = functions.collect::<Result<Vec<_>, _>>()?;
     for (function, bar) in functions.iter().zip([0xe000_0004_u32, 0xe100_0004]) {
-        function.config_write(0x10, &bar.to_le_bytes());
-        function.config_write(0x04, &[6, 0]);
+        let _ = function.config_write(0x10, &bar.to_le_bytes());
+        let _ = function.config_write(0x04, &[6, 0]);
         function.bar_write(BarIndex::new(0).unwrap(), 0x2000 + 12, &[0; 4]);
-        function.config_write(0x42, &[0, 0x80]);
-        function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
-        function.reset().map_err(text)?;
+        let _ = function.config_write(0x42, &[0, 0x80]);
+        let _ = function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
+        function.reset().1.map_err(text)?;
     }
     host(&world().as_ref().unwrap().system);
     let ends = functions
         .iter()
-        .zip([PassthroughFunction::shutdown, PassthroughFunction::release]);
+        .zip([PassthroughFunction::shutdown, |function: &PassthroughFunction| {
+            function.detach().1
+        }]);
     let ends: Vec<_> = ends.map(|(function, end)| end(function).map_err(text)).collect();
     drop(functions);
     mappings

@@ -206,7 +206,7 @@ fn give_up(
     let setup = in_use(shape, messages);
     lines::keep();
     setup.faults.strike(call..until, fault);
-    let failed = setup.function.release().err().map(|error| error.to_string());
+    let failed = setup.function.detach().1.err().map(|error| error.to_string());
     let struck = setup.faults.struck().first().copied();
     setup.faults.heal();
     check(setup.device.is_given_back(), || {
@@ -247,7 +247,7 @@ fn a_device_that_the_host_asks_for_is_given_back_whatever_fails() {
     let sweep_use = |(shape, messages)| {
         let setup = in_use(shape, messages);
         let before = setup.faults.all_made();
-        setup.function.release().unwrap();
+        setup.function.detach().1.unwrap();
         let calls = setup.faults.all_made() - before;
         let name = format!("given up, {shape:?}, messages {messages}");
         let once = sweep(&name, calls, |call, fault| {

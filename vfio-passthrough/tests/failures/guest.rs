@@ -205,7 +205,7 @@ impl Scenario {
             })?;
             if calls.contains(&Call::PlaceSlot) {
                 // Trapped is right, and not tried again by every access.
-                setup.function.place_again();
+                let _ = setup.function.retry_placement();
             }
             let picture = setup.picture();
             check(picture == *good, || {

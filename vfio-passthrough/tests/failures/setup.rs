@@ -200,9 +200,9 @@ impl Setup {
             Access::Write16(offset, value) => drop(function.config_write(offset, &value.to_le_bytes())),
             Access::Write32(offset, value) => drop(function.config_write(offset, &value.to_le_bytes())),
             Access::BarRead(offset) => function.bar_read(bar0(), offset, &mut data),
-            Access::BarWrite(offset, value) => function.bar_write(bar0(), offset, &value.to_le_bytes()),
-            Access::Reset => function.reset().map_err(|error| error.to_string())?,
-            Access::Recover => function.recover().map_err(|error| error.to_string())?,
+            Access::BarWrite(offset, value) => drop(function.bar_write(bar0(), offset, &value.to_le_bytes())),
+            Access::Reset => function.reset().1.map_err(|error| error.to_string())?,
+            Access::Recover => function.recover().1.map_err(|error| error.to_string())?,
         }
         Ok(data)
     }

@@ -36,7 +36,7 @@ fn start(setup: &Setup, Use(kind, vectors): Use, number: u16) {
     match kind {
         ON_MSI => {
             let address = 0xfee0_0000_u32.to_le_bytes();
-            setup.function.config_write(MSI + 4, &address);
+            let _ = setup.function.config_write(MSI + 4, &address);
             setup.write(MSI + 12, number);
             setup.write(MSI + 2, 1 | (vectors.ilog2() as u16) << 4);
         }

@@ -238,7 +238,7 @@ impl Naive {
 fn happen(setup: &Setup, event: &Event) {
     match event {
         Event::Config(offset, data) => {
-            setup.function.config_write(*offset, data);
+            let _ = setup.function.config_write(*offset, data);
         }
         Event::Table(offset, data) => setup.table_write(*offset, data),
         Event::Raise(vector) => setup.device.raise(*vector).unwrap(),

@@ -71,7 +71,7 @@ impl Setup {
     }
 
     fn write(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn read(&self, offset: u16) -> u16 {

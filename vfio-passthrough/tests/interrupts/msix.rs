@@ -74,13 +74,12 @@ fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
     let setup = started(DYNAMIC);
     setup.write(0x10, 0);
     setup.write(0x12, 0xe000);
+    let effects = |offset, value: u16| setup.function.config_write(offset, &value.to_le_bytes());
     let range = |command, control| {
-        setup.write(COMMAND, command);
-        setup.write(MSIX_CONTROL, control);
-        setup
-            .function
-            .posted_range()
-            .map(|range| (range.start(), range.size()))
+        let before = effects(COMMAND, command);
+        let after = effects(MSIX_CONTROL, control);
+        assert!(after.sequence > before.sequence);
+        after.coalesced_writes.map(|range| (range.start(), range.size()))
     };
     let table = Some((0xe000_0000 + TABLE, 8 * 16));
     assert_eq!(range(0, 0), None, "it decodes nothing");
@@ -88,9 +87,15 @@ fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
     assert_eq!(range(MEMORY, ENABLE | FUNCTION_MASK), table);
     assert_eq!(range(MEMORY, FUNCTION_MASK), table);
     assert_eq!(range(MEMORY, ENABLE), None, "an entry's mask may be lifted");
-    setup.write(MSIX_CONTROL, 0);
-    setup.function.shutdown().unwrap();
-    assert_eq!(setup.function.posted_range(), None);
+    let (reset, _) = setup.function.reset();
+    assert_eq!(reset.coalesced_writes, None, "it decodes nothing");
+    assert_eq!(range(MEMORY, 0), None, "its BAR has no place");
+    setup.write(0x12, 0xe000);
+    assert_eq!(range(MEMORY, 0), table);
+    let (detached, result) = setup.function.detach();
+    result.unwrap();
+    assert_eq!(detached.coalesced_writes, None);
+    assert_eq!(effects(COMMAND, MEMORY).coalesced_writes, None);
 }
 
 #[test]
@@ -235,7 +240,7 @@ fn message_control_is_written_in_every_width() {
     ];
     for (offset, data, expected) in cases {
         let setup = started(DYNAMIC);
-        setup.function.config_write(offset, data);
+        let _ = setup.function.config_write(offset, data);
         assert_eq!(setup.read(MSIX_CONTROL), expected, "{data:?} at {offset:#x}");
         let on = setup.device.irqs().active == Some(ON_MSIX);
         assert_eq!(on, expected & ENABLE != 0, "{data:?} at {offset:#x}");

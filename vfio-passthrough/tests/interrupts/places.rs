@@ -79,9 +79,9 @@ impl Place {
         let policy = ResetPolicy::Required;
         let function = PassthroughFunction::new(address, device.clone(), &guest.host(), policy).unwrap();
         for bar in 0..6 {
-            function.config_write(0x10 + 4 * u16::from(bar), &(home(bar) as u32).to_le_bytes());
+            let _ = function.config_write(0x10 + 4 * u16::from(bar), &(home(bar) as u32).to_le_bytes());
         }
-        function.config_write(COMMAND, &[6, 0]);
+        let _ = function.config_write(COMMAND, &[6, 0]);
         Setup {
             faults,
             device,
@@ -108,7 +108,7 @@ fn at(setup: &Setup, (bar, offset): Spot, access: impl FnOnce(BarIndex, u64)) {
 
 fn write(setup: &Setup, spot: Spot, data: &[u8]) {
     at(setup, spot, |bar, offset| {
-        setup.function.bar_write(bar, offset, data)
+        setup.function.bar_write(bar, offset, data);
     });
 }
 
@@ -170,7 +170,7 @@ fn a_table_works_wherever_it_is_and_what_is_around_it_is_the_devices() {
             let case = format!("{}, {flags:?}", place.name);
             let setup = place.setup(flags);
             assert_eq!(setup.guest.slots(), place.direct(), "{case}");
-            setup.function.config_write(CONTROL, &ENABLE.to_le_bytes());
+            let _ = setup.function.config_write(CONTROL, &ENABLE.to_le_bytes());
             let written = setup.faults.made(Call::Write);
             for vector in [0, 1, 7, place.vectors / 2, place.vectors - 1] {
                 program(&setup, place.table, vector, &case);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use devices::{PciFunction as _, SlotsFreed};
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use vfio_passthrough::PassthroughFunction;
 use vfio_passthrough::function::Reset;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::listen;
 use crate::Error;
 use crate::stop::{Outcome, Stop};
-use crate::vfio::Functions;
+use crate::vfio::GuestFunction;
 
 /// A device that errs time and again is told of so often: a guest can bring errors about.
 const MOST_REPORTS: u32 = 16;
@@ -68,19 +68,16 @@ pub struct DeviceEvents {
 }
 
 struct Device {
-    function: Arc<PassthroughFunction>,
+    function: Arc<GuestFunction>,
     reports: u32,
 }
 
 impl DeviceEvents {
     /// Of `functions`; what cannot go on asks for a stop.
-    pub fn new(functions: &Functions, policy: OnError, stop: &Arc<Stop>) -> Self {
-        let device = |(_, function): &(u8, Arc<PassthroughFunction>)| Device {
-            function: Arc::clone(function),
-            reports: 0,
-        };
+    pub fn new(functions: Vec<Arc<GuestFunction>>, policy: OnError, stop: &Arc<Stop>) -> Self {
+        let device = |function| Device { function, reports: 0 };
         Self {
-            devices: functions.iter().map(device).collect(),
+            devices: functions.into_iter().map(device).collect(),
             policy,
             stop: Arc::clone(stop),
         }
@@ -89,9 +86,17 @@ impl DeviceEvents {
     /// Answers what has been told and not been answered: what the host asked for while the main loop ended must not wait
     /// for the guest's next life.
     pub fn catch_up(&mut self) {
-        let (policy, stop) = (self.policy, &self.stop);
-        for device in &mut self.devices {
-            device.hear(policy, stop);
+        (0..self.devices.len()).for_each(|index| self.hear(index));
+    }
+
+    /// Answers what the device at `index` has told.
+    fn hear(&mut self, index: usize) {
+        let device = self.devices.get_mut(index);
+        let freed = device.and_then(|device| device.hear(self.policy, &self.stop));
+        if freed == Some(SlotsFreed(true)) {
+            self.devices
+                .iter()
+                .for_each(|device| device.function.retry_placement());
         }
     }
 }
@@ -99,14 +104,12 @@ impl DeviceEvents {
 impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         let index = usize::try_from(events.data()).unwrap_or(usize::MAX);
-        if let Some(device) = self.devices.get_mut(index) {
-            device.hear(self.policy, &self.stop);
-        }
+        self.hear(index);
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         for (index, device) in (0..).zip(&self.devices) {
-            let function = &device.function;
+            let function = device.function.function();
             for event in [function.request_event(), function.error_event()]
                 .into_iter()
                 .flatten()
@@ -118,49 +121,57 @@ impl MutEventSubscriber for DeviceEvents {
 }
 
 impl Device {
-    fn hear(&mut self, policy: OnError, stop: &Stop) {
+    fn hear(&mut self, policy: OnError, stop: &Stop) -> Option<SlotsFreed> {
         let is_told = |event: Option<&EventFd>| event.is_some_and(|event| event.read().is_ok());
-        let erred = is_told(self.function.error_event());
+        let function = self.function.function();
+        let erred = is_told(function.error_event());
         // What the host asks for it gets, whatever the device did.
-        let told = match is_told(self.function.request_event()) {
+        let told = match is_told(function.request_event()) {
             true => Some(Told::Request),
             false => erred.then_some(Told::Error),
         };
-        if let Some(told) = told.filter(|_| !self.function.is_lost()) {
-            self.answer(told, policy, stop);
-        }
+        let told = told.filter(|_| !function.is_lost())?;
+        self.answer(told, policy, stop)
     }
 
-    fn answer(&mut self, told: Told, policy: OnError, stop: &Stop) {
-        let answer = decide(told, policy, self.function.reset_kind());
-        let address = self.function.address();
-        let result = match answer {
-            Answer::Stop => return stop.request(Outcome::Failed(Error::DeviceError { address })),
+    fn answer(&mut self, told: Told, policy: OnError, stop: &Stop) -> Option<SlotsFreed> {
+        let function = Arc::clone(&self.function);
+        let (function, address) = (function.function(), function.function().address());
+        let answer = decide(told, policy, function.reset_kind());
+        let (effects, result) = match answer {
+            Answer::Stop => {
+                stop.request(Outcome::Failed(Error::DeviceError { address }));
+                return None;
+            }
             Answer::Recover => {
                 self.report("is reset, and the guest's driver may begin anew");
-                self.function.recover()
+                function.recover()
             }
             Answer::GiveUp if told == Told::Request => {
                 log::warn!("{address}: the host asks for the device; the guest goes on without it");
-                self.function.release()
+                function.detach()
             }
             Answer::GiveUp => {
                 self.report("is taken from the guest, which goes on without it");
-                self.function.release()
+                function.detach()
             }
-            Answer::Report => return self.report("stays with the guest; what it does is not to be trusted"),
+            Answer::Report => {
+                self.report("stays with the guest; what it does is not to be trusted");
+                return None;
+            }
         };
         match result {
             Err(error) if answer == Answer::Recover => stop.request(Outcome::Failed(error.into())),
             Err(error) => log::warn!("{error}"),
             Ok(()) => {}
         }
+        Some(self.function.apply(&effects))
     }
 
     fn report(&mut self, what: &str) {
         self.reports = self.reports.saturating_add(1);
         if self.reports <= MOST_REPORTS {
-            let address = self.function.address();
+            let address = self.function.function().address();
             log::warn!(
                 "{address}: the device has told of an uncorrectable error (see the host's 'dmesg'); it {what}"
             );

@@ -7,6 +7,7 @@ use vm_device::DeviceMmio;
 use vm_device::bus::MmioAddress;
 
 use super::*;
+use crate::posted::Posted;
 
 fn asked(paths: &[&str]) -> Vec<Passthrough> {
     paths.iter().map(|path| path.parse().unwrap()).collect()
@@ -44,7 +45,11 @@ fn two_at(gpa: u32) -> (PciRoot, Guest) {
         let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
         let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);
         let function = PassthroughFunction::new(address, Arc::new(device), &guest.host(), policy).unwrap();
-        let function = GuestFunction::new(&Arc::new(function), &Arc::default(), &Stats::default());
+        let function = GuestFunction::new(
+            &Arc::new(function),
+            Arc::new(Posted::default()),
+            &Stats::default(),
+        );
         let slot = root.push(Arc::new(function)).unwrap();
         root.config_write(slot << 3, 0x10, &gpa.to_le_bytes());
         root.config_write(slot << 3, 0x04, &[2, 0]);

@@ -3,12 +3,14 @@
 use std::sync::Mutex;
 
 use event_manager::{EventManager, SubscriberOps};
-use vfio_passthrough::ResetPolicy;
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
+use vfio_passthrough::{PassthroughFunction, ResetPolicy};
 
 use super::*;
 use crate::events::Subscriber;
+use crate::posted::Posted;
+use crate::stats::Stats;
 
 #[test]
 fn what_is_told_is_answered_as_was_asked_for() {
@@ -47,8 +49,10 @@ fn setup(policy: OnError) -> Setup {
     let function = PassthroughFunction::new(address, device.clone(), &host, ResetPolicy::Required);
     let function = Arc::new(function.unwrap());
     let stop = Arc::new(Stop::new().unwrap());
-    let functions = Functions::of(vec![(1, function.clone())]);
-    let events = Arc::new(Mutex::new(DeviceEvents::new(&functions, policy, &stop)));
+    let collect = Arc::new(Posted::default());
+    let guest_function = GuestFunction::new(&function, collect, &Stats::default());
+    let functions = vec![Arc::new(guest_function)];
+    let events = Arc::new(Mutex::new(DeviceEvents::new(functions, policy, &stop)));
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     manager.add_subscriber(events.clone());
     Setup {

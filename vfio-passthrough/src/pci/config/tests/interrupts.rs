@@ -76,13 +76,3 @@ fn msi_pending_bits_are_where_the_form_has_them() {
         "a form without"
     );
 }
-
-#[test]
-fn a_function_is_not_still_once_its_messages_are_written_to() {
-    for (offset, is_still) in [(INTERRUPT_LINE, true), (0x52, false), (0x63, false)] {
-        let mut view = view();
-        let written = view.write(offset, &[1]);
-        assert_eq!(written.forward, [], "{offset:#x}");
-        assert_eq!(view.stays_still(&written), is_still, "{offset:#x}");
-    }
-}

@@ -33,6 +33,12 @@ impl Syscalls {
             by_name,
         }
     }
+
+    /// All but `KVM_RUN`: the exits that it returns for are counted by themselves.
+    pub fn but_for_runs(&self) -> u64 {
+        let runs = self.by_name.iter().filter(|(name, _)| name == "ioctl KVM_RUN");
+        self.total.saturating_sub(runs.map(|(_, count)| count).sum())
+    }
 }
 
 /// None for what is no call: a signal, a thread's end, the second half of a call that another thread's came between.
@@ -92,6 +98,7 @@ mod tests {
             ("ioctl _IOC(_IOC_WRITE", 1),
         ];
         assert_eq!((calls.total, named.as_slice()), (5, expected.as_slice()));
+        assert_eq!(calls.but_for_runs(), 3);
         assert_eq!(Syscalls::of(""), Syscalls::default());
     }
 }
