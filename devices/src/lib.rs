@@ -8,10 +8,7 @@
 
 #![cfg_attr(
     test,
-    allow(
-        clippy::arithmetic_side_effects,
-        reason = "tests say what they expect by panicking"
-    )
+    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
 )]
 
 mod pci;

@@ -80,38 +80,26 @@ fn msix_table(criterion: &mut Criterion) {
             function.bar_write(bar, TABLE + vector * 16 + 12, &[0; 4]);
         }
         let _ = control(ENABLE);
-        group.bench_function(
-            BenchmarkId::new("mask and unmask, all in use", vectors),
-            |bencher| {
-                bencher.iter(|| {
-                    function.bar_write(bar, TABLE + 12, &[1, 0, 0, 0]);
-                    function.bar_write(bar, TABLE + 12, &[0; 4]);
-                });
-            },
-        );
+        group.bench_function(BenchmarkId::new("mask and unmask, all in use", vectors), |bencher| {
+            bencher.iter(|| {
+                function.bar_write(bar, TABLE + 12, &[1, 0, 0, 0]);
+                function.bar_write(bar, TABLE + 12, &[0; 4]);
+            });
+        });
     }
     group.finish();
 }
 
 fn messages(vectors: u16) -> BTreeMap<u16, MsiMessage> {
-    let message = |vector| MsiMessage {
-        address: 0xfee0_0000,
-        data: vector,
-    };
-    (0..vectors)
-        .map(|vector| (vector, message(vector.into())))
-        .collect()
+    let message = |vector| MsiMessage { address: 0xfee0_0000, data: vector };
+    (0..vectors).map(|vector| (vector, message(vector.into()))).collect()
 }
 
 /// From nothing to all vectors, which is what a driver's start asks for.
 fn plans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     for vectors in VECTORS {
-        let wanted = Wanted {
-            enabled: true,
-            vectors,
-            deliver: messages(vectors),
-        };
+        let wanted = Wanted { enabled: true, vectors, deliver: messages(vectors) };
         let host = HostState::default();
         group.bench_function(BenchmarkId::from_parameter(vectors), |bencher| {
             bencher.iter(|| plan(black_box(&wanted), &host, Growth::Dynamic));
@@ -160,10 +148,8 @@ fn routing(criterion: &mut Criterion) {
     if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
         return eprintln!("routing was not measured: /dev/kvm does not open here");
     }
-    let ways: [(&str, Way); 2] = [
-        ("one commit", Routed::together),
-        ("a commit each", Routed::one_by_one),
-    ];
+    let ways: [(&str, Way); 2] =
+        [("one commit", Routed::together), ("a commit each", Routed::one_by_one)];
     let mut group = criterion.benchmark_group("routing");
     group.sample_size(10);
     for vectors in VECTORS {

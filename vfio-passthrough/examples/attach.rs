@@ -118,10 +118,8 @@ impl Held {
     fn now() -> Result<Self> {
         // Root may have the kernel sum its counters up, which each CPU keeps for itself.
         let _ = fs::read("/proc/sys/vm/stat_refresh");
-        let (status, vmstat) = (
-            fs::read_to_string("/proc/self/status")?,
-            fs::read_to_string("/proc/vmstat")?,
-        );
+        let (status, vmstat) =
+            (fs::read_to_string("/proc/self/status")?, fs::read_to_string("/proc/vmstat")?);
         let number = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             let word = line.and_then(|rest| rest.split_whitespace().next());
@@ -132,7 +130,8 @@ impl Held {
             mappings: fs::read_to_string("/proc/self/maps")?.lines().count(),
             resident_kib: number(&status, "VmRSS:"),
             locked_kib: number(&status, "VmLck:"),
-            pinned_pages: number(&vmstat, "nr_foll_pin_acquired") - number(&vmstat, "nr_foll_pin_released"),
+            pinned_pages: number(&vmstat, "nr_foll_pin_acquired")
+                - number(&vmstat, "nr_foll_pin_released"),
         })
     }
 

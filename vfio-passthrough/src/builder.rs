@@ -59,10 +59,7 @@ impl PassthroughFunction {
         reset: ResetPolicy,
     ) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
-            return Err(Error::NotUsable {
-                address,
-                reason: "VFIO does not call it a PCI device",
-            });
+            return Err(Error::NotUsable { address, reason: "VFIO does not call it a PCI device" });
         }
         let parts = Parts { address, device };
         let config_region = parts.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
@@ -74,11 +71,7 @@ impl PassthroughFunction {
         let conventional = parts.conventional(&config_region)?;
         let config = parts.config(&config_region, &regions, &conventional)?;
         // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
-        let config = if reset == Reset::Function {
-            config
-        } else {
-            config.without_flr()
-        };
+        let config = if reset == Reset::Function { config } else { config.without_flr() };
         let (config, interrupts) = parts.interrupts(config, host)?;
         let msix = config.msix();
         let request = parts.event(Kind::Request)?;
@@ -140,12 +133,7 @@ struct Parts {
 impl Parts {
     fn error(&self, operation: &'static str, region: u32) -> impl FnOnce(io::Error) -> Error {
         let address = self.address;
-        move |source| Error::Region {
-            address,
-            operation,
-            region,
-            source,
-        }
+        move |source| Error::Region { address, operation, region, source }
     }
 
     /// The way in which the function is reset; a reset of its bus is done at once.
@@ -195,10 +183,7 @@ impl Parts {
         conventional: &Conventional,
     ) -> Result<ConfigSpace, Error> {
         let mut sizes = RegionSizes::default();
-        sizes
-            .iter_mut()
-            .zip(bars)
-            .for_each(|(size, bar)| *size = bar.size);
+        sizes.iter_mut().zip(bars).for_each(|(size, bar)| *size = bar.size);
         let size = u16::try_from(region.size).unwrap_or(u16::MAX);
         // Extended capabilities are few reads, and all of their space would be a thousand of the device.
         let read = |offset: u16, data: &mut [u8]| {
@@ -215,7 +200,11 @@ impl Parts {
     }
 
     /// The kinds of interrupts that the function, VFIO and the host VMM all have.
-    fn interrupts(&self, config: ConfigSpace, host: &Host) -> Result<(ConfigSpace, Interrupts), Error> {
+    fn interrupts(
+        &self,
+        config: ConfigSpace,
+        host: &Host,
+    ) -> Result<(ConfigSpace, Interrupts), Error> {
         let msi = config
             .msi()
             .map(|layout| self.binding(Kind::Msi, layout.vectors(), host))
@@ -226,22 +215,19 @@ impl Parts {
             .transpose()?;
         let line = host.intx.clone().filter(|_| config.pin() != 0);
         let pin = line.is_some() && self.irq(Kind::Intx)?.count != 0;
-        let intx = line
-            .filter(|_| pin)
-            .map(|line| Intx::new(self.address, self.device.clone(), line));
+        let intx =
+            line.filter(|_| pin).map(|line| Intx::new(self.address, self.device.clone(), line));
         let config = if pin { config } else { config.without_pin() };
         Ok((config, Interrupts { intx, msi, msix }))
     }
 
     fn irq(&self, kind: Kind) -> Result<IrqInfo, Error> {
         let address = self.address;
-        self.device
-            .irq(kind.index())
-            .map_err(|source| Error::DescribeInterrupts {
-                address,
-                kind,
-                source,
-            })
+        self.device.irq(kind.index()).map_err(|source| Error::DescribeInterrupts {
+            address,
+            kind,
+            source,
+        })
     }
 
     fn binding(&self, kind: Kind, vectors: u16, host: &Host) -> Result<Binding, Error> {
@@ -253,13 +239,7 @@ impl Parts {
             vectors,
             source,
         })?;
-        Ok(Binding::new(
-            self.address,
-            kind,
-            self.device.clone(),
-            irq,
-            allocated,
-        ))
+        Ok(Binding::new(self.address, kind, self.device.clone(), irq, allocated))
     }
 
     /// An event that VFIO may have of the device.
@@ -267,15 +247,15 @@ impl Parts {
         let address = self.address;
         let there = match self.irq(kind) {
             // An index that VFIO does not know of this device.
-            Err(Error::DescribeInterrupts { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            Err(Error::DescribeInterrupts { source, .. })
+                if source.raw_os_error() == Some(libc::EINVAL) =>
+            {
                 false
             }
             irq => irq?.count != 0,
         };
         let event = there.then(|| Event::new(address, kind, self.device.clone()));
-        event
-            .transpose()
-            .map_err(|source| Error::Interrupts { address, source })
+        event.transpose().map_err(|source| Error::Interrupts { address, source })
     }
 
     /// The direct areas of all memory BARs. One that cannot be mapped is trapped instead.
@@ -308,11 +288,7 @@ impl Parts {
 
 /// Where the structures of MSI-X are in a BAR.
 fn trapped_in(bar: BarIndex, msix: Option<MsixLayout>) -> Vec<ByteRange> {
-    let places = msix.map(|layout| [(layout.table_bar, layout.table), (layout.pba_bar, layout.pba)]);
-    places
-        .into_iter()
-        .flatten()
-        .filter(|(own, _)| *own == bar)
-        .map(|(_, range)| range)
-        .collect()
+    let places =
+        msix.map(|layout| [(layout.table_bar, layout.table), (layout.pba_bar, layout.pba)]);
+    places.into_iter().flatten().filter(|(own, _)| *own == bar).map(|(_, range)| range).collect()
 }

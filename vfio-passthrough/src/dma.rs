@@ -32,9 +32,7 @@ impl DmaSpace {
     /// The mappings of one address space of the kernel. That of a [`Container`](crate::Container) is
     /// [`Container::dma`](crate::Container::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
-        Self {
-            state: Arc::new(Mutex::new(State::of(space))),
-        }
+        Self { state: Arc::new(Mutex::new(State::of(space))) }
     }
 
     /// Adds an address space of the kernel: all that is mapped is mapped in it too, or nothing is.
@@ -70,11 +68,7 @@ impl DmaSpace {
     pub fn map(&self, iova: Iova, memory: Arc<dyn HostMemory>) -> Result<Mapping, Error> {
         let range = range(iova, &*memory)?;
         self.state().map(range, memory)?;
-        Ok(Mapping {
-            space: self.clone(),
-            range,
-            ended: false,
-        })
+        Ok(Mapping { space: self.clone(), range, ended: false })
     }
 
     /// Maps all or nothing: after a failure, what was mapped before it is unmapped again. Pieces that are adjacent
@@ -101,10 +95,7 @@ impl DmaSpace {
             return Err(Error::Full { needed, available });
         }
         // Collecting stops at the first error, and drops, that is unmaps, what it had.
-        memory
-            .into_iter()
-            .map(|(iova, memory)| self.map(iova, memory))
-            .collect()
+        memory.into_iter().map(|(iova, memory)| self.map(iova, memory)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

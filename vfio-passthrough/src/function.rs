@@ -180,10 +180,7 @@ impl PassthroughFunction {
         let resyncs = state.unsettled;
         if state.msix.write(at, data) || resyncs {
             let touched = Touched::MSIX;
-            let written = Written {
-                touched,
-                ..Written::default()
-            };
+            let written = Written { touched, ..Written::default() };
             self.settle(&mut state, written);
         }
         resyncs.then(|| self.effects(&mut state))
@@ -248,9 +245,7 @@ impl PassthroughFunction {
         if written.touched.contains(Touched::RESET) {
             return self.reset_locked(state);
         }
-        let moves = written
-            .touched
-            .intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
+        let moves = written.touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
         if written.touched.contains(Touched::POWER) {
             // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
             state.config.set_asleep(true);
@@ -274,10 +269,7 @@ impl PassthroughFunction {
         if let Some(control) = state.config.msix_control() {
             state.msix.write_control(control);
         }
-        if written
-            .touched
-            .intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND)
-        {
+        if written.touched.intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND) {
             result = self.both(result, self.reconcile_interrupts(state));
         }
         result
@@ -326,11 +318,7 @@ impl PassthroughFunction {
             Reset::Nothing => return Ok(()),
         };
         let address = self.address;
-        result.map_err(|source| Error::Reset {
-            address,
-            call,
-            source,
-        })
+        result.map_err(|source| Error::Reset { address, call, source })
     }
 
     fn region_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
@@ -352,7 +340,8 @@ impl PassthroughFunction {
         let rom = match self.rom.get() {
             Some(rom) => rom,
             None => {
-                let mut rom = vec![0; usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default()];
+                let mut rom =
+                    vec![0; usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default()];
                 self.device.read(region, 0, &mut rom)?;
                 self.rom.get_or_init(|| rom)
             }
@@ -387,22 +376,17 @@ impl PassthroughFunction {
         self.write_config(COMMAND, &command.bits().to_le_bytes())
     }
 
-    fn region_error(&self, operation: &'static str, region: &RegionInfo, source: io::Error) -> Error {
-        Error::Region {
-            address: self.address,
-            operation,
-            region: region.index,
-            source,
-        }
+    fn region_error(
+        &self,
+        operation: &'static str,
+        region: &RegionInfo,
+        source: io::Error,
+    ) -> Error {
+        Error::Region { address: self.address, operation, region: region.index, source }
     }
 
     fn window_error(&self, operation: &'static str, bar: BarIndex, source: io::Error) -> Error {
-        Error::Window {
-            address: self.address,
-            operation,
-            bar,
-            source,
-        }
+        Error::Window { address: self.address, operation, bar, source }
     }
 
     /// The first failure; a second one is logged, so that none is lost.

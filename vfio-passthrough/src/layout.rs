@@ -50,23 +50,14 @@ mod tests {
     }
 
     fn region(size: u64, sparse: Option<Vec<ByteRange>>) -> RegionInfo {
-        RegionInfo {
-            flags: RegionFlags::all(),
-            size,
-            sparse,
-            ..RegionInfo::default()
-        }
+        RegionInfo { flags: RegionFlags::all(), size, sparse, ..RegionInfo::default() }
     }
 
     #[test]
     fn areas_of_typical_bars() {
         let table_of_an_nvme = [range(0x2000, 0x2410), range(0x3000, 0x3010)];
         let cases = [
-            (
-                region(0x4000, None),
-                &table_of_an_nvme[..],
-                vec![range(0, 0x2000)],
-            ),
+            (region(0x4000, None), &table_of_an_nvme[..], vec![range(0, 0x2000)]),
             (region(0x4000, None), &[], vec![range(0, 0x4000)]),
             (region(0x4000, None), &[range(1, 1)], vec![range(0, 0x4000)]),
             (
@@ -75,11 +66,7 @@ mod tests {
                 vec![range(0, 0x3000), range(0x5000, 0x8000)],
             ),
             (region(0x800, None), &[], vec![]),
-            (
-                region(0x4000, Some(vec![range(0x800, 0x3800)])),
-                &[],
-                vec![range(0x1000, 0x3000)],
-            ),
+            (region(0x4000, Some(vec![range(0x800, 0x3800)])), &[], vec![range(0x1000, 0x3000)]),
             (region(0x4000, Some(vec![])), &[], vec![]),
             (region(0x4000, Some(vec![range(0, 0x8000)])), &[], vec![]),
             (
@@ -87,20 +74,11 @@ mod tests {
                 &[],
                 vec![range(0, 0x2000)],
             ),
-            (
-                RegionInfo {
-                    flags: RegionFlags::READ,
-                    ..region(0x4000, None)
-                },
-                &[],
-                vec![],
-            ),
+            (RegionInfo { flags: RegionFlags::READ, ..region(0x4000, None) }, &[], vec![]),
         ];
         for (region, trapped, expected) in cases {
-            let found: Vec<_> = direct_areas(&region, trapped, PAGE)
-                .into_iter()
-                .map(|area| area.0)
-                .collect();
+            let found: Vec<_> =
+                direct_areas(&region, trapped, PAGE).into_iter().map(|area| area.0).collect();
             assert_eq!(found, expected, "{region:?}, trapped {trapped:?}");
         }
     }

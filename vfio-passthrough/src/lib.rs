@@ -42,10 +42,7 @@
 //! a bus where nothing answers, and is logged at a bounded rate. What the kernel refuses to undo is leaked,
 //! with what it refers to, never freed.
 
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics")
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 
 pub mod address;
 pub mod backend;

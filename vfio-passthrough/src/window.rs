@@ -36,14 +36,7 @@ impl Window {
         area: DirectArea,
     ) -> io::Result<Self> {
         let mmap = Arc::new(device.mmap(region, area.0)?);
-        Ok(Self {
-            bar,
-            area: area.0,
-            mmap,
-            placed: None,
-            mapping: None,
-            refused: false,
-        })
+        Ok(Self { bar, area: area.0, mmap, placed: None, mapping: None, refused: false })
     }
 
     /// The BAR that this is a part of.

@@ -1,9 +1,5 @@
 //! What the host does to a function in use: it asks for the device, or the device fails it.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
 
@@ -32,7 +28,8 @@ fn in_use_of(device: impl FnOnce(PciDevice) -> PciDevice) -> Setup {
     let (device, guest) = (Arc::new(device), Guest::new(faults.clone()));
     let address = "01:00.0".parse().unwrap();
     let function =
-        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
+        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+            .unwrap();
     let bar0 = BarIndex::new(0).unwrap();
     let _ = function.config_write(0x10, &GPA.to_le_bytes());
     let _ = function.config_write(0x04, &[6, 0]);
@@ -41,12 +38,7 @@ fn in_use_of(device: impl FnOnce(PciDevice) -> PciDevice) -> Setup {
     function.bar_write(bar0, TABLE + 8, &7_u32.to_le_bytes());
     function.bar_write(bar0, TABLE + 12, &[0; 4]);
     assert_eq!((guest.slots().len(), guest.delivered().len()), (1, 1));
-    Setup {
-        faults,
-        device,
-        guest,
-        function,
-    }
+    Setup { faults, device, guest, function }
 }
 
 fn in_use() -> Setup {
@@ -62,8 +54,7 @@ impl Setup {
 
     fn bar_read(&self, offset: u64) -> [u8; 4] {
         let mut data = [0; 4];
-        self.function
-            .bar_read(BarIndex::new(0).unwrap(), offset, &mut data);
+        self.function.bar_read(BarIndex::new(0).unwrap(), offset, &mut data);
         data
     }
 }
@@ -103,9 +94,7 @@ fn a_function_that_is_lost_is_quiet_and_reads_as_all_ones() {
     }
     for offset in [0, TABLE, PBA] {
         assert_eq!(setup.bar_read(offset), [0xff; 4], "{offset:#x}");
-        setup
-            .function
-            .bar_write(BarIndex::new(0).unwrap(), offset, &[0; 4]);
+        setup.function.bar_write(BarIndex::new(0).unwrap(), offset, &[0; 4]);
     }
     let _ = setup.function.retry_placement();
     assert_eq!(setup.function.decode(Space::Memory, GPA.into()), None);
@@ -187,11 +176,13 @@ fn a_device_without_events_has_none() {
     faults.fail(Call::IrqInfo, 3, libc::EINVAL);
     let guest = Guest::new(faults.clone());
     let address = "01:00.0".parse().unwrap();
-    let function = PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let function =
+        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
     let function = function.unwrap();
     assert!(function.request_event().is_some() && function.error_event().is_none());
     faults.fail(Call::IrqInfo, 2, libc::EPERM);
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
-    let refused = PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let refused =
+        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
     assert!(matches!(refused, Err(Error::DescribeInterrupts { .. })));
 }

@@ -4,11 +4,7 @@
 //!
 //! `RUSTFLAGS='--cfg shuttle' cargo test -p vfio-passthrough --test interleavings --target-dir target/shuttle`
 #![cfg(shuttle)]
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +15,9 @@ use vfio_passthrough::backend::{
 };
 use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, Space};
+use vfio_passthrough::{
+    BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, Space,
+};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const TABLE: u64 = 0x2000;
@@ -106,11 +104,7 @@ const DRIVER: [Access; 8] = [
 const OTHER: [Access; 6] = [
     |function| write(function.config_write(0x64, &[3, 0])),
     |function| {
-        assert!(
-            function
-                .decode(Space::Memory, 0xe000_0000)
-                .is_none_or(|(bar, _)| bar == bar0())
-        )
+        assert!(function.decode(Space::Memory, 0xe000_0000).is_none_or(|(bar, _)| bar == bar0()))
     },
     |function| function.config_read(4, &mut [0; 4]),
     |function| write(function.config_write(0x64, &[0, 0])),
@@ -125,7 +119,10 @@ fn bar0() -> BarIndex {
     BarIndex::new(0).unwrap()
 }
 
-fn spawn(function: &Arc<PassthroughFunction>, accesses: &'static [Access]) -> thread::JoinHandle<()> {
+fn spawn(
+    function: &Arc<PassthroughFunction>,
+    accesses: &'static [Access],
+) -> thread::JoinHandle<()> {
     let function = function.clone();
     thread::spawn(move || accesses.iter().for_each(|access| access(&function)))
 }
@@ -136,16 +133,12 @@ fn life() {
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
     let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
-    let mapping = DmaSpace::new(iommu.clone())
-        .map(Iova(0), Arc::new(memory))
-        .unwrap();
-    let host = Host {
-        slots: Arc::new(SlowSlots(guest.clone())),
-        ..guest.host()
-    };
+    let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
+    let host = Host { slots: Arc::new(SlowSlots(guest.clone())), ..guest.host() };
     let address = "01:00.0".parse().unwrap();
     let slow = Arc::new(Slow(device.clone()));
-    let function = Arc::new(PassthroughFunction::new(address, slow, &host, ResetPolicy::Required).unwrap());
+    let function =
+        Arc::new(PassthroughFunction::new(address, slow, &host, ResetPolicy::Required).unwrap());
     let _ = function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
     let cpus = [spawn(&function, &DRIVER), spawn(&function, &OTHER)];
     let hardware = {
@@ -165,9 +158,7 @@ fn life() {
     thread::yield_now();
     function.shutdown().unwrap();
     drop(mapping);
-    cpus.into_iter()
-        .chain([hardware])
-        .for_each(|thread| thread.join().unwrap());
+    cpus.into_iter().chain([hardware]).for_each(|thread| thread.join().unwrap());
     let mut data = [0; 4];
     function.config_read(0, &mut data);
     assert_eq!(data, [0xff; 4], "nothing answers");

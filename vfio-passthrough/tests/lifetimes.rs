@@ -1,9 +1,5 @@
 //! A process that attaches and detaches devices for ever: it holds as much at the end as at the beginning.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,10 +49,7 @@ impl Held {
         assert_eq!(self.fds, before.fds, "{name}: fds");
         // The allocator splits and joins its own.
         assert!(self.mappings <= before.mappings + 4, "{name}: {self:?}");
-        assert!(
-            self.resident_kib <= before.resident_kib + SLACK_KIB,
-            "{name}: {self:?}"
-        );
+        assert!(self.resident_kib <= before.resident_kib + SLACK_KIB, "{name}: {self:?}");
     }
 }
 
@@ -65,10 +58,16 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A guest's whole use of a device: memory is mapped, BARs are placed, vectors are programmed and fire, and the
 /// device is given back.
-fn attach_use_detach(iommu: &Arc<Iommu>, device: &Arc<PciDevice>, host: &Host, memory: &Arc<dyn HostMemory>) {
+fn attach_use_detach(
+    iommu: &Arc<Iommu>,
+    device: &Arc<PciDevice>,
+    host: &Host,
+    memory: &Arc<dyn HostMemory>,
+) {
     let space = DmaSpace::new(iommu.clone());
     let address = "01:00.0".parse().unwrap();
-    let function = PassthroughFunction::new(address, device.clone(), host, ResetPolicy::Required).unwrap();
+    let function =
+        PassthroughFunction::new(address, device.clone(), host, ResetPolicy::Required).unwrap();
     let mapping = space.map_all([(Iova(0), memory.clone())]).unwrap();
     let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
     let _ = function.config_write(0x04, &6_u16.to_le_bytes());
@@ -90,7 +89,12 @@ fn ram() -> Arc<dyn HostMemory> {
 }
 
 /// Attaches so many times, a new device each time, and compares what is held with what it was early on.
-fn repeat(name: &str, times: u64, host: &Host, faults: &Arc<Faults>) -> (Arc<Iommu>, Arc<PciDevice>) {
+fn repeat(
+    name: &str,
+    times: u64,
+    host: &Host,
+    faults: &Arc<Faults>,
+) -> (Arc<Iommu>, Arc<PciDevice>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (iommu, memory) = (Arc::new(Iommu::new(faults.clone())), ram());
     let nvme = || Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -117,9 +121,8 @@ fn ten_thousand_attaches_leave_nothing() {
 #[test]
 fn a_vm_has_its_slots_and_gsis_back_after_each_of_300() {
     let name = "a_vm_has_its_slots_and_gsis_back_after_each_of_300";
-    let vm = Kvm::new()
-        .and_then(|kvm| kvm.create_vm())
-        .and_then(|vm| vm.create_irq_chip().map(|()| vm));
+    let vm =
+        Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_irq_chip().map(|()| vm));
     let Ok(vm) = vm else {
         return eprintln!("{name} did not run: /dev/kvm does not open here");
     };

@@ -219,12 +219,7 @@ impl FromStr for Passthrough {
                 }
             }
         }
-        Ok(Self {
-            path,
-            group,
-            reset,
-            p2p,
-        })
+        Ok(Self { path, group, reset, p2p })
     }
 }
 
@@ -270,29 +265,17 @@ mod tests {
             "Examples:",
             "Exit status:",
         ];
-        parts
-            .iter()
-            .for_each(|part| assert!(help.contains(part), "{part:?} is not in:\n{help}"));
+        parts.iter().for_each(|part| assert!(help.contains(part), "{part:?} is not in:\n{help}"));
     }
 
     #[test]
     fn devices_and_their_options() {
         let device = |path: &str, reset, p2p| {
-            Ok(Passthrough {
-                path: Some(path.into()),
-                group: None,
-                reset,
-                p2p,
-            })
+            Ok(Passthrough { path: Some(path.into()), group: None, reset, p2p })
         };
         let (required, none) = (ResetPolicy::Required, ResetPolicy::IfPossible);
         let passed = |path: Option<&str>, reset| {
-            Ok(Passthrough {
-                path: path.map(PathBuf::from),
-                group: Some(3),
-                reset,
-                p2p: true,
-            })
+            Ok(Passthrough { path: path.map(PathBuf::from), group: Some(3), reset, p2p: true })
         };
         let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
         let cases = [
@@ -323,25 +306,15 @@ mod tests {
             ("vmm devices --json", prepare::Command::Devices { json: true }),
             (
                 "vmm check 01:00.0",
-                prepare::Command::Check {
-                    devices: device(),
-                    memory,
-                    json: false,
-                },
+                prepare::Command::Check { devices: device(), memory, json: false },
             ),
             (
                 "vmm bind /sys/bus/pci/devices/0000:01:00.0 --force",
-                prepare::Command::Bind {
-                    devices: device(),
-                    force: true,
-                },
+                prepare::Command::Bind { devices: device(), force: true },
             ),
             (
                 "vmm unbind 0000:01:00.0",
-                prepare::Command::Unbind {
-                    devices: device(),
-                    force: false,
-                },
+                prepare::Command::Unbind { devices: device(), force: false },
             ),
         ];
         for (words, command) in commands {
@@ -352,10 +325,7 @@ mod tests {
                 "{words}"
             );
         }
-        let stats = Command::Stats {
-            socket: "/run/vm.sock".into(),
-            json: false,
-        };
+        let stats = Command::Stats { socket: "/run/vm.sock".into(), json: false };
         assert_eq!(parsed("vmm stats /run/vm.sock").unwrap().command, Some(stats));
         let guest = parsed("vmm --kernel check --vfio 01:00.0").unwrap();
         assert!(guest.command.is_none() && guest.guest.is_some());
@@ -368,30 +338,14 @@ mod tests {
             "vmm bind nvme0",
             "vmm mend",
         ];
-        wrong
-            .iter()
-            .for_each(|words| assert!(parsed(words).is_err(), "{words}"));
+        wrong.iter().for_each(|words| assert!(parsed(words).is_err(), "{words}"));
     }
 
     #[test]
     fn vfio_repeats_and_a_cmdline_may_start_with_a_hyphen() {
-        let words = [
-            "vmm",
-            "--kernel",
-            "k",
-            "--vfio",
-            "a",
-            "--vfio",
-            "b",
-            "--cmdline",
-            "-- arg",
-        ];
+        let words = ["vmm", "--kernel", "k", "--vfio", "a", "--vfio", "b", "--cmdline", "-- arg"];
         let args = CommandLine::try_parse_from(words).unwrap().guest.unwrap();
-        let paths: Vec<_> = args
-            .vfio
-            .iter()
-            .map(|device| device.path.as_ref()?.to_str())
-            .collect();
+        let paths: Vec<_> = args.vfio.iter().map(|device| device.path.as_ref()?.to_str()).collect();
         assert_eq!(paths, [Some("a"), Some("b")]);
         assert_eq!(args.cmdline, "-- arg");
     }

@@ -218,7 +218,9 @@ pub enum Error {
 
 fn in_use(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "\n  another VMM listens there, or it is no socket: name another path",
+        io::ErrorKind::AddrInUse => {
+            "\n  another VMM listens there, or it is no socket: name another path"
+        }
         _ => "",
     }
 }
@@ -237,9 +239,6 @@ impl Error {
 
     /// Says what the VMM was doing.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
-        move |source| Self::System {
-            what,
-            source: source.into(),
-        }
+        move |source| Self::System { what, source: source.into() }
     }
 }

@@ -37,9 +37,7 @@ pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
 /// it.
 pub fn block_signals() -> Result<Arc<SignalFd>, Error> {
     let signals: SigSet = SIGNALS.into_iter().collect();
-    signals
-        .thread_block()
-        .map_err(Error::system("blocking signals"))?;
+    signals.thread_block().map_err(Error::system("blocking signals"))?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map(Arc::new)
         .map_err(Error::system("signalfd"))
@@ -62,10 +60,8 @@ impl MainLoop {
         pending: &Arc<Pending>,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
-        let line = Arc::new(Mutex::new(LineBegun {
-            pending: Arc::clone(pending),
-            is_settling: false,
-        }));
+        let line =
+            Arc::new(Mutex::new(LineBegun { pending: Arc::clone(pending), is_settling: false }));
         let mut manager = EventManager::<Subscriber>::new()?;
         manager.add_subscriber(Arc::new(Mutex::new(Wake(Arc::clone(stop)))));
         manager.add_subscriber(Arc::new(Mutex::new(Signals {
@@ -204,13 +200,7 @@ impl Keyboard {
     /// From stdin to `serial`, which writes to `drained` when it wants more.
     pub fn new(serial: Arc<Serial<Output>>, drained: EventFd, stop: Arc<Stop>) -> Self {
         let input = Input::new(stdin().is_terminal());
-        Self {
-            serial,
-            drained,
-            stop,
-            input,
-            source: Source::Polled,
-        }
+        Self { serial, drained, stop, input, source: Source::Polled }
     }
 
     fn handle(&mut self, read: Result<Read, SerialError>, ops: &mut EventOps<'_>) {
@@ -291,7 +281,9 @@ mod tests {
     #[test]
     fn the_first_interrupt_of_a_vector_that_waits_wakes_the_main_thread_which_delivers_it() {
         let Ok(kvm) = Kvm::new() else {
-            return eprintln!("the_first_interrupt_of_a_vector did not run: /dev/kvm does not open here");
+            return eprintln!(
+                "the_first_interrupt_of_a_vector did not run: /dev/kvm does not open here"
+            );
         };
         let vm = kvm.create_vm().unwrap();
         vm.create_irq_chip().unwrap();
@@ -300,10 +292,7 @@ mod tests {
         let first = FirstInterrupts(host.software_delivery().unwrap());
         manager.add_subscriber(Arc::new(Mutex::new(first)));
         let mut vectors = host.host().msi.allocate(4).unwrap();
-        let message = MsiMessage {
-            address: 0xfee0_0000,
-            data: 0x41,
-        };
+        let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
         // The first three of a VM are KVM's at once.
         (0..4).for_each(|vector| vectors.update(&[(vector, Some(message))]).unwrap());
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0);

@@ -21,10 +21,7 @@ impl Files {
         let kernel = Opened::new(("kernel", "--kernel"), &args.kernel, handed)?;
         let initrd = args.initrd.as_ref();
         let initrd = initrd.map(|source| Opened::new(("initrd", "--initrd"), source, handed));
-        Ok(Self {
-            kernel,
-            initrd: initrd.transpose()?,
-        })
+        Ok(Self { kernel, initrd: initrd.transpose()? })
     }
 }
 
@@ -46,7 +43,11 @@ impl Opened {
         }
     }
 
-    fn new(names: (&'static str, &'static str), source: &Source, handed: &mut Handed) -> Result<Self, Error> {
+    fn new(
+        names: (&'static str, &'static str),
+        source: &Source,
+        handed: &mut Handed,
+    ) -> Result<Self, Error> {
         let (what, option) = names;
         match source {
             Source::Path(path) => Self::open(what, path),
@@ -85,9 +86,7 @@ impl Opened {
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64, Error> {
         let metadata = self.file.metadata();
-        metadata
-            .map(|file| file.len())
-            .map_err(|source| self.failed(source))
+        metadata.map(|file| file.len()).map_err(|source| self.failed(source))
     }
 
     /// Says of which file it is that a call failed.

@@ -67,22 +67,12 @@ struct Prepared {
 impl Prepared {
     /// None where there is no plan: the one that is made when all is known says why.
     fn begin(memory: Memory, cpu: CpuReach, reserved: &[Reserved]) -> Result<Option<Self>, Error> {
-        let needs = Needs {
-            memory,
-            cpu,
-            apertures: None,
-            reserved,
-            bars: &[],
-        };
+        let needs = Needs { memory, cpu, apertures: None, reserved, bars: &[] };
         let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
             return Ok(None);
         };
         let ram = Ram::of(&ranges, memory)?;
-        Ok(Some(Self {
-            populating: ram.populate(),
-            ranges,
-            ram,
-        }))
+        Ok(Some(Self { populating: ram.populate(), ranges, ram }))
     }
 
     /// The RAM, if it is what the layout came to.
@@ -268,26 +258,18 @@ impl Vm {
         drop((shared, main_loop, events, slots, terminal));
         count(&self.kvm_host, &self.functions, stats);
         stats.phase("end");
-        looped
-            .and(outcome_of(stop))
-            .and_then(|outcome| shut_down.map(|()| outcome))
+        looped.and(outcome_of(stop)).and_then(|outcome| shut_down.map(|()| outcome))
     }
 
     fn first_interrupts(&self) -> Result<FirstInterrupts, Error> {
         let delivery = self.kvm_host.software_delivery();
-        delivery
-            .map(FirstInterrupts)
-            .map_err(Error::system("an epoll set for interrupts"))
+        delivery.map(FirstInterrupts).map_err(Error::system("an epoll set for interrupts"))
     }
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, host: &Host, args: &Args) -> Result<Entry, Error> {
         self.functions.place_bars(&host.layout);
-        let load = if self.is_first {
-            Kernel::load
-        } else {
-            Kernel::load_again
-        };
+        let load = if self.is_first { Kernel::load } else { Kernel::load_again };
         let kernel = load(&host.files.kernel, host.ram.memory(), &host.layout)?;
         let platform = Platform {
             cpus: args.cpus,
@@ -349,7 +331,8 @@ impl Vm {
     /// What is counted, with what this life adds to it at its end.
     fn counters(&self, host: &Host, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
         let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
-        let (functions, calls) = (self.functions.clone(), host.devices.as_ref().map(Devices::calls));
+        let (functions, calls) =
+            (self.functions.clone(), host.devices.as_ref().map(Devices::calls));
         let (interrupts, addresses) = (Arc::clone(&host.interrupts), functions.addresses());
         Box::new(move || {
             let live = stats.as_ref().clone();

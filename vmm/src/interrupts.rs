@@ -56,9 +56,7 @@ fn vector(line: &str) -> Option<Vector<'_>> {
     words.next()?.strip_suffix(':')?;
     let (name, address) = words.next_back()?.strip_prefix("vfio-")?.split_once('(')?;
     let address = address.strip_suffix(')')?;
-    let count = words
-        .map_while(|word| word.parse().ok())
-        .fold(0, u64::saturating_add);
+    let count = words.map_while(|word| word.parse().ok()).fold(0, u64::saturating_add);
     Some(Vector { address, name, count })
 }
 

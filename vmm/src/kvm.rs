@@ -68,10 +68,7 @@ fn open_error(path: &Path, errno: Errno) -> Error {
         // No such file; no such device: the module is there, the CPU feature is not.
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
         Errno::EACCES | Errno::EPERM => Error::KvmPermission(path),
-        other => Error::KvmOpen {
-            path,
-            source: kvm_ioctls::Error::new(other as i32),
-        },
+        other => Error::KvmOpen { path, source: kvm_ioctls::Error::new(other as i32) },
     }
 }
 
@@ -97,7 +94,8 @@ mod tests {
     fn each_errno_has_its_advice() {
         let text = |errno| open_error(Path::new("/dev/kvm2"), errno).to_string();
         assert!(
-            text(Errno::ENOENT).starts_with("no /dev/kvm2: ") && text(Errno::ENOENT).contains("modprobe kvm")
+            text(Errno::ENOENT).starts_with("no /dev/kvm2: ")
+                && text(Errno::ENOENT).contains("modprobe kvm")
         );
         assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm2\n"));
         assert!(text(Errno::EACCES).contains("usermod -aG kvm"));

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::Error;
@@ -37,7 +37,10 @@ fn folder(file: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-fn rule(thread: Thread, folder: Option<&Path>) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+fn rule(
+    thread: Thread,
+    folder: Option<&Path>,
+) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let scope = match thread {
         // It kicks CPUs' threads, which are under the main thread's rules. Before Linux 6.15 a signal to a thread of
         // the same process, but under other rules, was refused, too.
@@ -60,7 +63,8 @@ fn rule(thread: Thread, folder: Option<&Path>) -> Result<RulesetStatus, Box<dyn 
 /// Whether this kernel knows all of the rules. For tests that need them.
 #[cfg(test)]
 pub(crate) fn is_whole() -> bool {
-    let ruled = std::thread::spawn(|| matches!(rule(Thread::Main, None), Ok(RulesetStatus::FullyEnforced)));
+    let ruled =
+        std::thread::spawn(|| matches!(rule(Thread::Main, None), Ok(RulesetStatus::FullyEnforced)));
     ruled.join().is_ok_and(|is_whole| is_whole)
 }
 
@@ -78,7 +82,11 @@ mod tests {
     use super::*;
 
     /// What a thread under the rules of `thread` comes to; none where this kernel does not know all of them.
-    fn under<T: Send>(thread: Thread, socket: Option<&Path>, does: impl FnOnce() -> T + Send) -> Option<T> {
+    fn under<T: Send>(
+        thread: Thread,
+        socket: Option<&Path>,
+        does: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
         if !is_whole() {
             eprintln!("NOT RUN: this kernel has not all of Landlock's ABI 7");
             return None;
@@ -100,12 +108,7 @@ mod tests {
     fn what_is_open_is_used_and_nothing_else_is_reached() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("file");
-        let mut open = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .unwrap();
+        let mut open = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
         for thread in [Thread::Main, Thread::Control] {
@@ -124,10 +127,7 @@ mod tests {
                     refusal(TcpListener::bind("127.0.0.1:0")),
                 ]
             });
-            assert!(
-                seen.is_none_or(|seen| seen == [REFUSED; 8]),
-                "{thread:?}: {seen:?}"
-            );
+            assert!(seen.is_none_or(|seen| seen == [REFUSED; 8]), "{thread:?}: {seen:?}");
         }
         assert!(path.exists());
     }

@@ -1,6 +1,8 @@
 //! The guest's physical layout, planned in the same way for a guest and by `vmm check`.
 
-use resources::{AddressRange, BarRequest, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, Reserved};
+use resources::{
+    AddressRange, BarRequest, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, Reserved,
+};
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
@@ -37,10 +39,7 @@ impl Needs<'_> {
 
 /// Where guest memory may not be, by the groups of `devices`.
 pub fn reserved(sysfs: &Sysfs, devices: impl IntoIterator<Item = PciAddress>) -> Vec<Reserved> {
-    let mut groups: Vec<_> = devices
-        .into_iter()
-        .filter_map(|device| sysfs.group(device))
-        .collect();
+    let mut groups: Vec<_> = devices.into_iter().filter_map(|device| sysfs.group(device)).collect();
     groups.sort_unstable();
     groups.dedup();
     let of = |group: &u32| {
@@ -71,10 +70,7 @@ pub(crate) mod fixture {
             .collect();
         let needs = Needs {
             memory: memory.parse().unwrap(),
-            cpu: CpuReach {
-                address_bits: 48,
-                hypertransport: true,
-            },
+            cpu: CpuReach { address_bits: 48, hypertransport: true },
             apertures: None,
             reserved: &reserved,
             bars: &[],
@@ -91,12 +87,10 @@ mod tests {
     #[test]
     fn each_group_is_asked_once_and_what_is_relaxable_is_free() {
         let regions = |group, text: &str| {
-            (
-                format!("sys/kernel/iommu_groups/{group}/reserved_regions"),
-                text.to_owned(),
-            )
+            (format!("sys/kernel/iommu_groups/{group}/reserved_regions"), text.to_owned())
         };
-        let (seven, seven_text) = regions(7, "0x0 0xffffff direct-relaxable\n0xfee00000 0xfeefffff msi\n");
+        let (seven, seven_text) =
+            regions(7, "0x0 0xffffff direct-relaxable\n0xfee00000 0xfeefffff msi\n");
         let (eight, eight_text) = regions(8, "0xfd00000000 0xffffffffff reserved\n");
         let fixture = Fixture::new()
             .nvme("0000:00:03.0", 8, None)
@@ -104,7 +98,8 @@ mod tests {
             .nvme("0000:00:02.1", 7, None)
             .file(&seven, seven_text)
             .file(&eight, eight_text);
-        let devices = ["00:03.0", "00:02.0", "00:02.1", "00:04.0"].map(|name| name.parse().unwrap());
+        let devices =
+            ["00:03.0", "00:02.0", "00:02.1", "00:04.0"].map(|name| name.parse().unwrap());
         let found: Vec<_> = reserved(&fixture.host().sysfs, devices)
             .into_iter()
             .map(|reserved| (reserved.range.to_string(), reserved.what))
@@ -113,9 +108,6 @@ mod tests {
             ("0xfee00000-0xfeefffff", "msi of IOMMU group 7"),
             ("0xfd00000000-0xffffffffff", "reserved of IOMMU group 8"),
         ];
-        assert_eq!(
-            found,
-            expected.map(|(range, what)| (range.to_owned(), what.to_owned()))
-        );
+        assert_eq!(found, expected.map(|(range, what)| (range.to_owned(), what.to_owned())));
     }
 }

@@ -12,10 +12,7 @@
 
 #![cfg_attr(
     test,
-    allow(
-        clippy::arithmetic_side_effects,
-        reason = "tests say what they expect by panicking"
-    )
+    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
 )]
 
 pub mod boot;
@@ -46,8 +43,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use cli::{
-    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough, PassthroughError,
-    SizeError, Source,
+    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough,
+    PassthroughError, SizeError, Source,
 };
 pub use error::Error;
 pub use stop::Outcome;
@@ -82,7 +79,8 @@ fn one_heap() {
 fn run_guest(args: &Args, handed: Handed, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     let signals = events::block_signals()?;
     let control = Arc::new(Control::default());
-    let serve = |path: &PathBuf| Server::start(path, &control, args.seccomp.filter(Thread::Control)?);
+    let serve =
+        |path: &PathBuf| Server::start(path, &control, args.seccomp.filter(Thread::Control)?);
     let _server = args.control.as_ref().map(serve).transpose()?;
     let (host, mut vm) = Host::open(args, handed, stats)?;
     control.configure(host.configuration(args, &vm));

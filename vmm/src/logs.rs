@@ -33,10 +33,9 @@ impl Style {
     fn lines(self, level: Level, text: &str) -> String {
         match self {
             Self::Plain => format!("{text}\n"),
-            Self::Journal => text
-                .lines()
-                .map(|line| format!("<{}>{line}\n", priority(level)))
-                .collect(),
+            Self::Journal => {
+                text.lines().map(|line| format!("<{}>{line}\n", priority(level))).collect()
+            }
         }
     }
 
@@ -92,9 +91,9 @@ mod tests {
             ("8:12:1", false),
             ("x:y", false),
         ];
-        cases
-            .into_iter()
-            .for_each(|(text, expected)| assert_eq!(is_journal(text, (8, 12)), expected, "{text:?}"));
+        cases.into_iter().for_each(|(text, expected)| {
+            assert_eq!(is_journal(text, (8, 12)), expected, "{text:?}")
+        });
     }
 
     #[test]

@@ -25,7 +25,13 @@ pub struct Buses(IoManager);
 
 impl Buses {
     /// Puts `device` at `size` ports from `base` on.
-    fn ports<D>(&mut self, what: &'static str, base: u16, size: u16, device: Arc<D>) -> Result<(), Error>
+    fn ports<D>(
+        &mut self,
+        what: &'static str,
+        base: u16,
+        size: u16,
+        device: Arc<D>,
+    ) -> Result<(), Error>
     where
         D: DevicePio + Send + Sync + 'static,
     {
@@ -35,7 +41,12 @@ impl Buses {
     }
 
     /// Puts `device` at `range` of memory; nowhere, if that is empty.
-    fn memory<D>(&mut self, what: &'static str, range: AddressRange, device: Arc<D>) -> Result<(), Error>
+    fn memory<D>(
+        &mut self,
+        what: &'static str,
+        range: AddressRange,
+        device: Arc<D>,
+    ) -> Result<(), Error>
     where
         D: DeviceMmio + Send + Sync + 'static,
     {
@@ -88,15 +99,19 @@ pub struct Console {
 /// An eventfd that raises an edge-triggered line.
 fn line(vm: &VmFd, gsi: u32, stats: &Stats) -> Result<EventFd, Error> {
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
-    vm.register_irqfd(&interrupt, gsi)
-        .map_err(Error::kvm("KVM_IRQFD"))?;
+    vm.register_irqfd(&interrupt, gsi).map_err(Error::kvm("KVM_IRQFD"))?;
     stats.kvm_ioctls.add("irqfd", 1);
     Ok(interrupt)
 }
 
 impl Buses {
     /// Adds COM1, with its interrupt through KVM, and the power button's.
-    pub fn add_console(&mut self, vm: &VmFd, stop: &Arc<Stop>, stats: &Stats) -> Result<Console, Error> {
+    pub fn add_console(
+        &mut self,
+        vm: &VmFd,
+        stop: &Arc<Stop>,
+        stats: &Stats,
+    ) -> Result<Console, Error> {
         let interrupt = line(vm, Serial::<Output>::GSI, stats)?;
         let power_button = line(vm, POWER_BUTTON_GSI, stats)?;
         let drained = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
@@ -106,11 +121,7 @@ impl Buses {
         let counted = stats.counted("serial", Arc::clone(&serial));
         self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
         let keyboard = Keyboard::new(serial, drained, Arc::clone(stop));
-        Ok(Console {
-            keyboard,
-            pending,
-            power_button,
-        })
+        Ok(Console { keyboard, pending, power_button })
     }
 
     /// Adds the registers of power and reset.
@@ -131,18 +142,19 @@ impl Buses {
 }
 
 /// Creates the guest's CPUs. All but the first wait for the guest to start them.
-pub fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u8, stats: &Stats) -> Result<Vec<Vcpu>, Error> {
+pub fn create_vcpus(
+    vm: &VmFd,
+    supported: &CpuId,
+    count: u8,
+    stats: &Stats,
+) -> Result<Vec<Vcpu>, Error> {
     let create = |index: u8| {
-        let fd = vm
-            .create_vcpu(index.into())
-            .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        let fd = vm.create_vcpu(index.into()).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid::for_cpu(supported, index, count)?;
         fd.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))?;
         Ok(Vcpu { fd, index })
     };
-    ["create_vcpu", "set_cpuid2"]
-        .iter()
-        .for_each(|call| stats.kvm_ioctls.add(call, count.into()));
+    ["create_vcpu", "set_cpuid2"].iter().for_each(|call| stats.kvm_ioctls.add(call, count.into()));
     (0..count).map(create).collect()
 }
 
@@ -150,10 +162,7 @@ pub fn create_vcpus(vm: &VmFd, supported: &CpuId, count: u8, stats: &Stats) -> R
 pub fn check_cpus(kvm: &Kvm, args: &Args) -> Result<(), Error> {
     let most = kvm.get_max_vcpus();
     match usize::from(args.cpus) > most {
-        true => Err(Error::TooManyCpus {
-            asked: args.cpus,
-            most,
-        }),
+        true => Err(Error::TooManyCpus { asked: args.cpus, most }),
         false => Ok(()),
     }
 }
@@ -181,14 +190,13 @@ mod tests {
             let cpuid = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
             let leaf = |function, index| {
                 let mut entries = cpuid.as_slice().iter();
-                *entries
-                    .find(|entry| entry.function == function && entry.index == index)
-                    .unwrap()
+                *entries.find(|entry| entry.function == function && entry.index == index).unwrap()
             };
             assert_eq!(leaf(1, 0).ebx >> 16, id << 8 | 254, "leaf 1 of {id}");
             assert_eq!(leaf(1, 0).ecx >> 21 & 1, 1, "x2APIC");
             let levels = [0, 1].map(|index| leaf(0xb, index));
-            let told = levels.map(|level| (level.eax & 0x1f, level.ebx & 0xffff, level.ecx, level.edx));
+            let told =
+                levels.map(|level| (level.eax & 0x1f, level.ebx & 0xffff, level.ecx, level.edx));
             assert_eq!(told, [(0, 1, 0x100, id), (8, 254, 0x201, id)], "leaf 0xb of {id}");
             assert_eq!(leaf(0x8000_0008, 0).ecx & 0xf0ff, 8 << 12 | 253);
         }

@@ -17,7 +17,9 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     match (&line.command, &line.guest) {
         (Some(Command::Prepare(command)), _) => ended(style, prepare(style, command)),
-        (Some(Command::Stats { socket, json }), _) => ended(style, control::stats(socket, *json).map(said)),
+        (Some(Command::Stats { socket, json }), _) => {
+            ended(style, control::stats(socket, *json).map(said))
+        }
         (None, Some(args)) => ended(style, vmm::run(args).map(|outcome| status(&outcome))),
         // clap asks for --kernel where there is no command.
         (None, None) => ExitCode::FAILURE,

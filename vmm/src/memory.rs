@@ -32,10 +32,8 @@ impl Ram {
     pub fn of(ranges: &[AddressRange], memory: Memory) -> Result<Self, Error> {
         let regions = ranges.iter().map(|range| backing::map(range, memory));
         let regions = regions.collect::<Result<Vec<_>, _>>()?;
-        let memory = GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(|e| Error::Ram {
-            size: 0,
-            why: e.to_string(),
-        })?;
+        let memory = GuestMemoryMmap::from_arc_regions(regions.clone())
+            .map_err(|e| Error::Ram { size: 0, why: e.to_string() })?;
         Ok(Self { memory, regions })
     }
 
@@ -72,10 +70,9 @@ pub fn check_host(asked: Memory) -> Result<(), Error> {
 
 fn check_total(asked: MemorySize) -> Result<(), Error> {
     match meminfo().and_then(|meminfo| kib(&meminfo, "MemTotal:")) {
-        Some(kib) if asked.bytes() >> 10 > kib => Err(Error::MemoryLargerThanHost {
-            asked,
-            has: kib >> 10,
-        }),
+        Some(kib) if asked.bytes() >> 10 > kib => {
+            Err(Error::MemoryLargerThanHost { asked, has: kib >> 10 })
+        }
         _ => Ok(()),
     }
 }
@@ -91,9 +88,7 @@ pub fn shortage(asked: Memory) -> Option<String> {
 /// reads as a string needs to grow.
 fn meminfo() -> Option<String> {
     let mut start = [0; 128];
-    let length = File::open("/proc/meminfo")
-        .and_then(|mut file| file.read(&mut start))
-        .ok()?;
+    let length = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)).ok()?;
     Some(String::from_utf8_lossy(start.get(..length)?).into_owned())
 }
 
@@ -121,10 +116,7 @@ mod tests {
 
     #[test]
     fn regions_are_where_the_plan_says() {
-        let plan = [
-            AddressRange::new(0, 64 << 20),
-            AddressRange::new(4 << 30, 2 << 20),
-        ];
+        let plan = [AddressRange::new(0, 64 << 20), AddressRange::new(4 << 30, 2 << 20)];
         let ram = Ram::new(&plan).unwrap();
         ram.memory().write_obj(7_u32, GuestAddress(4 << 30)).unwrap();
         assert_eq!(ram.memory().read_obj::<u32>(GuestAddress(4 << 30)).unwrap(), 7);
@@ -144,19 +136,13 @@ mod tests {
         let asked = "512M".parse().unwrap();
         let told = |available| told_shortage(asked, &format!("MemAvailable: {available} kB\n"));
         let text = told(300 << 10).unwrap();
-        assert!(
-            text.starts_with("--memory 512M: this host has 300M to spare"),
-            "{text}"
-        );
+        assert!(text.starts_with("--memory 512M: this host has 300M to spare"), "{text}");
         assert_eq!((told(512 << 10), told_shortage(asked, "")), (None, None));
     }
 
     #[test]
     fn ram_that_is_not_to_be_had_is_told_with_what_mends_it() {
-        let text = Ram::new(&[AddressRange::new(0, 1 << 60)])
-            .err()
-            .unwrap()
-            .to_string();
+        let text = Ram::new(&[AddressRange::new(0, 1 << 60)]).err().unwrap().to_string();
         assert!(
             text.starts_with("guest RAM of 1099511627776 MiB could not be mapped: ")
                 && text.contains("--memory")

@@ -40,15 +40,11 @@ impl Posted {
         }
         // SAFETY: `vcpu` keeps the fd open.
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
-        let fd = fd
-            .try_clone_to_owned()
-            .map_err(Error::system("dup"))?
-            .into_raw_fd();
+        let fd = fd.try_clone_to_owned().map_err(Error::system("dup"))?.into_raw_fd();
         // SAFETY: the fd is that of a vCPU of this VM, just duplicated, and owned by nobody else.
         let vcpu = unsafe { vm.create_vcpu_from_rawfd(fd) };
         let mut vcpu = vcpu.map_err(Error::kvm("mmap of a vCPU"))?;
-        vcpu.map_coalesced_mmio_ring()
-            .map_err(Error::kvm("mmap of the coalesced MMIO ring"))?;
+        vcpu.map_coalesced_mmio_ring().map_err(Error::kvm("mmap of the coalesced MMIO ring"))?;
         // Where there is one already, that one does.
         let _ = self.0.set(Ring {
             vm: Arc::clone(vm),
@@ -103,11 +99,7 @@ impl Collected {
     /// Collects the writes to a range from now on. Where KVM does not, each is an exit.
     fn begin(vm: &Arc<VmFd>, start: IoEventAddress, size: u32) -> Option<Self> {
         match vm.register_coalesced_mmio(start, size) {
-            Ok(()) => Some(Self {
-                vm: Arc::clone(vm),
-                start,
-                size,
-            }),
+            Ok(()) => Some(Self { vm: Arc::clone(vm), start, size }),
             Err(error) => {
                 log::debug!("KVM_REGISTER_COALESCED_MMIO: {error}");
                 None
@@ -144,10 +136,7 @@ struct Now {
 impl PostedRange {
     /// Nowhere yet.
     pub fn new(posted: Arc<dyn Collect>) -> Self {
-        Self {
-            posted,
-            now: Mutex::default(),
-        }
+        Self { posted, now: Mutex::default() }
     }
 
     /// Collects where `effects` say, unless newer ones came first. What was collected at the former place is still to be
@@ -242,11 +231,7 @@ mod tests {
     }
 
     fn effects(sequence: u64, coalesced_writes: Option<ByteRange>) -> ConfigEffects {
-        ConfigEffects {
-            sequence,
-            slots_freed: false,
-            coalesced_writes,
-        }
+        ConfigEffects { sequence, slots_freed: false, coalesced_writes }
     }
 
     #[test]

@@ -276,19 +276,14 @@ impl Stats {
 
     fn device(&self, name: impl Into<String>, counts: impl Serialize) {
         if let Ok(counts) = serde_json::to_value(counts) {
-            self.devices
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(name.into(), counts);
+            self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), counts);
         }
     }
 
     /// Everything, as JSON.
     pub fn json(&self) -> Value {
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted
-            .iter()
-            .for_each(|(name, accesses)| self.device(*name, accesses.as_ref()));
+        counted.iter().for_each(|(name, accesses)| self.device(*name, accesses.as_ref()));
         let traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
         traps.iter().for_each(|(name, counts)| self.device(name, counts));
         self.device("unclaimed", &self.unclaimed);
@@ -361,9 +356,7 @@ mod tests {
     fn the_json_has_what_its_readers_look_for() {
         let stats = Stats::default();
         for _ in 0..2 {
-            stats
-                .counted("serial", Null)
-                .pio_read(PioAddress(0x3f8), 5, &mut []);
+            stats.counted("serial", Null).pio_read(PioAddress(0x3f8), 5, &mut []);
         }
         stats.exits.total.add_one();
         stats.unclaimed.write(0x80);
@@ -377,7 +370,8 @@ mod tests {
         stats.phase("kvm");
         let file = tempfile::NamedTempFile::new().unwrap();
         StatsFile::create(file.path()).unwrap().write(&stats).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         let numbers = [
             (&json["devices"]["serial"]["reads"], 2),
             (&json["devices"]["serial"]["by_address"]["0x3fd"], 2),
@@ -391,9 +385,7 @@ mod tests {
             (&json["kvm_ioctls"]["create_vm"], 2),
             (&json["ram_regions"], 0),
         ];
-        numbers
-            .into_iter()
-            .for_each(|(value, expected)| assert_eq!(value, expected));
+        numbers.into_iter().for_each(|(value, expected)| assert_eq!(value, expected));
         assert!(json["phases_ns"]["kvm"].is_u64());
     }
 
@@ -409,10 +401,7 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
-        let text = StatsFile::create("/nonexistent/stats.json")
-            .err()
-            .unwrap()
-            .to_string();
+        let text = StatsFile::create("/nonexistent/stats.json").err().unwrap().to_string();
         assert!(text.starts_with("--stats /nonexistent/stats.json: "), "{text}");
     }
 }

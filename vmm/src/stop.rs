@@ -51,11 +51,7 @@ impl Stop {
     /// Nothing stops yet.
     pub fn new() -> Result<Self, Error> {
         let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
-        Ok(Self {
-            outcome: OnceLock::new(),
-            insisted: OnceLock::new(),
-            signal,
-        })
+        Ok(Self { outcome: OnceLock::new(), insisted: OnceLock::new(), signal })
     }
 
     /// Asks everything to stop; the first asker's outcome is the outcome.
@@ -88,7 +84,9 @@ impl Stop {
     /// The outcome.
     pub fn into_outcome(self) -> Option<Outcome> {
         match self.outcome.into_inner() {
-            Some(asked @ (Outcome::Reset | Outcome::Quit)) => self.insisted.into_inner().or(Some(asked)),
+            Some(asked @ (Outcome::Reset | Outcome::Quit)) => {
+                self.insisted.into_inner().or(Some(asked))
+            }
             asked => asked,
         }
     }

@@ -70,7 +70,11 @@ impl PciFunction for GuestFunction {
 
 impl GuestFunction {
     /// `function`, whose traps `stats` counts, and whose writes that may come late `posted` collects.
-    pub fn new(function: &Arc<PassthroughFunction>, posted: Arc<dyn Collect>, stats: &Stats) -> Self {
+    pub fn new(
+        function: &Arc<PassthroughFunction>,
+        posted: Arc<dyn Collect>,
+        stats: &Stats,
+    ) -> Self {
         Self {
             function: Arc::clone(function),
             heat: stats.bar_heat(&function.address().to_string()),
@@ -97,9 +101,7 @@ impl GuestFunction {
 
     fn read(&self, space: Space, address: u64, data: &mut [u8]) -> bool {
         let place = self.decode(space, address);
-        place
-            .map(|(bar, offset)| self.function.bar_read(bar, offset, data))
-            .is_some()
+        place.map(|(bar, offset)| self.function.bar_read(bar, offset, data)).is_some()
     }
 
     fn write(&self, space: Space, address: u64, data: &[u8]) -> Option<SlotsFreed> {
@@ -137,24 +139,16 @@ impl Devices {
         }
         let container = Container::open()?;
         link(&container, host)?;
-        let mut open = |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
-            let device = match asked.group {
-                None => container.open_device(address)?,
-                Some(fd) => container.open_device_by(address, handed.remove(fd)?)?,
+        let mut open =
+            |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
+                let device = match asked.group {
+                    None => container.open_device(address)?,
+                    Some(fd) => container.open_device_by(address, handed.remove(fd)?)?,
+                };
+                Ok(Opened { slot, address, device, reset: asked.reset, p2p: asked.p2p })
             };
-            Ok(Opened {
-                slot,
-                address,
-                device,
-                reset: asked.reset,
-                p2p: asked.p2p,
-            })
-        };
-        let opened = (FIRST_SLOT..)
-            .zip(addresses)
-            .zip(asked)
-            .map(&mut open)
-            .collect::<Result<_, _>>()?;
+        let opened =
+            (FIRST_SLOT..).zip(addresses).zip(asked).map(&mut open).collect::<Result<_, _>>()?;
         Ok(Some(Self { container, opened }))
     }
 
@@ -170,10 +164,7 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = Host {
-                p2p,
-                ..host.host_with_intx(intx_gsi(opened.slot))
-            };
+            let host = Host { p2p, ..host.host_with_intx(intx_gsi(opened.slot)) };
             let device = opened.device.clone();
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))
@@ -185,10 +176,7 @@ impl Devices {
     /// What the IOMMU can map.
     pub fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
         let reach = self.container.dma().reach()?;
-        Ok(reach
-            .iter()
-            .map(|range| AddressRange::new(range.start(), range.size()))
-            .collect())
+        Ok(reach.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
     }
 
     /// Lets the devices reach all of `ram`, which pins it; all or nothing.
@@ -248,9 +236,7 @@ impl Functions {
 
     /// The BARs that need a place.
     pub fn bars(&self) -> Vec<BarRequest> {
-        self.iter()
-            .flat_map(|(_, function)| bar_requests(function))
-            .collect()
+        self.iter().flat_map(|(_, function)| bar_requests(function)).collect()
     }
 
     /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
@@ -264,9 +250,7 @@ impl Functions {
 
     /// Their addresses in the host.
     pub fn addresses(&self) -> Vec<String> {
-        self.iter()
-            .map(|(_, function)| function.address().to_string())
-            .collect()
+        self.iter().map(|(_, function)| function.address().to_string()).collect()
     }
 
     /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
@@ -281,10 +265,7 @@ impl Functions {
     pub fn count(&self, stats: &Stats) {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
-            function
-                .traps()
-                .values()
-                .for_each(|(what, count)| stats.trapped(&name, what, count));
+            function.traps().values().for_each(|(what, count)| stats.trapped(&name, what, count));
         }
     }
 }
@@ -308,8 +289,7 @@ pub(crate) fn addresses(asked: &[Passthrough], handed: &Handed) -> Result<Vec<Pc
 
 /// The device of a group that has no other.
 fn only_device(fd: RawFd, handed: &Handed, sysfs: &Sysfs) -> Result<PciAddress, Error> {
-    let no_group =
-        "it is not a VFIO group's\n  a shell passes that of group 7 so: vmm --vfio fd=3 3<>/dev/vfio/7";
+    let no_group = "it is not a VFIO group's\n  a shell passes that of group 7 so: vmm --vfio fd=3 3<>/dev/vfio/7";
     let group = handed.look(fd).and_then(|file| sysfs.group_of(file));
     let group = group.ok_or_else(|| Error::handed("--vfio", fd, no_group))?;
     let mut members = sysfs.members(group);
@@ -320,7 +300,9 @@ fn only_device(fd: RawFd, handed: &Handed, sysfs: &Sysfs) -> Result<PciAddress, 
         _ => {
             let names: Vec<_> = members.iter().map(PciAddress::to_string).collect();
             let names = names.join(", ");
-            let why = format!("group {group} has of vfio-pci's: {names}\n  name one: --vfio ADDRESS,fd={fd}");
+            let why = format!(
+                "group {group} has of vfio-pci's: {names}\n  name one: --vfio ADDRESS,fd={fd}"
+            );
             Err(Error::handed("--vfio", fd, why))
         }
     }
@@ -346,12 +328,7 @@ fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {
             BarKind::Rom => return None,
         };
         let function = function.address().to_string();
-        Some(BarRequest {
-            function,
-            index: bar.index.number(),
-            size: bar.size,
-            space,
-        })
+        Some(BarRequest { function, index: bar.index.number(), size: bar.size, space })
     };
     function.bars().iter().filter_map(request).collect()
 }

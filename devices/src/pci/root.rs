@@ -42,10 +42,7 @@ impl PciRoot {
 
     /// Puts `function` at device number `slot`.
     pub fn insert(&mut self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
-        let place = self
-            .slots
-            .get_mut(usize::from(slot))
-            .ok_or(SlotError::NoSuchSlot(slot))?;
+        let place = self.slots.get_mut(usize::from(slot)).ok_or(SlotError::NoSuchSlot(slot))?;
         if place.is_some() {
             return Err(SlotError::Taken(slot));
         }
@@ -66,7 +63,9 @@ impl PciRoot {
     /// Only function 0 of a device exists; all else reads as absent.
     pub fn config_read(&self, devfn: u8, offset: u16, data: &mut [u8]) {
         match self.function(devfn) {
-            Some(function) if is_config_access(offset, data.len()) => function.config_read(offset, data),
+            Some(function) if is_config_access(offset, data.len()) => {
+                function.config_read(offset, data)
+            }
             _ => data.fill(MASTER_ABORT),
         }
     }
@@ -114,9 +113,7 @@ impl DeviceMmio for PciRoot {
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
         let gpa = base.0.wrapping_add(offset);
-        let written = self
-            .functions()
-            .find_map(|function| function.memory_write(gpa, data));
+        let written = self.functions().find_map(|function| function.memory_write(gpa, data));
         written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
@@ -132,9 +129,7 @@ impl DevicePio for PciRoot {
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         let port = base.0.wrapping_add(offset);
-        let written = self
-            .functions()
-            .find_map(|function| function.io_write(port, data));
+        let written = self.functions().find_map(|function| function.io_write(port, data));
         written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
@@ -157,12 +152,7 @@ pub(super) mod tests {
 
     impl TestFunction {
         pub fn at(bar: u64, port: u16) -> Arc<Self> {
-            Arc::new(Self {
-                bar,
-                port,
-                writes: Mutex::new(Vec::new()),
-                retried: AtomicU32::new(0),
-            })
+            Arc::new(Self { bar, port, writes: Mutex::new(Vec::new()), retried: AtomicU32::new(0) })
         }
     }
 
@@ -179,9 +169,7 @@ pub(super) mod tests {
         }
 
         fn memory_write(&self, gpa: u64, _: &[u8]) -> Option<SlotsFreed> {
-            (self.bar..self.bar + 16)
-                .contains(&gpa)
-                .then_some(SlotsFreed(true))
+            (self.bar..self.bar + 16).contains(&gpa).then_some(SlotsFreed(true))
         }
 
         fn retry_placement(&self) {
@@ -218,10 +206,7 @@ pub(super) mod tests {
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(2));
         assert_eq!(root.insert(2, TestFunction::at(0, 0)), Err(SlotError::Taken(2)));
-        assert_eq!(
-            root.insert(32, TestFunction::at(0, 0)),
-            Err(SlotError::NoSuchSlot(32))
-        );
+        assert_eq!(root.insert(32, TestFunction::at(0, 0)), Err(SlotError::NoSuchSlot(32)));
         (3..32).for_each(|slot| assert_eq!(root.push(TestFunction::at(0, 0)), Ok(slot)));
         assert_eq!(root.push(TestFunction::at(0, 0)), Err(SlotError::Full));
     }
@@ -261,11 +246,8 @@ pub(super) mod tests {
         });
         root.config_write(0, 4, &[0; 4]);
         root.config_write(0, 0x10, &[0; 4]);
-        let tried = || {
-            functions
-                .each_ref()
-                .map(|function| function.retried.load(Ordering::Relaxed))
-        };
+        let tried =
+            || functions.each_ref().map(|function| function.retried.load(Ordering::Relaxed));
         assert_eq!(tried(), [1, 1]);
         root.mmio_write(MmioAddress(0), 0x40, &[0; 4]);
         assert_eq!(tried(), [1, 1], "no BAR is there");

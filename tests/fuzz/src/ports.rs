@@ -30,9 +30,7 @@ impl PciFunction for OnBus {
 
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
         let decoded = self.0.decode(Space::Memory, gpa);
-        decoded
-            .map(|(bar, offset)| self.0.bar_read(bar, offset, data))
-            .is_some()
+        decoded.map(|(bar, offset)| self.0.bar_read(bar, offset, data)).is_some()
     }
 
     fn memory_write(&self, gpa: u64, data: &[u8]) -> Option<SlotsFreed> {

@@ -122,11 +122,7 @@ impl Container {
         if let Some(other) = opened.as_ref().map(|file| self.sysfs.group_of(file))
             && other != Some(group)
         {
-            return Err(Error::OtherGroup {
-                address,
-                group,
-                other,
-            });
+            return Err(Error::OtherGroup { address, group, other });
         }
         let membership = Membership::new(self, address, group, opened)?;
         Ok(Arc::new(GroupDevice::open(membership, address)?))
@@ -145,10 +141,8 @@ impl Container {
 
     fn driver(&self, address: PciAddress) -> Driver {
         let mut drivers = self.drivers();
-        let asked = || Driver {
-            name: self.sysfs.driver(address),
-            is_vfio: self.sysfs.is_vfio(address),
-        };
+        let asked =
+            || Driver { name: self.sysfs.driver(address), is_vfio: self.sysfs.is_vfio(address) };
         drivers.entry(address).or_insert_with(asked).clone()
     }
 

@@ -31,11 +31,7 @@ unsafe impl HostMemory for Joined {
 impl Joined {
     /// One piece.
     pub(crate) fn new(piece: Arc<dyn HostMemory>) -> Self {
-        Self {
-            address: piece.host_address(),
-            size: piece.size(),
-            pieces: vec![piece],
-        }
+        Self { address: piece.host_address(), size: piece.size(), pieces: vec![piece] }
     }
 
     /// Adds a piece that begins where this ends.

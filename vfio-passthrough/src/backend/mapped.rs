@@ -29,11 +29,7 @@ impl Mapped {
         // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and
         // the value made here holds it until `unmap` succeeded, or for ever.
         unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
-        Ok(Self {
-            space,
-            range,
-            memory: Some(memory),
-        })
+        Ok(Self { space, range, memory: Some(memory) })
     }
 
     /// Whether this is a mapping of `space`.
@@ -68,10 +64,7 @@ impl Mapped {
 impl Drop for Mapped {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            log::error!(
-                "cannot unmap {} from DMA: {error}; its memory is leaked",
-                self.range
-            );
+            log::error!("cannot unmap {} from DMA: {error}; its memory is leaked", self.range);
             self.forget();
         }
     }

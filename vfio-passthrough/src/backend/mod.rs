@@ -215,13 +215,16 @@ pub trait Device: Send + Sync {
 #[cfg(feature = "model")]
 pub fn ranges_of_chain(buffer: &[u8], first: u32) -> Vec<Vec<ByteRange>> {
     info::capabilities(buffer, first)
-        .filter_map(|capability| info::sparse_areas(capability).or_else(|| info::iova_ranges(capability)))
+        .filter_map(|capability| {
+            info::sparse_areas(capability).or_else(|| info::iova_ranges(capability))
+        })
         .collect()
 }
 
 /// Bounds of an access to a region; the kernel would fold what lies outside into the next region's offsets.
 pub(crate) fn file_position(region: &RegionInfo, offset: u64, length: usize) -> io::Result<u64> {
-    let inside = ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);
+    let inside =
+        ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);
     let position = region.file_offset.checked_add(offset).filter(|_| inside);
     position.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }

@@ -88,9 +88,5 @@ fn map_hint(error: &io::Error) -> &'static str {
 }
 
 fn list(ranges: &[ByteRange]) -> String {
-    ranges
-        .iter()
-        .map(ByteRange::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    ranges.iter().map(ByteRange::to_string).collect::<Vec<_>>().join(", ")
 }

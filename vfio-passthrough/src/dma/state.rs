@@ -34,10 +34,7 @@ struct Entry {
 
 impl State {
     pub fn of(space: Arc<dyn AddressSpace>) -> Self {
-        Self {
-            spaces: vec![space],
-            mappings: BTreeMap::new(),
-        }
+        Self { spaces: vec![space], mappings: BTreeMap::new() }
     }
 
     pub fn add(&mut self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
@@ -60,10 +57,7 @@ impl State {
 
     /// What all of them can do.
     pub fn room(&self) -> Result<Room, Error> {
-        let mut room = Room {
-            reach: vec![ByteRange::between(0, u64::MAX)],
-            mappings: usize::MAX,
-        };
+        let mut room = Room { reach: vec![ByteRange::between(0, u64::MAX)], mappings: usize::MAX };
         for space in &self.spaces {
             let info = space.info().map_err(Error::Info)?;
             if let Some(own) = info.iova_ranges {
@@ -83,14 +77,8 @@ impl State {
             return Err(Error::Map { range, source });
         }
         let spaces = self.spaces.iter();
-        let mapped = spaces
-            .map(|space| mapped(space, range, &memory))
-            .collect::<Result<_, _>>()?;
-        let entry = Entry {
-            range,
-            memory,
-            mapped,
-        };
+        let mapped = spaces.map(|space| mapped(space, range, &memory)).collect::<Result<_, _>>()?;
+        let entry = Entry { range, memory, mapped };
         self.mappings.insert(range.start(), entry);
         Ok(())
     }
@@ -132,11 +120,10 @@ fn mapped(
 
 /// What is in ranges of both.
 fn common(one: &[ByteRange], other: &[ByteRange]) -> Vec<ByteRange> {
-    let pairs = one
-        .iter()
-        .flat_map(|one| other.iter().map(move |other| (one, other)));
-    let both = pairs
-        .map(|(one, other)| ByteRange::between(one.start().max(other.start()), one.end().min(other.end())));
+    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+    let both = pairs.map(|(one, other)| {
+        ByteRange::between(one.start().max(other.start()), one.end().min(other.end()))
+    });
     both.filter(|range| !range.is_empty()).collect()
 }
 

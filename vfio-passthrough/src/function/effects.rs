@@ -65,10 +65,7 @@ impl PassthroughFunction {
     fn coalesced_writes(&self, state: &State) -> Option<ByteRange> {
         let layout = self.msix.filter(|_| state.running)?;
         let bar = self.bars.iter().find(|bar| bar.index == layout.table_bar)?;
-        let base = state
-            .config
-            .decoded(bar)
-            .filter(|_| state.msix.is_masked_or_disabled())?;
+        let base = state.config.decoded(bar).filter(|_| state.msix.is_masked_or_disabled())?;
         ByteRange::new(base.checked_add(layout.table.start())?, layout.table.size())
     }
 }

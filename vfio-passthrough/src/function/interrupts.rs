@@ -15,10 +15,7 @@ impl PassthroughFunction {
             msi: state.config.msi_wanted(),
             msix: state.msix.wanted(),
         };
-        state
-            .interrupts
-            .reconcile(&demand)
-            .map_err(|source| self.interrupt_error(source))
+        state.interrupts.reconcile(&demand).map_err(|source| self.interrupt_error(source))
     }
 
     /// What an access to a BAR touches of the structures of MSI-X.

@@ -14,13 +14,10 @@ impl PassthroughFunction {
     /// Which BAR decodes an address now, and where in it the address is.
     pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
         let state = self.lock();
-        self.bars
-            .iter()
-            .filter(|bar| bar.kind.space() == space)
-            .find_map(|bar| {
-                let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
-                Some((bar.index, range.offset_of(address)?))
-            })
+        self.bars.iter().filter(|bar| bar.kind.space() == space).find_map(|bar| {
+            let range = ByteRange::new(state.config.decoded(bar)?, bar.size)?;
+            Some((bar.index, range.offset_of(address)?))
+        })
     }
 
     /// Places what the host VMM refused to place before: for a bus, after another function gave memory up.
@@ -55,7 +52,12 @@ impl PassthroughFunction {
 
     /// From other devices first: the kernel takes the pages of a device that does not decode from this process, and
     /// not from the IOMMU.
-    fn retire(&self, window: &mut Window, base: Option<u64>, freed: &mut bool) -> Result<(), Error> {
+    fn retire(
+        &self,
+        window: &mut Window,
+        base: Option<u64>,
+        freed: &mut bool,
+    ) -> Result<(), Error> {
         let unmapped = window.unmap(base).map(|was| {
             if was {
                 self.traps.p2p_unmaps.increment();
@@ -63,7 +65,8 @@ impl PassthroughFunction {
         });
         let unmapped = unmapped.map_err(|source| self.p2p_error(window.bar(), source));
         let retired = window.retire(base).map(|gone| *freed |= gone);
-        let retired = retired.map_err(|source| self.window_error("take away", window.bar(), source));
+        let retired =
+            retired.map_err(|source| self.window_error("take away", window.bar(), source));
         self.both(unmapped, retired)
     }
 
@@ -106,9 +109,7 @@ impl PassthroughFunction {
             return Ok(());
         };
         let mut data = [0; 2];
-        let result = self
-            .device
-            .read(&self.config_region, u64::from(offset), &mut data);
+        let result = self.device.read(&self.config_region, u64::from(offset), &mut data);
         result.map_err(|source| self.region_error("read", &self.config_region, source))?;
         state.config.set_asleep(u16::from_le_bytes(data) & PM_STATE != 0);
         Ok(())
@@ -117,7 +118,5 @@ impl PassthroughFunction {
 
 /// Where the guest has a BAR now.
 fn base(bars: &[Bar], config: &ConfigSpace, index: BarIndex) -> Option<u64> {
-    bars.iter()
-        .find(|bar| bar.index == index)
-        .and_then(|bar| config.decoded(bar))
+    bars.iter().find(|bar| bar.index == index).and_then(|bar| config.decoded(bar))
 }

@@ -74,14 +74,7 @@ impl Binding {
         // MSI vectors are one block that is allocated when MSI is turned on (vfio_msi_enable).
         let fixed = kind == Kind::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-        Self {
-            address,
-            kind,
-            state: HostState::default(),
-            growth,
-            vectors,
-            device,
-        }
+        Self { address, kind, state: HostState::default(), growth, vectors, device }
     }
 
     /// Makes the host agree with what the guest wants. After a failure the next call tries again what is
@@ -126,10 +119,9 @@ impl Binding {
     fn carry_out(&mut self, step: &Step) -> Result<(), Error> {
         let kind = self.kind;
         match step {
-            Step::Deliver(changes) => self
-                .vectors
-                .update(changes)
-                .map_err(|source| Error::Deliver { kind, source }),
+            Step::Deliver(changes) => {
+                self.vectors.update(changes).map_err(|source| Error::Deliver { kind, source })
+            }
             // A first vector without an eventfd turns the kind on and binds nothing
             // (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[None]),
@@ -147,10 +139,7 @@ impl Binding {
             Step::Disable => {
                 disable(&*self.device, kind)?;
                 // What was pending is gone with the enable bit (PCI 6.8.2).
-                self.state
-                    .bound
-                    .iter()
-                    .for_each(|vector| self.vectors.clear_pending(*vector));
+                self.state.bound.iter().for_each(|vector| self.vectors.clear_pending(*vector));
                 Ok(())
             }
         }
@@ -158,17 +147,11 @@ impl Binding {
 
     fn eventfd(&mut self, vector: u16) -> Result<Arc<EventFd>, Error> {
         let kind = self.kind;
-        self.vectors
-            .trigger(vector)
-            .map_err(|source| Error::Eventfd { kind, vector, source })
+        self.vectors.trigger(vector).map_err(|source| Error::Eventfd { kind, vector, source })
     }
 
     fn trigger(&self, start: u16, eventfds: &[Option<Arc<EventFd>>]) -> Result<(), Error> {
-        let call = SetIrqs::Trigger {
-            index: self.kind.index(),
-            start: u32::from(start),
-            eventfds,
-        };
+        let call = SetIrqs::Trigger { index: self.kind.index(), start: u32::from(start), eventfds };
         let what = || {
             let named = eventfds.iter().flatten().count();
             format!("{named} vectors from {start} on")
@@ -184,11 +167,7 @@ impl Binding {
 /// Turns an index off.
 pub(super) fn disable(device: &dyn Device, kind: Kind) -> Result<(), Error> {
     let result = device.set_irqs(SetIrqs::Disable { index: kind.index() });
-    result.map_err(|source| Error::SetIrqs {
-        kind,
-        what: "disable".to_owned(),
-        source,
-    })
+    result.map_err(|source| Error::SetIrqs { kind, what: "disable".to_owned(), source })
 }
 
 impl Drop for Binding {
@@ -229,15 +208,8 @@ mod dropped {
         let (kind, vectors) = (Kind::Msix, guest.host().msi.allocate(65)?);
         let irq = device.irq(kind.index())?;
         let mut binding = Binding::new(address, kind, device.clone(), irq, vectors);
-        let message = MsiMessage {
-            address: 0xfee0_0000,
-            data: 7,
-        };
-        let wanted = Wanted {
-            enabled: true,
-            vectors: 65,
-            deliver: [(3, message)].into(),
-        };
+        let message = MsiMessage { address: 0xfee0_0000, data: 7 };
+        let wanted = Wanted { enabled: true, vectors: 65, deliver: [(3, message)].into() };
         binding.reconcile(&wanted).map_err(std::io::Error::other)?;
         assert_eq!((device.irqs().bound(), guest.delivered().len()), (1, 1));
         drop(binding);

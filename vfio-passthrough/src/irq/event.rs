@@ -31,22 +31,10 @@ impl Event {
         let eventfd = eventfd.map_err(|source| Error::Eventfd { kind, vector, source })?;
         let eventfd = Arc::new(eventfd);
         let eventfds = [Some(eventfd.clone())];
-        let call = SetIrqs::Trigger {
-            index: kind.index(),
-            start: 0,
-            eventfds: &eventfds,
-        };
+        let call = SetIrqs::Trigger { index: kind.index(), start: 0, eventfds: &eventfds };
         let what = "enable".to_owned();
-        device
-            .set_irqs(call)
-            .map_err(|source| Error::SetIrqs { kind, what, source })?;
-        Ok(Self {
-            address,
-            kind,
-            device,
-            eventfd,
-            bound: true,
-        })
+        device.set_irqs(call).map_err(|source| Error::SetIrqs { kind, what, source })?;
+        Ok(Self { address, kind, device, eventfd, bound: true })
     }
 
     /// What VFIO signals.
@@ -72,7 +60,9 @@ impl Drop for Event {
     fn drop(&mut self) {
         if let Err(error) = self.unbind() {
             let Self { address, kind, .. } = self;
-            log::error!("{address}: its {kind} eventfd stays bound until the device is closed: {error}");
+            log::error!(
+                "{address}: its {kind} eventfd stays bound until the device is closed: {error}"
+            );
         }
     }
 }
@@ -87,7 +77,8 @@ mod tests {
     fn what_is_dropped_is_not_heard_any_more() -> std::io::Result<()> {
         let device = Arc::new(PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD)?);
         let address = "01:00.0".parse().map_err(std::io::Error::other)?;
-        let event = Event::new(address, Kind::Request, device.clone()).map_err(std::io::Error::other)?;
+        let event =
+            Event::new(address, Kind::Request, device.clone()).map_err(std::io::Error::other)?;
         assert_eq!(device.heard(), 1);
         drop(event);
         assert_eq!(device.heard(), 0);

@@ -89,11 +89,8 @@ impl Interrupts {
         let mut kinds = [(&mut self.msi, msi), (&mut self.msix, msix)];
         kinds.sort_by_key(|(_, wanted)| wanted.enabled);
         for (binding, wanted) in kinds {
-            result = result.and(
-                binding
-                    .as_mut()
-                    .map_or(Ok(()), |binding| binding.reconcile(wanted)),
-            );
+            result =
+                result.and(binding.as_mut().map_or(Ok(()), |binding| binding.reconcile(wanted)));
         }
         match self.intx.as_mut().filter(|_| intx) {
             Some(pin) => result.and(pin.enable()),

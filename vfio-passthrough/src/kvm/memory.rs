@@ -21,19 +21,13 @@ pub struct KvmMemory {
 
 impl KvmMemory {
     pub(super) fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
-        Self {
-            vm,
-            numbers: Arc::new(Mutex::new(allocator(numbers))),
-            calls,
-        }
+        Self { vm, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
     }
 }
 
 impl MemorySlots for KvmMemory {
     fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
-        let number = lock(&self.numbers)
-            .as_mut()
-            .and_then(|numbers| numbers.allocate_id().ok());
+        let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
         let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let mut slot = Slot {
             vm: self.vm.clone(),

@@ -56,21 +56,19 @@ impl Events {
         let is_event = |index: u32| Self::infos().any(|info| info.index == index);
         let mut heard = lock(&self.heard);
         let result = match call {
-            SetIrqs::Trigger {
-                index,
-                start,
-                eventfds,
-            } if is_event(index) => match (start, eventfds) {
-                (0, [Some(eventfd)]) => {
-                    heard.insert(index, eventfd.clone());
-                    Ok(())
+            SetIrqs::Trigger { index, start, eventfds } if is_event(index) => {
+                match (start, eventfds) {
+                    (0, [Some(eventfd)]) => {
+                        heard.insert(index, eventfd.clone());
+                        Ok(())
+                    }
+                    (0, [None]) => {
+                        heard.remove(&index);
+                        Ok(())
+                    }
+                    _ => Err(errno(libc::EINVAL)),
                 }
-                (0, [None]) => {
-                    heard.remove(&index);
-                    Ok(())
-                }
-                _ => Err(errno(libc::EINVAL)),
-            },
+            }
             SetIrqs::Disable { index } if is_event(index) => match heard.remove(&index) {
                 Some(_) => Ok(()),
                 None => Err(errno(libc::EINVAL)),
@@ -83,9 +81,7 @@ impl Events {
 
     fn signal(&self, kind: Kind) -> io::Result<()> {
         let heard = lock(&self.heard);
-        heard
-            .get(&kind.index())
-            .map_or(Ok(()), |eventfd| eventfd.write(1))
+        heard.get(&kind.index()).map_or(Ok(()), |eventfd| eventfd.write(1))
     }
 }
 
@@ -101,11 +97,7 @@ impl PciDevice {
             return Ok(self.events.requests.load(Ordering::Relaxed));
         }
         self.events.signal(Kind::Request)?;
-        Ok(self
-            .events
-            .requests
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1))
+        Ok(self.events.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1))
     }
 
     /// The device tells of an uncorrectable error.
@@ -119,9 +111,7 @@ impl PciDevice {
 
     /// The host has the device back: its file is closed, and nothing of it is mapped.
     pub fn is_given_back(&self) -> bool {
-        let mapped = lock(&self.events.mappings)
-            .iter()
-            .any(|holder| holder.strong_count() != 0);
+        let mapped = lock(&self.events.mappings).iter().any(|holder| holder.strong_count() != 0);
         self.events.check_open().is_err() && !mapped
     }
 

@@ -202,7 +202,11 @@ impl Faults {
     }
 
     /// A call that moves bytes; `short` moves as many as one does that falls short.
-    fn pass_bytes(&self, call: Call, short: impl FnOnce(usize) -> io::Result<()>) -> io::Result<()> {
+    fn pass_bytes(
+        &self,
+        call: Call,
+        short: impl FnOnce(usize) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut state = lock(&self.state);
         let Some(fault) = state.next(call) else {
             return Ok(());

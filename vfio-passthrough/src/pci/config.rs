@@ -116,9 +116,7 @@ impl ConfigSpace {
             return;
         };
         let bytes = self.bytes.iter_mut().skip(usize::from(pending));
-        bytes
-            .zip(bits.to_le_bytes())
-            .for_each(|(byte, value)| byte.value = value);
+        bytes.zip(bits.to_le_bytes()).for_each(|(byte, value)| byte.value = value);
     }
 
     /// What the guest asks of the host by MSI.
@@ -142,9 +140,7 @@ impl ConfigSpace {
 
     /// The offset of the power management control register.
     pub fn power_control(&self) -> Option<u16> {
-        self.offsets
-            .power
-            .and_then(|offset| offset.checked_add(PM_CONTROL))
+        self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
     }
 
     /// Back to how it was at power-on: BARs not placed, nothing decoded.
@@ -156,9 +152,7 @@ impl ConfigSpace {
 
     /// True where the device has to be asked to read these bytes.
     pub fn needs_device(&self, offset: u16, length: usize) -> bool {
-        self.window(offset, length)
-            .iter()
-            .any(|byte| byte.emulated != 0xff)
+        self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
     }
 
     /// Lays our bits over `data`, which is what the device said, or zeros where it was not asked.
@@ -192,11 +186,7 @@ impl ConfigSpace {
     fn note_sizing(&mut self, at: u16, value: u8) {
         let own = self.bars.iter().find(|bar| bar.register() == at);
         if let Some(bit) = own.and_then(|bar| 1_u8.checked_shl(bar.index.number().into())) {
-            self.sizing = if value == 0xff {
-                self.sizing | bit
-            } else {
-                self.sizing & !bit
-            };
+            self.sizing = if value == 0xff { self.sizing | bit } else { self.sizing & !bit };
         }
     }
 
@@ -212,7 +202,9 @@ impl ConfigSpace {
         let value = (value & !byte.emulated) | (byte.value & byte.emulated);
         match forward.last_mut() {
             // Registers are written whole where they can be: bytes that follow one another go together.
-            Some((start, run)) if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) => {
+            Some((start, run))
+                if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) =>
+            {
                 run.push(value)
             }
             _ => forward.push((at, vec![value])),
@@ -228,8 +220,9 @@ impl ConfigSpace {
         let mut touched = Touched::empty();
         touched.set(Touched::MSIX, is(self.offsets.msix, high(MSIX_CONTROL)));
         let msi = self.offsets.msi.zip(self.msi);
-        let own =
-            |(start, layout): (u16, MsiLayout)| (start..start.saturating_add(layout.size())).contains(&at);
+        let own = |(start, layout): (u16, MsiLayout)| {
+            (start..start.saturating_add(layout.size())).contains(&at)
+        };
         touched.set(Touched::MSI, msi.is_some_and(own));
         let moves = self.asleep || u16::from(value) & PM_STATE != 0;
         touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL) && moves);
@@ -238,7 +231,9 @@ impl ConfigSpace {
         touched.set(Touched::RESET, resets.any(initiates));
         touched.set(
             Touched::BARS,
-            (COMMAND..STATUS).contains(&at) || (BAR0..BARS_END).contains(&at) || (ROM..ROM_END).contains(&at),
+            (COMMAND..STATUS).contains(&at)
+                || (BAR0..BARS_END).contains(&at)
+                || (ROM..ROM_END).contains(&at),
         );
         touched
     }
@@ -269,11 +264,8 @@ impl ConfigSpace {
             Space::Memory => Command::MEMORY,
             Space::Io => Command::IO,
         };
-        let sizing = u32::from(self.sizing)
-            .checked_shr(bar.index.number().into())
-            .unwrap_or(0)
-            & 1
-            != 0;
+        let sizing =
+            u32::from(self.sizing).checked_shr(bar.index.number().into()).unwrap_or(0) & 1 != 0;
         let on = self.command().contains(decode) && !self.asleep && !sizing;
         bar.address(self.register(bar)).filter(|_| on)
     }
@@ -282,10 +274,7 @@ impl ConfigSpace {
     fn register(&self, bar: &Bar) -> u64 {
         let mut bytes = [0; 8];
         let known = self.window(bar.register(), bar.register_size());
-        bytes
-            .iter_mut()
-            .zip(known)
-            .for_each(|(value, byte)| *value = byte.value);
+        bytes.iter_mut().zip(known).for_each(|(value, byte)| *value = byte.value);
         u64::from_le_bytes(bytes)
     }
 

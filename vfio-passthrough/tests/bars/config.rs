@@ -6,10 +6,7 @@ use super::*;
 fn with_messages() -> Vec<u8> {
     let msi = [0x05, 0xb0, 0x8a, 0x01];
     let msix = [0x11, 0, 3, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0];
-    config_of(
-        [4, 0, 8, 1, 0, 0],
-        &[(0x51, &[0x90]), (0x90, &msi), (0xb0, &msix)],
-    )
+    config_of([4, 0, 8, 1, 0, 0], &[(0x51, &[0x90]), (0x90, &msi), (0xb0, &msix)])
 }
 
 #[test]
@@ -77,10 +74,7 @@ fn a_bad_list_is_cut_with_one_line() {
         ("runs past the end", &[(0x51, &[0xfc]), (0xfc, &[0x05, 0, 0, 0])]),
         ("extended: loops", &[(0x100, &[1, 0, 2, 0x10])]),
         ("extended: points below 0x100", &[(0x100, &[1, 0, 2, 0x08])]),
-        (
-            "extended: ends in nothing",
-            &[(0x100, &[1, 0, 2, 0x20]), (0x200, &[0xff; 4])],
-        ),
+        ("extended: ends in nothing", &[(0x100, &[1, 0, 2, 0x20]), (0x200, &[0xff; 4])]),
     ];
     for (name, extra) in bad {
         let (setup, lines) = logged(|| Setup::new(config_of([0; 6], extra), &[]));
@@ -108,10 +102,7 @@ fn conventional_pci_has_256_bytes() {
         assert_eq!(setup.read32(offset), u32::MAX, "{offset:#x}");
         setup.write32(offset, 0);
     }
-    assert_eq!(
-        (setup.faults.made(Call::Read), setup.faults.made(Call::Write)),
-        before
-    );
+    assert_eq!((setup.faults.made(Call::Read), setup.faults.made(Call::Write)), before);
     setup.write16(0xfc, 0x1234);
     assert_eq!(
         (setup.read16(0xfc), setup.real(0xfc, 2)),

@@ -35,7 +35,8 @@ type Extra<'a> = &'a [(usize, &'a [u8])];
 /// host has them, and `extra` bytes.
 fn config_of(bars: [u32; 6], extra: Extra<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
-    let mut put = |offset: usize, new: &[u8]| bytes[offset..offset + new.len()].copy_from_slice(new);
+    let mut put =
+        |offset: usize, new: &[u8]| bytes[offset..offset + new.len()].copy_from_slice(new);
     put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);
     for (index, bar) in bars.into_iter().enumerate() {
         put(0x10 + index * 4, &bar.to_le_bytes());
@@ -80,10 +81,7 @@ impl Setup {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let iommu = Arc::new(Iommu::new(faults.clone()));
-        let host = Host {
-            p2p: Some(DmaSpace::new(iommu.clone())),
-            ..guest.host()
-        };
+        let host = Host { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.host() };
         Ok(Self {
             function: PassthroughFunction::new(address, device.clone(), &host, policy)?,
             iommu,

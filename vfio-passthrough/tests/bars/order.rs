@@ -6,7 +6,9 @@ use std::io;
 use std::sync::Mutex;
 
 use super::*;
-use vfio_passthrough::backend::{BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs};
+use vfio_passthrough::backend::{
+    BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
+};
 
 /// What the device heard, how many memory slots there were then, and its command register.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +97,8 @@ fn started(bus: Option<Vec<BusMember>>) -> (Arc<Witness>, PassthroughFunction) {
         heard: Mutex::default(),
     });
     let (address, host) = ("01:00.0".parse().unwrap(), witness.guest.host());
-    let function = PassthroughFunction::new(address, witness.clone(), &host, ResetPolicy::Required).unwrap();
+    let function =
+        PassthroughFunction::new(address, witness.clone(), &host, ResetPolicy::Required).unwrap();
     let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
     let _ = function.config_write(COMMAND, &[6, 0]);
     assert_eq!(witness.guest.slots().len(), 1);
@@ -116,10 +119,7 @@ fn a_bar_is_in_the_guest_only_while_the_device_answers() {
     let cases: [(u16, [Said<'_>; 2]); 3] = [
         (COMMAND, [(&[4, 0], "0x4 = [4, 0]"), (&[6, 0], "0x4 = [6, 0]")]),
         (COMMAND, [(&[0, 0], "0x4 = [0, 0]"), (&[2, 0], "0x4 = [2, 0]")]),
-        (
-            PM_CONTROL,
-            [(&[3, 0], "0x44 = [3, 0]"), (&[0, 0], "0x44 = [0, 0]")],
-        ),
+        (PM_CONTROL, [(&[3, 0], "0x44 = [3, 0]"), (&[0, 0], "0x44 = [0, 0]")]),
     ];
     for (register, [(off, heard_off), (on, heard_on)]) in cases {
         let (witness, function) = started(None);

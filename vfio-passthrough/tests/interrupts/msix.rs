@@ -42,11 +42,7 @@ fn a_vector_that_was_masked_since_before_its_first_use_is_pending_and_fires_once
             setup.mask(3, name == "by the vector");
             setup.write(
                 MSIX_CONTROL,
-                if name == "by the vector" {
-                    ENABLE
-                } else {
-                    ENABLE | FUNCTION_MASK
-                },
+                if name == "by the vector" { ENABLE } else { ENABLE | FUNCTION_MASK },
             );
             fires_once_at_unmask(&setup, mask, &format!("{name}, {flags:?}"));
         }
@@ -123,9 +119,7 @@ fn pending_bits_are_read_from_the_device_only_for_vectors_that_are_not_bound() {
     let read = |offset: u64, length: usize| {
         let before = setup.faults.made(Call::Read);
         let mut data = vec![0; length];
-        setup
-            .function
-            .bar_read(BarIndex::new(0).unwrap(), PBA + offset, &mut data);
+        setup.function.bar_read(BarIndex::new(0).unwrap(), PBA + offset, &mut data);
         (setup.faults.made(Call::Read) - before, data)
     };
     assert_eq!(read(0, 8), (0, vec![0; 8]), "off");
@@ -163,14 +157,7 @@ fn a_large_table_costs_what_is_used_of_it() {
         setup.mask(vector, false);
     }
     let irqs = setup.device.irqs();
-    assert_eq!(
-        (
-            setup.guest.triggers(),
-            setup.guest.delivered().len(),
-            irqs.bound()
-        ),
-        (3, 3, 3)
-    );
+    assert_eq!((setup.guest.triggers(), setup.guest.delivered().len(), irqs.bound()), (3, 3, 3));
     assert_eq!(irqs.allocated.into_iter().collect::<Vec<_>>(), [0, 700, 2047]);
 }
 
@@ -209,9 +196,7 @@ fn clearing_the_function_mask_costs_one_call_and_one_batch() {
             "{vectors:?}"
         );
         assert_eq!(setup.device.irqs().bound(), vectors.len(), "{vectors:?}");
-        vectors
-            .iter()
-            .for_each(|vector| setup.device.raise(*vector).unwrap());
+        vectors.iter().for_each(|vector| setup.device.raise(*vector).unwrap());
         assert_eq!(setup.arrived().len(), vectors.len(), "{vectors:?}");
     }
 }
@@ -254,17 +239,8 @@ fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
     let unmasked = 0xfee0_0000_u128 | 0x41 << 64;
     let reset = 1_u128 << 96;
     let cases: [(&[Access<'_>], u128); 6] = [
-        (
-            &[(0, &[0, 0, 0xe0, 0xfe]), (8, &[0x41, 0, 0, 0]), (12, &[0; 4])],
-            unmasked,
-        ),
-        (
-            &[
-                (0, &[0, 0, 0xe0, 0xfe, 0, 0, 0, 0]),
-                (8, &[0x41, 0, 0, 0, 0, 0, 0, 0]),
-            ],
-            unmasked,
-        ),
+        (&[(0, &[0, 0, 0xe0, 0xfe]), (8, &[0x41, 0, 0, 0]), (12, &[0; 4])], unmasked),
+        (&[(0, &[0, 0, 0xe0, 0xfe, 0, 0, 0, 0]), (8, &[0x41, 0, 0, 0, 0, 0, 0, 0])], unmasked),
         (&[(4, &[1; 8])], reset),
         (&[(12, &[0; 8])], reset),
         (&[(12, &[0; 2])], reset),
@@ -273,20 +249,14 @@ fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
     for (writes, expected) in cases {
         let setup = Setup::msix(2, DYNAMIC);
         setup.write(MSIX_CONTROL, ENABLE);
-        writes
-            .iter()
-            .for_each(|(offset, data)| setup.table_write(*offset, data));
+        writes.iter().for_each(|(offset, data)| setup.table_write(*offset, data));
         let mut data = [0; 16];
         let (low, high) = data.split_at_mut(8);
         let bar = BarIndex::new(0).unwrap();
         setup.function.bar_read(bar, TABLE, low);
         setup.function.bar_read(bar, TABLE + 8, high);
         assert_eq!(entry(&data), expected, "{writes:?}");
-        assert_eq!(
-            setup.guest.delivered().len(),
-            usize::from(expected == unmasked),
-            "{writes:?}"
-        );
+        assert_eq!(setup.guest.delivered().len(), usize::from(expected == unmasked), "{writes:?}");
     }
 }
 

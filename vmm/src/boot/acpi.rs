@@ -3,12 +3,14 @@
 //! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or VGA.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
-    Notify, Package, PackageBuilder, Path, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
+    Name, Notify, Package, PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as RegisterSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
@@ -62,10 +64,7 @@ pub fn intx_gsi(slot: u8) -> u32 {
 
 /// Writes all tables and returns the address of the RSDP.
 pub fn write(memory: &GuestMemoryMmap, layout: &Layout, platform: &Platform) -> Result<u64, Error> {
-    let mut tables = Tables {
-        memory,
-        next: ACPI_TABLES.start.saturating_add(Rsdp::len() as u64),
-    };
+    let mut tables = Tables { memory, next: ACPI_TABLES.start.saturating_add(Rsdp::len() as u64) };
     let dsdt = tables.put(dsdt(layout, platform).as_slice())?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(tables.put(&bytes(&fadt(dsdt)))?);
@@ -88,11 +87,7 @@ impl Tables<'_> {
         let place = AddressRange::new(self.next, table.len() as u64).aligned(16);
         let end = place.start.saturating_add(table.len() as u64);
         if end > ACPI_TABLES.end() {
-            return Err(Error::DoesNotFit {
-                what: "ACPI",
-                needs: 1,
-                has: 0,
-            });
+            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0 });
         }
         self.memory.write_slice(table, GuestAddress(place.start))?;
         self.next = end;
@@ -127,14 +122,11 @@ fn fadt(dsdt: u64) -> impl Aml {
 }
 
 fn madt(platform: &Platform) -> impl Aml {
-    let mut madt = MADT::new(
-        OEM,
-        OEM_TABLE,
-        OEM_REVISION,
-        LocalInterruptController::Address(LOCAL_APIC),
-    );
-    (0..platform.cpus)
-        .for_each(|cpu| madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled)));
+    let mut madt =
+        MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC));
+    (0..platform.cpus).for_each(|cpu| {
+        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled))
+    });
     madt.add_structure(IoApic::new(0, IO_APIC, 0));
     madt
 }
@@ -150,14 +142,9 @@ fn dsdt(layout: &Layout, platform: &Platform) -> Sdt {
     const REVISION: u8 = 6;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&bytes(&sleep_state()));
-    [
-        serial(),
-        motherboard(layout),
-        pci(layout, platform),
-        power_button(),
-    ]
-    .iter()
-    .for_each(|device| dsdt.append_slice(device));
+    [serial(), motherboard(layout), pci(layout, platform), power_button()]
+        .iter()
+        .for_each(|device| dsdt.append_slice(device));
     dsdt
 }
 
@@ -172,10 +159,7 @@ fn device(name: &str, id: &str, objects: Vec<Name>) -> Vec<u8> {
     let unique = Name::new("_UID".into(), &aml::ZERO);
     let mut children: Vec<&dyn Aml> = vec![&id, &unique];
     children.extend(objects.iter().map(|object| object as &dyn Aml));
-    bytes(&Scope::new(
-        "_SB_".into(),
-        vec![&Device::new(name.into(), children)],
-    ))
+    bytes(&Scope::new("_SB_".into(), vec![&Device::new(name.into(), children)]))
 }
 
 fn resources(descriptors: Vec<&dyn Aml>) -> Name {
@@ -219,13 +203,7 @@ fn pci(layout: &Layout, platform: &Platform) -> Vec<u8> {
     device(
         "PCI0",
         "PNP0A08",
-        vec![
-            compatible,
-            segment,
-            bus,
-            windows(layout),
-            interrupt_routing(platform),
-        ],
+        vec![compatible, segment, bus, windows(layout), interrupt_routing(platform)],
     )
 }
 
@@ -249,10 +227,7 @@ fn windows(layout: &Layout) -> Name {
 /// `_PRT`: each pin of each slot in use goes straight to an IOAPIC pin (ACPI 6.5, 6.2.13).
 fn interrupt_routing(platform: &Platform) -> Name {
     let mut routes = PackageBuilder::new();
-    let pins = platform
-        .slots
-        .iter()
-        .flat_map(|slot| (0..4_u8).map(move |pin| (*slot, pin)));
+    let pins = platform.slots.iter().flat_map(|slot| (0..4_u8).map(move |pin| (*slot, pin)));
     for (slot, pin) in pins {
         let address = u32::from(slot) << 16 | 0xffff;
         routes.add_element(&Package::new(vec![&address, &pin, &aml::ZERO, &intx_gsi(slot)]));
@@ -283,10 +258,7 @@ mod tests {
     fn written() -> (Ram, u64) {
         let layout = layout("64M", &[]);
         let ram = Ram::new(&layout.ram).unwrap();
-        let platform = Platform {
-            cpus: 254,
-            slots: (1..32).collect(),
-        };
+        let platform = Platform { cpus: 254, slots: (1..32).collect() };
         let rsdp = write(ram.memory(), &layout, &platform).unwrap();
         (ram, rsdp)
     }
@@ -294,9 +266,7 @@ mod tests {
     fn table(ram: &Ram, address: u64) -> Vec<u8> {
         let length: u32 = ram.memory().read_obj(GuestAddress(address + 4)).unwrap();
         let mut bytes = vec![0; length as usize];
-        ram.memory()
-            .read_slice(&mut bytes, GuestAddress(address))
-            .unwrap();
+        ram.memory().read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
     }
 
@@ -312,9 +282,8 @@ mod tests {
         assert_eq!((sum(&bytes), sum(&bytes[..20])), (0, 0));
         let xsdt = table(&ram, u64::from_le_bytes(bytes[24..32].try_into().unwrap()));
         assert_eq!((&xsdt[..4], sum(&xsdt)), (&b"XSDT"[..], 0));
-        let entries = xsdt[36..]
-            .chunks(8)
-            .map(|entry| u64::from_le_bytes(entry.try_into().unwrap()));
+        let entries =
+            xsdt[36..].chunks(8).map(|entry| u64::from_le_bytes(entry.try_into().unwrap()));
         let tables: Vec<_> = entries.map(|address| table(&ram, address)).collect();
         let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
@@ -327,10 +296,7 @@ mod tests {
     /// Local APICs (ACPI 6.5, 5.2.12.2) tell ids up to 254, which is as many as there can be.
     #[test]
     fn each_of_the_most_cpus_is_told_once() {
-        let madt = bytes(&madt(&Platform {
-            cpus: 254,
-            slots: Vec::new(),
-        }));
+        let madt = bytes(&madt(&Platform { cpus: 254, slots: Vec::new() }));
         let mut rest = &madt[44..];
         let mut local_apics = Vec::new();
         while let [kind, length, body @ ..] = rest {

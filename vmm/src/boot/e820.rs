@@ -19,10 +19,8 @@ const LOW_RAM_END: u64 = 0x9_fc00;
 pub fn map(layout: &Layout) -> Vec<(AddressRange, u32)> {
     let low = AddressRange::between(0, LOW_RAM_END);
     let high = AddressRange::between(HIGH_RAM, u64::MAX);
-    let ram = layout
-        .ram
-        .iter()
-        .flat_map(|range| [range.intersection(&low), range.intersection(&high)]);
+    let ram =
+        layout.ram.iter().flat_map(|range| [range.intersection(&low), range.intersection(&high)]);
     let ram = ram.filter(|range| !range.is_empty()).map(|range| (range, RAM));
     let mut map: Vec<_> = ram.collect();
     map.extend([(FIRMWARE, RESERVED), (layout.ecam, RESERVED)]);
@@ -52,10 +50,7 @@ mod tests {
 
     #[test]
     fn ram_that_goes_around_what_is_reserved_is_told_so() {
-        let layout = layout(
-            "2T",
-            &[(0x6000_0000, 0x601f_ffff), (1 << 40, (1 << 40) + 0xf_ffff)],
-        );
+        let layout = layout("2T", &[(0x6000_0000, 0x601f_ffff), (1 << 40, (1 << 40) + 0xf_ffff)]);
         let expected = [
             (AddressRange::between(0, 0x9_fc00), RAM),
             (FIRMWARE, RESERVED),
@@ -63,10 +58,7 @@ mod tests {
             (AddressRange::between(0x6020_0000, 3 << 30), RAM),
             (layout.ecam, RESERVED),
             (AddressRange::between(4 << 30, 0xfd_0000_0000), RAM),
-            (
-                AddressRange::between((1 << 40) + 0x20_0000, layout.ram_end()),
-                RAM,
-            ),
+            (AddressRange::between((1 << 40) + 0x20_0000, layout.ram_end()), RAM),
         ];
         assert_eq!(map(&layout), expected);
     }

@@ -77,15 +77,10 @@ impl Kernel {
         }
         let mut magic = [0; 4];
         let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == ELF_MAGIC;
-        let loaded = if is_elf {
-            load_elf(&mut file, memory)
-        } else {
-            load_bzimage(&mut file, memory)
-        };
-        let kernel = loaded.map_err(|why| Error::NotAKernel {
-            path: image.path().to_owned(),
-            why,
-        })?;
+        let loaded =
+            if is_elf { load_elf(&mut file, memory) } else { load_bzimage(&mut file, memory) };
+        let kernel =
+            loaded.map_err(|why| Error::NotAKernel { path: image.path().to_owned(), why })?;
         match kernel.end() > room {
             true => Err(Error::DoesNotFit {
                 what: "the kernel",
@@ -98,7 +93,11 @@ impl Kernel {
 
     /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is zero must
     /// be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it is.
-    pub fn load_again(image: &Opened, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
+    pub fn load_again(
+        image: &Opened,
+        memory: &GuestMemoryMmap,
+        layout: &Layout,
+    ) -> Result<Self, Error> {
         match Self::load(image, memory, layout)? {
             Self::Pvh { end, .. } => {
                 clear(memory, HIGH_RAM..end)?;
@@ -127,7 +126,9 @@ impl Kernel {
     /// The longest command line, without the final zero.
     pub(super) fn cmdline_limit(&self) -> usize {
         match self {
-            Self::Linux { header, .. } => usize::try_from(header.cmdline_size).unwrap_or(usize::MAX),
+            Self::Linux { header, .. } => {
+                usize::try_from(header.cmdline_size).unwrap_or(usize::MAX)
+            }
             // x86 Linux's COMMAND_LINE_SIZE, which PVH has no field for.
             Self::Pvh { .. } => 2047,
         }
@@ -139,16 +140,9 @@ impl Kernel {
             Self::Linux { start, .. } => {
                 linux::write_page_tables(memory)?;
                 let rip = start.saturating_add(ENTRY_64);
-                Ok(Entry::Long {
-                    rip,
-                    zero_page: START_INFO,
-                    page_tables: PAGE_TABLES,
-                })
+                Ok(Entry::Long { rip, zero_page: START_INFO, page_tables: PAGE_TABLES })
             }
-            Self::Pvh { entry, .. } => Ok(Entry::Protected {
-                rip: *entry,
-                start_info: START_INFO,
-            }),
+            Self::Pvh { entry, .. } => Ok(Entry::Protected { rip: *entry, start_info: START_INFO }),
         }
     }
 }
@@ -164,8 +158,8 @@ fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
 }
 
 fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
-    let loaded =
-        BzImage::load(memory, Some(GuestAddress(HIGH_RAM)), file, None).map_err(|e| e.to_string())?;
+    let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_RAM)), file, None)
+        .map_err(|e| e.to_string())?;
     let header = loaded.setup_header.ok_or("it has no setup header")?;
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err("it has no 64-bit entry point".into());
@@ -173,20 +167,15 @@ fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, St
     // It unpacks itself where it prefers to run, and needs init_size bytes from there on.
     let unpacked = header.pref_address.saturating_add(header.init_size.into());
     let end = loaded.kernel_end.max(unpacked);
-    Ok(Kernel::Linux {
-        header: Box::new(header),
-        start: loaded.kernel_load.raw_value(),
-        end,
-    })
+    Ok(Kernel::Linux { header: Box::new(header), start: loaded.kernel_load.raw_value(), end })
 }
 
 fn load_elf(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
     let loaded = Elf::load(memory, None, file, None).map_err(|e| e.to_string())?;
     match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => Ok(Kernel::Pvh {
-            entry: entry.raw_value(),
-            end: loaded.kernel_end,
-        }),
+        PvhBootCapability::PvhEntryPresent(entry) => {
+            Ok(Kernel::Pvh { entry: entry.raw_value(), end: loaded.kernel_end })
+        }
         _ => Err("this ELF file has no PVH entry point".into()),
     }
 }
@@ -203,25 +192,17 @@ mod tests {
     fn load(content: &[u8]) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
-        let layout = Layout {
-            ram: vec![AddressRange::new(0, 64 << 20)],
-            ..Layout::default()
-        };
+        let layout = Layout { ram: vec![AddressRange::new(0, 64 << 20)], ..Layout::default() };
         let ram = Ram::new(&layout.ram).unwrap();
         let image = Opened::open("kernel", file.path()).unwrap();
-        Kernel::load(&image, ram.memory(), &layout)
-            .unwrap_err()
-            .to_string()
+        Kernel::load(&image, ram.memory(), &layout).unwrap_err().to_string()
     }
 
     #[test]
     fn what_is_not_a_kernel_is_named_with_what_would_be() {
         for content in [&b""[..], b"#!/bin/sh\n", &[0; 100_000], b"\x7fELF, or so it says"] {
             let text = load(content);
-            assert!(
-                text.contains("is not a kernel: ") && text.contains("bzImage"),
-                "{text}"
-            );
+            assert!(text.contains("is not a kernel: ") && text.contains("bzImage"), "{text}");
         }
     }
 

@@ -30,11 +30,7 @@ pub fn write(
     }
     params.acpi_rsdp_addr = rsdp;
     for (entry, (range, kind)) in params.e820_table.iter_mut().zip(e820::map(layout)) {
-        *entry = boot_e820_entry {
-            addr: range.start,
-            size: range.size,
-            r#type: kind,
-        };
+        *entry = boot_e820_entry { addr: range.start, size: range.size, r#type: kind };
         params.e820_entries = params.e820_entries.saturating_add(1);
     }
     memory.write_obj(*params, GuestAddress(START_INFO))?;
@@ -53,7 +49,8 @@ const TABLE: u64 = 0x1000;
 /// Maps the first GiB to itself in pages of 2 MiB: kernel, zero page and command line are in it, as the
 /// protocol demands; the kernel maps the rest itself.
 pub fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), Error> {
-    let [pml4, pdpt, directory] = [0, 1, 2].map(|n: u64| PAGE_TABLES.saturating_add(n.saturating_mul(TABLE)));
+    let [pml4, pdpt, directory] =
+        [0, 1, 2].map(|n: u64| PAGE_TABLES.saturating_add(n.saturating_mul(TABLE)));
     memory.write_obj(pdpt | PRESENT_WRITABLE, GuestAddress(pml4))?;
     memory.write_obj(directory | PRESENT_WRITABLE, GuestAddress(pdpt))?;
     let pages = (0..512_u64).flat_map(|page| (page << 21 | LARGE | PRESENT_WRITABLE).to_le_bytes());

@@ -69,10 +69,7 @@ impl Boot<'_> {
         let rsdp = acpi::write(self.memory, self.layout, self.platform)?;
         reset_entry::write(self.memory)?;
         self.write_cmdline(kernel.cmdline_limit())?;
-        let initrd = self
-            .initrd
-            .map(|image| self.load_initrd(image, kernel))
-            .transpose()?;
+        let initrd = self.initrd.map(|image| self.load_initrd(image, kernel)).transpose()?;
         match kernel {
             Kernel::Linux { .. } => linux::write(self.memory, self.layout, kernel, initrd, rsdp)?,
             Kernel::Pvh { .. } => pvh::write(self.memory, self.layout, initrd, rsdp)?,
@@ -83,19 +80,12 @@ impl Boot<'_> {
     fn write_cmdline(&self, most: usize) -> Result<(), Error> {
         let early = self.pci_ports.then_some(NO_EARLY_PCI);
         let user = Some(self.cmdline.trim()).filter(|cmdline| !cmdline.is_empty());
-        let parts: Vec<_> = [Some(DEFAULT_CMDLINE), early, user]
-            .into_iter()
-            .flatten()
-            .collect();
+        let parts: Vec<_> = [Some(DEFAULT_CMDLINE), early, user].into_iter().flatten().collect();
         let cmdline = parts.join(" ");
         if cmdline.len() > most {
-            return Err(Error::CmdlineTooLong {
-                length: cmdline.len(),
-                most,
-            });
+            return Err(Error::CmdlineTooLong { length: cmdline.len(), most });
         }
-        self.memory
-            .write_slice(&[cmdline.as_bytes(), b"\0"].concat(), GuestAddress(CMDLINE))?;
+        self.memory.write_slice(&[cmdline.as_bytes(), b"\0"].concat(), GuestAddress(CMDLINE))?;
         Ok(())
     }
 
@@ -109,9 +99,7 @@ impl Boot<'_> {
         self.memory
             .read_exact_volatile_from(GuestAddress(start), &mut file, bytes)
             .map_err(|e| failed(io_error(e)))?;
-        Ok(Initrd {
-            range: AddressRange::new(start, size),
-        })
+        Ok(Initrd { range: AddressRange::new(start, size) })
     }
 }
 
@@ -150,10 +138,7 @@ mod tests {
 
     #[test]
     fn an_initrd_is_in_one_piece_of_ram_as_high_as_the_kernel_takes_it() {
-        let kernel = Kernel::Pvh {
-            entry: 1 << 20,
-            end: 16 << 20,
-        };
+        let kernel = Kernel::Pvh { entry: 1 << 20, end: 16 << 20 };
         let layout = layout("6G", &[(0x1000_0000, 0x101f_ffff), (0xb000_0000, 0xb000_0fff)]);
         // The pieces: to 256 MiB, from 258 MiB to 2816 MiB, to 3 GiB, and above 4 GiB, which is too high.
         let cases = [
@@ -166,9 +151,6 @@ mod tests {
             assert_eq!(place_initrd(size, &kernel, &layout).ok(), place, "{size:#x}");
         }
         let text = place_initrd(3 << 30, &kernel, &layout).unwrap_err().to_string();
-        assert!(
-            text.contains("it needs 3072 MiB and 2558 MiB are free for it"),
-            "{text}"
-        );
+        assert!(text.contains("it needs 3072 MiB and 2558 MiB are free for it"), "{text}");
     }
 }

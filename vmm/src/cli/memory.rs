@@ -85,7 +85,9 @@ pub enum MemoryError {
         page: HugePages,
     },
     /// Reserved pages are huge already.
-    #[error("hugepages and thp=on: reserved huge pages are huge already; leave one of the two away")]
+    #[error(
+        "hugepages and thp=on: reserved huge pages are huge already; leave one of the two away"
+    )]
     HugeTwice,
 }
 
@@ -162,11 +164,7 @@ fn switch(option: &'static str, value: &str) -> Result<bool, MemoryError> {
     match value {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err(MemoryError::Value {
-            option,
-            value: value.to_owned(),
-            can: "on or off",
-        }),
+        _ => Err(MemoryError::Value { option, value: value.to_owned(), can: "on or off" }),
     }
 }
 
@@ -185,10 +183,9 @@ impl FromStr for Memory {
         };
         match memory.hugepages {
             Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
-            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => Err(MemoryError::NotWhole {
-                size: memory.size,
-                page,
-            }),
+            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => {
+                Err(MemoryError::NotWhole { size: memory.size, page })
+            }
             _ => Ok(memory),
         }
     }
@@ -206,9 +203,7 @@ impl fmt::Display for Memory {
             ("prefault", self.prefault),
             ("shared", self.shared.then_some(true)),
         ];
-        let given = switches
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)));
+        let given = switches.into_iter().filter_map(|(name, value)| Some((name, value?)));
         given.into_iter().try_for_each(|(name, value)| {
             let value = if value { "on" } else { "off" };
             write!(f, ",{name}={value}")
@@ -309,9 +304,7 @@ mod tests {
             ("99999999999T", Err(SizeError::TooLarge)),
             ("99999999999999999999999", Err(SizeError::TooLarge)),
         ];
-        cases
-            .into_iter()
-            .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
+        cases.into_iter().for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
     }
 
     fn parsed(text: &str) -> Result<Memory, MemoryError> {
@@ -320,10 +313,7 @@ mod tests {
 
     #[test]
     fn a_size_alone_is_plain_memory() {
-        let plain = Memory {
-            size: MemorySize(4 << 30),
-            ..Memory::default()
-        };
+        let plain = Memory { size: MemorySize(4 << 30), ..Memory::default() };
         assert_eq!(parsed("4G"), Ok(plain));
         assert_eq!(parsed("size=4G"), Ok(plain));
         assert_eq!(parsed("64Q"), Err(SizeError::NotANumber.into()));
@@ -341,11 +331,9 @@ mod tests {
         assert_eq!(parsed("size=64G,hugepages=1G,prefault=on,shared=on"), Ok(all));
         assert_eq!(parsed("shared=on,prefault=on,hugepages=1gib,64G"), Ok(all));
         assert_eq!(all.page(), 1 << 30);
-        for text in [
-            "65536M,hugepages=1G,prefault=on,shared=on",
-            "512M",
-            "512M,thp=off,prefault=off",
-        ] {
+        for text in
+            ["65536M,hugepages=1G,prefault=on,shared=on", "512M", "512M,thp=off,prefault=off"]
+        {
             assert_eq!(parsed(text).unwrap().to_string(), text);
         }
     }
@@ -357,10 +345,7 @@ mod tests {
             ("hugepages=2M", "how much is not said"),
             ("4G,hugepages=4K", "hugepages=4K: it can be 2M or 1G"),
             ("4G,prefault=yes", "prefault=yes: it can be on or off"),
-            (
-                "4G,huge=on",
-                "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G",
-            ),
+            ("4G,huge=on", "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G"),
             ("4G,size=4G", "size: given twice"),
             ("4G,thp=on,thp=on", "thp: given twice"),
             ("1536M,hugepages=1G", "1536M: not a multiple of 1G"),

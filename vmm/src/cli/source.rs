@@ -56,9 +56,6 @@ mod tests {
         for path in ["/boot/vmlinuz", "./fd=3", "fd=", "fd=-1", "fd=x", "fd=3x"] {
             assert_eq!(parsed(path), Source::Path(path.into()));
         }
-        assert_eq!(
-            [parsed("fd=3"), parsed("k")].map(|source| source.to_string()),
-            ["fd=3", "k"]
-        );
+        assert_eq!([parsed("fd=3"), parsed("k")].map(|source| source.to_string()), ["fd=3", "k"]);
     }
 }

@@ -33,10 +33,7 @@ pub struct Input {
 impl Input {
     /// Nothing yet; Ctrl-A means something if `escapes`, as it should from a terminal only.
     pub fn new(escapes: bool) -> Self {
-        Self {
-            escapes,
-            ..Self::default()
-        }
+        Self { escapes, ..Self::default() }
     }
 
     /// Reads once and gives the bytes to `receive`, which says how many it took.
@@ -62,11 +59,7 @@ impl Input {
     ) -> Result<Read, SerialError> {
         let taken = receive(&self.waiting)?.min(self.waiting.len());
         self.waiting.drain(..taken);
-        Ok(if self.waiting.is_empty() {
-            Read::Taken
-        } else {
-            Read::Full
-        })
+        Ok(if self.waiting.is_empty() { Read::Taken } else { Read::Full })
     }
 
     fn take(
@@ -110,10 +103,7 @@ mod tests {
     #[test]
     fn ctrl_a_twice_is_one_ctrl_a() {
         let mut input = Input::new(true);
-        assert_eq!(
-            taken(&mut input, b"\x01\x01x", 9),
-            (Read::Taken, b"\x01x".to_vec())
-        );
+        assert_eq!(taken(&mut input, b"\x01\x01x", 9), (Read::Taken, b"\x01x".to_vec()));
     }
 
     #[test]

@@ -31,10 +31,7 @@ impl Pending {
     /// No line, and stdout to write to.
     pub fn new() -> Result<Arc<Self>, Error> {
         let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
-        Ok(Arc::new(Self {
-            line: Mutex::default(),
-            signal,
-        }))
+        Ok(Arc::new(Self { line: Mutex::default(), signal }))
     }
 
     /// Written when a line has begun that needs looking after: call [`Pending::settle`] from then on.

@@ -36,15 +36,9 @@ pub enum Error {
 
 /// The counters of the VM whose control socket is at `path`: a table, or as they come.
 pub fn stats(path: &Path, json: bool) -> Result<String, Error> {
-    let connect = |source| Error::Connect {
-        path: path.to_owned(),
-        source,
-    };
+    let connect = |source| Error::Connect { path: path.to_owned(), source };
     let stream = UnixStream::connect(path).map_err(connect)?;
-    let answer = |why: String| Error::Answer {
-        path: path.to_owned(),
-        why,
-    };
+    let answer = |why: String| Error::Answer { path: path.to_owned(), why };
     let body = ask(&stream, "/api/v1/vm.counters").map_err(&answer)?;
     let counters: Value = serde_json::from_str(&body).map_err(|error| answer(error.to_string()))?;
     let pretty = || serde_json::to_string_pretty(&counters).map(|text| text + "\n");

@@ -32,11 +32,7 @@ pub struct Response {
 impl Response {
     /// A status with a body.
     pub fn new(status: u16, body: impl Into<String>) -> Self {
-        Self {
-            status,
-            body: body.into(),
-            allow: None,
-        }
+        Self { status, body: body.into(), allow: None }
     }
 
     /// A status with what is wrong.
@@ -90,7 +86,9 @@ pub fn read(mut from: impl Read) -> io::Result<Result<Asked, Response>> {
         }
         bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
         match parse(&bytes) {
-            Ok(None) if bytes.len() > LONGEST => return Ok(Err(Response::error(431, "a request this long"))),
+            Ok(None) if bytes.len() > LONGEST => {
+                return Ok(Err(Response::error(431, "a request this long")));
+            }
             Ok(None) => {}
             Ok(Some(asked)) => return Ok(Ok(asked)),
             Err(error) => return Ok(Err(Response::error(400, &error.to_string()))),
@@ -122,10 +120,7 @@ mod tests {
     #[test]
     fn a_request_is_its_method_and_its_path() {
         let text = "PUT /api/v1/vm.pause?x=1 HTTP/1.1\r\nHost: x\r\n\r\n";
-        let expected = Asked {
-            method: "PUT".into(),
-            path: "/api/v1/vm.pause".into(),
-        };
+        let expected = Asked { method: "PUT".into(), path: "/api/v1/vm.pause".into() };
         assert_eq!(asked(text), Ok(expected));
     }
 
@@ -156,13 +151,9 @@ mod tests {
             written(Response::new(204, "")),
             "HTTP/1.1 204 No Content\r\nServer: vmm\r\nConnection: close\r\n\r\n"
         );
-        let refused = Response {
-            allow: Some("PUT"),
-            ..Response::error(405, "x")
-        };
-        assert!(
-            written(refused)
-                .contains("405 Method Not Allowed\r\nServer: vmm\r\nConnection: close\r\nAllow: PUT\r\n")
-        );
+        let refused = Response { allow: Some("PUT"), ..Response::error(405, "x") };
+        assert!(written(refused).contains(
+            "405 Method Not Allowed\r\nServer: vmm\r\nConnection: close\r\nAllow: PUT\r\n"
+        ));
     }
 }

@@ -34,20 +34,14 @@ impl Server {
     /// Listens at `path`, for the user of this process only. A socket that nobody listens at any more is
     /// replaced. The thread is held to `filter`, and to what is open.
     pub fn start(path: &Path, control: &Arc<Control>, filter: Filter) -> Result<Self, Error> {
-        let failed = |source| Error::Control {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| Error::Control { path: path.to_owned(), source };
         let listener = listen(path).map_err(failed)?;
         let (end, ended) = UnixStream::pair().map_err(failed)?;
-        let mut server = Self {
-            path: path.to_owned(),
-            end: Some(end),
-            thread: None,
-        };
+        let mut server = Self { path: path.to_owned(), end: Some(end), thread: None };
         let control = Arc::clone(control);
         let thread = Builder::new().name("control".into()).stack_size(STACK);
-        let held = move || landlock::restrict(Thread::Control, None).and_then(|()| filter.install());
+        let held =
+            move || landlock::restrict(Thread::Control, None).and_then(|()| filter.install());
         let serving = thread.spawn(move || match held() {
             Ok(()) => serve(&listener, &ended, &control),
             Err(error) => log::error!("the control socket is not heard: {error}"),
@@ -148,17 +142,11 @@ pub const ROUTES: [(&str, &str, Action); 8] = [
         let configuration = control.configuration().ok_or(NotRunning)?;
         Ok(found(&json!(configuration.devices)))
     }),
-    ("GET", "/api/v1/vm.counters", |control| {
-        control.counters().map(|counters| found(&counters))
-    }),
+    ("GET", "/api/v1/vm.counters", |control| control.counters().map(|counters| found(&counters))),
     ("PUT", "/api/v1/vm.pause", |control| control.pause().map(done)),
     ("PUT", "/api/v1/vm.resume", |control| control.resume().map(done)),
-    ("PUT", "/api/v1/vm.power-button", |control| {
-        control.press_power_button().map(done)
-    }),
-    ("PUT", "/api/v1/vm.shutdown", |control| {
-        control.shut_down().map(done)
-    }),
+    ("PUT", "/api/v1/vm.power-button", |control| control.press_power_button().map(done)),
+    ("PUT", "/api/v1/vm.shutdown", |control| control.shut_down().map(done)),
 ];
 
 fn found(value: &serde_json::Value) -> Response {

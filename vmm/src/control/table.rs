@@ -7,10 +7,7 @@ pub fn counters(counters: &Value) -> String {
     let mut lines = Vec::new();
     flatten("", counters, &mut lines);
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:width$}  {value:>12}\n"))
-        .collect()
+    lines.iter().map(|(name, value)| format!("{name:width$}  {value:>12}\n")).collect()
 }
 
 fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
@@ -19,9 +16,9 @@ fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
         _ => format!("{path} {name}"),
     };
     match value {
-        Value::Object(members) => members
-            .iter()
-            .for_each(|(name, value)| flatten(&below(name), value, lines)),
+        Value::Object(members) => {
+            members.iter().for_each(|(name, value)| flatten(&below(name), value, lines))
+        }
         Value::Array(members) => (0_usize..)
             .zip(members)
             .for_each(|(index, value)| flatten(&below(&index.to_string()), value, lines)),

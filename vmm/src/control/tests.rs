@@ -21,10 +21,7 @@ fn filter() -> Filter {
 }
 
 fn asked(method: &str, path: &str) -> http::Response {
-    let asked = http::Asked {
-        method: method.into(),
-        path: path.into(),
-    };
+    let asked = http::Asked { method: method.into(), path: path.into() };
     answer(&asked, &Control::default())
 }
 
@@ -56,10 +53,7 @@ fn the_openapi_file_has_what_is_answered_and_nothing_else() {
 fn without_a_guest_that_runs_nothing_can_be_asked_of_it() {
     for (method, path, _) in ROUTES.iter().filter(|(method, ..)| *method == "PUT") {
         let response = asked(method, path);
-        assert!(
-            response.status == 409 && response.body.contains("ask again"),
-            "{path}"
-        );
+        assert!(response.status == 409 && response.body.contains("ask again"), "{path}");
     }
     let info = asked("GET", "/api/v1/vm.info").body;
     assert_eq!(info, r#"{"configuration":null,"state":"starting"}"#);
@@ -84,28 +78,16 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
     // One that a killed VMM has left is replaced.
     drop(UnixListener::bind(&path).unwrap());
     let server = Server::start(&path, &control, filter()).unwrap();
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    let text = Server::start(&path, &control, filter())
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        text.starts_with("--control ") && text.contains("another VMM listens there"),
-        "{text}"
-    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = Server::start(&path, &control, filter()).err().unwrap().to_string();
+    assert!(text.starts_with("--control ") && text.contains("another VMM listens there"), "{text}");
     let text = stats(&path, false).unwrap_err().to_string();
     assert!(text.contains("status 409: "), "{text}");
     drop(server);
     assert!(!path.exists());
     let text = stats(&path, false).unwrap_err().to_string();
     assert!(text.contains("vmm --control"), "{text}");
-    let text = Server::start(folder.path(), &control, filter())
-        .err()
-        .unwrap()
-        .to_string();
+    let text = Server::start(folder.path(), &control, filter()).err().unwrap().to_string();
     assert!(text.starts_with("--control "), "{text}");
 }
 
@@ -117,12 +99,7 @@ fn a_client_that_dawdles_is_left() {
     let mut slow = UnixStream::connect(&path).unwrap();
     slow.write_all(b"GET / HT").unwrap();
     // This one waits for its turn, and has it.
-    assert!(
-        stats(&path, false)
-            .unwrap_err()
-            .to_string()
-            .contains("status 409")
-    );
+    assert!(stats(&path, false).unwrap_err().to_string().contains("status 409"));
     slow.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(slow.read(&mut [0; 16]).unwrap(), 0, "closed");
 }
@@ -152,7 +129,9 @@ fn life() -> Life {
 #[test]
 fn its_thread_opens_no_file() {
     if !landlock::is_whole() {
-        return eprintln!("NOT RUN: its_thread_opens_no_file: this kernel has not all of Landlock's ABI 7");
+        return eprintln!(
+            "NOT RUN: its_thread_opens_no_file: this kernel has not all of Landlock's ABI 7"
+        );
     }
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
@@ -160,9 +139,7 @@ fn its_thread_opens_no_file() {
     control.begin(life());
     let _server = Server::start(&path, &control, filter()).unwrap();
     let mut stream = UnixStream::connect(&path).unwrap();
-    stream
-        .write_all(b"GET /api/v1/vm.counters HTTP/1.1\r\nHost: vmm\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /api/v1/vm.counters HTTP/1.1\r\nHost: vmm\r\n\r\n").unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).unwrap();
     assert!(said.contains(r#"{"opened":"permission denied"}"#), "{said}");

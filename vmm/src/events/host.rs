@@ -94,9 +94,7 @@ impl DeviceEvents {
         let device = self.devices.get_mut(index);
         let freed = device.and_then(|device| device.hear(self.policy, &self.stop));
         if freed == Some(SlotsFreed(true)) {
-            self.devices
-                .iter()
-                .for_each(|device| device.function.retry_placement());
+            self.devices.iter().for_each(|device| device.function.retry_placement());
         }
     }
 }
@@ -110,10 +108,7 @@ impl MutEventSubscriber for DeviceEvents {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         for (index, device) in (0..).zip(&self.devices) {
             let function = device.function.function();
-            for event in [function.request_event(), function.error_event()]
-                .into_iter()
-                .flatten()
-            {
+            for event in [function.request_event(), function.error_event()].into_iter().flatten() {
                 listen(ops, Events::with_data(event, index, EventSet::IN));
             }
         }

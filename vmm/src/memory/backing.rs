@@ -19,10 +19,7 @@ const NAME: &CStr = c"guest-ram";
 
 /// A region of RAM.
 pub fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegionMmap>, Error> {
-    let failed = |why: String| Error::Ram {
-        size: range.size >> 20,
-        why,
-    };
+    let failed = |why: String| Error::Ram { size: range.size >> 20, why };
     let size = usize::try_from(range.size).map_err(|e| failed(e.to_string()))?;
     let mut builder = MmapRegionBuilder::new(size)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -34,9 +31,7 @@ pub fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegionMmap>,
     let region = builder.build().map_err(|e| failed(e.to_string()))?;
     advise(&region, memory);
     let region = GuestRegionMmap::new(region, GuestAddress(range.start));
-    region
-        .map(Arc::new)
-        .ok_or_else(|| failed("it ends above 2^64".into()))
+    region.map(Arc::new).ok_or_else(|| failed("it ends above 2^64".into()))
 }
 
 /// Huge pages are reserved when they are mapped: where there are too few, that fails, and not a later access
@@ -104,13 +99,7 @@ mod tests {
         let start = format!("{:x}-", region.as_ptr().addr());
         let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
         let head = lines.next().unwrap().to_owned();
-        (
-            head,
-            lines
-                .find(|line| line.starts_with("VmFlags:"))
-                .unwrap()
-                .to_owned(),
-        )
+        (head, lines.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned())
     }
 
     #[test]
@@ -126,10 +115,7 @@ mod tests {
     fn shared_memory_is_a_file_that_can_be_mapped_again() {
         let region = mapped("64M,shared=on").unwrap();
         let (head, _) = smaps(&region);
-        assert!(
-            head.contains(" rw-s ") && head.contains("/memfd:guest-ram"),
-            "{head}"
-        );
+        assert!(head.contains(" rw-s ") && head.contains("/memfd:guest-ram"), "{head}");
         region.write_obj(7_u32, MemoryRegionAddress(4096)).unwrap();
         let file = region.file_offset().unwrap().file().try_clone().unwrap();
         let mut read = [0; 4];
@@ -144,9 +130,7 @@ mod tests {
             match mapped(options) {
                 Ok(region) => assert!(smaps(&region).1.contains(" ht"), "{options}"),
                 Err(error) => assert!(
-                    error
-                        .to_string()
-                        .starts_with("guest RAM of 64 MiB could not be mapped: "),
+                    error.to_string().starts_with("guest RAM of 64 MiB could not be mapped: "),
                     "{error}"
                 ),
             }

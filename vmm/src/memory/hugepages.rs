@@ -21,13 +21,11 @@ fn check_at(folder: &Path, memory: &Memory) -> Result<(), String> {
         return Ok(());
     };
     let folder = folder.join(format!("hugepages-{}kB", page.bytes() >> 10));
-    let count =
-        |name: &str| -> Option<u64> { fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
+    let count = |name: &str| -> Option<u64> {
+        fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+    };
     let Some(all) = count("nr_hugepages") else {
-        return Err(format!(
-            "this host has no huge pages of {page}\n  {}",
-            advice(page)
-        ));
+        return Err(format!("this host has no huge pages of {page}\n  {}", advice(page)));
     };
     // Reserved ones are promised to others. Surplus ones are made when they are needed, if they can be.
     let known = |name| count(name).unwrap_or(0);
@@ -84,7 +82,9 @@ fn thp_is_off_at(folder: &Path, memory: &Memory) -> Option<String> {
 }
 
 fn told(memory: &dyn Display, file: &str, good: &str) -> String {
-    format!("--memory {memory}: the kernel makes no huge pages; let it with: echo {good} > {THP}/{file}")
+    format!(
+        "--memory {memory}: the kernel makes no huge pages; let it with: echo {good} > {THP}/{file}"
+    )
 }
 
 #[cfg(test)]
@@ -146,11 +146,7 @@ mod tests {
         let file = host.path().join("hugepages-2048kB/free_hugepages");
         fs::write(&file, "-1\n").unwrap();
         let memory = "1G,hugepages=2M".parse().unwrap();
-        assert!(
-            check_at(host.path(), &memory)
-                .unwrap_err()
-                .contains("0 of the host's 600")
-        );
+        assert!(check_at(host.path(), &memory).unwrap_err().contains("0 of the host's 600"));
     }
 
     #[test]

@@ -59,9 +59,7 @@ impl Populating {
         let on_terminal = stderr().is_terminal();
         while let Ok(bytes) = self.steps.recv() {
             let line = self.progress.add(bytes, self.progress.begin.elapsed());
-            line.filter(|_| on_terminal)
-                .iter()
-                .for_each(|line| tell(&format!("\r{line}")));
+            line.filter(|_| on_terminal).iter().for_each(|line| tell(&format!("\r{line}")));
         }
         if on_terminal && self.progress.told.is_some() {
             tell("\n");
@@ -89,12 +87,7 @@ struct Progress {
 
 impl Progress {
     fn new(total: usize) -> Self {
-        Self {
-            begin: Instant::now(),
-            done: 0,
-            total,
-            told: None,
-        }
+        Self { begin: Instant::now(), done: 0, total, told: None }
     }
 
     /// So many bytes more are there after this time; what to say, if it is something new.
@@ -106,9 +99,7 @@ impl Progress {
         }
         self.told = Some(percent);
         let [done, total] = [self.done, self.total].map(|bytes| bytes >> 20);
-        Some(format!(
-            "guest RAM is made ready: {done} of {total} MiB ({percent} %)"
-        ))
+        Some(format!("guest RAM is made ready: {done} of {total} MiB ({percent} %)"))
     }
 }
 
@@ -144,25 +135,16 @@ mod tests {
         let mut progress = Progress::new(1 << 30);
         assert_eq!(progress.add(512 << 20, short), None);
         let line = progress.add(64 << 20, long);
-        assert_eq!(
-            line.as_deref(),
-            Some("guest RAM is made ready: 576 of 1024 MiB (56 %)")
-        );
+        assert_eq!(line.as_deref(), Some("guest RAM is made ready: 576 of 1024 MiB (56 %)"));
         assert_eq!(progress.add(1 << 20, long), None, "56 % still");
         let line = progress.add(447 << 20, long);
-        assert_eq!(
-            line.as_deref(),
-            Some("guest RAM is made ready: 1024 of 1024 MiB (100 %)")
-        );
+        assert_eq!(line.as_deref(), Some("guest RAM is made ready: 1024 of 1024 MiB (100 %)"));
     }
 
     #[test]
     fn every_byte_is_told_of_once() {
         let sizes = [192 << 20, 2 << 20];
-        let plan = [
-            AddressRange::new(0, sizes[0]),
-            AddressRange::new(4 << 30, sizes[1]),
-        ];
+        let plan = [AddressRange::new(0, sizes[0]), AddressRange::new(4 << 30, sizes[1])];
         let populating = Ram::new(&plan).unwrap().populate();
         let told: usize = populating.steps.iter().sum();
         assert_eq!(told as u64, sizes[0] + sizes[1]);

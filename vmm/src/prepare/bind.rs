@@ -109,17 +109,15 @@ fn former_driver(address: PciAddress) -> String {
 fn keep_former(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, driver: Option<&str>) {
     let path = host.tree.path(&former_driver(address));
     if let Err(error) = kernel.keep(&path, driver) {
-        log::warn!(
-            "{address}: which driver it had cannot be kept in {}: {error}",
-            path.display()
-        );
+        log::warn!("{address}: which driver it had cannot be kept in {}: {error}", path.display());
     }
 }
 
 /// The driver that a device had, if that is there still.
 fn find_former(host: &Host, address: PciAddress) -> Option<String> {
     let name = host.tree.line(&former_driver(address))?;
-    let is_there = !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
+    let is_there =
+        !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
     is_there.then_some(name)
 }
 
@@ -153,11 +151,8 @@ pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
     groups.dedup();
     let warning = |group: u32| {
         let others = host.sysfs.offenders(group);
-        let text = format!(
-            "{}; give it all away with: {}",
-            shared(group, &others),
-            bind_command(&others)
-        );
+        let text =
+            format!("{}; give it all away with: {}", shared(group, &others), bind_command(&others));
         (!others.is_empty()).then_some(text)
     };
     groups.into_iter().filter_map(warning).collect()
@@ -165,10 +160,10 @@ pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
 
 /// The devices that are named, each once.
 fn found(host: &Host, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
-    let first = |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
+    let first =
+        |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
     let once = named.iter().enumerate().filter(first);
-    once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address)))
-        .collect()
+    once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address))).collect()
 }
 
 fn can_be_bound(device: &Device) -> Result<(), Error> {
@@ -206,9 +201,7 @@ fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Res
     if host.tree.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }
-    kernel
-        .load(VFIO_PCI)
-        .map_err(|why| Error::NoDriver { address, why })
+    kernel.load(VFIO_PCI).map_err(|why| Error::NoDriver { address, why })
 }
 
 /// Moves each device; where one fails, it and those before it go back to where they were.
@@ -223,10 +216,7 @@ fn move_all(
             let touched = devices.iter().take(index.saturating_add(1));
             let undone: Vec<_> = touched.map(|device| put_back(host, kernel, device)).collect();
             return Err(match undone.into_iter().find_map(Result::err) {
-                Some(second) => Error::NotUndone {
-                    first: first.into(),
-                    second: second.into(),
-                },
+                Some(second) => Error::NotUndone { first: first.into(), second: second.into() },
                 None => first,
             });
         }
@@ -244,15 +234,19 @@ fn put_back(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(),
     let now = host.binding(address);
     carry_out(host, kernel, address, &back(&device.binding, &now))?;
     match &device.binding.driver {
-        Some(driver) if host.binding(address).driver.as_ref() != Some(driver) => Err(Error::NotReturned {
-            address,
-            driver: driver.clone(),
-        }),
+        Some(driver) if host.binding(address).driver.as_ref() != Some(driver) => {
+            Err(Error::NotReturned { address, driver: driver.clone() })
+        }
         _ => Ok(()),
     }
 }
 
-fn carry_out(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, steps: &[Step]) -> Result<(), Error> {
+fn carry_out(
+    host: &Host,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+    steps: &[Step],
+) -> Result<(), Error> {
     for step in steps {
         let (path, value) = step.write(address);
         let path = host.tree.path(&path);

@@ -48,7 +48,13 @@ impl Fixture {
     }
 
     /// A device, as sysfs shows it.
-    pub fn device(self, address: &str, class: &str, group: Option<u32>, driver: Option<&str>) -> Self {
+    pub fn device(
+        self,
+        address: &str,
+        class: &str,
+        group: Option<u32>,
+        driver: Option<&str>,
+    ) -> Self {
         let real = format!("sys/devices/pci0000:00/{address}");
         let mut fixture = self
             .link(&format!("sys/bus/pci/devices/{address}"), &real)

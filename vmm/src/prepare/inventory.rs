@@ -114,7 +114,8 @@ impl Host {
             return Some(format!("not on vfio-pci: vmm bind {address}"));
         }
         let others = self.sysfs.offenders(group);
-        (!others.is_empty()).then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
+        (!others.is_empty())
+            .then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
     }
 
     /// The device as a line of the list.

@@ -105,11 +105,7 @@ impl Report {
 pub fn run(command: &Command) -> Result<Report, Error> {
     let host = Host::new(Tree::at("/"));
     match command {
-        Command::Check {
-            devices,
-            memory,
-            json,
-        } => {
+        Command::Check { devices, memory, json } => {
             let lines = check::check(&host, &Probes::of_this_host(*memory), devices, *memory);
             Ok(Report {
                 out: told(&lines, *json, table::checks)?,
@@ -121,10 +117,7 @@ pub fn run(command: &Command) -> Result<Report, Error> {
             let names = Names::of(&host.tree);
             let devices = host.devices();
             let listed: Vec<_> = devices.iter().map(|d| host.listed(d, &names)).collect();
-            Ok(Report {
-                out: told(&listed, *json, table::devices)?,
-                ..Report::default()
-            })
+            Ok(Report { out: told(&listed, *json, table::devices)?, ..Report::default() })
         }
         Command::Bind { devices, force } => {
             let moved = bind::bind(&host, &mut ThisKernel, devices, *force)?;
@@ -137,7 +130,11 @@ pub fn run(command: &Command) -> Result<Report, Error> {
     }
 }
 
-fn told<T: Serialize>(rows: &[T], json: bool, table: impl Fn(&[T]) -> String) -> Result<String, Error> {
+fn told<T: Serialize>(
+    rows: &[T],
+    json: bool,
+    table: impl Fn(&[T]) -> String,
+) -> Result<String, Error> {
     match json {
         true => Ok(serde_json::to_string_pretty(rows)? + "\n"),
         false => Ok(table(rows)),
@@ -145,11 +142,7 @@ fn told<T: Serialize>(rows: &[T], json: bool, table: impl Fn(&[T]) -> String) ->
 }
 
 fn done(host: &Host, moved: &[Moved], warnings: Vec<String>) -> Report {
-    Report {
-        out: table::moved(host, moved),
-        warnings,
-        failed: false,
-    }
+    Report { out: table::moved(host, moved), warnings, failed: false }
 }
 
 /// The kernel finds a driver among those that are loaded.

@@ -88,9 +88,7 @@ C 01  Mass storage controller
             ((0x8086, 0x0001), "Intel Corporation 0001, class 010802"),
             ((0x1af4, 0x1100), "1af4:1100, class 010802"),
         ];
-        cases
-            .into_iter()
-            .for_each(|(id, name)| assert_eq!(names.name(id, 0x01_0802), name));
+        cases.into_iter().for_each(|(id, name)| assert_eq!(names.name(id, 0x01_0802), name));
     }
 
     #[test]

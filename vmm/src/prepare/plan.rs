@@ -118,9 +118,7 @@ mod tests {
             (binding(VFIO, None), vec![]),
             (binding(Some("mlx5_vfio_pci"), None), vec![]),
         ];
-        cases
-            .into_iter()
-            .for_each(|(now, steps)| assert_eq!(to_vfio(&now), steps, "{now:?}"));
+        cases.into_iter().for_each(|(now, steps)| assert_eq!(to_vfio(&now), steps, "{now:?}"));
     }
 
     #[test]
@@ -184,8 +182,8 @@ mod tests {
             (Step::Release, format!("{folder}/driver/unbind"), "0000:01:00.0"),
             (Step::Probe, "sys/bus/pci/drivers_probe".into(), "0000:01:00.0"),
         ];
-        cases
-            .into_iter()
-            .for_each(|(step, path, value)| assert_eq!(step.write(address), (path, value.to_owned())));
+        cases.into_iter().for_each(|(step, path, value)| {
+            assert_eq!(step.write(address), (path, value.to_owned()))
+        });
     }
 }

@@ -90,8 +90,6 @@ mod tests {
             ("+1", None),
             ("\u{fffd}", None),
         ];
-        cases
-            .into_iter()
-            .for_each(|(text, number)| assert_eq!(hex(text), number, "{text:?}"));
+        cases.into_iter().for_each(|(text, number)| assert_eq!(hex(text), number, "{text:?}"));
     }
 }

@@ -2,8 +2,8 @@
 //! only an assigned device needs.
 
 use kvm_bindings::{
-    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing, kvm_irqfd,
-    kvm_msi, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
+    kvm_irqfd, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use nix::libc;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
@@ -28,11 +28,7 @@ macro_rules! calls {
 const fn call(name: &'static str, number: i64) -> Row {
     // "SYS_read" to "read".
     let (_, name) = name.split_at(4);
-    Row {
-        name,
-        call: number,
-        request: None,
-    }
+    Row { name, call: number, request: None }
 }
 
 const KVM: u32 = 0xae;
@@ -42,11 +38,7 @@ const TERMINAL: u32 = 0x54;
 
 const fn request(name: &'static str, direction: u32, kind: u32, number: u32, size: usize) -> Row {
     let request = ioctl_expr(direction, kind, number, size as u32);
-    Row {
-        name,
-        call: libc::SYS_ioctl,
-        request: Some(request as u32),
-    }
+    Row { name, call: libc::SYS_ioctl, request: Some(request as u32) }
 }
 
 const fn kvm(name: &'static str, number: u32) -> Row {
@@ -83,7 +75,8 @@ const CHECKED: &[Row] = calls![SYS_fcntl];
 const CHECKED: &[Row] = &[];
 
 /// Kicks, and what the guest's accesses come to.
-const VCPU: &[Row] = calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read];
+const VCPU: &[Row] =
+    calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read];
 
 const VCPU_REQUESTS: &[Row] = &[
     kvm("KVM_RUN", 0x80),
@@ -135,13 +128,7 @@ const MAIN_REQUESTS: &[Row] = &[
     kvm_takes::<kvm_sregs>("KVM_SET_SREGS", 0x84),
     kvm_takes::<kvm_msrs>("KVM_SET_MSRS", 0x89),
     kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
-    request(
-        "KVM_CREATE_DEVICE",
-        _IOC_READ | _IOC_WRITE,
-        KVM,
-        0xe0,
-        size_of::<kvm_create_device>(),
-    ),
+    request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
     kvm_takes::<kvm_msi>("KVM_SIGNAL_MSI", 0xa5),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
@@ -169,8 +156,6 @@ pub fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
 
 /// The name of an ioctl's request, if any list has it.
 pub fn request_name(number: u32) -> Option<&'static str> {
-    let mut rows = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS]
-        .into_iter()
-        .flatten();
+    let mut rows = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS].into_iter().flatten();
     rows.find(|row| row.request == Some(number)).map(|row| row.name)
 }

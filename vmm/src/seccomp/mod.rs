@@ -12,8 +12,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 use thiserror::Error;
 
@@ -86,10 +86,7 @@ impl FromStr for Seccomp {
             other => return Err(ParseError::Mode(other.unwrap_or_default().to_owned())),
         };
         let without = parts.map(|part| row(part).ok_or_else(|| ParseError::Row(part.to_owned())));
-        Ok(Self {
-            mode,
-            without: without.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { mode, without: without.collect::<Result<_, _>>()? })
     }
 }
 
@@ -102,7 +99,9 @@ fn row(option: &str) -> Option<(Thread, &'static str)> {
 
 /// Every row of every list, as `without` has it.
 pub fn rows() -> impl Iterator<Item = String> {
-    let named = |thread: Thread| lists::of(thread).map(move |row| format!("{}:{}", thread.name(), row.name));
+    let named = |thread: Thread| {
+        lists::of(thread).map(move |row| format!("{}:{}", thread.name(), row.name))
+    };
     Thread::ALL.into_iter().flat_map(named)
 }
 
@@ -134,28 +133,21 @@ impl Seccomp {
             Mode::On => SeccompAction::Trap,
             Mode::Log => SeccompAction::Log,
             Mode::Off => {
-                return Ok(Filter {
-                    thread,
-                    program: None,
-                });
+                return Ok(Filter { thread, program: None });
             }
         };
         let removed = |row: &&Row| self.without.contains(&(thread, row.name));
         let rows = lists::of(thread).filter(|row| !removed(row));
         let program = compile(rows, otherwise).map_err(failed)?;
-        Ok(Filter {
-            thread,
-            program: Some(program),
-        })
+        Ok(Filter { thread, program: Some(program) })
     }
 
     /// Has a violation told, and sees to it that this process and what it starts gain no privileges by `execve`.
     pub fn prepare(&self) -> Result<(), crate::Error> {
         match self.mode {
             Mode::On => violation::listen(),
-            Mode::Log | Mode::Off => {
-                nix::sys::prctl::set_no_new_privs().map_err(crate::Error::system("PR_SET_NO_NEW_PRIVS"))
-            }
+            Mode::Log | Mode::Off => nix::sys::prctl::set_no_new_privs()
+                .map_err(crate::Error::system("PR_SET_NO_NEW_PRIVS")),
         }
     }
 }
@@ -183,7 +175,12 @@ fn compile<'a>(
         let rules = rules.entry(row.call).or_default();
         if let Some(request) = row.request {
             // The kernel takes a request as an unsigned int (SYSCALL_DEFINE3(ioctl)).
-            let is_it = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request.into())?;
+            let is_it = SeccompCondition::new(
+                1,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                request.into(),
+            )?;
             rules.push(SeccompRule::new(vec![is_it])?);
         }
     }
@@ -207,10 +204,7 @@ mod tests {
         assert_eq!(parsed("log"), of(Mode::Log, &[]));
         assert_eq!(parsed("off"), of(Mode::Off, &[]));
         let two = [(Thread::Vcpu, "KVM_RUN"), (Thread::Main, "read")];
-        assert_eq!(
-            parsed("on,without=vcpu:KVM_RUN,without=main:read"),
-            of(Mode::On, &two)
-        );
+        assert_eq!(parsed("on,without=vcpu:KVM_RUN,without=main:read"), of(Mode::On, &two));
         let wrong = ["", "no", "on,without=vcpu:openat", "on,without=x:read", "on,read"];
         for text in wrong {
             assert!(parsed(text).is_err(), "{text:?}");

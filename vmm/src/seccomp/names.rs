@@ -70,16 +70,8 @@ mod tests {
 
     #[test]
     fn every_call_has_its_name() {
-        let cases = [
-            (0, "read"),
-            (16, "ioctl"),
-            (257, "openat"),
-            (435, "clone3"),
-            (462, "mseal"),
-        ];
-        cases
-            .iter()
-            .for_each(|(number, name)| assert_eq!(of(*number), Some(*name)));
+        let cases = [(0, "read"), (16, "ioctl"), (257, "openat"), (435, "clone3"), (462, "mseal")];
+        cases.iter().for_each(|(number, name)| assert_eq!(of(*number), Some(*name)));
         // The table has no gap but those of the kernel's.
         let unknown: Vec<_> = (0..=450).filter(|number| of(*number).is_none()).collect();
         let expected: Vec<_> = [174, 177, 178, 333].into_iter().chain(335..=423).collect();

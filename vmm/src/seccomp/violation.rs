@@ -46,36 +46,22 @@ extern "C" fn tell(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let call = unsafe { (*info.cast::<Sigsys>()).call };
     // SAFETY: with SA_SIGINFO it passes the interrupted registers.
     let registers = unsafe { (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
-    let second = usize::try_from(libc::REG_RSI)
-        .ok()
-        .and_then(|index| registers.get(index));
+    let second = usize::try_from(libc::REG_RSI).ok().and_then(|index| registers.get(index));
     let mut text = Text::default();
     // A text that is too long is cut.
-    let _ = describe(
-        &mut text,
-        LIST.get(),
-        call.into(),
-        second.copied().unwrap_or_default(),
-    );
+    let _ = describe(&mut text, LIST.get(), call.into(), second.copied().unwrap_or_default());
     let _ = nix::unistd::write(stderr(), text.bytes());
     // SAFETY: ends the process, and runs nothing of it any more.
     unsafe { libc::_exit(STATUS) }
 }
 
 fn describe(to: &mut impl Write, list: &str, call: i64, second: i64) -> fmt::Result {
-    write!(
-        to,
-        "error: a system call that the {list} thread's seccomp filter does not allow: "
-    )?;
+    write!(to, "error: a system call that the {list} thread's seccomp filter does not allow: ")?;
     write!(to, "{} ({call})", names::of(call).unwrap_or("unknown"))?;
     if call == libc::SYS_ioctl {
         // The kernel looks at the low half only.
         let request = u32::try_from(second & i64::from(u32::MAX)).unwrap_or_default();
-        write!(
-            to,
-            " {request:#x} ({})",
-            lists::request_name(request).unwrap_or("unknown")
-        )?;
+        write!(to, " {request:#x} ({})", lists::request_name(request).unwrap_or("unknown"))?;
     }
     writeln!(
         to,
@@ -92,10 +78,7 @@ struct Text {
 
 impl Default for Text {
     fn default() -> Self {
-        Self {
-            bytes: [0; 512],
-            length: 0,
-        }
+        Self { bytes: [0; 512], length: 0 }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The topology is flat: one package, one thread a core, APIC ids from 0.
 
-use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::Kvm;
 use resources::CpuReach;
 
@@ -30,16 +32,12 @@ const FOUR_LEVELS: u8 = 48;
 
 /// What KVM can give a guest on this host, asked once.
 pub fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
-    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
 }
 
 /// What the CPUs reach.
 pub fn reach(supported: &CpuId) -> CpuReach {
-    CpuReach {
-        address_bits: address_bits(supported),
-        hypertransport: is_amd(supported),
-    }
+    CpuReach { address_bits: address_bits(supported), hypertransport: is_amd(supported) }
 }
 
 /// The guest's physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]: the guest's;
@@ -48,10 +46,7 @@ pub fn reach(supported: &CpuId) -> CpuReach {
 /// KVM says the guest's since 6.10, where they are fewer; before that, a CPU of 52 bits may have page tables of
 /// four levels, which map 48.
 fn address_bits(supported: &CpuId) -> u8 {
-    let leaf = supported
-        .as_slice()
-        .iter()
-        .find(|entry| entry.function == 0x8000_0008);
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
     match leaf.map(|entry| entry.eax.to_le_bytes()) {
         Some([cpu, _, 0, _]) => cpu.min(FOUR_LEVELS),
         Some([cpu, _, guest, _]) => cpu.min(guest),
@@ -70,18 +65,11 @@ fn is_amd(supported: &CpuId) -> bool {
 
 /// The leaves of CPU `index` of `count`.
 pub fn for_cpu(supported: &CpuId, index: u8, count: u8) -> Result<CpuId, Error> {
-    let topology = Topology {
-        id: index.into(),
-        count: count.into(),
-        is_amd: is_amd(supported),
-    };
+    let topology = Topology { id: index.into(), count: count.into(), is_amd: is_amd(supported) };
     let last_leaf = supported.as_slice().iter().find(|entry| entry.function == 0);
     let last_leaf = last_leaf.map_or(0, |entry| entry.eax);
     // KVM tells no levels (newer kernels: the first one only, empty), or those of the host.
-    let own = supported
-        .as_slice()
-        .iter()
-        .filter(|entry| !LEVELS.contains(&entry.function));
+    let own = supported.as_slice().iter().filter(|entry| !LEVELS.contains(&entry.function));
     let mut entries: Vec<_> = own.copied().collect();
     entries.iter_mut().for_each(|entry| topology.apply(entry));
     let levels = LEVELS.iter().filter(|leaf| **leaf <= last_leaf);
@@ -113,7 +101,9 @@ impl Topology {
             // ECX[7:0]: cores less one; ECX[15:12]: bits of the APIC id that number them.
             0x8000_0008 => entry.ecx = self.last() | self.id_bits() << 12,
             // The host's own: with topology extensions off they say nothing.
-            0x8000_001e | 0x8000_0026 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            0x8000_001e | 0x8000_0026 => {
+                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0)
+            }
             _ => {}
         }
     }
@@ -121,11 +111,7 @@ impl Topology {
     fn features(&self, entry: &mut kvm_cpuid_entry2) {
         entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
         entry.ebx = entry.ebx & 0xffff | self.count << 16 | self.id << 24;
-        entry.edx = if self.count > 1 {
-            entry.edx | HTT
-        } else {
-            entry.edx & !HTT
-        };
+        entry.edx = if self.count > 1 { entry.edx | HTT } else { entry.edx & !HTT };
     }
 
     /// EAX[31:26]: cores in the package less one; EAX[25:14]: CPUs that share the cache less one: the third
@@ -157,10 +143,7 @@ impl Topology {
             edx: self.id,
             ..Default::default()
         };
-        [
-            level(0, 0, 1, LEVEL_THREAD),
-            level(1, self.id_bits(), self.count, LEVEL_CORE),
-        ]
+        [level(0, 0, 1, LEVEL_THREAD), level(1, self.id_bits(), self.count, LEVEL_CORE)]
     }
 }
 
@@ -169,12 +152,8 @@ mod tests {
     use super::*;
 
     fn leaves(cpus: u8, index: u8) -> impl Fn(u32, u32) -> kvm_cpuid_entry2 {
-        let entry = |function, index, eax| kvm_cpuid_entry2 {
-            function,
-            index,
-            eax,
-            ..Default::default()
-        };
+        let entry =
+            |function, index, eax| kvm_cpuid_entry2 { function, index, eax, ..Default::default() };
         let supported = [
             entry(0, 0, 0xd),
             entry(1, 0, 0),
@@ -209,23 +188,18 @@ mod tests {
             X2APIC | TSC_DEADLINE | HYPERVISOR
         );
         assert_eq!(leaf(4, 3).eax, 5 << 26 | 5 << 14 | 3 << 5 | 3);
-        let levels = [leaf(0xb, 0), leaf(0xb, 1)].map(|level| (level.eax, level.ebx, level.ecx, level.edx));
+        let levels =
+            [leaf(0xb, 0), leaf(0xb, 1)].map(|level| (level.eax, level.ebx, level.ecx, level.edx));
         assert_eq!(levels, [(0, 1, 0x100, 5), (3, 6, 0x201, 5)]);
         assert_eq!(leaf(0x8000_0008, 0).ecx, 3 << 12 | 5);
     }
 
     #[test]
     fn levels_are_there_as_far_as_there_are_leaves() {
-        let entry = |eax| kvm_cpuid_entry2 {
-            eax,
-            ..Default::default()
-        };
+        let entry = |eax| kvm_cpuid_entry2 { eax, ..Default::default() };
         for (last_leaf, expected) in [(0xa, 0), (0xb, 2), (0x1e, 2), (0x1f, 4), (0x20, 4)] {
             let cpuid = for_cpu(&CpuId::from_entries(&[entry(last_leaf)]).unwrap(), 3, 4).unwrap();
-            let levels = cpuid
-                .as_slice()
-                .iter()
-                .filter(|entry| LEVELS.contains(&entry.function));
+            let levels = cpuid.as_slice().iter().filter(|entry| LEVELS.contains(&entry.function));
             assert_eq!(levels.count(), expected, "{last_leaf:#x}");
         }
     }
@@ -250,36 +224,21 @@ mod tests {
     #[test]
     fn address_bits_come_from_the_leaf_or_are_the_least() {
         let bits = |eax| {
-            let entry = kvm_cpuid_entry2 {
-                function: 0x8000_0008,
-                eax,
-                ..Default::default()
-            };
+            let entry = kvm_cpuid_entry2 { function: 0x8000_0008, eax, ..Default::default() };
             address_bits(&CpuId::from_entries(&[entry]).unwrap())
         };
-        let cases = [
-            (0x3028, 40),
-            (0x3934, 48),
-            (0x0034_3934, 52),
-            (0x0030_3934, 48),
-            (0x0030_3028, 40),
-        ];
-        cases
-            .into_iter()
-            .for_each(|(eax, expected)| assert_eq!(bits(eax), expected, "{eax:#x}"));
+        let cases =
+            [(0x3028, 40), (0x3934, 48), (0x0034_3934, 52), (0x0030_3934, 48), (0x0030_3028, 40)];
+        cases.into_iter().for_each(|(eax, expected)| assert_eq!(bits(eax), expected, "{eax:#x}"));
         assert_eq!(address_bits(&CpuId::from_entries(&[]).unwrap()), 36);
     }
 
     #[test]
     fn makes_of_cpus_are_told_by_their_names() {
         let is_amd = |name: &[u8; 12]| {
-            let [ebx, edx, ecx] = [0, 4, 8].map(|at| u32::from_le_bytes(*name[at..].first_chunk().unwrap()));
-            let entry = kvm_cpuid_entry2 {
-                ebx,
-                ecx,
-                edx,
-                ..Default::default()
-            };
+            let [ebx, edx, ecx] =
+                [0, 4, 8].map(|at| u32::from_le_bytes(*name[at..].first_chunk().unwrap()));
+            let entry = kvm_cpuid_entry2 { ebx, ecx, edx, ..Default::default() };
             is_amd(&CpuId::from_entries(&[entry]).unwrap())
         };
         assert!(is_amd(b"AuthenticAMD") && is_amd(b"HygonGenuine"));

@@ -48,9 +48,7 @@ impl Gate {
 
     /// Whether so many wait, now or within `time`.
     pub fn has_waiting(&self, count: usize, time: Duration) -> bool {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.lock(), time, |waiting| *waiting < count);
+        let waited = self.changed.wait_timeout_while(self.lock(), time, |waiting| *waiting < count);
         let (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *waiting >= count
     }

@@ -79,7 +79,9 @@ impl Vcpus {
     pub fn pause(&self) {
         let machine = &self.machine;
         machine.gate.close();
-        while !machine.gate.has_waiting(self.running.len(), KICK_INTERVAL) && !machine.stop.is_requested() {
+        while !machine.gate.has_waiting(self.running.len(), KICK_INTERVAL)
+            && !machine.stop.is_requested()
+        {
             self.running.iter().for_each(RunningVcpu::kick);
         }
     }
@@ -222,10 +224,7 @@ struct TellPanic<'a>(&'a Stop, u8);
 impl Drop for TellPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = format!(
-                "the thread of CPU {} panicked; this is a bug of the VMM's",
-                self.1
-            );
+            let text = format!("the thread of CPU {} panicked; this is a bug of the VMM's", self.1);
             self.0.request(Outcome::Failed(Error::Vcpu(text)));
         }
     }
@@ -263,7 +262,9 @@ impl Machine {
             match address {
                 IoEventAddress::Mmio(gpa) => self.memory_write(gpa, data),
                 // Ports have 16 bits.
-                IoEventAddress::Pio(port) => self.port_write(u16::try_from(port).unwrap_or(u16::MAX), data),
+                IoEventAddress::Pio(port) => {
+                    self.port_write(u16::try_from(port).unwrap_or(u16::MAX), data)
+                }
             }
         });
     }
@@ -307,7 +308,9 @@ impl Drop for RunningVcpu {
     /// next one is not.
     fn drop(&mut self) {
         self.stop.request(Outcome::Quit);
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         while !thread.is_finished() {
             if thread.kill(SIGRTMIN()).is_err() {
                 break;
@@ -353,8 +356,7 @@ mod tests {
         let vm = Arc::new(kvm.create_vm().unwrap());
         let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 4096, None).unwrap());
         // out PORT, al; jmp .
-        ram.write_slice(&[0xe6, PORT, 0xeb, 0xfe], MemoryRegionAddress(0))
-            .unwrap();
+        ram.write_slice(&[0xe6, PORT, 0xeb, 0xfe], MemoryRegionAddress(0)).unwrap();
         let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
         let _slot = host.memory().place(0, ram).unwrap();
         let fd = vm.create_vcpu(0).unwrap();
@@ -384,9 +386,7 @@ mod tests {
         }
         drop(running);
         let outcome = Arc::into_inner(stop).and_then(Stop::into_outcome);
-        let Some(Outcome::Failed(error)) = outcome else {
-            panic!("{outcome:?}")
-        };
+        let Some(Outcome::Failed(error)) = outcome else { panic!("{outcome:?}") };
         assert!(error.to_string().contains("CPU 0 panicked"), "{error}");
     }
 }

@@ -49,64 +49,42 @@ fn segment(selector: u16, kind: u8) -> kvm_segment {
 
 fn code(long: bool) -> kvm_segment {
     let code = segment(CODE, CODE_EXECUTE_READ_ACCESSED);
-    kvm_segment {
-        l: long.into(),
-        db: (!long).into(),
-        ..code
-    }
+    kvm_segment { l: long.into(), db: (!long).into(), ..code }
 }
 
 fn data() -> kvm_segment {
-    kvm_segment {
-        db: 1,
-        ..segment(DATA, DATA_READ_WRITE_ACCESSED)
-    }
+    kvm_segment { db: 1, ..segment(DATA, DATA_READ_WRITE_ACCESSED) }
 }
 
 fn tss() -> kvm_segment {
-    kvm_segment {
-        limit: 0x67,
-        selector: TSS,
-        type_: TSS_BUSY,
-        present: 1,
-        ..Default::default()
-    }
+    kvm_segment { limit: 0x67, selector: TSS, type_: TSS_BUSY, present: 1, ..Default::default() }
 }
 
 /// The segment as a descriptor of the GDT (SDM 3A, 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let bit = |value: u8, at: u32| u64::from(value) << at;
-    let limit = u64::from(if segment.g == 1 {
-        segment.limit >> 12
-    } else {
-        segment.limit
-    });
+    let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
     let access = bit(segment.type_, 40) | bit(segment.s, 44) | bit(segment.present, 47);
     let mode = bit(segment.l, 53) | bit(segment.db, 54) | bit(segment.g, 55);
     limit & 0xffff | (limit >> 16 & 0xf) << 48 | access | mode
 }
 
 /// Sets the first CPU up for `entry`.
-pub fn set_up(vcpu: &VcpuFd, memory: &GuestMemoryMmap, entry: Entry, calls: &Calls) -> Result<(), Error> {
+pub fn set_up(
+    vcpu: &VcpuFd,
+    memory: &GuestMemoryMmap,
+    entry: Entry,
+    calls: &Calls,
+) -> Result<(), Error> {
     let long = matches!(entry, Entry::Long { .. });
-    let gdt = [
-        0,
-        0,
-        descriptor(&code(long)),
-        descriptor(&data()),
-        descriptor(&tss()),
-    ];
-    let bytes: Vec<_> = gdt
-        .iter()
-        .flat_map(|descriptor| descriptor.to_le_bytes())
-        .collect();
+    let gdt = [0, 0, descriptor(&code(long)), descriptor(&data()), descriptor(&tss())];
+    let bytes: Vec<_> = gdt.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
     memory.write_slice(&bytes, GuestAddress(GDT))?;
 
     let mut special = vcpu.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
     enter(&mut special, entry);
     vcpu.set_sregs(&special).map_err(Error::kvm("KVM_SET_SREGS"))?;
-    vcpu.set_regs(&general(entry))
-        .map_err(Error::kvm("KVM_SET_REGS"))?;
+    vcpu.set_regs(&general(entry)).map_err(Error::kvm("KVM_SET_REGS"))?;
     set_msrs(vcpu)?;
     ["KVM_GET_SREGS", "KVM_SET_SREGS", "KVM_SET_REGS", "KVM_SET_MSRS"]
         .iter()
@@ -119,11 +97,7 @@ fn enter(special: &mut kvm_sregs, entry: Entry) {
     special.cs = code(matches!(entry, Entry::Long { .. }));
     [special.ds, special.es, special.fs, special.gs, special.ss] = [data; 5];
     special.tr = tss();
-    special.gdt = kvm_dtable {
-        base: GDT,
-        limit: 5 * 8 - 1,
-        ..Default::default()
-    };
+    special.gdt = kvm_dtable { base: GDT, limit: 5 * 8 - 1, ..Default::default() };
     special.idt = kvm_dtable::default();
     special.cr0 = CR0_PE | CR0_ET;
     if let Entry::Long { page_tables, .. } = entry {
@@ -135,35 +109,19 @@ fn enter(special: &mut kvm_sregs, entry: Entry) {
 }
 
 fn general(entry: Entry) -> kvm_regs {
-    let registers = kvm_regs {
-        rflags: RFLAGS,
-        ..Default::default()
-    };
+    let registers = kvm_regs { rflags: RFLAGS, ..Default::default() };
     match entry {
-        Entry::Long { rip, zero_page, .. } => kvm_regs {
-            rip,
-            rsi: zero_page,
-            ..registers
-        },
-        Entry::Protected { rip, start_info } => kvm_regs {
-            rip,
-            rbx: start_info,
-            ..registers
-        },
+        Entry::Long { rip, zero_page, .. } => kvm_regs { rip, rsi: zero_page, ..registers },
+        Entry::Protected { rip, start_info } => kvm_regs { rip, rbx: start_info, ..registers },
     }
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
-    let msr = |index, data| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
-    let entries = [
-        msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
-        msr(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
-    ];
-    let msrs = Msrs::from_entries(&entries).map_err(|e| Error::Vcpu(format!("no room for MSRs: {e:?}")))?;
+    let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entries =
+        [msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK), msr(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING)];
+    let msrs = Msrs::from_entries(&entries)
+        .map_err(|e| Error::Vcpu(format!("no room for MSRs: {e:?}")))?;
     // KVM stops at the first that it does not know and says how many it set: both are advice to the guest.
     vcpu.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
     Ok(())
@@ -183,25 +141,9 @@ mod tests {
     #[test]
     fn only_the_long_entry_pages() {
         let mut special = kvm_sregs::default();
-        enter(
-            &mut special,
-            Entry::Protected {
-                rip: 0x100_0000,
-                start_info: 0x7000,
-            },
-        );
+        enter(&mut special, Entry::Protected { rip: 0x100_0000, start_info: 0x7000 });
         assert_eq!((special.cr0 & CR0_PG, special.efer, special.cs.db), (0, 0, 1));
-        enter(
-            &mut special,
-            Entry::Long {
-                rip: 0x10_0200,
-                zero_page: 0x7000,
-                page_tables: 0x9000,
-            },
-        );
-        assert_eq!(
-            (special.cr3, special.cs.l, special.efer),
-            (0x9000, 1, EFER_LME | EFER_LMA)
-        );
+        enter(&mut special, Entry::Long { rip: 0x10_0200, zero_page: 0x7000, page_tables: 0x9000 });
+        assert_eq!((special.cr3, special.cs.l, special.efer), (0x9000, 1, EFER_LME | EFER_LMA));
     }
 }

@@ -31,10 +31,7 @@ struct Recorded(Ranges, (u64, u32));
 
 impl Collect for Recorder {
     fn collect(&self, start: u64, size: u32) -> Option<Box<dyn Send>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((start, size));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((start, size));
         Some(Box::new(Recorded(self.0.clone(), (start, size))))
     }
 }

@@ -30,9 +30,7 @@ fn a_device_has_many_names_and_may_be_given_once() {
 
 #[test]
 fn what_is_no_address_is_named() {
-    let text = addresses(&asked(&["/dev/null"]), &Handed::default())
-        .unwrap_err()
-        .to_string();
+    let text = addresses(&asked(&["/dev/null"]), &Handed::default()).unwrap_err().to_string();
     assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
 }
 
@@ -44,12 +42,10 @@ fn two_at(gpa: u32) -> (PciRoot, Guest) {
     for address in ["01:00.0", "02:00.0"] {
         let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
         let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);
-        let function = PassthroughFunction::new(address, Arc::new(device), &guest.host(), policy).unwrap();
-        let function = GuestFunction::new(
-            &Arc::new(function),
-            Arc::new(Posted::default()),
-            &Stats::default(),
-        );
+        let function =
+            PassthroughFunction::new(address, Arc::new(device), &guest.host(), policy).unwrap();
+        let function =
+            GuestFunction::new(&Arc::new(function), Arc::new(Posted::default()), &Stats::default());
         let slot = root.push(Arc::new(function)).unwrap();
         root.config_write(slot << 3, 0x10, &gpa.to_le_bytes());
         root.config_write(slot << 3, 0x04, &[2, 0]);

@@ -4,10 +4,7 @@ use super::*;
 
 /// The VMM in a shell that opens files for it.
 fn with(arguments: &str, files: &str) -> Output {
-    let line = format!(
-        "exec {} --memory 64M {arguments} {files}",
-        env!("CARGO_BIN_EXE_vmm")
-    );
+    let line = format!("exec {} --memory 64M {arguments} {files}", env!("CARGO_BIN_EXE_vmm"));
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).stdin(Stdio::null()).output().unwrap()
 }
@@ -36,54 +33,14 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
         "--kernel fd=9: no file was passed by this number (EBADF)",
         "fd=3 3<",
     ),
-    (
-        "--kernel fd=1",
-        KERNEL,
-        "--kernel fd=1: no file was passed by this number",
-        "",
-    ),
-    (
-        "--kernel fd=3 --initrd fd=3",
-        KERNEL,
-        "--initrd fd=3: this number is given twice",
-        "",
-    ),
-    (
-        "--kernel fd=4",
-        AND_NULL,
-        "--kernel fd=4: it is not a regular file",
-        "",
-    ),
-    (
-        "--kernel fd=3",
-        "3</proc/version",
-        "kernel fd=3 is not a kernel: ",
-        "bzImage",
-    ),
-    (
-        "--kernel fd=3 --kvm fd=4",
-        AND_NULL,
-        "--kvm fd=4: it is not KVM's",
-        "3<>/dev/kvm",
-    ),
-    (
-        "--kernel fd=3 --kvm /nonexistent",
-        KERNEL,
-        "no /nonexistent: ",
-        "modprobe",
-    ),
-    (
-        "--kernel fd=3 --vfio fd=4",
-        AND_NULL,
-        "--vfio fd=4: it is not a VFIO group's",
-        "/dev/vfio/7",
-    ),
-    (
-        "--kernel fd=3 --vfio fd=4",
-        KERNEL,
-        "--vfio fd=4: no file was passed by this number",
-        "",
-    ),
+    ("--kernel fd=1", KERNEL, "--kernel fd=1: no file was passed by this number", ""),
+    ("--kernel fd=3 --initrd fd=3", KERNEL, "--initrd fd=3: this number is given twice", ""),
+    ("--kernel fd=4", AND_NULL, "--kernel fd=4: it is not a regular file", ""),
+    ("--kernel fd=3", "3</proc/version", "kernel fd=3 is not a kernel: ", "bzImage"),
+    ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: it is not KVM's", "3<>/dev/kvm"),
+    ("--kernel fd=3 --kvm /nonexistent", KERNEL, "no /nonexistent: ", "modprobe"),
+    ("--kernel fd=3 --vfio fd=4", AND_NULL, "--vfio fd=4: it is not a VFIO group's", "/dev/vfio/7"),
+    ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no file was passed by this number", ""),
 ];
 
 #[test]

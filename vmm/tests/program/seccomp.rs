@@ -37,16 +37,8 @@ const SCENARIOS: [fn(&str) -> Output; 9] = [
 
 /// Calls that are made while all signals are blocked, by the C library as a thread starts and ends, and by the message
 /// itself: the signal ends the process then, and there is no message.
-const SILENT: [&str; 8] = [
-    "write",
-    "exit_group",
-    "rt_sigreturn",
-    "madvise",
-    "exit",
-    "set_robust_list",
-    "rseq",
-    "clone3",
-];
+const SILENT: [&str; 8] =
+    ["write", "exit_group", "rt_sigreturn", "madvise", "exit", "set_robust_list", "rseq", "clone3"];
 
 /// Each call that is taken from a list is missed: the VMM ends, and names it.
 #[test]
@@ -200,7 +192,9 @@ fn is_controlled(option: &str) -> Output {
         answer
     };
     // The guest may run before it can be asked for.
-    while running.vmm.try_wait().unwrap().is_none() && !ask("GET /api/v1/vm.info").contains("running") {
+    while running.vmm.try_wait().unwrap().is_none()
+        && !ask("GET /api/v1/vm.info").contains("running")
+    {
         sleep(Duration::from_millis(1));
     }
     for what in [

@@ -8,19 +8,13 @@ const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 
 fn message(number: u32) -> MsiMessage {
-    MsiMessage {
-        address: 0xfee0_0000,
-        data: number,
-    }
+    MsiMessage { address: 0xfee0_0000, data: number }
 }
 
 fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
     let entry = u64::from(vector) * 16;
     guest.write(entry, &0xfee0_0000_u64.to_le_bytes());
-    guest.write(
-        entry + 8,
-        &(u64::from(data) | u64::from(masked) << 32).to_le_bytes(),
-    );
+    guest.write(entry + 8, &(u64::from(data) | u64::from(masked) << 32).to_le_bytes());
 }
 
 /// Carries out a plan on the state, and says how it went.
@@ -37,11 +31,7 @@ fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
     assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
     program(&mut guest, 0, 7, false);
     program(&mut guest, 1, 8, false);
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Dynamic),
-        [],
-        "the function is masked"
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [], "the function is masked");
     guest.write_control(ENABLE);
     let both = vec![(0, Some(message(7))), (1, Some(message(8)))];
     assert_eq!(
@@ -58,10 +48,7 @@ fn a_mask_cycle_touches_delivery_only() {
     program(&mut guest, 2, 7, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write(2 * 16 + 12, &1_u32.to_le_bytes());
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Dynamic),
-        [Step::Deliver(vec![(2, None)])]
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Deliver(vec![(2, None)])]);
     guest.write(2 * 16 + 12, &0_u32.to_le_bytes());
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Dynamic),
@@ -73,10 +60,7 @@ fn a_mask_cycle_touches_delivery_only() {
 fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
     let (mut guest, mut host) = (MsixState::new(65), HostState::default());
     guest.write_control(ENABLE);
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Fixed),
-        [Step::Bind((0..65).collect())]
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Bind((0..65).collect())]);
     program(&mut guest, 64, 7, false);
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Fixed),
@@ -105,9 +89,7 @@ fn vectors_with_gaps_are_bound_in_one_call_that_names_no_bound_one() {
     program(&mut guest, 5, 0, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write_control(ENABLE | FUNCTION_MASK);
-    [1, 3, 4, 7, 15]
-        .into_iter()
-        .for_each(|vector| program(&mut guest, vector, 0, false));
+    [1, 3, 4, 7, 15].into_iter().for_each(|vector| program(&mut guest, vector, 0, false));
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write_control(ENABLE);
     let steps = reconcile(&guest, &mut host, Growth::Dynamic);
@@ -123,9 +105,7 @@ fn turning_it_on_allocates_no_host_vectors_for_gaps() {
     ];
     for (vectors, expected) in cases {
         let mut guest = MsixState::new(16);
-        vectors
-            .iter()
-            .for_each(|vector| program(&mut guest, *vector, 0, false));
+        vectors.iter().for_each(|vector| program(&mut guest, *vector, 0, false));
         guest.write_control(ENABLE);
         let steps = reconcile(&guest, &mut HostState::default(), Growth::Dynamic);
         assert_eq!(&steps[1..], expected, "{vectors:?}");
@@ -134,11 +114,7 @@ fn turning_it_on_allocates_no_host_vectors_for_gaps() {
 
 #[test]
 fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
-    let wanted = |vectors| Wanted {
-        enabled: true,
-        vectors,
-        deliver: BTreeMap::new(),
-    };
+    let wanted = |vectors| Wanted { enabled: true, vectors, deliver: BTreeMap::new() };
     let mut host = HostState::default();
     host.after(&Step::Bind(vec![0, 1]));
     assert_eq!(
@@ -186,9 +162,7 @@ impl Access {
         let Access::Batch(vectors, masked) = self else {
             return vec![self];
         };
-        let programs = vectors
-            .into_iter()
-            .map(|vector| Access::Program(vector, 1, masked));
+        let programs = vectors.into_iter().map(|vector| Access::Program(vector, 1, masked));
         [Access::Control(ENABLE | FUNCTION_MASK)]
             .into_iter()
             .chain(programs)
@@ -215,13 +189,8 @@ fn check_steps(
     mut host: HostState,
     growth: Growth,
 ) -> Result<(), TestCaseError> {
-    let starts =
-        |step: &Step| matches!(step, Step::Deliver(changes) if changes.iter().any(|it| it.1.is_some()));
-    prop_assert!(
-        steps.iter().filter(|step| starts(step)).count() <= 1,
-        "one batch: {:?}",
-        steps
-    );
+    let starts = |step: &Step| matches!(step, Step::Deliver(changes) if changes.iter().any(|it| it.1.is_some()));
+    prop_assert!(steps.iter().filter(|step| starts(step)).count() <= 1, "one batch: {:?}", steps);
     for step in steps {
         match step {
             Step::Bind(vectors) => {
@@ -231,10 +200,8 @@ fn check_steps(
                     "a bound vector is lost: {:?}",
                     steps
                 );
-                let delivered = wanted
-                    .deliver
-                    .keys()
-                    .all(|vector| host.delivered.contains_key(vector));
+                let delivered =
+                    wanted.deliver.keys().all(|vector| host.delivered.contains_key(vector));
                 prop_assert!(delivered, "bound before it is delivered: {:?}", steps);
                 if growth == Growth::Fixed {
                     prop_assert!(!host.enabled, "all at once: {:?}", steps);
@@ -244,11 +211,7 @@ fn check_steps(
             Step::EnableEmpty => prop_assert!(growth == Growth::Dynamic && !host.enabled),
             Step::Disable => {
                 prop_assert!(host.enabled && !wanted.enabled, "turned off to grow: {:?}", steps);
-                prop_assert!(
-                    host.delivered.is_empty(),
-                    "its irqfds are still there: {:?}",
-                    steps
-                );
+                prop_assert!(host.delivered.is_empty(), "its irqfds are still there: {:?}", steps);
             }
             Step::Deliver(_) => {}
         }

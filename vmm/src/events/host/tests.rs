@@ -25,11 +25,7 @@ fn what_is_told_is_answered_as_was_asked_for() {
         (Told::Error, OnError::Report, Reset::Function, Answer::Report),
     ];
     for (told, policy, reset, answer) in cases {
-        assert_eq!(
-            decide(told, policy, reset),
-            answer,
-            "{told:?}, {policy:?}, {reset:?}"
-        );
+        assert_eq!(decide(told, policy, reset), answer, "{told:?}, {policy:?}, {reset:?}");
     }
 }
 
@@ -55,14 +51,7 @@ fn setup(policy: OnError) -> Setup {
     let events = Arc::new(Mutex::new(DeviceEvents::new(functions, policy, &stop)));
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     manager.add_subscriber(events.clone());
-    Setup {
-        faults,
-        device,
-        function,
-        stop,
-        events,
-        manager,
-    }
+    Setup { faults, device, function, stop, events, manager }
 }
 
 impl Setup {
@@ -98,29 +87,20 @@ fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
     assert!(!setup.function.is_lost());
     drop((setup.manager, setup.events));
     let outcome = Arc::into_inner(setup.stop).and_then(Stop::into_outcome);
-    let Some(Outcome::Failed(error)) = outcome else {
-        panic!("{outcome:?}")
-    };
+    let Some(Outcome::Failed(error)) = outcome else { panic!("{outcome:?}") };
     let text = error.to_string();
-    for part in [
-        "0000:01:00.0",
-        "uncorrectable error",
-        "dmesg",
-        "--on-error reset",
-        "detach",
-        "report",
-    ] {
+    for part in
+        ["0000:01:00.0", "uncorrectable error", "dmesg", "--on-error reset", "detach", "report"]
+    {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
 }
 
 #[test]
 fn an_error_resets_detaches_or_is_reported() {
-    for (policy, resets, lost) in [
-        (OnError::Reset, 1, false),
-        (OnError::Detach, 1, true),
-        (OnError::Report, 0, false),
-    ] {
+    for (policy, resets, lost) in
+        [(OnError::Reset, 1, false), (OnError::Detach, 1, true), (OnError::Report, 0, false)]
+    {
         let mut setup = setup(policy);
         setup.device.fail().unwrap();
         setup.run();

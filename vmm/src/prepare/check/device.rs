@@ -33,7 +33,8 @@ pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) 
     match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
         None => {
-            let line = Line::fail("group", "in no IOMMU group: no IOMMU covers it", IOMMU_OF_DEVICE);
+            let line =
+                Line::fail("group", "in no IOMMU group: no IOMMU covers it", IOMMU_OF_DEVICE);
             lines.push(line);
         }
     }
@@ -54,8 +55,7 @@ pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) 
     (lines, Some(function))
 }
 
-const IOMMU_OF_DEVICE: &str =
-    "see the line 'iommu'; where other devices are in groups, the firmware keeps this one out (DMAR, IVRS)";
+const IOMMU_OF_DEVICE: &str = "see the line 'iommu'; where other devices are in groups, the firmware keeps this one out (DMAR, IVRS)";
 
 fn kind(device: &Device, name: String) -> Line {
     match device.is_bridge() {
@@ -169,7 +169,9 @@ fn reset(host: &Host, address: PciAddress) -> Line {
         None => Line::warning(
             "reset",
             "nothing resets it by itself: it is refused unless its whole bus is given away and reset",
-            format!("give away all that is on its bus, or take it as it is: --vfio {address},reset=none"),
+            format!(
+                "give away all that is on its bus, or take it as it is: --vfio {address},reset=none"
+            ),
         ),
     }
 }
@@ -205,7 +207,8 @@ fn told_interrupts(interrupts: Option<Interrupts>) -> Line {
     let Some(interrupts) = interrupts else {
         return Line::ok("interrupts", "not told: its config space is read by root only");
     };
-    let vectors = |name: &str, count: Option<u16>| count.map(|count| format!("{name} with {count} vectors"));
+    let vectors =
+        |name: &str, count: Option<u16>| count.map(|count| format!("{name} with {count} vectors"));
     let all = [
         vectors("MSI-X", interrupts.msix),
         vectors("MSI", interrupts.msi),

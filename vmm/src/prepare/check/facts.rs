@@ -75,10 +75,8 @@ pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
         let offset = usize::from(offset);
         u16::from_le_bytes([byte(offset), byte(offset.saturating_add(1))])
     };
-    let mut interrupts = Interrupts {
-        pin: (1..=4).contains(&byte(INTERRUPT_PIN)),
-        ..Interrupts::default()
-    };
+    let mut interrupts =
+        Interrupts { pin: (1..=4).contains(&byte(INTERRUPT_PIN)), ..Interrupts::default() };
     if word(STATUS) & STATUS_CAPABILITIES == 0 {
         return Some(interrupts);
     }
@@ -105,9 +103,7 @@ pub fn translated_bits(capability: u64) -> u8 {
 
 /// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
 pub fn open_files(limits: &str) -> Option<u64> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -148,9 +144,9 @@ mod tests {
             "0xffffffffffffffff1 0x0 0x200",
             "\u{fffd} 0x1fff 0x200",
         ];
-        garbage
-            .iter()
-            .for_each(|text| assert_eq!(bars("d", &text.replace("0x2fff", "0x3ffe")), [], "{text:?}"));
+        garbage.iter().for_each(|text| {
+            assert_eq!(bars("d", &text.replace("0x2fff", "0x3ffe")), [], "{text:?}")
+        });
     }
 
     /// Config space with these bytes.
@@ -166,14 +162,7 @@ mod tests {
         let cases = [
             // MSI-X of 65 vectors, behind power management.
             (
-                config(&[
-                    list,
-                    (0x34, 0x40),
-                    (0x40, 0x01),
-                    (0x41, 0x60),
-                    (0x60, 0x11),
-                    (0x62, 64),
-                ]),
+                config(&[list, (0x34, 0x40), (0x40, 0x01), (0x41, 0x60), (0x60, 0x11), (0x62, 64)]),
                 (Some(65), None, false),
             ),
             // MSI of 8, and a pin.
@@ -182,10 +171,7 @@ mod tests {
                 (None, Some(8), true),
             ),
             // The list is there, the bit that says so is not.
-            (
-                config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]),
-                (None, None, true),
-            ),
+            (config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]), (None, None, true)),
             // A loop, and a reserved count.
             (
                 config(&[
@@ -210,12 +196,8 @@ mod tests {
     #[test]
     fn the_bits_that_an_iommu_translates_are_in_its_capability() {
         // As QEMU's intel-iommu has them with aw-bits=39 and 48, and the most that fit.
-        let cases = [
-            (0x00d2_008c_2226_0286, 39),
-            (0x00d2_008c_222f_0686, 48),
-            (u64::MAX, 64),
-            (0, 1),
-        ];
+        let cases =
+            [(0x00d2_008c_2226_0286, 39), (0x00d2_008c_222f_0686, 48), (u64::MAX, 64), (0, 1)];
         cases
             .into_iter()
             .for_each(|(capability, bits)| assert_eq!(translated_bits(capability), bits));

@@ -41,35 +41,19 @@ pub struct Line {
 
 impl Line {
     fn ok(check: &'static str, what: impl Into<String>) -> Self {
-        Self {
-            check,
-            device: None,
-            status: Status::Ok,
-            what: what.into(),
-            mend: None,
-        }
+        Self { check, device: None, status: Status::Ok, what: what.into(), mend: None }
     }
 
     fn warning(check: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self {
-            status: Status::Warning,
-            mend: Some(mend.into()),
-            ..Self::ok(check, what)
-        }
+        Self { status: Status::Warning, mend: Some(mend.into()), ..Self::ok(check, what) }
     }
 
     fn fail(check: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self {
-            status: Status::Fail,
-            ..Self::warning(check, what, mend)
-        }
+        Self { status: Status::Fail, ..Self::warning(check, what, mend) }
     }
 
     fn of(self, address: PciAddress) -> Self {
-        Self {
-            device: Some(address.to_string()),
-            ..self
-        }
+        Self { device: Some(address.to_string()), ..self }
     }
 }
 

@@ -65,7 +65,9 @@ pub fn lines(host: &Host, probes: &Probes) -> Vec<Line> {
         match &probes.kvm {
             Ok((version, cpu)) => {
                 let bits = cpu.address_bits;
-                let what = format!("/dev/kvm opens: API version {version}, {bits} address bits for guests");
+                let what = format!(
+                    "/dev/kvm opens: API version {version}, {bits} address bits for guests"
+                );
                 Line::ok("kvm", what)
             }
             Err(text) => failed("kvm", text),
@@ -121,10 +123,7 @@ fn remapping(host: &Host) -> Line {
     if interrupts.contains(" IR-") {
         return Line::ok(check, "the kernel remaps interrupts");
     }
-    let allowed = host
-        .tree
-        .line(UNSAFE)
-        .is_some_and(|line| line.starts_with(['Y', '1']));
+    let allowed = host.tree.line(UNSAFE).is_some_and(|line| line.starts_with(['Y', '1']));
     let what = "the kernel remaps no interrupts, so a device can send the host any";
     let firmware = "turn on interrupt remapping (x2APIC) in the firmware, and take intremap=off from the kernel's command line";
     match allowed {
@@ -149,9 +148,8 @@ pub fn together(host: &Host, probes: &Probes, functions: &[Function], asked: Mem
         match &probes.memory {
             Ok(()) => Line::ok("memory", format!("the host has {asked} for the guest")),
             Err(text) => {
-                let (what, mend) = text
-                    .split_once("\n  ")
-                    .unwrap_or((text, "ask for less with --memory"));
+                let (what, mend) =
+                    text.split_once("\n  ").unwrap_or((text, "ask for less with --memory"));
                 Line::fail("memory", what, mend)
             }
         },
@@ -179,10 +177,9 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
             format!("up to {needed} files are opened, and the limit is {limit}"),
             format!("ulimit -n {needed}"),
         ),
-        _ => Line::ok(
-            "open-files",
-            format!("up to {needed} are opened, which is within the limit"),
-        ),
+        _ => {
+            Line::ok("open-files", format!("up to {needed} are opened, which is within the limit"))
+        }
     }
 }
 
@@ -202,10 +199,9 @@ fn layout(host: &Host, cpu: CpuReach, functions: &[Function], asked: Memory) -> 
         bars: &bars,
     };
     match needs.plan() {
-        Ok(_) => Line::ok(
-            "layout",
-            format!("{asked} of RAM and all BARs have a place in the guest"),
-        ),
+        Ok(_) => {
+            Line::ok("layout", format!("{asked} of RAM and all BARs have a place in the guest"))
+        }
         Err(error) => Line::fail(
             "layout",
             error.to_string(),

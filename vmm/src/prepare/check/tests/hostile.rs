@@ -9,14 +9,7 @@ use super::*;
 #[test]
 fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() {
     let device = "sys/bus/pci/devices/0000:00:02.0";
-    let names = [
-        "vendor",
-        "class",
-        "resource",
-        "config",
-        "reset_method",
-        "driver_override",
-    ];
+    let names = ["vendor", "class", "resource", "config", "reset_method", "driver_override"];
     for name in names {
         let fixture = good();
         let path = fixture.path(&format!("{device}/{name}"));
@@ -27,11 +20,7 @@ fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() 
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         let lines = checked(&fixture, &probes());
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.check == "driver" && line.status == Status::Ok)
-        );
+        assert!(lines.iter().any(|line| line.check == "driver" && line.status == Status::Ok));
     }
     let nothing = Host::new(Tree::at("/nonexistent"));
     assert_eq!(nothing.devices(), []);

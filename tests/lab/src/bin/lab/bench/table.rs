@@ -17,12 +17,7 @@ pub struct Goal {
 impl Goal {
     /// Something of which there may be at most `most`.
     pub fn new(what: &'static str, value: u64, most: u64, unit: &'static str) -> Self {
-        Self {
-            what,
-            value,
-            most,
-            unit,
-        }
+        Self { what, value, most, unit }
     }
 
     /// Whether it is.
@@ -48,10 +43,7 @@ fn userspace_exits(boot: &Boot) -> u64 {
 
 /// What the project wants to reach against QEMU.
 pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
-    let to_init = percent(
-        ours.median(|boot| boot.to_init_ns),
-        qemu.median(|boot| boot.to_init_ns),
-    );
+    let to_init = percent(ours.median(|boot| boot.to_init_ns), qemu.median(|boot| boot.to_init_ns));
     let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
     let mut goals = vec![
         Goal::new("exec to guest init:", to_init, 35, "% of QEMU's"),
@@ -93,26 +85,16 @@ const ROWS: [Row; 9] = [
     ("the same, L1 clearing memory byte by byte", |f| {
         seconds(f.median_by_byte(|boot| boot.to_init_ns))
     }),
-    ("exits up to init, all", |f| {
-        f.median(|boot| boot.exits).to_string()
-    }),
-    ("exits up to init to userspace", |f| {
-        f.median(userspace_exits).to_string()
-    }),
+    ("exits up to init, all", |f| f.median(|boot| boot.exits).to_string()),
+    ("exits up to init to userspace", |f| f.median(userspace_exits).to_string()),
     ("of these MMIO / port", |f| {
         let [mmio, port] = [f.median(|boot| boot.mmio_exits), f.median(|boot| boot.port_exits)];
         format!("{mmio} / {port}")
     }),
     ("system calls of a boot", |f| f.syscalls.total.to_string()),
-    ("of these all but KVM_RUN", |f| {
-        f.syscalls.but_for_runs().to_string()
-    }),
-    ("memory beyond guest RAM (KiB)", |f| {
-        f.median(|boot| boot.overhead_kib).to_string()
-    }),
-    ("4 KiB read, one at a time (us)", |f| {
-        thousandths(f.median(|boot| boot.read_ns))
-    }),
+    ("of these all but KVM_RUN", |f| f.syscalls.but_for_runs().to_string()),
+    ("memory beyond guest RAM (KiB)", |f| f.median(|boot| boot.overhead_kib).to_string()),
+    ("4 KiB read, one at a time (us)", |f| thousandths(f.median(|boot| boot.read_ns))),
 ];
 
 /// The table, with medians over the rounds.
@@ -154,10 +136,7 @@ mod tests {
         };
         Figures {
             vmm,
-            syscalls: Syscalls {
-                total: calls,
-                by_name: Vec::new(),
-            },
+            syscalls: Syscalls { total: calls, by_name: Vec::new() },
             boots: vec![boot; 3],
             boots_by_byte: Vec::new(),
         }
@@ -166,11 +145,7 @@ mod tests {
     #[test]
     fn a_goal_is_met_up_to_its_limit() {
         let qemu = figures(Vmm::Qemu, 2000, 0);
-        assert!(
-            goals(&qemu, &figures(Vmm::Ours, 700, 400), 3072)
-                .iter()
-                .all(Goal::is_met)
-        );
+        assert!(goals(&qemu, &figures(Vmm::Ours, 700, 400), 3072).iter().all(Goal::is_met));
         let missed = goals(&qemu, &figures(Vmm::Ours, 701, 401), 3073);
         assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 3);
     }
