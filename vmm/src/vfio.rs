@@ -14,8 +14,8 @@ use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    Bar, BarIndex, BarKind, ConfigEffects, Container, Host, Iova, PassthroughFunction, PciAddress,
-    ResetPolicy, Space,
+    Bar, BarIndex, BarKind, ConfigEffects, Container, Iova, PassthroughFunction, PciAddress,
+    ResetPolicy, Space, VmmServices,
 };
 use vm_memory::GuestMemoryRegion;
 
@@ -164,7 +164,7 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = Host { p2p, ..host.host_with_intx(intx_gsi(opened.slot)) };
+            let host = VmmServices { p2p, ..host.services_with_intx(intx_gsi(opened.slot)) };
             let device = opened.device.clone();
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))

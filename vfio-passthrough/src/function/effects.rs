@@ -57,15 +57,16 @@ impl PassthroughFunction {
         state.sequence = state.sequence.saturating_add(1);
         ConfigEffects {
             sequence: state.sequence,
-            slots_freed: std::mem::take(&mut state.freed),
+            slots_freed: state.placement.take_freed(),
             coalesced_writes: self.coalesced_writes(state),
         }
     }
 
     fn coalesced_writes(&self, state: &State) -> Option<ByteRange> {
         let layout = self.msix.filter(|_| state.running)?;
-        let bar = self.bars.iter().find(|bar| bar.index == layout.table_bar)?;
-        let base = state.config.decoded(bar).filter(|_| state.msix.is_masked_or_disabled())?;
+        let mut bars = self.bars().iter();
+        let bar = bars.find(|bar| bar.index == layout.table_bar)?;
+        let base = state.config.decoded(bar).filter(|_| state.interrupts.is_table_idle())?;
         ByteRange::new(base.checked_add(layout.table.start())?, layout.table.size())
     }
 }

@@ -125,7 +125,7 @@ impl Device {
             true => Some(Told::Request),
             false => erred.then_some(Told::Error),
         };
-        let told = told.filter(|_| !function.is_lost())?;
+        let told = told.filter(|_| !function.is_detached())?;
         self.answer(told, policy, stop)
     }
 

@@ -84,7 +84,7 @@ fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
     let mut setup = setup(OnError::Stop);
     setup.device.fail().unwrap();
     setup.run();
-    assert!(!setup.function.is_lost());
+    assert!(!setup.function.is_detached());
     drop((setup.manager, setup.events));
     let outcome = Arc::into_inner(setup.stop).and_then(Stop::into_outcome);
     let Some(Outcome::Failed(error)) = outcome else { panic!("{outcome:?}") };
@@ -104,7 +104,7 @@ fn an_error_resets_detaches_or_is_reported() {
         let mut setup = setup(policy);
         setup.device.fail().unwrap();
         setup.run();
-        let found = (setup.faults.made(Call::Reset), setup.function.is_lost());
+        let found = (setup.faults.made(Call::Reset), setup.function.is_detached());
         assert_eq!(found, (resets, lost), "{policy:?}");
         assert!(!setup.stop.is_requested(), "{policy:?}");
     }
