@@ -8,6 +8,7 @@ mod error;
 mod locked;
 mod state;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
@@ -26,6 +27,12 @@ use crate::host::HostMemory;
 #[derive(Clone, Default)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for DmaSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaSpace").field("mappings", &self.state().ranges()).finish_non_exhaustive()
+    }
 }
 
 impl DmaSpace {
@@ -131,6 +138,7 @@ fn range(iova: Iova, memory: &dyn HostMemory) -> Result<ByteRange, Error> {
 
 /// Memory that devices reach. It holds the memory; dropping it ends the mapping.
 #[must_use = "dropping a mapping ends it"]
+#[derive(Debug)]
 pub struct Mapping {
     space: DmaSpace,
     range: ByteRange,

@@ -268,7 +268,7 @@ impl Vm {
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, host: &Host, args: &Args) -> Result<Entry, Error> {
-        self.functions.place_bars(&host.layout);
+        self.functions.place_bars(&host.layout)?;
         let load = if self.is_first { Kernel::load } else { Kernel::load_again };
         let kernel = load(&host.files.kernel, host.ram.memory(), &host.layout)?;
         let platform = Platform {

@@ -55,6 +55,11 @@ impl State {
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
+    /// What is mapped.
+    pub fn ranges(&self) -> Vec<ByteRange> {
+        self.mappings.values().map(|entry| entry.range).collect()
+    }
+
     /// What all of them can do.
     pub fn room(&self) -> Result<Room, Error> {
         let mut room = Room { reach: vec![ByteRange::between(0, u64::MAX)], mappings: usize::MAX };
