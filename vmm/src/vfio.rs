@@ -175,8 +175,8 @@ impl Devices {
 
     /// What the IOMMU can map.
     pub fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
-        let reach = self.container.dma().reach()?;
-        Ok(reach.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
+        let ranges = self.container.dma().iova_ranges()?;
+        Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
     }
 
     /// Lets the devices reach all of `ram`, which pins it; all or nothing.
