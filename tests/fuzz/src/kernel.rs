@@ -4,9 +4,7 @@ use std::io::Write;
 
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::boot::{Boot, Kernel, Platform};
-use vmm::files::Opened;
-use vmm::memory::Ram;
+use vmm::{Boot, Kernel, Opened, Platform, Ram};
 
 use crate::input::Input;
 
@@ -50,6 +48,6 @@ pub fn run(bytes: &[u8]) {
         ram.memory().read_slice(&mut written, GuestAddress(CMDLINE)).unwrap();
         let end = written.iter().position(|byte| *byte == 0).expect("the command line ends");
         let text = String::from_utf8_lossy(&written[..end]);
-        assert!(text.starts_with(vmm::boot::DEFAULT_CMDLINE), "{text}");
+        assert!(text.starts_with(vmm::DEFAULT_CMDLINE), "{text}");
     }
 }

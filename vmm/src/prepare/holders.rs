@@ -13,15 +13,15 @@ const MOST_LAYERS: usize = 1024;
 
 /// Something that the host would lose with the devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// How it is called.
-    pub what: String,
+    pub(crate) what: String,
     /// The devices that it is on, and the bridges above them.
-    pub devices: BTreeSet<PciAddress>,
+    pub(crate) devices: BTreeSet<PciAddress>,
 }
 
 /// What each device is needed for.
-pub fn holders(tree: &Tree) -> Vec<Holder> {
+pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     let mut holders = mounts(tree);
     holders.extend(swaps(tree));
     holders.extend(default_routes(tree));
