@@ -43,7 +43,7 @@ pub fn run(bytes: &[u8]) {
                 device.resample().unwrap();
             }
             10 => drop(vm.guest.arrived()),
-            11 => faults.strike(input.u8().into()..u64::from(input.u8()), Fault::Errno(libc::EIO)),
+            11 => faults.inject(input.u8().into()..u64::from(input.u8()), Fault::Errno(libc::EIO)),
             12 => {
                 vm.check_settled();
                 failed = false;
@@ -51,7 +51,7 @@ pub fn run(bytes: &[u8]) {
             _ => vm.access(&mut input),
         }
         // A slot that could not be taken away stays until it is tried again.
-        failed |= !faults.struck().is_empty();
+        failed |= !faults.failed().is_empty();
         if !failed {
             vm.check();
         }

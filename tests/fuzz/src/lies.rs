@@ -14,6 +14,8 @@ use crate::input::Input;
 use crate::oracle::Vm;
 
 const CONFIG: u32 = 7;
+/// What there is to map of each region.
+const LARGEST: u64 = 1 << 40;
 
 /// It maps as a device of the model does, and says what it likes.
 struct Liar {
@@ -120,7 +122,7 @@ fn region(index: u32, input: &mut Input<'_>) -> RegionInfo {
         index,
         flags: RegionFlags::from_bits_retain(u32::from(!kind >> 2 & 7)),
         size,
-        file_offset: u64::from(index) << 36,
+        file_offset: u64::from(index) << 40,
         sparse,
     }
 }
@@ -149,7 +151,8 @@ pub fn run(bytes: &[u8]) {
         flags: IrqFlags::from_bits_retain(u32::from(input.u8() & 0xf)),
         count: u32::from(input.u16()),
     });
-    let honest = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+    let honest = PciDevice::new(faults.clone(), vec![0; 0x1000], &[LARGEST; 7], vec![]);
+    let honest = Arc::new(honest.unwrap());
     let mood = AtomicU8::new(input.u8());
     let device = Arc::new(Liar { honest, config, regions, irqs, mood });
     let Some(vm) = Vm::new(faults, device.clone()) else {

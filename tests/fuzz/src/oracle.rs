@@ -144,7 +144,7 @@ impl Vm {
 
     /// With nothing failing any more: what the guest asks for is there, and asking again changes nothing.
     pub fn check_settled(&self) {
-        self.faults.heal();
+        self.faults.clear();
         self.ask_again();
         // What one BAR gave up another may take.
         self.ask_again();
@@ -182,7 +182,7 @@ impl Vm {
 
     /// Shuts down: nothing is held but RAM.
     pub fn end(self) {
-        self.faults.heal();
+        self.faults.clear();
         let shut = self.function.shutdown();
         let slots = self.guest.slots();
         assert_eq!(
