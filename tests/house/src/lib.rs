@@ -1,16 +1,17 @@
 //! Finds files of a crate that import each other in a circle.
 //!
-//! A file depends on another one when its code names an item that is defined there: by `use`, or by a path in an
-//! expression, a type or the arguments of a macro. The rules:
+//! A file depends on another one when its code names an item that is defined there: by `use`, or by
+//! a path in an expression, a type or the arguments of a macro. The rules:
 //!
-//! - A path is followed through imports and re-exports to the file that defines the item. A module that only
-//!   re-exports is a name on the way, and depends on what it re-exports.
-//! - `mod x;` is no dependency, and neither is an import of a module: the paths that begin with it are.
+//! - A path is followed through imports and re-exports to the file that defines the item. A module
+//!   that only re-exports is a name on the way, and depends on what it re-exports.
+//! - `mod x;` is no dependency, and neither is an import of a module: the paths that begin with it
+//!   are.
 //! - `use x::*` depends on the file of `x`, whatever it takes from there.
 //! - Code under `#[cfg(test)]` is not looked at.
 //!
-//! Methods and fields are found by type, and derive macros by attributes: a call of a method alone is no dependency
-//! here. Its type is named somewhere, as a rule.
+//! The check does not know types, so that a call of a method, or a use of a field, is no dependency.
+//! Mostly the same file names the type, too.
 
 mod graph;
 mod modules;
@@ -57,7 +58,8 @@ pub fn files(sources: &Sources) -> Result<Graph, String> {
     Ok(names::edges(&modules::read(sources)?))
 }
 
-/// Which room depends on which: a room is a folder beside `lib.rs`, or a file there. `lib.rs` is none.
+/// Which room depends on which: a room is a folder beside `lib.rs`, or a file there. `lib.rs` is
+/// none.
 #[must_use]
 pub fn rooms(files: &Graph) -> Graph {
     files.contracted(|file| {

@@ -54,9 +54,11 @@ impl Buses {
         self.0.register_mmio(range, device).map_err(refused)
     }
 
-    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of mechanism #1.
+    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of
+    /// mechanism #1.
     ///
-    /// Linux prefers the ports where they are there: with an NVMe, 894 exits up to init against 696.
+    /// Linux prefers the ports where they are there: with an NVMe, 894 exits up to init against
+    /// 696.
     pub(crate) fn add_pci(
         &mut self,
         root: PciRoot,

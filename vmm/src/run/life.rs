@@ -69,7 +69,8 @@ impl Vm {
         });
         let looped = main_loop.run();
         stats.phase("guest");
-        // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
+        // CPUs first, so that nothing is programmed any more; then the devices; then the memory
+        // they reach.
         control.end();
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
