@@ -17,9 +17,10 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use kvm_ioctls::Kvm;
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::host::{MsiMessage, MsiVectors};
-use vfio_passthrough::irq::plan::{Growth, HostState, Wanted, plan};
+use vfio_passthrough::irq::plan::{BoundState, Growth, plan};
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::model::{Faults, Guest, PciDevice};
+use vfio_passthrough::pci::message::ProgrammedVectors;
 use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
 
 /// As many as an NVMe of QEMU's has, as eight NICs of 65 have, and as a function can have.
@@ -99,8 +100,8 @@ fn messages(vectors: u16) -> BTreeMap<u16, MsiMessage> {
 fn plans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     for vectors in VECTORS {
-        let wanted = Wanted { enabled: true, vectors, deliver: messages(vectors) };
-        let host = HostState::default();
+        let wanted = ProgrammedVectors { enabled: true, vectors, unmasked: messages(vectors) };
+        let host = BoundState::default();
         group.bench_function(BenchmarkId::from_parameter(vectors), |bencher| {
             bencher.iter(|| plan(black_box(&wanted), &host, Growth::Dynamic));
         });
@@ -121,7 +122,7 @@ impl Routed {
         vm.create_irq_chip().unwrap();
         let host = KvmHost::new(Arc::new(vm), 0..1, 24..4096);
         let mut routed = Self {
-            vectors: host.host().msi.allocate(vectors).unwrap(),
+            vectors: host.services().msi.allocate(vectors).unwrap(),
             messages: messages(vectors).into_iter().map(|(v, m)| (v, Some(m))).collect(),
             _host: host,
         };

@@ -61,7 +61,8 @@ fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()
     let container = Container::open()?;
     container.link(link.clone())?;
     let device = container.open_device(address)?;
-    let function = PassthroughFunction::new(address, device, &host.host(), ResetPolicy::Required)?;
+    let function =
+        PassthroughFunction::new(address, device, &host.services(), ResetPolicy::Required)?;
     let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), RAM, None)?);
     let memory: Arc<dyn HostMemory> = ram.clone();
     let slot = host.memory().place(ram.start_addr().0, memory.clone())?;

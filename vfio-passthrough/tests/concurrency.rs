@@ -151,7 +151,7 @@ fn check_gone(
     if !failing {
         assert_eq!(*ledger, Ledger::default(), "seed {seed}: shut down, and used since");
     }
-    let lost = function.is_lost();
+    let lost = function.is_detached();
     assert_eq!(device.is_given_back(), lost, "seed {seed}: accesses hold nothing");
     drop(function);
     // The model itself logs what it could not give back while all failed. Of a device that was given up, that is the

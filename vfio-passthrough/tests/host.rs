@@ -70,7 +70,7 @@ fn the_host_is_heard_however_often_it_asks_and_has_the_device_back() {
     assert_eq!(request.read().unwrap(), 3);
     assert!(!setup.device.is_given_back());
     setup.function.detach().1.unwrap();
-    assert!(setup.function.is_lost() && setup.device.is_given_back());
+    assert!(setup.function.is_detached() && setup.device.is_given_back());
     assert_eq!(setup.device.ask_for().unwrap(), 3, "it asks no more");
     setup.function.detach().1.unwrap();
     setup.function.shutdown().unwrap();

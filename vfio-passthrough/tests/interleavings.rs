@@ -16,7 +16,7 @@ use vfio_passthrough::backend::{
 use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
 use vfio_passthrough::{
-    BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, Space,
+    BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, Space, VmmServices,
 };
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
@@ -134,7 +134,7 @@ fn life() {
     let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
     let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
-    let host = Host { slots: Arc::new(SlowSlots(guest.clone())), ..guest.host() };
+    let host = VmmServices { slots: Arc::new(SlowSlots(guest.clone())), ..guest.host() };
     let address = "01:00.0".parse().unwrap();
     let slow = Arc::new(Slow(device.clone()));
     let function =

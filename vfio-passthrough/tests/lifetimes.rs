@@ -9,7 +9,7 @@ use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{BarIndex, DmaSpace, Iova, PassthroughFunction, ResetPolicy, VmmServices};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 /// Attaches of the model's devices to the model's guest.
@@ -61,7 +61,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn attach_use_detach(
     iommu: &Arc<Iommu>,
     device: &Arc<PciDevice>,
-    host: &Host,
+    host: &VmmServices,
     memory: &Arc<dyn HostMemory>,
 ) {
     let space = DmaSpace::new(iommu.clone());
@@ -92,7 +92,7 @@ fn ram() -> Arc<dyn HostMemory> {
 fn repeat(
     name: &str,
     times: u64,
-    host: &Host,
+    host: &VmmServices,
     faults: &Arc<Faults>,
 ) -> (Arc<Iommu>, Arc<PciDevice>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +128,7 @@ fn a_vm_has_its_slots_and_gsis_back_after_each_of_300() {
     };
     let gsis = 24..24 + u32::try_from(VECTORS).unwrap();
     let kvm = KvmHost::new(Arc::new(vm), 0..1, gsis);
-    let (iommu, device) = repeat("on KVM", ON_KVM, &kvm.host(), &Arc::new(Faults::default()));
+    let (iommu, device) = repeat("on KVM", ON_KVM, &kvm.services(), &Arc::new(Faults::default()));
     assert_eq!((iommu.mappings(), device.irqs().active), (Vec::new(), None));
     // Each places the BAR's one area and takes it away, and attaches and detaches each vector.
     let attaches = ON_KVM + 1;

@@ -4,21 +4,21 @@
 //! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All `unsafe`
 //! of the crate's core is in this folder; above it everything is safe code over these two traits.
 
+mod adjacent;
 pub mod group;
 mod info;
 mod ioctl;
-mod joined;
+mod kernel_mapping;
 mod limits;
-mod mapped;
 mod mmap;
 pub mod sysfs;
 
 use std::io;
 use std::sync::Arc;
 
-pub(crate) use joined::Joined;
+pub(crate) use adjacent::AdjacentMemory;
+pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
-pub(crate) use mapped::Mapped;
 pub use mmap::RegionMmap;
 pub(crate) use mmap::host_page_size;
 

@@ -34,7 +34,7 @@ fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
     else {
         return;
     };
-    let line = host.host_with_intx(17).intx.unwrap();
+    let line = host.services_with_intx(17).intx.unwrap();
     let connection = line.connect().unwrap();
     assert_eq!(raised(&host), 0);
     connection.trigger().write(1).unwrap();

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::decoding::Hold;
 use super::{PciDevice, errno, lock};
 use crate::backend::{IrqFlags, IrqInfo, SetIrqs};
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 
 /// Who is told, and who holds the device.
 #[derive(Default)]
@@ -26,8 +26,8 @@ pub(super) struct Events {
 impl Events {
     /// As vfio-pci describes them of a PCI Express function.
     pub fn infos() -> impl Iterator<Item = IrqInfo> {
-        [Kind::Error, Kind::Request].into_iter().map(|kind| IrqInfo {
-            index: kind.index(),
+        [IrqIndex::Error, IrqIndex::Request].into_iter().map(|kind| IrqInfo {
+            index: kind.number(),
             flags: IrqFlags::EVENTFD | IrqFlags::NORESIZE,
             count: 1,
         })
@@ -79,9 +79,9 @@ impl Events {
         Some(result)
     }
 
-    fn signal(&self, kind: Kind) -> io::Result<()> {
+    fn signal(&self, kind: IrqIndex) -> io::Result<()> {
         let heard = lock(&self.heard);
-        heard.get(&kind.index()).map_or(Ok(()), |eventfd| eventfd.write(1))
+        heard.get(&kind.number()).map_or(Ok(()), |eventfd| eventfd.write(1))
     }
 }
 
@@ -96,7 +96,7 @@ impl PciDevice {
         if self.is_given_back() {
             return Ok(self.events.requests.load(Ordering::Relaxed));
         }
-        self.events.signal(Kind::Request)?;
+        self.events.signal(IrqIndex::Request)?;
         Ok(self.events.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1))
     }
 
@@ -106,7 +106,7 @@ impl PciDevice {
     ///
     /// The eventfd could not be written.
     pub fn fail(&self) -> io::Result<()> {
-        self.events.signal(Kind::Error)
+        self.events.signal(IrqIndex::Error)
     }
 
     /// The host has the device back: its file is closed, and nothing of it is mapped.

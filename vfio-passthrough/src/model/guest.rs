@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::messages::Messages;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
-use crate::builder::Host;
+use crate::host::VmmServices;
 use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots};
 
 /// The trigger and the resample eventfd of a pin that is wired.
@@ -31,9 +31,9 @@ impl Guest {
     }
 
     /// The host traits that put things into this guest.
-    pub fn host(&self) -> Host {
+    pub fn host(&self) -> VmmServices {
         let own = Arc::new(self.clone());
-        Host { slots: own.clone(), msi: own.clone(), intx: Some(own), p2p: None }
+        VmmServices { slots: own.clone(), msi: own.clone(), intx: Some(own), p2p: None }
     }
 
     /// What memory slots cover.

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{PciDevice, errno, lock};
 use crate::backend::{IrqFlags, IrqInfo, SetIrqs};
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 use crate::pci::caps;
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::{
@@ -40,8 +40,8 @@ impl IrqsState {
         self.eventfds.iter().flatten().count()
     }
 
-    fn is_on(&self, kind: Kind) -> bool {
-        self.active == Some(kind.index())
+    fn is_on(&self, kind: IrqIndex) -> bool {
+        self.active == Some(kind.number())
     }
 
     fn eventfd(&self, vector: u16) -> Option<&EventFd> {
@@ -105,9 +105,9 @@ impl PciDevice {
     /// The eventfd or the pending bits could not be written.
     pub fn raise(&self, vector: u16) -> io::Result<()> {
         let irqs = lock(&self.irqs);
-        match irqs.eventfd(vector).filter(|_| !irqs.is_on(Kind::Intx)) {
+        match irqs.eventfd(vector).filter(|_| !irqs.is_on(IrqIndex::Intx)) {
             Some(eventfd) => eventfd.write(1),
-            None if irqs.is_on(Kind::Msix) && vector < self.msix_vectors() => {
+            None if irqs.is_on(IrqIndex::Msix) && vector < self.msix_vectors() => {
                 self.set_pending(vector, true)
             }
             None => Ok(()),
@@ -144,7 +144,7 @@ impl PciDevice {
         self.config(COMMAND.into(), &mut command)?;
         let disabled =
             Command::from_bits_retain(u16::from_le_bytes(command)).contains(Command::INTX_DISABLE);
-        if !irqs.asserted || irqs.masked || disabled || !irqs.is_on(Kind::Intx) {
+        if !irqs.asserted || irqs.masked || disabled || !irqs.is_on(IrqIndex::Intx) {
             return Ok(());
         }
         irqs.masked = true;
@@ -182,7 +182,7 @@ impl PciDevice {
 
     /// Vectors that were pending in the hardware fire when they are bound, which unmasks them there.
     fn fire_pending(&self, irqs: &IrqsState) -> io::Result<()> {
-        if !irqs.is_on(Kind::Msix) {
+        if !irqs.is_on(IrqIndex::Msix) {
             return Ok(());
         }
         for vector in 0..self.msix_vectors() {

@@ -12,7 +12,7 @@
 //! use std::sync::Arc;
 //! use vfio_passthrough::backend::IrqFlags;
 //! use vfio_passthrough::model::{Faults, Guest, PciDevice};
-//! use vfio_passthrough::{Host, PassthroughFunction, ResetPolicy};
+//! use vfio_passthrough::{VmmServices, PassthroughFunction, ResetPolicy};
 //!
 //! let faults = Arc::new(Faults::default());
 //! let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);

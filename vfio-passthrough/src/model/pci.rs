@@ -18,7 +18,7 @@ use crate::backend::{
     SetIrqs, file_position,
 };
 use crate::host::HostMemory as _;
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::{COMMAND, Command};
@@ -64,11 +64,11 @@ impl PciDevice {
         put(0x60, &[0x01, 0, 3, 0]);
         put(0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]);
         let intx = IrqInfo {
-            index: Kind::Intx.index(),
+            index: IrqIndex::Intx.number(),
             flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
             count: 1,
         };
-        let msix = IrqInfo { index: Kind::Msix.index(), flags: msix, count: 65 };
+        let msix = IrqInfo { index: IrqIndex::Msix.number(), flags: msix, count: 65 };
         Self::new(faults, config, &[0x4000], vec![intx, msix])
     }
 
@@ -104,15 +104,15 @@ impl PciDevice {
             first = 0x40;
         }
         put(0x34, &[first]);
-        let irq = |kind: Kind, flags, count: u16| IrqInfo {
-            index: kind.index(),
+        let irq = |kind: IrqIndex, flags, count: u16| IrqInfo {
+            index: kind.number(),
             flags,
             count: count.into(),
         };
-        let intx = irq(Kind::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
+        let intx = irq(IrqIndex::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
         let fixed = IrqFlags::EVENTFD | IrqFlags::NORESIZE;
-        let msi = msi.map(|control| irq(Kind::Msi, fixed, MsiLayout::new(control).vectors()));
-        let msix = msix.map(|(vectors, flags)| irq(Kind::Msix, flags, vectors));
+        let msi = msi.map(|control| irq(IrqIndex::Msi, fixed, MsiLayout::new(control).vectors()));
+        let msix = msix.map(|(vectors, flags)| irq(IrqIndex::Msix, flags, vectors));
         let irqs = [Some(intx), msi, msix].into_iter().flatten().collect();
         Self::new(faults, config, &[0x2_0000], irqs)
     }

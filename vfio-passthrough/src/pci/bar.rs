@@ -77,6 +77,17 @@ impl Bar {
         fits.then_some(Self { index: BarIndex::ROM, kind: BarKind::Rom, size, prefetchable: false })
     }
 
+    /// Whether the BAR can be at an address: a multiple of its size, within what its register holds.
+    pub fn fits(&self, address: u64) -> bool {
+        let end = match self.kind {
+            BarKind::Io => 1 << 16,
+            BarKind::Memory32 | BarKind::Rom => 1 << 32,
+            BarKind::Memory64 => ADDRESS_END,
+        };
+        let is_aligned = address & self.size.wrapping_sub(1) == 0;
+        is_aligned && address.checked_add(self.size).is_some_and(|last| last <= end)
+    }
+
     /// Where the register is in config space; its upper half, if it has one, is behind it.
     pub fn register(&self) -> u16 {
         match self.kind {

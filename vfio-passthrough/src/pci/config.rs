@@ -5,12 +5,12 @@
 //! device: a write returns what it asks for.
 
 use super::bar::{Bar, Space};
+use super::message::ProgrammedVectors;
 use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
     BAR0, BARS_END, COMMAND, Command, MSIX_CONTROL, PM_CONTROL, PM_STATE, ROM, ROM_END, STATUS,
 };
-use crate::irq::plan::Wanted;
 
 /// A byte of config space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub struct ConfigSpace {
     pub(super) msi: Option<MsiLayout>,
     pub(super) msix: Option<MsixLayout>,
     /// In a low-power state the function answers config accesses only.
-    pub(super) asleep: bool,
+    pub(super) in_low_power: bool,
     /// The BARs, a bit each, that hold what sizing leaves behind: they are no address.
     pub(super) sizing: u8,
 }
@@ -120,13 +120,13 @@ impl ConfigSpace {
     }
 
     /// What the guest asks of the host by MSI.
-    pub fn msi_wanted(&self) -> Wanted {
+    pub fn msi_programmed(&self) -> ProgrammedVectors {
         let Some((layout, offset)) = self.msi.zip(self.offsets.msi) else {
-            return Wanted::default();
+            return ProgrammedVectors::default();
         };
         let at = |register: u16| offset.saturating_add(register);
         let upper = layout.upper().map_or(0, |upper| self.u32_at(at(upper)));
-        layout.wanted(MsiRegisters {
+        layout.programmed(MsiRegisters {
             control: self.u16_at(at(MsiLayout::CONTROL)),
             address: u64::from(upper) << 32 | u64::from(self.u32_at(at(MsiLayout::ADDRESS))),
             data: self.u16_at(at(layout.data())),
@@ -146,7 +146,7 @@ impl ConfigSpace {
     /// Back to how it was at power-on: BARs not placed, nothing decoded.
     pub fn reset(&mut self) {
         self.bytes.clone_from(&self.power_on);
-        self.asleep = false;
+        self.in_low_power = false;
         self.sizing = 0;
     }
 
@@ -224,7 +224,7 @@ impl ConfigSpace {
             (start..start.saturating_add(layout.size())).contains(&at)
         };
         touched.set(Touched::MSI, msi.is_some_and(own));
-        let moves = self.asleep || u16::from(value) & PM_STATE != 0;
+        let moves = self.in_low_power || u16::from(value) & PM_STATE != 0;
         touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL) && moves);
         let mut resets = self.offsets.resets.iter().flatten();
         let initiates = |reset: &ResetBit| reset.initiate.0 == at && reset.initiate.1 & value != 0;
@@ -249,13 +249,13 @@ impl ConfigSpace {
     }
 
     /// Tells whether the function is in another power state than D0, in which it decodes nothing (PM 5.4).
-    pub fn set_asleep(&mut self, asleep: bool) {
-        self.asleep = asleep;
+    pub fn set_in_low_power(&mut self, in_low_power: bool) {
+        self.in_low_power = in_low_power;
     }
 
-    /// As [`set_asleep`](Self::set_asleep) told.
-    pub fn is_asleep(&self) -> bool {
-        self.asleep
+    /// As [`set_in_low_power`](Self::set_in_low_power) told.
+    pub fn is_in_low_power(&self) -> bool {
+        self.in_low_power
     }
 
     /// Where the guest placed a BAR and lets it decode, or `None` where it decodes nothing.
@@ -266,7 +266,7 @@ impl ConfigSpace {
         };
         let sizing =
             u32::from(self.sizing).checked_shr(bar.index.number().into()).unwrap_or(0) & 1 != 0;
-        let on = self.command().contains(decode) && !self.asleep && !sizing;
+        let on = self.command().contains(decode) && !self.in_low_power && !sizing;
         bar.address(self.register(bar)).filter(|_| on)
     }
 

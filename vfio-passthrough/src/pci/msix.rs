@@ -1,9 +1,8 @@
 //! The MSI-X table as the guest programs it (PCI 6.8.2). The table in the hardware belongs to the host's
 //! kernel and is never touched.
 
+use super::message::{MsiMessage, ProgrammedVectors};
 use crate::address::{BarIndex, ByteRange};
-use crate::host::MsiMessage;
-use crate::irq::plan::Wanted;
 
 use super::regs::{MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE};
 
@@ -97,7 +96,7 @@ impl Entry {
 }
 
 /// What the guest programmed: the table, and the two bits of message control.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MsixState {
     enabled: bool,
     masked: bool,
@@ -133,13 +132,13 @@ impl MsixState {
     }
 
     /// What the guest asks of the host.
-    pub fn wanted(&self) -> Wanted {
+    pub fn programmed(&self) -> ProgrammedVectors {
         // `new` made at most MAX_VECTORS.
         let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
         let numbers = if self.enabled { 0..vectors } else { 0..0 };
-        let deliver =
+        let unmasked =
             numbers.filter_map(|vector| Some((vector, self.deliverable(vector)?))).collect();
-        Wanted { enabled: self.enabled, vectors, deliver }
+        ProgrammedVectors { enabled: self.enabled, vectors, unmasked }
     }
 
     /// Bytes of the table, as if it were memory. What lies behind the last entry reads as zero.

@@ -81,7 +81,7 @@ impl ConfigSpace {
             bars,
             msi,
             msix,
-            asleep: false,
+            in_low_power: false,
             sizing: 0,
         })
     }

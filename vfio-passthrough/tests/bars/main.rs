@@ -20,7 +20,9 @@ use std::sync::Arc;
 use vfio_passthrough::backend::RegionFlags;
 use vfio_passthrough::function::Error;
 use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{
+    BarIndex, ByteRange, DmaSpace, PassthroughFunction, ResetPolicy, VmmServices,
+};
 
 const COMMAND: u16 = 0x04;
 const PM_CONTROL: u16 = 0x44;
@@ -81,7 +83,7 @@ impl Setup {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let iommu = Arc::new(Iommu::new(faults.clone()));
-        let host = Host { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.host() };
+        let host = VmmServices { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.host() };
         Ok(Self {
             function: PassthroughFunction::new(address, device.clone(), &host, policy)?,
             iommu,

@@ -84,7 +84,7 @@ fn bus_mastering_is_off_before_any_reset() {
 #[test]
 fn every_failure_is_reported_and_the_rest_is_done() {
     let failures = [
-        (Call::RemoveSlot, "0000:01:00.0: cannot take away BAR0 in guest memory: "),
+        (Call::RemoveSlot, "0000:01:00.0: cannot remove the memory slot of BAR0: "),
         (Call::Write, "0000:01:00.0: cannot write region 7: "),
         (Call::Reset, "0000:01:00.0: VFIO_DEVICE_RESET: "),
     ];

@@ -50,9 +50,9 @@ fn operation(call: Call) -> &'static [&'static str] {
         Call::BusMembers => &["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", "its bus has none"],
         Call::ResetBus => &["VFIO_DEVICE_PCI_HOT_RESET: "],
         Call::PlaceSlot => &["cannot place "],
-        Call::RemoveSlot => &["cannot take away "],
-        Call::Route => &["cannot deliver "],
-        Call::Eventfd => &["cannot make an eventfd for ", "cannot deliver "],
+        Call::RemoveSlot => &["cannot remove the memory slot of "],
+        Call::Route => &["cannot route "],
+        Call::Eventfd => &["cannot make an eventfd for ", "cannot route "],
         Call::AllocateVectors => &["no room for "],
     }
 }

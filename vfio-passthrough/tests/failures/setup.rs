@@ -7,7 +7,7 @@ use vfio_passthrough::function::Error;
 use vfio_passthrough::host::{HostMemory, MsiMessage};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
 use vfio_passthrough::{
-    BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, dma,
+    BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, VmmServices, dma,
 };
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
@@ -131,7 +131,8 @@ impl Parts {
 
     pub fn attach(&self) -> Result<PassthroughFunction, Error> {
         let address = NAME.parse().unwrap();
-        let host = Host { p2p: Some(DmaSpace::new(self.iommu.clone())), ..self.guest.host() };
+        let host =
+            VmmServices { p2p: Some(DmaSpace::new(self.iommu.clone())), ..self.guest.host() };
         PassthroughFunction::new(address, self.device.clone(), &host, ResetPolicy::Required)
     }
 
@@ -184,7 +185,7 @@ impl Setup {
             }
             Access::BarRead(offset) => function.bar_read(bar0(), offset, &mut data),
             Access::BarWrite(offset, value) => {
-                drop(function.bar_write(bar0(), offset, &value.to_le_bytes()))
+                let _ = function.bar_write(bar0(), offset, &value.to_le_bytes());
             }
             Access::Reset => function.reset().1.map_err(|error| error.to_string())?,
             Access::Recover => function.recover().1.map_err(|error| error.to_string())?,

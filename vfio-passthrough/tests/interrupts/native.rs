@@ -24,9 +24,13 @@ impl Native {
             PciDevice::with_interrupts(faults.clone(), None, Some((vectors, flags))).unwrap();
         let device = Arc::new(device);
         let address = "01:00.0".parse().unwrap();
-        let function =
-            PassthroughFunction::new(address, device.clone(), &host.host(), ResetPolicy::Required)
-                .unwrap();
+        let function = PassthroughFunction::new(
+            address,
+            device.clone(),
+            &host.services(),
+            ResetPolicy::Required,
+        )
+        .unwrap();
         let setup = Setup { guest: Guest::new(faults.clone()), faults, device, function };
         Some(Self { setup, host })
     }
@@ -109,7 +113,7 @@ fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
     let Some(native) = Native::new(name, 8, DYNAMIC, 24..26) else {
         return;
     };
-    let mut other = native.host.host().msi.allocate(1).unwrap();
+    let mut other = native.host.services().msi.allocate(1).unwrap();
     let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
     other.update(&[(0, Some(message))]).unwrap();
     let setup = &native.setup;

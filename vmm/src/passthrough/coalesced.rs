@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn effects(sequence: u64, coalesced_writes: Option<ByteRange>) -> ConfigEffects {
-        ConfigEffects { sequence, slots_freed: false, coalesced_writes }
+        ConfigEffects { sequence, slots_freed: false, coalesced_writes, bars: [None; 7] }
     }
 
     #[test]

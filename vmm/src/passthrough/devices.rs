@@ -8,7 +8,9 @@ use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{Container, Host, Iova, PassthroughFunction, PciAddress, ResetPolicy};
+use vfio_passthrough::{
+    Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+};
 use vm_memory::GuestMemoryRegion;
 
 use super::functions::Functions;
@@ -76,7 +78,7 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = Host { p2p, ..host.host_with_intx(intx_gsi(opened.slot)) };
+            let host = VmmServices { p2p, ..host.services_with_intx(intx_gsi(opened.slot)) };
             let device = opened.device.clone();
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))
@@ -87,8 +89,8 @@ impl Devices {
 
     /// What the IOMMU can map.
     pub(crate) fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
-        let reach = self.container.dma().reach()?;
-        Ok(reach.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
+        let ranges = self.container.dma().iova_ranges()?;
+        Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
     }
 
     /// Lets the devices reach all of `ram`, which pins it; all or nothing.

@@ -115,7 +115,7 @@ impl Device {
             true => Some(HostEvent::Request),
             false => erred.then_some(HostEvent::Error),
         };
-        let event = event.filter(|_| !function.is_lost())?;
+        let event = event.filter(|_| !function.is_detached())?;
         self.answer(event, policy, failed)
     }
 

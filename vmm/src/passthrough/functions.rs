@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use resources::{BarRequest, BarSpace, Layout, PlacedBar};
-use vfio_passthrough::{Bar, BarKind, PassthroughFunction};
+use resources::{BarRequest, BarSpace, Layout};
+use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 
 use crate::counters::FunctionCounts;
 use crate::error::Error;
@@ -28,13 +28,17 @@ impl Functions {
         self.iter().flat_map(|(_, function)| bar_requests(function)).collect()
     }
 
-    /// Writes each BAR's place into its register, as firmware does: nothing is decoded yet.
-    pub(crate) fn place_bars(&self, layout: &Layout) {
+    /// Places each BAR, as firmware does: nothing is decoded yet.
+    pub(crate) fn place_bars(&self, layout: &Layout) -> Result<(), Error> {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
-            let own = layout.bars.iter().filter(|bar| bar.request.function == name);
-            own.for_each(|bar| place_bar(function, bar));
+            for placed in layout.bars.iter().filter(|bar| bar.request.function == name) {
+                let index = BarIndex::new(placed.request.index);
+                // The function decodes nothing yet: there are no effects to carry out.
+                index.map(|index| function.place_bar(index, placed.address)).transpose()?;
+            }
         }
+        Ok(())
     }
 
     /// Their addresses in the host.
@@ -72,17 +76,4 @@ fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {
         Some(BarRequest { function, index: bar.index.number(), size: bar.size, space })
     };
     function.bars().iter().filter_map(request).collect()
-}
-
-/// Writes the register as a guest would, 4 bytes at a time.
-fn place_bar(function: &PassthroughFunction, placed: &PlacedBar) {
-    let own = |bar: &&Bar| bar.index.number() == placed.request.index;
-    let Some(bar) = function.bars().iter().find(own) else {
-        return;
-    };
-    let bytes = placed.address.to_le_bytes();
-    let words = bytes.chunks(4).take(bar.register_size().div_ceil(4));
-    for (register, word) in (bar.register()..).step_by(4).zip(words) {
-        let _ = function.config_write(register, word);
-    }
 }

@@ -101,7 +101,7 @@ impl Vm {
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, resources: &Resources, config: &Config) -> Result<Entry, Error> {
-        self.functions.place_bars(&resources.layout);
+        self.functions.place_bars(&resources.layout)?;
         let load = if self.is_first { Kernel::load } else { Kernel::load_again };
         let kernel = load(&resources.files.kernel, resources.ram.memory(), &resources.layout)?;
         let platform = Platform {

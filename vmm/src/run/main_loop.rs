@@ -167,7 +167,7 @@ mod tests {
         let mut manager = EventManager::<Subscriber>::new().unwrap();
         let first = FirstInterrupts(host.software_delivery().unwrap());
         manager.add_subscriber(Arc::new(Mutex::new(first)));
-        let mut vectors = host.host().msi.allocate(4).unwrap();
+        let mut vectors = host.services().msi.allocate(4).unwrap();
         let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
         // The first three of a VM are KVM's at once.
         (0..4).for_each(|vector| vectors.update(&[(vector, Some(message))]).unwrap());

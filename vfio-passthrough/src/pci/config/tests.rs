@@ -134,8 +134,8 @@ fn a_guest_sizes_and_places_bars() {
     assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::COMMAND | Touched::BARS);
     assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::BARS, "unchanged");
     assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
-    view.set_asleep(true);
-    assert_eq!(view.decoded(&bar), None, "asleep");
+    view.set_in_low_power(true);
+    assert_eq!(view.decoded(&bar), None, "in_low_power");
 }
 
 #[test]

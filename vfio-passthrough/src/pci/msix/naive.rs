@@ -100,10 +100,10 @@ proptest! {
                     state.reset();
                 }
             }
-            let wanted = state.wanted();
+            let wanted = state.programmed();
             prop_assert_eq!(wanted.enabled, naive.control >> 15 == 1);
             prop_assert_eq!(usize::from(wanted.vectors), VECTORS);
-            prop_assert_eq!(wanted.deliver, naive.deliverable());
+            prop_assert_eq!(wanted.unmasked, naive.deliverable());
         }
     }
 

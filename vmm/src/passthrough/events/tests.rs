@@ -87,7 +87,7 @@ fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
     let mut setup = setup(OnError::Stop);
     setup.device.fail().unwrap();
     setup.run();
-    assert!(!setup.function.is_lost());
+    assert!(!setup.function.is_detached());
     let error = setup.failures.try_recv().unwrap();
     let text = error.to_string();
     for part in
@@ -105,7 +105,7 @@ fn an_error_resets_detaches_or_is_reported() {
         let mut setup = setup(policy);
         setup.device.fail().unwrap();
         setup.run();
-        let found = (setup.faults.made(Call::Reset), setup.function.is_lost());
+        let found = (setup.faults.made(Call::Reset), setup.function.is_detached());
         assert_eq!(found, (resets, lost), "{policy:?}");
         assert!(setup.failures.try_recv().is_err(), "{policy:?}");
     }

@@ -8,6 +8,7 @@ mod error;
 mod locked;
 mod state;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
@@ -15,7 +16,7 @@ pub use locked::allow_locked_memory;
 use state::State;
 
 use crate::address::{ByteRange, Iova};
-use crate::backend::{AddressSpace, Joined};
+use crate::backend::{AddressSpace, AdjacentMemory};
 use crate::host::HostMemory;
 
 /// The I/O address space of a guest's devices. Cloning gives another handle of the same one.
@@ -26,6 +27,12 @@ use crate::host::HostMemory;
 #[derive(Clone, Default)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for DmaSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaSpace").field("mappings", &self.state().ranges()).finish_non_exhaustive()
+    }
 }
 
 impl DmaSpace {
@@ -50,14 +57,14 @@ impl DmaSpace {
         self.state().remove(space);
     }
 
-    /// Where mappings can be, in all of the address spaces: all of 64 bits where the kernel does not say. Ask
-    /// after every group was attached.
+    /// The ranges in which all of the address spaces can map: all 64 bits where the kernel does not report it (before
+    /// 5.4). Ask after every group was attached.
     ///
     /// # Errors
     ///
     /// [`Error::Info`].
-    pub fn reach(&self) -> Result<Vec<ByteRange>, Error> {
-        self.state().room().map(|room| room.reach)
+    pub fn iova_ranges(&self) -> Result<Vec<ByteRange>, Error> {
+        self.state().limits().map(|limits| limits.iova_ranges)
     }
 
     /// Lets the devices see `memory` at `iova`.
@@ -82,15 +89,15 @@ impl DmaSpace {
         memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>,
     ) -> Result<Vec<Mapping>, Error> {
         let memory = coalesce(memory.into_iter().collect());
-        let room = self.state().room()?;
+        let limits = self.state().limits()?;
         for (iova, memory) in &memory {
-            let (range, reach) = (range(*iova, &**memory)?, &room.reach);
-            if !reach.iter().any(|reach| reach.contains(range)) {
-                let reach = reach.clone();
-                return Err(Error::OutOfReach { range, reach });
+            let (range, iova_ranges) = (range(*iova, &**memory)?, &limits.iova_ranges);
+            if !iova_ranges.iter().any(|own| own.contains(range)) {
+                let iova_ranges = iova_ranges.clone();
+                return Err(Error::OutOfReach { range, iova_ranges });
             }
         }
-        let (needed, available) = (memory.len(), room.mappings);
+        let (needed, available) = (memory.len(), limits.free_mappings);
         if needed > available {
             return Err(Error::Full { needed, available });
         }
@@ -107,7 +114,7 @@ impl DmaSpace {
 /// Joins what is adjacent both in this process and for the devices.
 fn coalesce(mut memory: Vec<(Iova, Arc<dyn HostMemory>)>) -> Vec<(Iova, Arc<dyn HostMemory>)> {
     memory.sort_by_key(|(iova, _)| *iova);
-    let mut joined: Vec<(Iova, Joined)> = Vec::with_capacity(memory.len());
+    let mut joined: Vec<(Iova, AdjacentMemory)> = Vec::with_capacity(memory.len());
     for (iova, piece) in memory {
         let before = joined
             .last_mut()
@@ -117,7 +124,7 @@ fn coalesce(mut memory: Vec<(Iova, Arc<dyn HostMemory>)>) -> Vec<(Iova, Arc<dyn 
             None => Err(piece),
         };
         if let Err(piece) = alone {
-            joined.push((iova, Joined::new(piece)));
+            joined.push((iova, AdjacentMemory::new(piece)));
         }
     }
     let each = joined.into_iter();
@@ -131,6 +138,7 @@ fn range(iova: Iova, memory: &dyn HostMemory) -> Result<ByteRange, Error> {
 
 /// Memory that devices reach. It holds the memory; dropping it ends the mapping.
 #[must_use = "dropping a mapping ends it"]
+#[derive(Debug)]
 pub struct Mapping {
     space: DmaSpace,
     range: ByteRange,

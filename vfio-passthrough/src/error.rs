@@ -4,7 +4,7 @@ use std::io;
 
 use crate::address::{BarIndex, PciAddress};
 use crate::dma;
-use crate::irq;
+use crate::irq::{self, IrqIndex};
 
 /// What went wrong with a function. Every variant names the device and the operation.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +30,12 @@ pub enum Error {
         reason: &'static str,
     },
     /// VFIO did not describe an interrupt index.
-    #[error("{address}: VFIO_DEVICE_GET_IRQ_INFO ({kind}): {source}")]
+    #[error("{address}: VFIO_DEVICE_GET_IRQ_INFO ({index}): {source}")]
     DescribeInterrupts {
         /// The device.
         address: PciAddress,
         /// Which one.
-        kind: irq::binding::Kind,
+        index: IrqIndex,
         /// Why.
         source: io::Error,
     },
@@ -48,19 +48,19 @@ pub enum Error {
         source: irq::Error,
     },
     /// The host VMM did not give vectors.
-    #[error("{address}: no room for {vectors} {kind} vectors: {source}")]
+    #[error("{address}: no room for {vectors} {index} vectors: {source}")]
     Vectors {
         /// The device.
         address: PciAddress,
         /// Of which kind.
-        kind: irq::binding::Kind,
+        index: IrqIndex,
         /// How many were asked for.
         vectors: u16,
         /// Why.
         source: io::Error,
     },
-    /// A BAR could not be taken out of the guest's memory, or not be put there.
-    #[error("{address}: cannot {operation} {bar} in guest memory: {source}")]
+    /// A memory slot of a BAR could not be placed or removed, or the BAR not be unmapped.
+    #[error("{address}: cannot {operation} {bar}: {source}")]
     Window {
         /// The device.
         address: PciAddress,
@@ -70,6 +70,18 @@ pub enum Error {
         bar: BarIndex,
         /// Why.
         source: io::Error,
+    },
+    /// A BAR cannot be at the address where the VMM places it.
+    #[error(
+        "{address}: cannot place {bar} at {place:#x}: the function has no such BAR, or it does not fit there"
+    )]
+    Place {
+        /// The device.
+        address: PciAddress,
+        /// The BAR.
+        bar: BarIndex,
+        /// The address.
+        place: u64,
     },
     /// A BAR could not be mapped for the DMA of other devices, which then do not reach it; or not be unmapped.
     #[error("{address}: {bar}, for the DMA of other devices: {source}")]

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use crate::host::HostMemory;
 
 /// Adjacent pieces of memory, all of which it holds.
-pub(crate) struct Joined {
+pub(crate) struct AdjacentMemory {
     pieces: Vec<Arc<dyn HostMemory>>,
     address: *mut u8,
     size: u64,
 }
 
 // SAFETY: the value is pieces that are Send, and the address of the first, of which nothing is tied to a thread.
-unsafe impl Send for Joined {}
+unsafe impl Send for AdjacentMemory {}
 // SAFETY: as for Send; nothing in it changes while it is shared.
-unsafe impl Sync for Joined {}
+unsafe impl Sync for AdjacentMemory {}
 
 // SAFETY: `join` made sure that each piece begins where the one before it ends, and each keeps the promise for its
 // own bytes for as long as it lives, which is as long as this.
-unsafe impl HostMemory for Joined {
+unsafe impl HostMemory for AdjacentMemory {
     fn host_address(&self) -> *mut u8 {
         self.address
     }
@@ -28,7 +28,7 @@ unsafe impl HostMemory for Joined {
     }
 }
 
-impl Joined {
+impl AdjacentMemory {
     /// One piece.
     pub(crate) fn new(piece: Arc<dyn HostMemory>) -> Self {
         Self { address: piece.host_address(), size: piece.size(), pieces: vec![piece] }

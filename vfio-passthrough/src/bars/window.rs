@@ -8,7 +8,8 @@ use crate::address::{BarIndex, ByteRange, Iova};
 use crate::backend::{Device, RegionInfo, RegionMmap};
 use crate::dma::{self, DmaSpace, Mapping};
 use crate::host::{MemorySlot, MemorySlots};
-use crate::layout::DirectArea;
+
+use super::areas::DirectArea;
 
 /// An area that the guest can reach directly.
 pub struct Window {

@@ -9,14 +9,14 @@ use crate::address::ByteRange;
 use crate::host::HostMemory;
 
 /// Memory that devices reach at a range of I/O virtual addresses.
-pub(crate) struct Mapped {
+pub(crate) struct KernelMapping {
     space: Arc<dyn AddressSpace>,
     range: ByteRange,
     /// `None` once the mapping has ended.
     memory: Option<Arc<dyn HostMemory>>,
 }
 
-impl Mapped {
+impl KernelMapping {
     /// Maps `memory` at `range`, which has its size.
     pub(crate) fn new(
         space: Arc<dyn AddressSpace>,
@@ -61,7 +61,7 @@ impl Mapped {
     }
 }
 
-impl Drop for Mapped {
+impl Drop for KernelMapping {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             log::error!("cannot unmap {} from DMA: {error}; its memory is leaked", self.range);
