@@ -11,6 +11,12 @@ pub struct AddressRange {
     pub size: u64,
 }
 
+impl Default for AddressRange {
+    fn default() -> Self {
+        Self::new(0, 0)
+    }
+}
+
 impl AddressRange {
     /// `size` numbers from `start` on.
     pub const fn new(start: u64, size: u64) -> Self {

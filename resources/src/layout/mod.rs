@@ -13,21 +13,24 @@
 //! ...                window of 64-bit BARs, up to the last address that guest and IOMMU reach
 //! ```
 
+mod bar;
 mod bars;
+mod planned;
 mod ram;
+mod request;
 mod table;
+mod units;
 
 use thiserror::Error;
 
 use crate::AddressRange;
-use crate::range::subtract;
 
-pub use bars::{BarRequest, BarSpace, PlacedBar};
+use planned::Shortage;
+use units::{FOUR_GIB, GIB, MIB, PAGE};
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const FOUR_GIB: u64 = 4 * GIB;
-const PAGE: u64 = 4096;
+pub use bar::{BarRequest, BarSpace, PlacedBar};
+pub use planned::Layout;
+pub use request::{CpuReach, IoReach, LayoutRequest, Reserved};
 
 /// What a planner may start the 32-bit hole at: the higher, the more RAM is below it.
 const HOLE_STARTS: [u64; 3] = [3 * GIB, 2 * GIB, GIB];
@@ -38,117 +41,6 @@ const IO_WINDOW: AddressRange = AddressRange::new(0xc000, 0x4000);
 /// A 64-bit window starts at a multiple of this.
 const WINDOW_ALIGN: u64 = GIB;
 
-/// x86: writes here are interrupts, not memory accesses (SDM 3A, Message Address Register), whatever
-/// the IOMMU says.
-const INTERRUPTS: AddressRange = AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff);
-/// AMD: HyperTransport's own addresses just below 1 TiB, which no DMA passes (AMD I/O Virtualization
-/// Technology 3.08, 2.1.2, table 3).
-const HYPERTRANSPORT: AddressRange = AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff);
-
-/// What the CPUs of host and guest reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CpuReach {
-    /// Guest physical address bits.
-    pub address_bits: u8,
-    /// Whether the addresses below 1 TiB are HyperTransport's, as on AMD hosts.
-    pub hypertransport: bool,
-}
-
-impl CpuReach {
-    fn reach(&self) -> AddressRange {
-        let end = 1_u64.checked_shl(self.address_bits.into());
-        AddressRange::new(0, end.unwrap_or(u64::MAX))
-    }
-}
-
-/// What the IOMMU can reach.
-#[derive(Debug, Clone, Copy)]
-pub enum IoReach<'a> {
-    /// No device is assigned: nothing restricts the layout.
-    Unrestricted,
-    /// The ranges of IOVAs that the IOMMU translates.
-    Apertures(&'a [AddressRange]),
-}
-
-/// Addresses that must stay free.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reserved {
-    /// Where.
-    pub range: AddressRange,
-    /// What for and whose, for errors.
-    pub what: String,
-}
-
-/// What a layout is planned from.
-#[derive(Debug, Clone, Copy)]
-pub struct LayoutRequest<'a> {
-    /// Bytes of RAM, a multiple of `ram_page`.
-    pub ram: u64,
-    /// The size in bytes of the pages that RAM is made of: regions begin and end at multiples of it.
-    pub ram_page: u64,
-    /// What the CPUs reach.
-    pub cpu: CpuReach,
-    /// What the IOMMU can reach.
-    pub reach: IoReach<'a>,
-    /// Addresses that must stay free besides those that x86 and AMD reserve.
-    pub reserved: &'a [Reserved],
-    /// The BARs of all assigned functions.
-    pub bars: &'a [BarRequest],
-}
-
-impl LayoutRequest<'_> {
-    fn all_reserved(&self) -> impl Iterator<Item = (AddressRange, &str)> {
-        let hypertransport = self.cpu.hypertransport.then_some(HYPERTRANSPORT);
-        let asked = self.reserved.iter().map(|reserved| (reserved.range, reserved.what.as_str()));
-        std::iter::once((INTERRUPTS, "interrupts"))
-            .chain(hypertransport.map(|range| (range, "HyperTransport")))
-            .chain(asked)
-    }
-
-    /// Every address that CPUs, IOMMU and devices all reach, in ascending order.
-    fn reachable(&self) -> Vec<AddressRange> {
-        let cpu = self.cpu.reach();
-        let mut ranges: Vec<_> = match self.reach {
-            IoReach::Unrestricted => vec![cpu],
-            IoReach::Apertures(apertures) => {
-                apertures.iter().map(|aperture| aperture.intersection(&cpu)).collect()
-            }
-        };
-        ranges.sort_unstable();
-        let mut end = 0;
-        for range in &mut ranges {
-            *range = AddressRange::between(range.start.max(end), range.end());
-            end = end.max(range.end());
-        }
-        ranges.retain(|range| !range.is_empty());
-        let holes: Vec<_> = self.all_reserved().map(|(range, _)| range).collect();
-        subtract(ranges, &holes)
-    }
-}
-
-/// A plan in which nothing overlaps and everything is reachable.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Layout {
-    /// RAM, in ascending order; at most 64 regions.
-    pub ram: Vec<AddressRange>,
-    /// Configuration space of bus 0.
-    pub ecam: AddressRange,
-    /// The window of 32-bit memory BARs.
-    pub mmio32: AddressRange,
-    /// The window of 64-bit memory BARs; empty if there is no room above RAM.
-    pub mmio64: AddressRange,
-    /// The window of I/O BARs.
-    pub io: AddressRange,
-    /// Where each BAR is: those of 32-bit memory, of ports and of 64-bit memory, each kind's largest first.
-    pub bars: Vec<PlacedBar>,
-}
-
-impl Default for AddressRange {
-    fn default() -> Self {
-        Self::new(0, 0)
-    }
-}
-
 /// What could not be placed, and why; what was asked for, what there is, and what was planned before that, as
 /// tables.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -158,12 +50,6 @@ pub struct LayoutError {
     why: String,
     tables: String,
     is_ram: bool,
-}
-
-/// What could not be placed, and why.
-struct Shortage {
-    what: String,
-    why: String,
 }
 
 impl Layout {
@@ -184,11 +70,6 @@ impl Layout {
             (Err(best), Err(next)) if next.is_ram => Err(best),
             (Err(_), Err(next)) => Err(next),
         })
-    }
-
-    /// The last address of RAM and one.
-    pub fn ram_end(&self) -> u64 {
-        self.ram.last().map_or(0, AddressRange::end)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where RAM goes: from the lowest address up, around the 32-bit hole and all that is not reachable.
 
-use super::table::size;
-use super::{FOUR_GIB, Layout, LayoutRequest, MIB, Shortage};
+use super::planned::{Layout, Shortage};
+use super::request::LayoutRequest;
+use super::units::{FOUR_GIB, MIB, size};
 use crate::AddressRange;
 use crate::range::subtract;
 

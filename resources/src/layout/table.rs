@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{IoReach, Layout, LayoutRequest};
+use super::planned::Layout;
+use super::request::{IoReach, LayoutRequest};
+use super::units::size;
 use crate::AddressRange;
 
 impl fmt::Display for Layout {
@@ -54,14 +56,4 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange, what: &str)
         range.end().saturating_sub(1),
         size(range.size)
     )
-}
-
-/// A size in the largest unit that it is a multiple of.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let whole = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
-    match whole.filter(|_| bytes != 0) {
-        Some((unit, name)) => format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),
-        None => format!("{bytes} B"),
-    }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::range::subtract;
 
 const FORTY_EIGHT: [AddressRange; 2] = [
     AddressRange::inclusive(0, 0xfedf_ffff),
