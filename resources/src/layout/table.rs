@@ -1,4 +1,4 @@
-//! What was asked, what there is, and the plan, as tables for errors and logs.
+//! A layout request and a plan as tables, for errors and logs.
 
 use std::fmt;
 
@@ -23,10 +23,10 @@ impl fmt::Display for Layout {
 
 impl fmt::Display for LayoutRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "asked for:")?;
+        writeln!(f, "requested:")?;
         writeln!(f, "  {} of RAM in pages of {}", size(self.ram), size(self.ram_page))?;
         self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
-        writeln!(f, "there is:")?;
+        writeln!(f, "available:")?;
         row(f, "CPUs reach", &self.cpu.reach(), "")?;
         match self.reach {
             IoReach::Unrestricted => {}
@@ -56,7 +56,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange, what: &str)
     )
 }
 
-/// A size in the largest unit that it is a multiple of.
+/// `bytes` in the largest unit of which it is a multiple.
 pub(super) fn size(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let whole = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
