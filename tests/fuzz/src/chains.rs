@@ -1,4 +1,4 @@
-//! Chains of capabilities of VFIO's info structs that lie.
+//! Target `chains`: malformed capability chains of VFIO's info structs.
 
 use vfio_passthrough::backend::ranges_of_chain;
 
@@ -9,9 +9,9 @@ pub fn run(bytes: &[u8]) {
     let first = input.u32();
     let buffer = input.0;
     let found = ranges_of_chain(buffer, first);
-    assert!(found.len() <= 64, "a chain ends");
+    assert!(found.len() <= 64, "the walk of a chain ends");
     for ranges in found {
-        assert!(ranges.len() <= buffer.len() / 16, "there are no more ranges than bytes");
+        assert!(ranges.len() <= buffer.len() / 16, "more ranges than the bytes can hold");
         assert!(ranges.iter().all(|range| range.start() <= range.end()));
     }
 }
