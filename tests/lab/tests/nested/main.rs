@@ -13,6 +13,7 @@ mod data;
 mod devices;
 mod endings;
 mod errors;
+mod examples;
 mod held;
 mod host;
 mod layout;
@@ -108,6 +109,7 @@ fn second_lane() -> Vec<Group> {
     let small = [
         tests_of_the_data_path().as_slice(),
         endings::TESTS,
+        examples::TESTS,
         leaving::TESTS,
         moves::TESTS,
         moves::LONG,
