@@ -4,16 +4,13 @@ use lab::protocol::{Ending, Program, Request};
 use lab::{Error, L1, place};
 
 use crate::Test;
-use crate::support::{VFIO, assigned};
+use crate::support::{NOBODY, VFIO, assigned};
 
 pub const TESTS: &[Test] = &[
     ("conformance: model and kernel agree on all checks and 2000 random sequences", as_root),
     ("conformance: model and kernel agree on a limit of locked memory", with_little_memory),
     ("conformance: model and kernel agree on a group that is not viable", not_viable),
 ];
-
-/// A user without any capability.
-const NOBODY: u32 = 65534;
 
 /// A random seed, from L1's kernel.
 fn fresh_seed(l1: &mut L1) -> Result<String, Error> {

@@ -4,7 +4,7 @@ use lab::protocol::{Ending, Request};
 use lab::{Error, Guest, L1, place};
 
 use crate::Test;
-use crate::support::{VFIO, assert_parts, assigned};
+use crate::support::{NOBODY, VFIO, assert_parts, assigned};
 
 pub const TESTS: &[Test] = &[
     ("error: reports a missing /dev/kvm", no_kvm),
@@ -21,9 +21,6 @@ pub const TESTS: &[Test] = &[
     ("error: rejects an impossible memory size", impossible_memory),
     ("error: reports a low limit of locked memory", memlock),
 ];
-
-/// A user without any capability.
-const NOBODY: u32 = 65534;
 
 /// Asserts that the VMM fails before the guest starts, with an error that has all of `parts`.
 fn assert_error(l1: &mut L1, guest: &Guest, parts: &[&str]) -> Result<(), Error> {

@@ -4,6 +4,9 @@ use guest::Report;
 use lab::protocol::Ending;
 use lab::{Device, Error, Guest, L1, Monitor, Outcome};
 
+/// The number of a user without capabilities.
+pub const NOBODY: u32 = 65534;
+
 /// The driver for devices that are assigned.
 pub const VFIO: Option<&str> = Some("vfio-pci");
 

@@ -4,7 +4,7 @@ use lab::protocol::{Ending, Program};
 use lab::{Error, Guest, L1, Run, place};
 
 use crate::Test;
-use crate::support::{VFIO, assert_parts, assigned, boot};
+use crate::support::{NOBODY, VFIO, assert_parts, assigned, boot};
 
 pub const TESTS: &[Test] = &[
     ("tools: bind and unbind move a device to vfio-pci and back, twice", round_trip),
@@ -13,9 +13,6 @@ pub const TESTS: &[Test] = &[
     ("tools: unbind refuses a device in use", in_use),
     ("tools: bind reports a missing permission", no_permission),
 ];
-
-/// A user without any capability.
-const NOBODY: u32 = 65534;
 
 const SUCCESS: Ending = Ending::Status(0);
 
