@@ -8,30 +8,30 @@ use crate::AddressRange;
 /// The address space of a BAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BarSpace {
-    /// Memory, with a 32-bit register.
+    /// Memory, with a 32-bit BAR.
     Memory32,
     /// Ports.
     Io,
-    /// Memory, with a 64-bit register.
+    /// Memory, with a 64-bit BAR.
     Memory64,
 }
 
-/// A BAR that needs a place.
+/// A BAR that needs an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BarRequest {
-    /// The function's name, for errors: its host address.
+    /// The function's address in the host, for errors.
     pub function: String,
-    /// The BAR's number.
+    /// The BAR's number, 0 to 5.
     pub index: u8,
-    /// Bytes, a power of two.
+    /// The size in bytes, a power of two.
     pub size: u64,
-    /// Its address space.
+    /// The address space.
     pub space: BarSpace,
 }
 
 impl BarRequest {
-    /// The BAR's size and alignment: its own, or a page so that no two functions share one (a page is the
-    /// least that can be mapped into the guest).
+    /// The size and alignment of the BAR's place. A memory BAR has whole pages to itself, because a
+    /// memory slot consists of pages.
     pub(super) fn footprint(&self) -> u64 {
         let power = self.size.checked_next_power_of_two().unwrap_or(u64::MAX);
         match self.space {
@@ -41,7 +41,7 @@ impl BarRequest {
     }
 
     /// 64-bit BARs come last: they may have what the others leave of the 32-bit window.
-    pub(super) fn turn(&self) -> impl Ord + use<> {
+    pub(super) fn order(&self) -> impl Ord + use<> {
         (self.space, std::cmp::Reverse(self.footprint()))
     }
 }
@@ -63,17 +63,17 @@ impl fmt::Display for BarRequest {
     }
 }
 
-/// A BAR and its place.
+/// A BAR and its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedBar {
-    /// What was asked for.
+    /// The request that this BAR answers.
     pub request: BarRequest,
-    /// Where it is.
+    /// The BAR's first address or port.
     pub address: u64,
 }
 
 impl PlacedBar {
-    /// The addresses that it decodes.
+    /// The addresses that the BAR decodes.
     pub fn range(&self) -> AddressRange {
         AddressRange::new(self.address, self.request.size)
     }

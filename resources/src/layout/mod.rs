@@ -1,8 +1,8 @@
 //! The guest's physical layout, planned before boot.
 //!
-//! With an assigned device, guest physical addresses are the device's DMA addresses: RAM may only lie
-//! where the IOMMU translates, and BARs should, so that devices can reach each other. RAM goes around what is
-//! reserved, in several regions if need be.
+//! An assigned device uses guest physical addresses as IOVAs. So RAM must lie where the IOMMU
+//! translates, and BARs should, so that devices can reach each other. RAM has several regions if
+//! reserved addresses lie between them.
 //!
 //! ```text
 //! 0                  RAM
@@ -10,7 +10,7 @@
 //! 0xf000_0000        ECAM
 //! 0xfec0_0000        IOAPIC, local APICs, KVM's own pages
 //! 4 GiB              RAM
-//! ...                window of 64-bit BARs, up to the last address that guest and IOMMU reach
+//! ...                window of 64-bit BARs, up to the last address that CPUs and IOMMU reach
 //! ```
 
 mod bar;
@@ -32,19 +32,19 @@ pub use bar::{BarRequest, BarSpace, PlacedBar};
 pub use planned::Layout;
 pub use request::{CpuReach, IoReach, LayoutRequest, Reserved};
 
-/// What a planner may start the 32-bit hole at: the higher, the more RAM is below it.
+/// Where the 32-bit hole may begin. A higher start leaves more RAM below 4 GiB.
 const HOLE_STARTS: [u64; 3] = [3 * GIB, 2 * GIB, GIB];
-/// The configuration space of bus 0.
+/// The ECAM window of bus 0.
 const ECAM: AddressRange = AddressRange::new(0xf000_0000, MIB);
-/// The ports for I/O BARs: above all that a PC has fixed.
+/// The ports for I/O BARs, above all fixed ports of a PC.
 const IO_WINDOW: AddressRange = AddressRange::new(0xc000, 0x4000);
-/// A 64-bit window starts at a multiple of this.
+/// The alignment of the 64-bit window.
 const WINDOW_ALIGN: u64 = GIB;
 
 /// What could not be placed, and why; what was asked for, what there is, and what was planned before that, as
 /// tables.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("no place in the guest's address space for {what}: {why}\n{tables}")]
+#[error("no room in the guest's address space for {what}: {why}\n{tables}")]
 pub struct LayoutError {
     what: String,
     why: String,
@@ -53,20 +53,20 @@ pub struct LayoutError {
 }
 
 impl Layout {
-    /// Plans where RAM, windows and BARs go.
+    /// Plans the addresses of RAM, windows and BARs.
     ///
-    /// RAM goes up to 3 GiB unless the 32-bit BARs need more room below 4 GiB; 64-bit BARs go below 4 GiB
-    /// only if they have no place above RAM.
+    /// The 32-bit hole begins at 3 GiB, or lower if the 32-bit BARs need more room. 64-bit BARs go
+    /// below 4 GiB only if there is no room for them above RAM.
     ///
     /// # Errors
     ///
-    /// [`LayoutError`] says what has no place: RAM, or the first BAR.
+    /// [`LayoutError`] names RAM, or the first BAR that has no room.
     pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
         let mut attempts = HOLE_STARTS.iter().map(|hole| plan_with_hole(request, *hole));
         let first = attempts.next().unwrap_or_else(|| Ok(Self::default()));
         attempts.fold(first, |best, next| match (best, next) {
             (Ok(plan), _) | (Err(_), Ok(plan)) => Ok(plan),
-            // The lower the hole begins, the more room there is for BARs, and the less for RAM.
+            // A lower start of the hole makes more room for BARs and less for RAM.
             (Err(best), Err(next)) if next.is_ram => Err(best),
             (Err(_), Err(next)) => Err(next),
         })
@@ -101,7 +101,7 @@ fn largest_within(reachable: &[AddressRange], bounds: AddressRange) -> AddressRa
     parts.max_by_key(|part| part.size).unwrap_or_default()
 }
 
-/// One piece of what is reachable above RAM: the first in which all 64-bit BARs fit, else the largest.
+/// The reachable piece above RAM into which all 64-bit BARs fit, or else the largest.
 fn window64(request: &LayoutRequest<'_>, reachable: &[AddressRange], ram_end: u64) -> AddressRange {
     let above = AddressRange::between(ram_end.max(FOUR_GIB), u64::MAX);
     let pieces = reachable.iter().map(|range| range.intersection(&above).aligned(WINDOW_ALIGN));

@@ -3,31 +3,33 @@
 use super::bar::PlacedBar;
 use crate::AddressRange;
 
-/// A plan in which nothing overlaps and everything is reachable.
+/// The guest's physical layout. Its ranges do not overlap, and CPUs and IOMMU reach RAM and the
+/// memory windows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layout {
-    /// RAM, in ascending order; at most 64 regions.
+    /// The regions of RAM, in ascending order; at most 64.
     pub ram: Vec<AddressRange>,
-    /// Configuration space of bus 0.
+    /// The ECAM window of bus 0.
     pub ecam: AddressRange,
     /// The window of 32-bit memory BARs.
     pub mmio32: AddressRange,
-    /// The window of 64-bit memory BARs; empty if there is no room above RAM.
+    /// The window of 64-bit memory BARs; empty if no address above RAM is reachable.
     pub mmio64: AddressRange,
     /// The window of I/O BARs.
     pub io: AddressRange,
-    /// Where each BAR is: those of 32-bit memory, of ports and of 64-bit memory, each kind's largest first.
+    /// The BARs: first those of 32-bit memory, then of ports, then of 64-bit memory. The largest of
+    /// each kind comes first.
     pub bars: Vec<PlacedBar>,
 }
 
 impl Layout {
-    /// The last address of RAM and one.
+    /// The first address after RAM.
     pub fn ram_end(&self) -> u64 {
         self.ram.last().map_or(0, AddressRange::end)
     }
 }
 
-/// What could not be placed, and why.
+/// RAM or a BAR for which there is no room, and the reason.
 pub(super) struct Shortage {
     pub(super) what: String,
     pub(super) why: String,

@@ -4,19 +4,19 @@ use super::bar::BarRequest;
 use crate::AddressRange;
 use crate::range::subtract;
 
-/// x86: writes here are interrupts, not memory accesses (SDM 3A, Message Address Register), whatever
-/// the IOMMU says.
+/// x86: a DMA write here is an interrupt, not a memory access (SDM 3A, Message Address Register),
+/// even if the IOMMU's apertures contain it.
 const INTERRUPTS: AddressRange = AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff);
-/// AMD: HyperTransport's own addresses just below 1 TiB, which no DMA passes (AMD I/O Virtualization
-/// Technology 3.08, 2.1.2, table 3).
+/// AMD: addresses of HyperTransport below 1 TiB, at which DMA reaches no memory (AMD I/O
+/// Virtualization Technology 3.08, 2.1.2, table 3).
 const HYPERTRANSPORT: AddressRange = AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff);
 
-/// What the CPUs of host and guest reach.
+/// The addresses that the CPUs of host and guest can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuReach {
-    /// Guest physical address bits.
+    /// The width of guest physical addresses in bits.
     pub address_bits: u8,
-    /// Whether the addresses below 1 TiB are HyperTransport's, as on AMD hosts.
+    /// Whether HyperTransport reserves addresses below 1 TiB, as on AMD hosts.
     pub hypertransport: bool,
 }
 
@@ -27,36 +27,36 @@ impl CpuReach {
     }
 }
 
-/// What the IOMMU can reach.
+/// The addresses that the IOMMU translates.
 #[derive(Debug, Clone, Copy)]
 pub enum IoReach<'a> {
-    /// No device is assigned: nothing restricts the layout.
+    /// No device is assigned, so no IOMMU restricts the layout.
     Unrestricted,
     /// The ranges of IOVAs that the IOMMU translates.
     Apertures(&'a [AddressRange]),
 }
 
-/// Addresses that must stay free.
+/// Addresses that the layout must not use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
-    /// Where.
+    /// The addresses.
     pub range: AddressRange,
-    /// What for and whose, for errors.
+    /// The owner of the addresses, for errors.
     pub what: String,
 }
 
-/// What a layout is planned from.
+/// The input of [`Layout::plan`].
 #[derive(Debug, Clone, Copy)]
 pub struct LayoutRequest<'a> {
     /// Bytes of RAM, a multiple of `ram_page`.
     pub ram: u64,
-    /// The size in bytes of the pages that RAM is made of: regions begin and end at multiples of it.
+    /// The size in bytes of a page of RAM. Regions begin and end at multiples of it.
     pub ram_page: u64,
-    /// What the CPUs reach.
+    /// The addresses that the CPUs can use.
     pub cpu: CpuReach,
-    /// What the IOMMU can reach.
+    /// The addresses that the IOMMU translates.
     pub reach: IoReach<'a>,
-    /// Addresses that must stay free besides those that x86 and AMD reserve.
+    /// Reserved addresses, without those that x86 and AMD reserve.
     pub reserved: &'a [Reserved],
     /// The BARs of all assigned functions.
     pub bars: &'a [BarRequest],
@@ -71,7 +71,7 @@ impl LayoutRequest<'_> {
             .chain(asked)
     }
 
-    /// Every address that CPUs, IOMMU and devices all reach, in ascending order.
+    /// The addresses that CPUs and IOMMU both reach and nobody reserves, in ascending order.
     pub(super) fn reachable(&self) -> Vec<AddressRange> {
         let cpu = self.cpu.reach();
         let mut ranges: Vec<_> = match self.reach {

@@ -1,4 +1,4 @@
-//! What was asked, what there is, and the plan, as tables for errors and logs.
+//! A layout request and a plan as tables, for errors and logs.
 
 use std::fmt;
 
@@ -25,10 +25,10 @@ impl fmt::Display for Layout {
 
 impl fmt::Display for LayoutRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "asked for:")?;
+        writeln!(f, "requested:")?;
         writeln!(f, "  {} of RAM in pages of {}", size(self.ram), size(self.ram_page))?;
         self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
-        writeln!(f, "there is:")?;
+        writeln!(f, "available:")?;
         row(f, "CPUs reach", &self.cpu.reach(), "")?;
         match self.reach {
             IoReach::Unrestricted => {}

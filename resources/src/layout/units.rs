@@ -5,7 +5,7 @@ pub(super) const GIB: u64 = 1 << 30;
 pub(super) const FOUR_GIB: u64 = 4 * GIB;
 pub(super) const PAGE: u64 = 4096;
 
-/// A size in the largest unit that it is a multiple of.
+/// `bytes` in the largest unit of which it is a multiple.
 pub(super) fn size(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let whole = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));

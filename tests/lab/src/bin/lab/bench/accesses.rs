@@ -1,32 +1,32 @@
-//! Where a boot's exits to userspace go, from the counters of `vmm --stats`.
+//! The devices and registers to which a boot's accesses go, from the counters of `vmm --stats`.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// The registers of a 16550A, by their ports from COM1's first on: as read and as written.
+/// The registers of a 16550A by their offset: where two share an offset, as read and as written.
 const UART: [&str; 8] = ["data", "IER", "IIR/FCR", "LCR", "MCR", "LSR", "MSR", "scratch"];
 const COM1: u64 = 0x3f8;
 
-/// How many places of a device are told apart.
+/// The number of registers of a device that the table names.
 const SHOWN: usize = 8;
 
 /// The phases of `vmm`'s start, in order.
 const PHASES: [&str; 6] = ["kvm", "vfio", "populate", "map", "load", "set_up"];
 
-/// The exits that one device caused.
+/// The accesses to one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// The device, as the guest sees it.
+    /// The name of the device.
     pub device: String,
-    /// All of them.
+    /// The number of accesses.
     pub exits: u64,
-    /// By register, most first.
+    /// The number of accesses by register, the largest first.
     pub places: Vec<(String, u64)>,
 }
 
-/// The rows, most exits first. `stats` is what the VMM wrote.
+/// The rows of the table, the largest first. `stats` are the VMM's counters.
 pub fn rows(stats: &Value) -> Vec<Row> {
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut count = |device: String, place: String, exits: u64| {
@@ -74,7 +74,8 @@ fn uart(port: u64) -> String {
     UART.get(register).map_or_else(|| format!("{port:#x}"), |name| (*name).to_owned())
 }
 
-/// A function of which nothing but its identity was read is not there.
+/// Names the function and the register of an ECAM offset. A function is present if a register other
+/// than its identity was accessed.
 fn config(offset: u64, is_present: bool) -> (String, String) {
     let (slot, function) = (offset >> 15, offset >> 12 & 7);
     match is_present {
@@ -99,7 +100,7 @@ fn grouped(counts: BTreeMap<(String, String), u64>) -> Vec<Row> {
     rows
 }
 
-/// As a table in Markdown: accesses that reached the VMM.
+/// The rows as a Markdown table.
 pub fn table(rows: &[Row]) -> String {
     let mut text = "| device | accesses of a boot | of these |\n|---|---|---|\n".to_owned();
     for row in rows {
@@ -114,16 +115,17 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// How many of the accesses were exits.
+/// The number of exits, and of the accesses that were no exit.
 pub fn exits(stats: &Value) -> String {
     let count = |name: &str| stats.pointer(&format!("/exits/{name}")).and_then(Value::as_u64);
     let [all, posted] = ["total", "posted"].map(|name| count(name).unwrap_or_default());
     format!(
-        "Exits to userspace of the whole boot: {all}. {posted} of the accesses are writes that came with the next exit.\n"
+        "Exits to userspace of the whole boot: {all}. KVM collected {posted} of the accesses, \
+         which are writes, until the next exit.\n"
     )
 }
 
-/// How long the phases of the start took, in the order in which they came.
+/// The times of the phases of the start, in order.
 pub fn phases(stats: &Value) -> String {
     let phase = |name: &&str| {
         let nanoseconds = stats.pointer(&format!("/phases_ns/{name}"))?.as_u64()?;
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exits_are_told_by_device_and_register() {
+    fn counts_accesses_by_device_and_register() {
         let stats = json!({"devices": {
             "serial": {"reads": 3, "by_address": {"0x3fd": 2, "0x3f8": 1}},
             "pci-ecam": {"by_address": {"0x8000": 1, "0x8034": 5, "0x10000": 1, "0x18000": 1}},
@@ -148,7 +150,7 @@ mod tests {
             "unclaimed": {"by_address": {"0x61": 1}},
         }});
         let rows = rows(&stats);
-        let told: Vec<_> = rows.iter().map(|row| (row.device.as_str(), row.exits)).collect();
+        let found: Vec<_> = rows.iter().map(|row| (row.device.as_str(), row.exits)).collect();
         let expected = [
             ("config space of 00:01.0", 6),
             ("BARs of 0000:00:02.0", 4),
@@ -156,7 +158,7 @@ mod tests {
             ("config space of absent functions", 2),
             ("unclaimed", 1),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(found, expected);
         assert!(table(&rows).contains("| serial port | 3 | LSR: 2, data: 1 |"));
         assert!(table(&rows).contains("| BARs of 0000:00:02.0 | 4 | BAR0+0x2000: 4 |"));
     }
