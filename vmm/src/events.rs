@@ -95,13 +95,17 @@ impl MainLoop {
             let timeout = if is_settling { SETTLE_MILLISECONDS } else { FOREVER };
             let events = self.manager.run_with_timeout(timeout)?;
             self.stats.wakeups.add_one();
-            if events == 0
-                && let Ok(mut line) = self.line.lock()
-            {
-                line.is_settling = self.pending.settle();
+            if events == 0 {
+                self.settle();
             }
         }
         Ok(())
+    }
+
+    fn settle(&self) {
+        if let Ok(mut line) = self.line.lock() {
+            line.is_settling = self.pending.settle();
+        }
     }
 }
 
@@ -246,9 +250,10 @@ impl Keyboard {
     }
 
     fn listen_to_stdin(&self, ops: &mut EventOps<'_>, events: EventSet) {
-        if self.source == Source::Polled
-            && let Err(error) = ops.modify(Events::new(&stdin(), events))
-        {
+        if self.source != Source::Polled {
+            return;
+        }
+        if let Err(error) = ops.modify(Events::new(&stdin(), events)) {
             log::error!("stdin: {error}");
         }
     }

@@ -18,11 +18,10 @@ impl HostBridge {
     /// All of its configuration space, which never changes.
     pub fn page() -> [u8; 4096] {
         let mut page = [0; 4096];
-        let (dwords, _) = page.as_chunks_mut();
         (0..)
             .step_by(4)
-            .zip(dwords)
-            .for_each(|(offset, bytes)| *bytes = dword(offset).to_le_bytes());
+            .zip(page.chunks_exact_mut(4))
+            .for_each(|(offset, bytes)| bytes.copy_from_slice(&dword(offset).to_le_bytes()));
         page
     }
 }

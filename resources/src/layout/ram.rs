@@ -23,7 +23,7 @@ pub(super) fn place(
         why,
     };
     let page = request.ram_page;
-    if !page.is_power_of_two() || !request.ram.is_multiple_of(page) {
+    if !page.is_power_of_two() || request.ram.checked_rem(page) != Some(0) {
         return Err(shortage(format!("it is to be of pages of {}", size(page))));
     }
     let hole = AddressRange::between(hole_start, FOUR_GIB);

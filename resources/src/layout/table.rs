@@ -70,7 +70,7 @@ pub(super) fn size(bytes: u64) -> String {
         (1 << 20, "MiB"),
         (1 << 10, "KiB"),
     ];
-    let whole = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
+    let whole = units.iter().find(|(unit, _)| bytes.checked_rem(*unit) == Some(0));
     match whole.filter(|_| bytes != 0) {
         Some((unit, name)) => format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),
         None => format!("{bytes} B"),

@@ -81,7 +81,7 @@ impl AddressSpace for Iommu {
         self.faults.pass(Call::MapDma)?;
         let aligned = [iova, size, host.addr() as u64]
             .iter()
-            .all(|value| value.is_multiple_of(PAGE));
+            .all(|value| *value % PAGE == 0);
         let range = ByteRange::new(iova, size).filter(|range| aligned && !range.is_empty());
         let range = range.ok_or_else(|| errno(libc::EINVAL))?;
         let mut mappings = lock(&self.mappings);

@@ -187,9 +187,10 @@ impl PciDevice {
             return Ok(());
         }
         for vector in 0..self.msix_vectors() {
-            if let Some(eventfd) = irqs.eventfd(vector)
-                && self.is_pending(vector)?
-            {
+            let Some(eventfd) = irqs.eventfd(vector) else {
+                continue;
+            };
+            if self.is_pending(vector)? {
                 self.set_pending(vector, false)?;
                 eventfd.write(1)?;
             }

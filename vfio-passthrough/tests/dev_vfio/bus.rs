@@ -38,7 +38,7 @@ impl World {
         let [argsz, _, count] = *words(argument);
         let (argsz, count) = (argsz as usize, count as usize);
         let files = (0..count.min(argsz / 4)).map(|place| words(argument + HEADER + 4 * place));
-        let shown: Vec<_> = files.map(|[file]| self.group(file.cast_signed())).collect();
+        let shown: Vec<_> = files.map(|[file]| self.group(*file as i32)).collect();
         let is_shown = |group: &u32| shown.contains(&Some(*group));
         let members = &self.bus.members;
         if argsz < HEADER + 4 * count

@@ -103,7 +103,7 @@ impl World {
     fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
         self.pass(request)?;
         let system = &self.system;
-        let signed = |value: u32| value.cast_signed();
+        let signed = |value: u32| value as i32;
         Ok(match request {
             0 => signed(system.api_version(fd)?),
             1 => signed(system.check_extension(fd, argument as u64)?),
@@ -116,7 +116,7 @@ impl World {
             4 => {
                 let [container] = words(argument);
                 system
-                    .set_container(fd, self.fd(container.cast_signed()))
+                    .set_container(fd, self.fd(*container as i32))
                     .map(|()| 0)?
             }
             6 => {
@@ -177,7 +177,7 @@ impl World {
         let mut fds = Vec::new();
         for place in 0..(argsz as usize - 20) / 4 {
             let [number] = *words(argument + 20 + 4 * place);
-            let number = number.cast_signed();
+            let number = number as i32;
             // Eventfds are the kernel's own: the model has one for each.
             if number >= 0 && !self.fds.contains_key(&number) {
                 self.fds.insert(number, self.system.open_eventfd());
@@ -264,9 +264,8 @@ fn place(path: *const c_char) -> CString {
 
 #[unsafe(no_mangle)]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
-    if let Some(world) = world().as_mut().filter(|world| world.fds.contains_key(&fd))
-        && request >> 8 == 0x3b
-    {
+    let is_ours = |world: &&mut World| world.fds.contains_key(&fd) && request >> 8 == 0x3b;
+    if let Some(world) = world().as_mut().filter(is_ours) {
         let (fd, request) = (world.fd(fd), request as u32 - 0x3b64);
         let result = world.ioctl(fd, request, argument);
         if let (UNMAP, Err(error)) = (request, &result) {
@@ -281,10 +280,10 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if name.starts_with("/dev/vfio/")
-        && let Some(world) = world().as_mut()
-    {
-        return answer(world.open(&name));
+    if name.starts_with("/dev/vfio/") {
+        if let Some(world) = world().as_mut() {
+            return answer(world.open(&name));
+        }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
@@ -292,12 +291,12 @@ extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c
 
 #[unsafe(no_mangle)]
 extern "C" fn close(fd: c_int) -> c_int {
-    if let Some(world) = world().as_mut()
-        && let Some(file) = world.fds.remove(&fd)
-    {
-        world.groups.remove(&fd);
-        world.devices.remove(&file);
-        world.system.close(file).unwrap();
+    if let Some(world) = world().as_mut() {
+        if let Some(file) = world.fds.remove(&fd) {
+            world.groups.remove(&fd);
+            world.devices.remove(&file);
+            world.system.close(file).unwrap();
+        }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }

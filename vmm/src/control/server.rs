@@ -88,19 +88,18 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
     loop {
         let waited = [listener.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let mut fds = waited;
-        if let Err(error) = poll(&mut fds, PollTimeout::NONE)
-            && error != nix::Error::EINTR
-        {
-            return log::error!("the control socket is not heard any more: poll: {error}");
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return log::error!("the control socket is not heard any more: poll: {error}"),
         }
         let [_, end] = fds;
         if end.any() == Some(true) {
             return;
         }
-        if let Ok((stream, _)) = listener.accept()
-            && let Err(error) = answer_one(&stream, control)
-        {
-            log::info!("a client of the control socket went away: {error}");
+        if let Ok((stream, _)) = listener.accept() {
+            if let Err(error) = answer_one(&stream, control) {
+                log::info!("a client of the control socket went away: {error}");
+            }
         }
     }
 }
