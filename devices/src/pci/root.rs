@@ -79,7 +79,9 @@ impl PciRoot {
 
     /// Writes configuration space of the function at `devfn`; dropped if there is none.
     pub fn config_write(&self, devfn: u8, offset: u16, data: &[u8]) {
-        let function = self.function(devfn).filter(|_| is_config_access(offset, data.len()));
+        let function = self
+            .function(devfn)
+            .filter(|_| is_config_access(offset, data.len()));
         if function.is_some_and(|function| function.config_write(offset, data)) {
             // BARs may overlap for a while; who came too late for a memory slot has its turn now.
             self.functions().for_each(|function| function.place_again());

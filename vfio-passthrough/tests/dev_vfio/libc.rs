@@ -115,9 +115,7 @@ impl World {
             }
             4 => {
                 let [container] = words(argument);
-                system
-                    .set_container(fd, self.fd(*container as i32))
-                    .map(|()| 0)?
+                system.set_container(fd, self.fd(*container as i32)).map(|()| 0)?
             }
             6 => {
                 let device = system.open_device(fd, &text(argument as *const c_char))?;

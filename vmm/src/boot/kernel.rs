@@ -1,34 +1,28 @@
 //! Loading the kernel: which kind it is, where it goes, how it is entered.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use linux_loader::loader::bootparam::setup_header;
-use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use resources::Layout;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{HIGH_RAM, PAGE_TABLES, START_INFO, linux, mib};
+use super::bzimage::ZeroPage;
+use super::{HIGH_RAM, PAGE_TABLES, START_INFO, elf, linux, mib};
 use crate::Error;
 use crate::files::Opened;
 
-/// The first bytes of an ELF file.
-const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 /// The 64-bit entry is this far into a bzImage's protected-mode part (boot protocol, 64-bit).
 const ENTRY_64: u64 = 0x200;
-/// `xloadflags` bit 0: there is a 64-bit entry.
-const XLF_KERNEL_64: u16 = 1;
 
 /// A kernel in guest RAM.
 #[derive(Debug)]
 pub enum Kernel {
     /// Entered by Linux's 64-bit boot protocol.
     Linux {
-        /// The header of the image, to be completed and handed over in the zero page.
-        header: Box<setup_header>,
-        /// Where the image was loaded.
-        start: u64,
+        /// The image's header, to be completed and handed over.
+        zero_page: ZeroPage,
         /// Its end, as large as it says it becomes.
         end: u64,
     },
@@ -65,7 +59,7 @@ pub enum Entry {
 impl Kernel {
     /// Reads the kernel straight into guest RAM.
     pub fn load(image: &Opened, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
-        let mut file = image.file();
+        let file = image.file();
         let room = layout.ram.first().map_or(0, |low| low.end());
         let size = image.size()?;
         if size > room {
@@ -76,11 +70,11 @@ impl Kernel {
             });
         }
         let mut magic = [0; 4];
-        let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == ELF_MAGIC;
+        let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == elf::MAGIC;
         let loaded = if is_elf {
-            load_elf(&mut file, memory)
+            load_elf(file, memory)
         } else {
-            load_bzimage(&mut file, memory)
+            load_bzimage(file, size, memory)
         };
         let kernel = loaded.map_err(|why| Error::NotAKernel {
             path: image.path().to_owned(),
@@ -119,7 +113,7 @@ impl Kernel {
     /// The first address that an initramfs may not touch.
     pub(super) fn initrd_limit(&self) -> u64 {
         match self {
-            Self::Linux { header, .. } => u64::from(header.initrd_addr_max).saturating_add(1),
+            Self::Linux { zero_page, .. } => zero_page.initrd_limit(),
             Self::Pvh { .. } => 1 << 32,
         }
     }
@@ -127,7 +121,7 @@ impl Kernel {
     /// The longest command line, without the final zero.
     pub(super) fn cmdline_limit(&self) -> usize {
         match self {
-            Self::Linux { header, .. } => usize::try_from(header.cmdline_size).unwrap_or(usize::MAX),
+            Self::Linux { zero_page, .. } => zero_page.cmdline_limit() as usize,
             // x86 Linux's COMMAND_LINE_SIZE, which PVH has no field for.
             Self::Pvh { .. } => 2047,
         }
@@ -136,11 +130,10 @@ impl Kernel {
     /// Writes what the entry needs and returns it.
     pub(super) fn entry(&self, memory: &GuestMemoryMmap) -> Result<Entry, Error> {
         match self {
-            Self::Linux { start, .. } => {
+            Self::Linux { .. } => {
                 linux::write_page_tables(memory)?;
-                let rip = start.saturating_add(ENTRY_64);
                 Ok(Entry::Long {
-                    rip,
+                    rip: HIGH_RAM.saturating_add(ENTRY_64),
                     zero_page: START_INFO,
                     page_tables: PAGE_TABLES,
                 })
@@ -163,32 +156,39 @@ fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
     Ok(())
 }
 
-fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
-    let loaded =
-        BzImage::load(memory, Some(GuestAddress(HIGH_RAM)), file, None).map_err(|e| e.to_string())?;
-    let header = loaded.setup_header.ok_or("it has no setup header")?;
-    if header.xloadflags & XLF_KERNEL_64 == 0 {
-        return Err("it has no 64-bit entry point".into());
+fn load_bzimage(file: &File, size: u64, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
+    let zero_page = ZeroPage::of(file)?;
+    let offset = zero_page.kernel_offset();
+    let size = size.checked_sub(offset).ok_or("it ends within its setup code")?;
+    copy(file, offset, size, memory, HIGH_RAM)?;
+    let end = HIGH_RAM.saturating_add(size).max(zero_page.unpacked_end());
+    Ok(Kernel::Linux { zero_page, end })
+}
+
+fn load_elf(file: &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
+    let segments = elf::segments(file)?;
+    let entry = elf::pvh_entry(file, &segments)?.ok_or("this ELF file has no PVH entry point")?;
+    let mut end = 0;
+    for segment in segments.iter().filter(|segment| segment.is_load()) {
+        copy(file, segment.offset, segment.file_size, memory, segment.gpa)?;
+        end = end.max(segment.gpa.saturating_add(segment.memory_size));
     }
-    // It unpacks itself where it prefers to run, and needs init_size bytes from there on.
-    let unpacked = header.pref_address.saturating_add(header.init_size.into());
-    let end = loaded.kernel_end.max(unpacked);
-    Ok(Kernel::Linux {
-        header: Box::new(header),
-        start: loaded.kernel_load.raw_value(),
+    Ok(Kernel::Pvh {
+        entry: entry.into(),
         end,
     })
 }
 
-fn load_elf(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
-    let loaded = Elf::load(memory, None, file, None).map_err(|e| e.to_string())?;
-    match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => Ok(Kernel::Pvh {
-            entry: entry.raw_value(),
-            end: loaded.kernel_end,
-        }),
-        _ => Err("this ELF file has no PVH entry point".into()),
+/// Copies `size` bytes of a file, from `offset` on, to `gpa`.
+fn copy(mut file: &File, offset: u64, size: u64, memory: &GuestMemoryMmap, gpa: u64) -> Result<(), String> {
+    if size == 0 {
+        return Ok(());
     }
+    let size = usize::try_from(size).map_err(|error| error.to_string())?;
+    file.seek(SeekFrom::Start(offset))
+        .map_err(|error| error.to_string())?;
+    let copied = memory.read_exact_volatile_from(GuestAddress(gpa), &mut file, size);
+    copied.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

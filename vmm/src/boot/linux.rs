@@ -1,11 +1,22 @@
 //! Linux's 64-bit boot protocol: the zero page, and page tables to enter with.
 
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use resources::Layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{CMDLINE, Initrd, Kernel, PAGE_TABLES, START_INFO, e820};
+use super::bzimage::ZeroPage;
+use super::{CMDLINE, HIGH_RAM, Initrd, PAGE_TABLES, START_INFO, e820};
 use crate::Error;
+
+// Fields of the zero page (Documentation/arch/x86/zero-page.rst and boot.rst).
+const ACPI_RSDP_ADDR: usize = 0x070;
+const E820_ENTRIES: usize = 0x1e8;
+const TYPE_OF_LOADER: usize = 0x210;
+const CODE32_START: usize = 0x214;
+const RAMDISK_IMAGE: usize = 0x218;
+const RAMDISK_SIZE: usize = 0x21c;
+const CMD_LINE_PTR: usize = 0x228;
+const E820_TABLE: usize = 0x2d0;
+const E820_MOST: usize = 128;
 
 /// "Undefined" in the protocol's list of boot loaders.
 const LOADER: u8 = 0xff;
@@ -14,36 +25,33 @@ const LOADER: u8 = 0xff;
 pub fn write(
     memory: &GuestMemoryMmap,
     layout: &Layout,
-    kernel: &Kernel,
+    mut page: ZeroPage,
     initrd: Option<Initrd>,
     rsdp: u64,
 ) -> Result<(), Error> {
-    let mut params = Box::new(boot_params::default());
-    if let Kernel::Linux { header, .. } = kernel {
-        params.hdr = **header;
-    }
-    params.hdr.type_of_loader = LOADER;
-    params.hdr.cmd_line_ptr = low(CMDLINE);
+    page.set(TYPE_OF_LOADER, &[LOADER]);
+    page.set(CODE32_START, &low(HIGH_RAM));
+    page.set(CMD_LINE_PTR, &low(CMDLINE));
     if let Some(initrd) = initrd {
-        params.hdr.ramdisk_image = low(initrd.range.start);
-        params.hdr.ramdisk_size = low(initrd.range.size);
+        page.set(RAMDISK_IMAGE, &low(initrd.range.start));
+        page.set(RAMDISK_SIZE, &low(initrd.range.size));
     }
-    params.acpi_rsdp_addr = rsdp;
-    for (entry, (range, kind)) in params.e820_table.iter_mut().zip(e820::map(layout)) {
-        *entry = boot_e820_entry {
-            addr: range.start,
-            size: range.size,
-            r#type: kind,
-        };
-        params.e820_entries = params.e820_entries.saturating_add(1);
-    }
-    memory.write_obj(*params, GuestAddress(START_INFO))?;
+    page.set(ACPI_RSDP_ADDR, &rsdp.to_le_bytes());
+    let mut map = e820::map(layout);
+    map.truncate(E820_MOST);
+    page.set(E820_ENTRIES, &[map.len() as u8]);
+    let bytes = map.iter().flat_map(|(range, kind)| {
+        let numbers = [range.start, range.size].into_iter().flat_map(u64::to_le_bytes);
+        numbers.chain(kind.to_le_bytes())
+    });
+    page.set(E820_TABLE, &bytes.collect::<Vec<_>>());
+    memory.write_slice(page.bytes(), GuestAddress(START_INFO))?;
     Ok(())
 }
 
 /// All of these lie below 4 GiB by construction.
-fn low(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
+fn low(value: u64) -> [u8; 4] {
+    u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 const PRESENT_WRITABLE: u64 = 0b11;

@@ -11,7 +11,9 @@
 //! ```
 
 mod acpi;
+mod bzimage;
 mod e820;
+mod elf;
 mod kernel;
 mod linux;
 mod pvh;
@@ -74,7 +76,9 @@ impl Boot<'_> {
             .map(|image| self.load_initrd(image, kernel))
             .transpose()?;
         match kernel {
-            Kernel::Linux { .. } => linux::write(self.memory, self.layout, kernel, initrd, rsdp)?,
+            Kernel::Linux { zero_page, .. } => {
+                linux::write(self.memory, self.layout, zero_page.clone(), initrd, rsdp)?;
+            }
             Kernel::Pvh { .. } => pvh::write(self.memory, self.layout, initrd, rsdp)?,
         }
         kernel.entry(self.memory)

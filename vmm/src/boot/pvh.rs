@@ -1,6 +1,5 @@
 //! The PVH protocol: start info, memory map and modules, one after the other.
 
-use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use resources::Layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -14,44 +13,46 @@ const VERSION: u32 = 1;
 const MODULES: u64 = START_INFO + 0x100;
 const MEMORY_MAP: u64 = START_INFO + 0x200;
 
-/// Writes the start info and all that it points to.
+/// Writes the start info and all that it points to (xen/include/public/arch-x86/hvm/start_info.h).
 pub fn write(
     memory: &GuestMemoryMmap,
     layout: &Layout,
     initrd: Option<Initrd>,
     rsdp: u64,
 ) -> Result<(), Error> {
-    let entries = e820::map(layout);
-    for (entry, (range, kind)) in entries.iter().enumerate() {
-        let entry = (entry as u64).saturating_mul(size_of::<hvm_memmap_table_entry>() as u64);
-        let at = GuestAddress(MEMORY_MAP.saturating_add(entry));
-        let value = hvm_memmap_table_entry {
-            addr: range.start,
-            size: range.size,
-            type_: *kind,
-            reserved: 0,
-        };
-        memory.write_obj(value, at)?;
+    let map = e820::map(layout);
+    let entries = map
+        .iter()
+        .flat_map(|(range, kind)| [range.start, range.size, u64::from(*kind)]);
+    write_words(memory, MEMORY_MAP, entries)?;
+    if let Some(Initrd { range }) = initrd {
+        // It has no command line.
+        write_words(memory, MODULES, [range.start, range.size, 0, 0])?;
     }
-    if let Some(initrd) = initrd {
-        let module = hvm_modlist_entry {
-            paddr: initrd.range.start,
-            size: initrd.range.size,
-            ..Default::default()
-        };
-        memory.write_obj(module, GuestAddress(MODULES))?;
-    }
-    let info = hvm_start_info {
-        magic: MAGIC,
-        version: VERSION,
-        nr_modules: u32::from(initrd.is_some()),
-        modlist_paddr: MODULES,
-        cmdline_paddr: CMDLINE,
-        rsdp_paddr: rsdp,
-        memmap_paddr: MEMORY_MAP,
-        memmap_entries: u32::try_from(entries.len()).unwrap_or(0),
-        ..Default::default()
-    };
-    memory.write_obj(info, GuestAddress(START_INFO))?;
+    let info = [
+        pair(MAGIC, VERSION),
+        // No flags; how many modules.
+        pair(0, initrd.is_some().into()),
+        MODULES,
+        CMDLINE,
+        rsdp,
+        MEMORY_MAP,
+        map.len() as u64,
+    ];
+    write_words(memory, START_INFO, info)
+}
+
+/// Two fields of 32 bits.
+fn pair(first: u32, second: u32) -> u64 {
+    u64::from(second) << 32 | u64::from(first)
+}
+
+fn write_words(
+    memory: &GuestMemoryMmap,
+    gpa: u64,
+    words: impl IntoIterator<Item = u64>,
+) -> Result<(), Error> {
+    let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    memory.write_slice(&bytes, GuestAddress(gpa))?;
     Ok(())
 }

@@ -185,7 +185,7 @@ impl FromStr for Memory {
         };
         match memory.hugepages {
             Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
-            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => Err(MemoryError::NotWhole {
+            Some(page) if memory.bytes().checked_rem(page.bytes()) != Some(0) => Err(MemoryError::NotWhole {
                 size: memory.size,
                 page,
             }),
@@ -274,7 +274,7 @@ impl MemorySize {
     fn checked(bytes: u64) -> Result<Self, SizeError> {
         match bytes {
             _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
-            _ if !bytes.is_multiple_of(Self::UNIT) => Err(SizeError::NotHugePages),
+            _ if bytes % Self::UNIT != 0 => Err(SizeError::NotHugePages),
             _ => Ok(Self(bytes)),
         }
     }
