@@ -16,3 +16,8 @@ pub use layout::{
     BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar, Reserved,
 };
 pub use range::AddressRange;
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

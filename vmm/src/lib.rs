@@ -96,3 +96,8 @@ fn run_guest(args: &Args, handed: Handed, stats: &Arc<Stats>) -> Result<Outcome,
     host.count(stats);
     outcome
 }
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
