@@ -8,17 +8,14 @@
 
 #![cfg_attr(
     test,
-    allow(
-        clippy::arithmetic_side_effects,
-        reason = "tests say what they expect by panicking"
-    )
+    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
 )]
 
 mod pci;
 mod power;
 mod serial;
 
-pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError};
+pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError, SlotsFreed};
 pub use power::{PowerControl, PowerRequest, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use serial::{Serial, SerialError};
 

@@ -97,10 +97,7 @@ mod tests {
 
     #[test]
     fn s5_powers_off_and_other_sleep_types_do_not() {
-        assert_eq!(
-            written(PowerControl::SLEEP_CONTROL, 0x34),
-            [PowerRequest::PowerOff]
-        );
+        assert_eq!(written(PowerControl::SLEEP_CONTROL, 0x34), [PowerRequest::PowerOff]);
         for value in [0x14, 0x30, 0x00] {
             assert_eq!(written(PowerControl::SLEEP_CONTROL, value), [], "{value:#x}");
         }

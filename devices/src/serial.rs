@@ -68,13 +68,8 @@ impl<W: Write> Serial<W> {
     /// A port that writes to `output`, interrupts by `interrupt`, and writes to `drained` when the guest
     /// has emptied a receive FIFO that [`Serial::receive`] had found full.
     pub fn new(interrupt: EventFd, drained: EventFd, output: W) -> Self {
-        let drained = Drained {
-            awaited: AtomicBool::new(false),
-            signal: drained,
-        };
-        Self {
-            uart: Mutex::new(Uart::with_events(Interrupt(interrupt), drained, output)),
-        }
+        let drained = Drained { awaited: AtomicBool::new(false), signal: drained };
+        Self { uart: Mutex::new(Uart::with_events(Interrupt(interrupt), drained, output)) }
     }
 
     /// Gives the guest as much of `input` as the receive FIFO takes, and returns how much that was.
@@ -83,9 +78,9 @@ impl<W: Write> Serial<W> {
         let fits = input.len().min(uart.fifo_capacity());
         uart.events().awaited.store(fits < input.len(), Ordering::Relaxed);
         match input.get(..fits) {
-            Some(input) if fits > 0 => uart
-                .enqueue_raw_bytes(input)
-                .map_err(|e| SerialError::Interrupt(format!("{e:?}"))),
+            Some(input) if fits > 0 => {
+                uart.enqueue_raw_bytes(input).map_err(|e| SerialError::Interrupt(format!("{e:?}")))
+            }
             _ => Ok(0),
         }
     }
@@ -109,8 +104,7 @@ impl<W: Write> DevicePio for Serial<W> {
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         if let Ok(mut uart) = self.uart.lock() {
             // Output that nobody takes is lost, as on a cable that is unplugged; the guest goes on.
-            data.iter()
-                .for_each(|byte| drop(uart.write(register(offset), *byte)));
+            data.iter().for_each(|byte| drop(uart.write(register(offset), *byte)));
         }
     }
 }
@@ -151,12 +145,7 @@ mod tests {
             drained.try_clone().unwrap(),
             output.clone(),
         );
-        Port {
-            serial,
-            output,
-            interrupt,
-            drained,
-        }
+        Port { serial, output, interrupt, drained }
     }
 
     const BASE: PioAddress = PioAddress(0x3f8);

@@ -3,17 +3,15 @@
 
 #![cfg_attr(
     test,
-    allow(
-        clippy::arithmetic_side_effects,
-        reason = "tests say what they expect by panicking"
-    )
+    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
 )]
 
 mod layout;
 mod range;
 
 pub use layout::{
-    BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar, Reserved,
+    BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar,
+    Reserved,
 };
 pub use range::AddressRange;
 

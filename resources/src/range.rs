@@ -30,10 +30,7 @@ impl AddressRange {
 
     /// From `start` up to and without `end`; empty if they are the wrong way round.
     pub const fn between(start: u64, end: u64) -> Self {
-        Self {
-            start,
-            size: end.saturating_sub(start),
-        }
+        Self { start, size: end.saturating_sub(start) }
     }
 
     /// The first number after the range.
@@ -58,16 +55,8 @@ impl AddressRange {
 
     /// What the two share.
     pub const fn intersection(&self, other: &Self) -> Self {
-        let start = if self.start > other.start {
-            self.start
-        } else {
-            other.start
-        };
-        let end = if self.end() < other.end() {
-            self.end()
-        } else {
-            other.end()
-        };
+        let start = if self.start > other.start { self.start } else { other.start };
+        let end = if self.end() < other.end() { self.end() } else { other.end() };
         Self::between(start, end)
     }
 
@@ -116,14 +105,8 @@ mod tests {
     #[test]
     fn a_hole_may_cover_an_end_or_all() {
         let all = vec![AddressRange::new(10, 10)];
-        assert_eq!(
-            subtract(all.clone(), &[AddressRange::new(0, 15)]),
-            [AddressRange::new(15, 5)]
-        );
-        assert_eq!(
-            subtract(all.clone(), &[AddressRange::new(15, 15)]),
-            [AddressRange::new(10, 5)]
-        );
+        assert_eq!(subtract(all.clone(), &[AddressRange::new(0, 15)]), [AddressRange::new(15, 5)]);
+        assert_eq!(subtract(all.clone(), &[AddressRange::new(15, 15)]), [AddressRange::new(10, 5)]);
         assert_eq!(subtract(all, &[AddressRange::new(0, 100)]), []);
     }
 
@@ -134,11 +117,7 @@ mod tests {
             AddressRange::between(0x2000, 0x3000)
         );
         assert!(AddressRange::between(0x2001, 0x3000).aligned(0x1000).is_empty());
-        assert!(
-            AddressRange::inclusive(u64::MAX - 1, u64::MAX)
-                .aligned(0x1000)
-                .is_empty()
-        );
+        assert!(AddressRange::inclusive(u64::MAX - 1, u64::MAX).aligned(0x1000).is_empty());
     }
 
     #[test]

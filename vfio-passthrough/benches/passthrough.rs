@@ -17,9 +17,10 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use kvm_ioctls::Kvm;
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::host::{MsiMessage, MsiVectors};
-use vfio_passthrough::irq::plan::{Growth, HostState, Wanted, plan};
+use vfio_passthrough::irq::plan::{BoundState, Growth, plan};
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::model::{Faults, Guest, PciDevice};
+use vfio_passthrough::pci::message::ProgrammedVectors;
 use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
 
 /// As many as an NVMe of QEMU's has, as eight NICs of 65 have, and as a function can have.
@@ -53,8 +54,8 @@ fn config(criterion: &mut Criterion) {
     }
     group.bench_function("write, a BAR that is sized and put back", |bencher| {
         bencher.iter(|| {
-            function.config_write(BAR0, &[0xff; 4]);
-            function.config_write(BAR0, black_box(&[0, 0, 0, 0xe0]));
+            let _ = function.config_write(BAR0, &[0xff; 4]);
+            let _ = function.config_write(BAR0, black_box(&[0, 0, 0, 0xe0]));
         });
     });
     group.finish();
@@ -67,7 +68,7 @@ fn msix_table(criterion: &mut Criterion) {
     for vectors in VECTORS {
         let function = function(vectors);
         let control = |value: u16| function.config_write(MSIX_CONTROL, &value.to_le_bytes());
-        control(ENABLE | FUNCTION_MASK);
+        let _ = control(ENABLE | FUNCTION_MASK);
         group.bench_function(BenchmarkId::new("function masked", vectors), |bencher| {
             let mut data = 0u32;
             bencher.iter(|| {
@@ -79,40 +80,28 @@ fn msix_table(criterion: &mut Criterion) {
             function.bar_write(bar, TABLE + vector * 16, &0xfee0_0000_u64.to_le_bytes());
             function.bar_write(bar, TABLE + vector * 16 + 12, &[0; 4]);
         }
-        control(ENABLE);
-        group.bench_function(
-            BenchmarkId::new("mask and unmask, all in use", vectors),
-            |bencher| {
-                bencher.iter(|| {
-                    function.bar_write(bar, TABLE + 12, &[1, 0, 0, 0]);
-                    function.bar_write(bar, TABLE + 12, &[0; 4]);
-                });
-            },
-        );
+        let _ = control(ENABLE);
+        group.bench_function(BenchmarkId::new("mask and unmask, all in use", vectors), |bencher| {
+            bencher.iter(|| {
+                function.bar_write(bar, TABLE + 12, &[1, 0, 0, 0]);
+                function.bar_write(bar, TABLE + 12, &[0; 4]);
+            });
+        });
     }
     group.finish();
 }
 
 fn messages(vectors: u16) -> BTreeMap<u16, MsiMessage> {
-    let message = |vector| MsiMessage {
-        address: 0xfee0_0000,
-        data: vector,
-    };
-    (0..vectors)
-        .map(|vector| (vector, message(vector.into())))
-        .collect()
+    let message = |vector| MsiMessage { address: 0xfee0_0000, data: vector };
+    (0..vectors).map(|vector| (vector, message(vector.into()))).collect()
 }
 
 /// From nothing to all vectors, which is what a driver's start asks for.
 fn plans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     for vectors in VECTORS {
-        let wanted = Wanted {
-            enabled: true,
-            vectors,
-            deliver: messages(vectors),
-        };
-        let host = HostState::default();
+        let wanted = ProgrammedVectors { enabled: true, vectors, unmasked: messages(vectors) };
+        let host = BoundState::default();
         group.bench_function(BenchmarkId::from_parameter(vectors), |bencher| {
             bencher.iter(|| plan(black_box(&wanted), &host, Growth::Dynamic));
         });
@@ -133,7 +122,7 @@ impl Routed {
         vm.create_irq_chip().unwrap();
         let host = KvmHost::new(Arc::new(vm), 0..1, 24..4096);
         let mut routed = Self {
-            vectors: host.host().msi.allocate(vectors).unwrap(),
+            vectors: host.services().msi.allocate(vectors).unwrap(),
             messages: messages(vectors).into_iter().map(|(v, m)| (v, Some(m))).collect(),
             _host: host,
         };
@@ -160,10 +149,8 @@ fn routing(criterion: &mut Criterion) {
     if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
         return eprintln!("routing was not measured: /dev/kvm does not open here");
     }
-    let ways: [(&str, Way); 2] = [
-        ("one commit", Routed::together),
-        ("a commit each", Routed::one_by_one),
-    ];
+    let ways: [(&str, Way); 2] =
+        [("one commit", Routed::together), ("a commit each", Routed::one_by_one)];
     let mut group = criterion.benchmark_group("routing");
     group.sample_size(10);
     for vectors in VECTORS {

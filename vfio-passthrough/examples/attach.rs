@@ -61,13 +61,14 @@ fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()
     let container = Container::open()?;
     container.link(link.clone())?;
     let device = container.open_device(address)?;
-    let function = PassthroughFunction::new(address, device, &host.host(), ResetPolicy::Required)?;
+    let function =
+        PassthroughFunction::new(address, device, &host.services(), ResetPolicy::Required)?;
     let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), RAM, None)?);
     let memory: Arc<dyn HostMemory> = ram.clone();
     let slot = host.memory().place(ram.start_addr().0, memory.clone())?;
     let mappings = container.dma().map_all([(Iova(0), memory)])?;
-    function.config_write(0x10, &u32::try_from(BAR0)?.to_le_bytes());
-    function.config_write(0x04, &6_u16.to_le_bytes());
+    let _ = function.config_write(0x10, &u32::try_from(BAR0)?.to_le_bytes());
+    let _ = function.config_write(0x04, &6_u16.to_le_bytes());
     turn_vectors_on(&function)?;
     function.shutdown()?;
     drop((mappings, slot));
@@ -99,7 +100,7 @@ fn turn_vectors_on(function: &PassthroughFunction) -> Result<()> {
         function.bar_write(bar, entry + 8, &(0x40 + vector).to_le_bytes());
         function.bar_write(bar, entry + 12, &0_u32.to_le_bytes());
     }
-    function.config_write(capability + 2, &0x8000_u16.to_le_bytes());
+    let _ = function.config_write(capability + 2, &0x8000_u16.to_le_bytes());
     Ok(())
 }
 
@@ -118,10 +119,8 @@ impl Held {
     fn now() -> Result<Self> {
         // Root may have the kernel sum its counters up, which each CPU keeps for itself.
         let _ = fs::read("/proc/sys/vm/stat_refresh");
-        let (status, vmstat) = (
-            fs::read_to_string("/proc/self/status")?,
-            fs::read_to_string("/proc/vmstat")?,
-        );
+        let (status, vmstat) =
+            (fs::read_to_string("/proc/self/status")?, fs::read_to_string("/proc/vmstat")?);
         let number = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             let word = line.and_then(|rest| rest.split_whitespace().next());
@@ -132,7 +131,8 @@ impl Held {
             mappings: fs::read_to_string("/proc/self/maps")?.lines().count(),
             resident_kib: number(&status, "VmRSS:"),
             locked_kib: number(&status, "VmLck:"),
-            pinned_pages: number(&vmstat, "nr_foll_pin_acquired") - number(&vmstat, "nr_foll_pin_released"),
+            pinned_pages: number(&vmstat, "nr_foll_pin_acquired")
+                - number(&vmstat, "nr_foll_pin_released"),
         })
     }
 

@@ -15,27 +15,23 @@ pub struct PciAddress {
 
 /// A text that is not a PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a PCI address: write it as 0000:01:00.0 or as /sys/bus/pci/devices/0000:01:00.0")]
+#[error(
+    "'{0}' is not a PCI address: write it as 0000:01:00.0 or as /sys/bus/pci/devices/0000:01:00.0"
+)]
 pub struct ParsePciAddressError(String);
 
 impl PciAddress {
     /// From the numbers by which the kernel tells it: `devfn` is device and function in one byte (PCI_DEVFN of
     /// linux/pci.h).
     pub(crate) const fn new(domain: u32, bus: u8, devfn: u8) -> Self {
-        Self {
-            domain,
-            bus,
-            device: devfn >> 3,
-            function: devfn & 0b111,
-        }
+        Self { domain, bus, device: devfn >> 3, function: devfn & 0b111 }
     }
 
     /// The address of a sysfs folder such as `/sys/bus/pci/devices/0000:01:00.0`; a link to one is followed
     /// by its last component only.
     pub fn from_sysfs_path(path: &Path) -> Result<Self, ParsePciAddressError> {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?
-            .parse()
+        name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?.parse()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -71,11 +67,7 @@ impl FromStr for PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.domain, self.bus, self.device, self.function
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.domain, self.bus, self.device, self.function)
     }
 }
 
@@ -102,11 +94,7 @@ impl BarIndex {
 
     /// The BAR of this number, 0 to 5.
     pub const fn new(index: u8) -> Option<Self> {
-        if index < Self::COUNT {
-            Some(Self(index))
-        } else {
-            None
-        }
+        if index < Self::COUNT { Some(Self(index)) } else { None }
     }
 
     /// The six BARs, in order.
@@ -128,11 +116,7 @@ impl BarIndex {
 
 impl fmt::Display for BarIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::ROM {
-            f.write_str("ROM")
-        } else {
-            write!(f, "BAR{}", self.0)
-        }
+        if *self == Self::ROM { f.write_str("ROM") } else { write!(f, "BAR{}", self.0) }
     }
 }
 
@@ -154,10 +138,7 @@ impl ByteRange {
 
     /// The bytes from `start` up to `end`, without it; empty where `end` is not above `start`.
     pub const fn between(start: u64, end: u64) -> Self {
-        Self {
-            start,
-            size: end.saturating_sub(start),
-        }
+        Self { start, size: end.saturating_sub(start) }
     }
 
     /// The first byte.
@@ -183,9 +164,7 @@ impl ByteRange {
 
     /// Where `address` lies in the range.
     pub fn offset_of(self, address: u64) -> Option<u64> {
-        address
-            .checked_sub(self.start)
-            .filter(|offset| *offset < self.size)
+        address.checked_sub(self.start).filter(|offset| *offset < self.size)
     }
 
     /// True where every byte of `other` is one of this range.
@@ -195,16 +174,16 @@ impl ByteRange {
 
     /// True where the ranges share a byte.
     pub const fn overlaps(self, other: Self) -> bool {
-        self.start < other.end() && other.start < self.end() && !self.is_empty() && !other.is_empty()
+        self.start < other.end()
+            && other.start < self.end()
+            && !self.is_empty()
+            && !other.is_empty()
     }
 
     /// The range less the bytes of `other`: what is before it and what is after it, empty ones left out.
     pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
         let parts = if self.overlaps(other) {
-            [
-                Self::between(self.start, other.start),
-                Self::between(other.end(), self.end()),
-            ]
+            [Self::between(self.start, other.start), Self::between(other.end(), self.end())]
         } else {
             [self, Self::between(0, 0)]
         };
@@ -244,12 +223,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_every_form_that_people_have_at_hand() {
-        let address = PciAddress {
-            domain: 0,
-            bus: 1,
-            device: 0x1f,
-            function: 7,
-        };
+        let address = PciAddress { domain: 0, bus: 1, device: 0x1f, function: 7 };
         for text in [
             "0000:01:1f.7",
             "01:1f.7",
@@ -259,10 +233,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(address), "{text}");
         }
         assert_eq!(address.to_string(), "0000:01:1f.7");
-        assert_eq!(
-            "10000:e1:00.0".parse::<PciAddress>().unwrap().to_string(),
-            "10000:e1:00.0"
-        );
+        assert_eq!("10000:e1:00.0".parse::<PciAddress>().unwrap().to_string(), "10000:e1:00.0");
     }
 
     #[test]

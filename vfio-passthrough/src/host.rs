@@ -9,6 +9,9 @@ use vm_memory::GuestRegionMmap;
 use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::dma::DmaSpace;
+pub use crate::pci::message::MsiMessage;
+
 /// Memory of this process that a device or a guest may read and write at any time.
 ///
 /// # Safety
@@ -58,15 +61,6 @@ pub trait MemorySlot: Send {
     ///
     /// The hypervisor's errno. The memory stays where it is, and alive: this may be called again.
     fn remove(&mut self) -> io::Result<()>;
-}
-
-/// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MsiMessage {
-    /// The address written to; on x86 in 0xfee00000-0xfeefffff.
-    pub address: u64,
-    /// The value written.
-    pub data: u32,
 }
 
 /// Routes message-signalled interrupts into the guest.
@@ -139,4 +133,18 @@ pub trait GroupLink: Send + Sync {
     ///
     /// The hypervisor's errno.
     fn remove(&self, group: BorrowedFd<'_>) -> io::Result<()>;
+}
+
+/// What a function needs of the VMM that it is in.
+#[derive(Clone)]
+pub struct VmmServices {
+    /// Puts BARs into the guest's memory.
+    pub slots: Arc<dyn MemorySlots>,
+    /// Routes message-signalled interrupts into the guest.
+    pub msi: Arc<dyn MsiRouter>,
+    /// The line that the function's INTx pin is wired to. Without one the guest sees a function without a pin.
+    pub intx: Option<Arc<dyn IntxLine>>,
+    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory and
+    /// the IOMMU can map them; `None`: nowhere. The guest's only function needs none.
+    pub p2p: Option<DmaSpace>,
 }

@@ -7,7 +7,7 @@
 //!   the VMM's PCI bus    config_read/write   bar_read/write   reset   shutdown
 //!                                |                 |
 //!   function              config overlay    windows    MSI-X table -> plan -> binding
-//!     (pci, layout, irq)         |             |                         |
+//!     (pci, bars, irq)           |             |                         |
 //!   backend                region reads,      mmap                   SET_IRQS       DmaSpace: MAP_DMA,
 //!     (group)                 writes           |                         |            UNMAP_DMA
 //!   Linux                    /dev/vfio/N: vfio-pci                   eventfds      /dev/vfio/vfio: type1v2
@@ -42,33 +42,30 @@
 //! a bus where nothing answers, and is logged at a bounded rate. What the kernel refuses to undo is leaked,
 //! with what it refers to, never freed.
 
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics")
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 
 pub mod address;
 pub mod backend;
-mod builder;
+mod bars;
 pub mod counters;
+mod device;
 pub mod dma;
+mod error;
 pub mod function;
 pub mod host;
 pub mod irq;
 #[cfg(feature = "kvm")]
 pub mod kvm;
-pub mod layout;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pci;
 mod sync;
-mod window;
 
 pub use address::{BarIndex, ByteRange, Iova, PciAddress};
 pub use backend::group::Container;
-pub use builder::Host;
 pub use dma::DmaSpace;
-pub use function::{PassthroughFunction, ResetPolicy};
+pub use function::{ConfigEffects, PassthroughFunction, ResetPolicy};
+pub use host::VmmServices;
 pub use pci::bar::{Bar, BarKind, Space};
 
 /// The README's code is compiled with the tests.

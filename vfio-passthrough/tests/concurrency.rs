@@ -28,10 +28,8 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self, below: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 }
@@ -42,25 +40,30 @@ fn access(function: &PassthroughFunction, random: &mut Random) {
     let vector = random.next(4);
     let mut data = [0; 4];
     match random.next(12) {
-        0 => drop(function.config_write(4, &[[0, 0], [2, 0], [6, 0], [6, 4]][random.next(4) as usize])),
-        1 => drop(function.config_write(0x10, &(0xe000_0000 + (random.next(4) << 20) as u32).to_le_bytes())),
-        2 => drop(function.config_write(0x42, &[[0, 0], [0, 0x80], [0, 0xc0]][random.next(3) as usize])),
+        0 => drop(
+            function.config_write(4, &[[0, 0], [2, 0], [6, 0], [6, 4]][random.next(4) as usize]),
+        ),
+        1 => drop(
+            function
+                .config_write(0x10, &(0xe000_0000 + (random.next(4) << 20) as u32).to_le_bytes()),
+        ),
+        2 => drop(
+            function.config_write(0x42, &[[0, 0], [0, 0x80], [0, 0xc0]][random.next(3) as usize]),
+        ),
         3 => drop(function.config_write(0x64, &[[0, 0], [3, 0]][random.next(2) as usize])),
         4 => function.config_read((random.next(64) * 4) as u16, &mut data),
-        5 | 6 => function.bar_write(
-            bar0,
-            TABLE + vector * 16 + 12,
-            &(random.next(2) as u32).to_le_bytes(),
-        ),
-        7 => function.bar_write(
-            bar0,
-            TABLE + vector * 16 + 8,
-            &(random.next(9) as u32).to_le_bytes(),
-        ),
+        5 | 6 => {
+            let (at, value) = (TABLE + vector * 16 + 12, random.next(2) as u32);
+            let _ = function.bar_write(bar0, at, &value.to_le_bytes());
+        }
+        7 => {
+            let (at, value) = (TABLE + vector * 16 + 8, random.next(9) as u32);
+            let _ = function.bar_write(bar0, at, &value.to_le_bytes());
+        }
         8 => function.bar_read(bar0, PBA, &mut data),
         9 => function.bar_read(bar0, random.next(0x2000) & !3, &mut data),
         10 => drop(function.decode(Space::Memory, 0xe000_0000 + random.next(0x40_0000))),
-        _ => function.place_again(),
+        _ => drop(function.retry_placement()),
     }
 }
 
@@ -93,12 +96,11 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
     let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
     let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults.clone()));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
-    let mapping = DmaSpace::new(iommu.clone())
-        .map(Iova(0), Arc::new(memory))
-        .unwrap();
+    let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
     let address = "01:00.0".parse().unwrap();
     let function =
-        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
+        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+            .unwrap();
     let (done, gone) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for cpu in 0..CPUS {
@@ -118,26 +120,20 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
             thread::yield_now();
         }
         // Failures are the other thread's doing.
-        let reset = function.reset();
+        let (_, reset) = function.reset();
         assert!(failing || reset.is_ok(), "{reset:?}");
         while done.load(Ordering::Relaxed) < STEPS * CPUS {
             thread::yield_now();
         }
         let shut = match seed % 8 < 4 {
             true => function.shutdown(),
-            false => function.recover().and(function.release()),
+            false => function.recover().1.and(function.detach().1),
         };
         assert!(failing || shut.is_ok(), "{shut:?}");
         drop(mapping);
         gone.store(true, Ordering::Relaxed);
     });
-    check_gone(
-        seed,
-        function,
-        &device,
-        &Ledger::of(&iommu, &device, &guest),
-        failing,
-    );
+    check_gone(seed, function, &device, &Ledger::of(&iommu, &device, &guest), failing);
     done.into_inner()
 }
 
@@ -153,13 +149,9 @@ fn check_gone(
     function.config_read(0, &mut data);
     assert_eq!(data, [0xff; 4], "seed {seed}: nothing answers");
     if !failing {
-        assert_eq!(
-            *ledger,
-            Ledger::default(),
-            "seed {seed}: shut down, and used since"
-        );
+        assert_eq!(*ledger, Ledger::default(), "seed {seed}: shut down, and used since");
     }
-    let lost = function.is_lost();
+    let lost = function.is_detached();
     assert_eq!(device.is_given_back(), lost, "seed {seed}: accesses hold nothing");
     drop(function);
     // The model itself logs what it could not give back while all failed. Of a device that was given up, that is the
@@ -171,11 +163,7 @@ fn check_gone(
 #[test]
 fn a_function_is_reset_and_taken_away_while_vcpus_use_it() {
     let rounds = (0..ROUNDS).map(|seed| {
-        let resize = if seed % 2 == 0 {
-            IrqFlags::empty()
-        } else {
-            IrqFlags::NORESIZE
-        };
+        let resize = if seed % 2 == 0 { IrqFlags::empty() } else { IrqFlags::NORESIZE };
         round(seed, IrqFlags::EVENTFD | resize, seed % 4 >= 2)
     });
     let accesses: u64 = rounds.sum();

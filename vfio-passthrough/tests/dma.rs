@@ -26,10 +26,7 @@ fn setup() -> (Arc<Faults>, Arc<Iommu>, DmaSpace) {
 }
 
 fn at(iovas: &[u64]) -> Vec<(Iova, Arc<dyn HostMemory>)> {
-    iovas
-        .iter()
-        .map(|iova| (Iova(*iova), memory() as Arc<dyn HostMemory>))
-        .collect()
+    iovas.iter().map(|iova| (Iova(*iova), memory() as Arc<dyn HostMemory>)).collect()
 }
 
 #[test]
@@ -49,11 +46,7 @@ fn mappings_live_as_long_as_their_guards() {
 fn a_batch_that_fails_half_way_leaves_no_mapping() {
     let (faults, iommu, space) = setup();
     faults.fail(Call::MapDma, 2, libc::ENOMEM);
-    let error = space
-        .map_all(at(&[0, 0x10_0000, 0x20_0000, 0x30_0000]))
-        .err()
-        .unwrap()
-        .to_string();
+    let error = space.map_all(at(&[0, 0x10_0000, 0x20_0000, 0x30_0000])).err().unwrap().to_string();
     assert!(
         error.starts_with("cannot map 0x200000-0x2fffff for DMA: ") && error.contains("ulimit -l"),
         "{error}"
@@ -125,11 +118,10 @@ fn what_could_not_be_ended_keeps_its_memory_and_is_ended_later() {
 
 /// Pieces of one stretch of memory, each for itself.
 fn pieces(count: usize) -> Vec<Arc<dyn HostMemory>> {
-    let whole: GuestRegionMmap<()> = GuestRegionMmap::from_range(GuestAddress(0), count * MIB, None).unwrap();
+    let whole: GuestRegionMmap<()> =
+        GuestRegionMmap::from_range(GuestAddress(0), count * MIB, None).unwrap();
     let whole = Arc::new(whole);
-    (0..count)
-        .map(|index| Arc::new(Piece(whole.clone(), index)) as Arc<dyn HostMemory>)
-        .collect()
+    (0..count).map(|index| Arc::new(Piece(whole.clone(), index)) as Arc<dyn HostMemory>).collect()
 }
 
 struct Piece(Arc<GuestRegionMmap<()>>, usize);
@@ -176,9 +168,7 @@ fn what_is_joined_comes_back_whole_and_holds_its_pieces() {
     let (_, _, space) = setup();
     let memory = pieces(2);
     let weak: Vec<_> = memory.iter().map(Arc::downgrade).collect();
-    let mut mappings = space
-        .map_all([Iova(0), Iova(MIB as u64)].into_iter().zip(memory))
-        .unwrap();
+    let mut mappings = space.map_all([Iova(0), Iova(MIB as u64)].into_iter().zip(memory)).unwrap();
     assert!(weak.iter().all(|piece| piece.strong_count() == 1));
     let whole = mappings.pop().unwrap().unmap().unwrap();
     assert_eq!((whole.size(), mappings.len()), (2 * MIB as u64, 0));
@@ -192,16 +182,9 @@ fn more_than_the_container_takes_is_refused_before_anything_is_pinned() {
     let iommu = Arc::new(Iommu::new(faults.clone()).with_limit(3));
     let space = DmaSpace::new(iommu.clone());
     let _first = space.map(Iova(0), memory()).unwrap();
-    let error = space
-        .map_all(at(&[0x100_0000, 0x200_0000, 0x300_0000]))
-        .err()
-        .unwrap()
-        .to_string();
+    let error = space.map_all(at(&[0x100_0000, 0x200_0000, 0x300_0000])).err().unwrap().to_string();
     let begin = "3 mappings for DMA are needed, and the container takes 2 more; ";
-    assert!(
-        error.starts_with(begin) && error.contains("dma_entry_limit"),
-        "{error}"
-    );
+    assert!(error.starts_with(begin) && error.contains("dma_entry_limit"), "{error}");
     assert_eq!(faults.made(Call::MapDma), 1);
     let _two = space.map_all(at(&[0x100_0000, 0x200_0000])).unwrap();
 }

@@ -1,10 +1,6 @@
 //! The function layer on the model: what a guest's accesses come to in the host, and what failures leave
 //! behind.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
 
@@ -40,12 +36,7 @@ fn setup_with(flags: IrqFlags) -> Setup {
     let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
     let guest = Guest::new(faults.clone());
     let function = assign(device.clone(), &guest).unwrap();
-    Setup {
-        faults,
-        device,
-        guest,
-        function,
-    }
+    Setup { faults, device, guest, function }
 }
 
 fn setup() -> Setup {
@@ -58,13 +49,12 @@ fn bar0() -> BarIndex {
 
 impl Setup {
     fn write(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn place(&self, gpa: u64) {
-        self.function.config_write(0x10, &(gpa as u32).to_le_bytes());
-        self.function
-            .config_write(0x14, &((gpa >> 32) as u32).to_le_bytes());
+        let _ = self.function.config_write(0x10, &(gpa as u32).to_le_bytes());
+        let _ = self.function.config_write(0x14, &((gpa >> 32) as u32).to_le_bytes());
     }
 
     fn start(self) -> Self {
@@ -81,11 +71,9 @@ impl Setup {
 
     fn program(&self, vector: u64, data: u32, masked: bool) {
         let entry = TABLE + vector * 16;
-        self.function
-            .bar_write(bar0(), entry, &0xfee0_0000_u64.to_le_bytes());
+        self.function.bar_write(bar0(), entry, &0xfee0_0000_u64.to_le_bytes());
         self.function.bar_write(bar0(), entry + 8, &data.to_le_bytes());
-        self.function
-            .bar_write(bar0(), entry + 12, &u32::from(masked).to_le_bytes());
+        self.function.bar_write(bar0(), entry + 12, &u32::from(masked).to_le_bytes());
     }
 
     fn pending(&self) -> u64 {
@@ -100,10 +88,7 @@ fn direct_at(gpa: u64) -> Vec<ByteRange> {
 }
 
 fn message(data: u32) -> MsiMessage {
-    MsiMessage {
-        address: 0xfee0_0000,
-        data,
-    }
+    MsiMessage { address: 0xfee0_0000, data }
 }
 
 #[test]
@@ -114,10 +99,7 @@ fn a_bar_is_in_the_guest_while_it_decodes_less_the_pages_of_msix() {
     setup.write(0x04, 0x0006);
     assert_eq!(setup.guest.slots(), direct_at(GPA));
     assert_eq!(setup.real_command(), 0x0006);
-    assert_eq!(
-        setup.function.decode(Space::Memory, GPA + TABLE),
-        Some((bar0(), TABLE))
-    );
+    assert_eq!(setup.function.decode(Space::Memory, GPA + TABLE), Some((bar0(), TABLE)));
     assert_eq!(setup.function.decode(Space::Memory, GPA + 0x4000), None);
     setup.write(0x04, 0);
     assert!(setup.guest.slots().is_empty());
@@ -158,16 +140,10 @@ fn sleep_takes_the_bar_away_and_waking_brings_it_back() {
 fn vectors_are_bound_as_the_guest_unmasks_them() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
-    assert_eq!(
-        (setup.device.irqs().active, setup.device.irqs().bound()),
-        (Some(MSIX), 0)
-    );
+    assert_eq!((setup.device.irqs().active, setup.device.irqs().bound()), (Some(MSIX), 0));
     setup.program(2, 7, false);
     assert_eq!(setup.device.irqs().bound(), 1);
-    assert_eq!(
-        setup.guest.delivered().into_iter().collect::<Vec<_>>(),
-        [(2, message(7))]
-    );
+    assert_eq!(setup.guest.delivered().into_iter().collect::<Vec<_>>(), [(2, message(7))]);
     setup.write(MSIX_CONTROL, 0);
     assert_ne!(setup.device.irqs().active, Some(MSIX));
     assert!(setup.guest.delivered().is_empty());
@@ -180,11 +156,7 @@ fn without_resizing_all_vectors_are_bound_in_one_call() {
     setup.write(MSIX_CONTROL, 0x8000);
     assert_eq!(setup.device.irqs().bound(), 65);
     (0..65).for_each(|vector| setup.program(vector, 7, false));
-    assert_eq!(
-        setup.faults.made(Call::SetIrqs) - before,
-        2,
-        "INTx off, all vectors on"
-    );
+    assert_eq!(setup.faults.made(Call::SetIrqs) - before, 2, "INTx off, all vectors on");
     assert_eq!(setup.guest.delivered().len(), 65);
 }
 
@@ -250,12 +222,7 @@ fn the_host_hears_of_errors_as_it_wants_to() {
         device.write(&config, 4, &host.to_le_bytes()).unwrap();
         let guest = Guest::new(faults.clone());
         let function = assign(device.clone(), &guest).unwrap();
-        let setup = Setup {
-            faults,
-            device,
-            guest,
-            function,
-        };
+        let setup = Setup { faults, device, guest, function };
         let command = || {
             let mut data = [0; 2];
             setup.function.config_read(4, &mut data);

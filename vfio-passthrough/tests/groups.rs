@@ -1,10 +1,6 @@
 //! Groups in containers, on the model: memory is mapped once for all that share one, and in step for those that do
 //! not.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
 
@@ -50,14 +46,8 @@ fn sixteen_groups_share_what_is_mapped_once() {
     attach(&containers, 0);
     let _mappings = [map(&containers, 0), map(&containers, 4)];
     (1..16).for_each(|group| attach(&containers, group));
-    assert_eq!(
-        (faults.made(Call::MapDma), faults.made(Call::OpenContainer)),
-        (2, 0)
-    );
-    assert_eq!(
-        (faults.made(Call::SetContainer), faults.made(Call::SetIommu)),
-        (16, 1)
-    );
+    assert_eq!((faults.made(Call::MapDma), faults.made(Call::OpenContainer)), (2, 0));
+    assert_eq!((faults.made(Call::SetContainer), faults.made(Call::SetIommu)), (16, 1));
     assert_eq!(containers.mappings(), [pieces(&[0, 4])]);
 }
 
@@ -107,7 +97,8 @@ fn a_group_for_which_memory_cannot_be_mapped_is_an_error_that_says_so() {
     let _mapping = map(&containers, 0);
     faults.fail(Call::MapDma, 0, libc::ENOMEM);
     let error = containers.attach(device(7), 7).unwrap_err().to_string();
-    let begin = "0000:01:00.7: IOMMU group 7: cannot map 0x0-0xfffff for DMA: Cannot allocate memory";
+    let begin =
+        "0000:01:00.7: IOMMU group 7: cannot map 0x0-0xfffff for DMA: Cannot allocate memory";
     assert!(error.starts_with(begin) && error.contains("ulimit -l"), "{error}");
     attach(&containers, 7);
     assert_eq!(containers.mappings(), [pieces(&[0])], "and then it works");

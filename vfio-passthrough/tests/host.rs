@@ -1,9 +1,5 @@
 //! What the host does to a function in use: it asks for the device, or the device fails it.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
 
@@ -32,21 +28,17 @@ fn in_use_of(device: impl FnOnce(PciDevice) -> PciDevice) -> Setup {
     let (device, guest) = (Arc::new(device), Guest::new(faults.clone()));
     let address = "01:00.0".parse().unwrap();
     let function =
-        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
+        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+            .unwrap();
     let bar0 = BarIndex::new(0).unwrap();
-    function.config_write(0x10, &GPA.to_le_bytes());
-    function.config_write(0x04, &[6, 0]);
-    function.config_write(0x42, &[0, 0x80]);
+    let _ = function.config_write(0x10, &GPA.to_le_bytes());
+    let _ = function.config_write(0x04, &[6, 0]);
+    let _ = function.config_write(0x42, &[0, 0x80]);
     function.bar_write(bar0, TABLE, &0xfee0_0000_u64.to_le_bytes());
     function.bar_write(bar0, TABLE + 8, &7_u32.to_le_bytes());
     function.bar_write(bar0, TABLE + 12, &[0; 4]);
     assert_eq!((guest.slots().len(), guest.delivered().len()), (1, 1));
-    Setup {
-        faults,
-        device,
-        guest,
-        function,
-    }
+    Setup { faults, device, guest, function }
 }
 
 fn in_use() -> Setup {
@@ -62,8 +54,7 @@ impl Setup {
 
     fn bar_read(&self, offset: u64) -> [u8; 4] {
         let mut data = [0; 4];
-        self.function
-            .bar_read(BarIndex::new(0).unwrap(), offset, &mut data);
+        self.function.bar_read(BarIndex::new(0).unwrap(), offset, &mut data);
         data
     }
 }
@@ -78,19 +69,19 @@ fn the_host_is_heard_however_often_it_asks_and_has_the_device_back() {
     }
     assert_eq!(request.read().unwrap(), 3);
     assert!(!setup.device.is_given_back());
-    setup.function.release().unwrap();
-    assert!(setup.function.is_lost() && setup.device.is_given_back());
+    setup.function.detach().1.unwrap();
+    assert!(setup.function.is_detached() && setup.device.is_given_back());
     assert_eq!(setup.device.ask_for().unwrap(), 3, "it asks no more");
-    setup.function.release().unwrap();
+    setup.function.detach().1.unwrap();
     setup.function.shutdown().unwrap();
-    setup.function.reset().unwrap();
+    setup.function.reset().1.unwrap();
     assert!(request.read().is_err(), "and its eventfd is there still");
 }
 
 #[test]
 fn a_function_that_is_lost_is_quiet_and_reads_as_all_ones() {
     let setup = in_use();
-    setup.function.release().unwrap();
+    setup.function.detach().1.unwrap();
     let iommu = Iommu::new(setup.faults.clone());
     assert_eq!(Ledger::of(&iommu, &setup.device, &setup.guest), Ledger::default());
     assert_eq!(setup.command(), 0, "no DMA");
@@ -99,15 +90,13 @@ fn a_function_that_is_lost_is_quiet_and_reads_as_all_ones() {
         let mut data = [0; 4];
         setup.function.config_read(offset, &mut data);
         assert_eq!(data, [0xff; 4], "{offset:#x}");
-        assert!(!setup.function.config_write(offset, &[0; 4]));
+        assert!(!setup.function.config_write(offset, &[0; 4]).slots_freed);
     }
     for offset in [0, TABLE, PBA] {
         assert_eq!(setup.bar_read(offset), [0xff; 4], "{offset:#x}");
-        setup
-            .function
-            .bar_write(BarIndex::new(0).unwrap(), offset, &[0; 4]);
+        setup.function.bar_write(BarIndex::new(0).unwrap(), offset, &[0; 4]);
     }
-    setup.function.place_again();
+    let _ = setup.function.retry_placement();
     assert_eq!(setup.function.decode(Space::Memory, GPA.into()), None);
     assert_eq!(setup.faults.all_made(), calls, "the device hears of nothing");
     let closed = setup.device.region(0).unwrap_err();
@@ -121,7 +110,7 @@ fn others_of_the_container_keep_their_mappings() {
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x4000, None).unwrap();
     let memory: Arc<dyn HostMemory> = Arc::new(memory);
     let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), memory).unwrap();
-    setup.function.release().unwrap();
+    setup.function.detach().1.unwrap();
     assert_eq!(iommu.mappings(), [mapping.range()]);
 }
 
@@ -129,7 +118,7 @@ fn others_of_the_container_keep_their_mappings() {
 fn a_reset_that_the_host_refuses_since_it_takes_the_device_is_no_failure() {
     let setup = in_use();
     setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
-    setup.function.release().unwrap();
+    setup.function.detach().1.unwrap();
     assert!(setup.device.is_given_back());
 }
 
@@ -146,9 +135,9 @@ fn a_bus_is_not_reset_while_a_guest_runs() {
     let setup = in_use_of(reset_with_its_bus);
     let resets = || setup.faults.made(Call::ResetBus) + setup.faults.made(Call::Reset);
     let before = resets();
-    let refused = setup.function.recover().unwrap_err();
+    let refused = setup.function.recover().1.unwrap_err();
     assert_eq!(refused.to_string(), "0000:01:00.0: it cannot be reset by itself");
-    setup.function.release().unwrap();
+    setup.function.detach().1.unwrap();
     assert_eq!(resets(), before);
     assert!(setup.device.is_given_back());
 }
@@ -161,7 +150,7 @@ fn an_error_is_heard_and_recovery_leaves_the_guest_what_it_programmed() {
     assert_eq!(setup.function.error_event().unwrap().read().unwrap(), 1);
     assert!(setup.function.request_event().unwrap().read().is_err());
     let resets = setup.faults.made(Call::Reset);
-    setup.function.recover().unwrap();
+    setup.function.recover().1.unwrap();
     assert_eq!(setup.faults.made(Call::Reset), resets + 1);
     assert_eq!((setup.guest.slots(), setup.guest.delivered()), (slots, delivered));
     assert_eq!(setup.command(), 6);
@@ -174,7 +163,7 @@ fn recovery_waits_for_the_hosts_own_dealing_with_the_error() {
     let setup = in_use();
     let resets = setup.faults.made(Call::Reset);
     (0..3).for_each(|nth| setup.faults.fail(Call::Reset, nth, libc::EAGAIN));
-    setup.function.recover().unwrap();
+    setup.function.recover().1.unwrap();
     assert_eq!(setup.faults.made(Call::Reset), resets + 4);
     assert_eq!(setup.guest.slots().len(), 1);
 }
@@ -187,11 +176,13 @@ fn a_device_without_events_has_none() {
     faults.fail(Call::IrqInfo, 3, libc::EINVAL);
     let guest = Guest::new(faults.clone());
     let address = "01:00.0".parse().unwrap();
-    let function = PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let function =
+        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
     let function = function.unwrap();
     assert!(function.request_event().is_some() && function.error_event().is_none());
     faults.fail(Call::IrqInfo, 2, libc::EPERM);
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
-    let refused = PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let refused =
+        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
     assert!(matches!(refused, Err(Error::DescribeInterrupts { .. })));
 }

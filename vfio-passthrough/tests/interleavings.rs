@@ -4,11 +4,7 @@
 //!
 //! `RUSTFLAGS='--cfg shuttle' cargo test -p vfio-passthrough --test interleavings --target-dir target/shuttle`
 #![cfg(shuttle)]
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +15,9 @@ use vfio_passthrough::backend::{
 };
 use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, Space};
+use vfio_passthrough::{
+    BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, Space, VmmServices,
+};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const TABLE: u64 = 0x2000;
@@ -94,10 +92,10 @@ type Access = fn(&PassthroughFunction);
 
 const DRIVER: [Access; 8] = [
     |function| write(function.config_write(4, &[6, 0])),
-    |function| function.bar_write(bar0(), TABLE + 8, &0x41_u32.to_le_bytes()),
-    |function| function.bar_write(bar0(), TABLE + 12, &[0; 4]),
+    |function| write(function.bar_write(bar0(), TABLE + 8, &0x41_u32.to_le_bytes())),
+    |function| write(function.bar_write(bar0(), TABLE + 12, &[0; 4])),
     |function| write(function.config_write(0x42, &[0, 0x80])),
-    |function| function.bar_write(bar0(), TABLE + 12, &[1, 0, 0, 0]),
+    |function| write(function.bar_write(bar0(), TABLE + 12, &[1, 0, 0, 0])),
     |function| function.bar_read(bar0(), PBA, &mut [0; 4]),
     |function| write(function.config_write(0x10, &0xe010_0000_u32.to_le_bytes())),
     |function| write(function.config_write(4, &[0, 0])),
@@ -106,26 +104,25 @@ const DRIVER: [Access; 8] = [
 const OTHER: [Access; 6] = [
     |function| write(function.config_write(0x64, &[3, 0])),
     |function| {
-        assert!(
-            function
-                .decode(Space::Memory, 0xe000_0000)
-                .is_none_or(|(bar, _)| bar == bar0())
-        )
+        assert!(function.decode(Space::Memory, 0xe000_0000).is_none_or(|(bar, _)| bar == bar0()))
     },
     |function| function.config_read(4, &mut [0; 4]),
     |function| write(function.config_write(0x64, &[0, 0])),
     |function| function.bar_read(bar0(), 0x10, &mut [0; 4]),
-    |function| function.place_again(),
+    |function| write(function.retry_placement()),
 ];
 
-/// Whether memory was given up is for a bus to know.
-fn write(_freed: bool) {}
+/// Effects are for a VMM.
+fn write<T>(_effects: T) {}
 
 fn bar0() -> BarIndex {
     BarIndex::new(0).unwrap()
 }
 
-fn spawn(function: &Arc<PassthroughFunction>, accesses: &'static [Access]) -> thread::JoinHandle<()> {
+fn spawn(
+    function: &Arc<PassthroughFunction>,
+    accesses: &'static [Access],
+) -> thread::JoinHandle<()> {
     let function = function.clone();
     thread::spawn(move || accesses.iter().for_each(|access| access(&function)))
 }
@@ -136,17 +133,13 @@ fn life() {
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
     let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
-    let mapping = DmaSpace::new(iommu.clone())
-        .map(Iova(0), Arc::new(memory))
-        .unwrap();
-    let host = Host {
-        slots: Arc::new(SlowSlots(guest.clone())),
-        ..guest.host()
-    };
+    let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
+    let host = VmmServices { slots: Arc::new(SlowSlots(guest.clone())), ..guest.host() };
     let address = "01:00.0".parse().unwrap();
     let slow = Arc::new(Slow(device.clone()));
-    let function = Arc::new(PassthroughFunction::new(address, slow, &host, ResetPolicy::Required).unwrap());
-    function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
+    let function =
+        Arc::new(PassthroughFunction::new(address, slow, &host, ResetPolicy::Required).unwrap());
+    let _ = function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
     let cpus = [spawn(&function, &DRIVER), spawn(&function, &OTHER)];
     let hardware = {
         let (device, iommu) = (device.clone(), iommu.clone());
@@ -161,13 +154,11 @@ fn life() {
         })
     };
     thread::yield_now();
-    function.reset().unwrap();
+    function.reset().1.unwrap();
     thread::yield_now();
     function.shutdown().unwrap();
     drop(mapping);
-    cpus.into_iter()
-        .chain([hardware])
-        .for_each(|thread| thread.join().unwrap());
+    cpus.into_iter().chain([hardware]).for_each(|thread| thread.join().unwrap());
     let mut data = [0; 4];
     function.config_read(0, &mut data);
     assert_eq!(data, [0xff; 4], "nothing answers");

@@ -1,9 +1,5 @@
 //! A process that attaches and detaches devices for ever: it holds as much at the end as at the beginning.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +9,7 @@ use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{BarIndex, DmaSpace, Iova, PassthroughFunction, ResetPolicy, VmmServices};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 /// Attaches of the model's devices to the model's guest.
@@ -53,10 +49,7 @@ impl Held {
         assert_eq!(self.fds, before.fds, "{name}: fds");
         // The allocator splits and joins its own.
         assert!(self.mappings <= before.mappings + 4, "{name}: {self:?}");
-        assert!(
-            self.resident_kib <= before.resident_kib + SLACK_KIB,
-            "{name}: {self:?}"
-        );
+        assert!(self.resident_kib <= before.resident_kib + SLACK_KIB, "{name}: {self:?}");
     }
 }
 
@@ -65,20 +58,26 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A guest's whole use of a device: memory is mapped, BARs are placed, vectors are programmed and fire, and the
 /// device is given back.
-fn attach_use_detach(iommu: &Arc<Iommu>, device: &Arc<PciDevice>, host: &Host, memory: &Arc<dyn HostMemory>) {
+fn attach_use_detach(
+    iommu: &Arc<Iommu>,
+    device: &Arc<PciDevice>,
+    host: &VmmServices,
+    memory: &Arc<dyn HostMemory>,
+) {
     let space = DmaSpace::new(iommu.clone());
     let address = "01:00.0".parse().unwrap();
-    let function = PassthroughFunction::new(address, device.clone(), host, ResetPolicy::Required).unwrap();
+    let function =
+        PassthroughFunction::new(address, device.clone(), host, ResetPolicy::Required).unwrap();
     let mapping = space.map_all([(Iova(0), memory.clone())]).unwrap();
-    function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
-    function.config_write(0x04, &6_u16.to_le_bytes());
+    let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
+    let _ = function.config_write(0x04, &6_u16.to_le_bytes());
     let bar = BarIndex::new(0).unwrap();
     for entry in (0..VECTORS).map(|vector| TABLE + vector * 16) {
         function.bar_write(bar, entry, &0xfee0_0000_u64.to_le_bytes());
         function.bar_write(bar, entry + 8, &0x41_u32.to_le_bytes());
         function.bar_write(bar, entry + 12, &0_u32.to_le_bytes());
     }
-    function.config_write(0x42, &0x8000_u16.to_le_bytes());
+    let _ = function.config_write(0x42, &0x8000_u16.to_le_bytes());
     device.raise(1).unwrap();
     assert_eq!(usize::try_from(VECTORS).unwrap(), device.irqs().bound());
     function.shutdown().unwrap();
@@ -90,7 +89,12 @@ fn ram() -> Arc<dyn HostMemory> {
 }
 
 /// Attaches so many times, a new device each time, and compares what is held with what it was early on.
-fn repeat(name: &str, times: u64, host: &Host, faults: &Arc<Faults>) -> (Arc<Iommu>, Arc<PciDevice>) {
+fn repeat(
+    name: &str,
+    times: u64,
+    host: &VmmServices,
+    faults: &Arc<Faults>,
+) -> (Arc<Iommu>, Arc<PciDevice>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (iommu, memory) = (Arc::new(Iommu::new(faults.clone())), ram());
     let nvme = || Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -117,15 +121,14 @@ fn ten_thousand_attaches_leave_nothing() {
 #[test]
 fn a_vm_has_its_slots_and_gsis_back_after_each_of_300() {
     let name = "a_vm_has_its_slots_and_gsis_back_after_each_of_300";
-    let vm = Kvm::new()
-        .and_then(|kvm| kvm.create_vm())
-        .and_then(|vm| vm.create_irq_chip().map(|()| vm));
+    let vm =
+        Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_irq_chip().map(|()| vm));
     let Ok(vm) = vm else {
         return eprintln!("{name} did not run: /dev/kvm does not open here");
     };
     let gsis = 24..24 + u32::try_from(VECTORS).unwrap();
     let kvm = KvmHost::new(Arc::new(vm), 0..1, gsis);
-    let (iommu, device) = repeat("on KVM", ON_KVM, &kvm.host(), &Arc::new(Faults::default()));
+    let (iommu, device) = repeat("on KVM", ON_KVM, &kvm.services(), &Arc::new(Faults::default()));
     assert_eq!((iommu.mappings(), device.irqs().active), (Vec::new(), None));
     // Each places the BAR's one area and takes it away, and attaches and detaches each vector.
     let attaches = ON_KVM + 1;

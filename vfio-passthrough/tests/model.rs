@@ -45,24 +45,20 @@ impl Setup {
     fn bar0(&self) -> [Option<i32>; 2] {
         let bar0 = self.device.region(0).unwrap();
         let mut data = [0; 4];
-        let results = [
-            self.device.read(&bar0, 0, &mut data),
-            self.device.write(&bar0, 0, &data),
-        ];
+        let results = [self.device.read(&bar0, 0, &mut data), self.device.write(&bar0, 0, &data)];
         results.map(|result| result.err().and_then(|error| error.raw_os_error()))
     }
 
     fn mmap(&self) -> Arc<RegionMmap> {
         let bar0 = self.device.region(0).unwrap();
-        Arc::new(
-            self.device
-                .clone()
-                .mmap(&bar0, ByteRange::between(0, PAGE))
-                .unwrap(),
-        )
+        Arc::new(self.device.clone().mmap(&bar0, ByteRange::between(0, PAGE)).unwrap())
     }
 
-    fn map(&self, iova: u64, size: u64) -> (Arc<GuestRegionMmap<()>>, vfio_passthrough::dma::Mapping) {
+    fn map(
+        &self,
+        iova: u64,
+        size: u64,
+    ) -> (Arc<GuestRegionMmap<()>>, vfio_passthrough::dma::Mapping) {
         let memory = memory(size);
         let space = DmaSpace::new(self.iommu.clone());
         (memory.clone(), space.map(Iova(iova), memory).unwrap())
@@ -82,14 +78,8 @@ fn bytes(memory: &GuestRegionMmap<()>, at: u64) -> [u8; 4] {
 }
 
 /// `COMMAND` and power state, and whether memory is decoded then.
-const STATES: [(u16, u16, bool); 6] = [
-    (2, 0, true),
-    (0, 0, false),
-    (2, 3, false),
-    (1, 0, false),
-    (6, 2, true),
-    (0, 3, false),
-];
+const STATES: [(u16, u16, bool); 6] =
+    [(2, 0, true), (0, 0, false), (2, 3, false), (1, 0, false), (6, 2, true), (0, 3, false)];
 
 #[test]
 fn memory_that_is_not_decoded_is_neither_read_nor_written() {
@@ -111,9 +101,8 @@ fn ports_are_reached_and_a_virtual_function_decodes_without_the_bit() {
     let mut config = vec![0; 0x100];
     config[0x10] = 1;
     let ports = PciDevice::new(faults.clone(), config, &[0x20], vec![]).unwrap();
-    let memory = PciDevice::new(faults, vec![0; 0x100], &[0x20], vec![])
-        .unwrap()
-        .with_zeros(COMMAND, 2);
+    let memory =
+        PciDevice::new(faults, vec![0; 0x100], &[0x20], vec![]).unwrap().with_zeros(COMMAND, 2);
     for device in [ports, memory] {
         let (config, bar0) = (device.region(CONFIG).unwrap(), device.region(0).unwrap());
         device.write(&config, COMMAND, &[0, 0]).unwrap();
@@ -178,20 +167,11 @@ fn a_device_reads_and_writes_memory_across_mappings() {
     let setup = setup();
     let ((low, _low), (high, _high)) = (setup.map(0x10_0000, PAGE), setup.map(0x10_1000, 2 * PAGE));
     setup.write_config(COMMAND, 6);
-    setup
-        .device
-        .dma_write(&setup.iommu, Iova(0x10_0ffe), &[1, 2, 3, 4])
-        .unwrap();
-    assert_eq!(
-        (bytes(&low, 0xffc), bytes(&high, 0)),
-        ([0, 0, 1, 2], [3, 4, 0, 0])
-    );
+    setup.device.dma_write(&setup.iommu, Iova(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
+    assert_eq!((bytes(&low, 0xffc), bytes(&high, 0)), ([0, 0, 1, 2], [3, 4, 0, 0]));
     high.write_obj(0x0807_0605_u32, MemoryRegionAddress(2)).unwrap();
     let mut data = [0; 8];
-    setup
-        .device
-        .dma_read(&setup.iommu, Iova(0x10_0ffe), &mut data)
-        .unwrap();
+    setup.device.dma_read(&setup.iommu, Iova(0x10_0ffe), &mut data).unwrap();
     assert_eq!(data, [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(setup.faults.alarms(), [""; 0]);
 }
@@ -200,10 +180,7 @@ fn a_device_reads_and_writes_memory_across_mappings() {
 fn a_device_without_bus_mastering_does_no_dma() {
     let setup = setup();
     let (memory, _mapping) = setup.map(0, PAGE);
-    let error = setup
-        .device
-        .dma_write(&setup.iommu, Iova(0), &[1; 4])
-        .unwrap_err();
+    let error = setup.device.dma_write(&setup.iommu, Iova(0), &[1; 4]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     assert_eq!((bytes(&memory, 0), setup.faults.alarms()), ([0; 4], vec![]));
 }
@@ -214,13 +191,9 @@ fn dma_to_what_is_not_mapped_is_an_alarm_that_names_it() {
     setup.write_config(COMMAND, 4);
     let (_, mapping) = setup.map(0x10_0000, PAGE);
     let device = &setup.device;
-    device
-        .dma_read(&setup.iommu, Iova(0x10_0ffc), &mut [0; 8])
-        .unwrap_err();
+    device.dma_read(&setup.iommu, Iova(0x10_0ffc), &mut [0; 8]).unwrap_err();
     drop(mapping);
-    let error = device
-        .dma_write(&setup.iommu, Iova(0x10_0000), &[1; 4])
-        .unwrap_err();
+    let error = device.dma_write(&setup.iommu, Iova(0x10_0000), &[1; 4]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
     let alarms = [
         "a device reads 0x101000-0x101003: there is no mapping",
@@ -243,7 +216,8 @@ fn dma_to_memory_that_is_gone_is_an_alarm_that_names_it() {
     setup.device.dma_write(&setup.iommu, middle, &[1; 4]).unwrap();
     drop(gone);
     setup.device.dma_write(&setup.iommu, middle, &[1; 4]).unwrap_err();
-    let alarms = ["a device writes 0x2800000000-0x2800000003: there is a mapping to memory that is gone"];
+    let alarms =
+        ["a device writes 0x2800000000-0x2800000003: there is a mapping to memory that is gone"];
     assert_eq!(setup.ledger().alarms, alarms);
 }
 
@@ -259,16 +233,13 @@ fn a_function_that_was_shut_down_does_no_dma_to_the_memory_that_it_had() {
         ResetPolicy::Required,
     )
     .unwrap();
-    function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
-    function.config_write(0x04, &[6, 0]);
+    let _ = function.config_write(0x10, &0xe000_0004_u32.to_le_bytes());
+    let _ = function.config_write(0x04, &[6, 0]);
     setup.device.dma_write(&setup.iommu, Iova(0), &[7; 4]).unwrap();
     assert_eq!(bytes(&memory, 0), [7; 4]);
     function.shutdown().unwrap();
     drop((mapping, memory));
-    let error = setup
-        .device
-        .dma_write(&setup.iommu, Iova(0), &[8; 4])
-        .unwrap_err();
+    let error = setup.device.dma_write(&setup.iommu, Iova(0), &[8; 4]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     drop(function);
     assert_eq!(setup.ledger(), Ledger::default());

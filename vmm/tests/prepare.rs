@@ -6,10 +6,7 @@
 use std::process::{Command, Output};
 
 fn vmm(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vmm"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_vmm")).args(args).output().unwrap()
 }
 
 fn json(output: &Output) -> Vec<serde_json::Value> {
@@ -19,9 +16,8 @@ fn json(output: &Output) -> Vec<serde_json::Value> {
 /// The functions of this host.
 fn functions() -> Vec<String> {
     let entries = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -29,10 +25,8 @@ fn functions() -> Vec<String> {
 #[test]
 fn every_function_of_the_host_is_listed_once() {
     let output = vmm(&["devices", "--json"]);
-    let addresses: Vec<_> = json(&output)
-        .iter()
-        .map(|device| device["address"].as_str().unwrap().to_owned())
-        .collect();
+    let addresses: Vec<_> =
+        json(&output).iter().map(|device| device["address"].as_str().unwrap().to_owned()).collect();
     assert_eq!((addresses, output.status.code()), (functions(), Some(0)));
     let table = String::from_utf8(vmm(&["devices"]).stdout).unwrap();
     assert!(table.starts_with("ADDRESS"), "{table}");
@@ -69,10 +63,7 @@ fn a_device_that_is_not_there_is_neither_bound_nor_unbound() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let line = format!(
-        "{} devices | true; exit ${{PIPESTATUS[0]}}",
-        env!("CARGO_BIN_EXE_vmm")
-    );
+    let line = format!("{} devices | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_vmm"));
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     assert_eq!(output.status.code(), Some(0));

@@ -16,11 +16,6 @@ impl Ecam {
     /// Bytes of one bus: 256 functions of 4 KiB.
     pub const SIZE: u64 = 1 << 20;
 
-    /// Where function 0 of a slot has its config space in the window.
-    pub fn offset_of(slot: u8) -> u64 {
-        u64::from(slot) << 15
-    }
-
     /// The window through which `root` is configured.
     pub fn new(root: Arc<PciRoot>) -> Self {
         Self { root }

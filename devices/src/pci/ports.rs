@@ -27,10 +27,7 @@ impl ConfigPorts {
 
     /// The ports through which `root` is configured.
     pub fn new(root: Arc<PciRoot>) -> Self {
-        Self {
-            root,
-            address: AtomicU32::new(0),
-        }
+        Self { root, address: AtomicU32::new(0) }
     }
 
     /// The function and register that a data access at `offset` names; none while not enabled or not on bus

@@ -6,7 +6,7 @@ use thiserror::Error;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
-use super::PciFunction;
+use super::{PciFunction, SlotsFreed};
 
 /// Device numbers on one bus (PCI 3.0, 3.2.2.3.2: five bits).
 pub const SLOTS: u8 = 32;
@@ -42,10 +42,7 @@ impl PciRoot {
 
     /// Puts `function` at device number `slot`.
     pub fn insert(&mut self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
-        let place = self
-            .slots
-            .get_mut(usize::from(slot))
-            .ok_or(SlotError::NoSuchSlot(slot))?;
+        let place = self.slots.get_mut(usize::from(slot)).ok_or(SlotError::NoSuchSlot(slot))?;
         if place.is_some() {
             return Err(SlotError::Taken(slot));
         }
@@ -61,30 +58,30 @@ impl PciRoot {
         Ok(slot)
     }
 
-    /// The first of the slots at the end of the bus that are empty; [`SLOTS`] if there are none.
-    pub fn first_absent(&self) -> u8 {
-        let last = (1..=SLOTS).zip(&self.slots).rfind(|(_, place)| place.is_some());
-        last.map_or(0, |(next, _)| next)
-    }
-
     /// Reads configuration space of the function at `devfn` (device number in bits 7:3).
     ///
     /// Only function 0 of a device exists; all else reads as absent.
     pub fn config_read(&self, devfn: u8, offset: u16, data: &mut [u8]) {
         match self.function(devfn) {
-            Some(function) if is_config_access(offset, data.len()) => function.config_read(offset, data),
+            Some(function) if is_config_access(offset, data.len()) => {
+                function.config_read(offset, data)
+            }
             _ => data.fill(MASTER_ABORT),
         }
     }
 
     /// Writes configuration space of the function at `devfn`; dropped if there is none.
     pub fn config_write(&self, devfn: u8, offset: u16, data: &[u8]) {
-        let function = self
-            .function(devfn)
-            .filter(|_| is_config_access(offset, data.len()));
-        if function.is_some_and(|function| function.config_write(offset, data)) {
-            // BARs may overlap for a while; who came too late for a memory slot has its turn now.
-            self.functions().for_each(|function| function.place_again());
+        let function = self.function(devfn);
+        if let Some(function) = function.filter(|_| is_config_access(offset, data.len())) {
+            self.after_write(function.config_write(offset, data));
+        }
+    }
+
+    /// BARs may overlap for a while: retry those whose memory slot was refused because of that.
+    fn after_write(&self, SlotsFreed(freed): SlotsFreed) {
+        if freed {
+            self.functions().for_each(|function| function.retry_placement());
         }
     }
 
@@ -116,7 +113,8 @@ impl DeviceMmio for PciRoot {
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
         let gpa = base.0.wrapping_add(offset);
-        self.functions().any(|function| function.memory_write(gpa, data));
+        let written = self.functions().find_map(|function| function.memory_write(gpa, data));
+        written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
 
@@ -131,7 +129,8 @@ impl DevicePio for PciRoot {
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         let port = base.0.wrapping_add(offset);
-        self.functions().any(|function| function.io_write(port, data));
+        let written = self.functions().find_map(|function| function.io_write(port, data));
+        written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
 
@@ -148,17 +147,12 @@ pub(super) mod tests {
         pub bar: u64,
         pub port: u16,
         pub writes: Mutex<Vec<(u16, Vec<u8>)>>,
-        pub placed_again: AtomicU32,
+        pub retried: AtomicU32,
     }
 
     impl TestFunction {
         pub fn at(bar: u64, port: u16) -> Arc<Self> {
-            Arc::new(Self {
-                bar,
-                port,
-                writes: Mutex::new(Vec::new()),
-                placed_again: AtomicU32::new(0),
-            })
+            Arc::new(Self { bar, port, writes: Mutex::new(Vec::new()), retried: AtomicU32::new(0) })
         }
     }
 
@@ -169,13 +163,17 @@ pub(super) mod tests {
             }
         }
 
-        fn config_write(&self, offset: u16, data: &[u8]) -> bool {
+        fn config_write(&self, offset: u16, data: &[u8]) -> SlotsFreed {
             self.writes.lock().unwrap().push((offset, data.to_vec()));
-            offset == 0x10
+            SlotsFreed(offset == 0x10)
         }
 
-        fn place_again(&self) {
-            self.placed_again.fetch_add(1, Ordering::Relaxed);
+        fn memory_write(&self, gpa: u64, _: &[u8]) -> Option<SlotsFreed> {
+            (self.bar..self.bar + 16).contains(&gpa).then_some(SlotsFreed(true))
+        }
+
+        fn retry_placement(&self) {
+            self.retried.fetch_add(1, Ordering::Relaxed);
         }
 
         fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
@@ -208,13 +206,8 @@ pub(super) mod tests {
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(2));
         assert_eq!(root.insert(2, TestFunction::at(0, 0)), Err(SlotError::Taken(2)));
-        assert_eq!(
-            root.insert(32, TestFunction::at(0, 0)),
-            Err(SlotError::NoSuchSlot(32))
-        );
-        assert_eq!(root.first_absent(), 3);
+        assert_eq!(root.insert(32, TestFunction::at(0, 0)), Err(SlotError::NoSuchSlot(32)));
         (3..32).for_each(|slot| assert_eq!(root.push(TestFunction::at(0, 0)), Ok(slot)));
-        assert_eq!(root.first_absent(), 32);
         assert_eq!(root.push(TestFunction::at(0, 0)), Err(SlotError::Full));
     }
 
@@ -253,8 +246,13 @@ pub(super) mod tests {
         });
         root.config_write(0, 4, &[0; 4]);
         root.config_write(0, 0x10, &[0; 4]);
-        let tried = functions.map(|function| function.placed_again.load(Ordering::Relaxed));
-        assert_eq!(tried, [1, 1]);
+        let tried =
+            || functions.each_ref().map(|function| function.retried.load(Ordering::Relaxed));
+        assert_eq!(tried(), [1, 1]);
+        root.mmio_write(MmioAddress(0), 0x40, &[0; 4]);
+        assert_eq!(tried(), [1, 1], "no BAR is there");
+        root.mmio_write(MmioAddress(0), 0x8, &[0; 4]);
+        assert_eq!(tried(), [2, 2]);
     }
 
     #[test]

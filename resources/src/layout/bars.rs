@@ -105,9 +105,7 @@ impl Free {
 /// Whether all 64-bit BARs have a place in `window`.
 pub(super) fn fit64(bars: &[BarRequest], window: AddressRange) -> bool {
     let mut free = Free::all_of(window);
-    let mut wide = in_turn(bars)
-        .into_iter()
-        .filter(|bar| bar.space == BarSpace::Memory64);
+    let mut wide = in_turn(bars).into_iter().filter(|bar| bar.space == BarSpace::Memory64);
     wide.all(|bar| free.take(bar.footprint()).is_some())
 }
 
@@ -119,7 +117,8 @@ fn in_turn(bars: &[BarRequest]) -> Vec<BarRequest> {
 
 /// Adds every BAR to `plan`, in its windows.
 pub(super) fn place(bars: &[BarRequest], plan: &mut Layout) -> Result<(), Shortage> {
-    let [mut memory32, mut memory64, mut io] = [plan.mmio32, plan.mmio64, plan.io].map(Free::all_of);
+    let [mut memory32, mut memory64, mut io] =
+        [plan.mmio32, plan.mmio64, plan.io].map(Free::all_of);
     for request in in_turn(bars) {
         let bytes = request.footprint();
         let place = match request.space {

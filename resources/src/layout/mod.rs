@@ -99,10 +99,7 @@ pub struct LayoutRequest<'a> {
 impl LayoutRequest<'_> {
     fn all_reserved(&self) -> impl Iterator<Item = (AddressRange, &str)> {
         let hypertransport = self.cpu.hypertransport.then_some(HYPERTRANSPORT);
-        let asked = self
-            .reserved
-            .iter()
-            .map(|reserved| (reserved.range, reserved.what.as_str()));
+        let asked = self.reserved.iter().map(|reserved| (reserved.range, reserved.what.as_str()));
         std::iter::once((INTERRUPTS, "interrupts"))
             .chain(hypertransport.map(|range| (range, "HyperTransport")))
             .chain(asked)
@@ -113,10 +110,9 @@ impl LayoutRequest<'_> {
         let cpu = self.cpu.reach();
         let mut ranges: Vec<_> = match self.reach {
             IoReach::Unrestricted => vec![cpu],
-            IoReach::Apertures(apertures) => apertures
-                .iter()
-                .map(|aperture| aperture.intersection(&cpu))
-                .collect(),
+            IoReach::Apertures(apertures) => {
+                apertures.iter().map(|aperture| aperture.intersection(&cpu)).collect()
+            }
         };
         ranges.sort_unstable();
         let mut end = 0;
@@ -198,11 +194,7 @@ impl Layout {
 
 fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout, LayoutError> {
     let reachable = request.reachable();
-    let mut plan = Layout {
-        ecam: ECAM,
-        io: IO_WINDOW,
-        ..Layout::default()
-    };
+    let mut plan = Layout { ecam: ECAM, io: IO_WINDOW, ..Layout::default() };
     plan.mmio32 = largest_within(&reachable, AddressRange::between(hole_start, ECAM.start));
     let placed = ram::place(request, &reachable, hole_start, &mut plan);
     placed.map_err(|shortage| error(shortage, true, request, &plan))?;
@@ -212,30 +204,26 @@ fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout
     Ok(plan)
 }
 
-fn error(shortage: Shortage, is_ram: bool, request: &LayoutRequest<'_>, so_far: &Layout) -> LayoutError {
+fn error(
+    shortage: Shortage,
+    is_ram: bool,
+    request: &LayoutRequest<'_>,
+    so_far: &Layout,
+) -> LayoutError {
     let Shortage { what, why } = shortage;
     let tables = format!("{request}planned so far:\n{so_far}");
-    LayoutError {
-        what,
-        why,
-        tables,
-        is_ram,
-    }
+    LayoutError { what, why, tables, is_ram }
 }
 
 fn largest_within(reachable: &[AddressRange], bounds: AddressRange) -> AddressRange {
-    let parts = reachable
-        .iter()
-        .map(|range| range.intersection(&bounds).aligned(PAGE));
+    let parts = reachable.iter().map(|range| range.intersection(&bounds).aligned(PAGE));
     parts.max_by_key(|part| part.size).unwrap_or_default()
 }
 
 /// One piece of what is reachable above RAM: the first in which all 64-bit BARs fit, else the largest.
 fn window64(request: &LayoutRequest<'_>, reachable: &[AddressRange], ram_end: u64) -> AddressRange {
     let above = AddressRange::between(ram_end.max(FOUR_GIB), u64::MAX);
-    let pieces = reachable
-        .iter()
-        .map(|range| range.intersection(&above).aligned(WINDOW_ALIGN));
+    let pieces = reachable.iter().map(|range| range.intersection(&above).aligned(WINDOW_ALIGN));
     let pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).collect();
     let fitting = pieces.iter().find(|piece| bars::fit64(request.bars, **piece));
     let largest = || pieces.iter().max_by_key(|piece| piece.size);

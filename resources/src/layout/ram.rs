@@ -18,10 +18,7 @@ pub(super) fn place(
     hole_start: u64,
     plan: &mut Layout,
 ) -> Result<(), Shortage> {
-    let shortage = |why: String| Shortage {
-        what: format!("{} of RAM", size(request.ram)),
-        why,
-    };
+    let shortage = |why: String| Shortage { what: format!("{} of RAM", size(request.ram)), why };
     let page = request.ram_page;
     if !page.is_power_of_two() || request.ram.checked_rem(page) != Some(0) {
         return Err(shortage(format!("it is to be of pages of {}", size(page))));
@@ -34,9 +31,7 @@ pub(super) fn place(
         left = left.saturating_sub(taken);
         AddressRange::new(free.start, taken)
     };
-    let free = subtract(reachable.to_vec(), &[hole])
-        .into_iter()
-        .map(|range| range.aligned(page));
+    let free = subtract(reachable.to_vec(), &[hole]).into_iter().map(|range| range.aligned(page));
     let ram = free.map(&mut take).filter(|range| !range.is_empty());
     plan.ram = ram.take(MOST_REGIONS).collect();
     let low = AddressRange::new(0, request.ram.min(LOW_RAM));

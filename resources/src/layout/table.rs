@@ -24,24 +24,18 @@ impl fmt::Display for Layout {
 impl fmt::Display for LayoutRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "asked for:")?;
-        writeln!(
-            f,
-            "  {} of RAM in pages of {}",
-            size(self.ram),
-            size(self.ram_page)
-        )?;
+        writeln!(f, "  {} of RAM in pages of {}", size(self.ram), size(self.ram_page))?;
         self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
         writeln!(f, "there is:")?;
         row(f, "CPUs reach", &self.cpu.reach(), "")?;
         match self.reach {
             IoReach::Unrestricted => {}
             IoReach::Apertures([]) => row(f, "IOMMU reaches", &AddressRange::default(), "")?,
-            IoReach::Apertures(apertures) => apertures
-                .iter()
-                .try_for_each(|range| row(f, "IOMMU reaches", range, ""))?,
+            IoReach::Apertures(apertures) => {
+                apertures.iter().try_for_each(|range| row(f, "IOMMU reaches", range, ""))?
+            }
         }
-        self.all_reserved()
-            .try_for_each(|(range, what)| row(f, "reserved", &range, what))
+        self.all_reserved().try_for_each(|(range, what)| row(f, "reserved", &range, what))
     }
 }
 
@@ -64,12 +58,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange, what: &str)
 
 /// A size in the largest unit that it is a multiple of.
 pub(super) fn size(bytes: u64) -> String {
-    let units = [
-        (1 << 40, "TiB"),
-        (1 << 30, "GiB"),
-        (1 << 20, "MiB"),
-        (1 << 10, "KiB"),
-    ];
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let whole = units.iter().find(|(unit, _)| bytes.checked_rem(*unit) == Some(0));
     match whole.filter(|_| bytes != 0) {
         Some((unit, name)) => format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),

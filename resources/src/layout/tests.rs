@@ -6,30 +6,21 @@ const FORTY_EIGHT: [AddressRange; 2] = [
     AddressRange::inclusive(0, 0xfedf_ffff),
     AddressRange::inclusive(0xfef0_0000, 0xffff_ffff_ffff),
 ];
-const THIRTY_NINE: [AddressRange; 2] = [
-    AddressRange::inclusive(0, 0xfedf_ffff),
-    AddressRange::inclusive(0xfef0_0000, 0x7f_ffff_ffff),
-];
+const THIRTY_NINE: [AddressRange; 2] =
+    [AddressRange::inclusive(0, 0xfedf_ffff), AddressRange::inclusive(0xfef0_0000, 0x7f_ffff_ffff)];
 
 fn bar(size: u64, space: BarSpace) -> BarRequest {
-    BarRequest {
-        function: "0000:01:00.0".into(),
-        index: 0,
-        size,
-        space,
-    }
+    BarRequest { function: "0000:01:00.0".into(), index: 0, size, space }
 }
 
-const CPU: CpuReach = CpuReach {
-    address_bits: 46,
-    hypertransport: false,
-};
-const AMD: CpuReach = CpuReach {
-    address_bits: 48,
-    hypertransport: true,
-};
+const CPU: CpuReach = CpuReach { address_bits: 46, hypertransport: false };
+const AMD: CpuReach = CpuReach { address_bits: 48, hypertransport: true };
 
-fn request<'a>(ram: u64, apertures: &'a [AddressRange], bars: &'a [BarRequest]) -> LayoutRequest<'a> {
+fn request<'a>(
+    ram: u64,
+    apertures: &'a [AddressRange],
+    bars: &'a [BarRequest],
+) -> LayoutRequest<'a> {
     LayoutRequest {
         ram,
         ram_page: 2 * MIB,
@@ -41,10 +32,7 @@ fn request<'a>(ram: u64, apertures: &'a [AddressRange], bars: &'a [BarRequest]) 
 }
 
 fn reserved(first: u64, last: u64) -> Reserved {
-    Reserved {
-        range: AddressRange::inclusive(first, last),
-        what: "of group 7".into(),
-    }
+    Reserved { range: AddressRange::inclusive(first, last), what: "of group 7".into() }
 }
 
 fn error(request: &LayoutRequest<'_>) -> String {
@@ -63,10 +51,7 @@ fn small_ram_is_one_region_and_the_bar_follows_at_4_gib() {
 #[test]
 fn large_ram_goes_around_the_hole() {
     let plan = Layout::plan(&request(4 * GIB, &FORTY_EIGHT, &[])).unwrap();
-    assert_eq!(
-        plan.ram,
-        [AddressRange::new(0, 3 * GIB), AddressRange::new(FOUR_GIB, GIB)]
-    );
+    assert_eq!(plan.ram, [AddressRange::new(0, 3 * GIB), AddressRange::new(FOUR_GIB, GIB)]);
 }
 
 #[test]
@@ -82,16 +67,10 @@ fn ram_goes_around_the_hypertransport_hole() {
 
 #[test]
 fn four_tib_are_planned_around_all_that_is_reserved() {
-    let reserved = [
-        reserved(0x7b80_0000, 0x7fff_ffff),
-        reserved(1 << 41, (1 << 41) + MIB),
-    ];
+    let reserved = [reserved(0x7b80_0000, 0x7fff_ffff), reserved(1 << 41, (1 << 41) + MIB)];
     let bars = [bar(64 * GIB, BarSpace::Memory64), bar(MIB, BarSpace::Memory32)];
-    let request = LayoutRequest {
-        cpu: AMD,
-        reserved: &reserved,
-        ..request(4096 * GIB, &FORTY_EIGHT, &bars)
-    };
+    let request =
+        LayoutRequest { cpu: AMD, reserved: &reserved, ..request(4096 * GIB, &FORTY_EIGHT, &bars) };
     let plan = Layout::plan(&request).unwrap();
     let ends: Vec<_> = plan.ram.iter().map(AddressRange::end).collect();
     assert_eq!(ends[..4], [0x7b80_0000, 3 * GIB, 0xfd_0000_0000, 1 << 41]);
@@ -117,18 +96,13 @@ fn four_tib_do_not_fit_39_bits_and_the_error_has_all_that_is_known() {
         "  reserved       0x00007b800000-0x00007fffffff (72 MiB): of group 7\n",
         "planned so far:\n  RAM            0x000000000000-0x00007b7fffff (1976 MiB)\n",
     ];
-    parts
-        .iter()
-        .for_each(|part| assert!(text.contains(part), "{part:?} is not in:\n{text}"));
+    parts.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in:\n{text}"));
 }
 
 #[test]
 fn ram_goes_in_whole_pages_around_what_is_reserved() {
     let reserved = [reserved(0x6010_0000, 0x6010_0fff)];
-    let request = LayoutRequest {
-        reserved: &reserved,
-        ..request(4 * GIB, &FORTY_EIGHT, &[])
-    };
+    let request = LayoutRequest { reserved: &reserved, ..request(4 * GIB, &FORTY_EIGHT, &[]) };
     let plan = Layout::plan(&request).unwrap();
     let expected = [
         AddressRange::between(0, 0x6000_0000),
@@ -136,10 +110,7 @@ fn ram_goes_in_whole_pages_around_what_is_reserved() {
         AddressRange::new(FOUR_GIB, GIB + 2 * MIB),
     ];
     assert_eq!(plan.ram, expected);
-    let large = LayoutRequest {
-        ram_page: GIB,
-        ..request
-    };
+    let large = LayoutRequest { ram_page: GIB, ..request };
     let plan = Layout::plan(&large).unwrap();
     let expected = [
         AddressRange::new(0, GIB),
@@ -147,24 +118,15 @@ fn ram_goes_in_whole_pages_around_what_is_reserved() {
         AddressRange::new(FOUR_GIB, 2 * GIB),
     ];
     assert_eq!(plan.ram, expected);
-    let odd = LayoutRequest {
-        ram: 5 * GIB / 2,
-        ..large
-    };
+    let odd = LayoutRequest { ram: 5 * GIB / 2, ..large };
     assert!(error(&odd).contains("for 2560 MiB of RAM: it is to be of pages of 1 GiB\n"));
 }
 
 #[test]
 fn bars_keep_clear_of_what_is_reserved() {
     let bars = [bar(16 * MIB, BarSpace::Memory32), bar(GIB, BarSpace::Memory64)];
-    let reserved = [
-        reserved(0xc000_0000, 0xdfff_ffff),
-        reserved(FOUR_GIB, 2 * FOUR_GIB - 1),
-    ];
-    let request = LayoutRequest {
-        reserved: &reserved,
-        ..request(512 * MIB, &FORTY_EIGHT, &bars)
-    };
+    let reserved = [reserved(0xc000_0000, 0xdfff_ffff), reserved(FOUR_GIB, 2 * FOUR_GIB - 1)];
+    let request = LayoutRequest { reserved: &reserved, ..request(512 * MIB, &FORTY_EIGHT, &bars) };
     let plan = Layout::plan(&request).unwrap();
     let addresses: Vec<_> = plan.bars.iter().map(|bar| bar.address).collect();
     assert_eq!(addresses, [0xe000_0000, 2 * FOUR_GIB]);
@@ -173,10 +135,7 @@ fn bars_keep_clear_of_what_is_reserved() {
 #[test]
 fn ram_in_too_many_pieces_is_refused() {
     let holes: Vec<_> = (64..512).map(|n| reserved(n << 22, (n << 22) + 1)).collect();
-    let text = error(&LayoutRequest {
-        reserved: &holes,
-        ..request(4 * GIB, &FORTY_EIGHT, &[])
-    });
+    let text = error(&LayoutRequest { reserved: &holes, ..request(4 * GIB, &FORTY_EIGHT, &[]) });
     assert!(text.contains("in 64 regions"), "{text}");
     assert_eq!(text.matches("\n  RAM ").count(), 64);
 }
@@ -211,17 +170,11 @@ fn with_39_bits_the_64_bit_window_ends_where_the_iommu_does() {
 #[test]
 fn the_guests_own_address_bits_bound_it_too() {
     let narrow = LayoutRequest {
-        cpu: CpuReach {
-            address_bits: 36,
-            ..CPU
-        },
+        cpu: CpuReach { address_bits: 36, ..CPU },
         ..request(GIB, &FORTY_EIGHT, &[])
     };
     assert_eq!(Layout::plan(&narrow).unwrap().mmio64.end(), 1 << 36);
-    let free = LayoutRequest {
-        reach: IoReach::Unrestricted,
-        ..narrow
-    };
+    let free = LayoutRequest { reach: IoReach::Unrestricted, ..narrow };
     assert_eq!(Layout::plan(&free).unwrap().mmio64.end(), 1 << 36);
 }
 
@@ -243,11 +196,8 @@ fn a_64_bit_bar_goes_below_4_gib_when_nothing_above_is_reachable() {
 
 #[test]
 fn a_bar_smaller_than_a_page_has_a_page_to_itself() {
-    let bars = [
-        bar(0x100, BarSpace::Memory32),
-        bar(0x80, BarSpace::Memory32),
-        bar(0x20, BarSpace::Io),
-    ];
+    let bars =
+        [bar(0x100, BarSpace::Memory32), bar(0x80, BarSpace::Memory32), bar(0x20, BarSpace::Io)];
     let plan = Layout::plan(&request(GIB, &FORTY_EIGHT, &bars)).unwrap();
     let addresses: Vec<_> = plan.bars.iter().map(|bar| bar.address).collect();
     assert_eq!(addresses, [0xc000_0000, 0xc000_1000, 0xc000]);
@@ -276,18 +226,11 @@ fn too_much_ram_says_how_much_is_left_over() {
 fn an_iommu_that_does_not_reach_low_memory_is_an_error() {
     let high = [AddressRange::inclusive(MIB, 0xfedf_ffff)];
     let text = error(&request(GIB, &high, &[]));
-    assert!(
-        text.contains("it must begin with 0x0-0x3ffffff, which is reserved or out"),
-        "{text}"
-    );
+    assert!(text.contains("it must begin with 0x0-0x3ffffff, which is reserved or out"), "{text}");
 }
 
 fn any_bar() -> impl Strategy<Value = BarRequest> {
-    let space = prop_oneof![
-        Just(BarSpace::Memory32),
-        Just(BarSpace::Memory64),
-        Just(BarSpace::Io)
-    ];
+    let space = prop_oneof![Just(BarSpace::Memory32), Just(BarSpace::Memory64), Just(BarSpace::Io)];
     (space, 0_u32..30).prop_map(|(space, order)| match space {
         BarSpace::Io => bar(4 << (order % 7), space),
         BarSpace::Memory32 => bar(16 << (order % 24), space),
@@ -338,11 +281,7 @@ fn assert_sound(request: &LayoutRequest<'_>, plan: &Layout) -> Result<(), TestCa
     }
     for range in used.iter().filter(|range| **range != ECAM) {
         prop_assert!(apertures.iter().any(|aperture| aperture.contains(range)));
-        prop_assert!(
-            request
-                .all_reserved()
-                .all(|(reserved, _)| !range.overlaps(&reserved))
-        );
+        prop_assert!(request.all_reserved().all(|(reserved, _)| !range.overlaps(&reserved)));
     }
     prop_assert_eq!(plan.ram.iter().map(|range| range.size).sum::<u64>(), request.ram);
     prop_assert!(plan.ram.is_sorted_by(|low, high| low.end() <= high.start));
@@ -368,7 +307,9 @@ fn assert_bars(bars: &[BarRequest], plan: &Layout) -> Result<(), TestCaseError> 
         for other in &plan.bars[at + 1..] {
             let other_ports = other.request.space == BarSpace::Io;
             prop_assert!(ports != other_ports || !range.overlaps(&other.range()));
-            prop_assert!(space != other.request.space || bar.request.size.max(PAGE) >= other.request.size);
+            prop_assert!(
+                space != other.request.space || bar.request.size.max(PAGE) >= other.request.size
+            );
         }
     }
     Ok(())

@@ -25,18 +25,14 @@ impl Arena {
     /// One that only the model uses: there is no memory.
     #[must_use]
     pub fn imagined() -> Self {
-        Self {
-            base: 0x7f00_0000_0000,
-        }
+        Self { base: 0x7f00_0000_0000 }
     }
 
     /// One of real memory.
     pub fn reserve() -> io::Result<Self> {
         let base = reserve(BEFORE + BEHIND)?.wrapping_add(BEFORE);
         protect(base, WRITABLE + READABLE, libc::PROT_READ | libc::PROT_WRITE)?;
-        let pages = (0..WRITABLE + READABLE)
-            .step_by(4096)
-            .map(|offset| base.wrapping_add(offset));
+        let pages = (0..WRITABLE + READABLE).step_by(4096).map(|offset| base.wrapping_add(offset));
         pages.for_each(touch);
         protect(base.wrapping_add(WRITABLE), READABLE, libc::PROT_READ)?;
         Ok(Self { base })
@@ -67,7 +63,8 @@ fn reserve(size: u64) -> io::Result<u64> {
 
 fn protect(base: u64, size: u64, protection: i32) -> io::Result<()> {
     let size = usize::try_from(size).map_err(io::Error::other)?;
-    let address = std::ptr::with_exposed_provenance_mut(usize::try_from(base).map_err(io::Error::other)?);
+    let address =
+        std::ptr::with_exposed_provenance_mut(usize::try_from(base).map_err(io::Error::other)?);
     // SAFETY: the range is a part of what `reserve` returned, to which nothing in the program refers.
     match unsafe { libc::mprotect(address, size, protection) } {
         0 => Ok(()),

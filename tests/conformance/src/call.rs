@@ -92,10 +92,7 @@ pub enum Outcome {
 
 /// An argument of an info ioctl. What the kernel does not write is seen.
 fn argument(argsz: u32, index: u32) -> Vec<u8> {
-    let header: Vec<u8> = [argsz, 0, index]
-        .iter()
-        .flat_map(|word| word.to_ne_bytes())
-        .collect();
+    let header: Vec<u8> = [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
     let mut bytes = header;
     bytes.resize(bytes.len().max(argsz as usize).max(64), 0xa5);
     bytes
@@ -111,11 +108,7 @@ pub struct Player<'a, C> {
 impl<'a, C: Core> Player<'a, C> {
     /// Nothing is open.
     pub fn new(core: &'a mut C) -> Self {
-        Self {
-            core,
-            files: Vec::new(),
-            open: Vec::new(),
-        }
+        Self { core, files: Vec::new(), open: Vec::new() }
     }
 
     fn fd(&self, slot: Slot) -> Fd {
@@ -128,8 +121,7 @@ impl<'a, C: Core> Player<'a, C> {
 
     /// Carries a call out.
     pub fn perform(&mut self, call: &Call) -> Outcome {
-        self.attempt(call)
-            .unwrap_or_else(|error| Outcome::Errno(error.raw_os_error().unwrap_or(0)))
+        self.attempt(call).unwrap_or_else(|error| Outcome::Errno(error.raw_os_error().unwrap_or(0)))
     }
 
     fn attempt(&mut self, call: &Call) -> io::Result<Outcome> {
@@ -147,11 +139,16 @@ impl<'a, C: Core> Player<'a, C> {
             Call::CheckExtension(slot, extension) => {
                 self.core.check_extension(self.fd(*slot), *extension).map(number)
             }
-            Call::GroupStatus(slot, argsz) => self.core.group_status(self.fd(*slot), *argsz).map(number),
-            Call::Unmap(slot, unmap) => self.core.unmap_dma(self.fd(*slot), unmap).map(Outcome::Number),
-            Call::IommuInfo(..) | Call::DeviceInfo(..) | Call::RegionInfo(..) | Call::IrqInfo(..) => {
-                self.ask(call)
+            Call::GroupStatus(slot, argsz) => {
+                self.core.group_status(self.fd(*slot), *argsz).map(number)
             }
+            Call::Unmap(slot, unmap) => {
+                self.core.unmap_dma(self.fd(*slot), unmap).map(Outcome::Number)
+            }
+            Call::IommuInfo(..)
+            | Call::DeviceInfo(..)
+            | Call::RegionInfo(..)
+            | Call::IrqInfo(..) => self.ask(call),
             _ => self.act(call).map(|()| Outcome::Done),
         }
     }
@@ -170,7 +167,8 @@ impl<'a, C: Core> Player<'a, C> {
             Call::SetIrqs(slot, call) => {
                 let mut set = call.set.clone();
                 if let Some(eventfds) = &call.eventfds {
-                    set.data = IrqData::Eventfds(eventfds.iter().map(|slot| self.fd(*slot)).collect());
+                    set.data =
+                        IrqData::Eventfds(eventfds.iter().map(|slot| self.fd(*slot)).collect());
                 }
                 self.core.set_irqs(self.fd(*slot), &set)
             }

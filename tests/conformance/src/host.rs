@@ -51,12 +51,7 @@ impl Scene {
     fn new(kernel: Kernel, arena: Arena) -> Self {
         let mut description = Description::new(kernel);
         description.memory = arena.memory();
-        Self {
-            description,
-            groups: Vec::new(),
-            devices: Vec::new(),
-            arena,
-        }
+        Self { description, groups: Vec::new(), devices: Vec::new(), arena }
     }
 
     fn add(&mut self, group: u32, address: PciAddress, driver: Driver, function: PciFunction) {
@@ -215,20 +210,14 @@ fn has_capability(number: u32) -> io::Result<bool> {
 /// The soft limit of locked memory in bytes, if there is one.
 fn locked_memory_limit() -> io::Result<Option<u64>> {
     let limits = fs::read_to_string("/proc/self/limits")?;
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max locked memory"));
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
     let soft = line.and_then(|line| line.split_whitespace().next());
     Ok(soft.and_then(|soft| soft.parse().ok()))
 }
 
 fn group_of(device: &str) -> io::Result<u32> {
     let link = fs::read_link(format!("/sys/bus/pci/devices/{device}/iommu_group"))?;
-    let name = link
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = link.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.parse().map_err(io::Error::other)
 }
 
@@ -238,9 +227,8 @@ fn driver_of(device: &str) -> io::Result<Driver> {
         return Ok(Driver::Bridge);
     }
     let driver = fs::read_link(folder.join("driver"));
-    let driver = driver
-        .ok()
-        .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+    let driver =
+        driver.ok().and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
     Ok(match driver.as_deref() {
         None => Driver::None,
         Some("vfio-pci") => Driver::Vfio,

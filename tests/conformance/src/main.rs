@@ -43,7 +43,8 @@ struct Summary {
 impl Summary {
     fn is_success(&self) -> bool {
         let checks = self.checks.iter().flatten();
-        checks.into_iter().all(|results| results.failed.is_empty()) && self.random.differences.is_empty()
+        checks.into_iter().all(|results| results.failed.is_empty())
+            && self.random.differences.is_empty()
     }
 }
 
@@ -56,8 +57,8 @@ fn compare(arguments: &Arguments) -> std::io::Result<Summary> {
     let scene = Scene::of_this_machine(&mut linux, &arguments.devices)?;
     eprintln!("conformance: {:?}", scene.description);
     let mut model = scene.description.clone().build();
-    let checks =
-        (!arguments.only_random).then(|| [checks::run(&mut model, &scene), checks::run(&mut linux, &scene)]);
+    let checks = (!arguments.only_random)
+        .then(|| [checks::run(&mut model, &scene), checks::run(&mut linux, &scene)]);
     let mut random = random::Report::default();
     for number in 0..arguments.sequences {
         if number.is_multiple_of(PROGRESS) {
@@ -67,12 +68,7 @@ fn compare(arguments: &Arguments) -> std::io::Result<Summary> {
         let seed = arguments.seed.wrapping_add(number);
         random::run(seed, &scene, &mut model, &mut linux, &mut random);
     }
-    Ok(Summary {
-        kernel: scene.description.kernel.version(),
-        seed: arguments.seed,
-        checks,
-        random,
-    })
+    Ok(Summary { kernel: scene.description.kernel.version(), seed: arguments.seed, checks, random })
 }
 
 fn print_comparison(arguments: &Arguments) -> std::io::Result<bool> {
@@ -86,7 +82,8 @@ fn print_map_cost(devices: &[String]) -> std::io::Result<bool> {
     let [bare, library] = devices else {
         return Err(std::io::Error::other("give two devices, of different groups"));
     };
-    let [bare, library] = [bare, library].map(|device| device.parse().map_err(std::io::Error::other));
+    let [bare, library] =
+        [bare, library].map(|device| device.parse().map_err(std::io::Error::other));
     let report = map_cost::measure(bare?, library?)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(true)

@@ -48,11 +48,7 @@ impl Bare {
         let _group = linux.open_group(group)?;
         linux.set_container(_group, container)?;
         linux.set_iommu(container, TYPE1V2)?;
-        Ok(Self {
-            linux,
-            container,
-            _group,
-        })
+        Ok(Self { linux, container, _group })
     }
 
     fn map(&mut self, memory: &[Arc<GuestRegionMmap>]) -> io::Result<()> {
@@ -84,12 +80,10 @@ impl Bare {
 /// Memory that is there: every page was written.
 fn memory() -> io::Result<Vec<Arc<GuestRegionMmap>>> {
     let region = |(start, size): (u64, usize)| -> io::Result<_> {
-        let region =
-            GuestRegionMmap::from_range(GuestAddress(start), size, None).map_err(io::Error::other)?;
+        let region = GuestRegionMmap::from_range(GuestAddress(start), size, None)
+            .map_err(io::Error::other)?;
         for page in (0..size as u64).step_by(4096) {
-            region
-                .write_obj(1_u8, MemoryRegionAddress(page))
-                .map_err(io::Error::other)?;
+            region.write_obj(1_u8, MemoryRegionAddress(page)).map_err(io::Error::other)?;
         }
         Ok(Arc::new(region))
     };

@@ -15,10 +15,7 @@ fn every_check_holds_on_the_model() {
         let mut model = scene.description.clone().build();
         let results = checks::run(&mut model, &scene);
         assert_eq!(results.failed, [], "{kernel:?}");
-        assert_eq!(
-            results.held as usize,
-            checks::all::<conformance::linux::Linux>().len()
-        );
+        assert_eq!(results.held as usize, checks::all::<conformance::linux::Linux>().len());
         assert_eq!(model.open_fds(), [], "{kernel:?}");
     }
 }
@@ -48,10 +45,7 @@ fn random_sequences_leave_nothing_behind() {
         }
         assert_eq!((report.calls, &report.differences[..]), (100_000, &[][..]));
         let refused = report.refused * 100 / report.calls;
-        assert!(
-            (30..70).contains(&refused),
-            "{refused}% of the calls were refused"
-        );
+        assert!((30..70).contains(&refused), "{refused}% of the calls were refused");
     }
 }
 
@@ -66,9 +60,6 @@ fn two_kernels_that_differ_are_told_apart() {
     }
     for call in ["SetContainer", "DeviceInfo", "IommuInfo", "IrqInfo", "SetIrqs"] {
         let mut differences = report.differences.iter();
-        assert!(
-            differences.any(|difference| difference.call.starts_with(call)),
-            "{call}"
-        );
+        assert!(differences.any(|difference| difference.call.starts_with(call)), "{call}");
     }
 }

@@ -11,10 +11,7 @@ pub fn run(bytes: &[u8]) {
     let found = ranges_of_chain(buffer, first);
     assert!(found.len() <= 64, "a chain ends");
     for ranges in found {
-        assert!(
-            ranges.len() <= buffer.len() / 16,
-            "there are no more ranges than bytes"
-        );
+        assert!(ranges.len() <= buffer.len() / 16, "there are no more ranges than bytes");
         assert!(ranges.iter().all(|range| range.start() <= range.end()));
     }
 }

@@ -10,16 +10,16 @@ use crate::oracle::Vm;
 
 /// Devices of several shapes.
 pub fn device(kind: u8, faults: &Arc<Faults>) -> PciDevice {
-    let resize = if kind & 1 == 0 {
-        IrqFlags::empty()
-    } else {
-        IrqFlags::NORESIZE
-    };
+    let resize = if kind & 1 == 0 { IrqFlags::empty() } else { IrqFlags::NORESIZE };
     let flags = IrqFlags::EVENTFD | resize;
     let msi = [None, Some(0x0184), Some(0x0000), Some(0x010a)][usize::from(kind >> 1 & 3)];
     let device = match kind >> 3 & 1 {
         0 => PciDevice::nvme(faults.clone(), flags),
-        _ => PciDevice::with_interrupts(faults.clone(), msi, Some((1 + u16::from(kind >> 4) * 5, flags))),
+        _ => PciDevice::with_interrupts(
+            faults.clone(),
+            msi,
+            Some((1 + u16::from(kind >> 4) * 5, flags)),
+        ),
     };
     device.unwrap()
 }
@@ -31,9 +31,8 @@ pub fn run(bytes: &[u8]) {
     let vm = Vm::new(faults.clone(), device.clone()).expect("an honest device is assigned");
     let place = input.u8();
     // As firmware leaves it.
-    vm.function
-        .config_write(0x10, &(0xe000_0000 | u32::from(place) << 20).to_le_bytes());
-    vm.function.config_write(0x04, &[6, 0]);
+    let _ = vm.function.config_write(0x10, &(0xe000_0000 | u32::from(place) << 20).to_le_bytes());
+    let _ = vm.function.config_write(0x04, &[6, 0]);
     let mut failed = false;
     while !input.is_empty() {
         match input.u8() {

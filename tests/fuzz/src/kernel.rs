@@ -4,9 +4,7 @@ use std::io::Write;
 
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::boot::{Boot, Kernel, Platform};
-use vmm::files::Opened;
-use vmm::memory::Ram;
+use vmm::{Boot, Kernel, Opened, Platform, Ram};
 
 use crate::input::Input;
 
@@ -30,23 +28,13 @@ pub fn run(bytes: &[u8]) {
     let cmdline = String::from_utf8_lossy(&input.run()).repeat(1 + usize::from(kind & 0xf));
     let initrd = file(&input.run().repeat(1 + usize::from(kind >> 4) * 64));
     let image = file(input.0);
-    let layout = Layout {
-        ram: vec![AddressRange::new(0, RAM)],
-        ..Layout::default()
-    };
+    let layout = Layout { ram: vec![AddressRange::new(0, RAM)], ..Layout::default() };
     let ram = Ram::new(&layout.ram).unwrap();
-    let load = if kind & 1 == 0 {
-        Kernel::load
-    } else {
-        Kernel::load_again
-    };
+    let load = if kind & 1 == 0 { Kernel::load } else { Kernel::load_again };
     let Ok(kernel) = load(&image, ram.memory(), &layout) else {
         return;
     };
-    let platform = Platform {
-        cpus: kind.max(1),
-        slots: vec![1, 2],
-    };
+    let platform = Platform { cpus: kind.max(1), slots: vec![1, 2] };
     let boot = Boot {
         memory: ram.memory(),
         layout: &layout,
@@ -57,14 +45,9 @@ pub fn run(bytes: &[u8]) {
     };
     if boot.prepare(&kernel).is_ok() {
         let mut written = vec![0; 0x10000];
-        ram.memory()
-            .read_slice(&mut written, GuestAddress(CMDLINE))
-            .unwrap();
-        let end = written
-            .iter()
-            .position(|byte| *byte == 0)
-            .expect("the command line ends");
+        ram.memory().read_slice(&mut written, GuestAddress(CMDLINE)).unwrap();
+        let end = written.iter().position(|byte| *byte == 0).expect("the command line ends");
         let text = String::from_utf8_lossy(&written[..end]);
-        assert!(text.starts_with(vmm::boot::DEFAULT_CMDLINE), "{text}");
+        assert!(text.starts_with(vmm::DEFAULT_CMDLINE), "{text}");
     }
 }

@@ -135,11 +135,7 @@ pub fn run(bytes: &[u8]) {
     for _ in 0..input.u8() & 0x3f {
         let (at, run) = (usize::from(input.u16() & 0xfff), input.bytes::<4>());
         let at = if at & 0x800 == 0 { at & 0xff } else { at };
-        config
-            .iter_mut()
-            .skip(at)
-            .zip(run)
-            .for_each(|(byte, value)| *byte = value);
+        config.iter_mut().skip(at).zip(run).for_each(|(byte, value)| *byte = value);
     }
     let mut regions: Vec<_> = (0..CONFIG).map(|index| region(index, &mut input)).collect();
     regions.push(RegionInfo {
@@ -155,13 +151,7 @@ pub fn run(bytes: &[u8]) {
     });
     let honest = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
     let mood = AtomicU8::new(input.u8());
-    let device = Arc::new(Liar {
-        honest,
-        config,
-        regions,
-        irqs,
-        mood,
-    });
+    let device = Arc::new(Liar { honest, config, regions, irqs, mood });
     let Some(vm) = Vm::new(faults, device.clone()) else {
         return;
     };

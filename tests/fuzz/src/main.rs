@@ -4,11 +4,8 @@
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     use std::sync::LazyLock;
-    static TARGET: LazyLock<Option<fuzz::Target>> = LazyLock::new(|| {
-        std::env::var("FUZZ_TARGET")
-            .ok()
-            .and_then(|name| fuzz::target(&name))
-    });
+    static TARGET: LazyLock<Option<fuzz::Target>> =
+        LazyLock::new(|| std::env::var("FUZZ_TARGET").ok().and_then(|name| fuzz::target(&name)));
     match *TARGET {
         Some(target) => target(bytes),
         None => std::process::abort(),

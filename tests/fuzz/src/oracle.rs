@@ -33,18 +33,14 @@ impl Vm {
     pub fn new(faults: Arc<Faults>, device: Arc<dyn Device>) -> Option<Self> {
         let guest = Guest::new(faults.clone());
         let host = guest.host();
-        let memory = GuestRegionMmap::<()>::from_range(GuestAddress(RAM), RAM_SIZE as usize, None).unwrap();
+        let memory =
+            GuestRegionMmap::<()>::from_range(GuestAddress(RAM), RAM_SIZE as usize, None).unwrap();
         let ram = host.slots.place(RAM, Arc::new(memory)).unwrap();
         let address = "01:00.0".parse().unwrap();
-        let function = PassthroughFunction::new(address, device, &host, ResetPolicy::IfPossible).ok()?;
+        let function =
+            PassthroughFunction::new(address, device, &host, ResetPolicy::IfPossible).ok()?;
         let msix = msix(&function);
-        Some(Self {
-            faults,
-            guest,
-            function: Arc::new(function),
-            msix,
-            ram,
-        })
+        Some(Self { faults, guest, function: Arc::new(function), msix, ram })
     }
 
     /// The guest's next access, of those that a bus lets through.
@@ -64,7 +60,8 @@ impl Vm {
                 let offset = u16::from(input.u8()) & !(config as u16 - 1);
                 let _ = function.config_write(offset, &data[..config]);
             }
-            5 => function.config_read(input.u16() & 0xfff & !(config as u16 - 1), &mut data[..config]),
+            5 => function
+                .config_read(input.u16() & 0xfff & !(config as u16 - 1), &mut data[..config]),
             6..=8 => {
                 let entry = self.msix.map_or(0, |layout| layout.table.start());
                 let bar = self.msix.map_or(0, |layout| layout.table_bar.number());
@@ -79,7 +76,7 @@ impl Vm {
                 let bar = BarIndex::new(input.u8() % 7).unwrap_or(BarIndex::ROM);
                 function.bar_read(bar, input.u64(), &mut data[..width]);
             }
-            12 => function.place_again(),
+            12 => drop(function.retry_placement()),
             13 => {
                 let _ = function.decode(Space::Memory, input.u64());
             }
@@ -96,10 +93,7 @@ impl Vm {
         let ram = ByteRange::new(RAM, RAM_SIZE).unwrap();
         assert!(slots.contains(&ram), "RAM is where it was: {slots:x?}");
         for (index, slot) in slots.iter().enumerate() {
-            assert!(
-                !slots[index + 1..].iter().any(|other| slot.overlaps(*other)),
-                "{slots:x?}"
-            );
+            assert!(!slots[index + 1..].iter().any(|other| slot.overlaps(*other)), "{slots:x?}");
             if *slot != ram {
                 self.check_slot(*slot);
             }
@@ -108,11 +102,8 @@ impl Vm {
 
     /// A guest may put BARs over one another, so a place may be in several.
     fn check_slot(&self, slot: ByteRange) {
-        let offset_in = |bar: &&Bar| {
-            self.place(bar)?
-                .offset_of(slot.start())
-                .map(|offset| (bar.index, offset))
-        };
+        let offset_in =
+            |bar: &&Bar| self.place(bar)?.offset_of(slot.start()).map(|offset| (bar.index, offset));
         let within = |bar: &&Bar| self.place(bar).is_some_and(|place| place.contains(slot));
         let bars = self.function.bars().iter().filter(within);
         let owners: Vec<_> = bars.filter_map(|bar| offset_in(&bar)).collect();
@@ -134,8 +125,7 @@ impl Vm {
     /// Where the guest has put a BAR.
     fn place(&self, bar: &Bar) -> Option<ByteRange> {
         let mut register = [0; 8];
-        self.function
-            .config_read(bar.register(), &mut register[..bar.register_size()]);
+        self.function.config_read(bar.register(), &mut register[..bar.register_size()]);
         let start = bar.address(u64::from_le_bytes(register))?;
         ByteRange::new(start, bar.size)
     }
@@ -172,24 +162,21 @@ impl Vm {
 
     /// The guest writes what it has: the command, and message control of MSI and MSI-X.
     fn ask_again(&self) {
-        let offsets = [
-            Some(0x04),
-            capability(&self.function, 0x05),
-            capability(&self.function, 0x11),
-        ];
+        let offsets =
+            [Some(0x04), capability(&self.function, 0x05), capability(&self.function, 0x11)];
         for (index, offset) in offsets.into_iter().enumerate() {
             let Some(at) = offset else { continue };
             let at = if index == 0 { at } else { at + 2 };
             let mut data = [0; 2];
             self.function.config_read(at, &mut data);
-            self.function.config_write(at, &data);
+            let _ = self.function.config_write(at, &data);
         }
     }
 
     /// How many places are asked for and refused.
     fn refused(&self) -> u64 {
         let before = self.faults.made(Call::PlaceSlot);
-        self.function.place_again();
+        let _ = self.function.retry_placement();
         self.faults.made(Call::PlaceSlot) - before
     }
 
@@ -233,6 +220,7 @@ fn capability(function: &PassthroughFunction, id: u8) -> Option<u16> {
 
 fn msix(function: &PassthroughFunction) -> Option<MsixLayout> {
     let at = capability(function, 0x11)?;
-    let [control, table, pba] = [at, at + 4, at + 8].map(|at| u32::from_le_bytes(read(function, at)));
+    let [control, table, pba] =
+        [at, at + 4, at + 8].map(|at| u32::from_le_bytes(read(function, at)));
     MsixLayout::new((control >> 16) as u16, table, pba)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devices::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot};
+use devices::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SlotsFreed};
 use vfio_passthrough::model::Faults;
 use vfio_passthrough::{PassthroughFunction, Space};
 use vm_device::bus::{MmioAddress, PioAddress};
@@ -20,26 +20,23 @@ impl PciFunction for OnBus {
         self.0.config_read(offset, data);
     }
 
-    fn config_write(&self, offset: u16, data: &[u8]) -> bool {
-        self.0.config_write(offset, data)
+    fn config_write(&self, offset: u16, data: &[u8]) -> SlotsFreed {
+        SlotsFreed(self.0.config_write(offset, data).slots_freed)
     }
 
-    fn place_again(&self) {
-        self.0.place_again();
+    fn retry_placement(&self) {
+        let _ = self.0.retry_placement();
     }
 
     fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
         let decoded = self.0.decode(Space::Memory, gpa);
-        decoded
-            .map(|(bar, offset)| self.0.bar_read(bar, offset, data))
-            .is_some()
+        decoded.map(|(bar, offset)| self.0.bar_read(bar, offset, data)).is_some()
     }
 
-    fn memory_write(&self, gpa: u64, data: &[u8]) -> bool {
-        let decoded = self.0.decode(Space::Memory, gpa);
-        decoded
-            .map(|(bar, offset)| self.0.bar_write(bar, offset, data))
-            .is_some()
+    fn memory_write(&self, gpa: u64, data: &[u8]) -> Option<SlotsFreed> {
+        let (bar, offset) = self.0.decode(Space::Memory, gpa)?;
+        let effects = self.0.bar_write(bar, offset, data);
+        Some(SlotsFreed(effects.is_some_and(|effects| effects.slots_freed)))
     }
 }
 

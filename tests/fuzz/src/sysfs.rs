@@ -49,11 +49,8 @@ pub fn run(bytes: &[u8]) {
         }
         let members = tree.path().join("kernel/iommu_groups/1/devices");
         fs::create_dir_all(&members).unwrap();
-        let member = if kind & 16 == 0 {
-            format!("0000:01:00.{function}")
-        } else {
-            name(&mut input)
-        };
+        let member =
+            if kind & 16 == 0 { format!("0000:01:00.{function}") } else { name(&mut input) };
         let _ = symlink(&folder, members.join(member));
         drivers.push((kind, driver));
         groups.push(group);
@@ -62,22 +59,12 @@ pub fn run(bytes: &[u8]) {
     if let Ok(group) = sysfs.ready_group(address) {
         assert_eq!(groups[0].parse(), Ok(group), "the group is the link's");
         let (kind, driver) = &drivers[0];
-        assert!(
-            driver.contains("vfio") || kind & 4 != 0,
-            "{driver} is no driver of VFIO"
-        );
+        assert!(driver.contains("vfio") || kind & 4 != 0, "{driver} is no driver of VFIO");
     }
     let text = sysfs.not_viable(address, 1).to_string();
-    assert!(
-        text.starts_with("0000:01:00.0: IOMMU group 1 is not viable: "),
-        "{text}"
-    );
+    assert!(text.starts_with("0000:01:00.0: IOMMU group 1 is not viable: "), "{text}");
     assert!(!text.contains("is bound to vfio-pci;"), "{text}");
-    fs::write(
-        tree.path().join("kernel/iommu_groups/1/reserved_regions"),
-        input.0,
-    )
-    .unwrap();
+    fs::write(tree.path().join("kernel/iommu_groups/1/reserved_regions"), input.0).unwrap();
     let regions = sysfs.reserved_regions(1);
     assert!(regions.iter().all(|region| !region.range.is_empty()));
 }

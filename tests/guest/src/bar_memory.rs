@@ -26,12 +26,9 @@ pub fn work() -> Result<Report, Error> {
     let (base, size) = config.bar(BAR)?;
     let memory = Registers::at(base, size)?;
     let offsets = || (0..usize::try_from(size).unwrap_or_default()).step_by(STRIDE);
-    let value = |offset: usize| u32::try_from(offset & 0xffff_ffff).unwrap_or_default() ^ 0x5aa5_0ff0;
+    let value =
+        |offset: usize| u32::try_from(offset & 0xffff_ffff).unwrap_or_default() ^ 0x5aa5_0ff0;
     offsets().for_each(|offset| memory.write(offset, value(offset)));
     let same = offsets().all(|offset| memory.read(offset) == value(offset));
-    Ok(Report::Memory {
-        size,
-        words: offsets().count() as u64,
-        same,
-    })
+    Ok(Report::Memory { size, words: offsets().count() as u64, same })
 }

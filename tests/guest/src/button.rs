@@ -39,10 +39,7 @@ fn inputs() -> Result<Vec<File>, Error> {
     let paths = entries.flatten().map(|entry| entry.path());
     let open = |path| {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(path)
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
     };
     Ok(paths.filter_map(|path| open(path).ok()).collect())
 }

@@ -42,12 +42,7 @@ impl Disk {
             .custom_flags(OFlag::O_DIRECT.bits())
             .open(&path)
             .map_err(Error::file("open", &path))?;
-        Ok(Self {
-            name,
-            path,
-            file,
-            chunk: Box::new(Chunk([0; CHUNK])),
-        })
+        Ok(Self { name, path, file, chunk: Box::new(Chunk([0; CHUNK])) })
     }
 
     /// The same disk, opened once more.
@@ -79,12 +74,8 @@ impl Disk {
     pub fn write_pattern(&mut self, start: u64, bytes: u64) -> Result<(), Error> {
         for (offset, length) in chunks(start, bytes) {
             let buffer = self.chunk.0.get_mut(..length).unwrap_or_default();
-            (offset..)
-                .zip(buffer.iter_mut())
-                .for_each(|(at, byte)| *byte = pattern_byte(at));
-            self.file
-                .write_all_at(buffer, offset)
-                .map_err(Error::file("write", &self.path))?;
+            (offset..).zip(buffer.iter_mut()).for_each(|(at, byte)| *byte = pattern_byte(at));
+            self.file.write_all_at(buffer, offset).map_err(Error::file("write", &self.path))?;
         }
         self.file.sync_all().map_err(Error::file("flush", &self.path))
     }
@@ -121,9 +112,7 @@ impl Disk {
 
     fn read(&mut self, offset: u64, length: usize) -> Result<&[u8], Error> {
         let buffer = self.chunk.0.get_mut(..length).unwrap_or_default();
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(Error::file("read", &self.path))?;
+        self.file.read_exact_at(buffer, offset).map_err(Error::file("read", &self.path))?;
         Ok(buffer)
     }
 }
@@ -146,10 +135,7 @@ pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
             return names.into_iter().map(Disk::open).collect();
         }
         if deadline.is_none_or(|deadline| Instant::now() > deadline) {
-            return Err(Error::NoDisk {
-                found: names.len(),
-                expected,
-            });
+            return Err(Error::NoDisk { found: names.len(), expected });
         }
         sleep(Duration::from_millis(2));
     }

@@ -147,10 +147,7 @@ pub fn wander() -> Result<Report, Error> {
     go(home)?;
     expect("moved with decoding on it answers", answers(home))?;
     expect("where it was then it is silent", answers(away).map(|it| !it))?;
-    expect(
-        "DMA goes on while it moves",
-        dma_while_moving(&config, home, away),
-    )?;
+    expect("DMA goes on while it moves", dma_while_moving(&config, home, away))?;
     expect("memory under it is untouched", onto_memory(&config, size))?;
     go(home)?;
     expect("back from memory it answers", answers(home))?;
@@ -180,11 +177,9 @@ fn dma_while_moving(config: &Config, home: u64, away: u64) -> Result<bool, Error
     let (from, to) = (out.physical()?, back.physical()?);
     for (source, destination, direction) in [(from, BUFFER, 0), (BUFFER, to, TO_MEMORY)] {
         let registers = Registers::at(home, 4096)?;
-        for (register, value) in [
-            (SOURCE, source),
-            (DESTINATION, destination),
-            (COUNT, LENGTH.into()),
-        ] {
+        for (register, value) in
+            [(SOURCE, source), (DESTINATION, destination), (COUNT, LENGTH.into())]
+        {
             registers.write(usize::try_from(register).unwrap_or(usize::MAX), low_half(value));
         }
         registers.write(COMMAND as usize, BEGIN | direction);
@@ -214,10 +209,10 @@ fn onto_memory(config: &Config, size: u64) -> Result<bool, Error> {
 
 /// BAR0 of an e1000e, which is taken from its driver, and what its status register says.
 fn neighbour() -> Result<Option<(u64, u32)>, Error> {
-    let found = pci::functions()?
-        .into_iter()
-        .find(|function| function.id == "8086:10d3");
-    let Some(function) = found else { return Ok(None) };
+    let found = pci::functions()?.into_iter().find(|function| function.id == "8086:10d3");
+    let Some(function) = found else {
+        return Ok(None);
+    };
     let config = Config::open(&function.address)?;
     config.set_command(MEMORY, true)?;
     let (base, _) = config.bar(0)?;

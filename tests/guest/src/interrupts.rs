@@ -58,19 +58,11 @@ pub fn of_functions() -> Result<Vec<Interrupts>, Error> {
 
 /// The kernel's numbers of a device's interrupts.
 fn numbers(folder: &str) -> Result<Vec<u32>, Error> {
-    let vectors = fs::read_dir(format!("{folder}/msi_irqs"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let numbers: Vec<u32> = vectors
-        .filter_map(|vector| vector.file_name().to_str()?.parse().ok())
-        .collect();
+    let vectors = fs::read_dir(format!("{folder}/msi_irqs")).into_iter().flatten().flatten();
+    let numbers: Vec<u32> =
+        vectors.filter_map(|vector| vector.file_name().to_str()?.parse().ok()).collect();
     match numbers.is_empty() {
-        true => Ok(read(&format!("{folder}/irq"))?
-            .trim()
-            .parse()
-            .into_iter()
-            .collect()),
+        true => Ok(read(&format!("{folder}/irq"))?.trim().parse().into_iter().collect()),
         false => Ok(numbers),
     }
 }
@@ -85,9 +77,7 @@ fn by_number(text: &str) -> BTreeMap<u32, u64> {
 
 /// The counts at the start of a line, over all CPUs.
 fn sum(rest: &str) -> u64 {
-    rest.split_whitespace()
-        .map_while(|word| word.parse::<u64>().ok())
-        .fold(0, u64::saturating_add)
+    rest.split_whitespace().map_while(|word| word.parse::<u64>().ok()).fold(0, u64::saturating_add)
 }
 
 /// A device's line is: number, a count per CPU, chip, hardware interrupt, and the names at the end.
@@ -96,9 +86,8 @@ fn parse(text: &str) -> Counts {
     let mut counts = Counts::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        let is_device = words
-            .next()
-            .is_some_and(|w| w.trim_end_matches(':').parse::<u32>().is_ok());
+        let is_device =
+            words.next().is_some_and(|w| w.trim_end_matches(':').parse::<u32>().is_ok());
         let rest: Vec<&str> = words.collect();
         if let (true, Some(name)) = (is_device, rest.last()) {
             let entry = counts.entry((*name).to_owned()).or_default();
@@ -130,10 +119,7 @@ LOC:       1234       5678   Local timer interrupts
 
     #[test]
     fn counts_are_found_by_number() {
-        assert_eq!(
-            by_number(TWO_CPUS),
-            BTreeMap::from([(4, 16), (24, 12), (25, 10_003)])
-        );
+        assert_eq!(by_number(TWO_CPUS), BTreeMap::from([(4, 16), (24, 12), (25, 10_003)]));
     }
 
     #[test]

@@ -277,7 +277,8 @@ mod tests {
     #[test]
     fn reports_are_found_between_kernel_lines() {
         let end = serde_json::to_string(&Report::End { ending: Ending::Off }).unwrap();
-        let console = format!("[    0.1] Linux\r\n{PREFIX}{end}\r\n[    0.2] reboot: Power down\r\n");
+        let console =
+            format!("[    0.1] Linux\r\n{PREFIX}{end}\r\n[    0.2] reboot: Power down\r\n");
         assert_eq!(reports(&console), [Report::End { ending: Ending::Off }]);
     }
 

@@ -46,12 +46,7 @@ pub fn lose(lost: usize, disks: usize) -> Result<(), Error> {
                 Word::Failed { disk, reads, error } => {
                     failed = failed.saturating_add(1);
                     let lost = failed;
-                    report::send(&Report::Lost {
-                        disk,
-                        reads,
-                        error,
-                        lost,
-                    });
+                    report::send(&Report::Lost { disk, reads, error, lost });
                 }
             }
             if failed >= lost {

@@ -72,9 +72,7 @@ fn work() -> Result<Ending, system::Error> {
         0 => Vec::new(),
         _ => disk::open_all(1)?,
     };
-    let next = disks
-        .first_mut()
-        .map_or(Ok(None), |disk| disk.next_reboot(plan.reboots))?;
+    let next = disks.first_mut().map_or(Ok(None), |disk| disk.next_reboot(plan.reboots))?;
     Ok(match next {
         Some(number) => {
             report::send(&Report::Reboot { number });

@@ -39,10 +39,9 @@ impl Page {
         file.read_exact_at(&mut entry, (index as u64).saturating_mul(8))
             .map_err(Error::file("read", PAGEMAP))?;
         let entry = u64::from_le_bytes(entry);
-        let missing = || Error::file("find a page in", PAGEMAP)(std::io::ErrorKind::NotFound.into());
-        let frame = (entry & PRESENT != 0)
-            .then_some(entry & FRAME)
-            .filter(|frame| *frame != 0);
+        let missing =
+            || Error::file("find a page in", PAGEMAP)(std::io::ErrorKind::NotFound.into());
+        let frame = (entry & PRESENT != 0).then_some(entry & FRAME).filter(|frame| *frame != 0);
         Ok(frame.ok_or_else(missing)?.saturating_mul(PAGE as u64))
     }
 
@@ -60,11 +59,7 @@ impl Page {
     pub fn is_filled(&self, seed: u32) -> bool {
         // SAFETY: `word` is a valid, aligned reference; a device writes to it behind the compiler's back.
         let word = |word: &u32| unsafe { std::ptr::read_volatile(word) };
-        self.0
-            .0
-            .iter()
-            .zip(0..HALF)
-            .all(|(own, at)| word(own) == value(seed, at))
+        self.0.0.iter().zip(0..HALF).all(|(own, at)| word(own) == value(seed, at))
     }
 }
 

@@ -32,9 +32,7 @@ fn load(path: &str, command_line: &str) -> Result<(), Error> {
 fn parameters(path: &str, command_line: &str) -> String {
     let name = Path::new(path).file_stem().unwrap_or_default();
     let prefix = format!("{}.", name.to_string_lossy().replace('-', "_"));
-    let own = command_line
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix(&prefix));
+    let own = command_line.split_whitespace().filter_map(|word| word.strip_prefix(&prefix));
     own.collect::<Vec<_>>().join(" ")
 }
 
@@ -45,10 +43,7 @@ mod tests {
     #[test]
     fn a_module_hears_its_own_parameters() {
         let line = "quiet nvme_core.multipath=0 nvme.poll_queues=1 nvme_core.io_timeout=9";
-        assert_eq!(
-            parameters("/modules/nvme-core.ko", line),
-            "multipath=0 io_timeout=9"
-        );
+        assert_eq!(parameters("/modules/nvme-core.ko", line), "multipath=0 io_timeout=9");
         assert_eq!(parameters("/modules/ahci.ko", line), "");
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -34,12 +34,9 @@ const ETHERTYPE_ARP: [u8; 2] = [8, 6];
 /// The interfaces that belong to devices, in the order of their names.
 pub fn interfaces() -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(NET).map_err(Error::file("list", NET))?;
-    let names = entries
-        .flatten()
-        .filter(|entry| entry.path().join("device").exists());
-    let mut names: Vec<String> = names
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let names = entries.flatten().filter(|entry| entry.path().join("device").exists());
+    let mut names: Vec<String> =
+        names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
 }
@@ -60,36 +57,26 @@ impl Wire {
             let action = format!("{what} of {interface}");
             move |errno: nix::Error| Error::Net { action, errno }
         };
-        let mut addresses = getifaddrs()
-            .map_err(failed("address"))?
-            .filter(|it| it.interface_name == interface);
+        let mut addresses =
+            getifaddrs().map_err(failed("address"))?.filter(|it| it.interface_name == interface);
         let link = addresses.find_map(|it| it.address?.as_link_addr().copied());
         let link: LinkAddr = link.ok_or(nix::Error::ENODEV).map_err(failed("link address"))?;
-        let address = link
-            .addr()
-            .ok_or(nix::Error::ENODEV)
-            .map_err(failed("link address"))?;
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::empty(),
-            SockProtocol::EthAll,
-        );
+        let address = link.addr().ok_or(nix::Error::ENODEV).map_err(failed("link address"))?;
+        let socket =
+            socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll);
         let socket = socket.map_err(failed("packet socket"))?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &ANSWER_TIMEOUT).map_err(failed("time-out"))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &ANSWER_TIMEOUT)
+            .map_err(failed("time-out"))?;
         bind(socket.as_raw_fd(), &link).map_err(failed("bind"))?;
         Ok(Self { socket, address })
     }
 
     /// Asks the router for its address; whether it answered.
     pub fn ask(&self) -> Result<bool, Error> {
-        let failed = |action: &'static str| {
-            move |errno| Error::Net {
-                action: action.to_owned(),
-                errno,
-            }
-        };
-        send(self.socket.as_raw_fd(), &request(self.address), MsgFlags::empty()).map_err(failed("send"))?;
+        let failed =
+            |action: &'static str| move |errno| Error::Net { action: action.to_owned(), errno };
+        send(self.socket.as_raw_fd(), &request(self.address), MsgFlags::empty())
+            .map_err(failed("send"))?;
         let mut frame = [0; 1600];
         loop {
             match recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) {
@@ -109,10 +96,7 @@ fn wait_for_link(interface: &str) -> Result<(), Error> {
     while read(&carrier)?.trim() != "1" {
         if begin.elapsed() > LINK_TIMEOUT {
             let action = format!("link of {interface}");
-            return Err(Error::Net {
-                action,
-                errno: nix::Error::ENETDOWN,
-            });
+            return Err(Error::Net { action, errno: nix::Error::ENETDOWN });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -120,16 +104,8 @@ fn wait_for_link(interface: &str) -> Result<(), Error> {
 }
 
 fn request(sender: [u8; 6]) -> Vec<u8> {
-    let parts: [&[u8]; 8] = [
-        &[0xff; 6],
-        &sender,
-        &ETHERTYPE_ARP,
-        &ARP_REQUEST,
-        &sender,
-        &OURS,
-        &[0; 6],
-        &ROUTER,
-    ];
+    let parts: [&[u8]; 8] =
+        [&[0xff; 6], &sender, &ETHERTYPE_ARP, &ARP_REQUEST, &sender, &OURS, &[0; 6], &ROUTER];
     parts.concat()
 }
 

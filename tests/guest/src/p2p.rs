@@ -25,7 +25,8 @@ pub fn work() -> Result<Report, Error> {
     let (home, size) = pair.memory.bar(BAR)?;
     let away = home.saturating_add(size);
     let (mut unreached, mut harmed) = (Vec::new(), Vec::new());
-    let mut reach = |what: &str, reached: bool| unreached.extend((!reached).then(|| what.to_owned()));
+    let mut reach =
+        |what: &str, reached: bool| unreached.extend((!reached).then(|| what.to_owned()));
     let mut spare = |what: &str, spared: bool| harmed.extend((!spared).then(|| what.to_owned()));
 
     pair.memory.set_command(MEMORY, true)?;

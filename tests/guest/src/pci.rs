@@ -21,26 +21,18 @@ pub fn functions() -> Result<Vec<Function>, Error> {
 }
 
 fn functions_in(devices: &Path) -> std::io::Result<Vec<Function>> {
-    let mut found: Vec<Function> = fs::read_dir(devices)?
-        .map(|entry| function(&entry?.path()))
-        .collect::<Result<_, _>>()?;
+    let mut found: Vec<Function> =
+        fs::read_dir(devices)?.map(|entry| function(&entry?.path())).collect::<Result<_, _>>()?;
     found.sort_by(|a, b| a.address.cmp(&b.address));
     Ok(found)
 }
 
 fn function(folder: &Path) -> std::io::Result<Function> {
     let hex = |name: &str| -> std::io::Result<String> {
-        Ok(fs::read_to_string(folder.join(name))?
-            .trim()
-            .trim_start_matches("0x")
-            .to_owned())
+        Ok(fs::read_to_string(folder.join(name))?.trim().trim_start_matches("0x").to_owned())
     };
     Ok(Function {
-        address: folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        address: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         id: format!("{}:{}", hex("vendor")?, hex("device")?),
         class: hex("class")?,
         driver: fs::read_link(folder.join("driver"))
@@ -52,12 +44,7 @@ fn function(folder: &Path) -> std::io::Result<Function> {
 
 /// The first six lines of `resource` are the BARs: first address, last address, flags.
 fn bars(resource: &str) -> Vec<(u64, u64)> {
-    resource
-        .lines()
-        .take(6)
-        .filter_map(bar)
-        .filter(|bar| *bar != (0, 0))
-        .collect()
+    resource.lines().take(6).filter_map(bar).filter(|bar| *bar != (0, 0)).collect()
 }
 
 fn bar(line: &str) -> Option<(u64, u64)> {
@@ -78,11 +65,9 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         let bar = "0x0000000080000000 0x0000000080003fff 0x0000000000140204\n";
         let none = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
-        for (name, text) in [
-            ("vendor", "0x1b36\n"),
-            ("device", "0x0010\n"),
-            ("class", "0x010802\n"),
-        ] {
+        for (name, text) in
+            [("vendor", "0x1b36\n"), ("device", "0x0010\n"), ("class", "0x010802\n")]
+        {
             fs::write(folder.join(name), text).unwrap();
         }
         fs::write(folder.join("resource"), format!("{bar}{none}")).unwrap();

@@ -66,22 +66,14 @@ impl FromStr for Plan {
     type Err = Error;
 
     fn from_str(command_line: &str) -> Result<Self, Error> {
-        let asked = command_line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("guest.do="));
-        let mut plan = Self {
-            steps: Vec::new(),
-            ending: Ending::Off,
-            reboots: 0,
-        };
+        let asked = command_line.split_whitespace().find_map(|word| word.strip_prefix("guest.do="));
+        let mut plan = Self { steps: Vec::new(), ending: Ending::Off, reboots: 0 };
         for word in asked.unwrap_or("look").split(',') {
             let (name, value) = word.split_once(':').unwrap_or((word, ""));
             match name {
                 "reboots" => plan.reboots = value.parse().map_err(|_| Error::Plan(word.into()))?,
                 "end" => plan.ending = ending(value).ok_or_else(|| Error::Plan(word.into()))?,
-                _ => plan
-                    .steps
-                    .push(step(name, value).ok_or_else(|| Error::Plan(word.into()))?),
+                _ => plan.steps.push(step(name, value).ok_or_else(|| Error::Plan(word.into()))?),
             }
         }
         Ok(plan)
@@ -94,56 +86,31 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "hash" => Step::Hash { bytes: size(value)? },
         "write" => {
             let (bytes, offset) = value.split_once('@').unwrap_or((value, "0"));
-            Step::Write {
-                bytes: size(bytes)?,
-                offset: size(offset)?,
-            }
+            Step::Write { bytes: size(bytes)?, offset: size(offset)? }
         }
         "read" => {
             let (count, depth) = value.split_once('x').unwrap_or((value, "1"));
-            Step::Read {
-                count: count.parse().ok()?,
-                depth: depth.parse().ok()?,
-            }
+            Step::Read { count: count.parse().ok()?, depth: depth.parse().ok()? }
         }
-        "net" => Step::Net {
-            count: value.parse().ok()?,
-        },
+        "net" => Step::Net { count: value.parse().ok()? },
         "usb" => Step::Usb,
-        "disks" => Step::Disks {
-            count: value.parse().ok()?,
-        },
+        "disks" => Step::Disks { count: value.parse().ok()? },
         "lose" => {
             let (lost, disks) = value.split_once('@')?;
-            Step::Lose {
-                lost: lost.parse().ok()?,
-                disks: disks.parse().ok()?,
-            }
+            Step::Lose { lost: lost.parse().ok()?, disks: disks.parse().ok()? }
         }
         "interrupts" => Step::Interrupts,
         "edu" => Step::Edu,
-        "copy" => Step::Copy {
-            milliseconds: value.parse().ok()?,
-        },
+        "copy" => Step::Copy { milliseconds: value.parse().ok()? },
         "wander" => Step::Wander,
         "p2p" => Step::P2p,
-        "toggle" => Step::Toggle {
-            times: value.parse().ok()?,
-        },
+        "toggle" => Step::Toggle { times: value.parse().ok()? },
         "memory" => Step::Memory,
-        "ports" => Step::Ports {
-            times: value.parse().ok()?,
-        },
+        "ports" => Step::Ports { times: value.parse().ok()? },
         "rom" => Step::Rom,
-        "rebind" => Step::Rebind {
-            times: value.parse().ok()?,
-        },
-        "button" => Step::Button {
-            milliseconds: value.parse().ok()?,
-        },
-        "pause" => Step::Pause {
-            milliseconds: value.parse().ok()?,
-        },
+        "rebind" => Step::Rebind { times: value.parse().ok()? },
+        "button" => Step::Button { milliseconds: value.parse().ok()? },
+        "pause" => Step::Pause { milliseconds: value.parse().ok()? },
         _ => return None,
     })
 }
@@ -161,9 +128,7 @@ fn ending(value: &str) -> Option<Ending> {
 fn size(text: &str) -> Option<u64> {
     let (digits, unit) = match text.strip_suffix('M') {
         Some(digits) => (digits, 1 << 20),
-        None => text
-            .strip_suffix('K')
-            .map_or((text, 1), |digits| (digits, 1 << 10)),
+        None => text.strip_suffix('K').map_or((text, 1), |digits| (digits, 1 << 10)),
     };
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
@@ -181,34 +146,17 @@ mod tests {
         let steps = vec![
             Step::Look,
             Step::Hash { bytes: 4 << 20 },
-            Step::Write {
-                bytes: 1 << 20,
-                offset: 8 << 20,
-            },
+            Step::Write { bytes: 1 << 20, offset: 8 << 20 },
             Step::Read { count: 10, depth: 4 },
             Step::Pause { milliseconds: 5 },
         ];
-        assert_eq!(
-            plan,
-            Plan {
-                steps,
-                ending: Ending::Reboot,
-                reboots: 2
-            }
-        );
+        assert_eq!(plan, Plan { steps, ending: Ending::Reboot, reboots: 2 });
     }
 
     #[test]
     fn nothing_asked_is_a_look_and_power_off() {
         let plan: Plan = "console=ttyS0\n".parse().unwrap();
-        assert_eq!(
-            plan,
-            Plan {
-                steps: vec![Step::Look],
-                ending: Ending::Off,
-                reboots: 0
-            }
-        );
+        assert_eq!(plan, Plan { steps: vec![Step::Look], ending: Ending::Off, reboots: 0 });
     }
 
     #[test]

@@ -32,9 +32,7 @@ struct Ports {
 impl Ports {
     fn read<const N: usize>(&self, offset: u64) -> Result<[u8; N], Error> {
         let mut data = [0; N];
-        let done = self
-            .file
-            .read_exact_at(&mut data, self.base.saturating_add(offset));
+        let done = self.file.read_exact_at(&mut data, self.base.saturating_add(offset));
         done.map_err(Error::file("read", PATH))?;
         Ok(data)
     }
@@ -54,10 +52,7 @@ pub fn work(times: u64) -> Result<Report, Error> {
     config.set_command(IO, true)?;
     let (base, _) = config.bar(BAR)?;
     let file = OpenOptions::new().read(true).write(true).open(PATH);
-    let ports = Ports {
-        base,
-        file: file.map_err(Error::file("open", PATH))?,
-    };
+    let ports = Ports { base, file: file.map_err(Error::file("open", PATH))? };
     ports.write(0, TEST)?;
     let name: [u8; LONGEST_NAME] = ports.read(NAME)?;
     let offset = u32::from_le_bytes(ports.read(OFFSET)?);

@@ -34,10 +34,7 @@ impl Config {
         let _ = fs::write(&unbind, address);
         let path = format!("{folder}/config");
         let file = OpenOptions::new().read(true).write(true).open(&path);
-        Ok(Self {
-            address: address.to_owned(),
-            file: file.map_err(Error::file("open", &path))?,
-        })
+        Ok(Self { address: address.to_owned(), file: file.map_err(Error::file("open", &path))? })
     }
 
     /// Some bytes.
@@ -50,9 +47,7 @@ impl Config {
 
     /// Some bytes.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all_at(data, offset)
-            .map_err(Error::file("write config of", &self.address))
+        self.file.write_all_at(data, offset).map_err(Error::file("write config of", &self.address))
     }
 
     /// The command register.
@@ -91,10 +86,8 @@ impl Config {
         let mut numbers = line
             .split_whitespace()
             .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).unwrap_or_default());
-        let (first, last) = (
-            numbers.next().unwrap_or_default(),
-            numbers.next().unwrap_or_default(),
-        );
+        let (first, last) =
+            (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
         Ok((first, last.saturating_sub(first).saturating_add(1)))
     }
 }
@@ -123,10 +116,7 @@ impl Registers {
 
     fn map(path: &str, offset: u64, size: u64) -> Result<Self, Error> {
         let wrong = || Error::file("map", path)(std::io::ErrorKind::InvalidInput.into());
-        let size = usize::try_from(size)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .ok_or_else(wrong)?;
+        let size = usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(wrong)?;
         let offset = i64::try_from(offset).map_err(|_| wrong())?;
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(Error::file("open", path))?;
@@ -134,10 +124,7 @@ impl Registers {
         // SAFETY: a new mapping at an address that the kernel chooses; nobody else knows it.
         let mapped = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, &file, offset) };
         let mapped = mapped.map_err(|errno| Error::file("map", path)(errno.into()))?;
-        Ok(Self {
-            mapping: mapped.cast(),
-            size,
-        })
+        Ok(Self { mapping: mapped.cast(), size })
     }
 
     fn place<T>(&self, offset: usize) -> Option<NonNull<T>> {
@@ -150,8 +137,7 @@ impl Registers {
     /// A dword; all-ones where it is not within the registers, as on a bus where nothing answers.
     pub fn read(&self, offset: usize) -> u32 {
         // SAFETY: `place` gives an aligned address within the mapping, which lives as long as `self`.
-        self.place(offset)
-            .map_or(u32::MAX, |place| unsafe { place.read_volatile() })
+        self.place(offset).map_or(u32::MAX, |place| unsafe { place.read_volatile() })
     }
 
     /// A dword.

@@ -13,7 +13,5 @@ pub fn send(report: &Report) {
 
 /// Reports a failure.
 pub fn error(what: &str) {
-    send(&Report::Error {
-        what: what.to_owned(),
-    });
+    send(&Report::Error { what: what.to_owned() });
 }

@@ -11,9 +11,7 @@ use crate::system::Error;
 /// The ROM of each function that has one; writing 1 to the attribute turns its decoding on.
 pub fn look() -> Result<Vec<Report>, Error> {
     let functions = pci::functions()?.into_iter();
-    functions
-        .filter_map(|function| read(&function.address).transpose())
-        .collect()
+    functions.filter_map(|function| read(&function.address).transpose()).collect()
 }
 
 fn read(address: &str) -> Result<Option<Report>, Error> {

@@ -21,9 +21,7 @@ const READER_STACK: usize = 64 << 10;
 /// Does one step and reports it.
 pub fn run(step: &Step) -> Result<(), Error> {
     let report = match *step {
-        Step::Look => Report::Pci {
-            functions: pci::functions()?,
-        },
+        Step::Look => Report::Pci { functions: pci::functions()? },
         Step::Hash { bytes } => return on_disks(|disk| hash(disk, bytes)),
         Step::Write { bytes, offset } => return on_disks(|disk| write(disk, offset, bytes)),
         Step::Read { count, depth } => return on_disks(|disk| read(disk, count, depth)),
@@ -31,9 +29,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Net { count } => return on_networks(count),
         Step::Usb => usb::look()?,
         Step::Lose { lost, disks } => return lose::lose(lost, disks),
-        Step::Interrupts => Report::Interrupts {
-            functions: interrupts::of_functions()?,
-        },
+        Step::Interrupts => Report::Interrupts { functions: interrupts::of_functions()? },
         Step::Edu => edu::work()?,
         Step::Copy { milliseconds } => return edu::copy_for(Duration::from_millis(milliseconds)),
         Step::Wander => edu::wander()?,
@@ -46,7 +42,9 @@ pub fn run(step: &Step) -> Result<(), Error> {
             return Ok(());
         }
         Step::Rebind { times } => return rebind(times),
-        Step::Button { milliseconds } => return button::wait_for(Duration::from_millis(milliseconds)),
+        Step::Button { milliseconds } => {
+            return button::wait_for(Duration::from_millis(milliseconds));
+        }
         Step::Pause { milliseconds } => {
             sleep(Duration::from_millis(milliseconds));
             return Ok(());
@@ -66,10 +64,7 @@ fn on_networks(count: u64) -> Result<(), Error> {
 /// On every NVMe with a driver.
 fn rebind(times: u64) -> Result<(), Error> {
     let functions = pci::functions()?;
-    for nvme in functions
-        .iter()
-        .filter(|function| function.class == pci::NVME_CLASS)
-    {
+    for nvme in functions.iter().filter(|function| function.class == pci::NVME_CLASS) {
         let Some(driver) = &nvme.driver else { continue };
         let folder = format!("/sys/bus/pci/drivers/{driver}");
         let write = |file: &str| {
@@ -81,10 +76,7 @@ fn rebind(times: u64) -> Result<(), Error> {
             write("bind")?;
             disk::open_all(1)?;
         }
-        report::send(&Report::Rebind {
-            address: nvme.address.clone(),
-            times,
-        });
+        report::send(&Report::Rebind { address: nvme.address.clone(), times });
     }
     Ok(())
 }
@@ -103,22 +95,13 @@ fn on_disks(work: impl Fn(&mut Disk) -> Result<Report, Error>) -> Result<(), Err
 }
 
 fn hash(disk: &mut Disk, bytes: u64) -> Result<Report, Error> {
-    Ok(Report::Hash {
-        disk: disk.name.clone(),
-        bytes,
-        sha256: disk.hash(bytes)?,
-    })
+    Ok(Report::Hash { disk: disk.name.clone(), bytes, sha256: disk.hash(bytes)? })
 }
 
 fn write(disk: &mut Disk, offset: u64, bytes: u64) -> Result<Report, Error> {
     disk.write_pattern(offset, bytes)?;
     let same = disk.has_pattern(offset, bytes)?;
-    Ok(Report::Write {
-        disk: disk.name.clone(),
-        offset,
-        bytes,
-        same,
-    })
+    Ok(Report::Write { disk: disk.name.clone(), offset, bytes, same })
 }
 
 /// So many reads at a time, each by a thread; nothing is printed between the two looks at the interrupts.
@@ -131,18 +114,13 @@ fn read(disk: &Disk, count: u64, depth: u64) -> Result<Report, Error> {
         let offsets = scattered(blocks).take(usize::try_from(count).unwrap_or_default());
         let own = offsets.skip(usize::try_from(thread).unwrap_or_default());
         let own: Vec<u64> = own.step_by(usize::try_from(depth.max(1)).unwrap_or(1)).collect();
-        Builder::new()
-            .stack_size(READER_STACK)
-            .spawn(move || timed_reads(disk, &own))
+        Builder::new().stack_size(READER_STACK).spawn(move || timed_reads(disk, &own))
     };
     let readers: Vec<_> = (0..).zip(disks).map(each).collect();
     let mut times = Vec::new();
     for reader in readers {
-        let failed = |source| Error::File {
-            action: "read by a thread",
-            path: disk.name.clone(),
-            source,
-        };
+        let failed =
+            |source| Error::File { action: "read by a thread", path: disk.name.clone(), source };
         let reader = reader.map_err(failed)?;
         times.extend(reader.join().unwrap_or_else(|_| Ok(Vec::new()))?);
     }
@@ -191,10 +169,7 @@ fn ask(interface: &str, count: u64) -> Result<Report, Error> {
 pub fn scattered(blocks: u64) -> impl Iterator<Item = u64> {
     (1u64..).map(move |n| {
         let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-        mixed
-            .checked_rem(blocks)
-            .unwrap_or_default()
-            .saturating_mul(BLOCK)
+        mixed.checked_rem(blocks).unwrap_or_default().saturating_mul(BLOCK)
     })
 }
 
@@ -208,11 +183,7 @@ mod tests {
 
     #[test]
     fn scattered_offsets_stay_on_the_disk() {
-        assert!(
-            scattered(7)
-                .take(1000)
-                .all(|offset| offset % BLOCK == 0 && offset < 7 * BLOCK)
-        );
+        assert!(scattered(7).take(1000).all(|offset| offset % BLOCK == 0 && offset < 7 * BLOCK));
         assert!(scattered(0).take(3).all(|offset| offset == 0));
     }
 }

@@ -15,11 +15,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("{action} {path}: {source}")]
-    File {
-        action: &'static str,
-        path: String,
-        source: io::Error,
-    },
+    File { action: &'static str, path: String, source: io::Error },
     #[error("guest.do: {0:?} is not understood")]
     Plan(String),
     #[error("no NVMe disk came up: {found} of {expected} there")]
@@ -70,15 +66,9 @@ pub fn look() -> Result<Report, Error> {
 
 /// `/proc/uptime` has seconds with two decimals.
 fn uptime_ns(text: &str) -> u64 {
-    let digits: String = text
-        .chars()
-        .take_while(|c| !c.is_whitespace())
-        .filter(char::is_ascii_digit)
-        .collect();
-    digits
-        .parse::<u64>()
-        .unwrap_or_default()
-        .saturating_mul(10_000_000)
+    let digits: String =
+        text.chars().take_while(|c| !c.is_whitespace()).filter(char::is_ascii_digit).collect();
+    digits.parse::<u64>().unwrap_or_default().saturating_mul(10_000_000)
 }
 
 fn memory_kib(meminfo: &str) -> u64 {
@@ -116,9 +106,6 @@ mod tests {
 
     #[test]
     fn memory_is_the_total() {
-        assert_eq!(
-            memory_kib("MemTotal:         491520 kB\nMemFree: 1 kB\n"),
-            491_520
-        );
+        assert_eq!(memory_kib("MemTotal:         491520 kB\nMemFree: 1 kB\n"), 491_520);
     }
 }

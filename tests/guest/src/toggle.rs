@@ -38,20 +38,14 @@ impl Subject {
     /// The first NVMe, whose registers begin with its capabilities.
     fn open() -> Result<Self, Error> {
         let functions = pci::functions()?;
-        let nvme = functions
-            .iter()
-            .find(|function| function.class == pci::NVME_CLASS);
+        let nvme = functions.iter().find(|function| function.class == pci::NVME_CLASS);
         let missing = || Error::file("find", "an NVMe")(std::io::ErrorKind::NotFound.into());
         let address = &nvme.ok_or_else(missing)?.address;
         let config = Config::open(address)?;
         config.set_command(MEMORY, true)?;
         let registers = Registers::of(address, 0, 4096)?;
         let value = registers.read(0);
-        Ok(Self {
-            config,
-            registers,
-            value,
-        })
+        Ok(Self { config, registers, value })
     }
 
     /// `times` off and on; how often what was read is not what it should be.
@@ -111,7 +105,9 @@ impl Subject {
             },
             || {
                 sleep(FROM_RESET);
-                for (offset, half) in (crate::registers::BAR0..).step_by(4).zip(bars.as_chunks::<4>().0) {
+                for (offset, half) in
+                    (crate::registers::BAR0..).step_by(4).zip(bars.as_chunks::<4>().0)
+                {
                     self.config.write(offset, half)?;
                 }
                 self.config.set_command(MEMORY, true)

@@ -26,24 +26,17 @@ pub fn look() -> Result<Report, Error> {
         sleep(Duration::from_millis(10));
         devices = self::devices()?;
     }
-    let controllers = pci::functions()?
-        .into_iter()
-        .filter(|function| function.class == XHCI_CLASS);
+    let controllers = pci::functions()?.into_iter().filter(|function| function.class == XHCI_CLASS);
     let kind = |address: String| interrupts::kind(&format!("/sys/bus/pci/devices/{address}"));
-    let kinds = controllers
-        .map(|function| kind(function.address))
-        .collect::<Result<_, _>>()?;
-    Ok(Report::Usb {
-        devices,
-        kinds,
-        interrupts: interrupts::counts()?,
-    })
+    let kinds = controllers.map(|function| kind(function.address)).collect::<Result<_, _>>()?;
+    Ok(Report::Usb { devices, kinds, interrupts: interrupts::counts()? })
 }
 
 fn devices() -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(DEVICES).map_err(Error::file("list", DEVICES))?;
     // Interfaces lie among the devices, and have no such files.
-    let id = |name: &str, folder: &fs::DirEntry| read(&folder.path().join(name).to_string_lossy()).ok();
+    let id =
+        |name: &str, folder: &fs::DirEntry| read(&folder.path().join(name).to_string_lossy()).ok();
     let device = |folder: fs::DirEntry| {
         let (vendor, product) = (id("idVendor", &folder)?, id("idProduct", &folder)?);
         (vendor.trim() != ROOT_HUB).then(|| format!("{}:{}", vendor.trim(), product.trim()))

@@ -41,7 +41,8 @@ fn ioctl(file: &File, number: u8, argument: Argument<'_>) -> Result<i32, Error> 
     // SAFETY: each request of this module takes what it is given here: a number; a string that ends with zero;
     // or a struct of words that begins with its size in bytes, beyond which the kernel neither reads nor writes.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
-    Errno::result(result).map_err(|errno| Error::file("VFIO ioctl", &number.to_string())(errno.into()))
+    Errno::result(result)
+        .map_err(|errno| Error::file("VFIO ioctl", &number.to_string())(errno.into()))
 }
 
 /// A function that is ours.
@@ -57,18 +58,15 @@ pub struct Function {
 impl Function {
     /// Takes a function, with MSI on.
     pub fn open(address: &str) -> Result<Self, Error> {
-        let write = |path: &str, text: &str| fs::write(path, text).map_err(Error::file("write", path));
+        let write =
+            |path: &str, text: &str| fs::write(path, text).map_err(Error::file("write", path));
         write("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "1")?;
         let folder = format!("/sys/bus/pci/devices/{address}");
         write(&format!("{folder}/driver_override"), "vfio-pci")?;
         write("/sys/bus/pci/drivers_probe", address)?;
         let group = fs::read_link(format!("{folder}/iommu_group"));
         let group = group.map_err(Error::file("read the group of", address))?;
-        let name = group
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let open = |path: &str| {
             let opened = OpenOptions::new().read(true).write(true).open(path);
             opened.map_err(Error::file("open", path))
@@ -94,14 +92,7 @@ impl Function {
         ];
         ioctl(&device, DEVICE_SET_IRQS, Argument::Words(words))?;
         let (bar0, config) = (region(&device, 0)?, region(&device, CONFIG_REGION)?);
-        let function = Self {
-            device,
-            bar0,
-            config,
-            msi,
-            _group: group,
-            _container: container,
-        };
+        let function = Self { device, bar0, config, msi, _group: group, _container: container };
         // Memory and bus mastering.
         function.write_at(function.config, 4, &6_u16.to_le_bytes())?;
         Ok(function)
@@ -115,9 +106,7 @@ impl Function {
     /// A register of BAR0.
     pub fn read(&self, offset: u64) -> Result<u32, Error> {
         let mut data = [0; 4];
-        let done = self
-            .device
-            .read_exact_at(&mut data, self.bar0.saturating_add(offset));
+        let done = self.device.read_exact_at(&mut data, self.bar0.saturating_add(offset));
         done.map_err(Error::file("read", "a region"))?;
         Ok(u32::from_le_bytes(data))
     }

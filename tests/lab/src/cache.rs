@@ -20,9 +20,8 @@ impl Cache {
     /// The user's (XDG Base Directory Specification: `$XDG_CACHE_HOME`, else `~/.cache`).
     pub fn of_user() -> Result<Self, Error> {
         let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
-        let set = env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute());
+        let set =
+            env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         Self::at(set.or_else(home).unwrap_or_else(env::temp_dir).join(NAME))
     }
 
@@ -34,7 +33,11 @@ impl Cache {
     /// The entry `name`, made by `make` in an empty folder if it is not there yet. A `make` that fails or is
     /// interrupted leaves no entry: the folder gets its name when it is complete. Of two labs that want the same
     /// one makes it, and the other waits.
-    pub fn entry(&self, name: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
+    pub fn entry(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
         let entry = self.folder.join(name);
         if entry.exists() {
             return Ok(entry);
@@ -60,9 +63,7 @@ impl Cache {
 
     /// A folder that is deleted after use, on the same file system as the entries.
     pub fn scratch(&self) -> Result<TempDir, Error> {
-        let scratch = tempfile::Builder::new()
-            .prefix(".unfinished-")
-            .tempdir_in(&self.folder);
+        let scratch = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&self.folder);
         scratch.map_err(Error::file("create a folder in", &self.folder))
     }
 }
@@ -75,11 +76,11 @@ mod tests {
     fn an_entry_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("lab")).unwrap();
-        let make = |draft: &Path| fs::write(draft.join("file"), "x").map_err(Error::file("write", draft));
+        let make =
+            |draft: &Path| fs::write(draft.join("file"), "x").map_err(Error::file("write", draft));
         let first = cache.entry("kernel", make).unwrap();
-        let second = cache
-            .entry("kernel", |_| Err(Error::NoModule("not asked again".into())))
-            .unwrap();
+        let second =
+            cache.entry("kernel", |_| Err(Error::NoModule("not asked again".into()))).unwrap();
         assert_eq!(first, second);
         assert_eq!(fs::read_to_string(second.join("file")).unwrap(), "x");
     }

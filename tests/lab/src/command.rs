@@ -53,10 +53,7 @@ impl Tool {
 
     /// Runs it and returns its standard output.
     pub fn output(mut self) -> Result<Vec<u8>, Error> {
-        let output = self
-            .0
-            .output()
-            .map_err(|error| self.failure(&error.to_string()))?;
+        let output = self.0.output().map_err(|error| self.failure(&error.to_string()))?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -70,10 +67,7 @@ impl Tool {
     }
 
     fn failure(&self, why: &str) -> Error {
-        Error::Command {
-            command: shown(&self.0),
-            why: why.to_owned(),
-        }
+        Error::Command { command: shown(&self.0), why: why.to_owned() }
     }
 }
 
@@ -87,21 +81,14 @@ pub fn shown(command: &Command) -> String {
 /// Its status and the last lines that it printed.
 fn said(output: &Output) -> String {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    format!(
-        "{}\n{}",
-        output.status,
-        last_lines(&String::from_utf8_lossy(&text), 15)
-    )
+    format!("{}\n{}", output.status, last_lines(&String::from_utf8_lossy(&text), 15))
 }
 
 /// The end of a text.
 #[must_use]
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines
-        .get(lines.len().saturating_sub(count)..)
-        .unwrap_or_default()
-        .join("\n")
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
 #[cfg(test)]
@@ -110,15 +97,9 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_program_said() {
-        let error = Tool::new("sh")
-            .args(["-c", "echo sorry >&2; exit 3"])
-            .run()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.contains("sorry"),
-            "{error}"
-        );
+        let error =
+            Tool::new("sh").args(["-c", "echo sorry >&2; exit 3"]).run().unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("sorry"), "{error}");
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub enum Error {
         why: String,
     },
     /// Debian has no such kernel here.
-    #[error("no package of a Linux {series} kernel: {tried} name none (Debian 12 or later is needed)")]
+    #[error(
+        "no package of a Linux {series} kernel: {tried} name none (Debian 12 or later is needed)"
+    )]
     NoKernelPackage {
         /// `6.12`
         series: &'static str,
@@ -40,7 +42,9 @@ pub enum Error {
     #[error("the kernel has no module {0:?}")]
     NoModule(String),
     /// The emulated machine has printed and answered nothing for too long.
-    #[error("the emulated machine made no progress for {seconds} s; the last of its output:\n{console}")]
+    #[error(
+        "the emulated machine made no progress for {seconds} s; the last of its output:\n{console}"
+    )]
     Stalled {
         /// By the host's clock.
         seconds: u64,
@@ -90,16 +94,12 @@ impl Error {
     /// If a machine has stopped or gone: with the end of what the program in it printed.
     #[must_use]
     pub fn after(self, printed: &str) -> Self {
-        let with =
-            |console: String| format!("{console}\n--- the program in it:\n{}", last_lines(printed, 15));
+        let with = |console: String| {
+            format!("{console}\n--- the program in it:\n{}", last_lines(printed, 15))
+        };
         match self {
-            Self::Stalled { seconds, console } => Self::Stalled {
-                seconds,
-                console: with(console),
-            },
-            Self::Gone { console } => Self::Gone {
-                console: with(console),
-            },
+            Self::Stalled { seconds, console } => Self::Stalled { seconds, console: with(console) },
+            Self::Gone { console } => Self::Gone { console: with(console) },
             other => other,
         }
     }

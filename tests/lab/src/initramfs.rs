@@ -20,11 +20,8 @@ impl Initramfs {
     /// Begins the archive with its `/init`, which is a program.
     pub fn create(path: &Path, init: &Path) -> Result<Self, Error> {
         let file = File::create(path).map_err(Error::file("create", path))?;
-        let mut archive = Self {
-            path: path.to_owned(),
-            out: BufWriter::new(file),
-            folders: BTreeSet::new(),
-        };
+        let mut archive =
+            Self { path: path.to_owned(), out: BufWriter::new(file), folders: BTreeSet::new() };
         archive.add("/init", init)?;
         Ok(archive)
     }
@@ -39,10 +36,8 @@ impl Initramfs {
     pub fn add_modules(&mut self, modules: &[PathBuf]) -> Result<(), Error> {
         let mut list = String::new();
         for module in modules {
-            let name = format!(
-                "/modules/{}",
-                module.file_name().unwrap_or_default().to_string_lossy()
-            );
+            let name =
+                format!("/modules/{}", module.file_name().unwrap_or_default().to_string_lossy());
             self.add(&name, module)?;
             list.push_str(&name);
             list.push('\n');
@@ -73,15 +68,12 @@ impl Initramfs {
     }
 
     fn entry(&mut self, name: &str, kind: ModeFileType, contents: &[u8]) -> Result<(), Error> {
-        let size = u32::try_from(contents.len()).map_err(|_| std::io::ErrorKind::FileTooLarge.into());
+        let size =
+            u32::try_from(contents.len()).map_err(|_| std::io::ErrorKind::FileTooLarge.into());
         let size = size.map_err(Error::file("write", &self.path))?;
-        let mut writer = Builder::new(name)
-            .mode(0o755)
-            .set_mode_file_type(kind)
-            .write(&mut self.out, size);
-        let written = writer
-            .write_all(contents)
-            .and_then(|()| writer.finish().map(|_| ()));
+        let mut writer =
+            Builder::new(name).mode(0o755).set_mode_file_type(kind).write(&mut self.out, size);
+        let written = writer.write_all(contents).and_then(|()| writer.finish().map(|_| ()));
         written.map_err(Error::file("write", &self.path))
     }
 }
@@ -115,16 +107,7 @@ mod tests {
         }
         assert_eq!(
             names,
-            [
-                "init",
-                "a",
-                "a/b",
-                "a/b/c",
-                "a/b/d",
-                "modules",
-                "modules/program",
-                "modules.list"
-            ]
+            ["init", "a", "a/b", "a/b/c", "a/b/d", "modules", "modules/program", "modules.list"]
         );
     }
 }

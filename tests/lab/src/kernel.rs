@@ -12,15 +12,8 @@ use crate::small_kernel::fingerprint;
 use crate::{Error, packages, say, small_kernel};
 
 /// Modules for L1, dependencies aside.
-const L1_MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_console",
-    "kvm-amd",
-    "vfio-pci",
-    "vfio_iommu_type1",
-    "nvme",
-    "e1000",
-];
+const L1_MODULES: &[&str] =
+    &["virtio_pci", "virtio_console", "kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
 
 /// Modules that an L2 may want: those of [`Device::modules`](crate::Device::modules), and its power button's.
 const L2_MODULES: &[&str] = &[
@@ -92,7 +85,9 @@ impl Kernel {
     pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
         match self {
             Self::Small => small_kernel::files(cache),
-            Self::Stock612 => stock(cache, "6.12", &["linux-image-6.12-amd64", "linux-image-amd64"]),
+            Self::Stock612 => {
+                stock(cache, "6.12", &["linux-image-6.12-amd64", "linux-image-amd64"])
+            }
             Self::Stock61 => stock(cache, "6.1", &["linux-image-6.1-amd64", "linux-image-amd64"]),
         }
     }
@@ -117,11 +112,7 @@ fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<K
         packages::unpack(&package, unpacked.path())?;
         keep_what_is_needed(unpacked.path(), draft)
     })?;
-    Ok(KernelFiles {
-        image: folder.join("vmlinuz"),
-        l1_modules: list(&folder, "l1.list")?,
-        folder,
-    })
+    Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list(&folder, "l1.list")?, folder })
 }
 
 /// From an unpacked package: the image, and the modules that L1 and L2 load.
@@ -149,11 +140,7 @@ fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
 /// Debian 13 has the modules under /usr/lib, Debian 12 under /lib.
 fn module_root(package: &Path) -> PathBuf {
     let old = package.join("lib/modules");
-    if old.is_dir() {
-        old
-    } else {
-        package.join("usr/lib/modules")
-    }
+    if old.is_dir() { old } else { package.join("usr/lib/modules") }
 }
 
 /// `modules.dep` comes with some versions of the package, and else is made by its installation.
@@ -162,10 +149,7 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
     if !path.exists() {
         packages::ensure(packages::DEPMOD)?;
         let version = tree.file_name().unwrap_or_default();
-        Tool::new("/sbin/depmod")
-            .args(["--basedir"])
-            .args([package.as_os_str(), version])
-            .run()?;
+        Tool::new("/sbin/depmod").args(["--basedir"]).args([package.as_os_str(), version]).run()?;
     }
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }
@@ -174,18 +158,11 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
 /// its name.
 fn keep_module(module: &Path, kept: &Path) -> Result<String, Error> {
     let compressed = module.extension().is_some_and(|extension| extension == "xz");
-    let stem = if compressed {
-        module.file_stem()
-    } else {
-        module.file_name()
-    };
+    let stem = if compressed { module.file_stem() } else { module.file_name() };
     let name = stem.unwrap_or_default().to_string_lossy().into_owned();
     let target = kept.join(&name);
     if compressed {
-        let bytes = Tool::new("xz")
-            .args(["--decompress", "--stdout"])
-            .args([module])
-            .output()?;
+        let bytes = Tool::new("xz").args(["--decompress", "--stdout"]).args([module]).output()?;
         fs::write(&target, bytes).map_err(Error::file("write", &target))?;
     } else {
         copy(module, &target)?;
@@ -199,9 +176,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 
 fn entry_named(folder: &Path, prefix: &str) -> Result<PathBuf, Error> {
     let entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
-    let found = entries
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    let found =
+        entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     let missing = || Error::file("find the kernel in", folder)(std::io::ErrorKind::NotFound.into());
     found.map(|entry| entry.path()).ok_or_else(missing)
 }
@@ -219,17 +195,12 @@ mod tests {
         fs::write(package.path().join("boot/vmlinuz-6.1.0-56-amd64"), "image").unwrap();
         let built_in = ["virtio_pci", "virtio_console"];
         let wanted = [L1_MODULES, L2_MODULES].concat();
-        let names: Vec<_> = wanted
-            .into_iter()
-            .filter(|name| !built_in.contains(name))
-            .collect();
+        let names: Vec<_> = wanted.into_iter().filter(|name| !built_in.contains(name)).collect();
         let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
         fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
         let built_in = built_in.map(|name| format!("kernel/{name}.ko\n"));
         fs::write(tree.join("modules.builtin"), built_in.concat()).unwrap();
-        names
-            .iter()
-            .for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
+        names.iter().for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
         let kept = tempfile::tempdir().unwrap();
 
         keep_what_is_needed(package.path(), kept.path()).unwrap();
@@ -246,9 +217,6 @@ mod tests {
         };
         let modules = files.modules(&["nvme", "ahci", "nvme", "built-in"]).unwrap();
         assert_eq!(modules, ["nvme.ko", "ahci.ko"].map(|name| kept.path().join(name)));
-        assert_eq!(
-            fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(),
-            "kvm-amd"
-        );
+        assert_eq!(fs::read_to_string(kept.path().join("kvm-amd.ko")).unwrap(), "kvm-amd");
     }
 }

@@ -70,7 +70,8 @@ impl L1 {
         let folder = tempfile::Builder::new().prefix("lab-").tempdir();
         let folder = folder.map_err(Error::file("create a folder in", std::env::temp_dir()))?;
         let files = lab.furnish(machine, folder.path())?;
-        let listener = UnixListener::bind(&files.socket).map_err(Error::file("listen on", &files.socket))?;
+        let listener =
+            UnixListener::bind(&files.socket).map_err(Error::file("listen on", &files.socket))?;
         let mut qemu = start(machine, &files)?;
         let (sender, events) = channel();
         follow_console(&mut qemu, sender.clone());
@@ -114,9 +115,7 @@ impl L1 {
     /// others need the agent's probe.
     #[must_use]
     pub fn unguarded(&self) -> Option<&str> {
-        self.unguarded
-            .as_deref()
-            .filter(|_| self.machine.kernel != crate::Kernel::Small)
+        self.unguarded.as_deref().filter(|_| self.machine.kernel != crate::Kernel::Small)
     }
 
     /// The disk image behind NVMe number `index`, as it is now.
@@ -157,11 +156,7 @@ impl L1 {
                     }
                 }
                 Message::Finished(finished) => {
-                    return Ok(Run {
-                        finished: *finished,
-                        stdout,
-                        stderr,
-                    });
+                    return Ok(Run { finished: *finished, stdout, stderr });
                 }
                 other => return Err(confused(&other)),
             }
@@ -194,10 +189,7 @@ impl L1 {
 
     /// Gives a PCI function to a driver, or to none.
     pub fn bind(&mut self, address: &str, driver: Option<&str>) -> Result<(), Error> {
-        self.tell(&Request::Bind {
-            address: address.into(),
-            driver: driver.map(str::to_owned),
-        })
+        self.tell(&Request::Bind { address: address.into(), driver: driver.map(str::to_owned) })
     }
 
     /// Plugs NVMe number `index` in again, and waits until L1's kernel has found it.
@@ -208,7 +200,9 @@ impl L1 {
         let deadline = Instant::now().checked_add(PATIENCE);
         loop {
             match self.read(&path) {
-                Err(Error::Refused(_)) if deadline.is_some_and(|deadline| Instant::now() < deadline) => {
+                Err(Error::Refused(_))
+                    if deadline.is_some_and(|deadline| Instant::now() < deadline) =>
+                {
                     thread::sleep(std::time::Duration::from_millis(20));
                 }
                 found => return found.map(drop),
@@ -218,10 +212,7 @@ impl L1 {
 
     /// Renames a file or a device node.
     pub fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
-        self.tell(&Request::Rename {
-            from: from.into(),
-            to: to.into(),
-        })
+        self.tell(&Request::Rename { from: from.into(), to: to.into() })
     }
 
     fn ask(&mut self, request: &Request) -> Result<Message, Error> {
@@ -233,9 +224,7 @@ impl L1 {
         let mut line = serde_json::to_vec(request).map_err(Error::json("a request"))?;
         line.push(b'\n');
         self.watchdog.sign_of_life(Instant::now());
-        self.agent.write_all(&line).map_err(|_| Error::Gone {
-            console: self.last_words(),
-        })
+        self.agent.write_all(&line).map_err(|_| Error::Gone { console: self.last_words() })
     }
 
     /// The next message, unless the machine ends or falls silent first.
@@ -251,15 +240,10 @@ impl L1 {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = PATIENCE.as_secs();
-                    return Err(Error::Stalled {
-                        seconds,
-                        console: self.last_words(),
-                    });
+                    return Err(Error::Stalled { seconds, console: self.last_words() });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Gone {
-                        console: self.last_words(),
-                    });
+                    return Err(Error::Gone { console: self.last_words() });
                 }
             }
         }
@@ -268,10 +252,12 @@ impl L1 {
     fn take(&mut self, event: Event) -> Result<Option<Message>, Error> {
         match event {
             Event::Message(Message::Failed { why }) => Err(Error::Refused(why)),
-            Event::Message(Message::Output { text, .. }) if tells_of_a_hang(&text) => Err(Error::Stalled {
-                seconds: HANG_TOLD_AFTER,
-                console: format!("{}\n{text}", self.last_words()),
-            }),
+            Event::Message(Message::Output { text, .. }) if tells_of_a_hang(&text) => {
+                Err(Error::Stalled {
+                    seconds: HANG_TOLD_AFTER,
+                    console: format!("{}\n{text}", self.last_words()),
+                })
+            }
             Event::Message(message) => Ok(Some(message)),
             Event::Console(line) => {
                 self.console.push_back(line);
@@ -280,9 +266,7 @@ impl L1 {
                 }
                 Ok(None)
             }
-            Event::Gone => Err(Error::Gone {
-                console: self.last_words(),
-            }),
+            Event::Gone => Err(Error::Gone { console: self.last_words() }),
         }
     }
 
@@ -296,11 +280,7 @@ impl L1 {
     }
 
     fn last_words(&self) -> String {
-        self.console
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.console.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -326,16 +306,13 @@ fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
     let tool = Tool::new("qemu-system-x86_64").args(machine.arguments(files));
     let mut command = tool.into_command();
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
-    command
-        .spawn()
-        .map_err(Error::file("start", Path::new("qemu-system-x86_64")))
+    command.spawn().map_err(Error::file("start", Path::new("qemu-system-x86_64")))
 }
 
 /// Waits for QEMU to connect. If it refuses its arguments, it ends instead.
 fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error> {
-    let failed = |error: std::io::Error| Error::Gone {
-        console: format!("QEMU did not start: {error}"),
-    };
+    let failed =
+        |error: std::io::Error| Error::Gone { console: format!("QEMU did not start: {error}") };
     listener.set_nonblocking(true).map_err(failed)?;
     let start = Instant::now();
     loop {
@@ -344,25 +321,24 @@ fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error
                 stream.set_nonblocking(false).map_err(failed)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(failed(error));
+            }
             Err(_) => thread::sleep(std::time::Duration::from_millis(5)),
         }
         if let Some(status) = qemu.try_wait().map_err(failed)? {
-            return Err(Error::Gone {
-                console: format!("QEMU ended at once: {status}"),
-            });
+            return Err(Error::Gone { console: format!("QEMU ended at once: {status}") });
         }
         if start.elapsed() > PATIENCE {
-            return Err(Error::Stalled {
-                seconds: PATIENCE.as_secs(),
-                console: String::new(),
-            });
+            return Err(Error::Stalled { seconds: PATIENCE.as_secs(), console: String::new() });
         }
     }
 }
 
 fn follow_console(qemu: &mut Child, sender: Sender<Event>) {
-    let Some(console) = qemu.stdout.take() else { return };
+    let Some(console) = qemu.stdout.take() else {
+        return;
+    };
     thread::spawn(move || {
         each_line(console, |line| sender.send(Event::Console(line)).is_ok());
         // The console closes when QEMU ends. Nobody may be listening any more.
@@ -375,9 +351,8 @@ fn follow_agent(agent: &UnixStream, sender: Sender<Event>) -> std::io::Result<()
     thread::spawn(move || {
         each_line(agent, |line| {
             let message = serde_json::from_str(&line);
-            let message = message.unwrap_or_else(|error| Message::Failed {
-                why: format!("{error}: {line}"),
-            });
+            let message =
+                message.unwrap_or_else(|error| Message::Failed { why: format!("{error}: {line}") });
             sender.send(Event::Message(message)).is_ok()
         });
     });

@@ -72,28 +72,19 @@ impl Guest {
     /// With so much RAM, in the VMM's notation.
     #[must_use]
     pub fn memory(self, memory: &str) -> Self {
-        Self {
-            memory: memory.into(),
-            ..self
-        }
+        Self { memory: memory.into(), ..self }
     }
 
     /// With this in front of the steps on its kernel's command line.
     #[must_use]
     pub fn command_line(self, command_line: &str) -> Self {
-        Self {
-            command_line: command_line.into(),
-            ..self
-        }
+        Self { command_line: command_line.into(), ..self }
     }
 
     /// With another file in L1 as its kernel.
     #[must_use]
     pub fn kernel(self, kernel: &str) -> Self {
-        Self {
-            kernel: kernel.into(),
-            ..self
-        }
+        Self { kernel: kernel.into(), ..self }
     }
 
     /// With the small kernel, which has VFIO without an IOMMU: Debian's have not. For machines with an edu.
@@ -105,10 +96,7 @@ impl Guest {
     /// With another file in L1 as its initrd.
     #[must_use]
     pub fn initrd(self, initrd: &str) -> Self {
-        Self {
-            initrd: initrd.into(),
-            ..self
-        }
+        Self { initrd: initrd.into(), ..self }
     }
 
     /// With more arguments for the VMM.
@@ -122,11 +110,7 @@ impl Guest {
     #[must_use]
     pub fn look_at(mut self, marker: &str, files: &[&str]) -> Self {
         let files = files.iter().map(|file| (*file).to_owned()).collect();
-        self.program.triggers.push(Trigger {
-            marker: marker.into(),
-            files,
-            ..Trigger::default()
-        });
+        self.program.triggers.push(Trigger { marker: marker.into(), files, ..Trigger::default() });
         self
     }
 
@@ -295,10 +279,7 @@ mod tests {
 
     #[test]
     fn the_vmm_gets_what_the_guest_is() {
-        let guest = Guest::new("hash:4M")
-            .device("0000:00:02.0")
-            .cpus(2)
-            .arguments(["--verbose"]);
+        let guest = Guest::new("hash:4M").device("0000:00:02.0").cpus(2).arguments(["--verbose"]);
         let line = guest.vmm_arguments().join(" ");
         assert!(
             line.starts_with("/vmm --kernel /l2/kernel --initrd /l2/initrd --cmdline "),
@@ -311,16 +292,8 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_their_path() {
-        let finished = Finished {
-            ending: Ending::Status(0),
-            elapsed_ns: 1,
-            sightings: Vec::new(),
-        };
-        let run = Run {
-            finished,
-            stdout: String::new(),
-            stderr: String::new(),
-        };
+        let finished = Finished { ending: Ending::Status(0), elapsed_ns: 1, sightings: Vec::new() };
+        let run = Run { finished, stdout: String::new(), stderr: String::new() };
         let outcome = Outcome::new(run, r#"{"exits":{"total":7}}"#);
         assert_eq!(outcome.counter("/exits/total"), Some(7));
         assert_eq!(outcome.counter("/exits/none"), None);

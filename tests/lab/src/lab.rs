@@ -47,19 +47,13 @@ impl Lab {
     /// Installs what is missing and builds the programs.
     pub fn set_up() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self {
-            cache: Cache::of_user()?,
-            programs: Some(Programs::build()?),
-        })
+        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build()?) })
     }
 
     /// For kernels only.
     pub fn without_programs() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self {
-            cache: Cache::of_user()?,
-            programs: None,
-        })
+        Ok(Self { cache: Cache::of_user()?, programs: None })
     }
 
     /// Installs what the comparison with QEMU needs beyond that.
@@ -70,9 +64,7 @@ impl Lab {
 
     /// Makes sure that all kernels are there, before the tests begin.
     pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::value_variants()
-            .iter()
-            .try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
+        Kernel::value_variants().iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
     }
 
     /// Makes sure that a kernel is there, without booting it.
@@ -95,7 +87,8 @@ impl Lab {
         let initrd = folder.join("l1.cpio");
         self.l1_initrd(&kernel, &files, &initrd)?;
         let images = machine.devices.iter().enumerate();
-        let images = images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
+        let images =
+            images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
         Ok(MachineFiles {
             kernel: kernel.image,
             initrd,
@@ -134,7 +127,12 @@ impl Lab {
     }
 
     /// With `files` for L2, each with its place in L1.
-    fn l1_initrd(&self, kernel: &KernelFiles, files: &[(&str, PathBuf)], path: &Path) -> Result<(), Error> {
+    fn l1_initrd(
+        &self,
+        kernel: &KernelFiles,
+        files: &[(&str, PathBuf)],
+        path: &Path,
+    ) -> Result<(), Error> {
         let programs = self.programs()?;
         let mut archive = Initramfs::create(path, &programs.agent)?;
         archive.add_modules(&kernel.l1_modules)?;
@@ -177,10 +175,7 @@ pub(crate) fn out(text: &str) -> io::Result<()> {
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest as _, Sha256};
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

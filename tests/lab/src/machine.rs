@@ -109,7 +109,9 @@ impl Iommu {
     /// QEMU's word for it.
     fn device(self) -> String {
         match self {
-            Self::Intel { address_bits } => format!("intel-iommu,intremap=on,aw-bits={address_bits}"),
+            Self::Intel { address_bits } => {
+                format!("intel-iommu,intremap=on,aw-bits={address_bits}")
+            }
             Self::Amd => "amd-iommu,intremap=on".to_owned(),
         }
     }
@@ -163,28 +165,19 @@ impl Machine {
     /// With these devices.
     #[must_use]
     pub fn devices(self, devices: &[Device]) -> Self {
-        Self {
-            devices: devices.to_vec(),
-            ..self
-        }
+        Self { devices: devices.to_vec(), ..self }
     }
 
     /// With the host's root as a file system that can be mounted.
     #[must_use]
     pub fn with_host_share(self) -> Self {
-        Self {
-            host_share: true,
-            ..self
-        }
+        Self { host_share: true, ..self }
     }
 
     /// With a kernel that clears and copies memory byte by byte.
     #[must_use]
     pub fn with_byte_strings(self) -> Self {
-        Self {
-            byte_strings: true,
-            ..self
-        }
+        Self { byte_strings: true, ..self }
     }
 
     /// The address of device number `index` in L1. For a shared group: of its bridge.
@@ -252,7 +245,8 @@ impl Machine {
             arguments.extend(devices::arguments(index, *device, &image));
         }
         if self.host_share {
-            let share = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
+            let share =
+                "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
             arguments.extend(["-virtfs".into(), share.into()]);
         }
         arguments
@@ -266,11 +260,7 @@ impl Machine {
              -nodefaults -nographic -no-reboot -serial stdio -name l1 \
              -device {iommu} \
              -device virtio-serial-pci,addr=1d -device virtserialport,chardev=lab,name={port}",
-            cpu = if self.byte_strings {
-                "max"
-            } else {
-                "max,-erms,-fsrm"
-            },
+            cpu = if self.byte_strings { "max" } else { "max,-erms,-fsrm" },
             memory = self.memory_mib,
             iommu = self.iommu.device(),
             port = crate::protocol::PORT_NAME,
@@ -316,12 +306,7 @@ mod tests {
 
     fn line(machine: &Machine) -> String {
         let images = vec!["/0.img".into(), "/1.img".into(), PathBuf::new()];
-        machine
-            .arguments(&MachineFiles {
-                images,
-                ..MachineFiles::default()
-            })
-            .join(" ")
+        machine.arguments(&MachineFiles { images, ..MachineFiles::default() }).join(" ")
     }
 
     #[test]
@@ -353,12 +338,10 @@ mod tests {
 
     #[test]
     fn each_device_is_where_its_address_says() {
-        let machine = Machine::new(Kernel::Small).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup]);
+        let machine =
+            Machine::new(Kernel::Small).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup]);
         let line = line(&machine);
-        assert!(
-            line.contains("file=/1.img -device nvme,serial=lab1,drive=disk1,addr=3"),
-            "{line}"
-        );
+        assert!(line.contains("file=/1.img -device nvme,serial=lab1,drive=disk1,addr=3"), "{line}");
         assert!(
             line.contains("pcie-pci-bridge,id=bridge2,addr=4")
                 && line.contains("e1000,netdev=net2-1,bus=bridge2,addr=1"),

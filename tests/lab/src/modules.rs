@@ -4,7 +4,11 @@ use crate::Error;
 
 /// Paths of the modules named `wanted` and of all that they need, each once, in an order in which they can be
 /// loaded. Those that `modules.builtin` lists need no loading.
-pub fn load_order(modules_dep: &str, modules_builtin: &str, wanted: &[&str]) -> Result<Vec<String>, Error> {
+pub fn load_order(
+    modules_dep: &str,
+    modules_builtin: &str,
+    wanted: &[&str],
+) -> Result<Vec<String>, Error> {
     let is_module = |name: &&&str| !modules_builtin.lines().any(|path| module_name(path) == **name);
     let mut order: Vec<String> = Vec::new();
     for name in wanted.iter().filter(is_module) {
@@ -26,8 +30,7 @@ fn chain(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn names(line: &str, wanted: &str) -> bool {
-    line.split_once(':')
-        .is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
+    line.split_once(':').is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
 }
 
 /// `kernel/arch/x86/kvm/kvm-amd.ko.xz` is `kvm_amd`: the kernel takes `-` for `_`.
@@ -59,10 +62,7 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
         )
         .unwrap();
         let names: Vec<_> = order.iter().map(|path| module_name(path)).collect();
-        assert_eq!(
-            names,
-            ["irqbypass", "kvm", "ccp", "kvm_amd", "vfio", "vfio_pci_core"]
-        );
+        assert_eq!(names, ["irqbypass", "kvm", "ccp", "kvm_amd", "vfio", "vfio_pci_core"]);
     }
 
     #[test]
@@ -70,20 +70,14 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
         let order = load_order(DEP, "kernel/drivers/char/virtio_console.ko\n", &["nvme"]).unwrap();
         assert_eq!(
             order,
-            [
-                "kernel/drivers/nvme/host/nvme-core.ko",
-                "kernel/drivers/nvme/host/nvme.ko"
-            ]
+            ["kernel/drivers/nvme/host/nvme-core.ko", "kernel/drivers/nvme/host/nvme.ko"]
         );
     }
 
     #[test]
     fn what_is_built_in_is_not_loaded() {
         let builtin = "kernel/drivers/char/virtio_console.ko\n";
-        assert_eq!(
-            load_order(DEP, builtin, &["virtio_console"]).unwrap(),
-            Vec::<String>::new()
-        );
+        assert_eq!(load_order(DEP, builtin, &["virtio_console"]).unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -20,12 +20,8 @@ impl Monitor {
     /// Connects to the monitor at `path` and greets it.
     pub fn connect(path: &Path) -> Result<Self, Error> {
         let stream = UnixStream::connect(path).map_err(Error::file("connect to", path))?;
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .map_err(Error::file("set a time-out of", path))?;
-        let mut monitor = Self {
-            lines: BufReader::new(stream),
-        };
+        stream.set_read_timeout(Some(PATIENCE)).map_err(Error::file("set a time-out of", path))?;
+        let mut monitor = Self { lines: BufReader::new(stream) };
         // It greets first, and takes no command before its capabilities are agreed on.
         monitor.message("greeting")?;
         monitor.execute("qmp_capabilities", &json!({}))?;
@@ -36,10 +32,7 @@ impl Monitor {
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
         let sent = self.lines.get_mut().write_all(line.as_bytes());
-        sent.map_err(|error| Error::Monitor {
-            command: command.into(),
-            why: error.to_string(),
-        })?;
+        sent.map_err(|error| Error::Monitor { command: command.into(), why: error.to_string() })?;
         loop {
             let message = self.message(command)?;
             if let Some(value) = message.get("return") {
@@ -66,10 +59,7 @@ impl Monitor {
         let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
         match said.as_str() {
             Some(said) if said.starts_with("OK") => Ok(()),
-            _ => Err(Error::Monitor {
-                command: line,
-                why: said.to_string(),
-            }),
+            _ => Err(Error::Monitor { command: line, why: said.to_string() }),
         }
     }
 
@@ -95,10 +85,8 @@ impl Monitor {
     }
 
     fn message(&mut self, what: &str) -> Result<Value, Error> {
-        let failed = |error: IoError| Error::Monitor {
-            command: what.to_owned(),
-            why: error.to_string(),
-        };
+        let failed =
+            |error: IoError| Error::Monitor { command: what.to_owned(), why: error.to_string() };
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
             Ok(0) => Err(failed(ErrorKind::UnexpectedEof.into())),
@@ -136,8 +124,10 @@ mod tests {
     #[test]
     fn a_device_is_unplugged_when_it_is_on_no_bus() {
         let event = "{\"event\":\"DEVICE_DELETED\",\"data\":{\"device\":\"d0\"}}\n{\"return\":{}}";
-        let there = "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d0\"}]}}]}]}";
-        let gone = "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d01\"}]}}]}]}";
+        let there =
+            "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d0\"}]}}]}]}";
+        let gone =
+            "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d01\"}]}}]}]}";
         let mut monitor = monitor(&[event, there, gone]).unwrap();
         monitor.unplug("d0").unwrap();
         monitor.unplugged("d0").unwrap();
@@ -149,15 +139,13 @@ mod tests {
     fn what_it_refuses_is_told_with_the_command() {
         let mut monitor = monitor(&["{\"error\":{\"desc\":\"Device 'd1' not found\"}}"]).unwrap();
         let text = monitor.unplug("d1").unwrap_err().to_string();
-        assert!(
-            text.contains("device_del") && text.contains("'d1' not found"),
-            "{text}"
-        );
+        assert!(text.contains("device_del") && text.contains("'d1' not found"), "{text}");
     }
 
     #[test]
     fn an_error_that_cannot_be_had_is_told() {
-        let mut monitor = monitor(&["{\"return\":\"OK id: d0\"}", "{\"return\":\"no device\"}"]).unwrap();
+        let mut monitor =
+            monitor(&["{\"return\":\"OK id: d0\"}", "{\"return\":\"no device\"}"]).unwrap();
         monitor.fail("d0").unwrap();
         let text = monitor.fail("d1").unwrap_err().to_string();
         assert!(text.contains("no device"), "{text}");

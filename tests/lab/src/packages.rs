@@ -69,15 +69,10 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
 
 /// The kernel package of `series` that one of `metapackages` names.
 pub fn kernel_package(series: &'static str, metapackages: &[&str]) -> Result<String, Error> {
-    let none = || Error::NoKernelPackage {
-        series,
-        tried: metapackages.join(", "),
-    };
+    let none = || Error::NoKernelPackage { series, tried: metapackages.join(", ") };
     with_fresh_lists(|| {
         let mut found = metapackages.iter().filter_map(|name| dependencies(name).ok());
-        found
-            .find_map(|text| concrete_kernel(&text, series))
-            .ok_or_else(none)
+        found.find_map(|text| concrete_kernel(&text, series)).ok_or_else(none)
     })
 }
 
@@ -89,9 +84,7 @@ fn dependencies(package: &str) -> Result<String, Error> {
 /// In what `apt-cache depends` says of a metapackage, the kernel of that series.
 fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
     let prefix = format!("linux-image-{series}.");
-    let named = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     named.map(str::to_owned).find(|name| name.starts_with(&prefix))
 }
 
@@ -100,18 +93,10 @@ pub fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
     let downloads = folder.join("downloads");
     fs::create_dir_all(&downloads).map_err(Error::file("create", &downloads))?;
     say(&format!("fetching Debian's {package}"));
-    with_fresh_lists(|| {
-        apt_get()
-            .args(["download", "-q", package])
-            .folder(&downloads)
-            .run()
-    })?;
+    with_fresh_lists(|| apt_get().args(["download", "-q", package]).folder(&downloads).run())?;
     let archive = only_file(&downloads)?;
     say(&format!("unpacking {package}"));
-    Tool::new("dpkg-deb")
-        .args(["--extract"])
-        .args([&archive, folder])
-        .run()?;
+    Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
     fs::remove_dir_all(&downloads).map_err(Error::file("delete", &downloads))
 }
 
@@ -156,10 +141,7 @@ mod tests {
         );
         assert_eq!(concrete_kernel(six_twelve, "6.1"), None);
         let six_one = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
-        assert_eq!(
-            concrete_kernel(six_one, "6.1").unwrap(),
-            "linux-image-6.1.0-56-amd64"
-        );
+        assert_eq!(concrete_kernel(six_one, "6.1").unwrap(), "linux-image-6.1.0-56-amd64");
         assert_eq!(concrete_kernel("linux-image-amd64\n", "6.1"), None);
     }
 

@@ -27,11 +27,7 @@ impl Pool {
     /// No machine yet.
     #[must_use]
     pub fn new(lab: Lab) -> Self {
-        Self {
-            lab,
-            idle: None,
-            tally: Tally::default(),
-        }
+        Self { lab, idle: None, tally: Tally::default() }
     }
 
     /// Does `work` in such a machine. If the machine stops making progress, it is replaced and counted, and

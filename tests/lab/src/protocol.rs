@@ -222,26 +222,17 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_it_carries() {
-        round_trip(&Message::Output {
-            stream: Stream::Err,
-            text: "a\nb\r\n\u{1b}[0m\"".into(),
-        });
+        round_trip(&Message::Output { stream: Stream::Err, text: "a\nb\r\n\u{1b}[0m\"".into() });
         round_trip(&Message::Finished(Box::new(Finished {
             ending: Ending::Signal(9),
             elapsed_ns: 1,
-            sightings: vec![Sighting {
-                marker: "x".into(),
-                ..Sighting::default()
-            }],
+            sightings: vec![Sighting { marker: "x".into(), ..Sighting::default() }],
         })));
     }
 
     #[test]
     fn a_request_survives_the_wire() {
-        round_trip(&Request::Bind {
-            address: "0000:00:02.0".into(),
-            driver: None,
-        });
+        round_trip(&Request::Bind { address: "0000:00:02.0".into(), driver: None });
         round_trip(&Request::Run(Box::new(Program {
             arguments: vec!["/vmm".into(), "--cmdline".into(), "a b\n".into()],
             memlock: Some(65536),

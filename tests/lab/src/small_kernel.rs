@@ -30,17 +30,10 @@ const LINES_PER_SIGN: usize = 400;
 /// The kernel; built if these options have not been built yet. Everything is built in, so it has no modules.
 pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
     let folder = cache.entry(
-        &format!(
-            "linux-small-{}",
-            fingerprint(&[OPTIONS, KICK_ON_INJECTION].concat())
-        ),
+        &format!("linux-small-{}", fingerprint(&[OPTIONS, KICK_ON_INJECTION].concat())),
         |draft| build(cache, draft),
     )?;
-    Ok(KernelFiles {
-        image: folder.join("bzImage"),
-        l1_modules: Vec::new(),
-        folder,
-    })
+    Ok(KernelFiles { image: folder.join("bzImage"), l1_modules: Vec::new(), folder })
 }
 
 fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
@@ -51,12 +44,11 @@ fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
     guard_injections(&source)?;
     configure(&source)?;
     compile(&source)?;
-    for (from, to) in [
-        ("arch/x86/boot/bzImage", "bzImage"),
-        ("vmlinux", "vmlinux"),
-        (".config", "config"),
-    ] {
-        fs::copy(source.join(from), draft.join(to)).map_err(Error::file("copy", source.join(from)))?;
+    for (from, to) in
+        [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")]
+    {
+        fs::copy(source.join(from), draft.join(to))
+            .map_err(Error::file("copy", source.join(from)))?;
     }
     Ok(())
 }
@@ -65,11 +57,7 @@ fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
     packages::unpack(PACKAGE, work)?;
     fs::create_dir(source).map_err(Error::file("create", source))?;
     let archive = work.join("usr/src").join(format!("{PACKAGE}.tar.xz"));
-    Tool::new("tar")
-        .args(["--strip-components=1", "-xf"])
-        .args([&archive])
-        .folder(source)
-        .run()
+    Tool::new("tar").args(["--strip-components=1", "-xf"]).args([&archive]).folder(source).run()
 }
 
 /// Has KVM leave L2 right after each injection, as it does for its own purposes already: the agent's `guard`
@@ -89,10 +77,7 @@ fn configure(source: &Path) -> Result<(), Error> {
     fs::write(&ours, OPTIONS).map_err(Error::file("write", &ours))?;
     make(source).args(["tinyconfig"]).run()?;
     let merge = source.join("scripts/kconfig/merge_config.sh");
-    Tool::new(merge)
-        .args(["-m", ".config", "lab.config"])
-        .folder(source)
-        .run()?;
+    Tool::new(merge).args(["-m", ".config", "lab.config"]).folder(source).run()?;
     make(source).args(["olddefconfig"]).run()?;
     let result = source.join(".config");
     let result = fs::read_to_string(&result).map_err(Error::file("read", &result))?;
@@ -119,19 +104,12 @@ fn is_off(option: &str, result: &str) -> bool {
 
 fn compile(source: &Path) -> Result<(), Error> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    say(&format!(
-        "building the small kernel with {jobs} jobs: about 6 minutes on two cores"
-    ));
-    let mut command = make(source)
-        .args([format!("-j{jobs}"), "bzImage".into()])
-        .into_command();
+    say(&format!("building the small kernel with {jobs} jobs: about 6 minutes on two cores"));
+    let mut command = make(source).args([format!("-j{jobs}"), "bzImage".into()]).into_command();
     let name = shown(&command);
     let log = source.join("lab.log");
     let errors = fs::File::create(&log).map_err(Error::file("write", &log))?;
-    let failed = |why: String| Error::Command {
-        command: name.clone(),
-        why,
-    };
+    let failed = |why: String| Error::Command { command: name.clone(), why };
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(errors)
@@ -147,14 +125,12 @@ fn compile(source: &Path) -> Result<(), Error> {
 }
 
 fn show_progress(make: &mut Child) {
-    let Some(output) = make.stdout.take() else { return };
+    let Some(output) = make.stdout.take() else {
+        return;
+    };
     for (number, line) in BufReader::new(output).lines().map_while(Result::ok).enumerate() {
         if number % LINES_PER_SIGN == LINES_PER_SIGN - 1 {
-            say(&format!(
-                "  {} steps, now at {}",
-                number.saturating_add(1),
-                line.trim()
-            ));
+            say(&format!("  {} steps, now at {}", number.saturating_add(1), line.trim()));
         }
     }
 }
@@ -171,11 +147,7 @@ fn make(source: &Path) -> Tool {
 
 /// Tells one text from another, for names in the cache.
 pub fn fingerprint(options: &str) -> String {
-    Sha256::digest(options)
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(options).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

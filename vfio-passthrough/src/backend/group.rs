@@ -121,11 +121,7 @@ impl Container {
         let group = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
         let is_of = opened.as_ref().map(|file| self.sysfs.group_of(file));
         if let Some(other) = is_of.filter(|other| *other != Some(group)) {
-            return Err(Error::OtherGroup {
-                address,
-                group,
-                other,
-            });
+            return Err(Error::OtherGroup { address, group, other });
         }
         let membership = Membership::new(self, address, group, opened)?;
         Ok(Arc::new(GroupDevice::open(membership, address)?))
@@ -144,10 +140,8 @@ impl Container {
 
     fn driver(&self, address: PciAddress) -> Driver {
         let mut drivers = self.drivers();
-        let asked = || Driver {
-            name: self.sysfs.driver(address),
-            is_vfio: self.sysfs.is_vfio(address),
-        };
+        let asked =
+            || Driver { name: self.sysfs.driver(address), is_vfio: self.sysfs.is_vfio(address) };
         drivers.entry(address).or_insert_with(asked).clone()
     }
 

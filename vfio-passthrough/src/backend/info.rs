@@ -82,10 +82,7 @@ fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
     let rest = body.get(8..).unwrap_or_default();
     let pair = |bytes: &[u8]| {
-        Some((
-            u64::from_ne_bytes(array(bytes, 0)?),
-            u64::from_ne_bytes(array(bytes, 8)?),
-        ))
+        Some((u64::from_ne_bytes(array(bytes, 0)?), u64::from_ne_bytes(array(bytes, 8)?)))
     };
     rest.chunks_exact(16).take(count).filter_map(pair)
 }
@@ -140,13 +137,7 @@ mod tests {
         let body = words(&[65533]);
         assert_eq!(dma_avail(Capability { id: 3, body: &body }), Some(65533));
         assert_eq!(dma_avail(Capability { id: 1, body: &body }), None);
-        assert_eq!(
-            dma_avail(Capability {
-                id: 3,
-                body: &body[..3]
-            }),
-            None
-        );
+        assert_eq!(dma_avail(Capability { id: 3, body: &body[..3] }), None);
     }
 
     #[test]
@@ -155,10 +146,7 @@ mod tests {
         let ranges = iova_ranges(Capability { id: 1, body: &body }).unwrap();
         assert_eq!(
             ranges,
-            [
-                ByteRange::between(0, 0xfee0_0000),
-                ByteRange::between(0xfef0_0000, u64::MAX)
-            ]
+            [ByteRange::between(0, 0xfee0_0000), ByteRange::between(0xfef0_0000, u64::MAX)]
         );
     }
 }

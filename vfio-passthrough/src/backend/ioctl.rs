@@ -20,41 +20,17 @@ use crate::address::PciAddress;
 
 ioctl_io_nr!(VFIO_SET_IOMMU, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 2);
 ioctl_io_nr!(VFIO_GROUP_GET_STATUS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 3);
-ioctl_io_nr!(
-    VFIO_GROUP_SET_CONTAINER,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 4
-);
-ioctl_io_nr!(
-    VFIO_GROUP_GET_DEVICE_FD,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 6
-);
+ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 4);
+ioctl_io_nr!(VFIO_GROUP_GET_DEVICE_FD, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 6);
 ioctl_io_nr!(VFIO_DEVICE_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 7);
-ioctl_io_nr!(
-    VFIO_DEVICE_GET_REGION_INFO,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 8
-);
-ioctl_io_nr!(
-    VFIO_DEVICE_GET_IRQ_INFO,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 9
-);
+ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 8);
+ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 9);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 
-ioctl_io_nr!(
-    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 12
-);
-ioctl_io_nr!(
-    VFIO_DEVICE_PCI_HOT_RESET,
-    sys::VFIO_TYPE as u32,
-    sys::VFIO_BASE + 13
-);
+ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
+ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
 
 /// The kernel's structs start with `argsz`; the sizes of ours fit 32 bits.
 const fn argsz<T>() -> u32 {
@@ -62,19 +38,13 @@ const fn argsz<T>() -> u32 {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// `VFIO_GROUP_GET_STATUS`: whether no driver of the host has a device of the group.
 pub(super) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
-    let mut data = sys::vfio_group_status {
-        argsz: argsz::<sys::vfio_group_status>(),
-        ..Default::default()
-    };
+    let mut data =
+        sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
     check(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut data) })?;
     Ok(data.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
@@ -106,10 +76,8 @@ pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Resu
 
 /// `VFIO_DEVICE_GET_INFO`.
 pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
-    let mut data = sys::vfio_device_info {
-        argsz: argsz::<sys::vfio_device_info>(),
-        ..Default::default()
-    };
+    let mut data =
+        sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut data) })?;
     Ok(DeviceFlags::from_bits_retain(data.flags))
@@ -117,18 +85,11 @@ pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
 pub(super) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
-    let mut data = sys::vfio_irq_info {
-        argsz: argsz::<sys::vfio_irq_info>(),
-        index,
-        ..Default::default()
-    };
+    let mut data =
+        sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_IRQ_INFO(), &mut data) })?;
-    Ok(IrqInfo {
-        index,
-        flags: IrqFlags::from_bits_retain(data.flags),
-        count: data.count,
-    })
+    Ok(IrqInfo { index, flags: IrqFlags::from_bits_retain(data.flags), count: data.count })
 }
 
 /// `VFIO_DEVICE_RESET`.
@@ -162,12 +123,8 @@ pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<Regio
 
 /// `VFIO_IOMMU_GET_INFO` of a container with its capabilities.
 pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
-    let reply = info_call(
-        container,
-        VFIO_IOMMU_GET_INFO(),
-        size_of::<sys::vfio_iommu_type1_info>(),
-        0,
-    )?;
+    let reply =
+        info_call(container, VFIO_IOMMU_GET_INFO(), size_of::<sys::vfio_iommu_type1_info>(), 0)?;
     let flags = reply.u32_at(offset_of!(sys::vfio_iommu_type1_info, flags));
     let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
         0 => 0,
@@ -188,11 +145,7 @@ const UNMASK_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_A
 pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
     let resample;
     let (kind, index, start, eventfds) = match call {
-        SetIrqs::Trigger {
-            index,
-            start,
-            eventfds,
-        } => (TRIGGER_EVENTFD, index, start, eventfds),
+        SetIrqs::Trigger { index, start, eventfds } => (TRIGGER_EVENTFD, index, start, eventfds),
         SetIrqs::UnmaskOn { index, eventfd } => {
             resample = [Some(eventfd.clone())];
             (UNMASK_EVENTFD, index, 0, resample.as_slice())
@@ -251,12 +204,11 @@ pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
         let count = reply.u32_at(offset_of!(sys::vfio_pci_hot_reset_info, count)) as usize;
         match result {
             Ok(()) => {
-                return Ok(info::bus_members(
-                    reply.0.get(header..).unwrap_or_default(),
-                    count,
-                ));
+                return Ok(info::bus_members(reply.0.get(header..).unwrap_or_default(), count));
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS => {
+            Err(error)
+                if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS =>
+            {
                 room = count
             }
             Err(error) => return Err(error),
@@ -308,15 +260,18 @@ const MAX_INFO_SIZE: usize = 64 << 10;
 
 /// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index; calls it again
 /// with more room where the kernel says in `argsz` that there are capabilities to fetch.
-fn info_call(fd: &impl AsRawFd, request: libc::c_ulong, size: usize, index: u32) -> io::Result<Reply> {
+fn info_call(
+    fd: &impl AsRawFd,
+    request: libc::c_ulong,
+    size: usize,
+    index: u32,
+) -> io::Result<Reply> {
     let mut size = size.max(USUAL_INFO_SIZE);
     // Once to learn the size, once to fetch; once more should the size have grown between the two.
     for _ in 0..3 {
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let mut bytes: Vec<u8> = [argsz, 0, index]
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect();
+        let mut bytes: Vec<u8> =
+            [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(size, 0);
         // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
         // copies bytewise, so no alignment is asked for.

@@ -13,17 +13,11 @@ pub(crate) fn raise_locked_memory(bytes: u64) -> io::Result<()> {
     if now.rlim_cur >= bytes {
         return Ok(());
     }
-    set(libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: now.rlim_max.max(bytes),
-    })
+    set(libc::rlimit { rlim_cur: bytes, rlim_max: now.rlim_max.max(bytes) })
 }
 
 fn limit() -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one struct of this type, which is lent to it.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     checked(result).map(|()| limit)
@@ -35,11 +29,7 @@ fn set(limit: libc::rlimit) -> io::Result<()> {
 }
 
 fn checked(result: i32) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -53,11 +43,7 @@ mod tests {
         let low = 64 << 10;
         let wanted = before.rlim_max.min(1 << 40);
         assert!(wanted > low, "the hard limit is {}", before.rlim_max);
-        set(libc::rlimit {
-            rlim_cur: low,
-            ..before
-        })
-        .unwrap();
+        set(libc::rlimit { rlim_cur: low, ..before }).unwrap();
         raise_locked_memory(wanted).unwrap();
         let raised = limit().unwrap();
         assert_eq!((raised.rlim_cur, raised.rlim_max), (wanted, before.rlim_max));

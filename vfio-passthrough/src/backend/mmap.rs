@@ -66,27 +66,14 @@ impl RegionMmap {
         let alignment = alignment(size);
         if alignment == 1 {
             let address = map(ptr::null_mut(), size, 0, file, position)?;
-            return Ok(Self {
-                address,
-                size,
-                device,
-            });
+            return Ok(Self { address, size, device });
         }
         let skip = usize::try_from(offset).map_err(invalid)? & alignment.saturating_sub(1);
         let reservation = Reservation::new(size.saturating_add(alignment))?;
-        let address = map(
-            reservation.aligned(alignment, skip),
-            size,
-            libc::MAP_FIXED,
-            file,
-            position,
-        )?;
+        let address =
+            map(reservation.aligned(alignment, skip), size, libc::MAP_FIXED, file, position)?;
         reservation.keep(address, size);
-        Ok(Self {
-            address,
-            size,
-            device,
-        })
+        Ok(Self { address, size, device })
     }
 
     /// Lets go of the device: the range stays and holds zeros from here on, so that whoever still has its address
@@ -120,9 +107,7 @@ fn alignment(size: usize) -> usize {
     if size < SMALLEST_HUGE {
         1
     } else {
-        size.checked_next_power_of_two()
-            .unwrap_or(LARGEST_HUGE)
-            .min(LARGEST_HUGE)
+        size.checked_next_power_of_two().unwrap_or(LARGEST_HUGE).min(LARGEST_HUGE)
     }
 }
 
@@ -136,12 +121,9 @@ fn map(
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
     // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses;
     // without, the kernel picks a free one. Either way no existing object is mapped over.
-    let result = unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
-    if result == libc::MAP_FAILED {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result.cast())
-    }
+    let result =
+        unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
+    if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(result.cast()) }
 }
 
 fn unmap(address: *mut u8, size: usize) {
@@ -152,10 +134,7 @@ fn unmap(address: *mut u8, size: usize) {
     let result = unsafe { libc::munmap(address.cast(), size) };
     if result != 0 {
         // The address range stays taken; nothing is freed that is in use.
-        log::error!(
-            "munmap of {size} bytes at {address:p}: {}",
-            io::Error::last_os_error()
-        );
+        log::error!("munmap of {size} bytes at {address:p}: {}", io::Error::last_os_error());
     }
 }
 
@@ -173,10 +152,7 @@ impl Reservation {
         if result == libc::MAP_FAILED {
             Err(io::Error::last_os_error())
         } else {
-            Ok(Self {
-                address: result.cast(),
-                size,
-            })
+            Ok(Self { address: result.cast(), size })
         }
     }
 
@@ -290,9 +266,7 @@ mod tests {
     fn a_refused_mapping_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         for size in [0x1000, 4 << 20] {
-            let error = RegionMmap::new(Arc::new(()), file.as_fd(), 1, 0, size)
-                .err()
-                .unwrap();
+            let error = RegionMmap::new(Arc::new(()), file.as_fd(), 1, 0, size).err().unwrap();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         }
     }

@@ -4,21 +4,21 @@
 //! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All `unsafe`
 //! of the crate's core is in this folder; above it everything is safe code over these two traits.
 
+mod adjacent;
 pub mod group;
 mod info;
 mod ioctl;
-mod joined;
+mod kernel_mapping;
 mod limits;
-mod mapped;
 mod mmap;
 pub mod sysfs;
 
 use std::io;
 use std::sync::Arc;
 
-pub(crate) use joined::Joined;
+pub(crate) use adjacent::AdjacentMemory;
+pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
-pub(crate) use mapped::Mapped;
 pub use mmap::RegionMmap;
 pub(crate) use mmap::host_page_size;
 
@@ -215,13 +215,16 @@ pub trait Device: Send + Sync {
 #[cfg(feature = "model")]
 pub fn ranges_of_chain(buffer: &[u8], first: u32) -> Vec<Vec<ByteRange>> {
     info::capabilities(buffer, first)
-        .filter_map(|capability| info::sparse_areas(capability).or_else(|| info::iova_ranges(capability)))
+        .filter_map(|capability| {
+            info::sparse_areas(capability).or_else(|| info::iova_ranges(capability))
+        })
         .collect()
 }
 
 /// Bounds of an access to a region; the kernel would fold what lies outside into the next region's offsets.
 pub(crate) fn file_position(region: &RegionInfo, offset: u64, length: usize) -> io::Result<u64> {
-    let inside = ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);
+    let inside =
+        ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);
     let position = region.file_offset.checked_add(offset).filter(|_| inside);
     position.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }

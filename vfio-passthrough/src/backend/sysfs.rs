@@ -86,11 +86,8 @@ fn offenders(others: &[(PciAddress, String)]) -> String {
 /// The shell commands that give a device to vfio-pci, as root.
 fn bind_commands(address: PciAddress, bound: bool) -> String {
     let device = format!("/sys/bus/pci/devices/{address}");
-    let unbind = if bound {
-        format!("echo {address} > {device}/driver/unbind; ")
-    } else {
-        String::new()
-    };
+    let unbind =
+        if bound { format!("echo {address} > {device}/driver/unbind; ") } else { String::new() };
     format!(
         "modprobe vfio-pci; {unbind}echo vfio-pci > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
     )
@@ -98,9 +95,7 @@ fn bind_commands(address: PciAddress, bound: bool) -> String {
 
 impl Default for Sysfs {
     fn default() -> Self {
-        Self {
-            root: PathBuf::from("/sys"),
-        }
+        Self { root: PathBuf::from("/sys") }
     }
 }
 
@@ -128,9 +123,7 @@ impl Sysfs {
         if !self.is_vfio_by(address, driver.as_deref()) {
             return Err(Error::NotBound { address, driver });
         }
-        let group = self
-            .link_name(address, "iommu_group")?
-            .and_then(|name| name.parse().ok());
+        let group = self.link_name(address, "iommu_group")?.and_then(|name| name.parse().ok());
         group.ok_or(Error::NoGroup { address })
     }
 
@@ -152,11 +145,7 @@ impl Sysfs {
 
     /// The IOMMU group of a device; `None` too where sysfs does not tell.
     pub fn group(&self, address: PciAddress) -> Option<u32> {
-        self.link_name(address, "iommu_group")
-            .ok()
-            .flatten()?
-            .parse()
-            .ok()
+        self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
     }
 
     /// The IOMMU group whose node `file` is an open file of; `None` too where sysfs does not tell.
@@ -174,18 +163,12 @@ impl Sysfs {
     pub fn offenders(&self, group: u32) -> Vec<(PciAddress, String)> {
         let driver = |member| Some((member, self.driver(member)?));
         let bound = self.members(group).into_iter().filter_map(driver);
-        bound
-            .filter(|(member, driver)| keeps_group(driver) && !self.is_vfio(*member))
-            .collect()
+        bound.filter(|(member, driver)| keeps_group(driver) && !self.is_vfio(*member)).collect()
     }
 
     /// The PCI devices of a group, in order.
     pub fn members(&self, group: u32) -> Vec<PciAddress> {
-        let folder = self
-            .root
-            .join("kernel/iommu_groups")
-            .join(group.to_string())
-            .join("devices");
+        let folder = self.root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let mut members: Vec<_> = members.collect();
@@ -196,11 +179,7 @@ impl Sysfs {
     /// Why a group that the kernel calls not viable is so.
     pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
         let others = self.offenders(group);
-        Error::NotViable {
-            address,
-            group,
-            others,
-        }
+        Error::NotViable { address, group, others }
     }
 
     /// The last component of a link in the folder of a device, or `None` where there is no such link.
@@ -209,11 +188,7 @@ impl Sysfs {
         match fs::read_link(&path) {
             Ok(target) => Ok(last_component(&target)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Read {
-                address,
-                path,
-                source,
-            }),
+            Err(source) => Err(Error::Read { address, path, source }),
         }
     }
 }
@@ -248,24 +223,13 @@ mod tests {
             let folder = self.0.path().join("bus/pci/devices").join(name);
             fs::create_dir_all(&folder).unwrap();
             if let Some(driver) = driver {
-                symlink(
-                    format!("../../../bus/pci/drivers/{driver}"),
-                    folder.join("driver"),
-                )
-                .unwrap();
+                symlink(format!("../../../bus/pci/drivers/{driver}"), folder.join("driver"))
+                    .unwrap();
             }
             if let Some(group) = group {
-                symlink(
-                    format!("../../kernel/iommu_groups/{group}"),
-                    folder.join("iommu_group"),
-                )
-                .unwrap();
-                let members = self
-                    .0
-                    .path()
-                    .join("kernel/iommu_groups")
-                    .join(group)
-                    .join("devices");
+                symlink(format!("../../kernel/iommu_groups/{group}"), folder.join("iommu_group"))
+                    .unwrap();
+                let members = self.0.path().join("kernel/iommu_groups").join(group).join("devices");
                 fs::create_dir_all(&members).unwrap();
                 symlink(&folder, members.join(name)).unwrap();
             }
@@ -298,10 +262,9 @@ mod tests {
             .device("0000:04:00.0", Some("vfio-pci"), Some("not-a-number"));
         let error = |text: &str| tree.sysfs().ready_group(address(text)).unwrap_err().to_string();
         assert!(error("09:00.0").contains("there is no such PCI device"));
-        assert!(
-            error("01:00.0")
-                .contains("bound to nvme; give it to vfio-pci: modprobe vfio-pci; echo 0000:01:00.0 > ")
-        );
+        assert!(error("01:00.0").contains(
+            "bound to nvme; give it to vfio-pci: modprobe vfio-pci; echo 0000:01:00.0 > "
+        ));
         assert!(!error("02:00.0").contains("unbind"));
         assert!(error("02:00.0").contains("bound to no driver; "));
         assert!(error("03:00.0").contains("intel_iommu=on"));
@@ -331,9 +294,11 @@ mod tests {
 
     #[test]
     fn a_variant_of_vfio_pci_is_known_by_its_folder_whatever_its_name() {
-        let tree = Tree::new()
-            .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
-            .device("0000:01:00.1", Some("qat_variant"), Some("14"));
+        let tree = Tree::new().device("0000:01:00.0", Some("vfio-pci"), Some("14")).device(
+            "0000:01:00.1",
+            Some("qat_variant"),
+            Some("14"),
+        );
         let sysfs = tree.sysfs();
         let offender = (address("01:00.1"), "qat_variant".to_owned());
         assert_eq!(sysfs.offenders(14), [offender]);
@@ -374,10 +339,7 @@ mod tests {
         assert_eq!(number("../../devices/virtual/vfio/7"), Some(7));
         assert_eq!(number("../../devices/virtual/misc/vfio"), None, "the container");
         assert_eq!(number("../../devices/virtual/vfio/noiommu-7"), None);
-        assert_eq!(
-            tree.sysfs().group_of(&fs::File::open("/proc/version").unwrap()),
-            None
-        );
+        assert_eq!(tree.sysfs().group_of(&fs::File::open("/proc/version").unwrap()), None);
         assert_eq!(Sysfs::at("/nonexistent").group_of(&null), None);
     }
 }

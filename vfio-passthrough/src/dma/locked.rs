@@ -16,12 +16,7 @@ use crate::backend::raise_locked_memory;
 /// it maps.
 pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {
     let limits = || read_once("/proc/self/limits");
-    allow(
-        bytes,
-        &read_once("/proc/self/status"),
-        limits,
-        raise_locked_memory,
-    )
+    allow(bytes, &read_once("/proc/self/status"), limits, raise_locked_memory)
 }
 
 /// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be read.
@@ -45,7 +40,9 @@ fn allow(
     let kib = total(needed, used);
     match raise(kib.saturating_mul(1024)) {
         Ok(()) => {
-            log::info!("the limit on locked memory of this process is {kib} KiB now (RLIMIT_MEMLOCK)");
+            log::info!(
+                "the limit on locked memory of this process is {kib} KiB now (RLIMIT_MEMLOCK)"
+            );
             Ok(())
         }
         // The error says what is needed, and the commands that give it.
@@ -59,23 +56,19 @@ fn allow(
 /// `CAP_IPC_LOCK` (linux/capability.h): the kernel does not hold its owner to the limit.
 const CAP_IPC_LOCK: u32 = 14;
 
-fn locked_memory_fits(bytes: u64, status: &str, limits: impl FnOnce() -> String) -> Result<(), Error> {
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
-    let capabilities = field("CapEff:")
-        .and_then(|text| u64::from_str_radix(text, 16).ok())
-        .unwrap_or(0);
+fn locked_memory_fits(
+    bytes: u64,
+    status: &str,
+    limits: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let capabilities =
+        field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
     if capabilities >> CAP_IPC_LOCK & 1 == 1 {
         return Ok(());
     }
     let limits = limits();
-    let limit = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max locked memory"));
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
     // "unlimited" is no number, and a limit that cannot be read is left to the kernel.
     let limit = limit.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     let used = field("VmLck:")
@@ -83,7 +76,9 @@ fn locked_memory_fits(bytes: u64, status: &str, limits: impl FnOnce() -> String)
         .unwrap_or(0);
     let needed = bytes.div_ceil(1024);
     match limit.map(|bytes| bytes / 1024) {
-        Some(limit) if total(needed, used) > limit => Err(Error::LockedMemory { needed, limit, used }),
+        Some(limit) if total(needed, used) > limit => {
+            Err(Error::LockedMemory { needed, limit, used })
+        }
         _ => Ok(()),
     }
 }
@@ -98,9 +93,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_too_low_is_told_with_the_value_that_is_needed() {
-        let error = locked_memory_fits(512 << 20, STATUS, || LIMITS.to_owned())
-            .unwrap_err()
-            .to_string();
+        let error =
+            locked_memory_fits(512 << 20, STATUS, || LIMITS.to_owned()).unwrap_err().to_string();
         for part in [
             "524288 KiB",
             "limit of this process is 8192 KiB",
@@ -128,14 +122,8 @@ mod tests {
         assert!(allowed(7 << 20, None).is_ok(), "it fits");
         assert!(allowed(512 << 20, None).is_ok());
         let error = allowed(512 << 20, Some(libc::EPERM)).unwrap_err().to_string();
-        assert!(
-            error.contains("'LimitMEMLOCK=525312K' in a systemd unit"),
-            "{error}"
-        );
-        assert!(
-            error.contains("'memlock 525312' in /etc/security/limits.conf"),
-            "{error}"
-        );
+        assert!(error.contains("'LimitMEMLOCK=525312K' in a systemd unit"), "{error}");
+        assert!(error.contains("'memlock 525312' in /etc/security/limits.conf"), "{error}");
         assert_eq!(asked, [513 << 20; 2], "once each, and what is in use too");
     }
 
@@ -153,10 +141,7 @@ mod tests {
     #[test]
     fn a_file_of_proc_comes_whole_by_one_read() {
         let status = read_once("/proc/self/status");
-        assert!(
-            status.starts_with("Name:") && status.contains("CapEff:"),
-            "{status}"
-        );
+        assert!(status.starts_with("Name:") && status.contains("CapEff:"), "{status}");
         assert_eq!(read_once("/proc/self/nonexistent"), "");
     }
 }

@@ -44,8 +44,12 @@ pub(crate) fn choose(
         return Ok(Reset::Function);
     }
     let members = members().map_err(|error| match error.raw_os_error() {
-        Some(libc::ENODEV) => "it has no reset of its own, and its bus has none (ENODEV)".to_owned(),
-        _ => format!("it has no reset of its own, and VFIO_DEVICE_GET_PCI_HOT_RESET_INFO failed: {error}"),
+        Some(libc::ENODEV) => {
+            "it has no reset of its own, and its bus has none (ENODEV)".to_owned()
+        }
+        _ => format!(
+            "it has no reset of its own, and VFIO_DEVICE_GET_PCI_HOT_RESET_INFO failed: {error}"
+        ),
     })?;
     let others: Vec<String> = members
         .iter()
@@ -73,11 +77,7 @@ mod tests {
     use super::*;
 
     fn member(address: &str, ours: bool, driver: Option<&str>) -> BusMember {
-        BusMember {
-            address: address.parse().unwrap(),
-            ours,
-            driver: driver.map(str::to_owned),
-        }
+        BusMember { address: address.parse().unwrap(), ours, driver: driver.map(str::to_owned) }
     }
 
     fn choice(members: io::Result<Vec<BusMember>>) -> Result<Reset, String> {
@@ -87,9 +87,7 @@ mod tests {
     #[test]
     fn a_function_that_can_be_reset_alone_is() {
         let flags = DeviceFlags::PCI | DeviceFlags::RESET;
-        let found = choose("03:00.0".parse().unwrap(), flags, || {
-            Err(io::ErrorKind::Other.into())
-        });
+        let found = choose("03:00.0".parse().unwrap(), flags, || Err(io::ErrorKind::Other.into()));
         assert_eq!(found, Ok(Reset::Function));
     }
 

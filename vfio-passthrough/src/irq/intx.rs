@@ -10,8 +10,9 @@
 
 use std::sync::Arc;
 
-use super::Error;
-use super::binding::{Kind, disable};
+use super::binding::disable;
+use super::error::Error;
+use super::index::IrqIndex;
 use crate::address::PciAddress;
 use crate::backend::{Device, SetIrqs};
 use crate::host::{IntxConnection, IntxLine};
@@ -29,13 +30,7 @@ pub struct Intx {
 impl Intx {
     /// Not bound yet.
     pub fn new(address: PciAddress, device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
-        Self {
-            address,
-            line,
-            device,
-            connection: None,
-            unmasks: false,
-        }
+        Self { address, line, device, connection: None, unmasks: false }
     }
 
     /// VFIO has it on.
@@ -54,28 +49,18 @@ impl Intx {
         }
         // What an earlier try left half done and could not undo.
         self.disable()?;
-        let kind = Kind::Intx;
-        let connection = self
-            .line
-            .connect()
-            .map_err(|source| Error::Deliver { kind, source })?;
+        let index = IrqIndex::Intx;
+        let connection = self.line.connect().map_err(|source| Error::Route { index, source })?;
         let trigger = [Some(connection.trigger().clone())];
-        let call = SetIrqs::Trigger {
-            index: kind.index(),
-            start: 0,
-            eventfds: &trigger,
-        };
+        let call = SetIrqs::Trigger { index: index.number(), start: 0, eventfds: &trigger };
         let failed = |what: &str| {
             let what = what.to_owned();
-            move |source| Error::SetIrqs { kind, what, source }
+            move |source| Error::SetIrqs { index, what, source }
         };
         self.device.set_irqs(call).map_err(failed("enable"))?;
         // From here on `disable` has something to undo.
         let connection = self.connection.insert(connection);
-        let call = SetIrqs::UnmaskOn {
-            index: kind.index(),
-            eventfd: connection.resample(),
-        };
+        let call = SetIrqs::UnmaskOn { index: index.number(), eventfd: connection.resample() };
         let resampled = self.device.set_irqs(call).map_err(failed("unmask by eventfd"));
         self.unmasks = resampled.is_ok();
         // Why it cannot be used comes first; where the undo fails too, the next try begins with it.
@@ -89,7 +74,7 @@ impl Intx {
     /// [`Error::SetIrqs`]: it stays bound.
     pub fn disable(&mut self) -> Result<(), Error> {
         if self.is_enabled() {
-            disable(&*self.device, Kind::Intx)?;
+            disable(&*self.device, IrqIndex::Intx)?;
             self.connection = None;
         }
         Ok(())
@@ -99,10 +84,7 @@ impl Intx {
 impl Drop for Intx {
     fn drop(&mut self) {
         if let Err(error) = self.disable() {
-            log::error!(
-                "{}: INTx stays bound until the device is closed: {error}",
-                self.address
-            );
+            log::error!("{}: INTx stays bound until the device is closed: {error}", self.address);
         }
     }
 }
@@ -121,10 +103,7 @@ mod tests {
         let address = "01:00.0".parse().map_err(std::io::Error::other)?;
         let mut intx = Intx::new(address, device.clone(), Arc::new(guest.clone()));
         intx.enable().map_err(std::io::Error::other)?;
-        assert_eq!(
-            (device.irqs().active, guest.pins()),
-            (Some(Kind::Intx.index()), 1)
-        );
+        assert_eq!((device.irqs().active, guest.pins()), (Some(IrqIndex::Intx.number()), 1));
         drop(intx);
         assert_eq!((device.irqs().active, guest.pins()), (None, 0));
         Ok(())

@@ -2,29 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::host::MsiMessage;
-
-/// What the guest asks for of one kind of message-signalled interrupt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// The kind is on.
-    pub enabled: bool,
-    /// How many vectors it has while it is on.
-    pub vectors: u16,
-    /// The vectors that may fire now, with their messages; none while it is off.
-    pub deliver: BTreeMap<u16, MsiMessage>,
-}
+use crate::pci::message::{MsiMessage, ProgrammedVectors};
 
 /// What is bound in the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostState {
+pub struct BoundState {
     /// VFIO has it on.
     pub enabled: bool,
     /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects
     /// what fires.
     pub bound: BTreeSet<u16>,
-    /// The vectors that are delivered to the guest, with their messages.
-    pub delivered: BTreeMap<u16, MsiMessage>,
+    /// The vectors that are routed to the guest, with their messages.
+    pub routed: BTreeMap<u16, MsiMessage>,
     /// The vectors that a failed step may have left either way: they are told again what they should be.
     pub uncertain: BTreeSet<u16>,
 }
@@ -42,8 +31,8 @@ pub enum Growth {
 /// One step of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Deliver vectors to the guest, or stop doing so: one batch.
-    Deliver(Vec<(u16, Option<MsiMessage>)>),
+    /// Route vectors to the guest, or stop that: one batch.
+    Route(Vec<(u16, Option<MsiMessage>)>),
     /// Turn it on without any vector: the function then keeps pending what it wants to signal.
     EnableEmpty,
     /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off. They ascend, and none
@@ -55,32 +44,37 @@ pub enum Step {
 
 /// The steps from `host` to what the guest wants; none where they agree.
 ///
-/// Delivery is set up before a vector is bound and taken down before the kind goes off, so that no interrupt
-/// comes between. What stops does so by itself, so that it stops even where others cannot start.
-pub fn plan(wanted: &Wanted, host: &HostState, growth: Growth) -> Vec<Step> {
-    let (stops, starts) = changes(&wanted.deliver, host);
-    let deliver = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Deliver(changes));
-    let mut steps: Vec<Step> = deliver(stops).into_iter().collect();
+/// A vector is routed before it is bound, and its route stops before the index is disabled, so that no interrupt comes
+/// between. Stops are a batch of their own, so that they happen even where a route cannot be made.
+pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Vec<Step> {
+    let (stops, starts) = changes(&wanted.unmasked, host);
+    let route = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Route(changes));
+    let mut steps: Vec<Step> = route(stops).into_iter().collect();
     // A guest that changes how many vectors it enables, while they are on, starts over.
     let stale = growth == Growth::Fixed && host.bound.len() != usize::from(wanted.vectors);
     if host.enabled && (!wanted.enabled || stale) {
         steps.push(Step::Disable);
     }
     if wanted.enabled {
-        steps.extend(deliver(starts));
+        steps.extend(route(starts));
         steps.extend(binding(wanted, host, growth, !host.enabled || stale));
     }
     steps
 }
 
 /// The steps that bind what is missing; `fresh` where nothing is on.
-fn binding(wanted: &Wanted, host: &HostState, growth: Growth, fresh: bool) -> Vec<Step> {
+fn binding(
+    wanted: &ProgrammedVectors,
+    host: &BoundState,
+    growth: Growth,
+    fresh: bool,
+) -> Vec<Step> {
     if growth == Growth::Fixed {
         let all = fresh.then(|| Step::Bind((0..wanted.vectors).collect()));
         return all.into_iter().collect();
     }
     let unbound = |vector: &&u16| !host.bound.contains(vector);
-    let missing: Vec<u16> = wanted.deliver.keys().filter(unbound).copied().collect();
+    let missing: Vec<u16> = wanted.unmasked.keys().filter(unbound).copied().collect();
     // The call that turns MSI-X on allocates every host vector up to the last that it names
     // (vfio_msi_enable): it names none, unless all of those are used.
     let gapless = missing.iter().zip(0..).all(|(vector, index)| *vector == index);
@@ -93,14 +87,14 @@ fn binding(wanted: &Wanted, host: &HostState, growth: Growth, fresh: bool) -> Ve
 type Changes = Vec<(u16, Option<MsiMessage>)>;
 
 /// What to tell the router: vectors to stop, and vectors that are new or have another message.
-fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &HostState) -> (Changes, Changes) {
-    let known: BTreeSet<u16> = host.delivered.keys().chain(&host.uncertain).copied().collect();
+fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &BoundState) -> (Changes, Changes) {
+    let known: BTreeSet<u16> = host.routed.keys().chain(&host.uncertain).copied().collect();
     let stops = known
         .into_iter()
         .filter(|vector| !wanted.contains_key(vector))
         .map(|vector| (vector, None));
     let differs = |vector: &u16, message: &MsiMessage| {
-        host.uncertain.contains(vector) || host.delivered.get(vector) != Some(message)
+        host.uncertain.contains(vector) || host.routed.get(vector) != Some(message)
     };
     let starts = wanted
         .iter()
@@ -118,16 +112,16 @@ fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
         .collect()
 }
 
-impl HostState {
+impl BoundState {
     /// What the host is after a step succeeded.
     pub fn after(&mut self, step: &Step) {
         match step {
-            Step::Deliver(changes) => {
+            Step::Route(changes) => {
                 for (vector, message) in changes {
                     self.uncertain.remove(vector);
                     match message {
-                        Some(message) => self.delivered.insert(*vector, *message),
-                        None => self.delivered.remove(vector),
+                        Some(message) => self.routed.insert(*vector, *message),
+                        None => self.routed.remove(vector),
                     };
                 }
             }
@@ -145,7 +139,7 @@ impl HostState {
 
     /// What the host may be after a step failed.
     pub fn after_failure(&mut self, step: &Step) {
-        if let Step::Deliver(changes) = step {
+        if let Step::Route(changes) = step {
             self.uncertain.extend(changes.iter().map(|(vector, _)| vector));
         }
     }

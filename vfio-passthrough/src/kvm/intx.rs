@@ -29,9 +29,7 @@ impl IntxLine for KvmLine {
         let eventfd = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new);
         let (trigger, resample) = (eventfd()?, eventfd()?);
         self.calls.irqfd.increment();
-        self.vm
-            .register_irqfd_with_resample(&trigger, &resample, self.gsi)
-            .map_err(errno)?;
+        self.vm.register_irqfd_with_resample(&trigger, &resample, self.gsi).map_err(errno)?;
         Ok(Box::new(Connection {
             vm: self.vm.clone(),
             gsi: self.gsi,

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_allocator::IdAllocator;
 
@@ -21,33 +21,13 @@ pub struct KvmMemory {
 
 impl KvmMemory {
     pub(super) fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
-        Self {
-            vm,
-            numbers: Arc::new(Mutex::new(allocator(numbers))),
-            calls,
-        }
+        Self { vm, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
     }
 }
 
-impl KvmMemory {
-    /// As [`place`](MemorySlots::place), for memory that the guest only reads: its writes leave it for the VMM.
-    ///
-    /// # Errors
-    ///
-    /// Those of `place`; `EINVAL` where KVM has no such slots (`KVM_CAP_READONLY_MEM`).
-    pub fn place_read_only(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
-        self.place_with(gpa, memory, KVM_MEM_READONLY)
-    }
-
-    fn place_with(
-        &self,
-        gpa: u64,
-        memory: Arc<dyn HostMemory>,
-        flags: u32,
-    ) -> io::Result<Box<dyn MemorySlot>> {
-        let number = lock(&self.numbers)
-            .as_mut()
-            .and_then(|numbers| numbers.allocate_id().ok());
+impl MemorySlots for KvmMemory {
+    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+        let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
         let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let mut slot = Slot {
             vm: self.vm.clone(),
@@ -56,19 +36,12 @@ impl KvmMemory {
             region: kvm_userspace_memory_region {
                 slot: number,
                 guest_phys_addr: gpa,
-                flags,
                 ..Default::default()
             },
             memory: None,
         };
         slot.fill(memory)?;
         Ok(Box::new(slot))
-    }
-}
-
-impl MemorySlots for KvmMemory {
-    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
-        self.place_with(gpa, memory, 0)
     }
 }
 

@@ -16,8 +16,8 @@ pub use link::KvmLink;
 pub use memory::KvmMemory;
 pub use routing::{KvmRouter, SoftwareDelivery};
 
-use crate::builder::Host;
 use crate::counters::KvmCalls;
+use crate::host::VmmServices;
 
 /// All that this crate asks of a host VMM, on KVM.
 pub struct KvmHost {
@@ -37,31 +37,18 @@ impl KvmHost {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
         let router = Arc::new(KvmRouter::new(vm.clone(), gsis, calls.clone()));
-        Self {
-            vm,
-            memory,
-            router,
-            calls,
-        }
+        Self { vm, memory, router, calls }
     }
 
     /// What a function without a pin asks for.
-    pub fn host(&self) -> Host {
-        Host {
-            slots: self.memory.clone(),
-            msi: self.router.clone(),
-            intx: None,
-            p2p: None,
-        }
+    pub fn services(&self) -> VmmServices {
+        VmmServices { slots: self.memory.clone(), msi: self.router.clone(), intx: None, p2p: None }
     }
 
     /// What a function asks for whose INTx pin is wired to the interrupt controller's input `gsi`.
-    pub fn host_with_intx(&self, gsi: u32) -> Host {
+    pub fn services_with_intx(&self, gsi: u32) -> VmmServices {
         let line = KvmLine::new(self.vm.clone(), gsi, self.calls.clone());
-        Host {
-            intx: Some(Arc::new(line)),
-            ..self.host()
-        }
+        VmmServices { intx: Some(Arc::new(line)), ..self.services() }
     }
 
     /// Lets the VMM deliver the first interrupts of vectors that the guest unmasks one by one, so that their

@@ -35,9 +35,7 @@ impl Shared {
 impl KvmRouter {
     pub(super) fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let table = Table::new(vm, gsis, calls);
-        Self {
-            shared: Arc::new(Shared(Mutex::new(table))),
-        }
+        Self { shared: Arc::new(Shared(Mutex::new(table))) }
     }
 
     pub(super) fn software_delivery(&self) -> io::Result<SoftwareDelivery> {
@@ -47,11 +45,7 @@ impl KvmRouter {
 
 impl MsiRouter for KvmRouter {
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>> {
-        Ok(Box::new(Vectors {
-            shared: self.shared.clone(),
-            count,
-            vectors: BTreeMap::new(),
-        }))
+        Ok(Box::new(Vectors { shared: self.shared.clone(), count, vectors: BTreeMap::new() }))
     }
 }
 
@@ -122,19 +116,13 @@ impl MsiVectors for Vectors {
 
     fn is_pending(&self, vector: u16) -> bool {
         let off = |gsi| self.shared.lock().is_off(gsi);
-        let Some(vector) = self
-            .vectors
-            .get(&vector)
-            .filter(|vector| vector.gsi.is_none_or(off))
+        let Some(vector) = self.vectors.get(&vector).filter(|vector| vector.gsi.is_none_or(off))
         else {
             return false;
         };
         // An eventfd can only be looked at by reading it; what was read is put back, and adds to what came
         // meanwhile.
-        vector
-            .eventfd
-            .read()
-            .is_ok_and(|count| vector.eventfd.write(count).is_ok())
+        vector.eventfd.read().is_ok_and(|count| vector.eventfd.write(count).is_ok())
     }
 
     fn clear_pending(&mut self, vector: u16) {

@@ -11,9 +11,8 @@ use super::*;
 use crate::host::GroupLink as _;
 
 fn host_of(test: &str) -> Option<KvmHost> {
-    let vm = Kvm::new()
-        .and_then(|kvm| kvm.create_vm())
-        .and_then(|vm| vm.create_irq_chip().map(|()| vm));
+    let vm =
+        Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_irq_chip().map(|()| vm));
     let Ok(vm) = vm else {
         eprintln!("{test} did not run: /dev/kvm does not open here");
         return None;
@@ -23,10 +22,7 @@ fn host_of(test: &str) -> Option<KvmHost> {
 
 /// The inputs of the IOAPIC that are up, a bit each.
 fn raised(host: &KvmHost) -> u32 {
-    let mut chip = kvm_irqchip {
-        chip_id: KVM_IRQCHIP_IOAPIC,
-        ..Default::default()
-    };
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
     host.vm.get_irqchip(&mut chip).unwrap();
     // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this chip.
     unsafe { chip.chip.ioapic.irr }
@@ -34,10 +30,11 @@ fn raised(host: &KvmHost) -> u32 {
 
 #[test]
 fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
-    let Some(host) = host_of("a_line_is_raised_by_its_eventfd_and_falls_with_its_connection") else {
+    let Some(host) = host_of("a_line_is_raised_by_its_eventfd_and_falls_with_its_connection")
+    else {
         return;
     };
-    let line = host.host_with_intx(17).intx.unwrap();
+    let line = host.services_with_intx(17).intx.unwrap();
     let connection = line.connect().unwrap();
     assert_eq!(raised(&host), 0);
     connection.trigger().write(1).unwrap();

@@ -37,11 +37,7 @@ impl Alarms {
     }
 
     fn look_at(&mut self, address: usize) {
-        if let Some(range) = self
-            .slots
-            .get(&address)
-            .filter(|_| self.zapped.contains(&address))
-        {
+        if let Some(range) = self.slots.get(&address).filter(|_| self.zapped.contains(&address)) {
             self.rung.push(format!(
                 "the guest has memory of a device at {range} that the device does not decode: an access of a vCPU faults"
             ));

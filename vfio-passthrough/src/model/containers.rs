@@ -48,11 +48,7 @@ impl Containers {
     ///
     /// [`Error::Attach`], [`Error::Replay`].
     pub fn attach(&self, address: PciAddress, group: u32) -> Result<(), Error> {
-        let candidate = Group {
-            containers: self,
-            address,
-            group,
-        };
+        let candidate = Group { containers: self, address, group };
         lock(&self.spaces).join(group, &candidate)
     }
 
@@ -94,12 +90,7 @@ struct Group<'a> {
 impl Group<'_> {
     fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> Error {
         let (address, group) = (self.address, self.group);
-        move |source| Error::Attach {
-            address,
-            group,
-            call,
-            source,
-        }
+        move |source| Error::Attach { address, group, call, source }
     }
 }
 
@@ -108,9 +99,7 @@ impl Candidate<Shared> for Group<'_> {
 
     fn attach(&self, _: &Shared, first: bool) -> Result<(), Error> {
         let faults = &self.containers.faults;
-        faults
-            .pass(Call::SetContainer)
-            .map_err(self.failed(SET_CONTAINER))?;
+        faults.pass(Call::SetContainer).map_err(self.failed(SET_CONTAINER))?;
         if first {
             faults.pass(Call::SetIommu).map_err(self.failed(SET_IOMMU))
         } else if lock(&self.containers.refused).contains(&self.group) {
@@ -129,10 +118,6 @@ impl Candidate<Shared> for Group<'_> {
     }
 
     fn not_replayed(&self, source: dma::Error) -> Error {
-        Error::Replay {
-            address: self.address,
-            group: self.group,
-            source,
-        }
+        Error::Replay { address: self.address, group: self.group, source }
     }
 }

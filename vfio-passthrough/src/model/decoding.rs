@@ -29,9 +29,7 @@ pub(super) struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(address) = lock(&self.device.mmaps).addresses.remove(&self.number) {
-            self.device
-                .faults
-                .with_alarms(|alarms| alarms.zap(address, false));
+            self.device.faults.with_alarms(|alarms| alarms.zap(address, false));
         }
     }
 }
@@ -44,10 +42,7 @@ impl PciDevice {
             mmaps.last = mmaps.last.wrapping_add(1);
             mmaps.last
         };
-        let hold = Arc::new(Hold {
-            device: self.clone(),
-            number,
-        });
+        let hold = Arc::new(Hold { device: self.clone(), number });
         self.events.held(&hold);
         hold
     }
@@ -84,13 +79,10 @@ impl PciDevice {
     }
 
     fn is_memory(&self, region: u32) -> bool {
-        let register = u16::try_from(region)
-            .ok()
-            .map(|index| BAR0.saturating_add(index.saturating_mul(4)));
+        let register =
+            u16::try_from(region).ok().map(|index| BAR0.saturating_add(index.saturating_mul(4)));
         let is_io = |register: u16| {
-            self.power_on
-                .get(usize::from(register))
-                .is_some_and(|low| low & 1 != 0)
+            self.power_on.get(usize::from(register)).is_some_and(|low| low & 1 != 0)
         };
         match region {
             ..VFIO_PCI_ROM_REGION_INDEX => !register.is_some_and(is_io),
@@ -117,11 +109,8 @@ impl PciDevice {
 
     fn power_control(&self) -> Option<u16> {
         let bytes = |offset: u16| self.power_on.get(usize::from(offset)..).unwrap_or_default();
-        let word = |offset: u16| {
-            bytes(offset)
-                .first_chunk()
-                .map_or(0, |it| u16::from_le_bytes(*it))
-        };
+        let word =
+            |offset: u16| bytes(offset).first_chunk().map_or(0, |it| u16::from_le_bytes(*it));
         let all = caps::standard(*bytes(CAPABILITIES).first()?, word).found;
         let power = all.iter().find(|capability| capability.id == cap::PM)?;
         Some(power.offset.saturating_add(PM_CONTROL))

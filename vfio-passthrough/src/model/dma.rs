@@ -82,9 +82,7 @@ impl Iommu {
 
     fn stray(&self, what: &str, range: ByteRange, why: &str) -> io::Result<()> {
         self.faults.with_alarms(|alarms| {
-            alarms
-                .rung
-                .push(format!("a device {what} {range}: there is {why}"))
+            alarms.rung.push(format!("a device {what} {range}: there is {why}"))
         });
         Err(errno(libc::EFAULT))
     }

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::decoding::Hold;
 use super::{PciDevice, errno, lock};
 use crate::backend::{IrqFlags, IrqInfo, SetIrqs};
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 
 /// Who is told, and who holds the device.
 #[derive(Default)]
@@ -26,8 +26,8 @@ pub(super) struct Events {
 impl Events {
     /// As vfio-pci describes them of a PCI Express function.
     pub fn infos() -> impl Iterator<Item = IrqInfo> {
-        [Kind::Error, Kind::Request].into_iter().map(|kind| IrqInfo {
-            index: kind.index(),
+        [IrqIndex::Error, IrqIndex::Request].into_iter().map(|kind| IrqInfo {
+            index: kind.number(),
             flags: IrqFlags::EVENTFD | IrqFlags::NORESIZE,
             count: 1,
         })
@@ -56,21 +56,19 @@ impl Events {
         let is_event = |index: u32| Self::infos().any(|info| info.index == index);
         let mut heard = lock(&self.heard);
         let result = match call {
-            SetIrqs::Trigger {
-                index,
-                start,
-                eventfds,
-            } if is_event(index) => match (start, eventfds) {
-                (0, [Some(eventfd)]) => {
-                    heard.insert(index, eventfd.clone());
-                    Ok(())
+            SetIrqs::Trigger { index, start, eventfds } if is_event(index) => {
+                match (start, eventfds) {
+                    (0, [Some(eventfd)]) => {
+                        heard.insert(index, eventfd.clone());
+                        Ok(())
+                    }
+                    (0, [None]) => {
+                        heard.remove(&index);
+                        Ok(())
+                    }
+                    _ => Err(errno(libc::EINVAL)),
                 }
-                (0, [None]) => {
-                    heard.remove(&index);
-                    Ok(())
-                }
-                _ => Err(errno(libc::EINVAL)),
-            },
+            }
             SetIrqs::Disable { index } if is_event(index) => match heard.remove(&index) {
                 Some(_) => Ok(()),
                 None => Err(errno(libc::EINVAL)),
@@ -81,11 +79,9 @@ impl Events {
         Some(result)
     }
 
-    fn signal(&self, kind: Kind) -> io::Result<()> {
+    fn signal(&self, kind: IrqIndex) -> io::Result<()> {
         let heard = lock(&self.heard);
-        heard
-            .get(&kind.index())
-            .map_or(Ok(()), |eventfd| eventfd.write(1))
+        heard.get(&kind.number()).map_or(Ok(()), |eventfd| eventfd.write(1))
     }
 }
 
@@ -100,12 +96,8 @@ impl PciDevice {
         if self.is_given_back() {
             return Ok(self.events.requests.load(Ordering::Relaxed));
         }
-        self.events.signal(Kind::Request)?;
-        Ok(self
-            .events
-            .requests
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1))
+        self.events.signal(IrqIndex::Request)?;
+        Ok(self.events.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1))
     }
 
     /// The device tells of an uncorrectable error.
@@ -114,14 +106,12 @@ impl PciDevice {
     ///
     /// The eventfd could not be written.
     pub fn fail(&self) -> io::Result<()> {
-        self.events.signal(Kind::Error)
+        self.events.signal(IrqIndex::Error)
     }
 
     /// The host has the device back: its file is closed, and nothing of it is mapped.
     pub fn is_given_back(&self) -> bool {
-        let mapped = lock(&self.events.mappings)
-            .iter()
-            .any(|holder| holder.strong_count() != 0);
+        let mapped = lock(&self.events.mappings).iter().any(|holder| holder.strong_count() != 0);
         self.events.check_open().is_err() && !mapped
     }
 

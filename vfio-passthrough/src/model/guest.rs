@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::messages::Messages;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
-use crate::builder::Host;
+use crate::host::VmmServices;
 use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots};
 
 /// The trigger and the resample eventfd of a pin that is wired.
@@ -27,31 +27,18 @@ pub struct Guest {
 impl Guest {
     /// A guest with nothing in its memory.
     pub fn new(faults: Arc<Faults>) -> Self {
-        Self {
-            faults,
-            slots: Arc::default(),
-            messages: Arc::default(),
-            pins: Arc::default(),
-        }
+        Self { faults, slots: Arc::default(), messages: Arc::default(), pins: Arc::default() }
     }
 
     /// The host traits that put things into this guest.
-    pub fn host(&self) -> Host {
+    pub fn host(&self) -> VmmServices {
         let own = Arc::new(self.clone());
-        Host {
-            slots: own.clone(),
-            msi: own.clone(),
-            intx: Some(own),
-            p2p: None,
-        }
+        VmmServices { slots: own.clone(), msi: own.clone(), intx: Some(own), p2p: None }
     }
 
     /// What memory slots cover.
     pub fn slots(&self) -> Vec<ByteRange> {
-        lock(&self.slots)
-            .iter()
-            .filter_map(|(start, size)| ByteRange::new(*start, *size))
-            .collect()
+        lock(&self.slots).iter().filter_map(|(start, size)| ByteRange::new(*start, *size)).collect()
     }
 
     /// How many INTx pins are wired to the guest.
@@ -85,11 +72,7 @@ impl MemorySlots for Guest {
         lock(&self.slots).insert(gpa, memory.size());
         let address = memory.host_address().addr();
         self.faults.with_alarms(|alarms| alarms.place(address, range));
-        Ok(Box::new(Slot {
-            guest: self.clone(),
-            gpa,
-            memory: Some(memory),
-        }))
+        Ok(Box::new(Slot { guest: self.clone(), gpa, memory: Some(memory) }))
     }
 }
 
@@ -129,10 +112,7 @@ impl IntxLine for Guest {
         let eventfd = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
         let wire = [eventfd()?, eventfd()?];
         lock(&self.pins).push(wire.clone());
-        Ok(Box::new(Pin {
-            guest: self.clone(),
-            wire,
-        }))
+        Ok(Box::new(Pin { guest: self.clone(), wire }))
     }
 }
 

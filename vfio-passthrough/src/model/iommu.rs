@@ -28,16 +28,9 @@ struct Mapping {
 impl Iommu {
     /// One that reaches 39 bits less the MSI window, with room for 65535 mappings.
     pub fn new(faults: Arc<Faults>) -> Self {
-        let reach = vec![
-            ByteRange::between(0, 0xfee0_0000),
-            ByteRange::between(0xfef0_0000, 1 << 39),
-        ];
-        Self {
-            faults,
-            reach,
-            limit: 65535,
-            mappings: Mutex::default(),
-        }
+        let reach =
+            vec![ByteRange::between(0, 0xfee0_0000), ByteRange::between(0xfef0_0000, 1 << 39)];
+        Self { faults, reach, limit: 65535, mappings: Mutex::default() }
     }
 
     /// With room for so many mappings.
@@ -52,10 +45,7 @@ impl Iommu {
 
     /// The mappings that there are.
     pub fn mappings(&self) -> Vec<ByteRange> {
-        lock(&self.mappings)
-            .values()
-            .map(|mapping| mapping.range)
-            .collect()
+        lock(&self.mappings).values().map(|mapping| mapping.range).collect()
     }
 
     /// Where in this process a range begins, and how much of it is in the same mapping.
@@ -79,9 +69,7 @@ impl AddressSpace for Iommu {
 
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
         self.faults.pass(Call::MapDma)?;
-        let aligned = [iova, size, host.addr() as u64]
-            .iter()
-            .all(|value| *value % PAGE == 0);
+        let aligned = [iova, size, host.addr() as u64].iter().all(|value| *value % PAGE == 0);
         let range = ByteRange::new(iova, size).filter(|range| aligned && !range.is_empty());
         let range = range.ok_or_else(|| errno(libc::EINVAL))?;
         let mut mappings = lock(&self.mappings);

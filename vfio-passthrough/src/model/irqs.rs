@@ -9,11 +9,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{PciDevice, errno, lock};
 use crate::backend::{IrqFlags, IrqInfo, SetIrqs};
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 use crate::pci::caps;
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::{
-    CAPABILITIES, COMMAND, Command, MSIX_CONTROL, MSIX_PBA, MSIX_TABLE, STATUS, STATUS_INTERRUPT, cap,
+    CAPABILITIES, COMMAND, Command, MSIX_CONTROL, MSIX_PBA, MSIX_TABLE, STATUS, STATUS_INTERRUPT,
+    cap,
 };
 
 /// What is bound to the interrupts of a device.
@@ -39,8 +40,8 @@ impl IrqsState {
         self.eventfds.iter().flatten().count()
     }
 
-    fn is_on(&self, kind: Kind) -> bool {
-        self.active == Some(kind.index())
+    fn is_on(&self, kind: IrqIndex) -> bool {
+        self.active == Some(kind.number())
     }
 
     fn eventfd(&self, vector: u16) -> Option<&EventFd> {
@@ -48,29 +49,32 @@ impl IrqsState {
     }
 
     pub(super) fn off(&mut self) {
-        *self = Self {
-            asserted: self.asserted,
-            ..Self::default()
-        };
+        *self = Self { asserted: self.asserted, ..Self::default() };
     }
 
     /// The rules of vfio_pci_set_msi_trigger and vfio_pci_set_intx_trigger.
-    fn trigger(&mut self, info: IrqInfo, start: u32, eventfds: &[Option<Arc<EventFd>>]) -> io::Result<()> {
+    fn trigger(
+        &mut self,
+        info: IrqInfo,
+        start: u32,
+        eventfds: &[Option<Arc<EventFd>>],
+    ) -> io::Result<()> {
         let start = usize::try_from(start).map_err(|_| errno(libc::EINVAL))?;
         let end = start.saturating_add(eventfds.len());
         let other = self.active.is_some_and(|active| active != info.index);
         // Once it is on, vectors beyond those it was turned on with need the kind that can grow.
         let grows = self.active.is_some() && end > self.eventfds.len();
-        if other || end as u64 > u64::from(info.count) || grows && info.flags.contains(IrqFlags::NORESIZE) {
+        if other
+            || end as u64 > u64::from(info.count)
+            || grows && info.flags.contains(IrqFlags::NORESIZE)
+        {
             return Err(errno(libc::EINVAL));
         }
         match self.active {
             // vfio_msi_enable allocates all of them, bound or not.
             None => self.allocated.extend(0..end),
             Some(_) => {
-                let named = (start..end)
-                    .zip(eventfds)
-                    .filter(|(_, eventfd)| eventfd.is_some());
+                let named = (start..end).zip(eventfds).filter(|(_, eventfd)| eventfd.is_some());
                 self.allocated.extend(named.map(|(vector, _)| vector));
             }
         }
@@ -101,9 +105,11 @@ impl PciDevice {
     /// The eventfd or the pending bits could not be written.
     pub fn raise(&self, vector: u16) -> io::Result<()> {
         let irqs = lock(&self.irqs);
-        match irqs.eventfd(vector).filter(|_| !irqs.is_on(Kind::Intx)) {
+        match irqs.eventfd(vector).filter(|_| !irqs.is_on(IrqIndex::Intx)) {
             Some(eventfd) => eventfd.write(1),
-            None if irqs.is_on(Kind::Msix) && vector < self.msix_vectors() => self.set_pending(vector, true),
+            None if irqs.is_on(IrqIndex::Msix) && vector < self.msix_vectors() => {
+                self.set_pending(vector, true)
+            }
             None => Ok(()),
         }
     }
@@ -127,11 +133,7 @@ impl PciDevice {
     /// The eventfd could not be written.
     pub fn resample(&self) -> io::Result<()> {
         let mut irqs = lock(&self.irqs);
-        if irqs
-            .resample
-            .as_ref()
-            .is_some_and(|eventfd| eventfd.read().is_ok())
-        {
+        if irqs.resample.as_ref().is_some_and(|eventfd| eventfd.read().is_ok()) {
             irqs.masked = false;
         }
         self.signal_pin(&mut irqs)
@@ -140,8 +142,9 @@ impl PciDevice {
     pub(super) fn signal_pin(&self, irqs: &mut IrqsState) -> io::Result<()> {
         let mut command = [0; 2];
         self.config(COMMAND.into(), &mut command)?;
-        let disabled = Command::from_bits_retain(u16::from_le_bytes(command)).contains(Command::INTX_DISABLE);
-        if !irqs.asserted || irqs.masked || disabled || !irqs.is_on(Kind::Intx) {
+        let disabled =
+            Command::from_bits_retain(u16::from_le_bytes(command)).contains(Command::INTX_DISABLE);
+        if !irqs.asserted || irqs.masked || disabled || !irqs.is_on(IrqIndex::Intx) {
             return Ok(());
         }
         irqs.masked = true;
@@ -160,11 +163,7 @@ impl PciDevice {
         }
         let mut irqs = lock(&self.irqs);
         match call {
-            SetIrqs::Trigger {
-                index,
-                start,
-                eventfds,
-            } => {
+            SetIrqs::Trigger { index, start, eventfds } => {
                 irqs.trigger(self.find_irq(index), start, eventfds)?;
                 self.signal_pin(&mut irqs)?;
                 self.fire_pending(&irqs)
@@ -183,7 +182,7 @@ impl PciDevice {
 
     /// Vectors that were pending in the hardware fire when they are bound, which unmasks them there.
     fn fire_pending(&self, irqs: &IrqsState) -> io::Result<()> {
-        if !irqs.is_on(Kind::Msix) {
+        if !irqs.is_on(IrqIndex::Msix) {
             return Ok(());
         }
         for vector in 0..self.msix_vectors() {
@@ -234,11 +233,7 @@ impl PciDevice {
         let [bit, _] = STATUS_INTERRUPT.to_le_bytes();
         let mut status = [0];
         self.config(STATUS.into(), &mut status)?;
-        status[0] = if asserted {
-            status[0] | bit
-        } else {
-            status[0] & !bit
-        };
+        status[0] = if asserted { status[0] | bit } else { status[0] & !bit };
         self.poke(VFIO_PCI_CONFIG_REGION_INDEX, STATUS.into(), &status)
     }
 }
@@ -246,16 +241,8 @@ impl PciDevice {
 /// Where the structures of MSI-X are, of a function with this config space.
 pub(super) fn msix_layout(config: &[u8]) -> Option<MsixLayout> {
     let bytes = |offset: u16| config.get(usize::from(offset)..).unwrap_or_default();
-    let word = |offset: u16| {
-        bytes(offset)
-            .first_chunk()
-            .map_or(0, |it| u16::from_le_bytes(*it))
-    };
-    let long = |offset: u16| {
-        bytes(offset)
-            .first_chunk()
-            .map_or(0, |it| u32::from_le_bytes(*it))
-    };
+    let word = |offset: u16| bytes(offset).first_chunk().map_or(0, |it| u16::from_le_bytes(*it));
+    let long = |offset: u16| bytes(offset).first_chunk().map_or(0, |it| u32::from_le_bytes(*it));
     let first = bytes(CAPABILITIES).first().copied()?;
     let all = caps::standard(first, word).found;
     let msix = all.iter().find(|capability| capability.id == cap::MSIX)?;

@@ -45,9 +45,7 @@ impl Guest {
     pub fn delivered(&self) -> BTreeMap<u16, MsiMessage> {
         let messages = lock(&self.messages);
         let delivered = messages.delivered.iter();
-        delivered
-            .map(|((_, vector), (message, _))| (*vector, *message))
-            .collect()
+        delivered.map(|((_, vector), (message, _))| (*vector, *message)).collect()
     }
 
     /// The messages that arrived since the last call, with how often.
@@ -128,11 +126,10 @@ impl MsiVectors for Vectors {
     }
 
     fn is_pending(&self, vector: u16) -> bool {
-        let delivered = lock(&self.guest.messages)
-            .delivered
-            .contains_key(&(self.owner, vector));
+        let delivered = lock(&self.guest.messages).delivered.contains_key(&(self.owner, vector));
         let eventfd = self.eventfds.get(&vector).filter(|_| !delivered);
-        eventfd.is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
+        eventfd
+            .is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
     }
 
     fn clear_pending(&mut self, vector: u16) {

@@ -12,7 +12,7 @@
 //! use std::sync::Arc;
 //! use vfio_passthrough::backend::IrqFlags;
 //! use vfio_passthrough::model::{Faults, Guest, PciDevice};
-//! use vfio_passthrough::{Host, PassthroughFunction, ResetPolicy};
+//! use vfio_passthrough::{VmmServices, PassthroughFunction, ResetPolicy};
 //!
 //! let faults = Arc::new(Faults::default());
 //! let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
@@ -202,7 +202,11 @@ impl Faults {
     }
 
     /// A call that moves bytes; `short` moves as many as one does that falls short.
-    fn pass_bytes(&self, call: Call, short: impl FnOnce(usize) -> io::Result<()>) -> io::Result<()> {
+    fn pass_bytes(
+        &self,
+        call: Call,
+        short: impl FnOnce(usize) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut state = lock(&self.state);
         let Some(fault) = state.next(call) else {
             return Ok(());

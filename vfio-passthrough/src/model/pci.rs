@@ -14,11 +14,11 @@ use super::irqs::{IrqsState, msix_layout};
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
 use crate::backend::{
-    BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs,
-    file_position,
+    BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap,
+    SetIrqs, file_position,
 };
 use crate::host::HostMemory as _;
-use crate::irq::binding::Kind;
+use crate::irq::IrqIndex;
 use crate::pci::msi::MsiLayout;
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::{COMMAND, Command};
@@ -54,11 +54,7 @@ impl PciDevice {
     pub fn nvme(faults: Arc<Faults>, msix: IrqFlags) -> io::Result<Self> {
         let mut config = vec![0; 0x1000];
         let mut put = |offset: usize, bytes: &[u8]| {
-            config
-                .iter_mut()
-                .skip(offset)
-                .zip(bytes)
-                .for_each(|(old, new)| *old = *new);
+            config.iter_mut().skip(offset).zip(bytes).for_each(|(old, new)| *old = *new);
         };
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);
         put(0x10, &[4]);
@@ -68,15 +64,11 @@ impl PciDevice {
         put(0x60, &[0x01, 0, 3, 0]);
         put(0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]);
         let intx = IrqInfo {
-            index: Kind::Intx.index(),
+            index: IrqIndex::Intx.number(),
             flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
             count: 1,
         };
-        let msix = IrqInfo {
-            index: Kind::Msix.index(),
-            flags: msix,
-            count: 65,
-        };
+        let msix = IrqInfo { index: IrqIndex::Msix.number(), flags: msix, count: 65 };
         Self::new(faults, config, &[0x4000], vec![intx, msix])
     }
 
@@ -94,11 +86,7 @@ impl PciDevice {
     ) -> io::Result<Self> {
         let mut config = vec![0; 0x1000];
         let mut put = |offset: usize, bytes: &[u8]| {
-            config
-                .iter_mut()
-                .skip(offset)
-                .zip(bytes)
-                .for_each(|(old, new)| *old = *new);
+            config.iter_mut().skip(offset).zip(bytes).for_each(|(old, new)| *old = *new);
         };
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 0, 0, 2]);
         put(0x10, &[4]);
@@ -116,15 +104,15 @@ impl PciDevice {
             first = 0x40;
         }
         put(0x34, &[first]);
-        let irq = |kind: Kind, flags, count: u16| IrqInfo {
-            index: kind.index(),
+        let irq = |kind: IrqIndex, flags, count: u16| IrqInfo {
+            index: kind.number(),
             flags,
             count: count.into(),
         };
-        let intx = irq(Kind::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
+        let intx = irq(IrqIndex::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
         let fixed = IrqFlags::EVENTFD | IrqFlags::NORESIZE;
-        let msi = msi.map(|control| irq(Kind::Msi, fixed, MsiLayout::new(control).vectors()));
-        let msix = msix.map(|(vectors, flags)| irq(Kind::Msix, flags, vectors));
+        let msi = msi.map(|control| irq(IrqIndex::Msi, fixed, MsiLayout::new(control).vectors()));
+        let msix = msix.map(|(vectors, flags)| irq(IrqIndex::Msix, flags, vectors));
         let irqs = [Some(intx), msi, msix].into_iter().flatten().collect();
         Self::new(faults, config, &[0x2_0000], irqs)
     }
@@ -134,32 +122,20 @@ impl PciDevice {
     /// # Errors
     ///
     /// No file could be made for the device's memory.
-    pub fn new(faults: Arc<Faults>, config: Vec<u8>, bars: &[u64], irqs: Vec<IrqInfo>) -> io::Result<Self> {
+    pub fn new(
+        faults: Arc<Faults>,
+        config: Vec<u8>,
+        bars: &[u64],
+        irqs: Vec<IrqInfo>,
+    ) -> io::Result<Self> {
         let flags = RegionFlags::READ | RegionFlags::WRITE;
         let region = |index: u32| {
-            let bar = usize::try_from(index)
-                .ok()
-                .and_then(|index| bars.get(index))
-                .copied();
+            let bar = usize::try_from(index).ok().and_then(|index| bars.get(index)).copied();
             let is_config = index == VFIO_PCI_CONFIG_REGION_INDEX;
-            let size = if is_config {
-                config.len() as u64
-            } else {
-                bar.unwrap_or(0)
-            };
-            let flags = if is_config {
-                flags
-            } else {
-                flags | RegionFlags::MMAP
-            };
+            let size = if is_config { config.len() as u64 } else { bar.unwrap_or(0) };
+            let flags = if is_config { flags } else { flags | RegionFlags::MMAP };
             let file_offset = u64::from(index).saturating_mul(REGION_STRIDE);
-            RegionInfo {
-                index,
-                flags,
-                size,
-                file_offset,
-                ..RegionInfo::default()
-            }
+            RegionInfo { index, flags, size, file_offset, ..RegionInfo::default() }
         };
         let regions: Vec<_> = (0..=VFIO_PCI_CONFIG_REGION_INDEX).map(region).collect();
         let irqs = irqs.into_iter().chain(Events::infos()).collect();
@@ -182,11 +158,7 @@ impl PciDevice {
         device.power_on()?;
         // vfio-pci enables a function when it is opened (pci_enable_device).
         let enabled = Command::MEMORY | Command::IO;
-        device.poke(
-            VFIO_PCI_CONFIG_REGION_INDEX,
-            COMMAND.into(),
-            &enabled.bits().to_le_bytes(),
-        )?;
+        device.poke(VFIO_PCI_CONFIG_REGION_INDEX, COMMAND.into(), &enabled.bits().to_le_bytes())?;
         device.zap()?;
         Ok(device)
     }
@@ -234,10 +206,7 @@ impl PciDevice {
 
     pub(super) fn find_irq(&self, index: u32) -> IrqInfo {
         let known = self.irq_infos.iter().find(|info| info.index == index);
-        known.copied().unwrap_or(IrqInfo {
-            index,
-            ..IrqInfo::default()
-        })
+        known.copied().unwrap_or(IrqInfo { index, ..IrqInfo::default() })
     }
 
     fn power_on(&self) -> io::Result<()> {
@@ -259,10 +228,7 @@ impl PciDevice {
     }
 
     fn find(&self, index: u32) -> io::Result<&RegionInfo> {
-        self.regions
-            .iter()
-            .find(|region| region.index == index)
-            .ok_or_else(|| errno(libc::EINVAL))
+        self.regions.iter().find(|region| region.index == index).ok_or_else(|| errno(libc::EINVAL))
     }
 }
 
@@ -287,9 +253,7 @@ impl Device for PciDevice {
         let position = file_position(region, offset, data.len());
         self.faults.pass_bytes(Call::Read, |length| {
             let (part, _) = data.split_at_mut(length.min(data.len()));
-            position
-                .as_ref()
-                .map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
+            position.as_ref().map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
         })?;
         self.events.check_open()?;
         self.reaches(region.index)?;

@@ -63,34 +63,29 @@ impl Bar {
             _ => BarKind::Memory32,
         };
         let smallest = if kind == BarKind::Io { 4 } else { 16 };
-        let size = size
-            .checked_next_power_of_two()
-            .filter(|_| size != 0)?
-            .max(smallest);
+        let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(smallest);
         let fits = kind == BarKind::Memory64 || u32::try_from(size).is_ok();
         let prefetchable = kind != BarKind::Io && register & BAR_PREFETCHABLE != 0;
-        fits.then_some(Self {
-            index,
-            kind,
-            size,
-            prefetchable,
-        })
+        fits.then_some(Self { index, kind, size, prefetchable })
     }
 
     /// The expansion ROM whose region has `size` bytes; `None` where there is none.
     pub fn rom(size: u64) -> Option<Self> {
         // The lower 11 bits of the register are no address (PCI 6.2.5.2).
-        let size = size
-            .checked_next_power_of_two()
-            .filter(|_| size != 0)?
-            .max(1 << 11);
+        let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(1 << 11);
         let fits = u32::try_from(size).is_ok();
-        fits.then_some(Self {
-            index: BarIndex::ROM,
-            kind: BarKind::Rom,
-            size,
-            prefetchable: false,
-        })
+        fits.then_some(Self { index: BarIndex::ROM, kind: BarKind::Rom, size, prefetchable: false })
+    }
+
+    /// Whether the BAR can be at an address: a multiple of its size, within what its register holds.
+    pub fn fits(&self, address: u64) -> bool {
+        let end = match self.kind {
+            BarKind::Io => 1 << 16,
+            BarKind::Memory32 | BarKind::Rom => 1 << 32,
+            BarKind::Memory64 => ADDRESS_END,
+        };
+        let is_aligned = address & self.size.wrapping_sub(1) == 0;
+        is_aligned && address.checked_add(self.size).is_some_and(|last| last <= end)
     }
 
     /// Where the register is in config space; its upper half, if it has one, is behind it.
@@ -127,20 +122,14 @@ impl Bar {
     pub fn address_bits(&self) -> u64 {
         // A power of two from 4 on: the bits below the size read as zero, which is how a guest sizes the BAR.
         let bits = !self.size.saturating_sub(1);
-        if self.kind == BarKind::Memory64 {
-            bits
-        } else {
-            bits & u64::from(u32::MAX)
-        }
+        if self.kind == BarKind::Memory64 { bits } else { bits & u64::from(u32::MAX) }
     }
 
     /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, what
     /// no CPU reaches, a ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
-        let fits = address
-            .checked_add(self.size)
-            .is_some_and(|end| end <= ADDRESS_END);
+        let fits = address.checked_add(self.size).is_some_and(|end| end <= ADDRESS_END);
         let enabled = self.kind != BarKind::Rom || register & u64::from(ROM_ENABLE) != 0;
         (address != 0 && fits && enabled && address != self.address_bits()).then_some(address)
     }

@@ -46,9 +46,7 @@ pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability>
         }
         let [id, next] = read(offset).to_le_bytes();
         if id == 0xff {
-            cut = Some(format!(
-                "capability list cut at {offset:#x}: nothing answers there"
-            ));
+            cut = Some(format!("capability list cut at {offset:#x}: nothing answers there"));
             break;
         }
         found.push(Capability { id, offset });
@@ -74,9 +72,8 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
         // all-ones.
         if header == 0 || header == u32::MAX {
             if !found.is_empty() {
-                cut = Some(format!(
-                    "extended capability list cut at {offset:#x}: nothing is there"
-                ));
+                cut =
+                    Some(format!("extended capability list cut at {offset:#x}: nothing is there"));
             }
             break;
         }
@@ -98,15 +95,9 @@ mod tests {
 
     fn offsets(list: &[(u16, u16)], first: u8) -> Vec<u16> {
         let read = |offset| {
-            list.iter()
-                .find(|(at, _)| *at == offset)
-                .map_or(0xffff, |(_, header)| *header)
+            list.iter().find(|(at, _)| *at == offset).map_or(0xffff, |(_, header)| *header)
         };
-        standard(first, read)
-            .found
-            .iter()
-            .map(|capability| capability.offset)
-            .collect()
+        standard(first, read).found.iter().map(|capability| capability.offset).collect()
     }
 
     #[test]
@@ -129,12 +120,16 @@ mod tests {
     #[test]
     fn a_list_that_fills_its_space_ends_or_is_cut_as_any_other() {
         for (after_last, is_cut) in [(0, false), (0x40, true)] {
-            let next = |offset| if offset == 0xfc { after_last } else { offset + 4 };
+            let next = |offset| {
+                if offset == 0xfc { after_last } else { offset + 4 }
+            };
             let walk = standard(0x40, |offset| next(offset) << 8 | 5);
             assert_eq!((walk.found.len(), walk.cut.is_some()), (48, is_cut));
         }
         for (after_last, is_cut) in [(0, false), (0x100, true)] {
-            let next = |offset| if offset == 0xffc { after_last } else { offset + 4 };
+            let next = |offset| {
+                if offset == 0xffc { after_last } else { offset + 4 }
+            };
             let walk = extended(|offset| u32::from(next(offset)) << 20 | 5);
             assert_eq!((walk.found.len(), walk.cut.is_some()), (960, is_cut));
         }
@@ -142,21 +137,15 @@ mod tests {
 
     #[test]
     fn extended_headers_are_taken_apart() {
-        let read = |offset| if offset == 0x100 { 0x1502_0001 } else { 0x0001_0010 };
+        let read = |offset| {
+            if offset == 0x100 { 0x1502_0001 } else { 0x0001_0010 }
+        };
         let found = extended(read).found;
         assert_eq!(
             found,
             [
-                ExtendedCapability {
-                    id: 1,
-                    version: 2,
-                    offset: 0x100
-                },
-                ExtendedCapability {
-                    id: 0x10,
-                    version: 1,
-                    offset: 0x150
-                },
+                ExtendedCapability { id: 1, version: 2, offset: 0x100 },
+                ExtendedCapability { id: 0x10, version: 1, offset: 0x150 },
             ]
         );
         assert_eq!(extended(|_| u32::MAX).found, []);

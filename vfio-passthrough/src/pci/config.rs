@@ -4,16 +4,13 @@
 //! as the host's kernel presents it). Which is which is decided once, in `view`. Nothing here talks to the
 //! device: a write returns what it asks for.
 
-use std::ops::Range;
-
 use super::bar::{Bar, Space};
+use super::message::ProgrammedVectors;
 use super::msi::{MsiLayout, MsiRegisters};
 use super::msix::MsixLayout;
 use super::regs::{
-    BAR0, BARS_END, COMMAND, Command, EXPRESS_CONTROL, EXPRESS_CONTROL_END, MSIX_CONTROL, PM_CONTROL,
-    PM_STATE, ROM, ROM_END, STATUS, STATUS_END,
+    BAR0, BARS_END, COMMAND, Command, MSIX_CONTROL, PM_CONTROL, PM_STATE, ROM, ROM_END, STATUS,
 };
-use crate::irq::plan::Wanted;
 
 /// A byte of config space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +29,6 @@ pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
-    pub express: Option<u16>,
     /// The function level resets that the function has, of PCI Express and of conventional PCI.
     pub resets: [Option<ResetBit>; 2],
 }
@@ -84,7 +80,7 @@ pub struct ConfigSpace {
     pub(super) msi: Option<MsiLayout>,
     pub(super) msix: Option<MsixLayout>,
     /// In a low-power state the function answers config accesses only.
-    pub(super) asleep: bool,
+    pub(super) in_low_power: bool,
     /// The BARs, a bit each, that hold what sizing leaves behind: they are no address.
     pub(super) sizing: u8,
 }
@@ -120,19 +116,17 @@ impl ConfigSpace {
             return;
         };
         let bytes = self.bytes.iter_mut().skip(usize::from(pending));
-        bytes
-            .zip(bits.to_le_bytes())
-            .for_each(|(byte, value)| byte.value = value);
+        bytes.zip(bits.to_le_bytes()).for_each(|(byte, value)| byte.value = value);
     }
 
     /// What the guest asks of the host by MSI.
-    pub fn msi_wanted(&self) -> Wanted {
+    pub fn msi_programmed(&self) -> ProgrammedVectors {
         let Some((layout, offset)) = self.msi.zip(self.offsets.msi) else {
-            return Wanted::default();
+            return ProgrammedVectors::default();
         };
         let at = |register: u16| offset.saturating_add(register);
         let upper = layout.upper().map_or(0, |upper| self.u32_at(at(upper)));
-        layout.wanted(MsiRegisters {
+        layout.programmed(MsiRegisters {
             control: self.u16_at(at(MsiLayout::CONTROL)),
             address: u64::from(upper) << 32 | u64::from(self.u32_at(at(MsiLayout::ADDRESS))),
             data: self.u16_at(at(layout.data())),
@@ -146,23 +140,19 @@ impl ConfigSpace {
 
     /// The offset of the power management control register.
     pub fn power_control(&self) -> Option<u16> {
-        self.offsets
-            .power
-            .and_then(|offset| offset.checked_add(PM_CONTROL))
+        self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
     }
 
     /// Back to how it was at power-on: BARs not placed, nothing decoded.
     pub fn reset(&mut self) {
         self.bytes.clone_from(&self.power_on);
-        self.asleep = false;
+        self.in_low_power = false;
         self.sizing = 0;
     }
 
     /// True where the device has to be asked to read these bytes.
     pub fn needs_device(&self, offset: u16, length: usize) -> bool {
-        self.window(offset, length)
-            .iter()
-            .any(|byte| byte.emulated != 0xff)
+        self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
     }
 
     /// Lays our bits over `data`, which is what the device said, or zeros where it was not asked.
@@ -196,11 +186,7 @@ impl ConfigSpace {
     fn note_sizing(&mut self, at: u16, value: u8) {
         let own = self.bars.iter().find(|bar| bar.register() == at);
         if let Some(bit) = own.and_then(|bar| 1_u8.checked_shl(bar.index.number().into())) {
-            self.sizing = if value == 0xff {
-                self.sizing | bit
-            } else {
-                self.sizing & !bit
-            };
+            self.sizing = if value == 0xff { self.sizing | bit } else { self.sizing & !bit };
         }
     }
 
@@ -216,7 +202,9 @@ impl ConfigSpace {
         let value = (value & !byte.emulated) | (byte.value & byte.emulated);
         match forward.last_mut() {
             // Registers are written whole where they can be: bytes that follow one another go together.
-            Some((start, run)) if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) => {
+            Some((start, run))
+                if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) =>
+            {
                 run.push(value)
             }
             _ => forward.push((at, vec![value])),
@@ -232,40 +220,22 @@ impl ConfigSpace {
         let mut touched = Touched::empty();
         touched.set(Touched::MSIX, is(self.offsets.msix, high(MSIX_CONTROL)));
         let msi = self.offsets.msi.zip(self.msi);
-        let own =
-            |(start, layout): (u16, MsiLayout)| (start..start.saturating_add(layout.size())).contains(&at);
+        let own = |(start, layout): (u16, MsiLayout)| {
+            (start..start.saturating_add(layout.size())).contains(&at)
+        };
         touched.set(Touched::MSI, msi.is_some_and(own));
-        let moves = self.asleep || u16::from(value) & PM_STATE != 0;
+        let moves = self.in_low_power || u16::from(value) & PM_STATE != 0;
         touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL) && moves);
         let mut resets = self.offsets.resets.iter().flatten();
         let initiates = |reset: &ResetBit| reset.initiate.0 == at && reset.initiate.1 & value != 0;
         touched.set(Touched::RESET, resets.any(initiates));
         touched.set(
             Touched::BARS,
-            (COMMAND..STATUS).contains(&at) || (BAR0..BARS_END).contains(&at) || (ROM..ROM_END).contains(&at),
+            (COMMAND..STATUS).contains(&at)
+                || (BAR0..BARS_END).contains(&at)
+                || (ROM..ROM_END).contains(&at),
         );
         touched
-    }
-
-    /// True where a function that was still, and was written to like this, still is: it decodes nothing and masters
-    /// no bus, and of its own registers at most those were written that say how it will do so. All else may set
-    /// something going in the device that shows in config space later: VPD is read so, and a PME is.
-    pub fn stays_still(&self, written: &Written) -> bool {
-        let on = Command::IO | Command::MEMORY | Command::BUS_MASTER;
-        let acts = Touched::MSIX | Touched::MSI | Touched::POWER | Touched::RESET;
-        let express = self
-            .offsets
-            .express
-            .map(|offset| offset.saturating_add(EXPRESS_CONTROL)..offset.saturating_add(EXPRESS_CONTROL_END));
-        let quiet = [Some(STATUS..STATUS_END), express];
-        let is_quiet = |(offset, data): &(u16, Vec<u8>)| {
-            let end = usize::from(*offset).saturating_add(data.len());
-            let holds = |range: &Range<u16>| range.start <= *offset && end <= usize::from(range.end);
-            quiet.iter().flatten().any(holds)
-        };
-        !self.command().intersects(on)
-            && !written.touched.intersects(acts)
-            && written.forward.iter().all(is_quiet)
     }
 
     /// The command register as the guest set it.
@@ -279,13 +249,13 @@ impl ConfigSpace {
     }
 
     /// Tells whether the function is in another power state than D0, in which it decodes nothing (PM 5.4).
-    pub fn set_asleep(&mut self, asleep: bool) {
-        self.asleep = asleep;
+    pub fn set_in_low_power(&mut self, in_low_power: bool) {
+        self.in_low_power = in_low_power;
     }
 
-    /// As [`set_asleep`](Self::set_asleep) told.
-    pub fn is_asleep(&self) -> bool {
-        self.asleep
+    /// As [`set_in_low_power`](Self::set_in_low_power) told.
+    pub fn is_in_low_power(&self) -> bool {
+        self.in_low_power
     }
 
     /// Where the guest placed a BAR and lets it decode, or `None` where it decodes nothing.
@@ -294,12 +264,9 @@ impl ConfigSpace {
             Space::Memory => Command::MEMORY,
             Space::Io => Command::IO,
         };
-        let sizing = u32::from(self.sizing)
-            .checked_shr(bar.index.number().into())
-            .unwrap_or(0)
-            & 1
-            != 0;
-        let on = self.command().contains(decode) && !self.asleep && !sizing;
+        let sizing =
+            u32::from(self.sizing).checked_shr(bar.index.number().into()).unwrap_or(0) & 1 != 0;
+        let on = self.command().contains(decode) && !self.in_low_power && !sizing;
         bar.address(self.register(bar)).filter(|_| on)
     }
 
@@ -307,10 +274,7 @@ impl ConfigSpace {
     fn register(&self, bar: &Bar) -> u64 {
         let mut bytes = [0; 8];
         let known = self.window(bar.register(), bar.register_size());
-        bytes
-            .iter_mut()
-            .zip(known)
-            .for_each(|(value, byte)| *value = byte.value);
+        bytes.iter_mut().zip(known).for_each(|(value, byte)| *value = byte.value);
         u64::from_le_bytes(bytes)
     }
 

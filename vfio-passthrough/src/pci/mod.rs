@@ -4,6 +4,7 @@
 pub mod bar;
 pub mod caps;
 pub mod config;
+pub mod message;
 pub mod msi;
 pub mod msix;
 pub mod regs;

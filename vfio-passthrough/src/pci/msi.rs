@@ -1,8 +1,7 @@
 //! Message-signalled interrupts without a table, as the guest programs them (PCI 6.8.1). The registers are
 //! emulated bytes of config space; this reads them.
 
-use crate::host::MsiMessage;
-use crate::irq::plan::Wanted;
+use super::message::{MsiMessage, ProgrammedVectors};
 
 /// Bit of message control: MSI is on.
 pub const ENABLE: u16 = 1;
@@ -35,11 +34,7 @@ impl MsiLayout {
     /// What message control says.
     pub fn new(control: u16) -> Self {
         let power = ((control & MULTIPLE_CAPABLE) >> 1).min(MAX_POWER);
-        Self {
-            wide: control & ADDRESS_64 != 0,
-            masking: control & MASKING != 0,
-            power,
-        }
+        Self { wide: control & ADDRESS_64 != 0, masking: control & MASKING != 0, power }
     }
 
     /// How many vectors the function has: 1 to 32.
@@ -78,7 +73,7 @@ impl MsiLayout {
     }
 
     /// What the guest asks of the host by these register values.
-    pub fn wanted(&self, registers: MsiRegisters) -> Wanted {
+    pub fn programmed(&self, registers: MsiRegisters) -> ProgrammedVectors {
         let enabled = registers.control & ENABLE != 0;
         // More than there are is as many as there are (PCI 6.8.1.3).
         let power = ((registers.control & MULTIPLE_ENABLE) >> 4).min(self.power);
@@ -89,15 +84,9 @@ impl MsiLayout {
             // The function changes the lower bits of the data to tell its vectors apart (PCI 6.8.1.6).
             data: u32::from(registers.data & !vectors.saturating_sub(1) | vector),
         };
-        let deliver = (0..vectors)
-            .filter(unmasked)
-            .map(|vector| (vector, message(vector)))
-            .collect();
-        Wanted {
-            enabled,
-            vectors,
-            deliver,
-        }
+        let unmasked =
+            (0..vectors).filter(unmasked).map(|vector| (vector, message(vector))).collect();
+        ProgrammedVectors { enabled, vectors, unmasked }
     }
 }
 
@@ -144,12 +133,9 @@ mod tests {
     fn the_guest_may_use_fewer_vectors_than_there_are_and_no_more() {
         let layout = MsiLayout::new(0b0110);
         for (control, vectors) in [(0x01, 1), (0x11, 2), (0x31, 8), (0x51, 8)] {
-            let wanted = layout.wanted(MsiRegisters {
-                control,
-                ..MsiRegisters::default()
-            });
+            let wanted = layout.programmed(MsiRegisters { control, ..MsiRegisters::default() });
             assert_eq!(
-                (wanted.vectors, wanted.deliver.len()),
+                (wanted.vectors, wanted.unmasked.len()),
                 (vectors, usize::from(vectors)),
                 "{control:#x}"
             );
@@ -158,34 +144,21 @@ mod tests {
 
     #[test]
     fn vectors_differ_in_the_lower_bits_of_the_data() {
-        let registers = MsiRegisters {
-            control: 0x21,
-            address: 0xfee0_1003,
-            data: 0x4047,
-            mask: 0b0100,
-        };
-        let wanted = MsiLayout::new(0b0100).wanted(registers);
-        let found: Vec<_> = wanted
-            .deliver
-            .into_iter()
-            .map(|(vector, it)| (vector, it.address, it.data))
-            .collect();
+        let registers =
+            MsiRegisters { control: 0x21, address: 0xfee0_1003, data: 0x4047, mask: 0b0100 };
+        let wanted = MsiLayout::new(0b0100).programmed(registers);
+        let found: Vec<_> =
+            wanted.unmasked.into_iter().map(|(vector, it)| (vector, it.address, it.data)).collect();
         assert_eq!(
             found,
-            [
-                (0, 0xfee0_1000, 0x4044),
-                (1, 0xfee0_1000, 0x4045),
-                (3, 0xfee0_1000, 0x4047)
-            ]
+            [(0, 0xfee0_1000, 0x4044), (1, 0xfee0_1000, 0x4045), (3, 0xfee0_1000, 0x4047)]
         );
     }
 
     #[test]
     fn what_is_off_delivers_nothing() {
-        let wanted = MsiLayout::new(0).wanted(MsiRegisters {
-            data: 0x40,
-            ..MsiRegisters::default()
-        });
-        assert!(!wanted.enabled && wanted.deliver.is_empty());
+        let wanted =
+            MsiLayout::new(0).programmed(MsiRegisters { data: 0x40, ..MsiRegisters::default() });
+        assert!(!wanted.enabled && wanted.unmasked.is_empty());
     }
 }

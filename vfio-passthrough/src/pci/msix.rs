@@ -1,9 +1,8 @@
 //! The MSI-X table as the guest programs it (PCI 6.8.2). The table in the hardware belongs to the host's
 //! kernel and is never touched.
 
+use super::message::{MsiMessage, ProgrammedVectors};
 use crate::address::{BarIndex, ByteRange};
-use crate::host::MsiMessage;
-use crate::irq::plan::Wanted;
 
 use super::regs::{MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE};
 
@@ -38,13 +37,7 @@ impl MsixLayout {
         let table = ByteRange::new(table_offset, u64::from(vectors).saturating_mul(ENTRY_SIZE))?;
         // A bit a vector, in units of 64 bits.
         let pba = ByteRange::new(pba_offset, u64::from(vectors).div_ceil(64).saturating_mul(8))?;
-        Some(Self {
-            vectors,
-            table_bar,
-            table,
-            pba_bar,
-            pba,
-        })
+        Some(Self { vectors, table_bar, table, pba_bar, pba })
     }
 
     /// What an access to a BAR touches, if it is not simply the device's.
@@ -79,17 +72,15 @@ struct Entry {
     control: u32,
 }
 
-const RESET: Entry = Entry {
-    address: 0,
-    upper: 0,
-    data: 0,
-    control: MASKED,
-};
+const RESET: Entry = Entry { address: 0, upper: 0, data: 0, control: MASKED };
 
 impl Entry {
     fn bytes(self) -> [u8; 16] {
         let [address, upper, data, control] = [self.address, self.upper, self.data, self.control];
-        (u128::from(address) | u128::from(upper) << 32 | u128::from(data) << 64 | u128::from(control) << 96)
+        (u128::from(address)
+            | u128::from(upper) << 32
+            | u128::from(data) << 64
+            | u128::from(control) << 96)
             .to_le_bytes()
     }
 
@@ -105,7 +96,7 @@ impl Entry {
 }
 
 /// What the guest programmed: the table, and the two bits of message control.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MsixState {
     enabled: bool,
     masked: bool,
@@ -135,24 +126,19 @@ impl MsixState {
         self.masked = control & MSIX_FUNCTION_MASK != 0;
     }
 
-    /// Whether no vector can be delivered whatever the entries say: MSI-X is off, or the function is masked.
-    pub fn is_quiet(&self) -> bool {
+    /// No vector can be delivered whatever the entries say.
+    pub fn is_masked_or_disabled(&self) -> bool {
         !self.enabled || self.masked
     }
 
     /// What the guest asks of the host.
-    pub fn wanted(&self) -> Wanted {
+    pub fn programmed(&self) -> ProgrammedVectors {
         // `new` made at most MAX_VECTORS.
         let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
         let numbers = if self.enabled { 0..vectors } else { 0..0 };
-        let deliver = numbers
-            .filter_map(|vector| Some((vector, self.deliverable(vector)?)))
-            .collect();
-        Wanted {
-            enabled: self.enabled,
-            vectors,
-            deliver,
-        }
+        let unmasked =
+            numbers.filter_map(|vector| Some((vector, self.deliverable(vector)?))).collect();
+        ProgrammedVectors { enabled: self.enabled, vectors, unmasked }
     }
 
     /// Bytes of the table, as if it were memory. What lies behind the last entry reads as zero.
@@ -172,7 +158,8 @@ impl MsixState {
     /// A write of the guest. Aligned accesses of 4 and 8 bytes count, others have no defined effect (PCI
     /// 6.8.2) and are dropped. True where something changed.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
-        let aligned = matches!(data.len(), 4 | 8) && offset.checked_rem(data.len() as u64) == Some(0);
+        let aligned =
+            matches!(data.len(), 4 | 8) && offset.checked_rem(data.len() as u64) == Some(0);
         if !aligned {
             return false;
         }
@@ -185,9 +172,8 @@ impl MsixState {
     }
 
     fn write_register(&mut self, offset: u64, value: u32) -> bool {
-        let entry = usize::try_from(offset / ENTRY_SIZE)
-            .ok()
-            .and_then(|index| self.entries.get_mut(index));
+        let entry =
+            usize::try_from(offset / ENTRY_SIZE).ok().and_then(|index| self.entries.get_mut(index));
         let Some(register) = entry.and_then(|entry| entry.register(offset % ENTRY_SIZE)) else {
             return false;
         };
@@ -247,10 +233,7 @@ mod tests {
     #[test]
     fn the_capability_tells_where_things_are() {
         let found = layout(64, 0x2000, 0x3004);
-        assert_eq!(
-            (found.vectors, found.table_bar.number(), found.pba_bar.number()),
-            (65, 0, 4)
-        );
+        assert_eq!((found.vectors, found.table_bar.number(), found.pba_bar.number()), (65, 0, 4));
         assert_eq!(found.table, ByteRange::new(0x2000, 65 * 16).unwrap());
         assert_eq!(found.pba, ByteRange::new(0x3000, 16).unwrap());
         assert_eq!(layout(0x07ff, 0, 0).vectors, 2048);
@@ -276,22 +259,15 @@ mod tests {
         let mut bytes = [0; 16];
         state.read(16, &mut bytes);
         assert_eq!(u128::from_le_bytes(bytes), 1 << 96 | 0x41 << 64 | 0xfee0_1003);
-        assert!(
-            !state.write(24, &0x41_u32.to_le_bytes()),
-            "an unchanged write changes nothing"
-        );
+        assert!(!state.write(24, &0x41_u32.to_le_bytes()), "an unchanged write changes nothing");
     }
 
     #[test]
     fn accesses_of_no_defined_effect_are_dropped() {
         let mut state = MsixState::new(1);
-        for (offset, data) in [
-            (0, &[1_u8][..]),
-            (2, &[1; 4]),
-            (4, &[1; 8]),
-            (16, &[1; 4]),
-            (u64::MAX - 3, &[1; 4]),
-        ] {
+        for (offset, data) in
+            [(0, &[1_u8][..]), (2, &[1; 4]), (4, &[1; 8]), (16, &[1; 4]), (u64::MAX - 3, &[1; 4])]
+        {
             assert!(!state.write(offset, data), "{} bytes at {offset}", data.len());
         }
         assert_eq!(state, MsixState::new(1));
@@ -306,13 +282,7 @@ mod tests {
         state.write_control(MSIX_ENABLE | MSIX_FUNCTION_MASK);
         assert_eq!(state.deliverable(0), None, "the function is masked");
         state.write_control(MSIX_ENABLE);
-        assert_eq!(
-            state.deliverable(0),
-            Some(MsiMessage {
-                address: 0xfee0_1000,
-                data: 0x41
-            })
-        );
+        assert_eq!(state.deliverable(0), Some(MsiMessage { address: 0xfee0_1000, data: 0x41 }));
         state.write(12, &MASKED.to_le_bytes());
         assert_eq!(state.deliverable(0), None, "the vector is masked");
         assert_eq!(state.deliverable(1), None, "there is no such vector");

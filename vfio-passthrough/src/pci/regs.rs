@@ -7,8 +7,6 @@ pub const VENDOR_ID: u16 = 0x00;
 pub const COMMAND: u16 = 0x04;
 /// Status (PCI 6.2.3).
 pub const STATUS: u16 = 0x06;
-/// The end of [`STATUS`].
-pub const STATUS_END: u16 = 0x08;
 /// Cache Line Size (PCI 6.2.4); the latency timer follows.
 pub const CACHE_LINE_SIZE: u16 = 0x0c;
 /// Header Type (PCI 6.2.1).
@@ -138,8 +136,6 @@ pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
 pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
 /// Offset in the PCI Express capability: device control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
-/// The end of device status, which follows it (PCIe 7.5.3.5).
-pub const EXPRESS_CONTROL_END: u16 = 12;
 /// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
 pub const EXPRESS_FLR: u8 = 1 << 7;
 

@@ -58,16 +58,9 @@ impl ConfigSpace {
         regions: &RegionSizes,
         mut read: impl FnMut(u16, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let size = if size < EXTENDED_SIZE {
-            CONVENTIONAL_SIZE
-        } else {
-            EXTENDED_SIZE
-        };
-        let mut view = View {
-            address,
-            bytes: vec![Byte::default(); usize::from(size)],
-            read: &mut read,
-        };
+        let size = if size < EXTENDED_SIZE { CONVENTIONAL_SIZE } else { EXTENDED_SIZE };
+        let mut view =
+            View { address, bytes: vec![Byte::default(); usize::from(size)], read: &mut read };
         let bars = view.header(regions)?;
         let mut space = view.capabilities()?;
         if size == EXTENDED_SIZE {
@@ -88,7 +81,7 @@ impl ConfigSpace {
             bars,
             msi,
             msix,
-            asleep: false,
+            in_low_power: false,
             sizing: 0,
         })
     }
@@ -97,9 +90,7 @@ impl ConfigSpace {
 impl ConfigSpace {
     /// The pin that the function says it signals, 0 for none, 1 for INTA# (PCI 6.2.4).
     pub fn pin(&self) -> u8 {
-        self.power_on
-            .get(usize::from(INTERRUPT_PIN))
-            .map_or(0, |byte| byte.value)
+        self.power_on.get(usize::from(INTERRUPT_PIN)).map_or(0, |byte| byte.value)
     }
 
     /// Takes the pin away: for a host VMM that has no line for it.
@@ -140,10 +131,7 @@ impl View<'_> {
         self.writable(INTERRUPT_LINE, &[0xff]);
         self.emulate(
             HEADER_TYPE,
-            &[
-                header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION,
-                0,
-            ],
+            &[header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION, 0],
         );
         self.emulate(BAR0, &[0; 28]);
         self.emulate(ROM, &[0; 4]);
@@ -154,22 +142,18 @@ impl View<'_> {
         let mut bars: Vec<Bar> = Vec::new();
         for (index, size) in BarIndex::all().zip(regions) {
             let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
-            let register = header
-                .get(usize::from(offset)..)
-                .and_then(|bytes| bytes.first_chunk());
+            let register = header.get(usize::from(offset)..).and_then(|bytes| bytes.first_chunk());
             let register = register.map_or(0, |bytes| u32::from_le_bytes(*bytes));
             // The upper half of a 64-bit BAR is no BAR of its own.
-            let is_upper = |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
+            let is_upper =
+                |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
             let upper = bars.last().is_some_and(is_upper);
             bars.extend(Bar::new(index, register, *size).filter(|_| !upper));
         }
         bars.extend(regions.last().and_then(|size| Bar::rom(*size)));
         for bar in &bars {
             let bytes = |bits: u64| {
-                bits.to_le_bytes()
-                    .into_iter()
-                    .take(bar.register_size())
-                    .collect::<Vec<_>>()
+                bits.to_le_bytes().into_iter().take(bar.register_size()).collect::<Vec<_>>()
             };
             self.emulate(bar.register(), &bytes(bar.fixed_bits()));
             self.writable(bar.register(), &bytes(bar.writable_bits()));
@@ -189,12 +173,8 @@ impl View<'_> {
     }
 
     fn emulate_bits(&mut self, offset: u16, masks: &[u8], values: &[u8]) {
-        for ((byte, mask), value) in self
-            .bytes
-            .iter_mut()
-            .skip(usize::from(offset))
-            .zip(masks)
-            .zip(values)
+        for ((byte, mask), value) in
+            self.bytes.iter_mut().skip(usize::from(offset)).zip(masks).zip(values)
         {
             byte.emulated |= mask;
             byte.value = (byte.value & !mask) | (value & mask);

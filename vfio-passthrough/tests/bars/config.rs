@@ -6,10 +6,7 @@ use super::*;
 fn with_messages() -> Vec<u8> {
     let msi = [0x05, 0xb0, 0x8a, 0x01];
     let msix = [0x11, 0, 3, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0];
-    config_of(
-        [4, 0, 8, 1, 0, 0],
-        &[(0x51, &[0x90]), (0x90, &msi), (0xb0, &msix)],
-    )
+    config_of([4, 0, 8, 1, 0, 0], &[(0x51, &[0x90]), (0x90, &msi), (0xb0, &msix)])
 }
 
 #[test]
@@ -77,10 +74,7 @@ fn a_bad_list_is_cut_with_one_line() {
         ("runs past the end", &[(0x51, &[0xfc]), (0xfc, &[0x05, 0, 0, 0])]),
         ("extended: loops", &[(0x100, &[1, 0, 2, 0x10])]),
         ("extended: points below 0x100", &[(0x100, &[1, 0, 2, 0x08])]),
-        (
-            "extended: ends in nothing",
-            &[(0x100, &[1, 0, 2, 0x20]), (0x200, &[0xff; 4])],
-        ),
+        ("extended: ends in nothing", &[(0x100, &[1, 0, 2, 0x20]), (0x200, &[0xff; 4])]),
     ];
     for (name, extra) in bad {
         let (setup, lines) = logged(|| Setup::new(config_of([0; 6], extra), &[]));
@@ -108,10 +102,7 @@ fn conventional_pci_has_256_bytes() {
         assert_eq!(setup.read32(offset), u32::MAX, "{offset:#x}");
         setup.write32(offset, 0);
     }
-    assert_eq!(
-        (setup.faults.made(Call::Read), setup.faults.made(Call::Write)),
-        before
-    );
+    assert_eq!((setup.faults.made(Call::Read), setup.faults.made(Call::Write)), before);
     setup.write16(0xfc, 0x1234);
     assert_eq!(
         (setup.read16(0xfc), setup.real(0xfc, 2)),
@@ -120,67 +111,4 @@ fn conventional_pci_has_256_bytes() {
     );
     setup.write32(0x10, u32::MAX);
     assert_eq!((setup.read32(0x10), setup.read16(0x34)), (0xffff_c004, 0x40));
-}
-
-/// VPD at 0x60, which is written an address and read when its flag says so; PCI Express at 0x50 leads to it.
-fn with_vpd() -> Setup {
-    let config = config_of(
-        [4, 0, 8, 1, 0, 0],
-        &[(0x0d, &[0]), (0x40, &[0x01, 0x90, 3, 0]), (0x90, &[0x03, 0x50])],
-    );
-    Setup::new(config, &[0x4000, 0, 0x1000, 0x20])
-}
-
-#[test]
-fn still_config_space_is_what_is_read_until_something_is_set_going() {
-    let stirring: [(&str, u16, &[u8]); 7] = [
-        ("it decodes memory", COMMAND, &[2]),
-        ("it decodes ports", COMMAND, &[1]),
-        ("it masters the bus", COMMAND, &[4]),
-        ("VPD is read", 0x92, &[0, 0]),
-        ("another power state", PM_CONTROL, &[3]),
-        ("a PME is let through", PM_CONTROL + 1, &[1]),
-        ("a reset", EXPRESS_CONTROL + 1, &[0x80]),
-    ];
-    let quiet: [(u16, &[u8]); 6] = [
-        (COMMAND, &[0x40, 0x05]),
-        (0x06, &[0xff, 0xff]),
-        (0x10, &[0xff; 4]),
-        (0x3c, &[11]),
-        (EXPRESS_CONTROL, &[0x10, 0x28]),
-        (EXPRESS_CONTROL + 2, &[0xf, 0]),
-    ];
-    for (name, offset, data) in stirring {
-        let setup = with_vpd();
-        let mut page = vec![0; 0x1000];
-        assert!(setup.function.still_config(0, &mut page));
-        for (offset, data) in quiet {
-            setup.function.config_write(offset, data);
-            let dword = usize::from(offset & !3);
-            assert!(
-                setup
-                    .function
-                    .still_config(dword as u16, &mut page[dword..dword + 4]),
-                "{offset:#x}"
-            );
-        }
-        for offset in (0..0x1000_u16).step_by(4) {
-            let own = page[usize::from(offset)..][..4].try_into().unwrap();
-            assert_eq!(setup.read32(offset), u32::from_le_bytes(own), "{offset:#x}");
-        }
-        setup.function.config_write(offset, data);
-        assert!(!setup.function.still_config(0, &mut page), "{name}");
-        setup.write16(COMMAND, 0);
-        assert!(!setup.function.still_config(0, &mut page), "{name}: for good");
-    }
-}
-
-#[test]
-fn config_space_that_cannot_be_read_or_is_gone_is_not_still() {
-    let setup = with_vpd();
-    setup.faults.fail(Call::Read, 0, libc::EIO);
-    assert!(!setup.function.still_config(0, &mut [0; 0x1000]));
-    let setup = with_vpd();
-    setup.function.release().unwrap();
-    assert!(!setup.function.still_config(0, &mut [0; 0x1000]));
 }

@@ -87,16 +87,8 @@ fn a_guest_places_every_kind_and_takes_it_away() {
         }
         let slot = case.slot.map(|(start, size)| range(start, size));
         assert_eq!(setup.guest.slots(), Vec::from_iter(slot), "{}", case.name);
-        let space = if case.kind == Some(BarKind::Io) {
-            Space::Io
-        } else {
-            Space::Memory
-        };
-        let upper = if case.kind == Some(BarKind::Memory64) {
-            case.place[1]
-        } else {
-            0
-        };
+        let space = if case.kind == Some(BarKind::Io) { Space::Io } else { Space::Memory };
+        let upper = if case.kind == Some(BarKind::Memory64) { case.place[1] } else { 0 };
         let base = u64::from(upper) << 32 | u64::from(case.place[0]);
         let expected = case.kind.map(|_| (BarIndex::new(case.host.0 as u8).unwrap(), 4));
         assert_eq!(setup.function.decode(space, base + 4), expected, "{}", case.name);
@@ -112,12 +104,7 @@ fn what_no_slot_covers_goes_through_the_device() {
         let setup = case.setup();
         let bar = BarIndex::new(case.host.0 as u8).unwrap();
         setup.function.bar_write(bar, 8, &[1, 2, 3, 4]);
-        assert_eq!(
-            setup.bar_read32(case.host.0 as u8, 8),
-            0x0403_0201,
-            "{}",
-            case.name
-        );
+        assert_eq!(setup.bar_read32(case.host.0 as u8, 8), 0x0403_0201, "{}", case.name);
     }
 }
 
@@ -125,12 +112,8 @@ fn what_no_slot_covers_goes_through_the_device() {
 fn the_upper_half_of_a_bar_is_none_of_its_own() {
     // VFIO has no region for it; one that says so is not believed.
     let setup = Setup::new(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000, 0x1000]);
-    let found: Vec<_> = setup
-        .function
-        .bars()
-        .iter()
-        .map(|bar| (bar.index.number(), bar.kind))
-        .collect();
+    let found: Vec<_> =
+        setup.function.bars().iter().map(|bar| (bar.index.number(), bar.kind)).collect();
     assert_eq!(found, [(0, BarKind::Memory64)]);
 }
 
@@ -148,16 +131,9 @@ fn a_rom_is_sized_enabled_and_read_from_its_region() {
     assert_eq!(setup.read32(0x30), 0xffff_0000);
     setup.write16(COMMAND, 2);
     setup.write32(0x30, 0xe000_0000);
-    assert_eq!(
-        setup.function.decode(Space::Memory, 0xe000_0000),
-        None,
-        "not enabled"
-    );
+    assert_eq!(setup.function.decode(Space::Memory, 0xe000_0000), None, "not enabled");
     setup.write32(0x30, 0xe000_0001);
-    assert_eq!(
-        setup.function.decode(Space::Memory, 0xe000_0004),
-        Some((BarIndex::ROM, 4))
-    );
+    assert_eq!(setup.function.decode(Space::Memory, 0xe000_0004), Some((BarIndex::ROM, 4)));
     assert_eq!(setup.guest.slots(), [], "VFIO maps no ROM");
     setup.faults.fail(Call::Read, 0, libc::EIO);
     assert_eq!(setup.bar_read32(6, 0), u32::MAX, "what VFIO has no image of");
@@ -200,10 +176,8 @@ fn areas_that_may_be_mapped_are_and_what_is_between_them_is_trapped() {
     });
     setup.write32(0x10, 0xe000_0000);
     setup.write16(COMMAND, 2);
-    let placed: Vec<_> = areas
-        .iter()
-        .map(|area| range(0xe000_0000 + area.start(), area.size()))
-        .collect();
+    let placed: Vec<_> =
+        areas.iter().map(|area| range(0xe000_0000 + area.start(), area.size())).collect();
     assert_eq!(setup.guest.slots(), placed);
     assert_eq!(
         setup.function.decode(Space::Memory, 0xe000_1000),
@@ -216,13 +190,8 @@ fn an_area_that_cannot_be_mapped_is_trapped_and_the_others_are_not() {
     let faults = Arc::new(Faults::default());
     faults.fail(Call::Mmap, 0, libc::ENOMEM);
     let policy = ResetPolicy::Required;
-    let setup = Setup::assign(
-        &faults,
-        config_of([0; 6], &[]),
-        &[0x1000, 0x1000],
-        |device| device,
-        policy,
-    );
+    let setup =
+        Setup::assign(&faults, config_of([0; 6], &[]), &[0x1000, 0x1000], |device| device, policy);
     let setup = setup.unwrap();
     setup.write32(0x10, 0xe000_0000);
     setup.write32(0x14, 0xe100_0000);

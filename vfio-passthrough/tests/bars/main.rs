@@ -20,7 +20,9 @@ use std::sync::Arc;
 use vfio_passthrough::backend::RegionFlags;
 use vfio_passthrough::function::Error;
 use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{
+    BarIndex, ByteRange, DmaSpace, PassthroughFunction, ResetPolicy, VmmServices,
+};
 
 const COMMAND: u16 = 0x04;
 const PM_CONTROL: u16 = 0x44;
@@ -35,7 +37,8 @@ type Extra<'a> = &'a [(usize, &'a [u8])];
 /// host has them, and `extra` bytes.
 fn config_of(bars: [u32; 6], extra: Extra<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
-    let mut put = |offset: usize, new: &[u8]| bytes[offset..offset + new.len()].copy_from_slice(new);
+    let mut put =
+        |offset: usize, new: &[u8]| bytes[offset..offset + new.len()].copy_from_slice(new);
     put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);
     for (index, bar) in bars.into_iter().enumerate() {
         put(0x10 + index * 4, &bar.to_le_bytes());
@@ -80,10 +83,7 @@ impl Setup {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let iommu = Arc::new(Iommu::new(faults.clone()));
-        let host = Host {
-            p2p: Some(DmaSpace::new(iommu.clone())),
-            ..guest.host()
-        };
+        let host = VmmServices { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.host() };
         Ok(Self {
             function: PassthroughFunction::new(address, device.clone(), &host, policy)?,
             iommu,
@@ -94,11 +94,11 @@ impl Setup {
     }
 
     fn write16(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn write32(&self, offset: u16, value: u32) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn read16(&self, offset: u16) -> u16 {

@@ -6,7 +6,9 @@ use std::io;
 use std::sync::Mutex;
 
 use super::*;
-use vfio_passthrough::backend::{BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs};
+use vfio_passthrough::backend::{
+    BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
+};
 
 /// What the device heard, how many memory slots there were then, and its command register.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,9 +97,10 @@ fn started(bus: Option<Vec<BusMember>>) -> (Arc<Witness>, PassthroughFunction) {
         heard: Mutex::default(),
     });
     let (address, host) = ("01:00.0".parse().unwrap(), witness.guest.host());
-    let function = PassthroughFunction::new(address, witness.clone(), &host, ResetPolicy::Required).unwrap();
-    function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
-    function.config_write(COMMAND, &[6, 0]);
+    let function =
+        PassthroughFunction::new(address, witness.clone(), &host, ResetPolicy::Required).unwrap();
+    let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
+    let _ = function.config_write(COMMAND, &[6, 0]);
     assert_eq!(witness.guest.slots().len(), 1);
     witness.take();
     (witness, function)
@@ -116,18 +119,15 @@ fn a_bar_is_in_the_guest_only_while_the_device_answers() {
     let cases: [(u16, [Said<'_>; 2]); 3] = [
         (COMMAND, [(&[4, 0], "0x4 = [4, 0]"), (&[6, 0], "0x4 = [6, 0]")]),
         (COMMAND, [(&[0, 0], "0x4 = [0, 0]"), (&[2, 0], "0x4 = [2, 0]")]),
-        (
-            PM_CONTROL,
-            [(&[3, 0], "0x44 = [3, 0]"), (&[0, 0], "0x44 = [0, 0]")],
-        ),
+        (PM_CONTROL, [(&[3, 0], "0x44 = [3, 0]"), (&[0, 0], "0x44 = [0, 0]")]),
     ];
     for (register, [(off, heard_off), (on, heard_on)]) in cases {
         let (witness, function) = started(None);
-        function.config_write(register, off);
+        let _ = function.config_write(register, off);
         assert_eq!(witness.take(), [heard(heard_off, 0, 6)]);
         assert_eq!(witness.guest.slots().len(), 0);
         let command = if register == COMMAND { off[0].into() } else { 6 };
-        function.config_write(register, on);
+        let _ = function.config_write(register, on);
         assert_eq!(witness.take(), [heard(heard_on, 0, command)]);
         assert_eq!(witness.guest.slots().len(), 1, "and after");
     }
@@ -137,10 +137,10 @@ fn a_bar_is_in_the_guest_only_while_the_device_answers() {
 fn before_any_reset_the_bar_is_gone_and_bus_mastering_is_off() {
     let quiet = [heard("0x4 = [0, 0]", 0, 6), heard("reset", 0, 0)];
     let (witness, function) = started(None);
-    function.config_write(EXPRESS_CONTROL, &[0, 0x80]);
+    let _ = function.config_write(EXPRESS_CONTROL, &[0, 0x80]);
     assert_eq!(witness.take(), quiet, "FLR");
     let (witness, function) = started(None);
-    function.reset().unwrap();
+    function.reset().1.unwrap();
     assert_eq!(witness.take(), quiet, "reboot");
     let (witness, function) = started(None);
     function.shutdown().unwrap();
@@ -159,7 +159,7 @@ fn before_a_reset_of_the_bus_too() {
     };
     let quiet = [heard("0x4 = [0, 0]", 0, 6), heard("reset of the bus", 0, 0)];
     let (witness, function) = started(Some(vec![own.clone()]));
-    function.reset().unwrap();
+    function.reset().1.unwrap();
     assert_eq!(witness.take(), quiet, "reboot");
     let (witness, function) = started(Some(vec![own]));
     function.shutdown().unwrap();

@@ -39,15 +39,12 @@ fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
     assert_eq!(on, [&[Call::Write][..], &THERE, &THERE].concat());
     let moved = trail(&setup, |setup| setup.write32(0x14, 0xe200_0000));
     assert_eq!(moved, [AWAY, THERE].concat());
-    assert_eq!(
-        setup.iommu.mappings(),
-        [range(FIRST.into(), 0x4000), range(0xe200_0000, 0x4000)]
-    );
+    assert_eq!(setup.iommu.mappings(), [range(FIRST.into(), 0x4000), range(0xe200_0000, 0x4000)]);
     let asleep = trail(&setup, |setup| setup.write16(PM_CONTROL, 3));
     assert_eq!(asleep, [&AWAY[..], &AWAY, &[Call::Write]].concat());
     let awake = trail(&setup, |setup| setup.write16(PM_CONTROL, 0));
     assert_eq!(awake, [&[Call::Write][..], &THERE, &THERE].concat());
-    let reset = trail(&setup, |setup| setup.function.reset().unwrap());
+    let reset = trail(&setup, |setup| setup.function.reset().1.unwrap());
     assert_eq!(reset, [&AWAY[..], &AWAY, &[Call::Write, Call::Reset]].concat());
     assert_eq!(setup.iommu.mappings(), []);
     let traps = setup.function.traps();
@@ -57,12 +54,7 @@ fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
 #[test]
 fn nothing_stays_when_the_function_goes() {
     for shut_down in [true, false] {
-        let Setup {
-            function,
-            iommu,
-            guest,
-            ..
-        } = setup();
+        let Setup { function, iommu, guest, .. } = setup();
         if shut_down {
             function.shutdown().unwrap();
         }
@@ -97,30 +89,17 @@ fn what_the_iommu_keeps_once_is_tried_again() {
     setup.faults.fail(Call::UnmapDma, 0, libc::EIO);
     setup.write32(0x10, 0xe200_0000);
     let moved = vec![range(SECOND.into(), 0x4000), range(0xe200_0000, 0x4000)];
-    assert_eq!(
-        (setup.guest.slots(), setup.iommu.mappings()),
-        (moved.clone(), moved)
-    );
+    assert_eq!((setup.guest.slots(), setup.iommu.mappings()), (moved.clone(), moved));
 }
 
 #[test]
 fn what_the_iommu_keeps_for_good_is_leaked_and_told() {
-    let Setup {
-        function,
-        faults,
-        device,
-        iommu,
-        guest,
-    } = setup();
+    let Setup { function, faults, device, iommu, guest } = setup();
     (0..9).for_each(|nth| faults.fail(Call::UnmapDma, nth, libc::EIO));
     let error = function.shutdown().unwrap_err().to_string();
-    let begin =
-        "0000:01:00.0: BAR0, for the DMA of other devices: cannot unmap 0xe0000000-0xe0003fff from DMA: ";
+    let begin = "0000:01:00.0: BAR0, for the DMA of other devices: cannot unmap 0xe0000000-0xe0003fff from DMA: ";
     assert!(error.starts_with(begin), "{error}");
     drop(function);
     assert_eq!((iommu.mappings(), guest.slots()), (both(), vec![]));
-    assert!(
-        Arc::strong_count(&device) > 1,
-        "the device's memory is still reached"
-    );
+    assert!(Arc::strong_count(&device) > 1, "the device's memory is still reached");
 }

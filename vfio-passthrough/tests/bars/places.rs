@@ -37,7 +37,7 @@ fn what_changes_nothing_costs_no_slot_call() {
 fn only_the_bar_that_moves_costs_slot_calls() {
     let setup = setup();
     let before = setup.slot_calls();
-    assert!(setup.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()));
+    assert!(setup.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()).slots_freed);
     assert_eq!(setup.slot_calls() - before, 2, "one taken away, one placed");
 }
 
@@ -47,11 +47,7 @@ fn waking_what_is_awake_asks_the_device_nothing() {
     let before = setup.faults.made(Call::Read);
     setup.write16(PM_CONTROL, 0x8000);
     assert_eq!(setup.faults.made(Call::Read), before);
-    assert_eq!(
-        setup.real(PM_CONTROL.into(), 2),
-        [0, 0x80],
-        "the write itself is the device's"
-    );
+    assert_eq!(setup.real(PM_CONTROL.into(), 2), [0, 0x80], "the write itself is the device's");
 }
 
 #[test]
@@ -87,14 +83,9 @@ fn whichever_slot_call_fails_no_window_is_left_where_its_bar_is_not() {
             assert_eq!(setup.guest.slots(), [], "{call:?} {nth}: off");
             setup.write32(0x10, FIRST + 0x10_0000);
             setup.write16(COMMAND, 6);
-            let wanted = [
-                range(u64::from(FIRST) + 0x10_0000, 0x4000),
-                range(SECOND.into(), 0x4000),
-            ];
-            assert!(
-                setup.guest.slots().iter().all(|slot| wanted.contains(slot)),
-                "{call:?} {nth}"
-            );
+            let wanted =
+                [range(u64::from(FIRST) + 0x10_0000, 0x4000), range(SECOND.into(), 0x4000)];
+            assert!(setup.guest.slots().iter().all(|slot| wanted.contains(slot)), "{call:?} {nth}");
             setup.faults.heal();
             setup.write16(COMMAND, 6);
             assert_eq!(setup.guest.slots(), wanted, "{call:?} {nth}: made up for");
@@ -128,14 +119,8 @@ fn bars_that_overlap_share_no_slot_and_part_again() {
     let setup = setup();
     setup.write32(0x14, FIRST);
     assert_eq!(setup.guest.slots(), [range(FIRST.into(), 0x4000)]);
-    let first = setup
-        .function
-        .decode(vfio_passthrough::Space::Memory, FIRST.into());
-    assert_eq!(
-        first,
-        Some((BarIndex::new(0).unwrap(), 0)),
-        "the first one answers"
-    );
+    let first = setup.function.decode(vfio_passthrough::Space::Memory, FIRST.into());
+    assert_eq!(first, Some((BarIndex::new(0).unwrap(), 0)), "the first one answers");
     setup.write32(0x10, SECOND);
     assert_eq!(setup.guest.slots(), both(), "BAR1 has the place that BAR0 left");
 }
@@ -146,21 +131,38 @@ fn a_refused_bar_is_placed_when_another_function_made_room() {
     let device = PciDevice::new(faults, config_of([0; 6], &[]), &[0x4000], vec![]).unwrap();
     let address = "02:00.0".parse().unwrap();
     let policy = ResetPolicy::Required;
-    let two = PassthroughFunction::new(address, Arc::new(device), &one.guest.host(), policy).unwrap();
-    two.config_write(0x10, &FIRST.to_le_bytes());
-    two.config_write(COMMAND, &[2, 0]);
+    let two =
+        PassthroughFunction::new(address, Arc::new(device), &one.guest.host(), policy).unwrap();
+    let _ = two.config_write(0x10, &FIRST.to_le_bytes());
+    let _ = two.config_write(COMMAND, &[2, 0]);
     assert_eq!(one.guest.slots(), both(), "refused");
+    assert!(one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()).slots_freed, "moved");
+    let _ = two.retry_placement();
+    assert_eq!(one.guest.slots(), [both(), vec![range(0xe200_0000, 0x4000)]].concat());
     assert!(
-        one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
-        "moved"
-    );
-    two.place_again();
-    assert_eq!(
-        one.guest.slots(),
-        [both(), vec![range(0xe200_0000, 0x4000)]].concat()
-    );
-    assert!(
-        !one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()),
+        !one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()).slots_freed,
         "unchanged"
     );
+}
+
+#[test]
+fn a_bar_is_placed_where_it_fits_and_the_effects_say_where_each_is() {
+    let setup = Setup::new(config_of([4, 0, 0, 1, 0, 0], &[]), &[0x4000, 0, 0x1000, 0x20]);
+    let bar = |number| BarIndex::new(number).unwrap();
+    let place = |number, address| setup.function.place_bar(bar(number), address);
+    let _ = place(0, 0x38_0000_4000).unwrap();
+    let _ = place(2, 0xe000_1000).unwrap();
+    let placed = place(3, 0xc020).unwrap();
+    assert_eq!(placed.bars, [None; 7], "nothing is decoded yet");
+    let decoded = setup.function.config_write(COMMAND, &3_u16.to_le_bytes());
+    let found = [Some(0x38_0000_4000), None, Some(0xe000_1000), Some(0xc020), None, None, None];
+    assert_eq!(decoded.bars, found);
+    for (number, address) in
+        [(1, 0), (0, 0x2000), (0, 1 << 52), (2, 1 << 32), (2, 0xe000_0800), (3, 0x1_0000)]
+    {
+        let error = place(number, address).unwrap_err().to_string();
+        let expected = format!("0000:01:00.0: cannot place BAR{number} at {address:#x}: ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    assert_eq!(setup.function.retry_placement().bars, found, "nothing was written");
 }

@@ -5,31 +5,18 @@ use vfio_passthrough::backend::BusMember;
 use vfio_passthrough::function::Reset;
 
 fn member(address: &str, ours: bool, driver: Option<&str>) -> BusMember {
-    BusMember {
-        address: address.parse().unwrap(),
-        ours,
-        driver: driver.map(str::to_owned),
-    }
+    BusMember { address: address.parse().unwrap(), ours, driver: driver.map(str::to_owned) }
 }
 
 /// A function of the model that cannot be reset alone, on a bus with these.
 fn on_bus(faults: &Arc<Faults>, bus: Vec<BusMember>, policy: ResetPolicy) -> Result<Setup, Error> {
     // The host has bus mastering on.
     let config = config_of([0; 6], &[(COMMAND.into(), &[6, 0])]);
-    Setup::assign(
-        faults,
-        config,
-        &[0x4000],
-        |device| device.without_reset(bus),
-        policy,
-    )
+    Setup::assign(faults, config, &[0x4000], |device| device.without_reset(bus), policy)
 }
 
 fn own_bus() -> Vec<BusMember> {
-    vec![
-        member("01:00.0", true, Some("vfio-pci")),
-        member("01:00.1", true, Some("vfio-pci")),
-    ]
+    vec![member("01:00.0", true, Some("vfio-pci")), member("01:00.1", true, Some("vfio-pci"))]
 }
 
 fn started(setup: Setup) -> Setup {
@@ -40,15 +27,10 @@ fn started(setup: Setup) -> Setup {
 
 #[test]
 fn a_function_without_a_reset_is_refused_with_the_reason() {
-    let foreign = vec![
-        member("01:00.0", true, Some("vfio-pci")),
-        member("01:00.1", false, Some("e1000e")),
-    ];
+    let foreign =
+        vec![member("01:00.0", true, Some("vfio-pci")), member("01:00.1", false, Some("e1000e"))];
     let cases = [
-        (
-            vec![],
-            "0000:01:00.0: it has no reset of its own, and its bus has none (ENODEV); ",
-        ),
+        (vec![], "0000:01:00.0: it has no reset of its own, and its bus has none (ENODEV); "),
         (
             foreign,
             "0000:01:00.0: it has no reset of its own, and a reset of its bus would also reset 0000:01:00.1 \
@@ -57,18 +39,10 @@ fn a_function_without_a_reset_is_refused_with_the_reason() {
     ];
     for (bus, reason) in cases {
         let faults = Arc::new(Faults::default());
-        let text = on_bus(&faults, bus.clone(), ResetPolicy::Required)
-            .err()
-            .unwrap()
-            .to_string();
-        let advice =
-            "a guest would get it in the state in which its last user left it: 'reset=none' takes it so";
+        let text = on_bus(&faults, bus.clone(), ResetPolicy::Required).err().unwrap().to_string();
+        let advice = "a guest would get it in the state in which its last user left it: 'reset=none' takes it so";
         assert_eq!(text, format!("{reason}{advice}"));
-        assert_eq!(
-            faults.made(Call::ResetBus),
-            0,
-            "nothing is reset that is not ours"
-        );
+        assert_eq!(faults.made(Call::ResetBus), 0, "nothing is reset that is not ours");
         let taken = on_bus(&faults, bus, ResetPolicy::IfPossible).unwrap();
         assert_eq!(taken.function.reset_kind(), Reset::Nothing);
     }
@@ -92,14 +66,8 @@ fn bus_mastering_is_off_before_any_reset() {
     // A bus reset that fails leaves what was written before.
     let faults = Arc::new(Faults::default());
     faults.fail(Call::ResetBus, 0, libc::EAGAIN);
-    let error = on_bus(&faults, own_bus(), ResetPolicy::Required)
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.starts_with("0000:01:00.0: VFIO_DEVICE_PCI_HOT_RESET: "),
-        "{error}"
-    );
+    let error = on_bus(&faults, own_bus(), ResetPolicy::Required).err().unwrap().to_string();
+    assert!(error.starts_with("0000:01:00.0: VFIO_DEVICE_PCI_HOT_RESET: "), "{error}");
     assert_eq!(faults.made(Call::Write), 1, "COMMAND, at attach");
     faults.fail(Call::Write, 0, libc::EIO);
     assert!(on_bus(&faults, own_bus(), ResetPolicy::Required).is_err());
@@ -107,11 +75,7 @@ fn bus_mastering_is_off_before_any_reset() {
     for at_end in [false, true] {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
         setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
-        let end = if at_end {
-            setup.function.shutdown()
-        } else {
-            setup.function.reset()
-        };
+        let end = if at_end { setup.function.shutdown() } else { setup.function.reset().1 };
         assert!(end.is_err());
         assert_eq!(setup.real(COMMAND.into(), 2), [0, 0]);
     }
@@ -120,17 +84,14 @@ fn bus_mastering_is_off_before_any_reset() {
 #[test]
 fn every_failure_is_reported_and_the_rest_is_done() {
     let failures = [
-        (
-            Call::RemoveSlot,
-            "0000:01:00.0: cannot take away BAR0 in guest memory: ",
-        ),
+        (Call::RemoveSlot, "0000:01:00.0: cannot remove the memory slot of BAR0: "),
         (Call::Write, "0000:01:00.0: cannot write region 7: "),
         (Call::Reset, "0000:01:00.0: VFIO_DEVICE_RESET: "),
     ];
     for (call, expected) in failures {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
         setup.faults.fail(call, 0, libc::EIO);
-        let text = setup.function.reset().unwrap_err().to_string();
+        let text = setup.function.reset().1.unwrap_err().to_string();
         assert!(text.starts_with(expected), "{call:?}: {text}");
         assert_eq!(setup.faults.made(Call::Reset), 1, "{call:?}");
         assert_eq!(setup.guest.slots(), [], "{call:?}");
@@ -143,12 +104,9 @@ fn of_two_failures_one_is_returned_and_one_is_logged() {
     let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
     setup.faults.fail(Call::Write, 0, libc::EIO);
     setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
-    let (result, lines) = logged(|| setup.function.reset());
+    let (result, lines) = logged(|| setup.function.reset().1);
     let text = result.unwrap_err().to_string();
-    assert!(
-        text.starts_with("0000:01:00.0: cannot write region 7: "),
-        "{text}"
-    );
+    assert!(text.starts_with("0000:01:00.0: cannot write region 7: "), "{text}");
     assert_eq!(lines, 1);
 }
 
@@ -159,15 +117,11 @@ fn an_flr_of_either_kind_brings_power_on_back() {
         let setup = started(Setup::new(config_of([0; 6], extra), &[0x4000]));
         setup.write16(0x3c, 0x000b);
         let gave_up = setup.function.config_write(register, &u16::to_le_bytes(value));
-        assert!(gave_up, "{register:#x}");
+        assert!(gave_up.slots_freed, "{register:#x}");
         assert_eq!(setup.faults.made(Call::Reset), 1, "{register:#x}");
         assert_eq!(setup.guest.slots(), [], "{register:#x}");
-        let found = (
-            setup.read16(COMMAND),
-            setup.read32(0x10),
-            setup.read16(0x3c),
-            setup.read16(register),
-        );
+        let found =
+            (setup.read16(COMMAND), setup.read32(0x10), setup.read16(0x3c), setup.read16(register));
         assert_eq!(found, (0, 0, 0, 0), "{register:#x}");
         assert_eq!(
             started(setup).guest.slots(),
@@ -184,11 +138,7 @@ fn what_has_no_flr_is_not_reset_by_its_bit() {
     setup.write16(EXPRESS_CONTROL, 0x8000);
     setup.write16(0xa4, 1);
     assert_eq!(setup.faults.made(Call::Reset), 0);
-    assert_eq!(
-        setup.real(EXPRESS_CONTROL.into(), 2),
-        [0, 0],
-        "nor is it passed on"
-    );
+    assert_eq!(setup.real(EXPRESS_CONTROL.into(), 2), [0, 0], "nor is it passed on");
 }
 
 #[test]
@@ -197,7 +147,7 @@ fn a_sleeping_function_without_a_reset_is_awake_afterwards() {
     let setup = started(setup);
     setup.write16(PM_CONTROL, 3);
     assert_eq!(setup.guest.slots(), []);
-    setup.function.reset().unwrap();
+    setup.function.reset().1.unwrap();
     assert_eq!(setup.real(PM_CONTROL.into(), 1), [0]);
     assert_eq!(started(setup).guest.slots(), [range(0xe000_0000, 0x4000)]);
 }

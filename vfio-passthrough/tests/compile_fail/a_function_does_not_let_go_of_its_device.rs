@@ -7,7 +7,7 @@ fn take(function: PassthroughFunction) -> Result<(), Error> {
     let _bars = function.bars();
     drop(function);
     let _windows = function.state.lock();
-    function.reset()
+    function.reset().1
 }
 
 fn borrow(function: PassthroughFunction) -> usize {

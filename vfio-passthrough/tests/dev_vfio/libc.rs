@@ -149,25 +149,11 @@ impl World {
         let [argsz, flags] = *words(argument);
         if request == UNMAP {
             let [iova, size] = longs(argument + 8);
-            let call = UnmapDma {
-                argsz,
-                flags,
-                iova: *iova,
-                size: *size,
-            };
+            let call = UnmapDma { argsz, flags, iova: *iova, size: *size };
             return self.system.unmap_dma(fd, &call).map(|bytes| *size = bytes);
         }
         let [vaddr, iova, size] = *longs(argument + 8);
-        self.system.map_dma(
-            fd,
-            &MapDma {
-                argsz,
-                flags,
-                vaddr,
-                iova,
-                size,
-            },
-        )
+        self.system.map_dma(fd, &MapDma { argsz, flags, vaddr, iova, size })
     }
 
     fn set_irqs(&mut self, fd: Fd, argument: usize) -> io::Result<()> {
@@ -182,22 +168,8 @@ impl World {
             }
             fds.push(self.fd(number));
         }
-        let data = if fds.is_empty() {
-            IrqData::None
-        } else {
-            IrqData::Eventfds(fds)
-        };
-        self.system.set_irqs(
-            fd,
-            &IrqSet {
-                argsz,
-                flags,
-                index,
-                start,
-                count,
-                data,
-            },
-        )
+        let data = if fds.is_empty() { IrqData::None } else { IrqData::Eventfds(fds) };
+        self.system.set_irqs(fd, &IrqSet { argsz, flags, index, start, count, data })
     }
 }
 
@@ -234,10 +206,7 @@ fn bytes(address: usize, length: usize) -> &'static mut [u8] {
 
 fn text(pointer: *const c_char) -> String {
     // SAFETY: a path or a name of the C library's functions ends with a zero byte.
-    unsafe { CStr::from_ptr(pointer) }
-        .to_str()
-        .unwrap_or_default()
-        .to_owned()
+    unsafe { CStr::from_ptr(pointer) }.to_str().unwrap_or_default().to_owned()
 }
 
 fn answer(result: io::Result<c_int>) -> c_int {
@@ -323,13 +292,7 @@ extern "C" fn statx(
     let path = place(path);
     // SAFETY: what the caller asked for, of another path.
     unsafe {
-        libc::syscall(
-            libc::SYS_statx,
-            c_long::from(folder),
-            path.as_ptr(),
-            flags,
-            mask,
-            buffer,
-        ) as c_int
+        libc::syscall(libc::SYS_statx, c_long::from(folder), path.as_ptr(), flags, mask, buffer)
+            as c_int
     }
 }

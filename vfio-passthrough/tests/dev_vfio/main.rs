@@ -1,11 +1,7 @@
 //! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are attached, used by a guest and
 //! given back, one at the guest's end and one while it runs; then each call of the kernel fails in turn, with each errno. And
 //! the host takes all of them away.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    reason = "a test that fails panics"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod bus;
 mod libc;
@@ -32,7 +28,8 @@ fn sysfs() -> tempfile::TempDir {
         let folder = root.path().join("bus/pci/devices").join(device);
         std::fs::create_dir_all(&folder).unwrap();
         std::os::unix::fs::symlink("../drivers/vfio-pci", folder.join("driver")).unwrap();
-        std::os::unix::fs::symlink(format!("../groups/{group}"), folder.join("iommu_group")).unwrap();
+        std::os::unix::fs::symlink(format!("../groups/{group}"), folder.join("iommu_group"))
+            .unwrap();
     }
     root
 }
@@ -75,32 +72,31 @@ fn live(kvm: Fd, host: Host) -> Result<(), String> {
         let address = device.parse().unwrap();
         devices.push((address, container.open_device(address).map_err(text)?));
     }
-    let memory = |_| Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x4000, None).unwrap());
+    let memory =
+        |_| Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x4000, None).unwrap());
     let pieces = (0..3).map(|at: u64| (Iova(at << 20), memory(at) as Arc<dyn HostMemory>));
     let mappings = container.dma().map_all(pieces).map_err(text)?;
     let guest = Guest::new(Arc::new(Faults::default()));
     let functions = devices.into_iter().map(|(address, device)| {
-        PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required).map_err(text)
+        PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required)
+            .map_err(text)
     });
     let functions = functions.collect::<Result<Vec<_>, _>>()?;
     for (function, bar) in functions.iter().zip([0xe000_0004_u32, 0xe100_0004]) {
-        function.config_write(0x10, &bar.to_le_bytes());
-        function.config_write(0x04, &[6, 0]);
+        let _ = function.config_write(0x10, &bar.to_le_bytes());
+        let _ = function.config_write(0x04, &[6, 0]);
         function.bar_write(BarIndex::new(0).unwrap(), 0x2000 + 12, &[0; 4]);
-        function.config_write(0x42, &[0, 0x80]);
-        function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
-        function.reset().map_err(text)?;
+        let _ = function.config_write(0x42, &[0, 0x80]);
+        let _ = function.config_write(0x10, &(bar + 0x10_0000).to_le_bytes());
+        function.reset().1.map_err(text)?;
     }
     host(&world().as_ref().unwrap().system);
     let ends = functions
         .iter()
-        .zip([PassthroughFunction::shutdown, PassthroughFunction::release]);
+        .zip([PassthroughFunction::shutdown, |function: &PassthroughFunction| function.detach().1]);
     let ends: Vec<_> = ends.map(|(function, end)| end(function).map_err(text)).collect();
     drop(functions);
-    mappings
-        .into_iter()
-        .try_for_each(|mapping| mapping.unmap().map(drop))
-        .map_err(text)?;
+    mappings.into_iter().try_for_each(|mapping| mapping.unmap().map(drop)).map_err(text)?;
     ends.into_iter().collect()
 }
 
@@ -129,10 +125,8 @@ fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>, host: Host) -
     let root = sysfs();
     let mut description = Description::new(kernel);
     for (device, group) in DEVICES {
-        let function = PciFunction {
-            resets: resets == Resets::EachByItself,
-            ..PciFunction::nvme()
-        };
+        let function =
+            PciFunction { resets: resets == Resets::EachByItself, ..PciFunction::nvme() };
         description = description.device(device.parse().unwrap(), group, Driver::Vfio, function);
     }
     let system = description.build();
@@ -149,11 +143,7 @@ fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>, host: Host) -
         calls: own.calls,
         struck: own.struck,
         bus_resets: own.bus.resets,
-        left: (
-            own.system.open_fds(),
-            own.system.containers(),
-            own.system.locked_memory(),
-        ),
+        left: (own.system.open_fds(), own.system.containers(), own.system.locked_memory()),
         not_unmapped: own.not_unmapped,
         drivers: DEVICES.map(|(device, _)| own.system.driver(device.parse().unwrap())),
     }
@@ -170,11 +160,7 @@ fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
     };
     for kernel in [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12] {
         let outcome = run(kernel, Resets::EachByItself, None, take_all);
-        assert_eq!(
-            (outcome.result, outcome.left),
-            (Ok(()), (vec![], 0, 0)),
-            "{kernel:?}"
-        );
+        assert_eq!((outcome.result, outcome.left), (Ok(()), (vec![], 0, 0)), "{kernel:?}");
         assert_eq!(outcome.not_unmapped, [], "{kernel:?}");
         assert_eq!(outcome.drivers, [Some(Driver::None); 2], "{kernel:?}");
     }
@@ -195,17 +181,14 @@ fn is_told(resets: Resets, struck: u32, errno: i32) -> bool {
 
 fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
     let good = run(kernel, resets, None, NOTHING);
-    assert_eq!(
-        (good.result, good.left),
-        (Ok(()), (vec![], 0, 0)),
-        "{kernel:?}, {resets:?}"
-    );
+    assert_eq!((good.result, good.left), (Ok(()), (vec![], 0, 0)), "{kernel:?}, {resets:?}");
     let expected = if resets == Resets::WithTheBus { 5 } else { 0 };
     assert_eq!(good.bus_resets, expected, "{kernel:?}, {resets:?}");
     for (call, errno) in (0..good.calls).flat_map(|call| ERRNOS.map(|errno| (call, errno))) {
         let outcome = run(kernel, resets, Some((call, errno)), NOTHING);
         let struck = outcome.struck.unwrap();
-        let point = format!("{kernel:?}, {resets:?}: call {call} (request {struck}) with errno {errno}");
+        let point =
+            format!("{kernel:?}, {resets:?}: call {call} (request {struck}) with errno {errno}");
         assert_eq!(outcome.left, (vec![], 0, 0), "{point}: {:?}", outcome.result);
         // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has none for them.
         if let Err(error) = &outcome.result {
@@ -217,10 +200,7 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
                 || errno == ENODEV && error.contains("(ENODEV)");
             assert!(named, "{point}: {error}");
         }
-        assert!(
-            outcome.result.is_err() || !is_told(resets, struck, errno),
-            "{point} is not told"
-        );
+        assert!(outcome.result.is_err() || !is_told(resets, struck, errno), "{point} is not told");
     }
     good.calls * ERRNOS.len() as u64
 }

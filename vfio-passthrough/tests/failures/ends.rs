@@ -24,11 +24,7 @@ fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String>
     let struck = parts.faults.struck().first().copied();
     if let Some(struck) = struck {
         let whom = if dma_failed.is_some() { "" } else { NAME };
-        let lines: Vec<_> = lines::taken()
-            .into_iter()
-            .chain(dma_failed)
-            .chain(failed)
-            .collect();
+        let lines: Vec<_> = lines::taken().into_iter().chain(dma_failed).chain(failed).collect();
         let told = lines.iter().any(|line| names(line, whom, struck, fault));
         // Not every device has events, and that is how VFIO says so.
         let no_event = (struck, fault) == (Call::IrqInfo, Fault::Errno(libc::EINVAL));
@@ -40,13 +36,9 @@ fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String>
     drop((function, mappings));
     parts.faults.heal();
     let left = (parts.ledger(), parts.holders());
-    check(left == Default::default(), || {
-        format!("{struck:?}: left: {left:?}")
-    })?;
+    check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
     let again = (map(&parts.iommu).is_ok(), parts.attach().is_ok());
-    check(again == (true, true), || {
-        format!("{struck:?}: not again: {again:?}")
-    })?;
+    check(again == (true, true), || format!("{struck:?}: not again: {again:?}"))?;
     Ok(struck)
 }
 
@@ -57,9 +49,7 @@ fn a_function_that_cannot_be_attached_leaves_nothing() {
         let _mappings = map(&parts.iommu).unwrap();
         let _function = parts.attach().unwrap();
         let calls = parts.faults.all_made();
-        sweep(&format!("attach, {shape:?}"), calls, |call, fault| {
-            attach(shape, call, fault)
-        })
+        sweep(&format!("attach, {shape:?}"), calls, |call, fault| attach(shape, call, fault))
     };
     let points: u64 = SHAPES.into_iter().map(sweep_shape).sum();
     println!("attach: {points} points");
@@ -80,24 +70,18 @@ fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Opt
     let failed = setup.function.shutdown().err().map(|error| error.to_string());
     let struck = setup.faults.struck().first().copied();
     if let Some(struck) = struck {
-        let told = failed
-            .as_ref()
-            .is_some_and(|error| names(error, NAME, struck, fault));
+        let told = failed.as_ref().is_some_and(|error| names(error, NAME, struck, fault));
         check(told, || format!("{struck:?} is not told: {failed:?}"))?;
     }
     let parts = setup.end();
     let left = (parts.ledger(), parts.holders());
-    check(left == Default::default(), || {
-        format!("{struck:?}: left: {left:?}")
-    })?;
+    check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
     Ok(struck)
 }
 
 /// Functions in use, as they are detached.
 fn uses() -> impl Iterator<Item = (Shape, bool)> {
-    SHAPES
-        .into_iter()
-        .flat_map(|shape| [(shape, false), (shape, true)])
+    SHAPES.into_iter().flat_map(|shape| [(shape, false), (shape, true)])
 }
 
 fn calls_of_shutdown(shape: Shape, messages: bool) -> u64 {
@@ -127,32 +111,17 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
     let parts = setup.end();
     let lines = lines::taken();
     if let Some(struck) = struck {
-        let told = lines
-            .iter()
-            .chain(&failed)
-            .any(|line| names(line, NAME, struck, fault));
+        let told = lines.iter().chain(&failed).any(|line| names(line, NAME, struck, fault));
         check(told, || format!("{struck:?} is not told: {failed:?}, {lines:?}"))?;
     }
     let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
-    let Ledger {
-        mappings,
-        slots,
-        delivered,
-        pins,
-        interrupts,
-        events,
-        ..
-    } = parts.ledger();
+    let Ledger { mappings, slots, delivered, pins, interrupts, events, .. } = parts.ledger();
     let held = (delivered, pins);
     check(held == (0, 0), || format!("{struck:?}: left: {held:?}"))?;
     // An area may stay in both.
     let areas: BTreeSet<_> = slots.iter().chain(&mappings).collect();
     let stays = (areas.len(), slots.len(), mappings.len());
-    let leaked = (
-        parts.holders(),
-        tells("the slot at "),
-        tells("its memory is leaked"),
-    );
+    let leaked = (parts.holders(), tells("the slot at "), tells("its memory is leaked"));
     check(leaked == stays, || {
         format!("{struck:?}: {slots:x?} and {mappings:x?} stay, leaked and told {leaked:?}")
     })?;
@@ -162,18 +131,12 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
         line.starts_with(&closing) && line.contains(" stays bound until the device is closed: ")
     });
     let told = tells_bound.count() == usize::from(bound) + events;
-    check(told, || {
-        format!("{struck:?}: bound {bound} and {events} events, told {lines:?}")
-    })?;
+    check(told, || format!("{struck:?}: bound {bound} and {events} events, told {lines:?}"))?;
     // Closed: nobody holds it, where no memory was leaked.
     let guest = parts.guest.clone();
     let closed = Arc::into_inner(parts.device).is_some();
-    check(closed == areas.is_empty(), || {
-        format!("{struck:?}: closed {closed}, with {areas:x?}")
-    })?;
-    check(!closed || guest.triggers() == 0, || {
-        format!("{struck:?}: eventfds are left")
-    })?;
+    check(closed == areas.is_empty(), || format!("{struck:?}: closed {closed}, with {areas:x?}"))?;
+    check(!closed || guest.triggers() == 0, || format!("{struck:?}: eventfds are left"))?;
     Ok(struck)
 }
 
@@ -206,16 +169,12 @@ fn give_up(
     let setup = in_use(shape, messages);
     lines::keep();
     setup.faults.strike(call..until, fault);
-    let failed = setup.function.release().err().map(|error| error.to_string());
+    let failed = setup.function.detach().1.err().map(|error| error.to_string());
     let struck = setup.faults.struck().first().copied();
     setup.faults.heal();
-    check(setup.device.is_given_back(), || {
-        format!("{struck:?}: the host does not have it")
-    })?;
+    check(setup.device.is_given_back(), || format!("{struck:?}: the host does not have it"))?;
     if let Some(struck) = struck {
-        let told = failed
-            .as_ref()
-            .is_some_and(|error| names(error, NAME, struck, fault));
+        let told = failed.as_ref().is_some_and(|error| names(error, NAME, struck, fault));
         check(told, || format!("{struck:?} is not told: {failed:?}"))?;
     }
     let read = setup.perform(Access::BarRead(0))?;
@@ -224,18 +183,12 @@ fn give_up(
     let Ledger { slots, mappings, .. } = parts.ledger();
     let lines = lines::taken();
     let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
-    let (stay, told) = (
-        (slots.len(), mappings.len()),
-        (tells("the slot at "), tells("its memory is leaked")),
-    );
+    let (stay, told) =
+        ((slots.len(), mappings.len()), (tells("the slot at "), tells("its memory is leaked")));
     check(stay == told && (stay == (0, 0) || until == u64::MAX), || {
         format!("{struck:?}: {slots:x?} and {mappings:x?} stay, {told:?} are told")
     })?;
-    let left = Ledger {
-        slots: Vec::new(),
-        mappings: Vec::new(),
-        ..parts.ledger()
-    };
+    let left = Ledger { slots: Vec::new(), mappings: Vec::new(), ..parts.ledger() };
     check((left, parts.holders()) == Default::default(), || {
         format!("{struck:?}: left: {:?}", parts.ledger())
     })?;
@@ -247,15 +200,13 @@ fn a_device_that_the_host_asks_for_is_given_back_whatever_fails() {
     let sweep_use = |(shape, messages)| {
         let setup = in_use(shape, messages);
         let before = setup.faults.all_made();
-        setup.function.release().unwrap();
+        setup.function.detach().1.unwrap();
         let calls = setup.faults.all_made() - before;
         let name = format!("given up, {shape:?}, messages {messages}");
-        let once = sweep(&name, calls, |call, fault| {
-            give_up(shape, messages, call, call + 1, fault)
-        });
-        let lasting = sweep(&name, calls, |call, fault| {
-            give_up(shape, messages, call, u64::MAX, fault)
-        });
+        let once =
+            sweep(&name, calls, |call, fault| give_up(shape, messages, call, call + 1, fault));
+        let lasting =
+            sweep(&name, calls, |call, fault| give_up(shape, messages, call, u64::MAX, fault));
         once + lasting
     };
     let points: u64 = uses().map(sweep_use).sum();

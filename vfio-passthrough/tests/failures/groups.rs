@@ -25,12 +25,7 @@ impl Host {
         let containers = Containers::new(faults.clone());
         containers.refuse(2);
         containers.attach("01:00.0".parse().unwrap(), 1).unwrap();
-        let mut host = Self {
-            faults,
-            containers,
-            pieces: Vec::new(),
-            mappings: Vec::new(),
-        };
+        let mut host = Self { faults, containers, pieces: Vec::new(), mappings: Vec::new() };
         (0..2).for_each(|_| host.map().unwrap());
         host
     }
@@ -55,19 +50,13 @@ impl Host {
     }
 
     fn alive(&self) -> usize {
-        self.pieces
-            .iter()
-            .filter(|piece| piece.strong_count() != 0)
-            .count()
+        self.pieces.iter().filter(|piece| piece.strong_count() != 0).count()
     }
 
     /// What is mapped in a container that failed to let go is alive, and a line says so; all else is in step.
     fn check(self, failed: bool, kept: usize) -> Result<(), String> {
         let lines = lines::taken();
-        let told = lines
-            .iter()
-            .filter(|line| line.contains("its memory is leaked"))
-            .count();
+        let told = lines.iter().filter(|line| line.contains("its memory is leaked")).count();
         check(told == kept, || format!("{kept} were kept, {told} lines"))?;
         let counts: Vec<_> = self.containers.mappings().iter().map(Vec::len).collect();
         let (first, second) = (counts[0], counts.get(1).copied().unwrap_or(0));
@@ -120,12 +109,8 @@ fn mapping(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, St
     check(mapped.is_ok() == struck.is_empty(), || format!("{struck:?}"))?;
     let counts: Vec<_> = host.containers.mappings().iter().map(Vec::len).collect();
     let whole = if mapped.is_ok() { 3 } else { 2 };
-    check(counts == [whole + kept(&struck), whole], || {
-        format!("mapped {counts:?}")
-    })?;
-    check(host.alive() == whole + kept(&struck), || {
-        "freed, or left".to_owned()
-    })?;
+    check(counts == [whole + kept(&struck), whole], || format!("mapped {counts:?}"))?;
+    check(host.alive() == whole + kept(&struck), || "freed, or left".to_owned())?;
     Ok(struck.first().copied())
 }
 
@@ -141,10 +126,7 @@ fn ending(calls: std::ops::Range<u64>, fault: Fault, leave: bool) -> Result<Opti
         host.mappings.clear();
     }
     let struck = host.faults.struck();
-    let told = lines::taken()
-        .iter()
-        .filter(|line| line.contains("its memory is leaked"))
-        .count();
+    let told = lines::taken().iter().filter(|line| line.contains("its memory is leaked")).count();
     let counts: usize = host.containers.mappings().iter().map(Vec::len).sum();
     let stay = if leave { 2 } else { 0 };
     check(counts == stay + struck.len() && told == struck.len(), || {
@@ -153,10 +135,9 @@ fn ending(calls: std::ops::Range<u64>, fault: Fault, leave: bool) -> Result<Opti
     host.faults.heal();
     host.mappings.clear();
     let leaked = host.alive();
-    check(
-        leaked.min(1) == struck.len().min(1) && leaked <= struck.len(),
-        || format!("{leaked} are leaked: {struck:?}"),
-    )?;
+    check(leaked.min(1) == struck.len().min(1) && leaked <= struck.len(), || {
+        format!("{leaked} are leaked: {struck:?}")
+    })?;
     Ok(struck.first().copied())
 }
 
@@ -164,24 +145,14 @@ fn ending(calls: std::ops::Range<u64>, fault: Fault, leave: bool) -> Result<Opti
 fn containers_are_in_step_or_as_before_and_what_the_kernel_keeps_leaks() {
     // Refused, opened, SET_CONTAINER, SET_IOMMU, two pieces of memory.
     let points = [
-        sweep("a group gets its own container", 6, |call, fault| {
-            attaching(call..call + 1, fault)
-        }),
+        sweep("a group gets its own container", 6, |call, fault| attaching(call..call + 1, fault)),
         sweep("a group gets none, and nothing is undone", 6, |call, fault| {
             attaching(call..u64::MAX, fault)
         }),
-        sweep("memory is mapped in step", 2, |call, fault| {
-            mapping(call..call + 1, fault)
-        }),
-        sweep("memory is not mapped, nor undone", 2, |call, fault| {
-            mapping(call..u64::MAX, fault)
-        }),
-        sweep("memory is unmapped in step", 4, |call, fault| {
-            ending(call..call + 1, fault, false)
-        }),
-        sweep("a group leaves", 2, |call, fault| {
-            ending(call..call + 1, fault, true)
-        }),
+        sweep("memory is mapped in step", 2, |call, fault| mapping(call..call + 1, fault)),
+        sweep("memory is not mapped, nor undone", 2, |call, fault| mapping(call..u64::MAX, fault)),
+        sweep("memory is unmapped in step", 4, |call, fault| ending(call..call + 1, fault, false)),
+        sweep("a group leaves", 2, |call, fault| ending(call..call + 1, fault, true)),
         sweep("a group leaves, and nothing is let go", 2, |call, fault| {
             ending(call..u64::MAX, fault, true)
         }),

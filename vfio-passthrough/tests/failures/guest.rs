@@ -82,32 +82,17 @@ const fn scenario(
     before: &'static [&'static [Access]],
     swept: &'static [Access],
 ) -> Scenario {
-    Scenario {
-        name,
-        shape,
-        before,
-        swept,
-    }
+    Scenario { name, shape, before, swept }
 }
 
 const SCENARIOS: &[Scenario] = &[
     scenario("boot", Shape::Dynamic, &[], BOOT),
-    scenario(
-        "INTx",
-        Shape::Dynamic,
-        &[],
-        &[Write16(COMMAND, 2), Write16(COMMAND, 0)],
-    ),
+    scenario("INTx", Shape::Dynamic, &[], &[Write16(COMMAND, 2), Write16(COMMAND, 0)]),
     scenario("MSI", Shape::Dynamic, &[BOOT], MSI_ON_AND_OFF),
     scenario("MSI-X at once", Shape::Dynamic, &[BOOT], MSIX_AT_ONCE),
     scenario("MSI-X at once, NORESIZE", Shape::NoResize, &[BOOT], MSIX_AT_ONCE),
     scenario("MSI-X one by one", Shape::Dynamic, &[BOOT], MSIX_ONE_BY_ONE),
-    scenario(
-        "MSI-X one by one, NORESIZE",
-        Shape::NoResize,
-        &[BOOT],
-        MSIX_ONE_BY_ONE,
-    ),
+    scenario("MSI-X one by one, NORESIZE", Shape::NoResize, &[BOOT], MSIX_ONE_BY_ONE),
     scenario(
         "from MSI to MSI-X",
         Shape::NoResize,
@@ -118,19 +103,9 @@ const SCENARIOS: &[Scenario] = &[
         "BAR move",
         Shape::Dynamic,
         &[BOOT],
-        &[
-            Write32(0x10, 0xe010_0004),
-            Write32(0x14, 1),
-            Write16(COMMAND, 0),
-            Write16(COMMAND, 6),
-        ],
+        &[Write32(0x10, 0xe010_0004), Write32(0x14, 1), Write16(COMMAND, 0), Write16(COMMAND, 6)],
     ),
-    scenario(
-        "FLR",
-        Shape::Dynamic,
-        &[BOOT, MSIX_AT_ONCE],
-        &[Write16(EXPRESS_CONTROL, 0x8000)],
-    ),
+    scenario("FLR", Shape::Dynamic, &[BOOT, MSIX_AT_ONCE], &[Write16(EXPRESS_CONTROL, 0x8000)]),
     scenario(
         "FLR with MSI",
         Shape::NoResize,
@@ -139,21 +114,11 @@ const SCENARIOS: &[Scenario] = &[
     ),
     scenario("sleep", Shape::Nvme, &[BOOT], SLEEP),
     scenario("wake", Shape::Nvme, &[BOOT, SLEEP], WAKE),
-    scenario(
-        "FLR asleep",
-        Shape::Nvme,
-        &[BOOT, SLEEP],
-        &[Write16(EXPRESS_CONTROL, 0x8000)],
-    ),
+    scenario("FLR asleep", Shape::Nvme, &[BOOT, SLEEP], &[Write16(EXPRESS_CONTROL, 0x8000)]),
     scenario("reset asleep", Shape::Nvme, &[BOOT, SLEEP], &[Reset]),
     scenario("reset", Shape::NoResize, &[BOOT, MSIX_AT_ONCE], &[Reset]),
     scenario("reset with INTx", Shape::Dynamic, &[BOOT], &[Reset]),
-    scenario(
-        "reset of the bus",
-        Shape::BusReset,
-        &[BOOT, MSIX_AT_ONCE],
-        &[Reset],
-    ),
+    scenario("reset of the bus", Shape::BusReset, &[BOOT, MSIX_AT_ONCE], &[Reset]),
     scenario("recovery", Shape::NoResize, &[BOOT, MSIX_AT_ONCE], &[Recover]),
     scenario("recovery with INTx", Shape::Dynamic, &[BOOT], &[Recover]),
     scenario("recovery asleep", Shape::Nvme, &[BOOT, SLEEP], &[Recover]),
@@ -200,12 +165,10 @@ impl Scenario {
             check(told, || format!("{access:?}: {call:?} is not told: {lines:?}"))?;
             setup.faults.heal();
             let read = setup.perform(*access)?;
-            check(read == *good_read, || {
-                format!("{access:?} after {call:?}: read {read:x?}")
-            })?;
+            check(read == *good_read, || format!("{access:?} after {call:?}: read {read:x?}"))?;
             if calls.contains(&Call::PlaceSlot) {
                 // Trapped is right, and not tried again by every access.
-                setup.function.place_again();
+                let _ = setup.function.retry_placement();
             }
             let picture = setup.picture();
             check(picture == *good, || {
@@ -218,24 +181,18 @@ impl Scenario {
     /// So many calls fail, one after the other, as far as one access makes them.
     fn sweep(&self, together: u64) -> u64 {
         let (calls, good) = self.good();
-        sweep(
-            &format!("{}, {together} together", self.name),
-            calls,
-            |call, fault| {
-                let setup = self.setup();
-                lines::keep();
-                setup.faults.strike(call..call + together, fault);
-                let struck = self.perform(&setup, fault, &good)?;
-                setup.faults.heal();
-                setup.function.shutdown().map_err(|error| error.to_string())?;
-                let parts = setup.end();
-                let left = (parts.ledger(), parts.holders());
-                check(left == Default::default(), || {
-                    format!("{struck:?}: left: {left:?}")
-                })?;
-                Ok(struck)
-            },
-        )
+        sweep(&format!("{}, {together} together", self.name), calls, |call, fault| {
+            let setup = self.setup();
+            lines::keep();
+            setup.faults.strike(call..call + together, fault);
+            let struck = self.perform(&setup, fault, &good)?;
+            setup.faults.heal();
+            setup.function.shutdown().map_err(|error| error.to_string())?;
+            let parts = setup.end();
+            let left = (parts.ledger(), parts.holders());
+            check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
+            Ok(struck)
+        })
     }
 }
 
@@ -252,10 +209,7 @@ fn a_device_that_is_lost_while_the_guest_uses_it_leaks_what_cannot_be_undone_and
     let sweep_scenario = |scenario: &Scenario| {
         let setup = scenario.setup();
         let before = setup.faults.all_made();
-        scenario
-            .swept
-            .iter()
-            .for_each(|access| drop(setup.perform(*access)));
+        scenario.swept.iter().for_each(|access| drop(setup.perform(*access)));
         let calls = setup.faults.all_made() - before;
         sweep(&format!("lost, {}", scenario.name), calls, |call, fault| {
             let setup = scenario.setup();

@@ -50,9 +50,9 @@ fn operation(call: Call) -> &'static [&'static str] {
         Call::BusMembers => &["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", "its bus has none"],
         Call::ResetBus => &["VFIO_DEVICE_PCI_HOT_RESET: "],
         Call::PlaceSlot => &["cannot place "],
-        Call::RemoveSlot => &["cannot take away "],
-        Call::Route => &["cannot deliver "],
-        Call::Eventfd => &["cannot make an eventfd for ", "cannot deliver "],
+        Call::RemoveSlot => &["cannot remove the memory slot of "],
+        Call::Route => &["cannot route "],
+        Call::Eventfd => &["cannot make an eventfd for ", "cannot route "],
         Call::AllocateVectors => &["no room for "],
     }
 }
@@ -81,7 +81,11 @@ fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 
 /// Fails each of so many calls in turn, in each way; says how many points that were. `trial` is told the call
 /// and the way, and tells which call failed, or what is wrong then.
-fn sweep(name: &str, calls: u64, trial: impl Fn(u64, Fault) -> Result<Option<Call>, String>) -> u64 {
+fn sweep(
+    name: &str,
+    calls: u64,
+    trial: impl Fn(u64, Fault) -> Result<Option<Call>, String>,
+) -> u64 {
     let (mut points, mut wrong) = (0, Vec::new());
     for (call, fault) in (0..calls).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
         match trial(call, fault) {
@@ -90,17 +94,8 @@ fn sweep(name: &str, calls: u64, trial: impl Fn(u64, Fault) -> Result<Option<Cal
         }
     }
     println!("{name}: {calls} calls, {points} points");
-    let first = wrong
-        .iter()
-        .take(10)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join("\n");
-    assert!(
-        wrong.is_empty(),
-        "{name}: {} points are wrong:\n{first}",
-        wrong.len()
-    );
+    let first = wrong.iter().take(10).map(String::as_str).collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{name}: {} points are wrong:\n{first}", wrong.len());
     assert!(points >= calls * 8, "{name}: each call fails with each errno");
     points
 }

@@ -23,12 +23,7 @@ fn space() -> Space {
     let iommu = Arc::new(Iommu::new(faults.clone()));
     let space = DmaSpace::new(iommu.clone());
     let _first = space.map(Iova(0), memory()).unwrap();
-    Space {
-        faults,
-        iommu,
-        space,
-        _first,
-    }
+    Space { faults, iommu, space, _first }
 }
 
 const PIECES: u64 = 4;
@@ -41,9 +36,7 @@ fn add(space: &Space) -> (Pieces, Result<Vec<dma::Mapping>, dma::Error>) {
     let pieces: Vec<_> = (0..PIECES).map(|_| memory()).collect();
     let weak = pieces.iter().map(Arc::downgrade).collect();
     let iova = |index: u64| Iova((index + 1) << 20);
-    let pieces = (0..)
-        .map(iova)
-        .zip(pieces.into_iter().map(|piece| piece as Arc<dyn HostMemory>));
+    let pieces = (0..).map(iova).zip(pieces.into_iter().map(|piece| piece as Arc<dyn HostMemory>));
     (weak, space.space.map_all(pieces.collect::<Vec<_>>()))
 }
 
@@ -64,15 +57,11 @@ fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, Str
     );
     if let Some(first) = struck.first() {
         let error = added.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        check(names(&error, "", *first, fault), || {
-            format!("{first:?} is not told: {error}")
-        })?;
+        check(names(&error, "", *first, fault), || format!("{first:?} is not told: {error}"))?;
         let range = if *first == Call::MapDma { "0x" } else { "" };
         check(error.contains(range), || format!("{error} names no range"))?;
-        let told = lines::taken()
-            .iter()
-            .filter(|line| line.contains("its memory is leaked"))
-            .count();
+        let told =
+            lines::taken().iter().filter(|line| line.contains("its memory is leaked")).count();
         let left = (mapped, alive(&pieces), told);
         check(left == (undone, undone, undone), || {
             format!("{undone} were not undone, left: {left:?}")
@@ -95,7 +84,8 @@ fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, S
         .collect();
     let struck = space.faults.struck();
     for error in &errors {
-        let told = names(error, "0x", Call::UnmapDma, fault) && error.contains("its memory is kept");
+        let told =
+            names(error, "0x", Call::UnmapDma, fault) && error.contains("its memory is kept");
         check(told, || error.clone())?;
     }
     let left = (errors.len(), space.iommu.mappings().len() - 1, alive(&pieces));
@@ -109,18 +99,12 @@ fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, S
 fn memory_is_added_wholly_or_not_at_all_and_leaks_where_the_kernel_keeps_it() {
     let calls = PIECES + 1;
     let points = [
-        sweep("memory is added", calls, |call, fault| {
-            adding(call..call + 1, fault)
-        }),
+        sweep("memory is added", calls, |call, fault| adding(call..call + 1, fault)),
         sweep("memory is added, and not undone", calls, |call, fault| {
             adding(call..u64::MAX, fault)
         }),
-        sweep("memory is removed", PIECES, |call, fault| {
-            removing(call..call + 1, fault)
-        }),
-        sweep("memory is not removed", PIECES, |call, fault| {
-            removing(call..u64::MAX, fault)
-        }),
+        sweep("memory is removed", PIECES, |call, fault| removing(call..call + 1, fault)),
+        sweep("memory is not removed", PIECES, |call, fault| removing(call..u64::MAX, fault)),
     ];
     let points: u64 = points.into_iter().sum();
     println!("memory: {points} points");

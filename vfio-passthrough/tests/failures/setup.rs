@@ -6,7 +6,9 @@ use vfio_passthrough::backend::{BusMember, IrqFlags};
 use vfio_passthrough::function::Error;
 use vfio_passthrough::host::{HostMemory, MsiMessage};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, DmaSpace, Host, Iova, PassthroughFunction, ResetPolicy, dma};
+use vfio_passthrough::{
+    BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, VmmServices, dma,
+};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 pub const NAME: &str = "0000:01:00.0";
@@ -41,7 +43,8 @@ impl Shape {
         };
         // MSI: 64 bits, masks, 4 vectors.
         let device =
-            PciDevice::with_interrupts(faults.clone(), Some(0x0184), Some((VECTORS, flags))).unwrap();
+            PciDevice::with_interrupts(faults.clone(), Some(0x0184), Some((VECTORS, flags)))
+                .unwrap();
         let own = BusMember {
             address: NAME.parse().unwrap(),
             ours: true,
@@ -83,27 +86,17 @@ impl Picture {
     /// What is not as in `good`, in words.
     pub fn difference(&self, good: &Self) -> String {
         let strip = |picture: &Self| {
-            let Self {
-                slots,
-                delivered,
-                active,
-                bound,
-                pins,
-                resampled,
-                ..
-            } = picture;
+            let Self { slots, delivered, active, bound, pins, resampled, .. } = picture;
             format!(
                 "slots {slots:?}, delivered {delivered:?}, {active:?} is on, bound {bound:?}, pins {pins}, {resampled}"
             )
         };
         let mut words = vec![strip(self), "not".to_owned(), strip(good)];
         for (own, good) in self.config.iter().zip(&good.config) {
-            let bytes = own
-                .iter()
-                .zip(good)
-                .enumerate()
-                .filter(|(_, (own, good))| own != good);
-            words.extend(bytes.map(|(at, (own, good))| format!("config {at:#x}: {own:#x}, not {good:#x}")));
+            let bytes = own.iter().zip(good).enumerate().filter(|(_, (own, good))| own != good);
+            words.extend(
+                bytes.map(|(at, (own, good))| format!("config {at:#x}: {own:#x}, not {good:#x}")),
+            );
         }
         words.join("; ")
     }
@@ -138,10 +131,8 @@ impl Parts {
 
     pub fn attach(&self) -> Result<PassthroughFunction, Error> {
         let address = NAME.parse().unwrap();
-        let host = Host {
-            p2p: Some(DmaSpace::new(self.iommu.clone())),
-            ..self.guest.host()
-        };
+        let host =
+            VmmServices { p2p: Some(DmaSpace::new(self.iommu.clone())), ..self.guest.host() };
         PassthroughFunction::new(address, self.device.clone(), &host, ResetPolicy::Required)
     }
 
@@ -174,19 +165,8 @@ impl Setup {
     pub fn new(shape: Shape, before: &[Access]) -> Self {
         let parts = Parts::new(shape);
         let function = parts.attach().unwrap();
-        let Parts {
-            faults,
-            iommu,
-            device,
-            guest,
-        } = parts;
-        let setup = Self {
-            faults,
-            iommu,
-            device,
-            guest,
-            function,
-        };
+        let Parts { faults, iommu, device, guest } = parts;
+        let setup = Self { faults, iommu, device, guest, function };
         before.iter().for_each(|access| drop(setup.perform(*access)));
         setup
     }
@@ -197,12 +177,18 @@ impl Setup {
         let function = &self.function;
         match access {
             Access::Read(offset) => function.config_read(offset, &mut data),
-            Access::Write16(offset, value) => drop(function.config_write(offset, &value.to_le_bytes())),
-            Access::Write32(offset, value) => drop(function.config_write(offset, &value.to_le_bytes())),
+            Access::Write16(offset, value) => {
+                drop(function.config_write(offset, &value.to_le_bytes()))
+            }
+            Access::Write32(offset, value) => {
+                drop(function.config_write(offset, &value.to_le_bytes()))
+            }
             Access::BarRead(offset) => function.bar_read(bar0(), offset, &mut data),
-            Access::BarWrite(offset, value) => function.bar_write(bar0(), offset, &value.to_le_bytes()),
-            Access::Reset => function.reset().map_err(|error| error.to_string())?,
-            Access::Recover => function.recover().map_err(|error| error.to_string())?,
+            Access::BarWrite(offset, value) => {
+                let _ = function.bar_write(bar0(), offset, &value.to_le_bytes());
+            }
+            Access::Reset => function.reset().1.map_err(|error| error.to_string())?,
+            Access::Recover => function.recover().1.map_err(|error| error.to_string())?,
         }
         Ok(data)
     }
@@ -229,19 +215,8 @@ impl Setup {
 
     /// Drops the function; what is left.
     pub fn end(self) -> Parts {
-        let Self {
-            faults,
-            iommu,
-            device,
-            guest,
-            function,
-        } = self;
+        let Self { faults, iommu, device, guest, function } = self;
         drop(function);
-        Parts {
-            faults,
-            iommu,
-            device,
-            guest,
-        }
+        Parts { faults, iommu, device, guest }
     }
 }

@@ -6,13 +6,8 @@ use super::*;
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Use(u32, u16);
 
-const USES: [Use; 5] = [
-    Use(INTX, 0),
-    Use(ON_MSI, 1),
-    Use(ON_MSI, 4),
-    Use(ON_MSIX, 2),
-    Use(ON_MSIX, 6),
-];
+const USES: [Use; 5] =
+    [Use(INTX, 0), Use(ON_MSI, 1), Use(ON_MSI, 4), Use(ON_MSIX, 2), Use(ON_MSIX, 6)];
 
 /// The first message's number, of each kernel; they are never the same.
 const FIRST: u16 = 0x40;
@@ -36,7 +31,7 @@ fn start(setup: &Setup, Use(kind, vectors): Use, number: u16) {
     match kind {
         ON_MSI => {
             let address = 0xfee0_0000_u32.to_le_bytes();
-            setup.function.config_write(MSI + 4, &address);
+            let _ = setup.function.config_write(MSI + 4, &address);
             setup.write(MSI + 12, number);
             setup.write(MSI + 2, 1 | (vectors.ilog2() as u16) << 4);
         }
@@ -65,11 +60,7 @@ fn check(setup: &Setup, Use(kind, vectors): Use, number: u16, flags: IrqFlags, c
         ON_MSIX if flags == NORESIZE => 6,
         _ => usize::from(vectors),
     };
-    assert_eq!(
-        (irqs.bound(), setup.guest.delivered().len()),
-        (bound, vectors.into()),
-        "{case}"
-    );
+    assert_eq!((irqs.bound(), setup.guest.delivered().len()), (bound, vectors.into()), "{case}");
     (0..6).for_each(|vector| setup.device.raise(vector).unwrap());
     let expected: BTreeMap<_, _> = (0..vectors).map(|vector| (number + vector, 1)).collect();
     assert_eq!(setup.arrived(), expected, "{case}");
@@ -89,11 +80,7 @@ fn whatever_the_last_kernel_used_the_next_one_has_what_it_asks_for() {
             setup.device.raise(1).unwrap();
             setup.arrived();
             boot(&setup);
-            assert_eq!(
-                setup.device.irqs().active,
-                Some(INTX),
-                "{case}: the pin, or nothing"
-            );
+            assert_eq!(setup.device.irqs().active, Some(INTX), "{case}: the pin, or nothing");
             assert_eq!(setup.guest.delivered().len(), 0, "{case}");
             start(&setup, second, SECOND);
             check(&setup, second, SECOND, flags, &case);

@@ -36,10 +36,8 @@ impl Event {
         };
         match self {
             Event::Start(vectors) => {
-                let mut all = vec![
-                    Event::Config(COMMAND, vec![6, 4]),
-                    control(ENABLE | FUNCTION_MASK),
-                ];
+                let mut all =
+                    vec![Event::Config(COMMAND, vec![6, 4]), control(ENABLE | FUNCTION_MASK)];
                 for vector in 0..vectors {
                     let data = 0x40 + u32::from(vector);
                     all.extend(
@@ -52,9 +50,7 @@ impl Event {
             }
             Event::Stop => {
                 let masks = (0..VECTORS as u16).map(|vector| word(vector, 12, 1));
-                masks
-                    .chain([control(0), Event::Config(COMMAND, vec![0, 4])])
-                    .collect()
+                masks.chain([control(0), Event::Config(COMMAND, vec![0, 4])]).collect()
             }
             access => vec![access],
         }
@@ -114,11 +110,7 @@ impl Naive {
     /// Bits of the MSI capability that the guest can set.
     fn msi_writable(&self, at: usize) -> u8 {
         let data = self.data_at();
-        let masks = if self.has_masks() {
-            data + 4..data + 8
-        } else {
-            0..0
-        };
+        let masks = if self.has_masks() { data + 4..data + 8 } else { 0..0 };
         match at {
             2 => 0b0111_0001,
             4 => 0xfc,
@@ -153,9 +145,7 @@ impl Naive {
         };
         (self.control & ENABLE != 0).then(|| Messages {
             vectors: VECTORS,
-            deliverable: deliverable
-                .map(|(vector, entry)| (vector, message(entry)))
-                .collect(),
+            deliverable: deliverable.map(|(vector, entry)| (vector, message(entry))).collect(),
         })
     }
 
@@ -165,11 +155,7 @@ impl Naive {
         let upper = if self.is_wide() { self.msi_u32(8) } else { 0 };
         let address = u64::from(upper) << 32 | u64::from(self.msi_u32(4));
         let data = u16::from_le_bytes([self.msi[self.data_at()], self.msi[self.data_at() + 1]]);
-        let masks = if self.has_masks() {
-            self.msi_u32(self.data_at() + 4)
-        } else {
-            0
-        };
+        let masks = if self.has_masks() { self.msi_u32(self.data_at() + 4) } else { 0 };
         let message = |vector: u16| MsiMessage {
             address,
             data: u32::from(data / vectors * vectors + vector),
@@ -206,10 +192,12 @@ impl Naive {
     fn happen(&mut self, event: &Event) {
         let before = self.on();
         match event {
-            Event::Config(offset, data) => (*offset..)
-                .zip(data)
-                .for_each(|(at, value)| self.write_byte(at, *value)),
-            Event::Table(offset, data) if matches!(data.len(), 4 | 8) && *offset % data.len() as u64 == 0 => {
+            Event::Config(offset, data) => {
+                (*offset..).zip(data).for_each(|(at, value)| self.write_byte(at, *value))
+            }
+            Event::Table(offset, data)
+                if matches!(data.len(), 4 | 8) && *offset % data.len() as u64 == 0 =>
+            {
                 for (index, word) in data.chunks_exact(4).enumerate() {
                     let at = *offset as usize / 4 + index;
                     self.table[at / 4][at % 4] = u32::from_le_bytes(word.try_into().unwrap());
@@ -238,7 +226,7 @@ impl Naive {
 fn happen(setup: &Setup, event: &Event) {
     match event {
         Event::Config(offset, data) => {
-            setup.function.config_write(*offset, data);
+            let _ = setup.function.config_write(*offset, data);
         }
         Event::Table(offset, data) => setup.table_write(*offset, data),
         Event::Raise(vector) => setup.device.raise(*vector).unwrap(),
@@ -252,10 +240,7 @@ fn compare(setup: &Setup, naive: &mut Naive, flags: IrqFlags) -> Result<(), Test
     compare_host(setup, naive, flags)?;
     prop_assert_eq!(setup.guest.arrived(), std::mem::take(&mut naive.arrived));
     let (kind, _) = naive.on();
-    let bits = naive
-        .pending
-        .iter()
-        .fold(0_u64, |bits, vector| bits | 1 << vector);
+    let bits = naive.pending.iter().fold(0_u64, |bits, vector| bits | 1 << vector);
     let pending = |own: Option<u32>| if kind == own { bits } else { 0 };
     // Where the function decodes no memory there is no array to read.
     if setup.read(COMMAND) & 2 != 0 {
@@ -300,26 +285,24 @@ fn compare_msi(setup: &Setup, naive: &Naive, pending: u32) -> Result<(), TestCas
 /// A write of 1, 2 or 4 bytes within a dword of these.
 fn config_write(dwords: impl Strategy<Value = u16>) -> impl Strategy<Value = Event> {
     let bytes = prop::collection::vec(prop_oneof![Just(0), Just(0xff), Just(0x80), any::<u8>()], 4);
-    (
-        dwords,
-        prop_oneof![Just(1_u16), Just(2), Just(4)],
-        0..4_u16,
-        bytes,
-    )
-        .prop_map(|(dword, width, at, bytes)| {
+    (dwords, prop_oneof![Just(1_u16), Just(2), Just(4)], 0..4_u16, bytes).prop_map(
+        |(dword, width, at, bytes)| {
             let at = at / width * width;
             Event::Config(dword * 4 + at, bytes[..usize::from(width)].to_vec())
-        })
+        },
+    )
 }
 
 fn table_write() -> impl Strategy<Value = Event> {
     let size = VECTORS as u64 * 16;
     let register = prop_oneof![Just(0_u32), Just(1), Just(0xfee0_0000), any::<u32>()];
-    (0..size / 4, any::<bool>(), register.clone(), register).prop_map(move |(word, wide, low, high)| {
-        let value = u64::from(low) | u64::from(high) << 32;
-        let length = if wide && word < size / 4 - 1 { 8 } else { 4 };
-        Event::Table(word * 4, value.to_le_bytes()[..length].to_vec())
-    })
+    (0..size / 4, any::<bool>(), register.clone(), register).prop_map(
+        move |(word, wide, low, high)| {
+            let value = u64::from(low) | u64::from(high) << 32;
+            let length = if wide && word < size / 4 - 1 { 8 } else { 4 };
+            Event::Table(word * 4, value.to_le_bytes()[..length].to_vec())
+        },
+    )
 }
 
 fn event() -> impl Strategy<Value = Event> {

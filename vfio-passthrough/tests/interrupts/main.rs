@@ -57,13 +57,9 @@ impl Setup {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let function =
-            PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required).unwrap();
-        Self {
-            faults,
-            device,
-            guest,
-            function,
-        }
+            PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+                .unwrap();
+        Self { faults, device, guest, function }
     }
 
     fn msix(vectors: u16, flags: IrqFlags) -> Self {
@@ -71,7 +67,7 @@ impl Setup {
     }
 
     fn write(&self, offset: u16, value: u16) {
-        self.function.config_write(offset, &value.to_le_bytes());
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
     fn read(&self, offset: u16) -> u16 {
@@ -81,8 +77,7 @@ impl Setup {
     }
 
     fn table_write(&self, offset: u64, data: &[u8]) {
-        self.function
-            .bar_write(BarIndex::new(0).unwrap(), TABLE + offset, data);
+        self.function.bar_write(BarIndex::new(0).unwrap(), TABLE + offset, data);
     }
 
     /// Programs a vector that sends its own number.
@@ -106,9 +101,7 @@ impl Setup {
     /// How often each number arrived since the last look.
     fn arrived(&self) -> BTreeMap<u16, u64> {
         let arrived = self.guest.arrived().into_iter();
-        arrived
-            .map(|(message, count)| (message.data as u16, count))
-            .collect()
+        arrived.map(|(message, count)| (message.data as u16, count)).collect()
     }
 
     /// How often interrupts of the guest's were set: the device's two events are not among them.

@@ -20,28 +20,25 @@ impl Native {
         };
         let host = KvmHost::new(Arc::new(vm), 0..1, gsis);
         let faults = Arc::new(Faults::default());
-        let device = PciDevice::with_interrupts(faults.clone(), None, Some((vectors, flags))).unwrap();
+        let device =
+            PciDevice::with_interrupts(faults.clone(), None, Some((vectors, flags))).unwrap();
         let device = Arc::new(device);
         let address = "01:00.0".parse().unwrap();
-        let function =
-            PassthroughFunction::new(address, device.clone(), &host.host(), ResetPolicy::Required).unwrap();
-        let setup = Setup {
-            guest: Guest::new(faults.clone()),
-            faults,
-            device,
-            function,
-        };
+        let function = PassthroughFunction::new(
+            address,
+            device.clone(),
+            &host.services(),
+            ResetPolicy::Required,
+        )
+        .unwrap();
+        let setup = Setup { guest: Guest::new(faults.clone()), faults, device, function };
         Some(Self { setup, host })
     }
 
     /// Commits, irqfd calls and SET_IRQS calls so far.
     fn costs(&self) -> (u64, u64, u64) {
         let calls = self.host.calls();
-        (
-            calls.set_gsi_routing.value(),
-            calls.irqfd.value(),
-            self.setup.set_irqs(),
-        )
+        (calls.set_gsi_routing.value(), calls.irqfd.value(), self.setup.set_irqs())
     }
 }
 
@@ -116,11 +113,8 @@ fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
     let Some(native) = Native::new(name, 8, DYNAMIC, 24..26) else {
         return;
     };
-    let mut other = native.host.host().msi.allocate(1).unwrap();
-    let message = MsiMessage {
-        address: 0xfee0_0000,
-        data: 0x41,
-    };
+    let mut other = native.host.services().msi.allocate(1).unwrap();
+    let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
     other.update(&[(0, Some(message))]).unwrap();
     let setup = &native.setup;
     for vector in 0..2 {
@@ -141,8 +135,5 @@ fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
     drop(other);
     // Whatever the guest changes next brings what is missing.
     setup.program(5);
-    assert_eq!(
-        (setup.pending(), native.host.calls().irqfd.value()),
-        (0, irqfds + 3)
-    );
+    assert_eq!((setup.pending(), native.host.calls().irqfd.value()), (0, irqfds + 3));
 }

@@ -44,15 +44,9 @@ fn a_pin_that_was_asserted_while_messages_were_on_fires_when_they_go_off() {
     setup.write(COMMAND, ON);
     setup.write(MSIX_CONTROL, ENABLE);
     setup.device.assert_pin(true).unwrap();
-    assert_eq!(
-        (setup.device.irqs().active, setup.guest.pin_fired()),
-        (Some(ON_MSIX), 0)
-    );
+    assert_eq!((setup.device.irqs().active, setup.guest.pin_fired()), (Some(ON_MSIX), 0));
     setup.write(MSIX_CONTROL, 0);
-    assert_eq!(
-        (setup.device.irqs().active, setup.guest.pin_fired()),
-        (Some(INTX), 1)
-    );
+    assert_eq!((setup.device.irqs().active, setup.guest.pin_fired()), (Some(INTX), 1));
 }
 
 #[test]
@@ -74,9 +68,5 @@ fn only_an_acknowledgement_unmasks_the_pin() {
     assert_eq!((setup.guest.pin_fired(), setup.set_irqs()), (0, calls));
     setup.guest.acknowledge_pin();
     setup.device.resample().unwrap();
-    assert_eq!(
-        (setup.guest.pin_fired(), setup.set_irqs()),
-        (1, calls),
-        "in the kernel alone"
-    );
+    assert_eq!((setup.guest.pin_fired(), setup.set_irqs()), (1, calls), "in the kernel alone");
 }

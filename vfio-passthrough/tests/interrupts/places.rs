@@ -53,8 +53,9 @@ fn home(bar: u8) -> u64 {
 impl Place {
     fn config(&self) -> Vec<u8> {
         let mut config = vec![0; 0x1000];
-        let mut put =
-            |offset: usize, bytes: &[u8]| config[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let mut put = |offset: usize, bytes: &[u8]| {
+            config[offset..offset + bytes.len()].copy_from_slice(bytes)
+        };
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 0, 0, 2]);
         put(0x34, &[0x40]);
         let [low, high] = (self.vectors - 1).to_le_bytes();
@@ -68,26 +69,19 @@ impl Place {
     /// All BARs are placed and decode.
     fn setup(&self, flags: IrqFlags) -> Setup {
         let faults = Arc::new(Faults::default());
-        let irq = IrqInfo {
-            index: ON_MSIX,
-            flags,
-            count: self.vectors.into(),
-        };
+        let irq = IrqInfo { index: ON_MSIX, flags, count: self.vectors.into() };
         let device = PciDevice::new(faults.clone(), self.config(), &self.sizes, vec![irq]).unwrap();
         let (device, guest) = (Arc::new(device), Guest::new(faults.clone()));
         let address = "01:00.0".parse().unwrap();
         let policy = ResetPolicy::Required;
-        let function = PassthroughFunction::new(address, device.clone(), &guest.host(), policy).unwrap();
+        let function =
+            PassthroughFunction::new(address, device.clone(), &guest.host(), policy).unwrap();
         for bar in 0..6 {
-            function.config_write(0x10 + 4 * u16::from(bar), &(home(bar) as u32).to_le_bytes());
+            let _ =
+                function.config_write(0x10 + 4 * u16::from(bar), &(home(bar) as u32).to_le_bytes());
         }
-        function.config_write(COMMAND, &[6, 0]);
-        Setup {
-            faults,
-            device,
-            guest,
-            function,
-        }
+        let _ = function.config_write(COMMAND, &[6, 0]);
+        Setup { faults, device, guest, function }
     }
 
     fn direct(&self) -> Vec<ByteRange> {
@@ -108,15 +102,13 @@ fn at(setup: &Setup, (bar, offset): Spot, access: impl FnOnce(BarIndex, u64)) {
 
 fn write(setup: &Setup, spot: Spot, data: &[u8]) {
     at(setup, spot, |bar, offset| {
-        setup.function.bar_write(bar, offset, data)
+        setup.function.bar_write(bar, offset, data);
     });
 }
 
 fn read<const N: usize>(setup: &Setup, spot: Spot) -> [u8; N] {
     let mut data = [0; N];
-    at(setup, spot, |bar, offset| {
-        setup.function.bar_read(bar, offset, &mut data)
-    });
+    at(setup, spot, |bar, offset| setup.function.bar_read(bar, offset, &mut data));
     data
 }
 
@@ -170,7 +162,7 @@ fn a_table_works_wherever_it_is_and_what_is_around_it_is_the_devices() {
             let case = format!("{}, {flags:?}", place.name);
             let setup = place.setup(flags);
             assert_eq!(setup.guest.slots(), place.direct(), "{case}");
-            setup.function.config_write(CONTROL, &ENABLE.to_le_bytes());
+            let _ = setup.function.config_write(CONTROL, &ENABLE.to_le_bytes());
             let written = setup.faults.made(Call::Write);
             for vector in [0, 1, 7, place.vectors / 2, place.vectors - 1] {
                 program(&setup, place.table, vector, &case);
@@ -195,17 +187,17 @@ fn around(setup: &Setup, place: &Place, case: &str) {
         (place.pba, u64::from(place.vectors).div_ceil(64) * 8),
     ];
     let is_ours = |bar: u8, offset: u64| {
-        let within =
-            |((own, start), size): (Spot, u64)| own == bar && (start..start + size).contains(&offset);
+        let within = |((own, start), size): (Spot, u64)| {
+            own == bar && (start..start + size).contains(&offset)
+        };
         parts.into_iter().any(within)
     };
-    let edges = parts.map(|((bar, start), size)| [(bar, start.checked_sub(4)), (bar, Some(start + size))]);
-    let inside = |(bar, offset): &Spot| *offset < place.sizes[usize::from(*bar)] && !is_ours(*bar, *offset);
+    let edges =
+        parts.map(|((bar, start), size)| [(bar, start.checked_sub(4)), (bar, Some(start + size))]);
+    let inside =
+        |(bar, offset): &Spot| *offset < place.sizes[usize::from(*bar)] && !is_ours(*bar, *offset);
     let edges = edges.into_iter().flatten();
-    for spot in edges
-        .filter_map(|(bar, offset)| Some((bar, offset?)))
-        .filter(inside)
-    {
+    for spot in edges.filter_map(|(bar, offset)| Some((bar, offset?))).filter(inside) {
         let before = setup.faults.made(Call::Write);
         write(setup, spot, &[1, 2, 3, 4]);
         assert_eq!(read(setup, spot), [1, 2, 3, 4], "{case}, {spot:x?}");

@@ -1,57 +1,19 @@
 //! `--memory`: how much RAM, and of what.
 
-use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Guest RAM, as it is asked for: a size, or `size=SIZE` with options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// How much.
-    pub size: MemorySize,
-    /// Of reserved huge pages (hugetlbfs) in place of pages as the kernel has them.
-    pub hugepages: Option<HugePages>,
-    /// Whether the kernel is to make huge pages of small ones; not told: as if on, with no word where it does not.
-    pub thp: Option<bool>,
-    /// Whether all of it is to be had from the host before the guest starts; not told: with devices.
-    pub prefault: Option<bool>,
-    /// Whether it is a file in memory (memfd), which can be mapped more than once, in place of this process's
-    /// own memory.
-    pub shared: bool,
-}
+use crate::config::{HugePages, Memory, MemorySize};
 
-/// Huge pages that the host reserves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HugePages {
-    /// 2 MiB.
-    Size2M,
-    /// 1 GiB.
-    Size1G,
-}
-
-impl HugePages {
-    /// The size of one in bytes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Size2M => 2 << 20,
-            Self::Size1G => 1 << 30,
-        }
-    }
-}
-
-impl fmt::Display for HugePages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Size2M => "2M",
-            Self::Size1G => "1G",
-        })
-    }
-}
+/// Less than any Linux guest boots with is refused.
+const LEAST: u64 = 64 << 20;
+/// A size is whole pages of 2 MiB.
+const UNIT: u64 = 2 << 20;
 
 /// Why a value of `--memory` is none.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum MemoryError {
+pub(crate) enum MemoryError {
     /// The size is none.
     #[error(transparent)]
     Size(#[from] SizeError),
@@ -85,34 +47,10 @@ pub enum MemoryError {
         page: HugePages,
     },
     /// Reserved pages are huge already.
-    #[error("hugepages and thp=on: reserved huge pages are huge already; leave one of the two away")]
+    #[error(
+        "hugepages and thp=on: reserved huge pages are huge already; leave one of the two away"
+    )]
     HugeTwice,
-}
-
-impl Default for Memory {
-    /// 512 MiB, plain.
-    fn default() -> Self {
-        Self {
-            size: MemorySize(512 << 20),
-            hugepages: None,
-            thp: None,
-            prefault: None,
-            shared: false,
-        }
-    }
-}
-
-impl Memory {
-    /// The size in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.size.bytes()
-    }
-
-    /// The size in bytes of the pages that it is planned in: regions of RAM begin and end at multiples of it.
-    pub fn page(&self) -> u64 {
-        // A region that begins on a huge page can have huge pages in the host and in the guest alike.
-        self.hugepages.unwrap_or(HugePages::Size2M).bytes()
-    }
 }
 
 /// What was given so far, of which nothing may be given twice.
@@ -162,11 +100,7 @@ fn switch(option: &'static str, value: &str) -> Result<bool, MemoryError> {
     match value {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err(MemoryError::Value {
-            option,
-            value: value.to_owned(),
-            can: "on or off",
-        }),
+        _ => Err(MemoryError::Value { option, value: value.to_owned(), can: "on or off" }),
     }
 }
 
@@ -185,44 +119,17 @@ impl FromStr for Memory {
         };
         match memory.hugepages {
             Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
-            Some(page) if memory.bytes().checked_rem(page.bytes()) != Some(0) => Err(MemoryError::NotWhole {
-                size: memory.size,
-                page,
-            }),
+            Some(page) if memory.bytes().checked_rem(page.bytes()) != Some(0) => {
+                Err(MemoryError::NotWhole { size: memory.size, page })
+            }
             _ => Ok(memory),
         }
     }
 }
 
-impl fmt::Display for Memory {
-    /// As it can be given.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.size)?;
-        if let Some(page) = self.hugepages {
-            write!(f, ",hugepages={page}")?;
-        }
-        let switches = [
-            ("thp", self.thp),
-            ("prefault", self.prefault),
-            ("shared", self.shared.then_some(true)),
-        ];
-        let given = switches
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)));
-        given.into_iter().try_for_each(|(name, value)| {
-            let value = if value { "on" } else { "off" };
-            write!(f, ",{name}={value}")
-        })
-    }
-}
-
-/// A number of bytes of RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MemorySize(u64);
-
 /// Why a size is none.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum SizeError {
+pub(crate) enum SizeError {
     /// Not digits and a suffix.
     #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
     NotANumber,
@@ -235,16 +142,6 @@ pub enum SizeError {
     /// Not whole pages of 2 MiB.
     #[error("not a multiple of 2M, the size of a huge page")]
     NotHugePages,
-}
-
-impl MemorySize {
-    const LEAST: u64 = 64 << 20;
-    const UNIT: u64 = 2 << 20;
-
-    /// The size in bytes.
-    pub fn bytes(self) -> u64 {
-        self.0
-    }
 }
 
 impl FromStr for MemorySize {
@@ -266,23 +163,11 @@ impl FromStr for MemorySize {
         }
         let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
         let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
-        Self::checked(bytes)
-    }
-}
-
-impl MemorySize {
-    fn checked(bytes: u64) -> Result<Self, SizeError> {
         match bytes {
-            _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
-            _ if bytes % Self::UNIT != 0 => Err(SizeError::NotHugePages),
+            _ if bytes < LEAST => Err(SizeError::TooSmall),
+            _ if bytes % UNIT != 0 => Err(SizeError::NotHugePages),
             _ => Ok(Self(bytes)),
         }
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}M", self.0 >> 20)
     }
 }
 
@@ -309,9 +194,7 @@ mod tests {
             ("99999999999T", Err(SizeError::TooLarge)),
             ("99999999999999999999999", Err(SizeError::TooLarge)),
         ];
-        cases
-            .into_iter()
-            .for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
+        cases.into_iter().for_each(|(text, size)| assert_eq!(text.parse(), size, "{text:?}"));
     }
 
     fn parsed(text: &str) -> Result<Memory, MemoryError> {
@@ -320,10 +203,7 @@ mod tests {
 
     #[test]
     fn a_size_alone_is_plain_memory() {
-        let plain = Memory {
-            size: MemorySize(4 << 30),
-            ..Memory::default()
-        };
+        let plain = Memory { size: MemorySize(4 << 30), ..Memory::default() };
         assert_eq!(parsed("4G"), Ok(plain));
         assert_eq!(parsed("size=4G"), Ok(plain));
         assert_eq!(parsed("64Q"), Err(SizeError::NotANumber.into()));
@@ -341,11 +221,9 @@ mod tests {
         assert_eq!(parsed("size=64G,hugepages=1G,prefault=on,shared=on"), Ok(all));
         assert_eq!(parsed("shared=on,prefault=on,hugepages=1gib,64G"), Ok(all));
         assert_eq!(all.page(), 1 << 30);
-        for text in [
-            "65536M,hugepages=1G,prefault=on,shared=on",
-            "512M",
-            "512M,thp=off,prefault=off",
-        ] {
+        for text in
+            ["65536M,hugepages=1G,prefault=on,shared=on", "512M", "512M,thp=off,prefault=off"]
+        {
             assert_eq!(parsed(text).unwrap().to_string(), text);
         }
     }
@@ -357,10 +235,7 @@ mod tests {
             ("hugepages=2M", "how much is not said"),
             ("4G,hugepages=4K", "hugepages=4K: it can be 2M or 1G"),
             ("4G,prefault=yes", "prefault=yes: it can be on or off"),
-            (
-                "4G,huge=on",
-                "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G",
-            ),
+            ("4G,huge=on", "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G"),
             ("4G,size=4G", "size: given twice"),
             ("4G,thp=on,thp=on", "thp: given twice"),
             ("1536M,hugepages=1G", "1536M: not a multiple of 1G"),

@@ -10,11 +10,11 @@ use vfio_passthrough::PciAddress;
 
 use super::error::Error;
 use super::holders::holders;
-use super::inventory::{Binding, Device, Host, bind_command, shared};
+use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
 /// What changes the host.
-pub trait Kernel {
+pub(crate) trait Kernel {
     /// Writes a file of sysfs.
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
     /// Writes a file that is kept until the host goes down, or removes it.
@@ -26,7 +26,7 @@ pub trait Kernel {
 }
 
 /// The kernel of this host.
-pub struct ThisKernel;
+pub(crate) struct ThisKernel;
 
 impl Kernel for ThisKernel {
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
@@ -62,18 +62,18 @@ impl Kernel for ThisKernel {
 
 /// What was done to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// The device.
-    pub address: PciAddress,
+    pub(crate) address: PciAddress,
     /// Who had it.
-    pub before: Binding,
+    pub(crate) before: Binding,
     /// Who has it now.
-    pub after: Binding,
+    pub(crate) after: Binding,
 }
 
 /// Gives devices to vfio-pci.
-pub fn bind(
-    host: &Host,
+pub(crate) fn bind(
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     named: &[PciAddress],
     force: bool,
@@ -106,26 +106,29 @@ fn former_driver(address: PciAddress) -> String {
 }
 
 /// Without it, the kernel chooses a driver when the device goes back.
-fn keep_former(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, driver: Option<&str>) {
+fn keep_former(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+    driver: Option<&str>,
+) {
     let path = host.tree.path(&former_driver(address));
     if let Err(error) = kernel.keep(&path, driver) {
-        log::warn!(
-            "{address}: which driver it had cannot be kept in {}: {error}",
-            path.display()
-        );
+        log::warn!("{address}: which driver it had cannot be kept in {}: {error}", path.display());
     }
 }
 
 /// The driver that a device had, if that is there still.
-fn find_former(host: &Host, address: PciAddress) -> Option<String> {
+fn find_former(host: &Inventory, address: PciAddress) -> Option<String> {
     let name = host.tree.line(&former_driver(address))?;
-    let is_there = !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
+    let is_there =
+        !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
     is_there.then_some(name)
 }
 
 /// Gives devices back to the drivers that had them, or to those that know them.
-pub fn unbind(
-    host: &Host,
+pub(crate) fn unbind(
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     named: &[PciAddress],
     force: bool,
@@ -147,28 +150,25 @@ pub fn unbind(
 }
 
 /// What to say of groups that are not viable yet, though members of theirs were bound.
-pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
+pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
     let mut groups: Vec<_> = moved.iter().filter_map(|m| host.sysfs.group(m.address)).collect();
     groups.sort_unstable();
     groups.dedup();
     let warning = |group: u32| {
         let others = host.sysfs.offenders(group);
-        let text = format!(
-            "{}; give it all away with: {}",
-            shared(group, &others),
-            bind_command(&others)
-        );
+        let text =
+            format!("{}; give it all away with: {}", shared(group, &others), bind_command(&others));
         (!others.is_empty()).then_some(text)
     };
     groups.into_iter().filter_map(warning).collect()
 }
 
 /// The devices that are named, each once.
-fn found(host: &Host, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
-    let first = |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
+fn found(host: &Inventory, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
+    let first =
+        |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
     let once = named.iter().enumerate().filter(first);
-    once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address)))
-        .collect()
+    once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address))).collect()
 }
 
 fn can_be_bound(device: &Device) -> Result<(), Error> {
@@ -179,7 +179,7 @@ fn can_be_bound(device: &Device) -> Result<(), Error> {
     }
 }
 
-fn refuse_held(host: &Host, devices: &[&Device]) -> Result<(), Error> {
+fn refuse_held(host: &Inventory, devices: &[&Device]) -> Result<(), Error> {
     let holders = holders(&host.tree);
     for address in devices.iter().map(|device| device.address) {
         let held = holders.iter().filter(|holder| holder.devices.contains(&address));
@@ -193,7 +193,7 @@ fn refuse_held(host: &Host, devices: &[&Device]) -> Result<(), Error> {
     Ok(())
 }
 
-fn refuse_open(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
     let address = device.address;
     let open = |group: &u32| kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
     match device.group.filter(open) {
@@ -202,18 +202,20 @@ fn refuse_open(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<
     }
 }
 
-fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Result<(), Error> {
+fn load_driver(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+) -> Result<(), Error> {
     if host.tree.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }
-    kernel
-        .load(VFIO_PCI)
-        .map_err(|why| Error::NoDriver { address, why })
+    kernel.load(VFIO_PCI).map_err(|why| Error::NoDriver { address, why })
 }
 
 /// Moves each device; where one fails, it and those before it go back to where they were.
 fn move_all(
-    host: &Host,
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     devices: &[Device],
     mut one: impl FnMut(&mut dyn Kernel, &Device) -> Result<(), Error>,
@@ -223,10 +225,7 @@ fn move_all(
             let touched = devices.iter().take(index.saturating_add(1));
             let undone: Vec<_> = touched.map(|device| put_back(host, kernel, device)).collect();
             return Err(match undone.into_iter().find_map(Result::err) {
-                Some(second) => Error::NotUndone {
-                    first: first.into(),
-                    second: second.into(),
-                },
+                Some(second) => Error::NotUndone { first: first.into(), second: second.into() },
                 None => first,
             });
         }
@@ -239,20 +238,24 @@ fn move_all(
     Ok(devices.iter().map(moved).collect())
 }
 
-fn put_back(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+fn put_back(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
     let address = device.address;
     let now = host.binding(address);
     carry_out(host, kernel, address, &back(&device.binding, &now))?;
     match &device.binding.driver {
-        Some(driver) if host.binding(address).driver.as_ref() != Some(driver) => Err(Error::NotReturned {
-            address,
-            driver: driver.clone(),
-        }),
+        Some(driver) if host.binding(address).driver.as_ref() != Some(driver) => {
+            Err(Error::NotReturned { address, driver: driver.clone() })
+        }
         _ => Ok(()),
     }
 }
 
-fn carry_out(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, steps: &[Step]) -> Result<(), Error> {
+fn carry_out(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+    steps: &[Step],
+) -> Result<(), Error> {
     for step in steps {
         let (path, value) = step.write(address);
         let path = host.tree.path(&path);

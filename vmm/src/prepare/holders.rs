@@ -13,15 +13,15 @@ const MOST_LAYERS: usize = 1024;
 
 /// Something that the host would lose with the devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// How it is called.
-    pub what: String,
+    pub(crate) what: String,
     /// The devices that it is on, and the bridges above them.
-    pub devices: BTreeSet<PciAddress>,
+    pub(crate) devices: BTreeSet<PciAddress>,
 }
 
 /// What each device is needed for.
-pub fn holders(tree: &Tree) -> Vec<Holder> {
+pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     let mut holders = mounts(tree);
     holders.extend(swaps(tree));
     holders.extend(default_routes(tree));
@@ -82,9 +82,7 @@ fn default_routes(tree: &Tree) -> Vec<Holder> {
 fn default_v4(line: &str) -> Option<&str> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let is_zero = |index: usize| fields.get(index).and_then(|field| hex(field)) == Some(0);
-    (is_zero(1) && is_zero(7))
-        .then(|| fields.first().copied())
-        .flatten()
+    (is_zero(1) && is_zero(7)).then(|| fields.first().copied()).flatten()
 }
 
 /// `destination prefix source prefix next-hop metric references use flags interface`
@@ -117,13 +115,9 @@ fn btrfs_siblings(tree: &Tree, folder: &Path) -> Vec<PathBuf> {
     let name = name.as_deref().and_then(|path| path.file_name()?.to_str());
     let disks = |id: &String| tree.names(&format!("sys/fs/btrfs/{id}/devices"));
     let all = tree.names("sys/fs/btrfs");
-    let ours = all
-        .iter()
-        .map(disks)
-        .filter(|disks| disks.iter().any(|disk| Some(disk.as_str()) == name));
-    let folders = ours
-        .flatten()
-        .map(|disk| tree.path(&format!("sys/class/block/{disk}")));
+    let ours =
+        all.iter().map(disks).filter(|disks| disks.iter().any(|disk| Some(disk.as_str()) == name));
+    let folders = ours.flatten().map(|disk| tree.path(&format!("sys/class/block/{disk}")));
     folders.collect()
 }
 
@@ -140,11 +134,7 @@ fn functions(folder: &Path) -> BTreeSet<PciAddress> {
             continue;
         }
         // All above it count: a VMD has NVMes of another PCI domain below it.
-        found.extend(
-            folder
-                .iter()
-                .filter_map(|name| name.to_str()?.parse::<PciAddress>().ok()),
-        );
+        found.extend(folder.iter().filter_map(|name| name.to_str()?.parse::<PciAddress>().ok()));
         left.extend(lower(&folder));
     }
     found
@@ -162,12 +152,7 @@ fn lower(folder: &Path) -> Vec<PathBuf> {
         number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
     below.extend(
-        folder
-            .ancestors()
-            .find(subsystem)
-            .map(|path| entries(path, "nvme"))
-            .into_iter()
-            .flatten(),
+        folder.ancestors().find(subsystem).map(|path| entries(path, "nvme")).into_iter().flatten(),
     );
     below
 }

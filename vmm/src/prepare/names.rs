@@ -9,14 +9,14 @@ const PLACES: [&str; 2] = ["usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids"]
 
 /// What vendors and devices are called; nothing where the host has no such list.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     vendors: HashMap<u16, String>,
     devices: HashMap<(u16, u16), String>,
 }
 
 impl Names {
     /// The host's list.
-    pub fn of(tree: &Tree) -> Self {
+    pub(crate) fn of(tree: &Tree) -> Self {
         let text = PLACES.iter().find_map(|place| tree.text(place));
         Self::parse(&text.unwrap_or_default())
     }
@@ -45,7 +45,7 @@ impl Names {
     }
 
     /// The name, as far as it is known; else numbers.
-    pub fn name(&self, (vendor, device): (u16, u16), class: u32) -> String {
+    pub(crate) fn name(&self, (vendor, device): (u16, u16), class: u32) -> String {
         match (self.vendors.get(&vendor), self.devices.get(&(vendor, device))) {
             (Some(vendor), Some(device)) => format!("{vendor} {device}"),
             (Some(vendor), None) => format!("{vendor} {device:04x}, class {class:06x}"),
@@ -88,9 +88,7 @@ C 01  Mass storage controller
             ((0x8086, 0x0001), "Intel Corporation 0001, class 010802"),
             ((0x1af4, 0x1100), "1af4:1100, class 010802"),
         ];
-        cases
-            .into_iter()
-            .for_each(|(id, name)| assert_eq!(names.name(id, 0x01_0802), name));
+        cases.into_iter().for_each(|(id, name)| assert_eq!(names.name(id, 0x01_0802), name));
     }
 
     #[test]

@@ -2,20 +2,15 @@
 
 use super::bind::Moved;
 use super::check::{Line, Status};
-use super::inventory::{Host, Listed};
+use super::inventory::{Inventory, Listed};
 
 /// The list of devices, a line each, with titles.
-pub fn devices(devices: &[Listed]) -> String {
+pub(crate) fn devices(devices: &[Listed]) -> String {
     let titles = ["ADDRESS", "GROUP", "DRIVER", "READY", "NAME"].map(str::to_owned);
     let row = |device: &Listed| {
-        let group = device
-            .group
-            .map_or_else(|| "-".to_owned(), |group| group.to_string());
+        let group = device.group.map_or_else(|| "-".to_owned(), |group| group.to_string());
         let driver = device.driver.as_deref().unwrap_or("-");
-        let ready = device
-            .why
-            .as_ref()
-            .map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let ready = device.why.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
         [&device.address, &group, driver, &ready, &device.name].map(plain)
     };
     let rows: Vec<_> = [titles].into_iter().chain(devices.iter().map(row)).collect();
@@ -23,7 +18,7 @@ pub fn devices(devices: &[Listed]) -> String {
 }
 
 /// The checks, a line each, and what mends it below.
-pub fn checks(lines: &[Line]) -> String {
+pub(crate) fn checks(lines: &[Line]) -> String {
     let row = |line: &Line| {
         let status = match line.status {
             Status::Ok => "ok",
@@ -34,19 +29,14 @@ pub fn checks(lines: &[Line]) -> String {
         let mend = line.mend.as_ref().map(|mend| format!("\nmend: {mend}"));
         let what = format!("{}{}", line.what, mend.unwrap_or_default());
         let what: Vec<_> = what.lines().map(plain).collect();
-        [
-            plain(status),
-            plain(device),
-            plain(line.check),
-            what.join("\n    "),
-        ]
+        [plain(status), plain(device), plain(line.check), what.join("\n    ")]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
     aligned(&rows)
 }
 
 /// What was done to devices, with all of their groups.
-pub fn moved(host: &Host, moved: &[Moved]) -> String {
+pub(crate) fn moved(host: &Inventory, moved: &[Moved]) -> String {
     let of = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
     let line = |moved: &Moved| {
         let (before, after) = (of(&moved.before.driver), of(&moved.after.driver));
@@ -60,7 +50,9 @@ pub fn moved(host: &Host, moved: &[Moved]) -> String {
         let other = |member| format!(", {member} ({})", of(&host.sysfs.driver(member)));
         let others: String = others.map(other).collect();
         match group {
-            Some(group) if others.is_empty() => plain(format!("{done}; alone in group {group}")) + "\n",
+            Some(group) if others.is_empty() => {
+                plain(format!("{done}; alone in group {group}")) + "\n"
+            }
             Some(group) => plain(format!("{done}; with it in group {group}{others}")) + "\n",
             None => plain(&done) + "\n",
         }
@@ -82,10 +74,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     };
     let widths: Vec<_> = (0..N.saturating_sub(1)).map(width).chain([0]).collect();
     let line = |row: &[String; N]| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ") + "\n"
     };
     rows.iter().map(line).collect()
@@ -97,25 +86,20 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_control_characters_harmless() {
-        let device = |address: &str, group, driver: Option<&str>, why: Option<&str>, name: &str| Listed {
-            address: address.to_owned(),
-            name: name.to_owned(),
-            id: String::new(),
-            class: String::new(),
-            group,
-            driver: driver.map(str::to_owned),
-            ready: why.is_none(),
-            why: why.map(str::to_owned),
-        };
+        let device =
+            |address: &str, group, driver: Option<&str>, why: Option<&str>, name: &str| Listed {
+                address: address.to_owned(),
+                name: name.to_owned(),
+                id: String::new(),
+                class: String::new(),
+                group,
+                driver: driver.map(str::to_owned),
+                ready: why.is_none(),
+                why: why.map(str::to_owned),
+            };
         let list = [
             device("0000:01:00.0", Some(14), Some("vfio-pci"), None, "NVMe"),
-            device(
-                "0000:02:00.0",
-                None,
-                None,
-                Some("because"),
-                "\u{1b}[2J\nbell\u{7}",
-            ),
+            device("0000:02:00.0", None, None, Some("because"), "\u{1b}[2J\nbell\u{7}"),
         ];
         let expected = "\
 ADDRESS       GROUP  DRIVER    READY        NAME

@@ -42,11 +42,7 @@ impl Busy {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let busy = Self {
-            vmm,
-            socket,
-            _files: (folder, kernel),
-        };
+        let busy = Self { vmm, socket, _files: (folder, kernel) };
         busy.wait_for("running");
         Some(busy)
     }
@@ -54,14 +50,7 @@ impl Busy {
     /// Status and body of what curl gets.
     fn curl(&self, method: &str, what: &str) -> (String, Value) {
         let output = Command::new("curl")
-            .args([
-                "--silent",
-                "--show-error",
-                "--max-time",
-                "10",
-                "--request",
-                method,
-            ])
+            .args(["--silent", "--show-error", "--max-time", "10", "--request", method])
             .args(["--write-out", "\n%{http_code}", "--unix-socket"])
             .arg(&self.socket)
             .arg(format!("http://localhost/api/v1/{what}"))
@@ -132,7 +121,9 @@ impl Drop for Busy {
 #[test]
 fn curl_looks_at_a_guest_pauses_it_lets_it_go_on_and_ends_it() {
     let name = "curl_looks_at_a_guest_pauses_it_lets_it_go_on_and_ends_it";
-    let Some(guest) = Busy::start(name) else { return };
+    let Some(guest) = Busy::start(name) else {
+        return;
+    };
     let (status, ping) = guest.curl("GET", "vmm.ping");
     assert_eq!((status.as_str(), &ping["pid"]), ("200", &json!(guest.vmm.id())));
     let (_, info) = guest.curl("GET", "vm.info");
@@ -185,12 +176,7 @@ fn stats_are_a_table_of_what_is_counted() {
     };
     guest.assert_running();
     let stats = |words: &[&str]| {
-        let output = vmm()
-            .arg("stats")
-            .arg(&guest.socket)
-            .args(words)
-            .output()
-            .unwrap();
+        let output = vmm().arg("stats").arg(&guest.socket).args(words).output().unwrap();
         assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -213,8 +199,5 @@ fn a_socket_that_cannot_be_made_is_told() {
     let output = run(Path::new("/nonexistent"), &["--control", "/nonexistent/vm.sock"]);
     assert_eq!(output.status.code(), Some(1));
     let text = text(&output);
-    assert!(
-        text.starts_with("error: --control /nonexistent/vm.sock: "),
-        "{text}"
-    );
+    assert!(text.starts_with("error: --control /nonexistent/vm.sock: "), "{text}");
 }

@@ -11,8 +11,8 @@
 )]
 
 mod control;
-mod handed;
 mod journal;
+mod passed_fds;
 mod refusals;
 mod seccomp;
 mod terminal;
@@ -37,11 +37,7 @@ fn text(output: &Output) -> String {
 
 /// Whether KVM is there; if not, says which test does not run.
 fn has_kvm(test: &str) -> bool {
-    let opens = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
+    let opens = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !opens {
         eprintln!("NOT RUN: {test}: /dev/kvm does not open");
     }
@@ -58,9 +54,7 @@ fn elf(code: &[u8]) -> NamedTempFile {
     elf.resize(16, 0);
     // ET_EXEC, EM_X86_64, version 1; entry, program headers at 64, no sections; sizes.
     elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    [LOAD_ADDRESS, 64, 0]
-        .iter()
-        .for_each(|value: &u64| elf.extend(value.to_le_bytes()));
+    [LOAD_ADDRESS, 64, 0].iter().for_each(|value: &u64| elf.extend(value.to_le_bytes()));
     elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
     segment(&mut elf, 1, HEADERS + NOTE, code.len());
     segment(&mut elf, 4, HEADERS, NOTE);
@@ -77,14 +71,7 @@ fn elf(code: &[u8]) -> NamedTempFile {
 fn segment(elf: &mut Vec<u8>, kind: u32, offset: usize, size: usize) {
     elf.extend(kind.to_le_bytes());
     elf.extend(7_u32.to_le_bytes());
-    let words = [
-        offset as u64,
-        LOAD_ADDRESS,
-        LOAD_ADDRESS,
-        size as u64,
-        size as u64,
-        1,
-    ];
+    let words = [offset as u64, LOAD_ADDRESS, LOAD_ADDRESS, size as u64, size as u64, 1];
     words.iter().for_each(|word| elf.extend(word.to_le_bytes()));
 }
 
@@ -110,22 +97,11 @@ fn reboots_once() -> NamedTempFile {
     let first = [0x80, 0x3d, 0, 0x80, 0, 0, 1, 0xc6, 5, 0, 0x80, 0, 0, 1, 0x74];
     let reset = [out(RESET.0, RESET.1), SPIN.to_vec()].concat();
     let over = vec![u8::try_from(reset.len()).unwrap()];
-    program(&[
-        out(COM1, b'\n'),
-        first.to_vec(),
-        over,
-        reset,
-        out(POWER_OFF.0, POWER_OFF.1),
-    ])
+    program(&[out(COM1, b'\n'), first.to_vec(), over, reset, out(POWER_OFF.0, POWER_OFF.1)])
 }
 
 fn run(kernel: &Path, args: &[&str]) -> Output {
-    vmm()
-        .args(["--memory", "64M", "--kernel"])
-        .arg(kernel)
-        .args(args)
-        .output()
-        .unwrap()
+    vmm().args(["--memory", "64M", "--kernel"]).arg(kernel).args(args).output().unwrap()
 }
 
 #[test]
@@ -152,22 +128,10 @@ fn a_guest_runs_on_each_kind_of_memory() {
         return;
     }
     let kernel = program(&[out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)]);
-    for memory in [
-        "size=64M,prefault=on",
-        "64M,thp=off",
-        "64M,shared=on,prefault=on",
-        "5G",
-    ] {
-        let output = vmm()
-            .args(["--memory", memory, "--kernel"])
-            .arg(kernel.path())
-            .output()
-            .unwrap();
-        assert_eq!(
-            (text(&output), output.status.code()),
-            (String::new(), Some(0)),
-            "{memory}"
-        );
+    for memory in ["size=64M,prefault=on", "64M,thp=off", "64M,shared=on,prefault=on", "5G"] {
+        let output =
+            vmm().args(["--memory", memory, "--kernel"]).arg(kernel.path()).output().unwrap();
+        assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)), "{memory}");
         assert_eq!(output.stdout, b".");
     }
 }
@@ -241,10 +205,7 @@ fn a_guest_that_resets_is_booted_again_and_leaves_nothing_behind() {
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
     assert_eq!(output.stdout, [b'.'; 50]);
     let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
-    assert_eq!(
-        (&stats["reboots"], &stats["kvm_ioctls"]["create_vm"]),
-        (&49.into(), &50.into())
-    );
+    assert_eq!((&stats["reboots"], &stats["kvm_ioctls"]["create_vm"]), (&49.into(), &50.into()));
 }
 
 /// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its
@@ -312,24 +273,16 @@ fn ports_that_nobody_has_read_all_ones_and_are_counted() {
 fn string_in(port: u16, count: u8, instruction: u8) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     let address = COUNT.to_le_bytes();
-    [
-        &[0xfc, 0xbf][..],
-        &address,
-        &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, instruction],
-    ]
-    .concat()
+    [&[0xfc, 0xbf][..], &address, &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, instruction]]
+        .concat()
 }
 
 /// `mov esi, COUNT; mov ecx, count; mov dx, COM1; rep outsb`.
 fn print_string(count: u8) -> Vec<u8> {
     let [low, high] = COM1.to_le_bytes();
     let address = COUNT.to_le_bytes();
-    [
-        &[0xfc, 0xbe][..],
-        &address,
-        &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, 0x6e],
-    ]
-    .concat()
+    [&[0xfc, 0xbe][..], &address, &[0xb9, count, 0, 0, 0, 0x66, 0xba, low, high, 0xf3, 0x6e]]
+        .concat()
 }
 
 #[test]
@@ -345,10 +298,7 @@ fn a_string_instruction_accesses_one_port_many_times() {
     let kernel = program(&[status, identity, out(POWER_OFF.0, POWER_OFF.1)]);
     let output = run(kernel.path(), &["--pci-ports"]);
     let expected = [[0x60; 8], [0x36, 0x1b, 0x08, 0x00, 0x36, 0x1b, 0x08, 0x00]].concat();
-    assert_eq!(
-        (output.stdout.as_slice(), text(&output)),
-        (expected.as_slice(), String::new())
-    );
+    assert_eq!((output.stdout.as_slice(), text(&output)), (expected.as_slice(), String::new()));
 }
 
 #[test]
@@ -370,10 +320,7 @@ fn input_reaches_the_guest() {
         .unwrap();
     child.stdin.take().unwrap().write_all(b"ok").unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(
-        (output.stdout.as_slice(), output.status.code()),
-        (&b"ok"[..], Some(0))
-    );
+    assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"ok"[..], Some(0)));
 }
 
 #[test]
@@ -408,8 +355,5 @@ fn a_closed_stdin_is_no_stdin() {
         kernel.path().display()
     );
     let output = Command::new("sh").args(["-c", &line]).output().unwrap();
-    assert_eq!(
-        (output.stdout.as_slice(), output.status.code()),
-        (&b"x"[..], Some(0))
-    );
+    assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"x"[..], Some(0)));
 }

@@ -8,28 +8,17 @@ use super::{has_kvm, program, text, vmm};
 fn fails(args: &[&str], begins: &str, contains: &str) {
     let output = vmm().args(args).output().unwrap();
     let text = text(&output);
-    assert!(
-        text.starts_with(begins) && text.contains(contains),
-        "{args:?} said:\n{text}"
-    );
+    assert!(text.starts_with(begins) && text.contains(contains), "{args:?} said:\n{text}");
     assert_ne!(output.status.code(), Some(0));
 }
 
 #[test]
 fn impossible_sizes_are_refused_with_the_reason() {
     let size = |size| ["--kernel", "k", "--memory", size];
-    fails(
-        &size("0"),
-        "error: invalid value '0' for '--memory <SIZE[,OPTION]...>'",
-        "at least 64M",
-    );
+    fails(&size("0"), "error: invalid value '0' for '--memory <SIZE[,OPTION]...>'", "at least 64M");
     fails(&size("16M"), "error: invalid value '16M'", "too small");
     fails(&size("many"), "error: invalid value 'many'", "such as 512M or 4G");
-    fails(
-        &size("900T"),
-        "error: --memory 943718400M: this host has ",
-        "M of memory",
-    );
+    fails(&size("900T"), "error: --memory 943718400M: this host has ", "M of memory");
 }
 
 #[test]
@@ -37,11 +26,7 @@ fn a_missing_or_wrong_kernel_or_initrd_is_named() {
     if !has_kvm("a_missing_or_wrong_kernel_or_initrd_is_named") {
         return;
     }
-    fails(
-        &["--kernel", "/nonexistent/k"],
-        "error: kernel /nonexistent/k: No such file",
-        "",
-    );
+    fails(&["--kernel", "/nonexistent/k"], "error: kernel /nonexistent/k: No such file", "");
     fails(
         &["--kernel", "/proc/version"],
         "error: kernel /proc/version is not a kernel: ",
@@ -74,14 +59,7 @@ fn what_is_no_pci_address_is_refused() {
         "error: --vfio: 'nvme0' is not a PCI address",
         "0000:01:00.0",
     );
-    let twice = [
-        "--kernel",
-        "/proc/version",
-        "--vfio",
-        "0000:ff:1f.0",
-        "--vfio",
-        "0000:ff:1f.0",
-    ];
+    let twice = ["--kernel", "/proc/version", "--vfio", "0000:ff:1f.0", "--vfio", "0000:ff:1f.0"];
     fails(&twice, "error: --vfio 0000:ff:1f.0: given twice", "");
 }
 

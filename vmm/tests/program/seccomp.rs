@@ -13,7 +13,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use vmm::seccomp::{self, Seccomp, Thread};
+use vmm::{Filter, Seccomp, Thread};
 
 use super::*;
 
@@ -37,16 +37,8 @@ const SCENARIOS: [fn(&str) -> Output; 9] = [
 
 /// Calls that are made while all signals are blocked, by the C library as a thread starts and ends, and by the message
 /// itself: the signal ends the process then, and there is no message.
-const SILENT: [&str; 8] = [
-    "write",
-    "exit_group",
-    "rt_sigreturn",
-    "madvise",
-    "exit",
-    "set_robust_list",
-    "rseq",
-    "clone3",
-];
+const SILENT: [&str; 8] =
+    ["write", "exit_group", "rt_sigreturn", "madvise", "exit", "set_robust_list", "rseq", "clone3"];
 
 /// Each call that is taken from a list is missed: the VMM ends, and names it.
 #[test]
@@ -54,7 +46,7 @@ fn each_row_of_each_list_is_needed() {
     if !has_kvm("each_row_of_each_list_is_needed") {
         return;
     }
-    let native = seccomp::rows().filter(|row| !WITH_DEVICES.lines().any(|line| line == row));
+    let native = vmm::seccomp_rows().filter(|row| !WITH_DEVICES.lines().any(|line| line == row));
     let (rows, unneeded) = (Mutex::new(native), Mutex::new(Vec::new()));
     let check = || {
         while let Some(row) = { rows.lock().unwrap().next() } {
@@ -200,7 +192,9 @@ fn is_controlled(option: &str) -> Output {
         answer
     };
     // The guest may run before it can be asked for.
-    while running.vmm.try_wait().unwrap().is_none() && !ask("GET /api/v1/vm.info").contains("running") {
+    while running.vmm.try_wait().unwrap().is_none()
+        && !ask("GET /api/v1/vm.info").contains("running")
+    {
         sleep(Duration::from_millis(1));
     }
     for what in [
@@ -260,8 +254,8 @@ fn a_thread_under_a_list() {
         _ => Thread::Main,
     };
     let seccomp: Seccomp = option.parse().unwrap();
-    seccomp.prepare().unwrap();
-    let filter = seccomp.filter(thread).unwrap();
+    vmm::prepare_seccomp(&seccomp).unwrap();
+    let filter = Filter::new(&seccomp, thread).unwrap();
     let does = does.to_owned();
     let thread = thread::spawn(move || {
         filter.install().unwrap();

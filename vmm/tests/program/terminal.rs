@@ -33,15 +33,12 @@ fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
         std::thread::sleep(Duration::from_millis(10));
     }
     let during = tcgetattr(&terminal.master).unwrap();
-    File::from(terminal.master.try_clone().unwrap())
-        .write_all(typed)
-        .unwrap();
+    File::from(terminal.master.try_clone().unwrap()).write_all(typed).unwrap();
     let output = child.wait_with_output().unwrap();
     let modes = String::from_utf8(output.stdout).unwrap();
     let (first, last) = modes.trim().split_once('\n').unwrap();
-    let is_raw = !during
-        .local_flags
-        .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG);
+    let is_raw =
+        !during.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG);
     [first.into(), is_raw.to_string(), last.into()]
 }
 

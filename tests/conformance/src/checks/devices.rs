@@ -35,13 +35,7 @@ fn plain(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
 
 fn bind(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
     let count = u32::try_from(fds.len()).unwrap_or(0);
-    IrqSet::new(
-        EVENTFD | TRIGGER,
-        index,
-        start,
-        count,
-        IrqData::Eventfds(fds.to_vec()),
-    )
+    IrqSet::new(EVENTFD | TRIGGER, index, start, count, IrqData::Eventfds(fds.to_vec()))
 }
 
 /// The first device of the first group, which has MSI-X.
@@ -115,10 +109,7 @@ fn pin<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     for flags in [NONE | MASK, NONE | UNMASK, NONE | TRIGGER] {
         fails(stage.core.set_irqs(device, &plain(flags, INTX, 0, 1)), EINVAL)?;
     }
-    fails(
-        stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 0)),
-        EINVAL,
-    )?;
+    fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 0)), EINVAL)?;
     done(stage.core.set_irqs(device, &bind(INTX, 0, &[event])))?;
     done(stage.core.set_irqs(device, &plain(NONE | MASK, INTX, 0, 1)))?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, INTX, 0, 1)))?;
@@ -142,38 +133,24 @@ fn unmask<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 
 fn all_or_none<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (device, one, two) = (open(stage)?, stage.eventfd()?, stage.eventfd()?);
-    fails(
-        stage.core.set_irqs(device, &bind(MSIX, 0, &[one, Fd(1_000_000)])),
-        EBADF,
-    )?;
-    fails(
-        stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)),
-        EINVAL,
-    )?;
+    fails(stage.core.set_irqs(device, &bind(MSIX, 0, &[one, Fd(1_000_000)])), EBADF)?;
+    fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)), EINVAL)?;
     done(stage.core.set_irqs(device, &bind(MSIX, 0, &[one, two])))?;
     let second = IrqSet::new(2 | TRIGGER, MSIX, 0, 2, IrqData::Bools(vec![0, 1]));
     done(stage.core.set_irqs(device, &second))?;
-    same(
-        (done(stage.core.signals(one))?, done(stage.core.signals(two))?),
-        (0, 1),
-    )?;
+    same((done(stage.core.signals(one))?, done(stage.core.signals(two))?), (0, 1))?;
     fails(stage.core.set_irqs(device, &bind(MSIX, 1, &[device])), EINVAL)?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 2)))?;
-    same(
-        (done(stage.core.signals(one))?, done(stage.core.signals(two))?),
-        (1, 0),
-    )
+    same((done(stage.core.signals(one))?, done(stage.core.signals(two))?), (1, 0))
 }
 
 fn growth<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (device, event) = (open(stage)?, stage.eventfd()?);
     let grows = stage.kernel().grows_msix();
     done(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])))?;
-    for more in [
-        bind(MSIX, 1, &[event]),
-        bind(MSIX, 2, &[Fd(-1)]),
-        plain(NONE | TRIGGER, MSIX, 0, 2),
-    ] {
+    for more in
+        [bind(MSIX, 1, &[event]), bind(MSIX, 2, &[Fd(-1)]), plain(NONE | TRIGGER, MSIX, 0, 2)]
+    {
         let result = stage.core.set_irqs(device, &more);
         let errno = result.err().and_then(|error| error.raw_os_error());
         same(errno, (!grows).then_some(EINVAL))?;
@@ -183,19 +160,13 @@ fn growth<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 
 fn request<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (device, event) = (open(stage)?, stage.eventfd()?);
-    fails(
-        stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 1)),
-        EINVAL,
-    )?;
+    fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 1)), EINVAL)?;
     fails(stage.core.set_irqs(device, &bind(REQUEST, 0, &[])), EINVAL)?;
     done(stage.core.set_irqs(device, &bind(REQUEST, 0, &[event])))?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 1)))?;
     same(done(stage.core.signals(event))?, 1)?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)))?;
-    fails(
-        stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)),
-        EINVAL,
-    )
+    fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)), EINVAL)
 }
 
 fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
@@ -205,9 +176,6 @@ fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     done(stage.core.set_irqs(device, &bind(MSIX, 0, &[event])))?;
     stage.close(device)?;
     let device = stage.device(group, &name)?;
-    fails(
-        stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)),
-        EINVAL,
-    )?;
+    fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, MSIX, 0, 1)), EINVAL)?;
     done(stage.core.set_irqs(device, &bind(INTX, 0, &[event])))
 }

@@ -32,22 +32,11 @@ fn at(page: u64) -> u64 {
 }
 
 fn map_of<C>(stage: &Stage<'_, C>, iova: u64, pages: u64) -> MapDma {
-    MapDma {
-        argsz: MapDma::ARGSZ,
-        flags: 3,
-        vaddr: stage.scene.arena.base,
-        iova,
-        size: at(pages),
-    }
+    MapDma { argsz: MapDma::ARGSZ, flags: 3, vaddr: stage.scene.arena.base, iova, size: at(pages) }
 }
 
 fn unmap_of(iova: u64, pages: u64) -> UnmapDma {
-    UnmapDma {
-        argsz: UnmapDma::ARGSZ,
-        flags: 0,
-        iova,
-        size: at(pages),
-    }
+    UnmapDma { argsz: UnmapDma::ARGSZ, flags: 0, iova, size: at(pages) }
 }
 
 /// The last page of all.
@@ -64,20 +53,9 @@ fn bad_maps<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         MapDma { size: 0, ..good },
         MapDma { size: 1, ..good },
         MapDma { iova: 1, ..good },
-        MapDma {
-            vaddr: good.vaddr | 1,
-            ..good
-        },
-        MapDma {
-            iova: LAST,
-            size: 2 * PAGE,
-            ..good
-        },
-        MapDma {
-            vaddr: LAST,
-            size: 2 * PAGE,
-            ..good
-        },
+        MapDma { vaddr: good.vaddr | 1, ..good },
+        MapDma { iova: LAST, size: 2 * PAGE, ..good },
+        MapDma { vaddr: LAST, size: 2 * PAGE, ..good },
         MapDma { iova: LAST, ..good },
     ] {
         fails(stage.core.map_dma(container, &bad), EINVAL)?;
@@ -131,11 +109,7 @@ fn no_memory<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         let call = MapDma { flags, vaddr, ..good };
         fails(stage.core.map_dma(container, &call), EFAULT)?;
     }
-    let call = MapDma {
-        flags: 1,
-        vaddr: last_writable,
-        ..good
-    };
+    let call = MapDma { flags: 1, vaddr: last_writable, ..good };
     done(stage.core.map_dma(container, &call))
 }
 
@@ -149,11 +123,7 @@ fn bad_unmaps<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         UnmapDma { size: 0, ..good },
         UnmapDma { size: 1, ..good },
         UnmapDma { iova: 1, ..good },
-        UnmapDma {
-            iova: LAST,
-            size: 2 * PAGE,
-            ..good
-        },
+        UnmapDma { iova: LAST, size: 2 * PAGE, ..good },
         UnmapDma { flags: 2, ..good },
     ] {
         fails(stage.core.unmap_dma(container, &bad), EINVAL)?;
@@ -168,21 +138,12 @@ fn bisect<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         done(stage.core.map_dma(container, &call))?;
     }
     for (page, pages) in [(0, 1), (1, 1), (0, 3), (1, 5)] {
-        fails(
-            stage.core.unmap_dma(container, &unmap_of(at(page), pages)),
-            EINVAL,
-        )?;
+        fails(stage.core.unmap_dma(container, &unmap_of(at(page), pages)), EINVAL)?;
     }
     same(done(stage.core.unmap_dma(container, &unmap_of(0, 4)))?, 4 * PAGE)?;
-    let to_the_end = UnmapDma {
-        size: 0_u64.wrapping_sub(4 * PAGE),
-        ..unmap_of(4 * PAGE, 0)
-    };
+    let to_the_end = UnmapDma { size: 0_u64.wrapping_sub(4 * PAGE), ..unmap_of(4 * PAGE, 0) };
     same(done(stage.core.unmap_dma(container, &to_the_end))?, 0)?;
-    same(
-        done(stage.core.unmap_dma(container, &unmap_of(0, 100)))?,
-        2 * PAGE,
-    )
+    same(done(stage.core.unmap_dma(container, &unmap_of(0, 100)))?, 2 * PAGE)
 }
 
 fn version_1<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
@@ -201,28 +162,19 @@ fn unmap_all<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         let call = map_of(stage, iova, 2);
         done(stage.core.map_dma(container, &call))?;
     }
-    let all = UnmapDma {
-        flags: 2,
-        ..unmap_of(0, 0)
-    };
+    let all = UnmapDma { flags: 2, ..unmap_of(0, 0) };
     same(done(stage.core.unmap_dma(container, &all))?, 4 * PAGE)?;
     same(done(stage.core.unmap_dma(container, &all))?, 0)
 }
 
 fn vaddr<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
-    let renew = MapDma {
-        flags: 4,
-        ..map_of(stage, 0, 2)
-    };
+    let renew = MapDma { flags: 4, ..map_of(stage, 0, 2) };
     fails(stage.core.map_dma(container, &renew), ENOENT)?;
     let call = map_of(stage, 0, 2);
     done(stage.core.map_dma(container, &call))?;
     fails(stage.core.map_dma(container, &renew), EINVAL)?;
-    let take = UnmapDma {
-        flags: 4,
-        ..unmap_of(0, 2)
-    };
+    let take = UnmapDma { flags: 4, ..unmap_of(0, 2) };
     same(done(stage.core.unmap_dma(container, &take))?, 2 * PAGE)?;
     fails(stage.core.unmap_dma(container, &take), EINVAL)?;
     done(stage.core.map_dma(container, &renew))?;
@@ -233,10 +185,7 @@ fn no_address<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (Ready { container, .. }, second) = (stage.ready()?, stage.group(1)?);
     let call = map_of(stage, 0, 1);
     done(stage.core.map_dma(container, &call))?;
-    let take = UnmapDma {
-        flags: 4,
-        ..unmap_of(0, 1)
-    };
+    let take = UnmapDma { flags: 4, ..unmap_of(0, 1) };
     done(stage.core.unmap_dma(container, &take))?;
     fails(stage.core.set_container(second, container), EBUSY)?;
     done(stage.core.unmap_dma(container, &unmap_of(0, 1)))?;

@@ -31,16 +31,9 @@ const BAD: Fd = Fd(1_000_000);
 fn extensions<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let container = stage.container()?;
     same(done(stage.core.api_version(container))?, 0)?;
-    for (extension, there) in [
-        (0, 0),
-        (1, 1),
-        (2, 0),
-        (3, 1),
-        (7, 0),
-        (9, 1),
-        (10, 0),
-        (1 << 32 | 3, 0),
-    ] {
+    for (extension, there) in
+        [(0, 0), (1, 1), (2, 0), (3, 1), (7, 0), (9, 1), (10, 0), (1 << 32 | 3, 0)]
+    {
         same(
             (extension, done(stage.core.check_extension(container, extension))?),
             (extension, there),
@@ -54,14 +47,9 @@ fn set_iommu<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (container, group) = (stage.container()?, stage.group(0)?);
     fails(stage.core.set_iommu(container, 3), EINVAL)?;
     done(stage.core.set_container(group, container))?;
-    for (kind, errno) in [
-        (0, ENODEV),
-        (2, ENODEV),
-        (8, ENODEV),
-        (9, EINVAL),
-        (10, ENODEV),
-        (1 << 32, ENODEV),
-    ] {
+    for (kind, errno) in
+        [(0, ENODEV), (2, ENODEV), (8, ENODEV), (9, EINVAL), (10, ENODEV), (1 << 32, ENODEV)]
+    {
         fails(stage.core.set_iommu(container, kind), errno)?;
     }
     done(stage.core.set_iommu(container, 1))?;

@@ -38,11 +38,7 @@ pub struct Results {
 pub fn run<C: Core>(core: &mut C, scene: &Scene) -> Results {
     let mut results = Results::default();
     for (name, check) in all::<C>() {
-        let mut stage = Stage {
-            core,
-            scene,
-            opened: Vec::new(),
-        };
+        let mut stage = Stage { core, scene, opened: Vec::new() };
         let verdict = check(&mut stage);
         stage.close_all();
         match verdict {
@@ -155,10 +151,7 @@ fn done<T>(result: io::Result<T>) -> Result<T, String> {
 /// It must have failed, and so.
 #[track_caller]
 fn fails<T: Debug>(result: io::Result<T>, errno: i32) -> Verdict {
-    same(
-        result.map_err(|error| error.raw_os_error().unwrap_or(0)).err(),
-        Some(errno),
-    )
+    same(result.map_err(|error| error.raw_os_error().unwrap_or(0)).err(), Some(errno))
 }
 
 /// They must be equal.
@@ -167,10 +160,6 @@ fn same<T: PartialEq + Debug>(found: T, expected: T) -> Verdict {
     let place = Location::caller();
     match found == expected {
         true => Ok(()),
-        false => Err(format!(
-            "{}:{}: {found:?}, not {expected:?}",
-            place.file(),
-            place.line()
-        )),
+        false => Err(format!("{}:{}: {found:?}, not {expected:?}", place.file(), place.line())),
     }
 }

@@ -47,9 +47,7 @@ impl Linux {
     fn info(fd: Fd, number: u32, buffer: &mut [u8]) -> io::Result<()> {
         let argsz = buffer.first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
         if buffer.len().max(argsz as usize) > ROOM {
-            return Err(io::Error::other(
-                "the argument is larger than this program provides for",
-            ));
+            return Err(io::Error::other("the argument is larger than this program provides for"));
         }
         let mut bytes = buffer.to_vec();
         bytes.resize(ROOM, 0);
@@ -127,9 +125,7 @@ impl Core for Linux {
 
     fn map_dma(&mut self, container: Fd, call: &MapDma) -> io::Result<()> {
         let header = [call.argsz, call.flags].into_iter().flat_map(u32::to_ne_bytes);
-        let rest = [call.vaddr, call.iova, call.size]
-            .into_iter()
-            .flat_map(u64::to_ne_bytes);
+        let rest = [call.vaddr, call.iova, call.size].into_iter().flat_map(u64::to_ne_bytes);
         let mut bytes: Vec<u8> = header.chain(rest).collect();
         ioctl(container.0, vfio(13), Argument::Bytes(&mut bytes)).map(|_| ())
     }

@@ -118,7 +118,9 @@ impl<'a> Generator<'a> {
             ([false, ..], ..) => Call::OpenContainer,
             ([_, false, _], ..) => self.open_group(),
             (_, false, _) => Call::SetContainer(self.one(Kind::Group), self.one(Kind::Container)),
-            (_, _, false) => Call::SetIommu(self.one(Kind::Container), self.numbers.any(&[3, 3, 3, 1])),
+            (_, _, false) => {
+                Call::SetIommu(self.one(Kind::Container), self.numbers.any(&[3, 3, 3, 1]))
+            }
             ([_, _, false], ..) => Call::OpenEventfd,
             _ => self.open_device(),
         }
@@ -131,19 +133,15 @@ impl<'a> Generator<'a> {
             .filter(|(_, (of, is_open))| *of == kind && *is_open)
             .map(|(number, _)| number)
             .collect();
-        self.numbers
-            .pick(&open)
-            .map_or(Slot::Unused, |number| Slot::File(*number))
+        self.numbers.pick(&open).map_or(Slot::Unused, |number| Slot::File(*number))
     }
 
     /// Mostly a file of a kind; else one of any, or none.
     fn some(&mut self, kind: Kind) -> Slot {
         match self.numbers.below(100) {
-            0..3 => self
-                .numbers
-                .pick(&[Slot::Negative, Slot::Unused])
-                .copied()
-                .unwrap_or(Slot::Unused),
+            0..3 => {
+                self.numbers.pick(&[Slot::Negative, Slot::Unused]).copied().unwrap_or(Slot::Unused)
+            }
             3..8 => self.anyone(),
             _ => self.one(kind),
         }
@@ -154,10 +152,7 @@ impl<'a> Generator<'a> {
         let slot = self.some(Kind::Container);
         match slot {
             Slot::File(number)
-                if self
-                    .files
-                    .get(number)
-                    .is_some_and(|(kind, _)| *kind == Kind::Device) =>
+                if self.files.get(number).is_some_and(|(kind, _)| *kind == Kind::Device) =>
             {
                 Slot::Unused
             }
@@ -166,14 +161,8 @@ impl<'a> Generator<'a> {
     }
 
     fn anyone(&mut self) -> Slot {
-        let kinds = [
-            Kind::Container,
-            Kind::Group,
-            Kind::Device,
-            Kind::Device,
-            Kind::Eventfd,
-            Kind::Kvm,
-        ];
+        let kinds =
+            [Kind::Container, Kind::Group, Kind::Device, Kind::Device, Kind::Eventfd, Kind::Kvm];
         let kind = self.numbers.pick(&kinds).copied().unwrap_or(Kind::Group);
         self.one(kind)
     }
@@ -191,11 +180,7 @@ impl<'a> Generator<'a> {
             .filter(|(group, _)| *group == self.group || !strict)
             .map(|(_, name)| name)
             .collect();
-        let mut name = self
-            .numbers
-            .pick(&names)
-            .map(|name| (*name).clone())
-            .unwrap_or_default();
+        let mut name = self.numbers.pick(&names).map(|name| (*name).clone()).unwrap_or_default();
         let mut tail = vec![""; 20];
         tail.extend([" ", " x", "0", " vf_token=", "\n"]);
         name.push_str(self.numbers.pick(&tail).copied().unwrap_or_default());
@@ -342,15 +327,12 @@ impl<'a> Generator<'a> {
                 None,
                 IrqData::Bools((0..given).map(|_| u8::from(self.numbers.percent(50))).collect()),
             ),
-            4 => (
-                Some((0..given).map(|_| self.eventfd()).collect::<Vec<_>>()),
-                IrqData::None,
-            ),
+            4 => (Some((0..given).map(|_| self.eventfd()).collect::<Vec<_>>()), IrqData::None),
             _ => (None, IrqData::None),
         };
-        let size = eventfds.as_ref().map_or(data.size(), |fds| {
-            u32::try_from(fds.len()).unwrap_or(0).saturating_mul(4)
-        });
+        let size = eventfds
+            .as_ref()
+            .map_or(data.size(), |fds| u32::try_from(fds.len()).unwrap_or(0).saturating_mul(4));
         let mut set = IrqSet::new(flags, index, start, count, data);
         set.argsz = self.argsz(IrqSet::HEADER.saturating_add(size));
         Call::SetIrqs(device, Box::new(IrqCall { set, eventfds }))

@@ -44,7 +44,13 @@ pub struct Report {
 }
 
 /// Runs a sequence on both, and closes what it opened.
-pub fn run(seed: u64, scene: &Scene, model: &mut impl Core, other: &mut impl Core, report: &mut Report) {
+pub fn run(
+    seed: u64,
+    scene: &Scene,
+    model: &mut impl Core,
+    other: &mut impl Core,
+    report: &mut Report,
+) {
     let mut generator = Generator::new(seed, scene);
     let (mut model, mut other) = (Player::new(model), Player::new(other));
     let mut before = Vec::new();

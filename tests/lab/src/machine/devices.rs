@@ -40,7 +40,8 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
         // It puts 64 bits on the bus, so that it can be told to go anywhere.
         Device::Edu => devices([format!("edu,dma_mask=0xffffffffffffffff,addr={slot:x}")]),
         Device::Ivshmem => {
-            let memory = format!("memory-backend-ram,id=shared{index},share=on,size={IVSHMEM_SIZE}");
+            let memory =
+                format!("memory-backend-ram,id=shared{index},share=on,size={IVSHMEM_SIZE}");
             let ivshmem = devices([format!("ivshmem-plain,memdev=shared{index},addr={slot:x}")]);
             [vec!["-object".to_owned(), memory], ivshmem].concat()
         }
@@ -50,13 +51,7 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
                 let place = format!("bus=bridge{index},addr={slot}");
                 nic(model, &format!("net{index}-{slot}"), &place)
             };
-            [
-                bridge,
-                behind(1, "e1000"),
-                behind(2, "e1000"),
-                behind(3, "rtl8139"),
-            ]
-            .concat()
+            [bridge, behind(1, "e1000"), behind(2, "e1000"), behind(3, "rtl8139")].concat()
         }
         _ => devices([format!("pci-testdev,addr={slot:x}")]),
     }
@@ -108,10 +103,7 @@ fn port(index: usize, slot: usize) -> String {
 }
 
 fn devices<const N: usize>(devices: [String; N]) -> Vec<String> {
-    devices
-        .into_iter()
-        .flat_map(|device| ["-device".to_owned(), device])
-        .collect()
+    devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
 }
 
 /// A NIC with a network of its own, which leads nowhere.

@@ -31,13 +31,8 @@ fn beyond_4_gib(l1: &mut L1) -> Result<(), Error> {
     assert!(*memory_kib > 4700 << 10, "{}", outcome.account());
     assert_eq!(counter(&outcome, "/ram_regions"), 2, "{}", outcome.account());
     let rollup = &outcome.finished.sightings[0].files[ROLLUP];
-    let none = rollup
-        .lines()
-        .any(|line| line.split_whitespace().eq(["AnonHugePages:", "0", "kB"]));
-    assert!(
-        rollup.contains("AnonHugePages:") && !none,
-        "no huge pages of small ones\n{rollup}"
-    );
+    let none = rollup.lines().any(|line| line.split_whitespace().eq(["AnonHugePages:", "0", "kB"]));
+    assert!(rollup.contains("AnonHugePages:") && !none, "no huge pages of small ones\n{rollup}");
     Ok(())
 }
 
@@ -47,10 +42,7 @@ fn folder(kib: u64) -> String {
 
 fn reserve(l1: &mut L1, kib: u64, pages: u64) -> Result<(), Error> {
     let path = format!("{}/nr_hugepages", folder(kib));
-    l1.tell(&Request::Write {
-        path: path.clone(),
-        contents: pages.to_string(),
-    })?;
+    l1.tell(&Request::Write { path: path.clone(), contents: pages.to_string() })?;
     assert_eq!(l1.read(&path)?.trim(), pages.to_string(), "pages of {kib} KiB");
     Ok(())
 }
@@ -59,9 +51,7 @@ fn reserve(l1: &mut L1, kib: u64, pages: u64) -> Result<(), Error> {
 fn pages_of_2m(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
-    let guest = Guest::new("hash:4M,write:1M@8M")
-        .device(&device)
-        .memory("size=512M,hugepages=2M");
+    let guest = Guest::new("hash:4M,write:1M@8M").device(&device).memory("size=512M,hugepages=2M");
 
     reserve(l1, 2048, 16)?;
     let parts = [

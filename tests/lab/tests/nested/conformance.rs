@@ -52,13 +52,7 @@ fn conforms(l1: &mut L1, devices: &[String], rest: &[&str], program: Program) ->
     })?;
     let seconds = run.finished.elapsed_ns / 1_000_000_000;
     println!("in {seconds} s of L1's: {}", run.stdout.trim_end());
-    assert_eq!(
-        run.finished.ending,
-        Ending::Status(0),
-        "{}\n{}",
-        run.stdout,
-        run.stderr
-    );
+    assert_eq!(run.finished.ending, Ending::Status(0), "{}\n{}", run.stdout, run.stderr);
     Ok(())
 }
 
@@ -80,16 +74,9 @@ fn as_root(l1: &mut L1) -> Result<(), Error> {
 fn with_little_memory(l1: &mut L1) -> Result<(), Error> {
     let nvmes = nvmes(l1)?;
     for path in ["/dev/kvm", "/dev/vfio"] {
-        l1.tell(&Request::Own {
-            path: path.into(),
-            user: NOBODY,
-        })?;
+        l1.tell(&Request::Own { path: path.into(), user: NOBODY })?;
     }
-    let limited = Program {
-        user: Some(NOBODY),
-        memlock: Some(96 << 10),
-        ..Program::default()
-    };
+    let limited = Program { user: Some(NOBODY), memlock: Some(96 << 10), ..Program::default() };
     conforms(l1, &nvmes, &["--sequences", "200", "--seed", "5000"], limited)?;
     tidy_up(l1, &nvmes)
 }

@@ -8,14 +8,8 @@ use crate::Test;
 use crate::support::{assigned, boot, hashes};
 
 pub const TESTS: &[Test] = &[
-    (
-        "control: a guest is paused under I/O, and hears its power button",
-        control,
-    ),
-    (
-        "control: a guest's VMM reaches no file but its socket's",
-        confined,
-    ),
+    ("control: a guest is paused under I/O, and hears its power button", control),
+    ("control: a guest's VMM reaches no file but its socket's", confined),
 ];
 
 const SOCKET: &str = "/tmp/vm.sock";
@@ -54,13 +48,8 @@ fn control(l1: &mut L1) -> Result<(), Error> {
         "{first:?}"
     );
     assert!(paused.said.contains("\"state\":\"paused\""), "{paused:?}");
-    let total = |text: &str| {
-        text.split("\"total\":")
-            .nth(1)?
-            .split(['}', ','])
-            .next()
-            .map(str::to_owned)
-    };
+    let total =
+        |text: &str| text.split("\"total\":").nth(1)?.split(['}', ',']).next().map(str::to_owned);
     let counters: Vec<_> = paused.said.lines().filter_map(total).collect();
     assert!(counters.len() == 2 && counters[0] == counters[1], "{counters:?}");
     for part in ["\"interrupts\":{\"msix[0]\":", "\"bars\":[{\"0x"] {
@@ -85,32 +74,17 @@ fn confined(l1: &mut L1) -> Result<(), Error> {
     let [own, other] = ["/tmp/own", "/tmp/other"];
     let [socket, file] = [own, other].map(|folder| format!("{folder}/vm.sock"));
     for path in [&format!("{own}/here"), &file] {
-        l1.tell(&Request::Write {
-            path: path.clone(),
-            contents: "another's".into(),
-        })?;
+        l1.tell(&Request::Write { path: path.clone(), contents: "another's".into() })?;
     }
     let exchange = ["/init", "exchange", own, other].map(str::to_owned).to_vec();
-    let guest = Guest::new("hash:64K")
-        .device(&device)
-        .arguments(["--control", &socket]);
+    let guest = Guest::new("hash:64K").device(&device).arguments(["--control", &socket]);
     let outcome = boot(l1, &guest.run_at(INIT, exchange))?;
-    assert_eq!(
-        outcome.finished.sightings[0].said.trim(),
-        "Ok(())",
-        "{}",
-        outcome.account()
-    );
+    assert_eq!(outcome.finished.sightings[0].said.trim(), "Ok(())", "{}", outcome.account());
     assert_eq!(l1.read(own)?, "vm.sock", "another's");
     assert!(l1.read(other)?.contains("vm.sock"), "its own");
     // Where nobody interferes, the socket is removed.
     l1.tell(&Request::Remove { path: socket.clone() })?;
-    boot(
-        l1,
-        &Guest::new("hash:64K")
-            .device(&device)
-            .arguments(["--control", &socket]),
-    )?;
+    boot(l1, &Guest::new("hash:64K").device(&device).arguments(["--control", &socket]))?;
     assert_eq!(l1.read(own)?, "");
     Ok(())
 }

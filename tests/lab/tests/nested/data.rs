@@ -24,18 +24,11 @@ fn writes_arrive(l1: &mut L1) -> Result<(), Error> {
     let before = l1.image(0)?;
     let outcome = boot_with_nvme(l1, "write:1M@8M")?;
     let after = l1.image(0)?;
-    let same = outcome
-        .reports
-        .iter()
-        .any(|report| matches!(report, Report::Write { same: true, .. }));
+    let same =
+        outcome.reports.iter().any(|report| matches!(report, Report::Write { same: true, .. }));
     assert!(same, "{}", outcome.account());
-    let written: Vec<u8> = (8 * MIB..9 * MIB)
-        .map(|offset| pattern_byte(offset as u64))
-        .collect();
-    assert!(
-        after[8 * MIB..9 * MIB] == written,
-        "the image does not hold what the guest wrote"
-    );
+    let written: Vec<u8> = (8 * MIB..9 * MIB).map(|offset| pattern_byte(offset as u64)).collect();
+    assert!(after[8 * MIB..9 * MIB] == written, "the image does not hold what the guest wrote");
     assert!(
         after[..8 * MIB] == before[..8 * MIB],
         "the image has changed before what the guest wrote"

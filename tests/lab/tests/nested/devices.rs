@@ -25,17 +25,10 @@ pub const DEVICES: &[Device] = &[
 /// Short enough for a machine without the guard.
 pub const TESTS: &[Test] = &[
     ("an NVMe by MSI-X", |l1| disk(l1, Device::Nvme, "msix", 0)),
-    ("a SATA disk by MSI, behind a port", |l1| {
-        disk(l1, Device::Ahci, "msi", 4)
-    }),
-    ("a USB disk by MSI-X, behind a port", |l1| {
-        disk(l1, Device::UsbDisk, "msix", 5)
-    }),
+    ("a SATA disk by MSI, behind a port", |l1| disk(l1, Device::Ahci, "msi", 4)),
+    ("a USB disk by MSI-X, behind a port", |l1| disk(l1, Device::UsbDisk, "msix", 5)),
     ("an e1000e by MSI-X", e1000e),
-    (
-        "an rtl8139 and an ne2k by INTx, the ne2k by its ports alone",
-        by_pins,
-    ),
+    ("an rtl8139 and an ne2k by INTx, the ne2k by its ports alone", by_pins),
     ("three NICs of one group by INTx, behind a bridge", shared_group),
     ("a NIC of a group, the others left on vfio-pci", one_of_a_group),
     ("an edu by MSI, astray too", edu),
@@ -43,10 +36,7 @@ pub const TESTS: &[Test] = &[
     ("an I/O BAR is ports", ports),
     ("a ROM is what the device has", rom),
     ("nine devices in one guest, two on one line", nine),
-    (
-        "an NVMe that has virtual functions, itself, behind a port",
-        physical_function,
-    ),
+    ("an NVMe that has virtual functions, itself, behind a port", physical_function),
     ("16 virtual functions of an NVMe in one guest", virtual_functions),
 ];
 
@@ -67,14 +57,8 @@ fn interrupts(outcome: &Outcome) -> Vec<Interrupts> {
 /// The guest's only device with a driver interrupted in this way.
 fn interrupted_by(outcome: &Outcome, kind: &str) {
     let found = interrupts(outcome);
-    let [only] = found.as_slice() else {
-        panic!("{found:?}\n{}", outcome.account())
-    };
-    assert!(
-        only.kind == kind && only.count > 0,
-        "{only:?}\n{}",
-        outcome.account()
-    );
+    let [only] = found.as_slice() else { panic!("{found:?}\n{}", outcome.account()) };
+    assert!(only.kind == kind && only.count > 0, "{only:?}\n{}", outcome.account());
 }
 
 fn disk(l1: &mut L1, device: Device, kind: &str, image: usize) -> Result<(), Error> {
@@ -87,10 +71,8 @@ fn disk(l1: &mut L1, device: Device, kind: &str, image: usize) -> Result<(), Err
             .device(&address),
     )?;
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
-    let same = outcome
-        .reports
-        .iter()
-        .any(|report| matches!(report, Report::Write { same: true, .. }));
+    let same =
+        outcome.reports.iter().any(|report| matches!(report, Report::Write { same: true, .. }));
     assert!(same, "{}", outcome.account());
     interrupted_by(&outcome, kind);
     Ok(())
@@ -103,20 +85,13 @@ fn networks(outcome: &Outcome) -> usize {
         _ => None,
     });
     let answers: Vec<u64> = answers.collect();
-    assert!(
-        answers.iter().all(|answered| *answered == ASKED),
-        "{}",
-        outcome.account()
-    );
+    assert!(answers.iter().all(|answered| *answered == ASKED), "{}", outcome.account());
     answers.len()
 }
 
 fn e1000e(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::E1000e)?;
-    let outcome = boot(
-        l1,
-        &Guest::new(&format!("net:{ASKED},interrupts")).device(&address),
-    )?;
+    let outcome = boot(l1, &Guest::new(&format!("net:{ASKED},interrupts")).device(&address))?;
     assert_eq!(networks(&outcome), 1);
     interrupted_by(&outcome, "msix");
     Ok(())
@@ -127,7 +102,8 @@ fn e1000e(l1: &mut L1) -> Result<(), Error> {
 fn by_pins(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::Rtl8139)?;
     let refused = Guest::new("look").device(&address).boot(l1)?;
-    let error = format!("error: {address}: it has no reset of its own, and its bus has none (ENODEV)");
+    let error =
+        format!("error: {address}: it has no reset of its own, and its bus has none (ENODEV)");
     assert!(refused.stderr.contains(&error), "{}", refused.account());
     let ne2k = take(l1, Device::Ne2k)?;
     let guest = Guest::new(&format!("net:{ASKED},interrupts"))
@@ -158,16 +134,10 @@ fn nics(l1: &mut L1) -> Result<[String; 3], Error> {
 
 fn shared_group(l1: &mut L1) -> Result<(), Error> {
     let steps = format!("net:{ASKED},interrupts");
-    let guest = nics(l1)?
-        .iter()
-        .fold(Guest::new(&steps), |guest, nic| guest.device(nic));
+    let guest = nics(l1)?.iter().fold(Guest::new(&steps), |guest, nic| guest.device(nic));
     let outcome = boot(l1, &guest)?;
     assert_eq!(networks(&outcome), 3, "{}", outcome.account());
-    assert!(
-        interrupts(&outcome)
-            .iter()
-            .all(|nic| nic.kind == "intx" && nic.count > 0)
-    );
+    assert!(interrupts(&outcome).iter().all(|nic| nic.kind == "intx" && nic.count > 0));
     // Each at its start and at its end.
     assert_eq!(counter(&outcome, "/vfio_ioctls/hot_reset"), 6);
     assert_eq!(counter(&outcome, "/vfio_ioctls/reset"), 0);
@@ -193,31 +163,15 @@ fn one_of_a_group(l1: &mut L1) -> Result<(), Error> {
 fn edu(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::Edu)?;
     let before = faults(l1)?;
-    let outcome = boot(
-        l1,
-        &Guest::new("edu,interrupts")
-            .small()
-            .device_without_reset(&address),
-    )?;
-    let Some(Report::Edu {
-        identification,
-        factorial,
-        copied,
-        copied_after_straying,
-        interrupts,
-    }) = outcome
-        .reports
-        .iter()
-        .find(|report| matches!(report, Report::Edu { .. }))
+    let outcome = boot(l1, &Guest::new("edu,interrupts").small().device_without_reset(&address))?;
+    let Some(Report::Edu { identification, factorial, copied, copied_after_straying, interrupts }) =
+        outcome.reports.iter().find(|report| matches!(report, Report::Edu { .. }))
     else {
         panic!("no edu\n{}", outcome.account())
     };
     assert_eq!((*identification, *factorial), (0x0100_00ed, 3_628_800));
     assert!(*copied && *copied_after_straying, "{}", outcome.account());
-    assert_eq!(
-        *interrupts, 7,
-        "one for the factorial and one for each of six copies"
-    );
+    assert_eq!(*interrupts, 7, "one for the factorial and one for each of six copies");
     assert!(faults(l1)? > before, "the IOMMU said nothing of stray DMA");
     Ok(())
 }
@@ -229,12 +183,7 @@ fn ivshmem(l1: &mut L1) -> Result<(), Error> {
         Report::Memory { size, words, same } => Some((*size, *words, *same)),
         _ => None,
     });
-    assert_eq!(
-        memory,
-        Some((IVSHMEM_SIZE, IVSHMEM_SIZE / 1024, true)),
-        "{}",
-        outcome.account()
-    );
+    assert_eq!(memory, Some((IVSHMEM_SIZE, IVSHMEM_SIZE / 1024, true)), "{}", outcome.account());
     let trapped = counter(&outcome, &format!("/devices/{address}/bar_writes"));
     assert!(trapped < 16, "{trapped} writes went through the VMM");
     Ok(())
@@ -258,7 +207,9 @@ fn rom(l1: &mut L1) -> Result<(), Error> {
     let address = take(l1, Device::E1000e)?;
     let outcome = boot(l1, &Guest::new("rom").device(&address))?;
     let read = outcome.reports.iter().find_map(|report| match report {
-        Report::Rom { bytes, sha256, .. } => Some((usize::try_from(*bytes).unwrap(), sha256.clone())),
+        Report::Rom { bytes, sha256, .. } => {
+            Some((usize::try_from(*bytes).unwrap(), sha256.clone()))
+        }
         _ => None,
     });
     let (bytes, hash) = read.unwrap_or_else(|| panic!("no ROM\n{}", outcome.account()));
@@ -274,8 +225,8 @@ fn nine(l1: &mut L1) -> Result<(), Error> {
     let hashed = [0, 4, 5].map(|image| l1.image(image).map(|bytes| sha256(&bytes[..HASHED])));
     let mut expected = hashed.into_iter().collect::<Result<Vec<_>, _>>()?;
     expected.sort();
-    let mut guest =
-        Guest::new(&format!("disks:3,hash:1M,net:{ASKED},memory,ports:10,interrupts")).device(&nics[0]);
+    let mut guest = Guest::new(&format!("disks:3,hash:1M,net:{ASKED},memory,ports:10,interrupts"))
+        .device(&nics[0]);
     for device in [Device::Nvme, Device::E1000e, Device::Ahci, Device::UsbDisk] {
         guest = guest.device(&take(l1, device)?);
     }
@@ -288,11 +239,7 @@ fn nine(l1: &mut L1) -> Result<(), Error> {
     let found = interrupts(&outcome);
     assert!(found.iter().all(|function| function.count > 0), "{found:?}");
     let kinds: Vec<&str> = found.iter().map(|function| function.kind.as_str()).collect();
-    assert_eq!(
-        kinds,
-        ["intx", "msix", "msix", "msi", "msix", "intx"],
-        "{found:?}"
-    );
+    assert_eq!(kinds, ["intx", "msix", "msix", "msi", "msix", "intx"], "{found:?}");
     Ok(())
 }
 
@@ -323,17 +270,11 @@ fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
         guest = guest.device(&function);
     }
     let outcome = boot(l1, &guest.command_line(&format!("{ONE_DISK_EACH} {queues}")))?;
-    assert_eq!(
-        hashes(&outcome),
-        vec![expected; VFS.into()],
-        "{}",
-        outcome.account()
-    );
+    assert_eq!(hashes(&outcome), vec![expected; VFS.into()], "{}", outcome.account());
     let found = interrupts(&outcome);
     assert_eq!(found.len(), usize::from(VFS), "{found:?}");
-    let all = found
-        .iter()
-        .all(|it| it.kind == "msix" && it.vectors == VECTORS_OF_VF && it.count > 0);
+    let all =
+        found.iter().all(|it| it.kind == "msix" && it.vectors == VECTORS_OF_VF && it.count > 0);
     assert!(all, "{found:?}");
     // Memory is mapped once, for all of their groups.
     let [mapped, _] = ram_calls(&outcome);

@@ -27,11 +27,7 @@ fn reboot(l1: &mut L1) -> Result<(), Error> {
 fn panic(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let outcome = boot(l1, &Guest::new("read:10,end:panic").device(&device))?;
-    assert!(
-        outcome.console.contains("Attempted to kill init"),
-        "{}",
-        outcome.account()
-    );
+    assert!(outcome.console.contains("Attempted to kill init"), "{}", outcome.account());
     Ok(())
 }
 
@@ -40,11 +36,7 @@ fn triple_fault(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let guest = Guest::new("read:10,end:reboot").command_line("console=ttyS0 quiet reboot=t");
     let outcome = guest.device(&device).boot(l1)?;
-    assert!(
-        matches!(outcome.finished.ending, Ending::Status(1..)),
-        "{}",
-        outcome.account()
-    );
+    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.account());
     assert!(outcome.stderr.contains("triple fault"), "{}", outcome.account());
     Ok(())
 }

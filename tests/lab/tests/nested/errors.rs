@@ -28,18 +28,10 @@ const NOBODY: u32 = 65534;
 /// The VMM must fail, and its message must have all of `parts`.
 fn assert_error(l1: &mut L1, guest: &Guest, parts: &[&str]) -> Result<(), Error> {
     let outcome = guest.boot(l1)?;
-    assert!(
-        matches!(outcome.finished.ending, Ending::Status(1..)),
-        "{}",
-        outcome.account()
-    );
+    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.account());
     assert!(outcome.stderr.starts_with("error: "), "{}", outcome.account());
     for part in parts {
-        assert!(
-            outcome.stderr.contains(part),
-            "no {part:?} in:\n{}",
-            outcome.account()
-        );
+        assert!(outcome.stderr.contains(part), "no {part:?} in:\n{}", outcome.account());
     }
     assert_eq!(outcome.console, "", "the guest has not begun");
     Ok(())
@@ -59,11 +51,7 @@ fn no_kvm(l1: &mut L1) -> Result<(), Error> {
 fn no_vfio(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     l1.rename("/dev/vfio/vfio", "/dev/vfio/away")?;
-    assert_error(
-        l1,
-        &guest().device(&device),
-        &["/dev/vfio/vfio", "modprobe vfio-pci"],
-    )?;
+    assert_error(l1, &guest().device(&device), &["/dev/vfio/vfio", "modprobe vfio-pci"])?;
     l1.rename("/dev/vfio/away", "/dev/vfio/vfio")
 }
 
@@ -82,27 +70,14 @@ fn other_driver(l1: &mut L1) -> Result<(), Error> {
     l1.bind(&device, Some("nvme"))?;
     let unbind = format!("echo {device} > /sys/bus/pci/devices/{device}/driver/unbind");
     let bind = format!("echo vfio-pci > /sys/bus/pci/devices/{device}/driver_override");
-    let parts = [
-        &device,
-        "bound to nvme",
-        "modprobe vfio-pci",
-        &unbind,
-        &bind,
-        "drivers_probe",
-    ];
+    let parts = [&device, "bound to nvme", "modprobe vfio-pci", &unbind, &bind, "drivers_probe"];
     assert_error(l1, &guest().device(&device), &parts)
 }
 
 fn no_driver(l1: &mut L1) -> Result<(), Error> {
     let device = l1.machine().address(0);
     l1.bind(&device, None)?;
-    let parts = [
-        &device,
-        "no driver",
-        "modprobe vfio-pci",
-        "driver_override",
-        "drivers_probe",
-    ];
+    let parts = [&device, "no driver", "modprobe vfio-pci", "driver_override", "drivers_probe"];
     assert_error(l1, &guest().device(&device), &parts)
 }
 
@@ -120,15 +95,9 @@ fn not_viable(l1: &mut L1) -> Result<(), Error> {
 fn busy(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let second = guest().device(&device).vmm_arguments();
-    let first = Guest::new("pause:500")
-        .device(&device)
-        .run_at("\"report\":\"init\"", second);
+    let first = Guest::new("pause:500").device(&device).run_at("\"report\":\"init\"", second);
     let outcome = first.boot(l1)?;
-    assert!(
-        outcome.is_success(),
-        "the first is not disturbed\n{}",
-        outcome.account()
-    );
+    assert!(outcome.is_success(), "the first is not disturbed\n{}", outcome.account());
     let said = &outcome.finished.sightings[0].said;
     for part in ["error: ", &device, "group", "EBUSY", "fuser -v /dev/vfio/"] {
         assert!(said.contains(part), "no {part:?} in:\n{said}");
@@ -137,27 +106,15 @@ fn busy(l1: &mut L1) -> Result<(), Error> {
 }
 
 fn no_kernel(l1: &mut L1) -> Result<(), Error> {
-    assert_error(
-        l1,
-        &guest().kernel("/no/kernel"),
-        &["kernel", "/no/kernel", "No such file"],
-    )
+    assert_error(l1, &guest().kernel("/no/kernel"), &["kernel", "/no/kernel", "No such file"])
 }
 
 fn not_a_kernel(l1: &mut L1) -> Result<(), Error> {
-    assert_error(
-        l1,
-        &guest().kernel(place::INITRD),
-        &[place::INITRD, "not a kernel", "bzImage"],
-    )
+    assert_error(l1, &guest().kernel(place::INITRD), &[place::INITRD, "not a kernel", "bzImage"])
 }
 
 fn no_initrd(l1: &mut L1) -> Result<(), Error> {
-    assert_error(
-        l1,
-        &guest().initrd("/no/initrd"),
-        &["initrd", "/no/initrd", "No such file"],
-    )
+    assert_error(l1, &guest().initrd("/no/initrd"), &["initrd", "/no/initrd", "No such file"])
 }
 
 fn impossible_memory(l1: &mut L1) -> Result<(), Error> {
@@ -177,10 +134,7 @@ fn impossible_memory(l1: &mut L1) -> Result<(), Error> {
 fn memlock(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     for path in ["/dev/kvm", "/dev/vfio"] {
-        l1.tell(&Request::Own {
-            path: path.into(),
-            user: NOBODY,
-        })?;
+        l1.tell(&Request::Own { path: path.into(), user: NOBODY })?;
     }
     let guest = guest().device(&device).limited(NOBODY, 64 << 10);
     assert_error(l1, &guest, &["RLIMIT_MEMLOCK", "ulimit -l 524288", "64 KiB"])

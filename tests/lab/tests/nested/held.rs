@@ -34,9 +34,7 @@ impl Held {
 
 /// The number behind a name at the start of a line.
 pub fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find(|line| line.split_whitespace().next() == Some(name))?;
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -47,19 +47,13 @@ fn reader(l1: &mut L1, count: usize) -> Result<Guest, Error> {
 
 /// The guest lost so many disks and ended by itself, and the VMM told of each device in one line.
 fn check_lost(l1: &L1, outcome: &Outcome, count: usize) {
-    let lost = outcome
-        .reports
-        .iter()
-        .filter(|report| matches!(report, Report::Lost { .. }));
+    let lost = outcome.reports.iter().filter(|report| matches!(report, Report::Lost { .. }));
     assert_eq!(lost.count(), count, "{}", outcome.account());
     let lines: Vec<&str> = outcome.stderr.lines().collect();
     assert_eq!(lines.len(), count, "{}", outcome.account());
     for (index, line) in lines.iter().enumerate() {
         let address = l1.machine().address(index);
-        assert!(
-            line.contains(&format!("{address}: the host asks for the device")),
-            "{line}"
-        );
+        assert!(line.contains(&format!("{address}: the host asks for the device")), "{line}");
     }
 }
 
@@ -102,12 +96,8 @@ fn unbound(l1: &mut L1) -> Result<(), Error> {
 
 /// Of `unbound in 123 ns`.
 fn nanoseconds(said: &str) -> u64 {
-    let number = said
-        .strip_prefix("unbound in ")
-        .and_then(|rest| rest.trim().strip_suffix(" ns"));
-    number
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("not unbound: {said}"))
+    let number = said.strip_prefix("unbound in ").and_then(|rest| rest.trim().strip_suffix(" ns"));
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not unbound: {said}"))
 }
 
 fn unplugged(l1: &mut L1) -> Result<(), Error> {
@@ -145,7 +135,8 @@ fn reboots_without(l1: &mut L1) -> Result<(), Error> {
     let outcome = guest.boot(l1)?;
     assert!(outcome.is_success(), "{}", outcome.account());
     assert_eq!(counter(&outcome, "/reboots"), 1);
-    let one_of_two = |report: &Report| matches!(report, Report::Error { what } if what.contains("1 of 2"));
+    let one_of_two =
+        |report: &Report| matches!(report, Report::Error { what } if what.contains("1 of 2"));
     assert!(outcome.reports.iter().any(one_of_two), "{}", outcome.account());
     Ok(())
 }
@@ -162,9 +153,8 @@ fn errs(l1: &mut L1) -> Result<(), Error> {
     ] {
         let guest = Guest::new(steps).memory("128M").device(&device);
         let mut has_failed = false;
-        let outcome = guest
-            .arguments(["--on-error", policy])
-            .boot_along(l1, |monitor, printed| {
+        let outcome =
+            guest.arguments(["--on-error", policy]).boot_along(l1, |monitor, printed| {
                 if !has_failed && printed.contains("\"report\":\"init\"") {
                     has_failed = true;
                     monitor.fail(&id)?;

@@ -13,10 +13,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// For an IOMMU of 39 address bits.
-pub const NARROW: &[Test] = &[(
-    "layout: an NVMe works, its BAR within the IOMMU's reach",
-    within_reach,
-)];
+pub const NARROW: &[Test] =
+    &[("layout: an NVMe works, its BAR within the IOMMU's reach", within_reach)];
 
 /// For an IOMMU of AMD's.
 pub const AMD: &[Test] = &[("layout: an NVMe works behind AMD's IOMMU", behind_amd)];
@@ -32,10 +30,7 @@ fn reserving<T>(
 ) -> Result<T, Error> {
     let path = format!("/sys/bus/pci/devices/{device}/iommu_group/reserved_regions");
     let contents = regions.into();
-    l1.tell(&Request::Cover {
-        path: path.clone(),
-        contents,
-    })?;
+    l1.tell(&Request::Cover { path: path.clone(), contents })?;
     let done = work(l1)?;
     l1.tell(&Request::Uncover { path })?;
     Ok(done)
@@ -55,22 +50,13 @@ fn around(l1: &mut L1) -> Result<(), Error> {
     let outcome = reserving(l1, &device, REGIONS, |l1| boot(l1, &guest))?;
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
     assert_eq!(counter(&outcome, "/ram_regions"), 3, "{}", outcome.account());
-    assert_eq!(
-        counter(&outcome, "/vfio_ioctls/map_dma"),
-        3,
-        "{}",
-        outcome.account()
-    );
+    assert_eq!(counter(&outcome, "/vfio_ioctls/map_dma"), 3, "{}", outcome.account());
     for part in [
         "[mem 0x0000000000100000-0x000000000fffffff] usable",
         "[mem 0x0000000010200000-0x0000000017ffffff] usable",
         "[mem 0x0000000100000000-0x00000001081fffff] usable",
     ] {
-        assert!(
-            outcome.console.contains(part),
-            "no {part:?}\n{}",
-            outcome.account()
-        );
+        assert!(outcome.console.contains(part), "no {part:?}\n{}", outcome.account());
     }
     Ok(())
 }
@@ -81,11 +67,9 @@ fn as_checked(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let guest = Guest::new("end:off").device(&device);
     let check = [place::VMM, "check", &device].map(str::to_owned).to_vec();
-    let check = Program {
-        arguments: check,
-        ..Program::default()
-    };
-    let (outcome, checked) = reserving(l1, &device, REGIONS, |l1| Ok((guest.boot(l1)?, l1.run(check)?)))?;
+    let check = Program { arguments: check, ..Program::default() };
+    let (outcome, checked) =
+        reserving(l1, &device, REGIONS, |l1| Ok((guest.boot(l1)?, l1.run(check)?)))?;
     assert_eq!(checked.finished.ending, Ending::Status(1), "{}", checked.stdout);
     let parts = [
         "no place in the guest's address space for 512 MiB of RAM: 384 MiB are left over",
@@ -96,11 +80,7 @@ fn as_checked(l1: &mut L1) -> Result<(), Error> {
     ];
     assert_refused(&outcome, &parts);
     for part in parts {
-        assert!(
-            checked.stdout.contains(part),
-            "no {part:?} in:\n{}",
-            checked.stdout
-        );
+        assert!(checked.stdout.contains(part), "no {part:?} in:\n{}", checked.stdout);
     }
     Ok(())
 }
@@ -110,17 +90,12 @@ fn behind_amd(l1: &mut L1) -> Result<(), Error> {
     within_reach(l1)?;
     let device = l1.machine().address(0);
     let check = [place::VMM, "check", &device].map(str::to_owned).to_vec();
-    let checked = l1.run(Program {
-        arguments: check,
-        ..Program::default()
-    })?;
+    let checked = l1.run(Program { arguments: check, ..Program::default() })?;
     let text = &checked.stdout;
     assert_eq!(checked.finished.ending, Ending::Status(0), "{text}");
-    for part in [
-        "remaps interrupts",
-        "0xfee00000-0xfeefffff (msi)",
-        "0xfd00000000-0xffffffffff (reserved)",
-    ] {
+    for part in
+        ["remaps interrupts", "0xfee00000-0xfeefffff (msi)", "0xfd00000000-0xffffffffff (reserved)"]
+    {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
     Ok(())
@@ -129,10 +104,7 @@ fn behind_amd(l1: &mut L1) -> Result<(), Error> {
 fn within_reach(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
-    let outcome = boot(
-        l1,
-        &Guest::new("look,hash:4M,write:1M@8M,read:100").device(&device),
-    )?;
+    let outcome = boot(l1, &Guest::new("look,hash:4M,write:1M@8M,read:100").device(&device))?;
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
     let last = last_bar(&outcome).unwrap_or_else(|| panic!("no BAR\n{}", outcome.account()));
     assert!(last < 1 << 39, "{}", outcome.account());

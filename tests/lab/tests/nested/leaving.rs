@@ -15,10 +15,7 @@ pub const TESTS: &[Test] = &[
     ("leaving: by a signal, an abort or a triple fault", by_signal),
     ("leaving: killed at random moments", killed),
     ("leaving: without memory for the guest", without_memory),
-    (
-        "leaving: one process attaches and detaches again and again",
-        attach,
-    ),
+    ("leaving: one process attaches and detaches again and again", attach),
 ];
 
 /// For a kernel that can count its calls.
@@ -48,21 +45,13 @@ struct Before {
 
 impl Before {
     fn of(l1: &mut L1, device: String) -> Result<Self, Error> {
-        Ok(Self {
-            device,
-            held: Held::now(l1)?,
-            faults: faults(l1)?,
-        })
+        Ok(Self { device, held: Held::now(l1)?, faults: faults(l1)? })
     }
 
     /// Nothing is held, nothing moves, and nothing that moved was stopped by the IOMMU only.
     fn assert_again(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
         assert_eq!(Held::now(l1)?, self.held, "{how}");
-        assert!(
-            !is_bus_master(l1, &self.device)?,
-            "{how}: {} may do DMA",
-            self.device
-        );
+        assert!(!is_bus_master(l1, &self.device)?, "{how}: {} may do DMA", self.device);
         assert_eq!(faults(l1)?, self.faults, "{how}\n{}", l1.kernel_log()?);
         Ok(())
     }
@@ -97,9 +86,7 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
     let kills = times(8, 200);
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
-    let guest = Guest::new("hash:64K,read:8000")
-        .memory(SMALL)
-        .device(&before.device);
+    let guest = Guest::new("hash:64K,read:8000").memory(SMALL).device(&before.device);
     let life = boot(l1, &guest)?.finished.elapsed_ns;
     let mut random = Random::fresh(l1)?;
     println!("kills of a life of {life} ns; seed {:#x}", random.0);
@@ -117,10 +104,7 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
         }
     }
     println!("killed: {ends:?}");
-    assert!(
-        ends.contains_key(UNDER_IO) && ends.len() > 1,
-        "in its boot, and under I/O: {ends:?}"
-    );
+    assert!(ends.contains_key(UNDER_IO) && ends.len() > 1, "in its boot, and under I/O: {ends:?}");
     Ok(())
 }
 
@@ -147,10 +131,8 @@ impl Random {
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 20) % end
     }
 }
@@ -168,16 +150,8 @@ fn without_memory(l1: &mut L1) -> Result<(), Error> {
 
     let has_mib = field(&l1.read("/proc/meminfo")?, "MemTotal:").unwrap() >> 10;
     let all = format!("{}M", has_mib & !1);
-    let outcome = Guest::new("hash:64K")
-        .memory(&all)
-        .device(&before.device)
-        .boot(l1)?;
-    assert_eq!(
-        outcome.finished.ending,
-        Ending::Signal(SIGKILL),
-        "{}",
-        outcome.account()
-    );
+    let outcome = Guest::new("hash:64K").memory(&all).device(&before.device).boot(l1)?;
+    assert_eq!(outcome.finished.ending, Ending::Signal(SIGKILL), "{}", outcome.account());
     let warning = format!("--memory {all}: this host has ");
     assert!(outcome.stderr.contains(&warning), "{}", outcome.account());
     before.assert_usable(l1, "out of memory")
@@ -189,9 +163,7 @@ fn attach(l1: &mut L1) -> Result<(), Error> {
     let before = Before::of(l1, device)?;
     let count = times(20, 200).to_string();
     let run = l1.run(Program {
-        arguments: [place::ATTACH, &before.device, &count]
-            .map(str::to_owned)
-            .to_vec(),
+        arguments: [place::ATTACH, &before.device, &count].map(str::to_owned).to_vec(),
         ..Program::default()
     })?;
     println!("{}", run.stdout);
@@ -223,10 +195,7 @@ fn reset(l1: &mut L1) -> Result<(), Error> {
 }
 
 fn write(l1: &mut L1, path: &str, contents: &str) -> Result<(), Error> {
-    l1.tell(&Request::Write {
-        path: path.into(),
-        contents: contents.into(),
-    })
+    l1.tell(&Request::Write { path: path.into(), contents: contents.into() })
 }
 
 /// The device moves memory at any time, each time for a tenth of a second, and has no reset. It is stopped by

@@ -3,12 +3,7 @@
 //! These are ignored unless asked for, as `cargo lab test` does: they boot emulated machines. Tests that ask
 //! for equal machines share one, so the list is in order of machines.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod big;
@@ -146,9 +141,7 @@ fn main() -> ExitCode {
     let machines = Machines::default();
     let trials = groups().into_iter().flat_map(|(group, machine, tests)| {
         let machines = machines.clone();
-        tests
-            .into_iter()
-            .map(move |test| trial(group, machine.clone(), test, machines.clone()))
+        tests.into_iter().map(move |test| trial(group, machine.clone(), test, machines.clone()))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     machines.report();
@@ -156,11 +149,7 @@ fn main() -> ExitCode {
 }
 
 fn trial(group: &str, machine: Machine, (name, test): Test, machines: Machines) -> Trial {
-    let run = move || {
-        machines
-            .run(&machine, test)
-            .map_err(|error| error.to_string().into())
-    };
+    let run = move || machines.run(&machine, test).map_err(|error| error.to_string().into());
     Trial::test(format!("{name} ({group})"), run).with_ignored_flag(true)
 }
 
@@ -182,10 +171,7 @@ impl Machines {
     fn report(&self) {
         if let Some(pool) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let tally = pool.tally();
-            println!(
-                "nested machines: {} booted, {} replaced",
-                tally.booted, tally.faults
-            );
+            println!("nested machines: {} booted, {} replaced", tally.booted, tally.faults);
         }
     }
 }

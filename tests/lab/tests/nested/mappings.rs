@@ -9,14 +9,8 @@ use crate::support::{assigned, boot, boot_with_nvme, counter};
 
 pub const TESTS: &[Test] = &[
     ("one MAP_DMA a RAM region", one_map_a_region),
-    (
-        "nothing stays mapped or pinned after the end",
-        nothing_stays_after_the_end,
-    ),
-    (
-        "nothing stays mapped or pinned after SIGKILL",
-        nothing_stays_after_a_kill,
-    ),
+    ("nothing stays mapped or pinned after the end", nothing_stays_after_the_end),
+    ("nothing stays mapped or pinned after SIGKILL", nothing_stays_after_a_kill),
     ("mapping costs what the ioctl costs", map_cost),
 ];
 
@@ -31,30 +25,17 @@ fn one_map_a_region(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot_with_nvme(l1, "look")?;
     let regions = counter(&outcome, "/ram_regions");
     assert!(regions > 0, "{}", outcome.account());
-    assert_eq!(
-        counter(&outcome, "/vfio_ioctls/map_dma"),
-        regions,
-        "{}",
-        outcome.account()
-    );
+    assert_eq!(counter(&outcome, "/vfio_ioctls/map_dma"), regions, "{}", outcome.account());
     Ok(())
 }
 
 /// Of memory that is there, in one run and in turns, by L1's clock of instructions.
 fn map_cost(l1: &mut L1) -> Result<(), Error> {
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?];
-    let words = [
-        place::CONFORMANCE,
-        "--map-cost",
-        "--device",
-        &devices[0],
-        "--device",
-        &devices[1],
-    ];
-    let run = l1.run(Program {
-        arguments: words.map(str::to_owned).to_vec(),
-        ..Program::default()
-    })?;
+    let words =
+        [place::CONFORMANCE, "--map-cost", "--device", &devices[0], "--device", &devices[1]];
+    let run =
+        l1.run(Program { arguments: words.map(str::to_owned).to_vec(), ..Program::default() })?;
     assert_eq!(run.finished.ending, Ending::Status(0), "{}", run.stderr);
     println!("{}", run.stdout.trim_end());
     let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
@@ -66,9 +47,8 @@ fn map_cost(l1: &mut L1) -> Result<(), Error> {
 fn nothing_stays_after_the_end(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Held::now(l1)?;
-    let guest = Guest::new("pause:100,hash:4M")
-        .device(&device)
-        .look_at(INIT, &[REFRESH, VMSTAT, STATUS]);
+    let guest =
+        Guest::new("pause:100,hash:4M").device(&device).look_at(INIT, &[REFRESH, VMSTAT, STATUS]);
     let outcome = boot(l1, &guest)?;
     assert_held(&outcome.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
@@ -81,10 +61,7 @@ fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Held::now(l1)?;
     let guest = Guest::new("hash:4M,read:100000").device(&device);
-    let killed = guest
-        .look_at(INIT, &[REFRESH, VMSTAT, STATUS])
-        .signal_at(HASH, 9)
-        .boot(l1)?;
+    let killed = guest.look_at(INIT, &[REFRESH, VMSTAT, STATUS]).signal_at(HASH, 9).boot(l1)?;
     assert_eq!(killed.finished.ending, Ending::Signal(9), "{}", killed.account());
     assert_held(&killed.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
@@ -97,10 +74,7 @@ fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
 fn assert_held(seen: &Sighting, before: &Held) {
     let during = Held::of(&seen.files[VMSTAT]);
     let ram_pages = RAM_KIB / 4;
-    assert!(
-        during.pinned_pages >= before.pinned_pages + ram_pages,
-        "{during:?} {before:?}"
-    );
+    assert!(during.pinned_pages >= before.pinned_pages + ram_pages, "{during:?} {before:?}");
     assert!(
         during.table_pages.is_none() || during.table_pages > before.table_pages,
         "{during:?} {before:?}"

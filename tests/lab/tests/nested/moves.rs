@@ -16,18 +16,13 @@ pub const TESTS: &[Test] = &[
 /// Two minutes each, so on the fastest kernel only.
 pub const LONG: &[Test] = &[
     ("decoding goes off and on 10,000 times", |l1| toggle(l1, 1)),
-    ("decoding goes off and on under a second CPU's reads", |l1| {
-        toggle(l1, 2)
-    }),
+    ("decoding goes off and on under a second CPU's reads", |l1| toggle(l1, 2)),
 ];
 
 /// On a machine with devices of each kind.
 pub const ON_ZOO: &[Test] = &[
     ("a BAR moves about, over memory and another BAR too", wander),
-    (
-        "a guest reboots with devices that are reset in each way",
-        reboot_all,
-    ),
+    ("a guest reboots with devices that are reset in each way", reboot_all),
 ];
 
 const TIMES: u64 = 10_000;
@@ -38,17 +33,9 @@ const HASHED: usize = 1 << 20;
 /// A thread of the guest's reads all the time.
 fn toggle(l1: &mut L1, cpus: u32) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
-    let outcome = boot(
-        l1,
-        &Guest::new(&format!("toggle:{TIMES}")).device(&device).cpus(cpus),
-    )?;
+    let outcome = boot(l1, &Guest::new(&format!("toggle:{TIMES}")).device(&device).cpus(cpus))?;
     let toggled = outcome.reports.iter().find_map(|report| match report {
-        Report::Toggle {
-            times,
-            value,
-            wrong,
-            reads,
-        } => Some((*times, *value, *wrong, *reads)),
+        Report::Toggle { times, value, wrong, reads } => Some((*times, *value, *wrong, *reads)),
         _ => None,
     });
     let Some((TIMES, value, wrong, reads)) = toggled else {
@@ -82,11 +69,7 @@ fn rebind(l1: &mut L1) -> Result<(), Error> {
     let expected = sha256(&l1.image(0)?[..HASHED]);
     let steps = format!("rebind:{REBINDS},hash:1M,read:50");
     // 6.1 cannot have the guard against interrupts that QEMU delivers twice, and with two CPUs it hangs often.
-    let cpus = if l1.machine().kernel == Kernel::Stock61 {
-        1
-    } else {
-        2
-    };
+    let cpus = if l1.machine().kernel == Kernel::Stock61 { 1 } else { 2 };
     let outcome = boot(l1, &Guest::new(&steps).device(&device).cpus(cpus))?;
     let rebound = outcome
         .reports
@@ -130,11 +113,7 @@ fn reboot_all(l1: &mut L1) -> Result<(), Error> {
     });
     assert_eq!(answers.collect::<Vec<_>>(), [20; 6], "{}", outcome.account());
     assert_eq!(counter(&outcome, "/reboots"), 1, "{}", outcome.account());
-    assert!(
-        of_functions(&outcome, "p2p_maps") >= 2 * 5,
-        "{}",
-        outcome.account()
-    );
+    assert!(of_functions(&outcome, "p2p_maps") >= 2 * 5, "{}", outcome.account());
     unmapped_once(&outcome);
     Ok(())
 }

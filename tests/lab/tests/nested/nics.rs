@@ -24,21 +24,12 @@ fn answers(l1: &mut L1, mode: u8, kind: &str) -> Result<(), Error> {
     let guest = guest.command_line(&format!("console=ttyS0 quiet panic=-1 e1000e.IntMode={mode}"));
     let outcome = boot(l1, &guest.device(&device))?;
     let net = outcome.reports.iter().find_map(|report| match report {
-        Report::Net {
-            kind,
-            answered,
-            interrupts,
-            ..
-        } => Some((kind, answered, interrupts)),
+        Report::Net { kind, answered, interrupts, .. } => Some((kind, answered, interrupts)),
         _ => None,
     });
-    let (found, answered, interrupts) = net.unwrap_or_else(|| panic!("no network\n{}", outcome.account()));
-    assert_eq!(
-        (found.as_str(), *answered),
-        (kind, ASKED),
-        "{}",
-        outcome.account()
-    );
+    let (found, answered, interrupts) =
+        net.unwrap_or_else(|| panic!("no network\n{}", outcome.account()));
+    assert_eq!((found.as_str(), *answered), (kind, ASKED), "{}", outcome.account());
     let of_nic = interrupts.iter().filter(|(name, _)| name.starts_with("eth0"));
     let count: u64 = of_nic.map(|(_, count)| count).sum();
     assert!(count >= ASKED, "{count} interrupts\n{}", outcome.account());

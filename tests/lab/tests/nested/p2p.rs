@@ -8,10 +8,7 @@ use crate::support::{boot, counter, faults, take};
 
 /// On a machine with devices of each kind.
 pub const TESTS: &[Test] = &[
-    (
-        "an edu reaches the memory of an ivshmem where its BAR is",
-        reached,
-    ),
+    ("an edu reaches the memory of an ivshmem where its BAR is", reached),
     ("an edu does not reach it with p2p=off", kept_off),
 ];
 
@@ -41,14 +38,11 @@ fn reached(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot(l1, &guest)?;
     assert_eq!(found(&outcome), (0, vec![]), "{}", outcome.account());
     assert!(faults(l1)? > before, "{}", outcome.account());
-    let calls = ["maps", "unmaps"].map(|call| counter(&outcome, &format!("/devices/{memory}/p2p_{call}")));
+    let calls =
+        ["maps", "unmaps"].map(|call| counter(&outcome, &format!("/devices/{memory}/p2p_{call}")));
     // On, away, back, and on again; its registers are less than a page.
     assert_eq!(calls, [4, 4], "{}", outcome.account());
-    assert!(
-        !outcome.stderr.contains("DMA of other devices"),
-        "{}",
-        outcome.account()
-    );
+    assert!(!outcome.stderr.contains("DMA of other devices"), "{}", outcome.account());
     Ok(())
 }
 

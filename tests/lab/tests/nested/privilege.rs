@@ -24,12 +24,9 @@ const ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-devi
 const NOT_ALLOWED: Ending = Ending::Status(159);
 
 fn own(l1: &mut L1, user: u32) -> Result<(), Error> {
-    ["/dev/kvm", "/dev/vfio"].iter().try_for_each(|path| {
-        l1.tell(&Request::Own {
-            path: (*path).into(),
-            user,
-        })
-    })
+    ["/dev/kvm", "/dev/vfio"]
+        .iter()
+        .try_for_each(|path| l1.tell(&Request::Own { path: (*path).into(), user }))
 }
 
 /// `/dev/kvm` and the group's node are its own, and it may lock the guest's memory.
@@ -90,35 +87,18 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     let named = format!("{device},fd={{3}}");
     for name in ["fd={3}", &named] {
         let outcome = boot(l1, &all_passed(&own).device(name))?;
-        assert_eq!(
-            hashes(&outcome),
-            vec![expected.clone(); 2],
-            "{}",
-            outcome.account()
-        );
+        assert_eq!(hashes(&outcome), vec![expected.clone(); 2], "{}", outcome.account());
     }
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
     let other = node(l1, &nics[0])?;
-    let wrong = [
-        "the file that was passed is that of VFIO group",
-        "pass /dev/vfio/",
-    ];
+    let wrong = ["the file that was passed is that of VFIO group", "pass /dev/vfio/"];
     let several = [nics[1].as_str(), "name one: --vfio ADDRESS,fd="];
     for (name, parts) in [(named.as_str(), wrong), ("fd={3}", several)] {
         let outcome = all_passed(&other).device(name).boot(l1)?;
-        assert_eq!(
-            outcome.finished.ending,
-            Ending::Status(1),
-            "{}",
-            outcome.account()
-        );
+        assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.account());
         for part in parts {
-            assert!(
-                outcome.stderr.contains(part),
-                "no {part:?}: {}",
-                outcome.account()
-            );
+            assert!(outcome.stderr.contains(part), "no {part:?}: {}", outcome.account());
         }
     }
     Ok(())
@@ -129,17 +109,9 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
 fn needed(l1: &mut L1) -> Result<(), Error> {
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
-    let devices = [
-        assigned(l1, 0)?,
-        assigned(l1, 1)?,
-        nics[0].clone(),
-        nics[1].clone(),
-    ];
-    let of_all = devices
-        .iter()
-        .fold(Guest::new("read:20,reboots:1"), |guest, device| {
-            guest.device(device)
-        });
+    let devices = [assigned(l1, 0)?, assigned(l1, 1)?, nics[0].clone(), nics[1].clone()];
+    let of_all =
+        devices.iter().fold(Guest::new("read:20,reboots:1"), |guest, device| guest.device(device));
     let resets = Guest::new("toggle:500").device(&devices[0]).device(&devices[1]);
     let guests = [of_all.reboots().memory("64M"), resets.memory("64M")];
     for guest in &guests {
@@ -163,10 +135,7 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
 fn misses(l1: &mut L1, guest: &Guest, row: &str) -> Result<bool, Error> {
     let option = format!("--seccomp=on,without={row}");
     let outcome = guest.clone().arguments([option]).boot(l1)?;
-    println!(
-        "{row}: {:?} after {} ns",
-        outcome.finished.ending, outcome.finished.elapsed_ns
-    );
+    println!("{row}: {:?} after {} ns", outcome.finished.ending, outcome.finished.elapsed_ns);
     let call = row.split(':').nth(1).unwrap_or_default();
     let mut names = [format!(": {call} ("), format!("({call})")].into_iter();
     Ok(names.any(|name| outcome.stderr.contains(&name)) && outcome.finished.ending == NOT_ALLOWED)

@@ -6,10 +6,8 @@ use lab::{Error, L1, Outcome};
 use crate::Test;
 use crate::support::{boot_with_nvme, counter};
 
-pub const TESTS: &[Test] = &[(
-    "10,000 reads cost no exit and no wake-up of the VMM",
-    reads_are_free,
-)];
+pub const TESTS: &[Test] =
+    &[("10,000 reads cost no exit and no wake-up of the VMM", reads_are_free)];
 
 const READS: u64 = 10_000;
 
@@ -32,24 +30,14 @@ fn reads_are_free(l1: &mut L1) -> Result<(), Error> {
     let with = boot_with_nvme(l1, &format!("read:{READS}"))?;
     for name in COUNTERS {
         let path = format!("/devices/{address}/{name}");
-        assert_eq!(
-            counter(&with, &path),
-            counter(&without, &path),
-            "{name}\n{}",
-            with.account()
-        );
+        assert_eq!(counter(&with, &path), counter(&without, &path), "{name}\n{}", with.account());
     }
     // The main thread's, and the CPUs' that a signal brought out of the guest.
     for path in ["/wakeups", "/exits/other"] {
         let more = counter(&with, path).saturating_sub(counter(&without, path));
         assert!(more <= FEW_WAKEUPS, "{more} more of {path}\n{}", with.account());
     }
-    assert_eq!(
-        nvme_interrupts(&with),
-        READS,
-        "one interrupt per read\n{}",
-        with.account()
-    );
+    assert_eq!(nvme_interrupts(&with), READS, "one interrupt per read\n{}", with.account());
     Ok(())
 }
 
@@ -60,9 +48,5 @@ fn nvme_interrupts(outcome: &Outcome) -> u64 {
         _ => None,
     });
     let of_reads = of_reads.unwrap_or_else(|| panic!("no reads\n{}", outcome.account()));
-    of_reads
-        .iter()
-        .filter(|(name, _)| name.starts_with("nvme"))
-        .map(|(_, count)| count)
-        .sum()
+    of_reads.iter().filter(|(name, _)| name.starts_with("nvme")).map(|(_, count)| count).sum()
 }

@@ -25,9 +25,7 @@ fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?];
     let mut expected = vec![sha256(&l1.image(0)?[..HASHED]), sha256(&l1.image(1)?[..HASHED])];
     expected.sort();
-    let guest = Guest::new("look,hash:4M,read:100")
-        .device(&devices[0])
-        .device(&devices[1]);
+    let guest = Guest::new("look,hash:4M,read:100").device(&devices[0]).device(&devices[1]);
     let outcome = boot(l1, &guest)?;
     // Which controller the guest's kernel calls nvme0 depends on which was ready first.
     assert_eq!(hashes(&outcome), expected, "{}", outcome.account());
@@ -53,9 +51,5 @@ fn nvmes(outcome: &Outcome) -> Vec<Function> {
         _ => None,
     });
     let functions = functions.unwrap_or_else(|| panic!("no functions\n{}", outcome.account()));
-    functions
-        .iter()
-        .filter(|function| function.class == "010802")
-        .cloned()
-        .collect()
+    functions.iter().filter(|function| function.class == "010802").cloned().collect()
 }

@@ -62,10 +62,9 @@ fn soak(l1: &mut L1) -> Result<(), Error> {
 
 /// One VMM: how large it was when its first lives had settled, and at its last reboot.
 fn work(l1: &mut L1, devices: &[String], reboots: u64) -> Result<[Size; 2], Error> {
-    let looked = [times(1, 5), reboots].map(|number| format!("\"report\":\"reboot\",\"number\":{number}}}"));
-    let mut guest = Guest::new(&format!("{LIFE},reboots:{reboots}"))
-        .memory("128M")
-        .reboots();
+    let looked =
+        [times(1, 5), reboots].map(|number| format!("\"report\":\"reboot\",\"number\":{number}}}"));
+    let mut guest = Guest::new(&format!("{LIFE},reboots:{reboots}")).memory("128M").reboots();
     for device in devices {
         guest = guest.device(device);
     }
@@ -83,11 +82,7 @@ fn work(l1: &mut L1, devices: &[String], reboots: u64) -> Result<[Size; 2], Erro
         _ => false,
     };
     // Of both disks, but for the toggles.
-    assert_eq!(
-        outcome.reports.iter().filter(right).count(),
-        lives * 11,
-        "{account}"
-    );
+    assert_eq!(outcome.reports.iter().filter(right).count(), lives * 11, "{account}");
     let sightings = &outcome.finished.sightings;
     Ok([0, 1].map(|index: usize| Size::of(&sightings[index])))
 }

@@ -40,16 +40,8 @@ pub fn boot_along(
 ) -> Result<Outcome, Error> {
     let outcome = guest.boot_along(l1, along)?;
     assert!(outcome.is_success(), "{}", outcome.account());
-    let failed = outcome
-        .reports
-        .iter()
-        .find(|report| matches!(report, Report::Error { .. }));
-    assert_eq!(
-        failed,
-        None,
-        "a step of the guest's failed\n{}",
-        outcome.account()
-    );
+    let failed = outcome.reports.iter().find(|report| matches!(report, Report::Error { .. }));
+    assert_eq!(failed, None, "a step of the guest's failed\n{}", outcome.account());
     Ok(outcome)
 }
 
@@ -64,15 +56,14 @@ pub fn assert_refused(outcome: &Outcome, parts: &[&str]) {
 
 /// The VMM's counter at `path`, which must be there.
 pub fn counter(outcome: &Outcome, path: &str) -> u64 {
-    outcome
-        .counter(path)
-        .unwrap_or_else(|| panic!("no counter {path}\n{}", outcome.account()))
+    outcome.counter(path).unwrap_or_else(|| panic!("no counter {path}\n{}", outcome.account()))
 }
 
 /// How often the guest's RAM was mapped for DMA, and unmapped: what is counted, less the BARs.
 pub fn ram_calls(outcome: &Outcome) -> [u64; 2] {
-    [("map_dma", "p2p_maps"), ("unmap_dma", "p2p_unmaps")]
-        .map(|(all, bars)| counter(outcome, &format!("/vfio_ioctls/{all}")) - of_functions(outcome, bars))
+    [("map_dma", "p2p_maps"), ("unmap_dma", "p2p_unmaps")].map(|(all, bars)| {
+        counter(outcome, &format!("/vfio_ioctls/{all}")) - of_functions(outcome, bars)
+    })
 }
 
 /// A counter of all functions.

@@ -22,11 +22,7 @@ const GOOD: Ending = Ending::Status(0);
 /// Runs the program in L1 with these words.
 fn vmm(l1: &mut L1, words: &str, user: Option<u32>) -> Result<Run, Error> {
     let words = [place::VMM].into_iter().chain(words.split(' '));
-    l1.run(Program {
-        arguments: words.map(str::to_owned).collect(),
-        user,
-        ..Program::default()
-    })
+    l1.run(Program { arguments: words.map(str::to_owned).collect(), user, ..Program::default() })
 }
 
 /// What it said, where it ended so.
@@ -46,14 +42,8 @@ fn assert_parts(text: &str, parts: &[&str]) {
 /// The driver that has a device and the one that may, as the kernel tells them.
 fn assert_at(l1: &mut L1, device: &str, driver: &str, driver_override: &str) -> Result<(), Error> {
     let folder = format!("/sys/bus/pci/devices/{device}");
-    assert_parts(
-        &l1.read(&format!("{folder}/uevent"))?,
-        &[&format!("DRIVER={driver}\n")],
-    );
-    assert_eq!(
-        l1.read(&format!("{folder}/driver_override"))?.trim(),
-        driver_override
-    );
+    assert_parts(&l1.read(&format!("{folder}/uevent"))?, &[&format!("DRIVER={driver}\n")]);
+    assert_eq!(l1.read(&format!("{folder}/driver_override"))?.trim(), driver_override);
     Ok(())
 }
 
@@ -62,10 +52,7 @@ fn round_trip(l1: &mut L1) -> Result<(), Error> {
     l1.bind(&device, Some("nvme"))?;
     for _ in 0..2 {
         let text = says(l1, &format!("bind {device}"), GOOD)?;
-        assert_parts(
-            &text,
-            &[&format!("{device}: vfio-pci (was: nvme); alone in group ")],
-        );
+        assert_parts(&text, &[&format!("{device}: vfio-pci (was: nvme); alone in group ")]);
         assert_at(l1, &device, "vfio-pci", "vfio-pci")?;
         let text = says(l1, &format!("bind {device}"), GOOD)?;
         assert_parts(&text, &[&format!("{device}: vfio-pci, as before")]);
@@ -89,13 +76,8 @@ fn bound(l1: &mut L1) -> Result<(), Error> {
 
     let text = says(l1, &format!("check {device}"), GOOD)?;
     assert!(!text.contains("FAIL") && !text.contains("warning"), "{text}");
-    let parts = [
-        "remaps interrupts",
-        "(msi)",
-        "resets by: ",
-        "BAR0 16K 64-bit",
-        "MSI-X with 65 vectors",
-    ];
+    let parts =
+        ["remaps interrupts", "(msi)", "resets by: ", "BAR0 16K 64-bit", "MSI-X with 65 vectors"];
     assert_parts(&text, &parts);
     boot(l1, &Guest::new("hash:64K,end:off").device(&device)).map(|_| ())
 }
@@ -109,10 +91,7 @@ fn shared_group(l1: &mut L1) -> Result<(), Error> {
     let mend = format!("vmm bind {hosts}");
 
     let text = says(l1, &format!("bind {ours}"), GOOD)?;
-    assert_parts(
-        &text,
-        &["warning: group ", &reason, &mend, &format!("{hosts} (e1000)")],
-    );
+    assert_parts(&text, &["warning: group ", &reason, &mend, &format!("{hosts} (e1000)")]);
     assert_parts(&says(l1, "devices", GOOD)?, &[&format!("{reason}: {mend}")]);
     let text = says(l1, &format!("check {ours}"), Ending::Status(1))?;
     assert_parts(&text, &["FAIL", &reason, &format!("mend: {mend}\n")]);
@@ -131,21 +110,10 @@ fn shared_group(l1: &mut L1) -> Result<(), Error> {
 fn in_use(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let unbind = [place::VMM, "unbind", &device].map(str::to_owned).to_vec();
-    let guest = Guest::new("pause:500")
-        .device(&device)
-        .run_at("\"report\":\"init\"", unbind);
+    let guest = Guest::new("pause:500").device(&device).run_at("\"report\":\"init\"", unbind);
     let outcome = boot(l1, &guest)?;
     let said = &outcome.finished.sightings[0].said;
-    assert_parts(
-        said,
-        &[
-            "error: ",
-            &device,
-            "is in use",
-            "fuser -v /dev/vfio/",
-            "unbind --force",
-        ],
-    );
+    assert_parts(said, &["error: ", &device, "is in use", "fuser -v /dev/vfio/", "unbind --force"]);
     assert_at(l1, &device, "vfio-pci", "vfio-pci")
 }
 

@@ -12,14 +12,11 @@ fn finds_its_device(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let outcome = boot(l1, &Guest::new("look,usb").device(&device))?;
     let usb = outcome.reports.iter().find_map(|report| match report {
-        Report::Usb {
-            devices,
-            kinds,
-            interrupts,
-        } => Some((devices, kinds, interrupts)),
+        Report::Usb { devices, kinds, interrupts } => Some((devices, kinds, interrupts)),
         _ => None,
     });
-    let (devices, kinds, interrupts) = usb.unwrap_or_else(|| panic!("no USB\n{}", outcome.account()));
+    let (devices, kinds, interrupts) =
+        usb.unwrap_or_else(|| panic!("no USB\n{}", outcome.account()));
     assert_eq!(
         (devices.len(), kinds.as_slice()),
         (1, &["msi".to_owned()][..]),

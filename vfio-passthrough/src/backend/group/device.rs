@@ -81,17 +81,12 @@ impl Device for GroupDevice {
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
-        let length = usize::try_from(range.size()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let length = usize::try_from(range.size())
+            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
         self.calls.region_mmap.increment();
         let open = self.opened()?;
-        RegionMmap::new(
-            self.clone(),
-            open.device()?.as_fd(),
-            position,
-            range.start(),
-            range.size(),
-        )
+        RegionMmap::new(self.clone(), open.device()?.as_fd(), position, range.start(), range.size())
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
@@ -122,10 +117,8 @@ impl Device for GroupDevice {
         // Each group once: the kernel refuses more groups than there are functions.
         let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
         let groups = open.container().groups();
-        let files: Vec<&File> = numbers
-            .iter()
-            .filter_map(|number| groups.file(*number).map(AsRef::as_ref))
-            .collect();
+        let files: Vec<&File> =
+            numbers.iter().filter_map(|number| groups.file(*number).map(AsRef::as_ref)).collect();
         ioctl::hot_reset(open.device()?, &files)
     }
 

@@ -56,10 +56,7 @@ pub enum Error {
         other: Option<u32>,
     },
     /// The group could not be made part of the container.
-    #[error(
-        "{address}: IOMMU group {group}: {call}: {source}{}",
-        attach_hint(call, source)
-    )]
+    #[error("{address}: IOMMU group {group}: {call}: {source}{}", attach_hint(call, source))]
     Attach {
         /// The device.
         address: PciAddress,

@@ -36,11 +36,7 @@ struct Member {
 impl Groups {
     /// None yet, for this container.
     pub fn new(first: Type1) -> Self {
-        Self {
-            spaces: Spaces::new(first),
-            members: BTreeMap::new(),
-            link: None,
-        }
+        Self { spaces: Spaces::new(first), members: BTreeMap::new(), link: None }
     }
 
     /// What is mapped for all of them.
@@ -64,21 +60,12 @@ impl Groups {
         if !self.members.contains_key(&number) {
             let file = opened.map_or_else(|| open(address, number), Ok)?;
             let file = Arc::new(viable(file, address, number, sysfs)?);
-            let candidate = Opened {
-                address,
-                number,
-                file: &file,
-                calls,
-            };
+            let candidate = Opened { address, number, file: &file, calls };
             self.spaces.join(number, &candidate)?;
             let link = self.link.clone();
             let linked = link.map(|link| Linked::new(number, link, file.clone()));
             let linked = linked.transpose().inspect_err(|_| self.spaces.leave(number))?;
-            let member = Member {
-                users: 0,
-                linked,
-                file,
-            };
+            let member = Member { users: 0, linked, file };
             self.members.insert(number, member);
         }
         if let Some(member) = self.members.get_mut(&number) {
@@ -123,11 +110,7 @@ fn open(address: PciAddress, group: u32) -> Result<File, Error> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     opened.map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => Error::GroupBusy { address, group },
-        _ => Error::OpenGroup {
-            address,
-            group,
-            source,
-        },
+        _ => Error::OpenGroup { address, group, source },
     })
 }
 
@@ -139,11 +122,7 @@ fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<
         call: "VFIO_GROUP_GET_STATUS",
         source,
     })?;
-    if viable {
-        Ok(file)
-    } else {
-        Err(Error::NotReady(sysfs.not_viable(address, group)))
-    }
+    if viable { Ok(file) } else { Err(Error::NotReady(sysfs.not_viable(address, group))) }
 }
 
 /// A group's file, to be attached.
@@ -157,12 +136,7 @@ struct Opened<'a> {
 impl Opened<'_> {
     fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> Error {
         let (address, group) = (self.address, self.number);
-        move |source| Error::Attach {
-            address,
-            group,
-            call,
-            source,
-        }
+        move |source| Error::Attach { address, group, call, source }
     }
 }
 
@@ -183,11 +157,7 @@ impl Candidate<Type1> for Opened<'_> {
     }
 
     fn not_replayed(&self, source: dma::Error) -> Error {
-        Error::Replay {
-            address: self.address,
-            group: self.number,
-            source,
-        }
+        Error::Replay { address: self.address, group: self.number, source }
     }
 }
 
@@ -211,11 +181,7 @@ impl Membership {
         groups.join(address, number, group, (&container.sysfs, &container.calls))?;
         let group = groups.file(number).cloned();
         drop(groups);
-        let mut own = Self {
-            container: container.clone(),
-            number,
-            device: None,
-        };
+        let mut own = Self { container: container.clone(), number, device: None };
         let opened = group
             .ok_or_else(|| io::ErrorKind::NotFound.into())
             .and_then(|group| ioctl::open_device(&group, address));
@@ -234,9 +200,7 @@ impl Membership {
 
     /// The device.
     pub fn device(&self) -> io::Result<&File> {
-        self.device
-            .as_ref()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
@@ -255,8 +219,7 @@ struct Linked {
 
 impl Linked {
     fn new(group: u32, link: Arc<dyn GroupLink>, file: Arc<File>) -> Result<Self, Error> {
-        link.add(file.as_fd())
-            .map_err(|source| Error::Link { group, source })?;
+        link.add(file.as_fd()).map_err(|source| Error::Link { group, source })?;
         Ok(Self { link, file })
     }
 }
@@ -264,7 +227,9 @@ impl Linked {
 impl Drop for Linked {
     fn drop(&mut self) {
         if let Err(error) = self.link.remove(self.file.as_fd()) {
-            log::error!("KVM_DEV_VFIO_FILE_DEL: {error}; the hypervisor holds the IOMMU group until it ends");
+            log::error!(
+                "KVM_DEV_VFIO_FILE_DEL: {error}; the hypervisor holds the IOMMU group until it ends"
+            );
         }
     }
 }

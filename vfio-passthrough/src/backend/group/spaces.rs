@@ -41,20 +41,14 @@ struct Container<S> {
 
 impl<S> Container<S> {
     fn new(space: S) -> Self {
-        Self {
-            space: Arc::new(space),
-            groups: BTreeSet::new(),
-        }
+        Self { space: Arc::new(space), groups: BTreeSet::new() }
     }
 }
 
 impl<S: AddressSpace + 'static> Spaces<S> {
     /// A container without a group.
     pub fn new(first: S) -> Self {
-        Self {
-            dma: DmaSpace::default(),
-            containers: vec![Container::new(first)],
-        }
+        Self { dma: DmaSpace::default(), containers: vec![Container::new(first)] }
     }
 
     /// What is mapped in all of them.
@@ -77,11 +71,8 @@ impl<S: AddressSpace + 'static> Spaces<S> {
         }
         let mut own = self.take_idle(candidate)?;
         let attached = candidate.attach(&own.space, true);
-        let add = |()| {
-            self.dma
-                .add(own.space.clone())
-                .map_err(|error| candidate.not_replayed(error))
-        };
+        let add =
+            |()| self.dma.add(own.space.clone()).map_err(|error| candidate.not_replayed(error));
         let result = attached.and_then(add);
         if result.is_ok() {
             own.groups.insert(group);

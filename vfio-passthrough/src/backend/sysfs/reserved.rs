@@ -148,10 +148,7 @@ nonsense
 
   0x3000\t0x3fff\tmsi and more
 0xf000000000000000 0xffffffffffffffff reserved";
-        let ranges: Vec<_> = of(text)
-            .iter()
-            .map(|r| (r.range.start(), r.range.end()))
-            .collect();
+        let ranges: Vec<_> = of(text).iter().map(|r| (r.range.start(), r.range.end())).collect();
         assert_eq!(ranges, [(0x3000, 0x4000), (0xf000_0000_0000_0000, u64::MAX)]);
     }
 

@@ -8,106 +8,88 @@ const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 
 fn message(number: u32) -> MsiMessage {
-    MsiMessage {
-        address: 0xfee0_0000,
-        data: number,
-    }
+    MsiMessage { address: 0xfee0_0000, data: number }
 }
 
 fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
     let entry = u64::from(vector) * 16;
     guest.write(entry, &0xfee0_0000_u64.to_le_bytes());
-    guest.write(
-        entry + 8,
-        &(u64::from(data) | u64::from(masked) << 32).to_le_bytes(),
-    );
+    guest.write(entry + 8, &(u64::from(data) | u64::from(masked) << 32).to_le_bytes());
 }
 
 /// Carries out a plan on the state, and says how it went.
-fn reconcile(guest: &MsixState, host: &mut HostState, growth: Growth) -> Vec<Step> {
-    let steps = plan(&guest.wanted(), host, growth);
+fn reconcile(guest: &MsixState, host: &mut BoundState, growth: Growth) -> Vec<Step> {
+    let steps = plan(&guest.programmed(), host, growth);
     steps.iter().for_each(|step| host.after(step));
     steps
 }
 
 #[test]
 fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
-    let (mut guest, mut host) = (MsixState::new(65), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(65), BoundState::default());
     guest.write_control(ENABLE | FUNCTION_MASK);
     assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
     program(&mut guest, 0, 7, false);
     program(&mut guest, 1, 8, false);
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Dynamic),
-        [],
-        "the function is masked"
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [], "the function is masked");
     guest.write_control(ENABLE);
     let both = vec![(0, Some(message(7))), (1, Some(message(8)))];
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Dynamic),
-        [Step::Deliver(both), Step::Bind(vec![0, 1])]
+        [Step::Route(both), Step::Bind(vec![0, 1])]
     );
     assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), []);
 }
 
 #[test]
 fn a_mask_cycle_touches_delivery_only() {
-    let (mut guest, mut host) = (MsixState::new(4), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(4), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 2, 7, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write(2 * 16 + 12, &1_u32.to_le_bytes());
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Dynamic),
-        [Step::Deliver(vec![(2, None)])]
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::Route(vec![(2, None)])]);
     guest.write(2 * 16 + 12, &0_u32.to_le_bytes());
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Dynamic),
-        [Step::Deliver(vec![(2, Some(message(7)))])]
+        [Step::Route(vec![(2, Some(message(7)))])]
     );
 }
 
 #[test]
 fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
-    let (mut guest, mut host) = (MsixState::new(65), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(65), BoundState::default());
     guest.write_control(ENABLE);
-    assert_eq!(
-        reconcile(&guest, &mut host, Growth::Fixed),
-        [Step::Bind((0..65).collect())]
-    );
+    assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Bind((0..65).collect())]);
     program(&mut guest, 64, 7, false);
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Fixed),
-        [Step::Deliver(vec![(64, Some(message(7)))])]
+        [Step::Route(vec![(64, Some(message(7)))])]
     );
 }
 
 #[test]
 fn delivery_ends_before_msix_goes_off() {
-    let (mut guest, mut host) = (MsixState::new(2), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(2), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 1, 7, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write_control(0);
     assert_eq!(
         reconcile(&guest, &mut host, Growth::Dynamic),
-        [Step::Deliver(vec![(1, None)]), Step::Disable]
+        [Step::Route(vec![(1, None)]), Step::Disable]
     );
-    assert_eq!(host, HostState::default());
+    assert_eq!(host, BoundState::default());
 }
 
 #[test]
 fn vectors_with_gaps_are_bound_in_one_call_that_names_no_bound_one() {
-    let (mut guest, mut host) = (MsixState::new(16), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(16), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 5, 0, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write_control(ENABLE | FUNCTION_MASK);
-    [1, 3, 4, 7, 15]
-        .into_iter()
-        .for_each(|vector| program(&mut guest, vector, 0, false));
+    [1, 3, 4, 7, 15].into_iter().for_each(|vector| program(&mut guest, vector, 0, false));
     reconcile(&guest, &mut host, Growth::Dynamic);
     guest.write_control(ENABLE);
     let steps = reconcile(&guest, &mut host, Growth::Dynamic);
@@ -123,23 +105,17 @@ fn turning_it_on_allocates_no_host_vectors_for_gaps() {
     ];
     for (vectors, expected) in cases {
         let mut guest = MsixState::new(16);
-        vectors
-            .iter()
-            .for_each(|vector| program(&mut guest, *vector, 0, false));
+        vectors.iter().for_each(|vector| program(&mut guest, *vector, 0, false));
         guest.write_control(ENABLE);
-        let steps = reconcile(&guest, &mut HostState::default(), Growth::Dynamic);
+        let steps = reconcile(&guest, &mut BoundState::default(), Growth::Dynamic);
         assert_eq!(&steps[1..], expected, "{vectors:?}");
     }
 }
 
 #[test]
 fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
-    let wanted = |vectors| Wanted {
-        enabled: true,
-        vectors,
-        deliver: BTreeMap::new(),
-    };
-    let mut host = HostState::default();
+    let wanted = |vectors| ProgrammedVectors { enabled: true, vectors, unmasked: BTreeMap::new() };
+    let mut host = BoundState::default();
     host.after(&Step::Bind(vec![0, 1]));
     assert_eq!(
         plan(&wanted(4), &host, Growth::Fixed),
@@ -150,23 +126,23 @@ fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
 
 #[test]
 fn what_a_failure_may_have_left_either_way_is_told_again() {
-    let (mut guest, mut host) = (MsixState::new(2), HostState::default());
+    let (mut guest, mut host) = (MsixState::new(2), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 0, 7, false);
     reconcile(&guest, &mut host, Growth::Dynamic);
-    let start = Step::Deliver(vec![(0, Some(message(8)))]);
+    let start = Step::Route(vec![(0, Some(message(8)))]);
     host.after_failure(&start);
     assert_eq!(
-        plan(&guest.wanted(), &host, Growth::Dynamic),
-        [Step::Deliver(vec![(0, Some(message(7)))])],
+        plan(&guest.programmed(), &host, Growth::Dynamic),
+        [Step::Route(vec![(0, Some(message(7)))])],
         "though it was delivered so before"
     );
     guest.write(12, &1_u32.to_le_bytes());
     reconcile(&guest, &mut host, Growth::Dynamic);
     host.after_failure(&start);
     assert_eq!(
-        plan(&guest.wanted(), &host, Growth::Dynamic),
-        [Step::Deliver(vec![(0, None)])],
+        plan(&guest.programmed(), &host, Growth::Dynamic),
+        [Step::Route(vec![(0, None)])],
         "though it was not delivered before"
     );
 }
@@ -186,9 +162,7 @@ impl Access {
         let Access::Batch(vectors, masked) = self else {
             return vec![self];
         };
-        let programs = vectors
-            .into_iter()
-            .map(|vector| Access::Program(vector, 1, masked));
+        let programs = vectors.into_iter().map(|vector| Access::Program(vector, 1, masked));
         [Access::Control(ENABLE | FUNCTION_MASK)]
             .into_iter()
             .chain(programs)
@@ -211,17 +185,12 @@ fn access() -> impl Strategy<Value = Access> {
 /// What each step may do, where it comes, and how few there are.
 fn check_steps(
     steps: &[Step],
-    wanted: &Wanted,
-    mut host: HostState,
+    wanted: &ProgrammedVectors,
+    mut host: BoundState,
     growth: Growth,
 ) -> Result<(), TestCaseError> {
-    let starts =
-        |step: &Step| matches!(step, Step::Deliver(changes) if changes.iter().any(|it| it.1.is_some()));
-    prop_assert!(
-        steps.iter().filter(|step| starts(step)).count() <= 1,
-        "one batch: {:?}",
-        steps
-    );
+    let starts = |step: &Step| matches!(step, Step::Route(changes) if changes.iter().any(|it| it.1.is_some()));
+    prop_assert!(steps.iter().filter(|step| starts(step)).count() <= 1, "one batch: {:?}", steps);
     for step in steps {
         match step {
             Step::Bind(vectors) => {
@@ -231,11 +200,8 @@ fn check_steps(
                     "a bound vector is lost: {:?}",
                     steps
                 );
-                let delivered = wanted
-                    .deliver
-                    .keys()
-                    .all(|vector| host.delivered.contains_key(vector));
-                prop_assert!(delivered, "bound before it is delivered: {:?}", steps);
+                let routed = wanted.unmasked.keys().all(|vector| host.routed.contains_key(vector));
+                prop_assert!(routed, "bound before it is routed: {:?}", steps);
                 if growth == Growth::Fixed {
                     prop_assert!(!host.enabled, "all at once: {:?}", steps);
                     prop_assert_eq!(vectors, &(0..wanted.vectors).collect::<Vec<_>>());
@@ -244,13 +210,9 @@ fn check_steps(
             Step::EnableEmpty => prop_assert!(growth == Growth::Dynamic && !host.enabled),
             Step::Disable => {
                 prop_assert!(host.enabled && !wanted.enabled, "turned off to grow: {:?}", steps);
-                prop_assert!(
-                    host.delivered.is_empty(),
-                    "its irqfds are still there: {:?}",
-                    steps
-                );
+                prop_assert!(host.routed.is_empty(), "its irqfds are still there: {:?}", steps);
             }
-            Step::Deliver(_) => {}
+            Step::Route(_) => {}
         }
         host.after(step);
     }
@@ -263,7 +225,7 @@ proptest! {
         accesses in prop::collection::vec(access(), 0..40), fixed: bool,
     ) {
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-        let (mut guest, mut host) = (MsixState::new(6), HostState::default());
+        let (mut guest, mut host) = (MsixState::new(6), BoundState::default());
         // The naive model: the registers, and what the spec says of them.
         let (mut control, mut table) = (0_u16, [(0_u32, true); 6]);
         for access in accesses.into_iter().flat_map(Access::singles) {
@@ -278,16 +240,16 @@ proptest! {
             }
             let before = host.clone();
             let steps = reconcile(&guest, &mut host, growth);
-            check_steps(&steps, &guest.wanted(), before, growth)?;
+            check_steps(&steps, &guest.programmed(), before, growth)?;
             let open = control & ENABLE != 0 && control & FUNCTION_MASK == 0;
             let expected: BTreeMap<u16, MsiMessage> = (0..6).zip(table)
                 .filter(|(_, (_, masked))| open && !masked)
                 .map(|(vector, (data, _))| (vector, message(data))).collect();
-            prop_assert_eq!(&host.delivered, &expected);
+            prop_assert_eq!(&host.routed, &expected);
             prop_assert_eq!(host.enabled, control & ENABLE != 0);
             prop_assert!(expected.keys().all(|vector| host.bound.contains(vector)));
             prop_assert!(host.enabled || host.bound.is_empty());
-            prop_assert_eq!(plan(&guest.wanted(), &host, growth), []);
+            prop_assert_eq!(plan(&guest.programmed(), &host, growth), []);
         }
     }
 }

@@ -43,10 +43,7 @@ fn a_place_that_kvm_refuses_costs_no_number() {
     };
     let _first = memory.place(0x1000, page()).unwrap();
     for _ in 0..3 {
-        assert_eq!(
-            memory.place(0x1000, page()).err().unwrap().raw_os_error(),
-            Some(libc::EEXIST)
-        );
+        assert_eq!(memory.place(0x1000, page()).err().unwrap().raw_os_error(), Some(libc::EEXIST));
     }
     let _second = memory.place(0x2000, page()).unwrap();
 }
@@ -62,13 +59,7 @@ fn a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone() {
         Arc::new(range.unwrap())
     };
     let mut ram = memory.place(0x1_0000, pages(16)).unwrap();
-    let bars = [
-        (0x0_f000, 2),
-        (0x1_0000, 16),
-        (0x1_8000, 1),
-        (0x1_f000, 2),
-        (0x0_8000, 32),
-    ];
+    let bars = [(0x0_f000, 2), (0x1_0000, 16), (0x1_8000, 1), (0x1_f000, 2), (0x0_8000, 32)];
     for (gpa, count) in bars {
         let refused = memory.place(gpa, pages(count)).err().unwrap();
         assert_eq!(refused.raw_os_error(), Some(libc::EEXIST), "{gpa:#x}");

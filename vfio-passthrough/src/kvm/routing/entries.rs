@@ -22,11 +22,7 @@ pub(super) const PINS: u32 = PIC_PINS.saturating_add(IOAPIC_PINS);
 /// The pins that an x86 VM has by default, which a new table would take away.
 pub(super) fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
     let pic = (0..PIC_PINS).map(|gsi| {
-        let chip = if gsi < 8 {
-            KVM_IRQCHIP_PIC_MASTER
-        } else {
-            KVM_IRQCHIP_PIC_SLAVE
-        };
+        let chip = if gsi < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE };
         pin(gsi, chip, gsi % 8)
     });
     let ioapic = (0..IOAPIC_PINS).map(|gsi| pin(gsi, KVM_IRQCHIP_IOAPIC, gsi));
@@ -36,42 +32,23 @@ pub(super) fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
 fn pin(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
     let irqchip = kvm_irq_routing_irqchip { irqchip, pin };
     let u = kvm_irq_routing_entry__bindgen_ty_1 { irqchip };
-    kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_IRQCHIP,
-        u,
-        ..Default::default()
-    }
+    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, u, ..Default::default() }
 }
 
 /// The route of a GSI to a message.
 pub(super) fn msi(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
     let (address_lo, address_hi) = halves(message.address);
     let devid = kvm_irq_routing_msi__bindgen_ty_1 { pad: 0 };
-    let msi = kvm_irq_routing_msi {
-        address_lo,
-        address_hi,
-        data: message.data,
-        __bindgen_anon_1: devid,
-    };
+    let msi =
+        kvm_irq_routing_msi { address_lo, address_hi, data: message.data, __bindgen_anon_1: devid };
     let u = kvm_irq_routing_entry__bindgen_ty_1 { msi };
-    kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_MSI,
-        u,
-        ..Default::default()
-    }
+    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, u, ..Default::default() }
 }
 
 /// A message as `KVM_SIGNAL_MSI` takes it.
 pub(super) fn signal(message: MsiMessage) -> kvm_msi {
     let (address_lo, address_hi) = halves(message.address);
-    kvm_msi {
-        address_lo,
-        address_hi,
-        data: message.data,
-        ..Default::default()
-    }
+    kvm_msi { address_lo, address_hi, data: message.data, ..Default::default() }
 }
 
 fn halves(address: u64) -> (u32, u32) {
@@ -108,24 +85,15 @@ mod tests {
 
     #[test]
     fn a_message_is_routed_as_it_is_signalled() {
-        let message = MsiMessage {
-            address: 0x1234_5678_fee0_1000,
-            data: 0x4041,
-        };
+        let message = MsiMessage { address: 0x1234_5678_fee0_1000, data: 0x4041 };
         let route = msi(24, message);
-        assert_eq!(
-            (route.gsi, route.type_, route.flags),
-            (24, KVM_IRQ_ROUTING_MSI, 0)
-        );
+        assert_eq!((route.gsi, route.type_, route.flags), (24, KVM_IRQ_ROUTING_MSI, 0));
         // SAFETY: both are plain numbers, and `msi` filled in this one.
         let routed = unsafe { route.u.msi };
         let signalled = signal(message);
         let expected = (0xfee0_1000, 0x1234_5678, 0x4041);
         assert_eq!((routed.address_lo, routed.address_hi, routed.data), expected);
-        assert_eq!(
-            (signalled.address_lo, signalled.address_hi, signalled.data),
-            expected
-        );
+        assert_eq!((signalled.address_lo, signalled.address_hi, signalled.data), expected);
         assert_eq!(signalled.flags, 0);
     }
 }

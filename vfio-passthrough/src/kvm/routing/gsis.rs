@@ -40,9 +40,7 @@ impl Gsis {
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         };
         let taken: Vec<u32> = (0..count).map_while(|_| numbers.allocate_id().ok()).collect();
-        self.used = self
-            .used
-            .saturating_add(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+        self.used = self.used.saturating_add(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         Ok(taken)
     }
 
@@ -78,8 +76,7 @@ mod tests {
         gsis.free(99);
         assert_eq!(
             gsis.allocate(3).unwrap_err().to_string(),
-            text.replace("2 more", "3 more")
-                .replace("3 are used and 1", "2 are used and 2")
+            text.replace("2 more", "3 more").replace("3 are used and 1", "2 are used and 2")
         );
         let mut rest = gsis.allocate(2).unwrap();
         rest.sort_unstable();

@@ -78,8 +78,6 @@ impl WaitingSet {
             0
         });
         let fired = events.iter().take(count);
-        fired
-            .filter_map(|event| u32::try_from(event.data()).ok())
-            .collect()
+        fired.filter_map(|event| u32::try_from(event.data()).ok()).collect()
     }
 }

@@ -58,8 +58,7 @@ impl Table {
     /// A GSI for each of these, or none for any.
     pub(super) fn take(&mut self, eventfds: &[Arc<EventFd>]) -> io::Result<Vec<u32>> {
         let gsis = self.gsis.allocate(eventfds.len())?;
-        self.eventfds
-            .extend(gsis.iter().copied().zip(eventfds.iter().cloned()));
+        self.eventfds.extend(gsis.iter().copied().zip(eventfds.iter().cloned()));
         Ok(gsis)
     }
 
@@ -155,7 +154,8 @@ impl Table {
     pub(super) fn deliver(&mut self) {
         let fired = self.waiting_set.as_ref().map(|set| set.fired());
         for gsi in fired.unwrap_or_default() {
-            let Some((message, eventfd)) = self.waiting.get(&gsi).zip(self.eventfds.get(&gsi)) else {
+            let Some((message, eventfd)) = self.waiting.get(&gsi).zip(self.eventfds.get(&gsi))
+            else {
                 continue;
             };
             if eventfd.read().is_ok() {
@@ -224,10 +224,7 @@ impl Table {
     /// Gives the vectors that wait their routes. Where that fails they go on waiting, and lose nothing.
     fn settle(&mut self) {
         if let Err(error) = self.commit(&[]) {
-            log::warn!(
-                "{} MSI vectors wait on: KVM_SET_GSI_ROUTING: {error}",
-                self.waiting.len()
-            );
+            log::warn!("{} MSI vectors wait on: KVM_SET_GSI_ROUTING: {error}", self.waiting.len());
         }
     }
 

@@ -7,9 +7,8 @@ mod order;
 mod waiting;
 
 fn vm(test: &str) -> Option<VmFd> {
-    let vm = Kvm::new()
-        .and_then(|kvm| kvm.create_vm())
-        .and_then(|vm| vm.create_irq_chip().map(|()| vm));
+    let vm =
+        Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_irq_chip().map(|()| vm));
     if vm.is_err() {
         eprintln!("{test} did not run: /dev/kvm does not open here");
     }
@@ -23,21 +22,17 @@ fn router(test: &str, gsis: Range<u32>) -> Option<(Arc<KvmCalls>, KvmRouter)> {
 }
 
 fn messages(vectors: Range<u16>) -> Vec<(u16, Option<MsiMessage>)> {
-    vectors
-        .map(|vector| (vector, message(u32::from(vector))))
-        .collect()
+    vectors.map(|vector| (vector, message(u32::from(vector)))).collect()
 }
 
 fn message(data: u32) -> Option<MsiMessage> {
-    Some(MsiMessage {
-        address: 0xfee0_0000,
-        data,
-    })
+    Some(MsiMessage { address: 0xfee0_0000, data })
 }
 
 #[test]
 fn a_batch_costs_one_commit_and_a_mask_cycle_none() {
-    let Some((calls, router)) = router("a_batch_costs_one_commit_and_a_mask_cycle_none", 24..4096) else {
+    let Some((calls, router)) = router("a_batch_costs_one_commit_and_a_mask_cycle_none", 24..4096)
+    else {
         return;
     };
     let mut vectors = router.allocate(64).unwrap();
@@ -60,10 +55,7 @@ fn what_fires_while_a_vector_is_not_delivered_is_pending_until_it_is() {
     let trigger = vectors.trigger(0).unwrap();
     assert!(!vectors.is_pending(0));
     trigger.write(1).unwrap();
-    assert!(
-        vectors.is_pending(0) && vectors.is_pending(0),
-        "looking does not take it away"
-    );
+    assert!(vectors.is_pending(0) && vectors.is_pending(0), "looking does not take it away");
     vectors.update(&[(0, message(1))]).unwrap();
     assert!(!vectors.is_pending(0));
     vectors.update(&[(0, None)]).unwrap();
@@ -81,10 +73,7 @@ fn gsis_that_run_out_are_counted_and_the_batch_takes_none() {
     let mut vectors = router.allocate(4).unwrap();
     let before = (calls.set_gsi_routing.value(), calls.irqfd.value());
     let error = vectors.update(&messages(0..4)).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "4 more GSIs are asked for: of the VM's 4, 1 are used and 3 are free"
-    );
+    assert_eq!(error, "4 more GSIs are asked for: of the VM's 4, 1 are used and 3 are free");
     assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), before);
     vectors.update(&messages(0..3)).unwrap();
     drop(vectors);
@@ -103,9 +92,7 @@ fn there_are_as_many_gsis_as_kvm_takes_routes() {
     let routes = |gsis: &[u32]| gsis.iter().map(|gsi| (*gsi, message(*gsi).unwrap())).collect();
     table.set_routing(&routes(&gsis)).unwrap();
     assert!(
-        table
-            .set_routing(&(24..4081).map(|gsi| (gsi, message(0).unwrap())).collect())
-            .is_err()
+        table.set_routing(&(24..4081).map(|gsi| (gsi, message(0).unwrap())).collect()).is_err()
     );
 }
 
@@ -115,9 +102,6 @@ fn a_vector_that_is_not_there_is_refused() {
         return;
     };
     let mut vectors = router.allocate(1).unwrap();
-    assert_eq!(
-        vectors.update(&[(1, message(1))]).unwrap_err().raw_os_error(),
-        Some(libc::EINVAL)
-    );
+    assert_eq!(vectors.update(&[(1, message(1))]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     assert!(vectors.trigger(1).is_err());
 }

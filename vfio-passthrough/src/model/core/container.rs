@@ -153,10 +153,7 @@ impl State {
                 return Err(errno(libc::EBUSY));
             }
             let mappings = type1.mappings();
-            if reserved
-                .iter()
-                .any(|range| mappings.iter().any(|mapped| mapped.overlaps(*range)))
-            {
+            if reserved.iter().any(|range| mappings.iter().any(|mapped| mapped.overlaps(*range))) {
                 return Err(errno(libc::EINVAL));
             }
         }
@@ -185,10 +182,7 @@ impl State {
     /// A container that nothing refers to goes.
     pub fn drop_container(&mut self, id: ContainerId) {
         let is_used = self.files.exists(Kind::Container(id))
-            || self
-                .containers
-                .get(&id)
-                .is_some_and(|container| !container.groups.is_empty());
+            || self.containers.get(&id).is_some_and(|container| !container.groups.is_empty());
         if !is_used {
             self.containers.remove(&id);
         }
@@ -219,11 +213,7 @@ impl State {
             return self.foreign(fd);
         };
         let reach = self.reach(id);
-        match self
-            .containers
-            .get_mut(&id)
-            .and_then(|container| container.iommu.as_mut())
-        {
+        match self.containers.get_mut(&id).and_then(|container| container.iommu.as_mut()) {
             Some(Iommu::Type1(type1)) => call(type1, &reach, &mut self.process),
             _ => self.foreign(fd),
         }
@@ -245,9 +235,7 @@ impl State {
     fn groups_of(&self, fd: Fd) -> Vec<u32> {
         let id = self.container_of(fd).ok();
         let container = id.and_then(|id| self.containers.get(&id));
-        container
-            .map(|container| container.groups.clone())
-            .unwrap_or_default()
+        container.map(|container| container.groups.clone()).unwrap_or_default()
     }
 
     /// The type1 IOMMU of the container that a group is in; ENOTTY for one that pins nothing.
@@ -267,15 +255,9 @@ impl State {
     /// The mappings of a container.
     pub fn mappings(&self, fd: Fd) -> io::Result<Vec<ByteRange>> {
         let id = self.container_of(fd)?;
-        Ok(
-            match self
-                .containers
-                .get(&id)
-                .and_then(|container| container.iommu.as_ref())
-            {
-                Some(Iommu::Type1(type1)) => type1.mappings(),
-                _ => Vec::new(),
-            },
-        )
+        Ok(match self.containers.get(&id).and_then(|container| container.iommu.as_ref()) {
+            Some(Iommu::Type1(type1)) => type1.mappings(),
+            _ => Vec::new(),
+        })
     }
 }

@@ -56,11 +56,7 @@ const READ_WRITE: u32 = sys::VFIO_REGION_INFO_FLAG_READ | sys::VFIO_REGION_INFO_
 impl PciFunction {
     /// An NVMe: 16 KiB of registers that hold the MSI-X table, 65 vectors, a function-level reset.
     pub fn nvme() -> Self {
-        let bar0 = Region {
-            size: 16 << 10,
-            flags: READ_WRITE | MMAP,
-            msix_mappable: true,
-        };
+        let bar0 = Region { size: 16 << 10, flags: READ_WRITE | MMAP, msix_mappable: true };
         Self {
             regions: with_config(bar0, 4096),
             intx: true,
@@ -73,16 +69,8 @@ impl PciFunction {
 
     /// A conventional NIC: 128 KiB of registers, a pin, no reset of its own.
     pub fn nic() -> Self {
-        let bar0 = Region {
-            size: 128 << 10,
-            flags: READ_WRITE | MMAP,
-            msix_mappable: false,
-        };
-        Self {
-            regions: with_config(bar0, 256),
-            intx: true,
-            ..Self::default()
-        }
+        let bar0 = Region { size: 128 << 10, flags: READ_WRITE | MMAP, msix_mappable: false };
+        Self { regions: with_config(bar0, 256), intx: true, ..Self::default() }
     }
 
     /// How many interrupts an index has.
@@ -100,11 +88,7 @@ impl PciFunction {
 
 /// BAR0, five that are not there, no ROM, and the config space.
 fn with_config(bar0: Region, config_size: u64) -> Vec<Region> {
-    let config = Region {
-        size: config_size,
-        flags: READ_WRITE,
-        msix_mappable: false,
-    };
+    let config = Region { size: config_size, flags: READ_WRITE, msix_mappable: false };
     let mut regions = vec![Region::default(); sys::VFIO_PCI_CONFIG_REGION_INDEX as usize];
     if let Some(first) = regions.first_mut() {
         *first = bar0;
@@ -178,12 +162,14 @@ impl Description {
 
     /// With a device, in a group.
     #[must_use]
-    pub fn device(mut self, address: PciAddress, group: u32, driver: Driver, function: PciFunction) -> Self {
-        let entry = Entry {
-            group,
-            driver,
-            function,
-        };
+    pub fn device(
+        mut self,
+        address: PciAddress,
+        group: u32,
+        driver: Driver,
+        function: PciFunction,
+    ) -> Self {
+        let entry = Entry { group, driver, function };
         self.functions.insert(address, entry);
         self
     }

@@ -90,9 +90,7 @@ impl State {
         let vectors = self.entry(address)?.function.vectors(set.index);
         irqs::validate(set, vectors, sys::VFIO_PCI_NUM_IRQS)?;
         let device = self.devices.entry(address).or_default();
-        device
-            .irqs
-            .set(set, self.description.kernel, &self.files, &mut self.events)
+        device.irqs.set(set, self.description.kernel, &self.files, &mut self.events)
     }
 
     pub fn reset(&self, fd: Fd) -> io::Result<()> {
@@ -105,10 +103,7 @@ impl State {
     /// A file of the device is gone: with the last its interrupts are, and so is the device if it was wanted back.
     pub fn released(&mut self, address: PciAddress) {
         if !self.files.exists(Kind::Device(address))
-            && self
-                .devices
-                .remove(&address)
-                .is_some_and(|device| device.leaving.is_some())
+            && self.devices.remove(&address).is_some_and(|device| device.leaving.is_some())
         {
             self.take(address);
         }
@@ -154,7 +149,9 @@ impl State {
         let waiting: Vec<_> = self
             .members(group)
             .map(|(address, _)| address)
-            .filter(|address| self.is_leaving(*address) && !self.files.exists(Kind::Device(*address)))
+            .filter(|address| {
+                self.is_leaving(*address) && !self.files.exists(Kind::Device(*address))
+            })
             .collect();
         for address in waiting {
             self.devices.remove(&address);
@@ -171,7 +168,9 @@ impl State {
     pub fn unbind(&mut self, address: PciAddress) -> io::Result<bool> {
         match self.entry(address)?.driver {
             Driver::None => return Err(errno(libc::ENODEV)),
-            Driver::Vfio if !self.files.exists(Kind::Device(address)) => return Ok(self.take(address)),
+            Driver::Vfio if !self.files.exists(Kind::Device(address)) => {
+                return Ok(self.take(address));
+            }
             Driver::Vfio => {}
             Driver::Stub | Driver::Bridge | Driver::Host => {
                 self.set_driver(address, Driver::None);
@@ -208,7 +207,8 @@ impl State {
             return Err(errno(libc::EBUSY));
         }
         if driver == Driver::Host && self.memberships.contains_key(&group) {
-            let stops = "the kernel stops itself: a driver of the host's has a device of a group in use";
+            let stops =
+                "the kernel stops itself: a driver of the host's has a device of a group in use";
             return Err(match self.description.kernel.refuses_drivers() {
                 true => errno(libc::EBUSY),
                 false => io::Error::other(stops),

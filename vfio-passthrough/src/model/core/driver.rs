@@ -63,15 +63,11 @@ impl Notices {
     /// The chain of a group is empty from now on: of a user that is gone nobody is left.
     pub fn forget(&mut self, kind: Notifier, group: u32) {
         let all = self.all.values_mut();
-        all.filter(|own| own.kind == kind && own.group == group)
-            .for_each(|own| own.on = false);
+        all.filter(|own| own.kind == kind && own.group == group).for_each(|own| own.on = false);
     }
 
     pub fn told(&self, notifier: u64) -> Vec<Notice> {
-        self.all
-            .get(&notifier)
-            .map(|own| own.told.clone())
-            .unwrap_or_default()
+        self.all.get(&notifier).map(|own| own.told.clone()).unwrap_or_default()
     }
 }
 
@@ -98,7 +94,12 @@ impl State {
         }
     }
 
-    pub fn register_notifier(&mut self, device: PciAddress, kind: Notifier, events: u64) -> io::Result<u64> {
+    pub fn register_notifier(
+        &mut self,
+        device: PciAddress,
+        kind: Notifier,
+        events: u64,
+    ) -> io::Result<u64> {
         if events == 0 {
             return Err(errno(libc::EINVAL));
         }
@@ -108,34 +109,19 @@ impl State {
         }
         let id = self.notices.next;
         self.notices.next = id.wrapping_add(1);
-        let registered = Registered {
-            device,
-            group,
-            kind,
-            on: true,
-            told: Vec::new(),
-        };
+        let registered = Registered { device, group, kind, on: true, told: Vec::new() };
         self.notices.all.insert(id, registered);
         // What there is already is told again to all of the chain.
-        if let Some(kvm) = self
-            .notices
-            .kvms
-            .get(&group)
-            .copied()
-            .filter(|_| kind == Notifier::Group)
+        if let Some(kvm) =
+            self.notices.kvms.get(&group).copied().filter(|_| kind == Notifier::Group)
         {
-            self.notices
-                .tell(Notifier::Group, |own| own == group, Notice::Kvm(kvm));
+            self.notices.tell(Notifier::Group, |own| own == group, Notice::Kvm(kvm));
         }
         Ok(id)
     }
 
     pub fn unregister_notifier(&mut self, notifier: u64) -> io::Result<()> {
-        let own = self
-            .notices
-            .all
-            .get(&notifier)
-            .ok_or_else(|| errno(libc::EINVAL))?;
+        let own = self.notices.all.get(&notifier).ok_or_else(|| errno(libc::EINVAL))?;
         let group = self.group_of_device(own.device)?;
         self.use_container(group).map_err(|_| errno(libc::EINVAL))?;
         let own = self.notices.all.get_mut(&notifier).filter(|own| own.on);
@@ -147,9 +133,7 @@ impl State {
     fn neighbours(&self, group: u32) -> Vec<u32> {
         let id = self.memberships.get(&group);
         let container = id.and_then(|id| self.containers.get(id));
-        container
-            .map(|container| container.groups.clone())
-            .unwrap_or_default()
+        container.map(|container| container.groups.clone()).unwrap_or_default()
     }
 
     /// What pages are asked of, and whether somebody there is told of unmaps.
@@ -170,7 +154,12 @@ impl State {
         all.any(|own| own.on && own.kind == Notifier::Iommu && groups.contains(&own.group))
     }
 
-    pub fn pin_pages(&mut self, device: PciAddress, pages: &[u64], access: u32) -> io::Result<Vec<u64>> {
+    pub fn pin_pages(
+        &mut self,
+        device: PciAddress,
+        pages: &[u64],
+        access: u32,
+    ) -> io::Result<Vec<u64>> {
         let (group, is_told) = self.pinning(device, pages)?;
         self.type1_of(group)?.pin(pages, access, is_told)
     }
@@ -183,8 +172,7 @@ impl State {
     /// Mappings with pinned pages were unmapped.
     pub fn tell_of_unmaps(&mut self, groups: &[u32], unmapped: Vec<ByteRange>) {
         for range in unmapped {
-            self.notices
-                .tell(Notifier::Iommu, |own| groups.contains(&own), Notice::Unmap(range));
+            self.notices.tell(Notifier::Iommu, |own| groups.contains(&own), Notice::Unmap(range));
         }
     }
 }

@@ -52,11 +52,7 @@ impl Files {
         // Standard input, output and error have the numbers below.
         self.last = self.last.max(2).saturating_add(1);
         let fd = Fd(self.last);
-        let file = File {
-            kind,
-            is_open: true,
-            links: Vec::new(),
-        };
+        let file = File { kind, is_open: true, links: Vec::new() };
         self.files.insert(fd, file);
         fd
     }
@@ -82,10 +78,7 @@ impl Files {
 
     /// The open fds.
     pub fn fds(&self) -> impl Iterator<Item = Fd> {
-        self.files
-            .iter()
-            .filter(|(_, file)| file.is_open)
-            .map(|(fd, _)| *fd)
+        self.files.iter().filter(|(_, file)| file.is_open).map(|(fd, _)| *fd)
     }
 
     pub fn exists(&self, kind: Kind) -> bool {

@@ -34,9 +34,8 @@ impl State {
 
     /// How many devices of a group are open.
     fn open_devices(&self, group: u32) -> usize {
-        let counts = self
-            .members(group)
-            .map(|(address, _)| self.files.count(Kind::Device(address)));
+        let counts =
+            self.members(group).map(|(address, _)| self.files.count(Kind::Device(address)));
         counts.sum()
     }
 
@@ -44,7 +43,8 @@ impl State {
     /// what is left of it: devices, or a container that they keep.
     pub fn open_group(&mut self, group: u32) -> io::Result<Fd> {
         // Before groups were revoked, their files kept them, and their nodes.
-        let is_kept = !self.description.kernel.revokes_groups() && self.files.exists(Kind::Group(group));
+        let is_kept =
+            !self.description.kernel.revokes_groups() && self.files.exists(Kind::Group(group));
         if !is_kept && !self.members(group).any(|(_, driver)| driver == Driver::Vfio) {
             return Err(errno(libc::ENOENT));
         }
@@ -122,7 +122,8 @@ impl State {
         let Some(id) = self.memberships.get(&group).copied() else {
             return Err(errno(libc::EINVAL));
         };
-        let linked = !self.description.kernel.links_files() && self.files.is_linked(Kind::Group(group));
+        let linked =
+            !self.description.kernel.links_files() && self.files.is_linked(Kind::Group(group));
         if linked || self.open_devices(group) > 0 {
             return Err(errno(libc::EBUSY));
         }
@@ -143,10 +144,7 @@ impl State {
 
     /// Whether devices of a group can be opened: it has a container, which has an IOMMU.
     fn ready(&self, group: u32) -> io::Result<()> {
-        let container = self
-            .memberships
-            .get(&group)
-            .and_then(|id| self.containers.get(id));
+        let container = self.memberships.get(&group).and_then(|id| self.containers.get(id));
         let has_iommu = container.is_some_and(|container| container.iommu.is_some());
         match has_iommu && (self.description.kernel.claims_groups() || self.is_viable(group)) {
             true => Ok(()),
@@ -206,7 +204,9 @@ impl State {
         self.kvm_of(kvm)?;
         let kind = self.files.kind(fd)?;
         match kind {
-            Kind::Group(group) if !self.description.kernel.links_files() => self.use_container(group)?,
+            Kind::Group(group) if !self.description.kernel.links_files() => {
+                self.use_container(group)?
+            }
             Kind::Group(_) | Kind::Revoked => {}
             Kind::Device(_) if self.description.kernel.links_devices() => {}
             _ => return Err(errno(libc::EINVAL)),

@@ -22,11 +22,7 @@ const HEADER: usize = 8;
 
 impl Capabilities {
     pub fn new(aligned: bool) -> Self {
-        Self {
-            aligned,
-            starts: Vec::new(),
-            bytes: Vec::new(),
-        }
+        Self { aligned, starts: Vec::new(), bytes: Vec::new() }
     }
 
     /// Adds one of version 1 at the end of the chain.
@@ -68,7 +64,12 @@ pub(super) struct Reply<'a> {
 impl<'a> Reply<'a> {
     /// Checks `argsz`, which is the buffer's first word: `oldest` bytes are needed, up to `newest` are used, or
     /// `oldest` where the kernel does not write what `argsz` has room for in part.
-    pub fn begin(buffer: &'a mut [u8], oldest: usize, newest: usize, kernel: Kernel) -> io::Result<Self> {
+    pub fn begin(
+        buffer: &'a mut [u8],
+        oldest: usize,
+        newest: usize,
+        kernel: Kernel,
+    ) -> io::Result<Self> {
         let argsz = argsz(buffer);
         if argsz < oldest {
             return Err(errno(libc::EINVAL));
@@ -80,11 +81,7 @@ impl<'a> Reply<'a> {
             false => argsz.min(newest),
         };
         fields.resize(used, 0);
-        Ok(Self {
-            buffer,
-            argsz,
-            fields,
-        })
+        Ok(Self { buffer, argsz, fields })
     }
 
     pub fn put_u32(&mut self, offset: usize, value: u32) {
@@ -177,11 +174,7 @@ mod tests {
         reply.finish(&two(false), 24, 2, 16);
         assert_eq!(word(&buffer, 0), 24 + 28);
         assert_eq!(word(&buffer, 16), 0);
-        assert_eq!(
-            &buffer[24..28],
-            &[0xa5; 4],
-            "nothing is written behind the struct"
-        );
+        assert_eq!(&buffer[24..28], &[0xa5; 4], "nothing is written behind the struct");
     }
 
     #[test]

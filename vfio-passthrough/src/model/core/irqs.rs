@@ -33,14 +33,7 @@ impl IrqSet {
     /// One with the `argsz` that its data asks for.
     pub fn new(flags: u32, index: u32, start: u32, count: u32, data: IrqData) -> Self {
         let argsz = data.size().saturating_add(Self::HEADER);
-        Self {
-            argsz,
-            flags,
-            index,
-            start,
-            count,
-            data,
-        }
+        Self { argsz, flags, index, start, count, data }
     }
 }
 
@@ -153,10 +146,7 @@ impl Call<'_> {
     }
 
     fn fd(&self, at: usize) -> i32 {
-        let bytes = self
-            .data
-            .get(at.saturating_mul(4)..)
-            .and_then(|b| b.first_chunk());
+        let bytes = self.data.get(at.saturating_mul(4)..).and_then(|b| b.first_chunk());
         i32::from_ne_bytes(bytes.copied().unwrap_or_default())
     }
 
@@ -190,18 +180,14 @@ impl Irqs {
     ) -> io::Result<()> {
         let mut data = set.data.bytes();
         data.resize(data.len().max(set.count.saturating_mul(4) as usize), 0);
-        let call = Call {
-            set,
-            kernel,
-            files,
-            events,
-            data,
-        };
+        let call = Call { set, kernel, files, events, data };
         match (set.index, set.flags & ACTION) {
             (sys::VFIO_PCI_INTX_IRQ_INDEX, MASK) => self.mask(&call),
             (sys::VFIO_PCI_INTX_IRQ_INDEX, UNMASK) => self.unmask(&call),
             (sys::VFIO_PCI_INTX_IRQ_INDEX, TRIGGER) => self.trigger_intx(call),
-            (sys::VFIO_PCI_MSI_IRQ_INDEX | sys::VFIO_PCI_MSIX_IRQ_INDEX, TRIGGER) => self.trigger_msi(call),
+            (sys::VFIO_PCI_MSI_IRQ_INDEX | sys::VFIO_PCI_MSIX_IRQ_INDEX, TRIGGER) => {
+                self.trigger_msi(call)
+            }
             (sys::VFIO_PCI_ERR_IRQ_INDEX, TRIGGER) => single(&mut self.error, call),
             (sys::VFIO_PCI_REQ_IRQ_INDEX, TRIGGER) => single(&mut self.request, call),
             _ => Err(errno(libc::ENOTTY)),
@@ -253,10 +239,7 @@ impl Irqs {
             Some(trigger) if call.has(EVENTFD) => *trigger = call.eventfd(0)?,
             None if call.has(EVENTFD) => {
                 let trigger = call.eventfd(0)?;
-                self.on = On::Intx {
-                    trigger,
-                    unmask: None,
-                };
+                self.on = On::Intx { trigger, unmask: None };
             }
             Some(trigger) if call.has(NONE) || call.bool(0) => {
                 let trigger = *trigger;
@@ -290,22 +273,13 @@ impl Irqs {
             // The driver core has no room for none.
             return Err(errno(libc::ERANGE));
         }
-        self.on = On::Vectors {
-            index: set.index,
-            room,
-            triggers: BTreeMap::new(),
-        };
+        self.on = On::Vectors { index: set.index, room, triggers: BTreeMap::new() };
         self.set_block(&call).inspect_err(|_| self.on = On::Nothing)
     }
 
     /// Binds vectors, or unbinds them; where one fails, those that were bound by this call are unbound.
     fn set_block(&mut self, call: &Call<'_>) -> io::Result<()> {
-        let On::Vectors {
-            index,
-            room,
-            triggers,
-        } = &mut self.on
-        else {
+        let On::Vectors { index, room, triggers } = &mut self.on else {
             return Err(errno(libc::EINVAL));
         };
         let (start, end) = (call.set.start, call.set.start.saturating_add(call.set.count));
@@ -362,10 +336,9 @@ fn single(bound: &mut Option<EventId>, call: Call<'_>) -> io::Result<()> {
     match (call.set.flags & DATA, count, *bound) {
         (NONE, 0, Some(_)) => *bound = None,
         (NONE, _, Some(event)) => call.events.signal(event),
-        (BOOL, 1, event) => event
-            .filter(|_| call.bool(0))
-            .into_iter()
-            .for_each(|event| call.events.signal(event)),
+        (BOOL, 1, event) => {
+            event.filter(|_| call.bool(0)).into_iter().for_each(|event| call.events.signal(event))
+        }
         (EVENTFD, 1, _) => match call.fd(0) {
             -1 => *bound = None,
             // Any other number below zero changes nothing.

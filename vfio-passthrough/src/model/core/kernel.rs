@@ -46,11 +46,7 @@ impl Kernel {
 
     /// `VFIO_GROUP_SET_CONTAINER` with an open file that is no container.
     pub fn not_a_container(self) -> i32 {
-        if self.since_6_12() {
-            libc::EBADFD
-        } else {
-            libc::EINVAL
-        }
+        if self.since_6_12() { libc::EBADFD } else { libc::EINVAL }
     }
 
     /// `VFIO_GROUP_GET_DEVICE_FD` looks the name up before it asks whether the group is ready, and takes options

@@ -108,9 +108,7 @@ impl System {
             devices: BTreeMap::new(),
             notices: Notices::default(),
         };
-        Self {
-            state: Mutex::new(state),
-        }
+        Self { state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -270,7 +268,12 @@ impl System {
     /// A driver of a device asks to be told of something (`vfio_register_notifier`): EINVAL for other `events` than 1, which
     /// is the one that each kind has, and until the group is ready for use; ENODEV for a group that VFIO does not know.
     /// Where the group is linked with a KVM, all who are told of that are told again.
-    pub fn register_notifier(&self, device: PciAddress, kind: Notifier, events: u64) -> io::Result<u64> {
+    pub fn register_notifier(
+        &self,
+        device: PciAddress,
+        kind: Notifier,
+        events: u64,
+    ) -> io::Result<u64> {
         self.state().register_notifier(device, kind, events)
     }
 
@@ -289,7 +292,12 @@ impl System {
     /// process, as a page number. EINVAL for none, E2BIG for more than 512, EPERM for a group without an IOMMU or for an
     /// access (`VFIO_DMA_MAP_FLAG_*`) that the mapping does not have, EINVAL for what is not mapped, until the group is
     /// ready for use, and until somebody is told of unmaps; EACCES for a type1 of version 1.
-    pub fn pin_pages(&self, device: PciAddress, pages: &[u64], access: u32) -> io::Result<Vec<u64>> {
+    pub fn pin_pages(
+        &self,
+        device: PciAddress,
+        pages: &[u64],
+        access: u32,
+    ) -> io::Result<Vec<u64>> {
         self.state().pin_pages(device, pages, access)
     }
 

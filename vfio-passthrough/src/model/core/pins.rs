@@ -44,10 +44,7 @@ impl Type1 {
         if !self.is_v2() {
             return Err(errno(libc::EACCES));
         }
-        let mapped = pages
-            .iter()
-            .take_while(|page| self.page(**page).is_some())
-            .count();
+        let mapped = pages.iter().take_while(|page| self.page(**page).is_some()).count();
         for page in pages.iter().take(mapped) {
             if let Some(count) = self.pins.get_mut(page) {
                 *count = count.saturating_sub(1);
@@ -67,14 +64,11 @@ impl Type1 {
 
     fn pages_of(&self, range: ByteRange) -> impl Iterator<Item = u64> {
         let pages = self.pins.range(range.start() >> SHIFT..);
-        pages
-            .map(|(page, _)| *page)
-            .take_while(move |page| *page < range.end() >> SHIFT)
+        pages.map(|(page, _)| *page).take_while(move |page| *page < range.end() >> SHIFT)
     }
 
     /// Drivers were told that a mapping goes.
     pub(super) fn let_go(&mut self, range: ByteRange) {
-        self.pins
-            .retain(|page, _| range.offset_of(page << SHIFT).is_none());
+        self.pins.retain(|page, _| range.offset_of(page << SHIFT).is_none());
     }
 }

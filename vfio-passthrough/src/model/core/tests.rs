@@ -47,11 +47,7 @@ fn ready(description: Description) -> Ready {
     let group = system.open_group(1).unwrap();
     system.set_container(group, container).unwrap();
     system.set_iommu(container, TYPE1V2).unwrap();
-    Ready {
-        system,
-        container,
-        group,
-    }
+    Ready { system, container, group }
 }
 
 #[track_caller]
@@ -62,19 +58,9 @@ fn fails<T: Debug>(result: io::Result<T>, errno: i32) {
 #[test]
 fn every_kernel_runs_a_program_to_its_end() {
     for kernel in KERNELS {
-        let Ready {
-            system,
-            container,
-            group,
-        } = ready(host(kernel));
+        let Ready { system, container, group } = ready(host(kernel));
         let device = system.open_device(group, NVME).unwrap();
-        let page = MapDma {
-            argsz: 32,
-            flags: 3,
-            vaddr: 4096,
-            iova: 0,
-            size: 4096,
-        };
+        let page = MapDma { argsz: 32, flags: 3, vaddr: 4096, iova: 0, size: 4096 };
         system.map_dma(container, &page).unwrap();
         for fd in [device, group, container] {
             system.close(fd).unwrap();

@@ -74,9 +74,7 @@ impl Process {
     /// Pins page after page: the first that cannot be pinned decides what is wrong, and nothing stays pinned.
     fn pin(&mut self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
         let there = self.accessible(vaddr, size, write);
-        let allowed = self
-            .limit
-            .map_or(u64::MAX, |limit| limit.saturating_sub(self.locked));
+        let allowed = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.locked));
         if allowed < there {
             return Err(errno(libc::ENOMEM));
         }
@@ -190,7 +188,12 @@ impl Type1 {
     }
 
     /// `VFIO_IOMMU_MAP_DMA`, where the IOMMU can translate `reach`.
-    pub fn map(&mut self, call: &MapDma, reach: &[ByteRange], process: &mut Process) -> io::Result<()> {
+    pub fn map(
+        &mut self,
+        call: &MapDma,
+        reach: &[ByteRange],
+        process: &mut Process,
+    ) -> io::Result<()> {
         let (read, write) = (sys::VFIO_DMA_MAP_FLAG_READ, sys::VFIO_DMA_MAP_FLAG_WRITE);
         let vaddr_flag = match self.kernel.has_unmap_flags() {
             true => sys::VFIO_DMA_MAP_FLAG_VADDR,
@@ -202,10 +205,7 @@ impl Type1 {
         if call.argsz < MapDma::ARGSZ || call.flags & !known != 0 || access == renews {
             return Err(errno(libc::EINVAL));
         }
-        if call.size == 0
-            || [call.size, call.iova, call.vaddr]
-                .iter()
-                .any(|v| self.misaligned(*v))
+        if call.size == 0 || [call.size, call.iova, call.vaddr].iter().any(|v| self.misaligned(*v))
         {
             return Err(errno(libc::EINVAL));
         }
@@ -217,12 +217,8 @@ impl Type1 {
         }
         self.place(call, reach)?;
         process.pin(call.vaddr, call.size, call.flags & write != 0)?;
-        let mapping = Mapping {
-            size: call.size,
-            vaddr: call.vaddr,
-            flags: call.flags,
-            without_vaddr: false,
-        };
+        let mapping =
+            Mapping { size: call.size, vaddr: call.vaddr, flags: call.flags, without_vaddr: false };
         self.mappings.insert(call.iova, mapping);
         Ok(())
     }
@@ -245,9 +241,8 @@ impl Type1 {
 
     /// A mapping whose address was taken away gets a new one.
     fn renew(&mut self, call: &MapDma) -> io::Result<()> {
-        let (start, found) = self
-            .first_in(call.iova, call.size)
-            .ok_or_else(|| errno(libc::ENOENT))?;
+        let (start, found) =
+            self.first_in(call.iova, call.size).ok_or_else(|| errno(libc::ENOENT))?;
         if !found.without_vaddr || start != call.iova || found.size != call.size {
             return Err(errno(libc::EINVAL));
         }
@@ -401,7 +396,5 @@ const INFO_SIZE: usize = 24;
 const DIRTY_BITMAP_MAX: u64 = 1 << 28;
 
 fn total(mappings: &[(u64, Mapping)]) -> u64 {
-    mappings
-        .iter()
-        .fold(0, |sum: u64, (_, mapping)| sum.saturating_add(mapping.size))
+    mappings.iter().fold(0, |sum: u64, (_, mapping)| sum.saturating_add(mapping.size))
 }

@@ -9,13 +9,9 @@ use crate::pci::regs::*;
 /// 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
 fn device() -> Vec<u8> {
     let mut bytes = vec![0xa5; 0x1000];
-    let mut put = |offset: usize, values: &[u8]| bytes[offset..offset + values.len()].copy_from_slice(values);
-    put(
-        0x00,
-        &[
-            0x86, 0x80, 0x45, 0x58, 0x07, 0x05, 0x10, 0x08, 2, 2, 8, 1, 16, 0, 0x80, 0,
-        ],
-    );
+    let mut put =
+        |offset: usize, values: &[u8]| bytes[offset..offset + values.len()].copy_from_slice(values);
+    put(0x00, &[0x86, 0x80, 0x45, 0x58, 0x07, 0x05, 0x10, 0x08, 2, 2, 8, 1, 16, 0, 0x80, 0]);
     put(0x10, &0xfebf_0004_u64.to_le_bytes());
     put(0x18, &0xfebe_0008_u32.to_le_bytes());
     put(0x1c, &0xc001_u32.to_le_bytes());
@@ -83,28 +79,17 @@ fn identity_is_the_devices_and_is_read_without_asking_it() {
         assert!(!view.needs_device(offset, 4), "{offset:#x}");
     }
     assert!(view.needs_device(STATUS, 2));
-    assert_eq!(
-        read(&view, &bytes, COMMAND, 2),
-        0,
-        "nothing is decoded at power-on"
-    );
+    assert_eq!(read(&view, &bytes, COMMAND, 2), 0, "nothing is decoded at power-on");
 }
 
 #[test]
 fn lists_lead_past_what_is_hidden() {
-    assert_eq!(
-        capabilities(&view()),
-        [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]
-    );
+    assert_eq!(capabilities(&view()), [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]);
     let (view, bytes) = (view(), device());
     let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4)).found;
     let list: Vec<_> = found.iter().map(|found| (found.id, found.offset)).collect();
     assert_eq!(list, [(ext::NULL, 0x100), (1, 0x120)]);
-    assert_eq!(
-        read(&view, &bytes, 0x108, 4),
-        0,
-        "the body of a hidden capability"
-    );
+    assert_eq!(read(&view, &bytes, 0x108, 4), 0, "the body of a hidden capability");
 }
 
 #[test]
@@ -135,11 +120,7 @@ fn an_endpoint_becomes_one_that_is_integrated() {
 fn a_guest_sizes_and_places_bars() {
     let mut view = view();
     let bytes = device();
-    assert_eq!(
-        read(&view, &bytes, 0x10, 4),
-        4,
-        "not placed, and not where the host has it"
-    );
+    assert_eq!(read(&view, &bytes, 0x10, 4), 4, "not placed, and not where the host has it");
     view.write(0x10, &[0xff; 4]);
     view.write(0x14, &[0xff; 4]);
     view.write(0x1c, &[0xff; 4]);
@@ -147,23 +128,14 @@ fn a_guest_sizes_and_places_bars() {
     assert_eq!(read(&view, &bytes, 0x1c, 4), 0xffff_ffe1);
     view.write(0x10, &0x38_0000_4004_u64.to_le_bytes()[..4]);
     let written = view.write(0x14, &0x38_u32.to_le_bytes());
-    assert_eq!(
-        written,
-        Written {
-            forward: vec![],
-            touched: Touched::BARS
-        }
-    );
+    assert_eq!(written, Written { forward: vec![], touched: Touched::BARS });
     let bar = view.bars()[0];
     assert_eq!(view.decoded(&bar), None, "memory decoding is off");
-    assert_eq!(
-        view.write(COMMAND, &[2, 0]).touched,
-        Touched::COMMAND | Touched::BARS
-    );
+    assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::COMMAND | Touched::BARS);
     assert_eq!(view.write(COMMAND, &[2, 0]).touched, Touched::BARS, "unchanged");
     assert_eq!(view.decoded(&bar), Some(0x38_0000_4000));
-    view.set_asleep(true);
-    assert_eq!(view.decoded(&bar), None, "asleep");
+    view.set_in_low_power(true);
+    assert_eq!(view.decoded(&bar), None, "in_low_power");
 }
 
 #[test]
@@ -194,14 +166,9 @@ fn only_command_bits_that_exist_can_be_set() {
 fn a_capability_that_runs_into_the_next_is_hidden() {
     // MSI of this form, with mask bits and 64 bits of address, has 24 bytes.
     let control = [0x80, 0x01];
-    for (id, size) in [
-        (cap::MSI, 24),
-        (cap::MSIX, 12),
-        (cap::EXPRESS, 12),
-        (cap::PM, 8),
-        (cap::AF, 8),
-        (0x09, 4),
-    ] {
+    for (id, size) in
+        [(cap::MSI, 24), (cap::MSIX, 12), (cap::EXPRESS, 12), (cap::PM, 8), (cap::AF, 8), (0x09, 4)]
+    {
         for room in (4..=size).step_by(4) {
             let mut bytes = device();
             let next = 0x50 + room;
@@ -223,7 +190,8 @@ fn a_second_capability_of_a_kind_that_is_emulated_is_hidden() {
         bytes[0xc1] = 0xd0;
         bytes[0xd0..0xd8].copy_from_slice(&[id, 0, 0x80, 0, 1, 0, 0, 0]);
         let mut view = view_of(&bytes);
-        let found = crate::pci::caps::standard(0x50, |offset| read(&view, &bytes, offset, 2) as u16).found;
+        let found =
+            crate::pci::caps::standard(0x50, |offset| read(&view, &bytes, offset, 2) as u16).found;
         assert_eq!(found.len(), 4, "{id:#x}");
         assert_eq!(view.write(0xd4, &[0xff; 4]).forward, [], "{id:#x}");
     }
@@ -243,15 +211,9 @@ fn what_is_the_devices_is_passed_on_in_one_piece() {
     let mut view = view();
     assert_eq!(
         view.write(0xc4, &[3, 0]),
-        Written {
-            forward: vec![(0xc4, vec![3, 0])],
-            touched: Touched::POWER
-        }
+        Written { forward: vec![(0xc4, vec![3, 0])], touched: Touched::POWER }
     );
-    assert_eq!(
-        view.write(0x124, &[1, 2, 3, 4]).forward,
-        [(0x124, vec![1, 2, 3, 4])]
-    );
+    assert_eq!(view.write(0x124, &[1, 2, 3, 4]).forward, [(0x124, vec![1, 2, 3, 4])]);
     assert_eq!(view.write(0x104, &[1, 2, 3, 4]).forward, [], "hidden");
 }
 
@@ -318,31 +280,16 @@ fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8
 fn what_has_no_link_has_no_registers_of_one() {
     let (link, link_2) = (0x8c..0xa4, 0xac..0xbc);
     for kind in [0x02, 0x12] {
-        assert_eq!(
-            read_express(&[0x10, 0, kind], 0xc0, link.clone()),
-            [0; 0x18],
-            "{kind:#x}"
-        );
-        assert_eq!(
-            read_express(&[0x10, 0, kind], 0xc0, link_2.clone()),
-            [0; 0x10],
-            "{kind:#x}"
-        );
-        assert_eq!(
-            read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac),
-            [0xa5; 8],
-            "device control 2"
-        );
+        assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link.clone()), [0; 0x18], "{kind:#x}");
+        assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link_2.clone()), [0; 0x10], "{kind:#x}");
+        assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), [0xa5; 8], "device control 2");
     }
     // Version 1 ends after the link's registers, and either ends where the next capability is.
     assert_eq!(
         read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
         [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
     );
-    assert_eq!(
-        read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98),
-        [0, 0, cap::PM, 0, 0xa5, 0xa5]
-    );
+    assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, cap::PM, 0, 0xa5, 0xa5]);
     // One that is integrated on the host says itself what it has.
     assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
 }
@@ -374,11 +321,8 @@ fn every_extended_capability_that_relies_on_the_host_is_hidden() {
             bytes[0x140..0x144].copy_from_slice(&(1 << 16 | second).to_le_bytes());
             let view = view_of(&bytes);
             let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4)).found;
-            let shown: Vec<_> = found
-                .iter()
-                .map(|found| found.id)
-                .filter(|id| *id != ext::NULL)
-                .collect();
+            let shown: Vec<_> =
+                found.iter().map(|found| found.id).filter(|id| *id != ext::NULL).collect();
             let expected = if second == 0 { vec![] } else { vec![1] };
             assert_eq!(shown, expected, "{first:#x}, {second:#x}");
             let body = if first == id { 0x104 } else { 0x144 };
@@ -389,9 +333,7 @@ fn every_extended_capability_that_relies_on_the_host_is_hidden() {
 
 #[test]
 fn the_documentation_shows_the_table_of_the_code() {
-    let rows = include_str!("../view.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! |"));
+    let rows = include_str!("../view.rs").lines().filter_map(|line| line.strip_prefix("//! |"));
     let table: String = rows.map(|row| format!("|{row}\n")).collect();
     assert!(
         include_str!("../../../../ARCHITECTURE.md").contains(&table) && !table.is_empty(),

@@ -12,15 +12,8 @@ use crate::pci::regs::*;
 
 /// Extended capabilities that only make sense with the host's topology, or that would change what others rely
 /// on.
-const HIDDEN_EXTENDED: [u16; 7] = [
-    ext::ARI,
-    ext::ATS,
-    ext::SRIOV,
-    ext::PRI,
-    ext::REBAR,
-    ext::PASID,
-    ext::VF_REBAR,
-];
+const HIDDEN_EXTENDED: [u16; 7] =
+    [ext::ARI, ext::ATS, ext::SRIOV, ext::PRI, ext::REBAR, ext::PASID, ext::VF_REBAR];
 /// BARs at fixed addresses cannot be in a guest.
 const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
 /// A function has one of each at most (PCI 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). One more would not be emulated.
@@ -32,17 +25,12 @@ const EXPRESS_RESET: ResetBit = ResetBit {
     capable: (EXPRESS_CAPABLE, EXPRESS_FLR_CAPABLE),
 };
 /// FLR of conventional PCI, relative to the capability of advanced features.
-const AF_RESET: ResetBit = ResetBit {
-    initiate: (AF_CONTROL, AF_FLR),
-    capable: (AF_CAPABLE, AF_FLR_CAPABLE),
-};
+const AF_RESET: ResetBit =
+    ResetBit { initiate: (AF_CONTROL, AF_FLR), capable: (AF_CAPABLE, AF_FLR_CAPABLE) };
 
 /// Where the capability at `offset` ends at most: where the next one is.
 fn end_of(all: &[Capability], offset: u16) -> u16 {
-    let later = all
-        .iter()
-        .map(|other| other.offset)
-        .filter(|other| *other > offset);
+    let later = all.iter().map(|other| other.offset).filter(|other| *other > offset);
     later.min().unwrap_or(CONVENTIONAL_SIZE)
 }
 
@@ -50,12 +38,9 @@ impl View<'_> {
     pub(super) fn capabilities(&mut self) -> io::Result<Offsets> {
         let [first] = self.read_array(CAPABILITIES)?;
         let status = u16::from_le_bytes(self.read_array(STATUS)?);
-        let first = if status & STATUS_CAPABILITIES != 0 {
-            first
-        } else {
-            0
-        };
-        let all = self.walk(|view, failed| caps::standard(first, |offset| view.word(offset, failed)))?;
+        let first = if status & STATUS_CAPABILITIES != 0 { first } else { 0 };
+        let all =
+            self.walk(|view, failed| caps::standard(first, |offset| view.word(offset, failed)))?;
         let mut shown: Vec<&Capability> = Vec::new();
         for capability in &all {
             let end = end_of(&all, capability.offset);
@@ -78,26 +63,19 @@ impl View<'_> {
         }
         self.link_standard(&shown);
         let find = |id| {
-            shown
-                .iter()
-                .find(|capability| capability.id == id)
-                .map(|capability| capability.offset)
+            shown.iter().find(|capability| capability.id == id).map(|capability| capability.offset)
         };
         let express = find(cap::EXPRESS);
         Ok(Offsets {
             msi: find(cap::MSI),
             msix: find(cap::MSIX),
             power: find(cap::PM),
-            express,
             resets: [
                 express
                     .map(|offset| self.express(offset, end_of(&all, offset)))
                     .transpose()?
                     .flatten(),
-                find(cap::AF)
-                    .map(|offset| self.reset_bit(offset, AF_RESET))
-                    .transpose()?
-                    .flatten(),
+                find(cap::AF).map(|offset| self.reset_bit(offset, AF_RESET)).transpose()?.flatten(),
             ],
         })
     }
@@ -106,7 +84,8 @@ impl View<'_> {
     fn size_of(&mut self, capability: &Capability) -> io::Result<u16> {
         Ok(match capability.id {
             cap::MSI => {
-                let control = self.read_array(capability.offset.saturating_add(MsiLayout::CONTROL))?;
+                let control =
+                    self.read_array(capability.offset.saturating_add(MsiLayout::CONTROL))?;
                 MsiLayout::new(u16::from_le_bytes(control)).size()
             }
             cap::MSIX => MSIX_PBA.saturating_add(4),
@@ -119,9 +98,7 @@ impl View<'_> {
     /// Makes the list lead through the shown capabilities only.
     fn link_standard(&mut self, shown: &[&Capability]) {
         let offset_of = |capability: Option<&&Capability>| {
-            capability
-                .and_then(|capability| u8::try_from(capability.offset).ok())
-                .unwrap_or(0)
+            capability.and_then(|capability| u8::try_from(capability.offset).ok()).unwrap_or(0)
         };
         self.emulate(CAPABILITIES, &[offset_of(shown.first())]);
         let [bit, _] = STATUS_CAPABILITIES.to_le_bytes();
@@ -176,11 +153,8 @@ impl View<'_> {
         }
         let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);
         for hidden in all.iter().filter(is_hidden) {
-            let next = all
-                .iter()
-                .map(|other| other.offset)
-                .filter(|other| *other > hidden.offset)
-                .min();
+            let next =
+                all.iter().map(|other| other.offset).filter(|other| *other > hidden.offset).min();
             self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
         }
         let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
@@ -194,8 +168,9 @@ impl View<'_> {
         let list: Vec<&ExtendedCapability> = hidden_head.iter().chain(shown).collect();
         for (index, capability) in list.iter().enumerate() {
             let next = list.get(index.saturating_add(1)).map_or(0, |next| next.offset);
-            let header =
-                u32::from(capability.id) | u32::from(capability.version) << 16 | u32::from(next) << 20;
+            let header = u32::from(capability.id)
+                | u32::from(capability.version) << 16
+                | u32::from(next) << 20;
             self.emulate(capability.offset, &header.to_le_bytes());
         }
         Ok(())
@@ -203,17 +178,15 @@ impl View<'_> {
 
     /// All registers of MSI; the capability's form is the device's.
     pub(super) fn msi(&mut self, offset: u16) -> io::Result<MsiLayout> {
-        let control = u16::from_le_bytes(self.read_array(offset.saturating_add(MsiLayout::CONTROL))?);
+        let control =
+            u16::from_le_bytes(self.read_array(offset.saturating_add(MsiLayout::CONTROL))?);
         let control = control & !(msi::ENABLE | msi::MULTIPLE_ENABLE);
         let layout = MsiLayout::new(control);
         let at = |register: u16| offset.saturating_add(register);
         let body = layout.size().saturating_sub(MsiLayout::ADDRESS);
         self.emulate(at(MsiLayout::CONTROL), &control.to_le_bytes());
         self.emulate(at(MsiLayout::ADDRESS), &vec![0; usize::from(body)]);
-        self.writable(
-            at(MsiLayout::CONTROL),
-            &(msi::ENABLE | msi::MULTIPLE_ENABLE).to_le_bytes(),
-        );
+        self.writable(at(MsiLayout::CONTROL), &(msi::ENABLE | msi::MULTIPLE_ENABLE).to_le_bytes());
         // A message is a dword: the lower two bits of its address are reserved (PCI 6.8.1.4).
         self.writable(at(MsiLayout::ADDRESS), &(!0b11_u32).to_le_bytes());
         self.writable(at(layout.data()), &[0xff; 2]);
@@ -225,7 +198,8 @@ impl View<'_> {
 
     /// Message control, table and PBA registers of MSI-X.
     pub(super) fn msix(&mut self, offset: u16) -> io::Result<Option<MsixLayout>> {
-        let control = u16::from_le_bytes(self.read_array(offset.saturating_add(MSIX_CONTROL))?) & MSIX_SIZE;
+        let control =
+            u16::from_le_bytes(self.read_array(offset.saturating_add(MSIX_CONTROL))?) & MSIX_SIZE;
         let table = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_TABLE))?);
         let pba = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_PBA))?);
         self.emulate(offset.saturating_add(MSIX_CONTROL), &control.to_le_bytes());

@@ -36,7 +36,9 @@ impl FakeKernel {
         let driver = match only.trim() {
             "" | "(null)" => self.native,
             VFIO_PCI if !self.takes => None,
-            only => Some(only).filter(|only| self.root.join("sys/bus/pci/drivers").join(only).exists()),
+            only => {
+                Some(only).filter(|only| self.root.join("sys/bus/pci/drivers").join(only).exists())
+            }
         };
         if let (Some(driver), false) = (driver, device.join("driver").exists()) {
             let place = self.root.join("sys/bus/pci/drivers").join(driver);
@@ -87,13 +89,14 @@ const TWO: &str = "0000:00:03.0";
 
 /// Two NVMes of the host's in one group, and a third device.
 fn two() -> Fixture {
-    Fixture::new()
-        .nvme(ONE, 7, Some("nvme"))
-        .nvme(TWO, 7, Some("nvme"))
-        .nvme("0000:00:04.0", 8, None)
+    Fixture::new().nvme(ONE, 7, Some("nvme")).nvme(TWO, 7, Some("nvme")).nvme(
+        "0000:00:04.0",
+        8,
+        None,
+    )
 }
 
-fn drivers(host: &Host, addresses: &[PciAddress]) -> Vec<Option<String>> {
+fn drivers(host: &Inventory, addresses: &[PciAddress]) -> Vec<Option<String>> {
     let driver = |address: &PciAddress| host.binding(*address).driver;
     addresses.iter().map(driver).collect()
 }
@@ -177,13 +180,7 @@ fn whichever_write_fails_all_devices_are_as_before() {
         assert_eq!(overrides, [None, None], "write {refused}");
         let text = error.to_string();
         let device = if refused <= 3 { ONE } else { TWO };
-        for part in [
-            device,
-            "cannot ",
-            "writing /",
-            "Permission denied (os error 13)",
-            "sudo",
-        ] {
+        for part in [device, "cannot ", "writing /", "Permission denied (os error 13)", "sudo"] {
             assert!(text.contains(part), "no {part:?} in: {text}");
         }
     }
@@ -210,10 +207,7 @@ fn what_vfio_pci_does_not_take_goes_back() {
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     kernel.takes = false;
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(
-        text.starts_with("0000:00:02.0: vfio-pci did not take it"),
-        "{text}"
-    );
+    assert!(text.starts_with("0000:00:02.0: vfio-pci did not take it"), "{text}");
     assert_eq!(host.binding(named[0]).driver.as_deref(), Some("nvme"));
 }
 
@@ -223,10 +217,7 @@ fn what_does_not_go_back_is_told() {
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     (kernel.takes, kernel.native) = (false, None);
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(
-        text.contains("could not be put back as it was: 0000:00:02.0: nvme did not"),
-        "{text}"
-    );
+    assert!(text.contains("could not be put back as it was: 0000:00:02.0: nvme did not"), "{text}");
 }
 
 #[test]
@@ -260,9 +251,12 @@ fn a_group_that_is_not_viable_yet_is_told_with_the_command() {
 
 #[test]
 fn what_cannot_be_bound_is_refused_before_anything_is_written() {
-    let fixture = two()
-        .device("0000:00:05.0", "0x060400", Some(9), Some("pcieport"))
-        .device("0000:00:06.0", "0x010802", None, Some("nvme"));
+    let fixture = two().device("0000:00:05.0", "0x060400", Some(9), Some("pcieport")).device(
+        "0000:00:06.0",
+        "0x010802",
+        None,
+        Some("nvme"),
+    );
     let cases = [
         ("0000:00:05.0", "it is a bridge"),
         ("0000:00:06.0", "in no IOMMU group"),
@@ -281,9 +275,7 @@ fn what_cannot_be_bound_is_refused_before_anything_is_written() {
 fn a_device_that_the_host_needs_is_refused_unless_forced() {
     let disk = format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/nvme0n1");
     let mount = "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n";
-    let fixture = two()
-        .link("sys/dev/block/259:0", &disk)
-        .file("proc/self/mountinfo", mount);
+    let fixture = two().link("sys/dev/block/259:0", &disk).file("proc/self/mountinfo", mount);
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     let named = addresses(&[TWO, ONE]);
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
@@ -304,11 +296,7 @@ fn a_device_in_use_is_not_taken_from_its_vmm_unless_forced() {
     bind(&host, &mut kernel, &named, false).unwrap();
     kernel.open = true;
     let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    for part in [
-        "group 7 is in use",
-        "fuser -v /dev/vfio/7",
-        "vmm unbind --force 0000:00:02.0",
-    ] {
+    for part in ["group 7 is in use", "fuser -v /dev/vfio/7", "vmm unbind --force 0000:00:02.0"] {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
     assert_eq!(host.binding(named[0]).driver.as_deref(), Some(VFIO_PCI));

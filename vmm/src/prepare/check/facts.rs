@@ -16,7 +16,7 @@ const IORESOURCE_MEM_64: u64 = 0x10_0000;
 const BARS: usize = 6;
 
 /// The BARs in a device's `resource`: a line each, of first and last address and flags.
-pub fn bars(function: &str, text: &str) -> Vec<BarRequest> {
+pub(crate) fn bars(function: &str, text: &str) -> Vec<BarRequest> {
     let bar = |(index, line): (usize, &str)| {
         let mut numbers = line.split_whitespace().map(hex);
         let (first, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -40,18 +40,18 @@ pub fn bars(function: &str, text: &str) -> Vec<BarRequest> {
 
 /// The interrupts that a function can signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Interrupts {
+pub(crate) struct Interrupts {
     /// Vectors of MSI-X.
-    pub msix: Option<u16>,
+    pub(crate) msix: Option<u16>,
     /// Vectors of MSI.
-    pub msi: Option<u16>,
+    pub(crate) msi: Option<u16>,
     /// Whether it has a pin.
-    pub pin: bool,
+    pub(crate) pin: bool,
 }
 
 impl Interrupts {
     /// The most vectors that a guest can turn on.
-    pub fn most(self) -> u64 {
+    pub(crate) fn most(self) -> u64 {
         let messages = self.msix.max(self.msi).unwrap_or_default();
         messages.max(u16::from(self.pin)).into()
     }
@@ -66,7 +66,7 @@ const CAPABILITIES: usize = 0x34;
 const INTERRUPT_PIN: usize = 0x3d;
 
 /// What config space says of interrupts; nothing where only its header may be read, as without root.
-pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
+pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     if config.len() < 256 {
         return None;
     }
@@ -75,10 +75,8 @@ pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
         let offset = usize::from(offset);
         u16::from_le_bytes([byte(offset), byte(offset.saturating_add(1))])
     };
-    let mut interrupts = Interrupts {
-        pin: (1..=4).contains(&byte(INTERRUPT_PIN)),
-        ..Interrupts::default()
-    };
+    let mut interrupts =
+        Interrupts { pin: (1..=4).contains(&byte(INTERRUPT_PIN)), ..Interrupts::default() };
     if word(STATUS) & STATUS_CAPABILITIES == 0 {
         return Some(interrupts);
     }
@@ -98,16 +96,14 @@ pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
 
 /// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
 /// 11.4.2).
-pub fn translated_bits(capability: u64) -> u8 {
+pub(crate) fn translated_bits(capability: u64) -> u8 {
     let [_, _, mgaw, ..] = capability.to_le_bytes();
     (mgaw & 0x3f).saturating_add(1)
 }
 
 /// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
-pub fn open_files(limits: &str) -> Option<u64> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+pub(crate) fn open_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -148,9 +144,9 @@ mod tests {
             "0xffffffffffffffff1 0x0 0x200",
             "\u{fffd} 0x1fff 0x200",
         ];
-        garbage
-            .iter()
-            .for_each(|text| assert_eq!(bars("d", &text.replace("0x2fff", "0x3ffe")), [], "{text:?}"));
+        garbage.iter().for_each(|text| {
+            assert_eq!(bars("d", &text.replace("0x2fff", "0x3ffe")), [], "{text:?}")
+        });
     }
 
     /// Config space with these bytes.
@@ -166,14 +162,7 @@ mod tests {
         let cases = [
             // MSI-X of 65 vectors, behind power management.
             (
-                config(&[
-                    list,
-                    (0x34, 0x40),
-                    (0x40, 0x01),
-                    (0x41, 0x60),
-                    (0x60, 0x11),
-                    (0x62, 64),
-                ]),
+                config(&[list, (0x34, 0x40), (0x40, 0x01), (0x41, 0x60), (0x60, 0x11), (0x62, 64)]),
                 (Some(65), None, false),
             ),
             // MSI of 8, and a pin.
@@ -182,10 +171,7 @@ mod tests {
                 (None, Some(8), true),
             ),
             // The list is there, the bit that says so is not.
-            (
-                config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]),
-                (None, None, true),
-            ),
+            (config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]), (None, None, true)),
             // A loop, and a reserved count.
             (
                 config(&[
@@ -210,12 +196,8 @@ mod tests {
     #[test]
     fn the_bits_that_an_iommu_translates_are_in_its_capability() {
         // As QEMU's intel-iommu has them with aw-bits=39 and 48, and the most that fit.
-        let cases = [
-            (0x00d2_008c_2226_0286, 39),
-            (0x00d2_008c_222f_0686, 48),
-            (u64::MAX, 64),
-            (0, 1),
-        ];
+        let cases =
+            [(0x00d2_008c_2226_0286, 39), (0x00d2_008c_222f_0686, 48), (u64::MAX, 64), (0, 1)];
         cases
             .into_iter()
             .for_each(|(capability, bits)| assert_eq!(translated_bits(capability), bits));

@@ -7,7 +7,8 @@ use super::*;
 
 const NVME: &str = "0000:00:02.0";
 const REMAPPED: &str = " 24:  0  0  IR-PCI-MSI-0000:00:02.0  0-edge  nvme0q0\n";
-const LIMITS: &str = "Max open files            1024                 524288               files     \n";
+const LIMITS: &str =
+    "Max open files            1024                 524288               files     \n";
 
 /// A host on which all is well, with an NVMe at vfio-pci.
 fn good() -> Fixture {
@@ -20,13 +21,7 @@ fn good() -> Fixture {
 
 fn probes() -> Probes {
     Probes {
-        kvm: Ok((
-            12,
-            CpuReach {
-                address_bits: 46,
-                hypertransport: false,
-            },
-        )),
+        kvm: Ok((12, CpuReach { address_bits: 46, hypertransport: false })),
         vfio: Ok(()),
         locked: Ok(()),
         memory: Ok(()),
@@ -52,9 +47,7 @@ fn complaints(lines: &[Line]) -> (Vec<String>, String) {
 fn complains(fixture: &Fixture, probes: &Probes, head: &str, parts: &[&str]) {
     let (heads, text) = complaints(&checked(fixture, probes));
     assert_eq!(heads, [head]);
-    parts
-        .iter()
-        .for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+    parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
 }
 
 #[test]
@@ -75,9 +68,7 @@ fn a_host_on_which_all_is_well_is_ok_and_says_what_it_found() {
         "MSI-X with 65 vectors",
         "up to 137 are opened",
     ];
-    parts
-        .iter()
-        .for_each(|part| assert!(text.contains(part), "no {part:?} in:\n{text}"));
+    parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in:\n{text}"));
 }
 
 #[test]
@@ -103,11 +94,7 @@ fn what_the_host_lacks_is_a_failure_with_what_mends_it() {
             "locked-memory Fail",
             ["too much", "ulimit -l 5"],
         ),
-        (
-            wrong(|p| p.memory = Err("this host has 5M".into())),
-            "memory Fail",
-            ["5M", "--memory"],
-        ),
+        (wrong(|p| p.memory = Err("this host has 5M".into())), "memory Fail", ["5M", "--memory"]),
     ];
     for (probes, head, parts) in cases {
         complains(&good(), &probes, head, &parts);
@@ -118,11 +105,7 @@ fn what_the_host_lacks_is_a_failure_with_what_mends_it() {
 fn without_an_iommu_the_kernels_command_line_is_told_by_the_make_of_cpu() {
     let cases = [
         ("GenuineIntel", "quiet", "put intel_iommu=on on the kernel's"),
-        (
-            "GenuineIntel",
-            "quiet intel_iommu=on",
-            "turn on VT-d in the firmware\n",
-        ),
+        ("GenuineIntel", "quiet intel_iommu=on", "turn on VT-d in the firmware\n"),
         ("AuthenticAMD", "quiet", "turn on AMD-Vi"),
     ];
     for (make, command_line, mend) in cases {
@@ -175,10 +158,8 @@ fn too_few_open_files_are_told_with_the_number() {
 fn a_device_that_is_not_there_is_the_only_line_of_its() {
     let named = ["0000:09:00.0".parse().unwrap()];
     let lines = check(&good().host(), &probes(), &named, "1G".parse().unwrap());
-    let of_device: Vec<_> = lines
-        .iter()
-        .filter(|line| line.device.as_deref() == Some("0000:09:00.0"))
-        .collect();
+    let of_device: Vec<_> =
+        lines.iter().filter(|line| line.device.as_deref() == Some("0000:09:00.0")).collect();
     assert_eq!(of_device.len(), 1);
     assert_eq!(of_device[0].mend.as_deref(), Some("vmm devices"));
 }
@@ -187,19 +168,12 @@ fn a_device_that_is_not_there_is_the_only_line_of_its() {
 fn a_device_of_the_hosts_is_told_with_the_command() {
     let on = |driver| good_without_device().nvme(NVME, 7, driver);
     let mend = "vmm bind 0000:00:02.0";
-    complains(
-        &on(Some("nvme")),
-        &probes(),
-        "driver Fail",
-        &["bound to nvme", mend],
-    );
+    complains(&on(Some("nvme")), &probes(), "driver Fail", &["bound to nvme", mend]);
     complains(&on(None), &probes(), "driver Fail", &["bound to no driver", mend]);
 }
 
 fn good_without_device() -> Fixture {
-    Fixture::new()
-        .file("proc/interrupts", REMAPPED)
-        .file("proc/self/limits", LIMITS)
+    Fixture::new().file("proc/interrupts", REMAPPED).file("proc/self/limits", LIMITS)
 }
 
 #[test]
@@ -240,12 +214,7 @@ fn a_device_in_no_group_says_so() {
 fn a_group_without_its_node_says_so() {
     let fixture = good();
     std::fs::remove_file(fixture.path("dev/vfio/7")).unwrap();
-    complains(
-        &fixture,
-        &probes(),
-        "group-node Fail",
-        &["/dev/vfio/7 does not open"],
-    );
+    complains(&fixture, &probes(), "group-node Fail", &["/dev/vfio/7 does not open"]);
 }
 
 #[test]
@@ -286,12 +255,7 @@ fn a_device_that_nothing_resets_is_a_warning_with_the_option() {
 fn memory_that_the_firmware_uses_by_the_device_fails_unless_it_is_let_go() {
     let regions = "sys/kernel/iommu_groups/7/reserved_regions";
     let fixture = good().file(regions, "0x7b800000 0x7fffffff direct\n");
-    complains(
-        &fixture,
-        &probes(),
-        "iova Fail",
-        &["RMRR", "0x7b800000-0x7fffffff (direct)"],
-    );
+    complains(&fixture, &probes(), "iova Fail", &["RMRR", "0x7b800000-0x7fffffff (direct)"]);
     let fixture = good().file(regions, "0x7b800000 0x7fffffff direct-relaxable\n");
     assert_eq!(complaints(&checked(&fixture, &probes())).0, [""; 0]);
 }
@@ -300,10 +264,7 @@ fn memory_that_the_firmware_uses_by_the_device_fails_unless_it_is_let_go() {
 fn bars_that_have_no_place_are_told_with_the_plan() {
     let resource = "sys/bus/pci/devices/0000:00:02.0/resource";
     let huge = "0x0000000000000000 0x00007fffffffffff 0x0000000000140204\n";
-    let parts = [
-        "BAR 0 of 0000:00:02.0 (128 TiB of 64-bit memory)",
-        "planned so far",
-    ];
+    let parts = ["BAR 0 of 0000:00:02.0 (128 TiB of 64-bit memory)", "planned so far"];
     complains(&good().file(resource, huge), &probes(), "layout Fail", &parts);
 }
 
@@ -312,20 +273,10 @@ fn a_bar_that_the_iommu_does_not_reach_has_no_place() {
     let resource = "sys/bus/pci/devices/0000:00:02.0/resource";
     let fixture = |capability: &str| {
         good()
-            .file(
-                resource,
-                "0x0000000000000000 0x0000007fffffffff 0x0000000000140204\n",
-            )
-            .file(
-                "sys/bus/pci/devices/0000:00:02.0/iommu/intel-iommu/cap",
-                capability,
-            )
+            .file(resource, "0x0000000000000000 0x0000007fffffffff 0x0000000000140204\n")
+            .file("sys/bus/pci/devices/0000:00:02.0/iommu/intel-iommu/cap", capability)
     };
-    assert_eq!(
-        complaints(&checked(&fixture("d2008c222f0686\n"), &probes())).0,
-        [""; 0],
-        "48 bits"
-    );
+    assert_eq!(complaints(&checked(&fixture("d2008c222f0686\n"), &probes())).0, [""; 0], "48 bits");
     let parts = ["BAR 0 of 0000:00:02.0 (512 GiB of 64-bit memory)"];
     complains(&fixture("d2008c22260286\n"), &probes(), "layout Fail", &parts);
 }
@@ -334,12 +285,7 @@ fn a_bar_that_the_iommu_does_not_reach_has_no_place() {
 fn memory_that_the_group_reserves_is_no_place_for_ram() {
     let regions = "sys/kernel/iommu_groups/7/reserved_regions";
     let fixture = |kind: &str| good().file(regions, format!("0x0 0xffffffffff {kind}\n"));
-    complains(
-        &fixture("reserved"),
-        &probes(),
-        "layout Fail",
-        &["planned so far"],
-    );
+    complains(&fixture("reserved"), &probes(), "layout Fail", &["planned so far"]);
     let relaxable = checked(&fixture("direct-relaxable"), &probes());
     assert_eq!(complaints(&relaxable).0, [""; 0], "VFIO lets go of it");
 }

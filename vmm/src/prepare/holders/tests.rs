@@ -50,10 +50,7 @@ fn a_partition_is_on_its_disks_controller() {
         &fixture,
         &[
             ("the root file system (/dev/nvme0n1p2)", &["0000:00:02.0"]),
-            (
-                "the file system on /mnt/with\\040space (/dev/sda)",
-                &["0000:00:1f.2"],
-            ),
+            ("the file system on /mnt/with\\040space (/dev/sda)", &["0000:00:1f.2"]),
         ],
     );
 }
@@ -62,15 +59,9 @@ fn a_partition_is_on_its_disks_controller() {
 fn a_device_mapper_on_an_array_is_on_all_of_its_disks() {
     let fixture = disks()
         .link("sys/dev/block/253:0", "sys/devices/virtual/block/dm-0")
-        .link(
-            "sys/devices/virtual/block/dm-0/slaves/md0p1",
-            "sys/devices/virtual/block/md0/md0p1",
-        )
+        .link("sys/devices/virtual/block/dm-0/slaves/md0p1", "sys/devices/virtual/block/md0/md0p1")
         .link("sys/devices/virtual/block/md0/slaves/sda", SATA)
-        .link(
-            "sys/devices/virtual/block/md0/slaves/nvme0n1p2",
-            &format!("{NVME}/nvme0n1p2"),
-        );
+        .link("sys/devices/virtual/block/md0/slaves/nvme0n1p2", &format!("{NVME}/nvme0n1p2"));
     let fixture = mounted(fixture, "22 1 253:0 / / rw - ext4 /dev/mapper/root rw\n");
     let both: &[&str] = &["0000:00:02.0", "0000:00:1f.2"];
     expect(&fixture, &[("the root file system (/dev/mapper/root)", both)]);
@@ -81,10 +72,7 @@ fn btrfs_is_found_by_its_source_and_its_other_disks_by_it() {
     let fixture = disks()
         .file("sys/fs/btrfs/features/raid1", "")
         .link("sys/fs/btrfs/uuid/devices/sda", SATA)
-        .link(
-            "sys/fs/btrfs/uuid/devices/nvme0n1p2",
-            &format!("{NVME}/nvme0n1p2"),
-        );
+        .link("sys/fs/btrfs/uuid/devices/nvme0n1p2", &format!("{NVME}/nvme0n1p2"));
     let fixture = mounted(fixture, "22 1 0:33 /@ / rw - btrfs /dev/nvme0n1p2 rw,subvol=/@\n");
     let both: &[&str] = &["0000:00:02.0", "0000:00:1f.2"];
     expect(&fixture, &[("the root file system (/dev/nvme0n1p2)", both)]);
@@ -95,14 +83,8 @@ fn an_nvme_with_several_paths_is_on_all_of_its_controllers() {
     let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
     let fixture = Fixture::new()
         .link("sys/dev/block/259:0", &format!("{subsystem}/nvme0n1"))
-        .link(
-            &format!("{subsystem}/nvme0"),
-            "sys/devices/pci0000:00/0000:00:02.0/nvme/nvme0",
-        )
-        .link(
-            &format!("{subsystem}/nvme1"),
-            "sys/devices/pci0000:00/0000:00:03.0/nvme/nvme1",
-        );
+        .link(&format!("{subsystem}/nvme0"), "sys/devices/pci0000:00/0000:00:02.0/nvme/nvme0")
+        .link(&format!("{subsystem}/nvme1"), "sys/devices/pci0000:00/0000:00:03.0/nvme/nvme1");
     let fixture = mounted(fixture, "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
     let both: &[&str] = &["0000:00:02.0", "0000:00:03.0"];
     expect(&fixture, &[("the root file system (/dev/nvme0n1)", both)]);
@@ -110,7 +92,8 @@ fn an_nvme_with_several_paths_is_on_all_of_its_controllers() {
 
 #[test]
 fn what_is_behind_a_bridge_or_in_another_domain_holds_all_above_it() {
-    let folder = "sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0/nvme/nvme0";
+    let folder =
+        "sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0/nvme/nvme0";
     let fixture = Fixture::new().link("sys/dev/block/259:0", folder);
     let fixture = mounted(fixture, "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
     let all: &[&str] = &["0000:00:0e.0", "10000:e0:06.0", "10000:e1:00.0"];
@@ -119,8 +102,7 @@ fn what_is_behind_a_bridge_or_in_another_domain_holds_all_above_it() {
 
 #[test]
 fn swap_is_held_too() {
-    let swaps =
-        "Filename Type Size Used Priority\n/dev/nvme0n1p3 partition 8388604 0 -2\n/swap/file file 1 0 -3\n";
+    let swaps = "Filename Type Size Used Priority\n/dev/nvme0n1p3 partition 8388604 0 -2\n/swap/file file 1 0 -3\n";
     let fixture = disks().file("proc/swaps", swaps);
     expect(&fixture, &[("swap space (/dev/nvme0n1p3)", &["0000:00:02.0"])]);
 }
@@ -140,10 +122,7 @@ fn the_default_route_is_on_the_nic_below_the_bridge() {
         .link("sys/class/net/br0", "sys/devices/virtual/net/br0")
         .link("sys/devices/virtual/net/br0/lower_eth0", nic)
         .link("sys/class/net/eth0", nic)
-        .link(
-            "sys/class/net/eth1",
-            "sys/devices/pci0000:00/0000:00:04.0/net/eth1",
-        );
+        .link("sys/class/net/eth1", "sys/devices/pci0000:00/0000:00:04.0/net/eth1");
     let what = "the default route (network interface br0)";
     expect(&fixture, &[(what, &["0000:00:03.0"])]);
 }
@@ -164,13 +143,10 @@ fn the_default_route_of_ipv6_counts_and_the_one_that_refuses_does_not() {
         line(&zeros, "40", "eth1"),
     ];
     let fixture = Fixture::new().file("proc/net/ipv6_route", routes.concat());
-    let fixture = ["eth0", "eth1", "lo"]
-        .iter()
-        .zip(2..)
-        .fold(fixture, |fixture, (name, slot)| {
-            let nic = format!("sys/devices/pci0000:00/0000:00:{slot:02x}.0/net/{name}");
-            fixture.link(&format!("sys/class/net/{name}"), &nic)
-        });
+    let fixture = ["eth0", "eth1", "lo"].iter().zip(2..).fold(fixture, |fixture, (name, slot)| {
+        let nic = format!("sys/devices/pci0000:00/0000:00:{slot:02x}.0/net/{name}");
+        fixture.link(&format!("sys/class/net/{name}"), &nic)
+    });
     let what = "the default route (network interface eth0)";
     expect(&fixture, &[(what, &["0000:00:02.0"])]);
 }
@@ -191,9 +167,7 @@ fn a_host_that_tells_nothing_or_nonsense_holds_nothing() {
     for text in garbage {
         let fixture = ["self/mountinfo", "swaps", "net/route", "net/ipv6_route"]
             .iter()
-            .fold(disks(), |fixture, name| {
-                fixture.file(&format!("proc/{name}"), text)
-            });
+            .fold(disks(), |fixture, name| fixture.file(&format!("proc/{name}"), text));
         expect(&fixture, &[]);
     }
 }

@@ -24,10 +24,7 @@ impl Sender {
     pub fn send(&self, message: &Message) -> Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(&line)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
     }
 }
 
@@ -66,12 +63,9 @@ fn wait_for_port() -> Result<PathBuf> {
 }
 
 fn find_port() -> Option<PathBuf> {
-    let ours =
-        |folder: &PathBuf| fs::read_to_string(folder.join("name")).is_ok_and(|name| name.trim() == PORT_NAME);
-    let folder = fs::read_dir(PORTS)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(ours)?;
+    let ours = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("name")).is_ok_and(|name| name.trim() == PORT_NAME)
+    };
+    let folder = fs::read_dir(PORTS).ok()?.flatten().map(|entry| entry.path()).find(ours)?;
     Some(PathBuf::from("/dev").join(folder.file_name()?)).filter(|device| device.exists())
 }

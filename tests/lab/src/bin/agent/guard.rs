@@ -43,13 +43,7 @@ nix::ioctl_write_ptr_bad!(
 impl Guard {
     /// Sets the probe. Fails on kernels without such probes, among them the small one, which needs none.
     pub fn set() -> Result<Self> {
-        match mount(
-            Some("tracefs"),
-            TRACING,
-            Some("tracefs"),
-            MsFlags::empty(),
-            None::<&str>,
-        ) {
+        match mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>) {
             Ok(()) | Err(nix::Error::EBUSY) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -50,14 +50,15 @@ fn serve() -> std::io::Result<()> {
     let (sender, requests) = channel::open()?;
     let guard = Guard::set();
     let unguarded = guard.as_ref().err().map(ToString::to_string);
-    sender.send(&Message::Ready {
-        at_ns: run::now_ns(),
-        unguarded,
-    })?;
+    sender.send(&Message::Ready { at_ns: run::now_ns(), unguarded })?;
     answer_all(&sender, requests, guard.ok())
 }
 
-fn answer_all(sender: &Sender, requests: Requests, mut guard: Option<Guard>) -> std::io::Result<()> {
+fn answer_all(
+    sender: &Sender,
+    requests: Requests,
+    mut guard: Option<Guard>,
+) -> std::io::Result<()> {
     for request in requests {
         if let Some(guard) = &mut guard {
             guard.make_room();
@@ -84,7 +85,9 @@ fn answer(request: Request, sender: &Sender) -> Message {
         Request::Uncover { path } => setup::uncover(&path).map(|()| Message::Done),
         Request::Remove { path } => setup::remove(&path).map(|()| Message::Done),
         Request::Own { path, user } => setup::own(Path::new(&path), user).map(|()| Message::Done),
-        Request::Bind { address, driver } => pci::bind(&address, driver.as_deref()).map(|()| Message::Done),
+        Request::Bind { address, driver } => {
+            pci::bind(&address, driver.as_deref()).map(|()| Message::Done)
+        }
         Request::VirtualFunctions { address, count } => {
             sriov::enable(&address, count).map(|()| Message::Done)
         }
@@ -92,7 +95,5 @@ fn answer(request: Request, sender: &Sender) -> Message {
         Request::Share { at } => setup::share(Path::new(&at)).map(|()| Message::Done),
         Request::Stop => Ok(Message::Done),
     };
-    result.unwrap_or_else(|error| Message::Failed {
-        why: format!("{what}: {error}"),
-    })
+    result.unwrap_or_else(|error| Message::Failed { why: format!("{what}: {error}") })
 }

@@ -11,9 +11,7 @@ pub const UNBIND: &str = "unbind";
 
 /// Takes a function from its driver; how long that took, in L1's nanoseconds, or why it did not.
 pub fn unbind(address: &str) -> String {
-    let path = Path::new("/sys/bus/pci/devices")
-        .join(address)
-        .join("driver/unbind");
+    let path = Path::new("/sys/bus/pci/devices").join(address).join("driver/unbind");
     let begun = now_ns();
     match fs::write(path, address) {
         Ok(()) => format!("unbound in {} ns", now_ns().saturating_sub(begun)),

@@ -28,9 +28,8 @@ pub const IN_ROOT: &str = "in-root";
 
 /// L1's clock. On instruction count it is the number of instructions that L1 has run.
 pub fn now_ns() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(std::time::Duration::from)
-        .unwrap_or_default();
+    let time =
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -40,15 +39,8 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     let mut child = spawn(program)?;
     feed(&mut child, &program.input)?;
     let process = Pid::from_raw(i32::try_from(child.id()).map_err(Error::other)?);
-    let watch = Watch {
-        process,
-        started_ns,
-        triggers: program.triggers.clone(),
-    };
-    let out = child
-        .stdout
-        .take()
-        .map(|pipe| follow(pipe, Stream::Out, sender.clone(), watch));
+    let watch = Watch { process, started_ns, triggers: program.triggers.clone() };
+    let out = child.stdout.take().map(|pipe| follow(pipe, Stream::Out, sender.clone(), watch));
     let err = child
         .stderr
         .take()
@@ -56,7 +48,8 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     let status = thread::scope(|scope| {
         let (ended, end) = channel::<()>();
         if let Some((after_ns, signal)) = program.signal_after {
-            let after = Duration::from_nanos(after_ns.saturating_sub(now_ns().saturating_sub(started_ns)));
+            let after =
+                Duration::from_nanos(after_ns.saturating_sub(now_ns().saturating_sub(started_ns)));
             scope.spawn(move || {
                 if end.recv_timeout(after) == Err(RecvTimeoutError::Timeout) {
                     send(process, signal);
@@ -70,20 +63,14 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     let elapsed_ns = now_ns().saturating_sub(started_ns);
     let sightings = join(out)?;
     join(err)?;
-    Ok(Finished {
-        ending: ending(status),
-        elapsed_ns,
-        sightings,
-    })
+    Ok(Finished { ending: ending(status), elapsed_ns, sightings })
 }
 
 fn spawn(program: &Program) -> Result<Child> {
     let arguments = match &program.root {
-        Some(root) => [
-            &["/init".into(), IN_ROOT.into(), root.clone()],
-            program.arguments.as_slice(),
-        ]
-        .concat(),
+        Some(root) => {
+            [&["/init".into(), IN_ROOT.into(), root.clone()], program.arguments.as_slice()].concat()
+        }
         None => program.arguments.clone(),
     };
     // Open in this process until it has started the program.
@@ -91,31 +78,22 @@ fn spawn(program: &Program) -> Result<Child> {
     let arguments: Vec<_> = arguments.iter().map(|text| numbered(text, &opened)).collect();
     let (name, arguments) = arguments.split_first().ok_or(Error::other("no program"))?;
     let mut command = Command::new(name);
-    command.args(arguments).env_clear().env(
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    );
     command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .current_dir("/");
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
     if let Some(user) = program.user {
         command.uid(user).gid(user);
     }
-    let limits = [
-        (Resource::RLIMIT_MEMLOCK, program.memlock),
-        (Resource::RLIMIT_AS, program.address_space),
-    ];
+    let limits =
+        [(Resource::RLIMIT_MEMLOCK, program.memlock), (Resource::RLIMIT_AS, program.address_space)];
     with_limits(&limits, || command.spawn())
 }
 
 /// A file that a program which is started inherits.
 fn inherited(path: &String) -> Result<File> {
-    let file = File::options()
-        .read(true)
-        .write(path.starts_with("/dev/"))
-        .open(path)?;
+    let file = File::options().read(true).write(path.starts_with("/dev/")).open(path)?;
     fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(file)
 }
@@ -131,7 +109,8 @@ fn numbered(text: &str, opened: &[File]) -> String {
 /// Becomes the program of `arguments`, which are: the agent, [`IN_ROOT`], the new root, the program, its own.
 /// An own process does it because std offers no safe way to do so between fork and exec.
 pub fn exec_in_root(arguments: &[String]) -> Error {
-    let Some((root, [name, rest @ ..])) = arguments.get(2..).and_then(<[String]>::split_first) else {
+    let Some((root, [name, rest @ ..])) = arguments.get(2..).and_then(<[String]>::split_first)
+    else {
         return Error::other("no root or no program");
     };
     match chroot(root).and_then(|()| set_current_dir("/")) {
@@ -141,7 +120,10 @@ pub fn exec_in_root(arguments: &[String]) -> Error {
 }
 
 /// Limits are inherited, so the agent has them itself while it starts the program.
-fn with_limits<T>(limits: &[(Resource, Option<u64>)], work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn with_limits<T>(
+    limits: &[(Resource, Option<u64>)],
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let Some(((resource, limit), rest)) = limits.split_first() else {
         return work();
     };
@@ -182,9 +164,7 @@ fn join(thread: Option<JoinHandle<Vec<Sighting>>>) -> Result<Vec<Sighting>> {
     let Some(thread) = thread else {
         return Ok(Vec::new());
     };
-    thread
-        .join()
-        .map_err(|_| Error::other("the thread that follows the output died"))
+    thread.join().map_err(|_| Error::other("the thread that follows the output died"))
 }
 
 /// Passes on what comes from `pipe`, until it ends.
@@ -199,7 +179,8 @@ fn follow(
         let mut seen = String::new();
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-            let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
+            let text =
+                String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
             seen.push_str(&text);
             // What is measured comes first, passing it on costs time.
             sightings.extend(watch.look(&seen, sightings.len()));
@@ -222,7 +203,9 @@ fn keep_last_line(seen: &mut String) {
 /// What another program writes until its end.
 fn said(name: &str, arguments: &[String]) -> String {
     match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
-        Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        Ok(output) => {
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+        }
         Err(error) => format!("{name}: {error}"),
     }
 }
@@ -249,11 +232,7 @@ struct Watch {
 
 impl Watch {
     fn nothing(process: Pid) -> Self {
-        Self {
-            process,
-            started_ns: 0,
-            triggers: Vec::new(),
-        }
+        Self { process, started_ns: 0, triggers: Vec::new() }
     }
 
     /// Checks for the triggers from number `done` on, in order, and acts on those that came.
@@ -272,22 +251,12 @@ impl Watch {
             Some((path.clone(), setup::read(&real).ok()?))
         };
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
-        let answers = trigger
-            .asks
-            .iter()
-            .map(|(socket, request)| asked(socket, request));
+        let answers = trigger.asks.iter().map(|(socket, request)| asked(socket, request));
         let program = trigger.program.split_first();
-        let said = answers
-            .chain(program.map(|(name, rest)| said(name, rest)))
-            .collect();
+        let said = answers.chain(program.map(|(name, rest)| said(name, rest))).collect();
         if let Some(signal) = trigger.signal {
             send(self.process, signal);
         }
-        Sighting {
-            marker: trigger.marker.clone(),
-            after_ns,
-            files,
-            said,
-        }
+        Sighting { marker: trigger.marker.clone(), after_ns, files, said }
     }
 }

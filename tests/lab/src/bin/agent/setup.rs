@@ -69,7 +69,8 @@ pub fn read(path: &str) -> Result<String> {
     if !Path::new(path).is_dir() {
         return Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned());
     }
-    let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names =
+        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     Ok(names.collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
@@ -92,14 +93,13 @@ pub fn exchange(one: &str, other: &str) -> Result<()> {
 /// What the kernel has said so far.
 pub fn kernel_log() -> Result<String> {
     let mut log = String::new();
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open("/dev/kmsg")?;
+    let mut file = File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
     let mut record = [0; 8192];
     loop {
         match file.read(&mut record) {
-            Ok(length) => log.push_str(&String::from_utf8_lossy(record.get(..length).unwrap_or_default())),
+            Ok(length) => {
+                log.push_str(&String::from_utf8_lossy(record.get(..length).unwrap_or_default()))
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(log),
             // The oldest records were overwritten meanwhile.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}

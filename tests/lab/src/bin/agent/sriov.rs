@@ -66,9 +66,7 @@ struct Controller(File);
 
 impl Controller {
     fn of(folder: &Path) -> Result<Self> {
-        let entry = fs::read_dir(folder.join("nvme"))?
-            .next()
-            .ok_or(ErrorKind::NotFound)??;
+        let entry = fs::read_dir(folder.join("nvme"))?.next().ok_or(ErrorKind::NotFound)??;
         wait_until_live(&entry.path().join("state"))?;
         File::open(Path::new("/dev").join(entry.file_name())).map(Self)
     }
@@ -79,7 +77,8 @@ impl Controller {
         (*opcode, *dword10) = (VIRTUALIZATION, controller << 16 | resource << 8 | action);
         *dword11 = number;
         // SAFETY: the kernel reads and writes the 72 bytes of the command, which live until it returns.
-        let status = unsafe { libc::ioctl(self.0.as_raw_fd(), ADMIN_COMMAND, command.as_mut_ptr()) };
+        let status =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), ADMIN_COMMAND, command.as_mut_ptr()) };
         match status {
             0 => Ok(()),
             -1 => Err(Error::last_os_error()),

@@ -37,9 +37,7 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up()?;
     let machine = Machine::new(arguments.kernel).iommu(match arguments.amd_iommu {
         true => Iommu::Amd,
-        false => Iommu::Intel {
-            address_bits: arguments.iommu_bits,
-        },
+        false => Iommu::Intel { address_bits: arguments.iommu_bits },
     });
     lab.kernel(arguments.kernel)?;
     say(&format!(
@@ -49,17 +47,12 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     let mut l1 = L1::boot(&lab, &machine, Echo::Shown)?;
     say(&format!("L1 is ready after {}", seconds(l1.ready_ns())));
     if let Some(why) = l1.unguarded() {
-        say(&format!(
-            "L2 may get an interrupt twice, and hang (no guard: {why})"
-        ));
+        say(&format!("L2 may get an interrupt twice, and hang (no guard: {why})"));
     }
     let device = machine.address(0);
     l1.bind(&device, Some("vfio-pci"))?;
     let guest = guest(arguments, &device);
-    say(&format!(
-        "{device} is bound to vfio-pci; L1 runs: {}",
-        shown(&guest)
-    ));
+    say(&format!("{device} is bound to vfio-pci; L1 runs: {}", shown(&guest)));
     let before = l1.image(0)?;
     let outcome = guest.boot(&mut l1)?;
     if arguments.counters {
@@ -82,27 +75,16 @@ fn guest(arguments: &Arguments, device: &str) -> Guest {
 /// The command as one would type it.
 fn shown(guest: &Guest) -> String {
     let quoted = |word: String| {
-        if word.contains(' ') {
-            format!("'{word}'")
-        } else {
-            word
-        }
+        if word.contains(' ') { format!("'{word}'") } else { word }
     };
-    guest
-        .vmm_arguments()
-        .into_iter()
-        .map(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    guest.vmm_arguments().into_iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// No step failed, and what the guest read is what the disk holds.
 fn is_sound(outcome: &Outcome, disk: &[u8]) -> bool {
     outcome.reports.iter().all(|report| match report {
         Report::Error { .. } => false,
-        Report::Hash {
-            bytes, sha256: found, ..
-        } => *found == hash_of(disk, *bytes),
+        Report::Hash { bytes, sha256: found, .. } => *found == hash_of(disk, *bytes),
         Report::Write { same, .. } => *same,
         _ => true,
     })
@@ -132,42 +114,25 @@ fn summary(arguments: &Arguments, outcome: &Outcome, disk: &[u8]) -> String {
 
 fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
     Some(match report {
-        Report::Init {
-            uptime_ns,
-            cpus,
-            memory_kib,
-        } => {
+        Report::Init { uptime_ns, cpus, memory_kib } => {
             let ready = seconds(*uptime_ns);
             format!(
                 "  its init ran {ready} after its kernel's start, on CPUs {cpus}, with {memory_kib} KiB of RAM"
             )
         }
         Report::Pci { functions } => format!("  it sees {} PCI functions", functions.len()),
-        Report::Hash {
-            disk: name,
-            bytes,
-            sha256: found,
-        } => {
-            let same = if *found == hash_of(disk, *bytes) {
-                "the same as"
-            } else {
-                "NOT the same as"
-            };
-            format!("  the first {bytes} bytes of {name} have {same} the SHA-256 of the host's image")
+        Report::Hash { disk: name, bytes, sha256: found } => {
+            let same =
+                if *found == hash_of(disk, *bytes) { "the same as" } else { "NOT the same as" };
+            format!(
+                "  the first {bytes} bytes of {name} have {same} the SHA-256 of the host's image"
+            )
         }
-        Report::Write {
-            disk, bytes, same, ..
-        } => {
+        Report::Write { disk, bytes, same, .. } => {
             let same = if *same { "the same" } else { "something ELSE" };
             format!("  it wrote {bytes} bytes to {disk} and read back {same}")
         }
-        Report::Read {
-            disk,
-            reads,
-            median_ns,
-            interrupts,
-            ..
-        } => {
+        Report::Read { disk, reads, median_ns, interrupts, .. } => {
             let interrupts: u64 = interrupts.values().copied().fold(0, u64::saturating_add);
             let median = median_ns / 1000;
             format!(
@@ -175,13 +140,9 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
             )
         }
         Report::Error { what } => format!("  it FAILED: {what}"),
-        Report::Net {
-            interface,
-            kind,
-            asked,
-            answered,
-            ..
-        } => format!("  {answered} of {asked} questions on {interface} ({kind}) were answered"),
+        Report::Net { interface, kind, asked, answered, .. } => {
+            format!("  {answered} of {asked} questions on {interface} ({kind}) were answered")
+        }
         Report::Usb { devices, kinds, .. } => {
             format!(
                 "  {} USB devices at controllers that interrupt by {}",
@@ -195,10 +156,7 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
 }
 
 fn seconds(nanoseconds: u64) -> String {
-    format!(
-        "{:.2} s",
-        std::time::Duration::from_nanos(nanoseconds).as_secs_f64()
-    )
+    format!("{:.2} s", std::time::Duration::from_nanos(nanoseconds).as_secs_f64())
 }
 
 #[cfg(test)]
@@ -207,24 +165,14 @@ mod tests {
 
     #[test]
     fn a_wrong_hash_is_said() {
-        let report = Report::Hash {
-            disk: "nvme0n1".into(),
-            bytes: 4,
-            sha256: sha256(b"abcd"),
-        };
+        let report = Report::Hash { disk: "nvme0n1".into(), bytes: 4, sha256: sha256(b"abcd") };
         assert!(in_words(&report, b"abcdefgh").unwrap().contains("the same as"));
-        assert!(
-            in_words(&report, b"abcXefgh")
-                .unwrap()
-                .contains("NOT the same as")
-        );
+        assert!(in_words(&report, b"abcXefgh").unwrap().contains("NOT the same as"));
     }
 
     #[test]
     fn a_guest_without_controllers_is_not_shown_as_one_with() {
-        let report = Report::Error {
-            what: "no NVMe disk came up".into(),
-        };
+        let report = Report::Error { what: "no NVMe disk came up".into() };
         assert!(in_words(&report, b"").unwrap().contains("no NVMe disk came up"));
     }
 }

@@ -46,9 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let nested = nested(filter, arguments.long)?;
     // The first part has skipped those that the second runs.
-    total.skipped = total
-        .skipped
-        .saturating_sub(nested.passed.saturating_add(nested.failed));
+    total.skipped = total.skipped.saturating_sub(nested.passed.saturating_add(nested.failed));
     total = total.and(nested);
     say(&total.in_words());
     Ok(total.is_success())
@@ -71,22 +69,15 @@ fn nested(filter: &str, is_long: bool) -> Result<Count, Error> {
                 let variables = variables(lane);
                 scope.spawn(move || {
                     let mut lines = Vec::new();
-                    let count = cargo_test(&arguments, &variables, |line| lines.push(line.to_owned()));
+                    let count =
+                        cargo_test(&arguments, &variables, |line| lines.push(line.to_owned()));
                     (count, lines)
                 })
             })
             .collect();
         let mut total = cargo_test(&arguments, &variables(0), show)?;
         for other in others {
-            let broken = |_| {
-                (
-                    Ok(Count {
-                        broken: 1,
-                        ..Count::default()
-                    }),
-                    Vec::new(),
-                )
-            };
+            let broken = |_| (Ok(Count { broken: 1, ..Count::default() }), Vec::new());
             let (count, lines) = other.join().unwrap_or_else(broken);
             lines.iter().for_each(|line| show(line));
             total = total.and(count?);
@@ -106,14 +97,9 @@ fn cargo_test(
     mut show: impl FnMut(&str),
 ) -> Result<Count, Error> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["test", "--no-fail-fast"]
-        .iter()
-        .chain(arguments)
-        .filter(|word| !word.is_empty());
-    let mut command = Tool::new(cargo)
-        .args(arguments)
-        .folder(&workspace())
-        .into_command();
+    let arguments =
+        ["test", "--no-fail-fast"].iter().chain(arguments).filter(|word| !word.is_empty());
+    let mut command = Tool::new(cargo).args(arguments).folder(&workspace()).into_command();
     command.envs(variables.iter().cloned());
     let failed = |error: std::io::Error| Error::Command {
         command: "cargo test".into(),
@@ -150,26 +136,19 @@ fn counted(line: &str) -> Count {
     }
     match line.strip_prefix("nested machines:") {
         Some(tally) => {
-            let (machines, faults) = (number_before(tally, "booted"), number_before(tally, "replaced"));
-            Count {
-                machines,
-                faults,
-                ..Count::default()
-            }
+            let (machines, faults) =
+                (number_before(tally, "booted"), number_before(tally, "replaced"));
+            Count { machines, faults, ..Count::default() }
         }
         None => Count::default(),
     }
 }
 
 fn number_before(text: &str, word: &str) -> u64 {
-    let words: Vec<&str> = text
-        .split([' ', ';', '.', ','])
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&str> =
+        text.split([' ', ';', '.', ',']).filter(|word| !word.is_empty()).collect();
     let found = words.windows(2).find(|pair| pair.last() == Some(&word));
-    found
-        .and_then(|pair| pair.first()?.parse().ok())
-        .unwrap_or_default()
+    found.and_then(|pair| pair.first()?.parse().ok()).unwrap_or_default()
 }
 
 impl Count {
@@ -189,19 +168,8 @@ impl Count {
     }
 
     fn in_words(self) -> String {
-        let Self {
-            passed,
-            failed,
-            skipped,
-            machines,
-            faults,
-            broken,
-        } = self;
-        let verdict = if self.is_success() {
-            "all is well"
-        } else {
-            "NOT all is well"
-        };
+        let Self { passed, failed, skipped, machines, faults, broken } = self;
+        let verdict = if self.is_success() { "all is well" } else { "NOT all is well" };
         let broken = match broken {
             0 => String::new(),
             _ => format!(", {broken} test programs that did not build or broke off"),
@@ -220,28 +188,13 @@ mod tests {
     #[test]
     fn the_line_of_a_test_program_is_counted() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
-        assert_eq!(
-            counted(line),
-            Count {
-                passed: 12,
-                failed: 3,
-                skipped: 1,
-                ..Count::default()
-            }
-        );
+        assert_eq!(counted(line), Count { passed: 12, failed: 3, skipped: 1, ..Count::default() });
     }
 
     #[test]
     fn machines_are_counted() {
         let line = "nested machines: 7 booted, 1 replaced";
-        assert_eq!(
-            counted(line),
-            Count {
-                machines: 7,
-                faults: 1,
-                ..Count::default()
-            }
-        );
+        assert_eq!(counted(line), Count { machines: 7, faults: 1, ..Count::default() });
     }
 
     #[test]
@@ -252,20 +205,7 @@ mod tests {
     #[test]
     fn nothing_passed_is_no_success() {
         assert!(!Count::default().is_success());
-        assert!(
-            Count {
-                passed: 1,
-                ..Count::default()
-            }
-            .is_success()
-        );
-        assert!(
-            !Count {
-                passed: 1,
-                broken: 1,
-                ..Count::default()
-            }
-            .is_success()
-        );
+        assert!(Count { passed: 1, ..Count::default() }.is_success());
+        assert!(!Count { passed: 1, broken: 1, ..Count::default() }.is_success());
     }
 }

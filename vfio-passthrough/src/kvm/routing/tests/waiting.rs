@@ -39,11 +39,10 @@ impl Setup {
     /// What arrived since it was last forgotten, in the order of vectors.
     fn requested(&self) -> Vec<u16> {
         let apic = self.cpu.get_lapic().unwrap();
-        let is_set = |interrupt: &usize| apic.regs[register(*interrupt)] >> (interrupt % 8) & 1 != 0;
+        let is_set =
+            |interrupt: &usize| apic.regs[register(*interrupt)] >> (interrupt % 8) & 1 != 0;
         let requested = (0..256).filter(is_set);
-        requested
-            .map(|interrupt| interrupt as u16 - FIRST as u16)
-            .collect()
+        requested.map(|interrupt| interrupt as u16 - FIRST as u16).collect()
     }
 
     /// What arrived, and forgets it; nothing may be on its way.
@@ -78,19 +77,14 @@ pub(super) fn to_cpu(vector: u16) -> Option<MsiMessage> {
 
 fn is_readable(fd: &impl AsRawFd) -> bool {
     let epoll = Epoll::new().unwrap();
-    epoll
-        .ctl(
-            ControlOperation::Add,
-            fd.as_raw_fd(),
-            EpollEvent::new(EventSet::IN, 0),
-        )
-        .unwrap();
+    epoll.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
     epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
 }
 
 #[test]
 fn vectors_unmasked_one_by_one_share_commits_and_lose_nothing() {
-    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_share_commits_and_lose_nothing") else {
+    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_share_commits_and_lose_nothing")
+    else {
         return;
     };
     let software = setup.router.software_delivery().unwrap();
@@ -131,7 +125,8 @@ fn the_first_few_have_their_routes_at_once_and_the_next_ones_wait() {
 
 #[test]
 fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
-    let Some(setup) = Setup::new("what_fires_before_the_commit_and_after_it_arrives_once_each") else {
+    let Some(setup) = Setup::new("what_fires_before_the_commit_and_after_it_arrives_once_each")
+    else {
         return;
     };
     let _software = setup.router.software_delivery().unwrap();
@@ -141,11 +136,7 @@ fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
         vectors.update(&[(vector, to_cpu(vector))]).unwrap();
     }
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 16));
-    assert_eq!(
-        setup.arrived_at_last(16),
-        (0..16).collect::<Vec<_>>(),
-        "nobody polled"
-    );
+    assert_eq!(setup.arrived_at_last(16), (0..16).collect::<Vec<_>>(), "nobody polled");
     vectors.trigger(3).unwrap().write(1).unwrap();
     assert_eq!(setup.arrived_at_last(1), [3]);
     assert_eq!(setup.calls.signal_msi.value(), 0);
@@ -200,7 +191,8 @@ fn a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmas
 
 #[test]
 fn a_vector_that_moves_waits_and_one_that_comes_back_does_not() {
-    let Some(setup) = Setup::new("a_vector_that_moves_waits_and_one_that_comes_back_does_not") else {
+    let Some(setup) = Setup::new("a_vector_that_moves_waits_and_one_that_comes_back_does_not")
+    else {
         return;
     };
     let software = setup.router.software_delivery().unwrap();
@@ -208,11 +200,7 @@ fn a_vector_that_moves_waits_and_one_that_comes_back_does_not() {
     vectors.update(&[(0, to_cpu(0)), (1, to_cpu(1))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 2));
     vectors.update(&[(0, to_cpu(7))]).unwrap();
-    assert_eq!(
-        (setup.commits(), setup.calls.irqfd.value()),
-        (1, 3),
-        "its irqfd goes first"
-    );
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 3), "its irqfd goes first");
     vectors.trigger(0).unwrap().write(1).unwrap();
     software.deliver();
     assert_eq!(setup.arrived(), [7]);
@@ -224,7 +212,8 @@ fn a_vector_that_moves_waits_and_one_that_comes_back_does_not() {
 
 #[test]
 fn without_anybody_who_polls_every_change_is_committed_at_once() {
-    let Some(setup) = Setup::new("without_anybody_who_polls_every_change_is_committed_at_once") else {
+    let Some(setup) = Setup::new("without_anybody_who_polls_every_change_is_committed_at_once")
+    else {
         return;
     };
     let mut vectors = setup.router.allocate(4).unwrap();
@@ -270,7 +259,8 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     // A vector has interrupts of its own, so that what arrives tells who fired.
     let change = (0..4_u16, prop::option::weighted(0.7, 0..3_u16));
-    let change = change.prop_map(|(vector, number)| (vector, number.map(|number| vector * 3 + number)));
+    let change =
+        change.prop_map(|(vector, number)| (vector, number.map(|number| vector * 3 + number)));
     prop_oneof![
         4 => prop::collection::vec(change, 1..4)
             .prop_map(|changes| Event::Update(changes.into_iter().collect())),

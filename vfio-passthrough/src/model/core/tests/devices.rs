@@ -18,13 +18,7 @@ fn set(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
 
 pub(super) fn eventfds(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
     let count = u32::try_from(fds.len()).unwrap();
-    IrqSet::new(
-        EVENTFD | TRIGGER,
-        index,
-        start,
-        count,
-        IrqData::Eventfds(fds.to_vec()),
-    )
+    IrqSet::new(EVENTFD | TRIGGER, index, start, count, IrqData::Eventfds(fds.to_vec()))
 }
 
 /// An NVMe that is open.
@@ -60,10 +54,7 @@ fn a_region_has_its_place_its_size_and_its_capability() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let mut buffer = argument(40, 0);
     system.region_info(device, &mut buffer).unwrap();
-    assert_eq!(
-        (word(&buffer, 4), word(&buffer, 12), word(&buffer, 16)),
-        (0xf, 32, 16 << 10)
-    );
+    assert_eq!((word(&buffer, 4), word(&buffer, 12), word(&buffer, 16)), (0xf, 32, 16 << 10));
     assert_eq!(word(&buffer, 32) & 0xffff, 3, "the MSI-X table may be mapped");
     let mut short = argument(32, 0);
     system.region_info(device, &mut short).unwrap();
@@ -89,11 +80,7 @@ fn an_interrupt_index_has_its_flags_and_its_count() {
         let (system, device) = nvme(kernel);
         let mut buffer = argument(16, index);
         system.irq_info(device, &mut buffer).unwrap();
-        assert_eq!(
-            (word(&buffer, 4), word(&buffer, 12)),
-            (flags, count),
-            "{index} {kernel:?}"
-        );
+        assert_eq!((word(&buffer, 4), word(&buffer, 12)), (flags, count), "{index} {kernel:?}");
     }
     let (system, device) = nvme(Kernel::Linux6_12);
     fails(system.irq_info(device, &mut argument(16, 5)), libc::EINVAL);
@@ -102,55 +89,18 @@ fn an_interrupt_index_has_its_flags_and_its_count() {
 
 #[test]
 fn what_every_driver_checks_of_irq_set() {
-    let good = IrqSet {
-        argsz: 24,
-        ..eventfds(MSIX, 0, &[Fd(-1)])
-    };
+    let good = IrqSet { argsz: 24, ..eventfds(MSIX, 0, &[Fd(-1)]) };
     let bad = [
-        IrqSet {
-            argsz: 19,
-            ..good.clone()
-        },
-        IrqSet {
-            argsz: 23,
-            ..good.clone()
-        },
-        IrqSet {
-            index: 5,
-            ..good.clone()
-        },
-        IrqSet {
-            start: 65,
-            ..good.clone()
-        },
-        IrqSet {
-            count: 66,
-            argsz: 1024,
-            ..good.clone()
-        },
-        IrqSet {
-            start: 64,
-            count: 2,
-            argsz: 28,
-            ..good.clone()
-        },
-        IrqSet {
-            start: 1,
-            count: u32::MAX - 1,
-            ..good.clone()
-        },
-        IrqSet {
-            flags: TRIGGER,
-            ..good.clone()
-        },
-        IrqSet {
-            flags: NONE | EVENTFD | TRIGGER,
-            ..good.clone()
-        },
-        IrqSet {
-            flags: EVENTFD | TRIGGER | 64,
-            ..good.clone()
-        },
+        IrqSet { argsz: 19, ..good.clone() },
+        IrqSet { argsz: 23, ..good.clone() },
+        IrqSet { index: 5, ..good.clone() },
+        IrqSet { start: 65, ..good.clone() },
+        IrqSet { count: 66, argsz: 1024, ..good.clone() },
+        IrqSet { start: 64, count: 2, argsz: 28, ..good.clone() },
+        IrqSet { start: 1, count: u32::MAX - 1, ..good.clone() },
+        IrqSet { flags: TRIGGER, ..good.clone() },
+        IrqSet { flags: NONE | EVENTFD | TRIGGER, ..good.clone() },
+        IrqSet { flags: EVENTFD | TRIGGER | 64, ..good.clone() },
     ];
     for call in bad {
         fails(irqs::validate(&call, 65, 5), libc::EINVAL);
@@ -181,18 +131,12 @@ fn the_pin_is_turned_on_fired_and_turned_off() {
     for flags in [NONE | MASK, NONE | UNMASK, NONE | TRIGGER] {
         fails(system.set_irqs(device, &set(flags, INTX, 0, 1)), libc::EINVAL);
     }
-    fails(
-        system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 0)),
-        libc::EINVAL,
-    );
+    fails(system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 0)), libc::EINVAL);
     system.set_irqs(device, &eventfds(INTX, 0, &[event])).unwrap();
     system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 1)).unwrap();
     assert_eq!(system.signals(event).unwrap(), 1);
     system.set_irqs(device, &set(NONE | MASK, INTX, 0, 1)).unwrap();
-    fails(
-        system.set_irqs(device, &eventfds(MSIX, 0, &[event])),
-        libc::EINVAL,
-    );
+    fails(system.set_irqs(device, &eventfds(MSIX, 0, &[event])), libc::EINVAL);
     system.set_irqs(device, &set(NONE | TRIGGER, INTX, 0, 0)).unwrap();
     system.set_irqs(device, &eventfds(MSIX, 0, &[event])).unwrap();
 }
@@ -217,28 +161,15 @@ fn the_pin_is_unmasked_by_one_eventfd() {
 fn vectors_are_bound_all_or_none() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let [one, two] = [0, 1].map(|_| system.open_eventfd());
-    fails(
-        system.set_irqs(device, &eventfds(MSIX, 0, &[one, Fd(999)])),
-        libc::EBADF,
-    );
-    fails(
-        system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 1)),
-        libc::EINVAL,
-    );
+    fails(system.set_irqs(device, &eventfds(MSIX, 0, &[one, Fd(999)])), libc::EBADF);
+    fails(system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 1)), libc::EINVAL);
     system.set_irqs(device, &eventfds(MSIX, 0, &[one, two])).unwrap();
     let bools = IrqSet::new(BOOL | TRIGGER, MSIX, 0, 2, IrqData::Bools(vec![0, 1]));
     system.set_irqs(device, &bools).unwrap();
     assert_eq!([one, two].map(|fd| system.signals(fd).unwrap()), [0, 1]);
-    fails(
-        system.set_irqs(device, &eventfds(MSIX, 1, &[one, device])),
-        libc::EINVAL,
-    );
+    fails(system.set_irqs(device, &eventfds(MSIX, 1, &[one, device])), libc::EINVAL);
     system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 2)).unwrap();
-    assert_eq!(
-        [one, two].map(|fd| system.signals(fd).unwrap()),
-        [1, 0],
-        "1 is free, 0 is not"
-    );
+    assert_eq!([one, two].map(|fd| system.signals(fd).unwrap()), [1, 0], "1 is free, 0 is not");
 }
 
 #[test]
@@ -252,11 +183,7 @@ fn vectors_are_added_where_the_kernel_can() {
             eventfds(MSIX, 9, &[Fd(-1)]),
             set(NONE | TRIGGER, MSIX, 0, 6),
         ] {
-            assert_eq!(
-                system.set_irqs(device, &call).is_ok(),
-                grows,
-                "{call:?} {kernel:?}"
-            );
+            assert_eq!(system.set_irqs(device, &call).is_ok(), grows, "{call:?} {kernel:?}");
         }
         assert_eq!(system.signals(event).unwrap(), if grows { 2 } else { 0 });
     }
@@ -266,10 +193,7 @@ fn vectors_are_added_where_the_kernel_can() {
 fn no_vector_is_not_enough_to_turn_msix_on() {
     let (system, device) = nvme(Kernel::Linux6_12);
     fails(system.set_irqs(device, &eventfds(MSIX, 0, &[])), libc::ERANGE);
-    fails(
-        system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 0)),
-        libc::EINVAL,
-    );
+    fails(system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 0)), libc::EINVAL);
 }
 
 #[test]
@@ -277,31 +201,15 @@ fn errors_and_requests_have_an_eventfd_each() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let event = system.open_eventfd();
     for index in [ERR, REQ] {
-        fails(
-            system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 1)),
-            libc::EINVAL,
-        );
-        fails(
-            system.set_irqs(device, &set(BOOL | TRIGGER, index, 0, 0)),
-            libc::EINVAL,
-        );
+        fails(system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 1)), libc::EINVAL);
+        fails(system.set_irqs(device, &set(BOOL | TRIGGER, index, 0, 0)), libc::EINVAL);
         fails(system.set_irqs(device, &eventfds(index, 0, &[])), libc::EINVAL);
-        fails(
-            system.set_irqs(device, &eventfds(index, 0, &[Fd(999)])),
-            libc::EBADF,
-        );
+        fails(system.set_irqs(device, &eventfds(index, 0, &[Fd(999)])), libc::EBADF);
         system.set_irqs(device, &eventfds(index, 0, &[event])).unwrap();
-        system
-            .set_irqs(device, &set(NONE | TRIGGER, index, 0, 1))
-            .unwrap();
+        system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 1)).unwrap();
         assert_eq!(system.signals(event).unwrap(), 1);
-        system
-            .set_irqs(device, &set(NONE | TRIGGER, index, 0, 0))
-            .unwrap();
-        fails(
-            system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 0)),
-            libc::EINVAL,
-        );
+        system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 0)).unwrap();
+        fails(system.set_irqs(device, &set(NONE | TRIGGER, index, 0, 0)), libc::EINVAL);
     }
 }
 

@@ -5,22 +5,11 @@ use super::*;
 const PAGE: u64 = 4096;
 
 fn map_of(iova: u64, pages: u64) -> MapDma {
-    MapDma {
-        argsz: MapDma::ARGSZ,
-        flags: 3,
-        vaddr: 16 * PAGE,
-        iova,
-        size: pages * PAGE,
-    }
+    MapDma { argsz: MapDma::ARGSZ, flags: 3, vaddr: 16 * PAGE, iova, size: pages * PAGE }
 }
 
 fn unmap_of(iova: u64, pages: u64) -> UnmapDma {
-    UnmapDma {
-        argsz: UnmapDma::ARGSZ,
-        flags: 0,
-        iova,
-        size: pages * PAGE,
-    }
+    UnmapDma { argsz: UnmapDma::ARGSZ, flags: 0, iova, size: pages * PAGE }
 }
 
 fn word64(bytes: &[u8], at: usize) -> u64 {
@@ -38,9 +27,7 @@ const LAST: u64 = u64::MAX - (PAGE - 1);
 
 #[test]
 fn what_is_wrong_with_a_map() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     system.map_dma(container, &map_of(8 * PAGE, 2)).unwrap();
     for (call, errno) in [
         (but(|call| call.argsz = 31), libc::EINVAL),
@@ -51,33 +38,18 @@ fn what_is_wrong_with_a_map() {
         (but(|call| call.size = 1), libc::EINVAL),
         (but(|call| call.iova = 1), libc::EINVAL),
         (but(|call| call.vaddr = 1), libc::EINVAL),
-        (
-            but(|call| (call.iova, call.size) = (LAST, 2 * PAGE)),
-            libc::EINVAL,
-        ),
-        (
-            but(|call| (call.vaddr, call.size) = (LAST, 2 * PAGE)),
-            libc::EINVAL,
-        ),
+        (but(|call| (call.iova, call.size) = (LAST, 2 * PAGE)), libc::EINVAL),
+        (but(|call| (call.vaddr, call.size) = (LAST, 2 * PAGE)), libc::EINVAL),
         (but(|call| call.iova = LAST), libc::EINVAL),
         (but(|call| call.iova = 1 << 39), libc::EINVAL),
         (but(|call| call.iova = 0xfee0_0000), libc::EINVAL),
-        (
-            but(|call| (call.iova, call.size) = (0xfedf_f000, 2 * PAGE)),
-            libc::EINVAL,
-        ),
-        (
-            but(|call| (call.iova, call.size) = (7 * PAGE, 2 * PAGE)),
-            libc::EEXIST,
-        ),
+        (but(|call| (call.iova, call.size) = (0xfedf_f000, 2 * PAGE)), libc::EINVAL),
+        (but(|call| (call.iova, call.size) = (7 * PAGE, 2 * PAGE)), libc::EEXIST),
         (but(|call| call.iova = 9 * PAGE), libc::EEXIST),
         (but(|call| call.vaddr = 0), libc::EFAULT),
         (but(|call| call.vaddr = LAST), libc::EFAULT),
         (but(|call| call.flags = 4), libc::ENOENT),
-        (
-            but(|call| (call.flags, call.iova, call.size) = (4, 8 * PAGE, 2 * PAGE)),
-            libc::EINVAL,
-        ),
+        (but(|call| (call.flags, call.iova, call.size) = (4, 8 * PAGE, 2 * PAGE)), libc::EINVAL),
     ] {
         let result = system.map_dma(container, &call);
         assert_eq!(result.unwrap_err().raw_os_error(), Some(errno), "{call:x?}");
@@ -98,9 +70,7 @@ fn without_an_iommu_nothing_is_mapped() {
 
 #[test]
 fn an_unmap_takes_whole_mappings_and_says_how_much() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     for at in [0, 2, 4] {
         system.map_dma(container, &map_of(at * PAGE, 2)).unwrap();
     }
@@ -115,9 +85,7 @@ fn an_unmap_takes_whole_mappings_and_says_how_much() {
 
 #[test]
 fn what_is_wrong_with_an_unmap() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let good = unmap_of(0, 1);
     for call in [
         UnmapDma { argsz: 23, ..good },
@@ -126,18 +94,9 @@ fn what_is_wrong_with_an_unmap() {
         UnmapDma { size: 0, ..good },
         UnmapDma { size: 1, ..good },
         UnmapDma { iova: 1, ..good },
-        UnmapDma {
-            iova: 0_u64.wrapping_sub(PAGE),
-            size: 2 * PAGE,
-            ..good
-        },
+        UnmapDma { iova: 0_u64.wrapping_sub(PAGE), size: 2 * PAGE, ..good },
         UnmapDma { flags: 2, ..good },
-        UnmapDma {
-            flags: 2,
-            iova: PAGE,
-            size: 0,
-            ..good
-        },
+        UnmapDma { flags: 2, iova: PAGE, size: 0, ..good },
     ] {
         fails(system.unmap_dma(container, &call), libc::EINVAL);
     }
@@ -145,14 +104,9 @@ fn what_is_wrong_with_an_unmap() {
 
 #[test]
 fn a_range_that_ends_with_the_addresses_unmaps_nothing() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     system.map_dma(container, &map_of(0, 1)).unwrap();
-    let to_the_end = UnmapDma {
-        size: 0_u64.wrapping_sub(PAGE),
-        ..unmap_of(PAGE, 0)
-    };
+    let to_the_end = UnmapDma { size: 0_u64.wrapping_sub(PAGE), ..unmap_of(PAGE, 0) };
     assert_eq!(system.unmap_dma(container, &to_the_end).unwrap(), 0);
 }
 
@@ -169,14 +123,9 @@ fn version_1_unmaps_what_begins_in_the_range() {
 
 #[test]
 fn all_is_unmapped_by_a_flag_where_there_is_one() {
-    let all = UnmapDma {
-        flags: 2,
-        ..unmap_of(0, 0)
-    };
+    let all = UnmapDma { flags: 2, ..unmap_of(0, 0) };
     for (kernel, expected) in [(Kernel::Linux5_4, None), (Kernel::Linux6_1, Some(2 * PAGE))] {
-        let Ready {
-            system, container, ..
-        } = ready(host(kernel));
+        let Ready { system, container, .. } = ready(host(kernel));
         for at in [0, 1 << 30] {
             system.map_dma(container, &map_of(at, 1)).unwrap();
         }
@@ -186,20 +135,12 @@ fn all_is_unmapped_by_a_flag_where_there_is_one() {
 
 #[test]
 fn virtual_addresses_are_taken_away_and_given_anew() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     for at in [0, 2] {
         system.map_dma(container, &map_of(at * PAGE, 1)).unwrap();
     }
-    let take = |at, pages| UnmapDma {
-        flags: 4,
-        ..unmap_of(at, pages)
-    };
-    let give = |at, pages| MapDma {
-        flags: 4,
-        ..map_of(at, pages)
-    };
+    let take = |at, pages| UnmapDma { flags: 4, ..unmap_of(at, pages) };
+    let give = |at, pages| MapDma { flags: 4, ..map_of(at, pages) };
     assert_eq!(system.unmap_dma(container, &take(2 * PAGE, 1)).unwrap(), PAGE);
     fails(system.unmap_dma(container, &take(0, 3)), libc::EINVAL);
     fails(system.map_dma(container, &give(0, 1)), libc::EINVAL);
@@ -211,26 +152,13 @@ fn virtual_addresses_are_taken_away_and_given_anew() {
 
 #[test]
 fn a_group_does_not_join_mappings_without_an_address() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.map_dma(container, &map_of(0, 1)).unwrap();
-    let take = UnmapDma {
-        flags: 4,
-        ..unmap_of(0, 1)
-    };
+    let take = UnmapDma { flags: 4, ..unmap_of(0, 1) };
     system.unmap_dma(container, &take).unwrap();
     fails(system.set_container(nics, container), libc::EBUSY);
-    system
-        .map_dma(
-            container,
-            &MapDma {
-                flags: 4,
-                ..map_of(0, 1)
-            },
-        )
-        .unwrap();
+    system.map_dma(container, &MapDma { flags: 4, ..map_of(0, 1) }).unwrap();
     system.set_container(nics, container).unwrap();
 }
 
@@ -238,9 +166,7 @@ fn a_group_does_not_join_mappings_without_an_address() {
 fn there_are_so_many_mappings_and_no_more() {
     let mut description = host(Kernel::Linux6_12);
     description.dma_entries = 2;
-    let Ready {
-        system, container, ..
-    } = ready(description);
+    let Ready { system, container, .. } = ready(description);
     for at in [0, 1] {
         system.map_dma(container, &map_of(at * PAGE, 1)).unwrap();
     }
@@ -255,18 +181,13 @@ fn locked_memory_is_counted_by_mapping_and_limited() {
     let mut description = host(Kernel::Linux6_12);
     description.locked_memory = Some(3 * PAGE + 1);
     description.memory = vec![(ByteRange::between(16 * PAGE, 24 * PAGE), true)];
-    let Ready {
-        system, container, ..
-    } = ready(description);
+    let Ready { system, container, .. } = ready(description);
     system.map_dma(container, &map_of(0, 2)).unwrap();
     fails(system.map_dma(container, &map_of(4 * PAGE, 2)), libc::ENOMEM);
     assert_eq!(system.locked_memory(), 2 * PAGE);
     system.map_dma(container, &map_of(4 * PAGE, 1)).unwrap();
     fails(system.map_dma(container, &map_of(8 * PAGE, 1)), libc::ENOMEM);
-    let hole = MapDma {
-        vaddr: 24 * PAGE,
-        ..map_of(8 * PAGE, 1)
-    };
+    let hole = MapDma { vaddr: 24 * PAGE, ..map_of(8 * PAGE, 1) };
     fails(system.map_dma(container, &hole), libc::EFAULT);
 }
 
@@ -277,54 +198,31 @@ fn memory_that_cannot_be_written_is_mapped_for_reads_only() {
         (ByteRange::between(16 * PAGE, 17 * PAGE), true),
         (ByteRange::between(17 * PAGE, 18 * PAGE), false),
     ];
-    let Ready {
-        system, container, ..
-    } = ready(description);
+    let Ready { system, container, .. } = ready(description);
     let both = map_of(0, 2);
     fails(system.map_dma(container, &both), libc::EFAULT);
-    fails(
-        system.map_dma(container, &MapDma { flags: 2, ..both }),
-        libc::EFAULT,
-    );
+    fails(system.map_dma(container, &MapDma { flags: 2, ..both }), libc::EFAULT);
     system.map_dma(container, &MapDma { flags: 1, ..both }).unwrap();
-    fails(
-        system.map_dma(
-            container,
-            &MapDma {
-                flags: 1,
-                ..map_of(8 * PAGE, 3)
-            },
-        ),
-        libc::EFAULT,
-    );
+    fails(system.map_dma(container, &MapDma { flags: 1, ..map_of(8 * PAGE, 3) }), libc::EFAULT);
 }
 
 #[test]
 fn mappings_go_with_the_last_group() {
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.set_container(nics, container).unwrap();
     system.map_dma(container, &map_of(0, 1)).unwrap();
     system.unset_container(group).unwrap();
     assert_eq!(system.locked_memory(), PAGE);
     system.close(nics).unwrap();
-    assert_eq!(
-        (system.locked_memory(), system.mappings(container).unwrap()),
-        (0, vec![])
-    );
+    assert_eq!((system.locked_memory(), system.mappings(container).unwrap()), (0, vec![]));
     fails(system.map_dma(container, &map_of(0, 1)), libc::EINVAL);
 }
 
 #[test]
 fn what_a_group_reserves_is_mapped_for_nobody() {
     let description = host(Kernel::Linux6_12).reserved(2, ByteRange::between(PAGE, 2 * PAGE));
-    let Ready {
-        system, container, ..
-    } = ready(description);
+    let Ready { system, container, .. } = ready(description);
     system.map_dma(container, &map_of(PAGE, 1)).unwrap();
     let nics = system.open_group(2).unwrap();
     fails(system.set_container(nics, container), libc::EINVAL);
@@ -340,9 +238,7 @@ fn the_info_has_ranges_and_room_as_the_kernel_lays_them_out() {
         (Kernel::Linux6_1, 24 + 32 + 12 + 48, Some(64)),
         (Kernel::Linux6_12, 24 + 32 + 16 + 48, Some(64)),
     ] {
-        let Ready {
-            system, container, ..
-        } = ready(host(kernel));
+        let Ready { system, container, .. } = ready(host(kernel));
         system.map_dma(container, &map_of(0, 1)).unwrap();
         let mut short = 24_u32.to_ne_bytes().to_vec();
         short.resize(24, 0);
@@ -362,9 +258,7 @@ fn the_info_has_ranges_and_room_as_the_kernel_lays_them_out() {
 
 #[test]
 fn the_info_needs_its_oldest_fields() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     fails(system.iommu_info(container, &mut [15, 0, 0, 0]), libc::EINVAL);
 }
 

@@ -22,12 +22,7 @@ fn mapped() -> Ready {
 }
 
 fn unmap(page: u64, pages: u64) -> UnmapDma {
-    UnmapDma {
-        argsz: UnmapDma::ARGSZ,
-        flags: 0,
-        iova: page * PAGE,
-        size: pages * PAGE,
-    }
+    UnmapDma { argsz: UnmapDma::ARGSZ, flags: 0, iova: page * PAGE, size: pages * PAGE }
 }
 
 #[test]
@@ -55,9 +50,8 @@ fn a_driver_is_told_of_the_kvm_whenever_it_asks_and_with_it_all_others() {
 fn nobody_is_told_for_a_group_that_is_not_ready_or_not_there() {
     let mut description = host(Kernel::Linux5_4);
     description.noiommu_mode = true;
-    let system = description
-        .device(at("0000:09:00.0"), 9, Driver::Host, PciFunction::nic())
-        .build();
+    let system =
+        description.device(at("0000:09:00.0"), 9, Driver::Host, PciFunction::nic()).build();
     let register = |device, kind| system.register_notifier(at(device), kind, 1);
     for kind in [Notifier::Group, Notifier::Iommu] {
         fails(register(NVME, kind), libc::EINVAL);
@@ -75,11 +69,7 @@ fn nobody_is_told_for_a_group_that_is_not_ready_or_not_there() {
 
 #[test]
 fn who_is_told_by_a_user_that_is_gone_is_told_no_more() {
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(host(Kernel::Linux5_4));
+    let Ready { system, container, group } = ready(host(Kernel::Linux5_4));
     let notifier = system.register_notifier(at(NVME), Notifier::Group, 1).unwrap();
     let unmaps = system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap();
     system.close(group).unwrap();
@@ -110,11 +100,7 @@ fn pages_are_pinned_all_or_none_and_within_limits() {
     fails(system.unpin_pages(at(NVME), &[]), libc::EINVAL);
     fails(system.unpin_pages(at(NVME), &[16; 513]), libc::E2BIG);
     fails(system.unpin_pages(at(NVME), &[20, 19]), libc::EINVAL);
-    assert_eq!(
-        system.unpin_pages(at(NVME), &[19, 20, 17]).unwrap(),
-        1,
-        "up to what is not mapped"
-    );
+    assert_eq!(system.unpin_pages(at(NVME), &[19, 20, 17]).unwrap(), 1, "up to what is not mapped");
     fails(system.pin_pages(at(NIC), &[16], READ), libc::EINVAL);
     fails(system.unpin_pages(at("0000:0a:00.0"), &[16]), libc::ENODEV);
     assert_eq!(system.notices(notifier), []);
@@ -122,16 +108,10 @@ fn pages_are_pinned_all_or_none_and_within_limits() {
 
 #[test]
 fn an_unmap_of_pinned_pages_is_told_and_one_of_others_is_not() {
-    let Ready {
-        system, container, ..
-    } = mapped();
+    let Ready { system, container, .. } = mapped();
     let notifiers = [0, 1].map(|_| system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap());
     system.pin_pages(at(NVME), &[17, 17], WRITE).unwrap();
-    assert_eq!(
-        system.unpin_pages(at(NVME), &[17]).unwrap(),
-        1,
-        "it is pinned once more"
-    );
+    assert_eq!(system.unpin_pages(at(NVME), &[17]).unwrap(), 1, "it is pinned once more");
     assert_eq!(system.unmap_dma(container, &unmap(16, 4)).unwrap(), 4 * PAGE);
     let told = [Notice::Unmap(ByteRange::between(16 * PAGE, 18 * PAGE))];
     assert_eq!(notifiers.map(|notifier| system.notices(notifier)), [told, told]);
@@ -141,9 +121,7 @@ fn an_unmap_of_pinned_pages_is_told_and_one_of_others_is_not() {
 
 #[test]
 fn a_page_that_was_let_go_of_is_no_matter_and_one_that_nobody_lets_go_of_stops_the_kernel() {
-    let Ready {
-        system, container, ..
-    } = mapped();
+    let Ready { system, container, .. } = mapped();
     let notifier = system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap();
     system.pin_pages(at(NVME), &[16, 18], READ).unwrap();
     assert_eq!(system.unpin_pages(at(NVME), &[16]).unwrap(), 1);
@@ -151,10 +129,7 @@ fn a_page_that_was_let_go_of_is_no_matter_and_one_that_nobody_lets_go_of_stops_t
     assert_eq!(system.notices(notifier), []);
     system.unregister_notifier(notifier).unwrap();
     let error = system.unmap_dma(container, &unmap(18, 2)).unwrap_err();
-    assert!(
-        error.to_string().contains("nobody lets go of pinned pages"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("nobody lets go of pinned pages"), "{error}");
     assert_eq!(system.mappings(container).unwrap().len(), 1);
 }
 

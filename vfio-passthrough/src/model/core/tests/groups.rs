@@ -2,11 +2,7 @@ use super::*;
 
 #[test]
 fn a_container_says_its_version_and_others_do_not_know_the_question() {
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     assert_eq!(system.api_version(container).unwrap(), 0);
     fails(system.api_version(group), libc::ENOTTY);
     fails(system.api_version(Fd(-1)), libc::EBADF);
@@ -30,16 +26,13 @@ fn extensions_depend_on_the_groups_until_the_iommu_is_set_and_on_it_after() {
     description.noiommu_mode = true;
     let system = description.build();
     let container = system.open_container();
-    let asked = |extensions: [u64; 6]| extensions.map(|e| system.check_extension(container, e).unwrap());
+    let asked =
+        |extensions: [u64; 6]| extensions.map(|e| system.check_extension(container, e).unwrap());
     let extensions = [0, TYPE1, TYPE1V2, NOIOMMU, 9, 10];
     assert_eq!(asked(extensions), [0, 1, 1, 1, 1, 0], "without a group");
     let group = system.open_group(3).unwrap();
     system.set_container(group, container).unwrap();
-    assert_eq!(
-        asked(extensions),
-        [0, 0, 0, 1, 0, 0],
-        "with a group without IOMMU"
-    );
+    assert_eq!(asked(extensions), [0, 0, 0, 1, 0, 0], "with a group without IOMMU");
     system.unset_container(group).unwrap();
     let real = system.open_group(1).unwrap();
     system.set_container(real, container).unwrap();
@@ -55,12 +48,9 @@ fn an_iommu_is_set_once_with_a_group_and_of_a_known_type() {
     fails(system.set_iommu(container, TYPE1V2), libc::EINVAL);
     let group = system.open_group(1).unwrap();
     system.set_container(group, container).unwrap();
-    for (kind, errno) in [
-        (0, libc::ENODEV),
-        (NOIOMMU, libc::ENODEV),
-        (9, libc::EINVAL),
-        (1 << 32, libc::ENODEV),
-    ] {
+    for (kind, errno) in
+        [(0, libc::ENODEV), (NOIOMMU, libc::ENODEV), (9, libc::EINVAL), (1 << 32, libc::ENODEV)]
+    {
         fails(system.set_iommu(container, kind), errno);
     }
     system.set_iommu(container, TYPE1).unwrap();
@@ -76,10 +66,7 @@ fn nesting_is_set_where_the_iommu_has_it() {
         let (container, group) = (system.open_container(), system.open_group(1).unwrap());
         system.set_container(group, container).unwrap();
         assert_eq!(system.check_extension(container, 6).unwrap(), 1);
-        let refused = system
-            .set_iommu(container, 6)
-            .err()
-            .and_then(|error| error.raw_os_error());
+        let refused = system.set_iommu(container, 6).err().and_then(|error| error.raw_os_error());
         assert_eq!(refused, (!nesting).then_some(libc::EINVAL));
     }
 }
@@ -140,9 +127,7 @@ fn a_group_is_viable_whatever_has_its_devices_but_the_host() {
 #[test]
 fn a_group_that_is_not_viable_is_refused_early_or_late() {
     let refused = |kernel| {
-        let system = host(kernel)
-            .device(at(NIC2), 2, Driver::Host, PciFunction::nic())
-            .build();
+        let system = host(kernel).device(at(NIC2), 2, Driver::Host, PciFunction::nic()).build();
         let container = system.open_container();
         let group = system.open_group(2).unwrap();
         let steps = [
@@ -153,10 +138,7 @@ fn a_group_that_is_not_viable_is_refused_early_or_late() {
         steps.map(|error| error.and_then(|error| error.raw_os_error()).unwrap_or(0))
     };
     assert_eq!(refused(Kernel::Linux5_4), [0, 0, libc::EINVAL]);
-    assert_eq!(
-        refused(Kernel::Linux6_12),
-        [libc::EPERM, libc::EINVAL, libc::EINVAL]
-    );
+    assert_eq!(refused(Kernel::Linux6_12), [libc::EPERM, libc::EINVAL, libc::EINVAL]);
 }
 
 #[test]
@@ -180,18 +162,11 @@ fn a_group_takes_a_container_and_nothing_else() {
 #[test]
 fn what_is_looked_at_first_depends_on_the_kernel() {
     for (kernel, errno) in [(Kernel::Linux5_4, libc::EINVAL), (Kernel::Linux6_12, libc::EBADF)] {
-        let Ready {
-            system,
-            group,
-            container,
-        } = ready(host(kernel));
+        let Ready { system, group, container } = ready(host(kernel));
         fails(system.set_container(group, Fd(999)), errno);
         fails(system.set_container(group, container), libc::EINVAL);
     }
-    for (kernel, errno) in [
-        (Kernel::Linux5_4, libc::EINVAL),
-        (Kernel::Linux6_12, libc::ENODEV),
-    ] {
+    for (kernel, errno) in [(Kernel::Linux5_4, libc::EINVAL), (Kernel::Linux6_12, libc::ENODEV)] {
         let system = host(kernel).build();
         let group = system.open_group(1).unwrap();
         fails(system.open_device(group, "nothing"), errno);
@@ -203,11 +178,7 @@ fn what_is_looked_at_first_depends_on_the_kernel() {
 fn groups_with_and_without_an_iommu_do_not_mix() {
     let mut description = host(Kernel::Linux6_12);
     description.noiommu_mode = true;
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(description);
+    let Ready { system, container, group } = ready(description);
     let fake = system.open_group(3).unwrap();
     fails(system.set_container(fake, container), libc::EPERM);
     system.unset_container(group).unwrap();
@@ -216,12 +187,7 @@ fn groups_with_and_without_an_iommu_do_not_mix() {
     fails(system.set_iommu(container, TYPE1V2), libc::ENODEV);
     system.set_iommu(container, NOIOMMU).unwrap();
     let device = system.open_device(fake, "0000:03:00.0").unwrap();
-    let unmap = UnmapDma {
-        argsz: 24,
-        flags: 0,
-        iova: 0,
-        size: 4096,
-    };
+    let unmap = UnmapDma { argsz: 24, flags: 0, iova: 0, size: 4096 };
     fails(system.unmap_dma(container, &unmap), libc::ENOTTY);
     for fd in [device, fake] {
         system.close(fd).unwrap();
@@ -288,11 +254,7 @@ fn names_are_exact_but_for_options() {
 
 #[test]
 fn a_group_leaves_its_container_when_nobody_uses_it() {
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     let devices = [0, 1].map(|_| system.open_device(group, NVME).unwrap());
     fails(system.unset_container(group), libc::EBUSY);
     system.close(devices[0]).unwrap();
@@ -300,11 +262,7 @@ fn a_group_leaves_its_container_when_nobody_uses_it() {
     system.close(devices[1]).unwrap();
     system.unset_container(group).unwrap();
     fails(system.set_iommu(container, TYPE1V2), libc::EINVAL);
-    assert_eq!(
-        system.check_extension(container, 10).unwrap(),
-        0,
-        "the IOMMU is gone"
-    );
+    assert_eq!(system.check_extension(container, 10).unwrap(), 0, "the IOMMU is gone");
 }
 
 #[test]
@@ -312,11 +270,7 @@ fn closing_in_every_order_leaves_nothing_and_keeps_what_is_used() {
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for kernel in KERNELS {
         for order in orders {
-            let Ready {
-                system,
-                container,
-                group,
-            } = ready(host(kernel));
+            let Ready { system, container, group } = ready(host(kernel));
             let device = system.open_device(group, NVME).unwrap();
             let fds = [container, group, device];
             system.close(fds[order[0]]).unwrap();
@@ -362,11 +316,7 @@ fn a_kvm_of_old_is_refused_without_an_iommu() {
 #[test]
 fn a_kvm_holds_the_groups_file() {
     for kernel in KERNELS {
-        let Ready {
-            system,
-            container,
-            group,
-        } = ready(host(kernel));
+        let Ready { system, container, group } = ready(host(kernel));
         let kvm = system.open_kvm();
         system.link(kvm, group).unwrap();
         system.close(group).unwrap();
@@ -381,11 +331,7 @@ fn a_kvm_holds_the_groups_file() {
 
 #[test]
 fn a_kvm_links_files_of_vfio() {
-    let Ready {
-        system,
-        container,
-        group,
-    } = ready(host(Kernel::Linux6_1));
+    let Ready { system, container, group } = ready(host(Kernel::Linux6_1));
     let kvm = system.open_kvm();
     fails(system.link(kvm, Fd(-1)), libc::EBADF);
     fails(system.link(kvm, container), libc::EINVAL);

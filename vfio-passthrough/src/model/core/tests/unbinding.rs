@@ -6,22 +6,14 @@ use super::*;
 #[test]
 fn the_user_is_asked_for_a_device_until_it_is_closed() {
     for (kernel, reopens) in [(Kernel::Linux5_4, true), (Kernel::Linux6_12, false)] {
-        let Ready {
-            system,
-            container,
-            group,
-        } = ready(host(kernel));
+        let Ready { system, container, group } = ready(host(kernel));
         let device = system.open_device(group, NVME).unwrap();
         let event = system.open_eventfd();
         system.set_irqs(device, &eventfds(REQ, 0, &[event])).unwrap();
         assert!(!system.unbind(at(NVME)).unwrap(), "it is open");
         assert_eq!(system.ask_again(at(NVME)), 2);
         assert_eq!(system.signals(event).unwrap(), 2);
-        assert_eq!(
-            system.group_status(group, 8).unwrap() & 1,
-            1,
-            "the group stays viable"
-        );
+        assert_eq!(system.group_status(group, 8).unwrap() & 1, 1, "the group stays viable");
         let again = system.open_device(group, NVME);
         assert_eq!(again.is_ok(), reopens, "{kernel:?}");
         again.into_iter().for_each(|fd| system.close(fd).unwrap());
@@ -53,11 +45,7 @@ fn of_old_the_last_device_waits_until_its_group_has_no_container() {
         if !closes {
             fails(system.open_group(1), libc::EBUSY);
             system.bind(at(NVME), Driver::Vfio).unwrap();
-            assert_eq!(
-                system.group_status(group, 8).unwrap(),
-                1,
-                "the file is still of use"
-            );
+            assert_eq!(system.group_status(group, 8).unwrap(), 1, "the file is still of use");
         }
     }
 }
@@ -82,9 +70,7 @@ fn of_old_a_device_that_was_asked_for_waits_for_the_container_after_it_is_closed
 #[test]
 fn one_of_several_devices_goes_without_the_group() {
     for kernel in KERNELS {
-        let Ready {
-            system, container, ..
-        } = ready(host(kernel));
+        let Ready { system, container, .. } = ready(host(kernel));
         let nics = system.open_group(2).unwrap();
         system.set_container(nics, container).unwrap();
         assert!(system.unbind(at(NIC2)).unwrap());
@@ -97,18 +83,10 @@ fn one_of_several_devices_goes_without_the_group() {
 #[test]
 fn a_group_whose_last_device_goes_is_revoked() {
     for kernel in [Kernel::Linux6_1, Kernel::Linux6_12] {
-        let Ready {
-            system,
-            container,
-            group,
-        } = ready(host(kernel));
+        let Ready { system, container, group } = ready(host(kernel));
         let kvm = system.open_kvm();
         assert!(system.unbind(at(NVME)).unwrap());
-        assert_eq!(
-            system.check_extension(container, 10).unwrap(),
-            0,
-            "the IOMMU is gone"
-        );
+        assert_eq!(system.check_extension(container, 10).unwrap(), 0, "the IOMMU is gone");
         fails(system.group_status(group, 7), libc::EINVAL);
         fails(system.group_status(group, 8), libc::ENODEV);
         fails(system.set_container(group, Fd(999)), libc::EBADF);
@@ -122,18 +100,14 @@ fn a_group_whose_last_device_goes_is_revoked() {
         let new = system.open_group(1).unwrap();
         system.set_container(new, container).unwrap();
         fails(system.group_status(group, 8), libc::ENODEV);
-        [group, kvm, new, container]
-            .into_iter()
-            .for_each(|fd| system.close(fd).unwrap());
+        [group, kvm, new, container].into_iter().for_each(|fd| system.close(fd).unwrap());
         assert_eq!((system.open_fds(), system.containers()), (vec![], 0));
     }
 }
 
 #[test]
 fn the_host_does_not_get_a_device_of_a_group_in_use() {
-    let Ready {
-        system, container, ..
-    } = ready(host(Kernel::Linux6_12));
+    let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.set_container(nics, container).unwrap();
     fails(system.bind(at(NIC2), Driver::Host), libc::EBUSY);

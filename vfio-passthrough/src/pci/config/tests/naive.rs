@@ -11,12 +11,7 @@ fn fixed(offset: usize, values: &[u8]) -> Row {
 }
 
 fn written(offset: usize, writable: &[u8], values: &[u8]) -> Row {
-    (
-        offset,
-        vec![0xff; values.len()],
-        writable.to_vec(),
-        values.to_vec(),
-    )
+    (offset, vec![0xff; values.len()], writable.to_vec(), values.to_vec())
 }
 
 fn some_bits(offset: usize, ours: u8, value: u8) -> Row {
@@ -33,11 +28,7 @@ fn rows() -> Vec<Row> {
         // Cache line size, latency timer, header type, BIST.
         written(0x0c, &[0xff, 0xff, 0, 0], &[16, 0, 0, 0]),
         // BAR0 with 64 bits and 16 KiB, BAR2 with 32 bits and 4 KiB, BAR3 with 32 ports.
-        written(
-            0x10,
-            &[0, 0xc0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-            &[4, 0, 0, 0, 0, 0, 0, 0],
-        ),
+        written(0x10, &[0, 0xc0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[4, 0, 0, 0, 0, 0, 0, 0]),
         written(0x18, &[0, 0xf0, 0xff, 0xff], &[8, 0, 0, 0]),
         written(0x1c, &[0xe0, 0xff, 0xff, 0xff], &[1, 0, 0, 0]),
         fixed(0x20, &[0; 16]),
@@ -50,11 +41,7 @@ fn rows() -> Vec<Row> {
     rows.extend([
         // MSI: control, address, its upper half, data.
         written(0x50, &[0, 0, 0x71, 0], &[0x05, 0x60, 0x84, 0]),
-        written(
-            0x54,
-            &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-            &[0; 10],
-        ),
+        written(0x54, &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0; 10]),
         // MSI-X: control, table, pending bits.
         written(0x60, &[0, 0, 0, 0xc0], &[0x11, 0x80, 64, 0]),
         fixed(0x64, &[0, 0x20, 0, 0, 0, 0x30, 0, 0]),
@@ -93,11 +80,7 @@ impl Naive {
         for (offset, ours, writable, values) in rows() {
             for index in 0..values.len() {
                 let (ours, writable, value) = (ours[index], writable[index], values[index]);
-                bytes[offset + index] = NaiveByte {
-                    ours,
-                    writable,
-                    value,
-                };
+                bytes[offset + index] = NaiveByte { ours, writable, value };
             }
         }
         let device = device();
@@ -133,14 +116,12 @@ fn offset() -> impl Strategy<Value = usize> {
 fn access() -> impl Strategy<Value = Access> {
     prop_oneof![
         (offset(), 1..9_usize).prop_map(|(at, length)| Access::Read(at, length.min(0x1000 - at))),
-        (
-            offset(),
-            prop::collection::vec(prop_oneof![Just(0xff), any::<u8>()], 1..9)
-        )
-            .prop_map(|(at, data)| {
+        (offset(), prop::collection::vec(prop_oneof![Just(0xff), any::<u8>()], 1..9)).prop_map(
+            |(at, data)| {
                 let length = data.len().min(0x1000 - at);
                 Access::Write(at, data[..length].to_vec())
-            }),
+            }
+        ),
         (offset(), any::<u8>()).prop_map(|(at, value)| Access::Device(at, value)),
     ]
 }

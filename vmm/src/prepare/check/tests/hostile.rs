@@ -2,21 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::super::super::inventory::Host;
+use super::super::super::inventory::Inventory;
 use super::super::super::tree::Tree;
 use super::*;
 
 #[test]
 fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() {
     let device = "sys/bus/pci/devices/0000:00:02.0";
-    let names = [
-        "vendor",
-        "class",
-        "resource",
-        "config",
-        "reset_method",
-        "driver_override",
-    ];
+    let names = ["vendor", "class", "resource", "config", "reset_method", "driver_override"];
     for name in names {
         let fixture = good();
         let path = fixture.path(&format!("{device}/{name}"));
@@ -27,13 +20,9 @@ fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() 
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         let lines = checked(&fixture, &probes());
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.check == "driver" && line.status == Status::Ok)
-        );
+        assert!(lines.iter().any(|line| line.check == "driver" && line.status == Status::Ok));
     }
-    let nothing = Host::new(Tree::at("/nonexistent"));
+    let nothing = Inventory::new(Tree::at("/nonexistent"));
     assert_eq!(nothing.devices(), []);
 }
 

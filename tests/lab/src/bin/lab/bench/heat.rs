@@ -71,39 +71,30 @@ fn places(by_address: Option<&Value>) -> impl Iterator<Item = (u64, u64)> {
 
 fn uart(port: u64) -> String {
     let register = usize::try_from(port.wrapping_sub(COM1)).unwrap_or(usize::MAX);
-    UART.get(register)
-        .map_or_else(|| format!("{port:#x}"), |name| (*name).to_owned())
+    UART.get(register).map_or_else(|| format!("{port:#x}"), |name| (*name).to_owned())
 }
 
 /// A function of which nothing but its identity was read is not there.
 fn config(offset: u64, is_present: bool) -> (String, String) {
     let (slot, function) = (offset >> 15, offset >> 12 & 7);
     match is_present {
-        true => (
-            format!("config space of 00:{slot:02x}.{function}"),
-            format!("{:#x}", offset & 0xfff),
-        ),
-        false => (
-            "config space of absent functions".into(),
-            format!("{:#x}", offset & 0xfff),
-        ),
+        true => {
+            (format!("config space of 00:{slot:02x}.{function}"), format!("{:#x}", offset & 0xfff))
+        }
+        false => ("config space of absent functions".into(), format!("{:#x}", offset & 0xfff)),
     }
 }
 
 fn grouped(counts: BTreeMap<(String, String), u64>) -> Vec<Row> {
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for ((device, place), exits) in counts {
-        let row = rows.entry(device.clone()).or_insert(Row {
-            device,
-            exits: 0,
-            places: Vec::new(),
-        });
+        let row =
+            rows.entry(device.clone()).or_insert(Row { device, exits: 0, places: Vec::new() });
         row.exits = row.exits.saturating_add(exits);
         row.places.push((place, exits));
     }
     let mut rows: Vec<Row> = rows.into_values().collect();
-    rows.iter_mut()
-        .for_each(|row| row.places.sort_by_key(|(_, exits)| std::cmp::Reverse(*exits)));
+    rows.iter_mut().for_each(|row| row.places.sort_by_key(|(_, exits)| std::cmp::Reverse(*exits)));
     rows.sort_by_key(|row| std::cmp::Reverse(row.exits));
     rows
 }
@@ -113,16 +104,12 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = "| device | accesses of a boot | of these |\n|---|---|---|\n".to_owned();
     for row in rows {
         let named = row.places.iter().take(SHOWN);
-        let mut named: Vec<String> = named.map(|(place, exits)| format!("{place}: {exits}")).collect();
+        let mut named: Vec<String> =
+            named.map(|(place, exits)| format!("{place}: {exits}")).collect();
         if row.places.len() > SHOWN {
             named.push(format!("{} others", row.places.len().saturating_sub(SHOWN)));
         }
-        text.push_str(&format!(
-            "| {} | {} | {} |\n",
-            row.device,
-            row.exits,
-            named.join(", ")
-        ));
+        text.push_str(&format!("| {} | {} | {} |\n", row.device, row.exits, named.join(", ")));
     }
     text
 }
@@ -143,10 +130,7 @@ pub fn phases(stats: &Value) -> String {
         Some(format!("{name} {} us", nanoseconds / 1000))
     };
     let phases: Vec<String> = PHASES.iter().filter_map(phase).collect();
-    format!(
-        "Phases of the start, before the guest's first instruction: {}\n",
-        phases.join(", ")
-    )
+    format!("Phases of the start, before the guest's first instruction: {}\n", phases.join(", "))
 }
 
 #[cfg(test)]

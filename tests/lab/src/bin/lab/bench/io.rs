@@ -100,10 +100,9 @@ impl Work {
 
     fn name(self, cpus: u32) -> String {
         match self {
-            Self::Reads(depth) => format!(
-                "NVMe, QD{depth}, {cpus} queue{}",
-                if cpus == 1 { "" } else { "s" }
-            ),
+            Self::Reads(depth) => {
+                format!("NVMe, QD{depth}, {cpus} queue{}", if cpus == 1 { "" } else { "s" })
+            }
             Self::Requests => "NIC".to_owned(),
         }
     }
@@ -140,10 +139,7 @@ struct Cost {
 pub fn run(lab: &Lab) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
-    l1.tell(&Request::Copy {
-        from: place(lab)?,
-        to: format!("{HOST}/tmp/guest"),
-    })?;
+    l1.tell(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
     let measured = measure(&mut l1, &mut costs);
     let text = table(&costs);
@@ -161,10 +157,7 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
 fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
     for (work, cpus) in WORKS {
         // L1 has one CPU, and so one queue.
-        for host in HOSTS
-            .into_iter()
-            .filter(|host| *host != Host::Nobody || cpus == 1)
-        {
+        for host in HOSTS.into_iter().filter(|host| *host != Host::Nobody || cpus == 1) {
             say(&format!("{}: {}", work.name(cpus), host.name()));
             costs.push(cost(l1, work, cpus, host)?);
         }
@@ -177,9 +170,7 @@ type Plot = (&'static str, &'static str, fn(&Cost) -> f64);
 
 const PLOTS: [Plot; 2] = [
     ("io-exits.svg", "exits of an operation", |cost| cost.exits),
-    ("io-instructions.svg", "instructions of an operation", |cost| {
-        cost.instructions
-    }),
+    ("io-instructions.svg", "instructions of an operation", |cost| cost.instructions),
 ];
 
 /// Where the guest's program is, as L1's agent sees it: the host's root is there.
@@ -191,18 +182,13 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
     let device = l1.machine().address(work.device());
     let more = FEW.saturating_add(1);
     let steps = [FEW, more, more.saturating_add(MANY)];
-    let words: Vec<String> = steps
-        .iter()
-        .map(|count| format!("pause:100,{}", work.step(*count)))
-        .collect();
+    let words: Vec<String> =
+        steps.iter().map(|count| format!("pause:100,{}", work.step(*count))).collect();
     let steps_text = words.join(",");
     let arguments = match host {
         Host::Guest(vmm) => {
             l1.bind(&device, Some("vfio-pci"))?;
-            let guest = Guest {
-                cpus,
-                ..Guest::with(&[device])
-            };
+            let guest = Guest { cpus, ..Guest::with(&[device]) };
             vmm.arguments(&guest, &format!("{steps_text},end:off"), "")
         }
         Host::Nobody => {
@@ -221,9 +207,8 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
         root: Some(HOST.into()),
         ..Program::default()
     })?;
-    let interrupts = reports(&run.stdout)
-        .into_iter()
-        .filter_map(|report| interrupts_of(work, report));
+    let interrupts =
+        reports(&run.stdout).into_iter().filter_map(|report| interrupts_of(work, report));
     let seen = run.finished.sightings.iter().zip(interrupts);
     let counts: Vec<Counts> = seen.map(|(seen, interrupts)| counts(seen, interrupts)).collect();
     let [first, second, third] = *counts.as_slice() else {
@@ -257,21 +242,21 @@ fn interrupts_of(work: Work, report: Report) -> Option<u64> {
     };
     match (work, report) {
         (Work::Reads(_), Report::Read { interrupts, .. }) => Some(of(interrupts, "nvme")),
-        (
-            Work::Requests,
-            Report::Net {
-                interface,
-                interrupts,
-                ..
-            },
-        ) => Some(of(interrupts, &interface)),
+        (Work::Requests, Report::Net { interface, interrupts, .. }) => {
+            Some(of(interrupts, &interface))
+        }
         _ => None,
     }
 }
 
 impl Cost {
     /// Of what was counted at the end of each of the three steps. Interrupts are each step's own.
-    fn new(what: String, host: Host, operations: u64, [first, second, third]: &[Counts; 3]) -> Self {
+    fn new(
+        what: String,
+        host: Host,
+        operations: u64,
+        [first, second, third]: &[Counts; 3],
+    ) -> Self {
         let operations = operations as f64;
         let of_one = |of: fn(&Counts) -> f64| {
             let [few, many] = [of(second) - of(first), of(third) - of(second)];
@@ -291,11 +276,7 @@ impl Cost {
 
     /// So many for each interrupt that the driver had.
     fn by_interrupt(&self, exits: f64) -> f64 {
-        if self.interrupts > 0.0 {
-            exits / self.interrupts
-        } else {
-            0.0
-        }
+        if self.interrupts > 0.0 { exits / self.interrupts } else { 0.0 }
     }
 }
 
@@ -345,13 +326,7 @@ mod tests {
             with(at(3.0 * few + 2.0 + many, 3.0), few + 1.0 + many),
         ];
         let cost = Cost::new(String::new(), Host::Nobody, 1000, &counts);
-        let found = [
-            cost.exits,
-            cost.userspace_exits,
-            cost.interrupts,
-            cost.instructions,
-            cost.us,
-        ];
+        let found = [cost.exits, cost.userspace_exits, cost.interrupts, cost.instructions, cost.us];
         let expected = [2.0, 0.0, 1.0, 6000.0, 10.0];
         let is_close = |(found, expected): (f64, f64)| (found - expected).abs() < 1e-6;
         assert!(found.into_iter().zip(expected).all(is_close), "{found:?}");

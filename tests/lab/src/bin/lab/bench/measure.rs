@@ -40,11 +40,7 @@ pub struct Guest {
 impl Guest {
     /// 512 MiB, one CPU, and these devices.
     pub fn with(devices: &[String]) -> Self {
-        Self {
-            memory_mib: 512,
-            cpus: 1,
-            devices: devices.to_vec(),
-        }
+        Self { memory_mib: 512, cpus: 1, devices: devices.to_vec() }
     }
 }
 
@@ -90,12 +86,7 @@ pub struct Boot {
 impl Figures {
     /// Nothing measured yet.
     pub fn new(vmm: Vmm) -> Self {
-        Self {
-            vmm,
-            syscalls: Syscalls::default(),
-            boots: Vec::new(),
-            boots_by_byte: Vec::new(),
-        }
+        Self { vmm, syscalls: Syscalls::default(), boots: Vec::new(), boots_by_byte: Vec::new() }
     }
 
     /// The median over all boots of one of their figures.
@@ -133,17 +124,9 @@ impl Vmm {
             _ => format!("read:{reads},"),
         };
         let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), "");
-        let triggers = vec![Trigger {
-            marker: INIT.into(),
-            files,
-            ..Trigger::default()
-        }];
-        let run = l1.run(Program {
-            arguments,
-            triggers,
-            root: Some(HOST.into()),
-            ..Program::default()
-        })?;
+        let triggers = vec![Trigger { marker: INIT.into(), files, ..Trigger::default() }];
+        let run =
+            l1.run(Program { arguments, triggers, root: Some(HOST.into()), ..Program::default() })?;
         boot_of(&run).ok_or_else(|| self.failed(&run))
     }
 
@@ -151,11 +134,7 @@ impl Vmm {
     pub fn trace(self, l1: &mut L1, guest: &Guest) -> Result<String, Error> {
         let strace = ["/usr/bin/strace", "-f", "-o", STRACE].map(str::to_owned);
         let arguments = [strace.as_slice(), &self.arguments(guest, "end:off", "")].concat();
-        let run = l1.run(Program {
-            arguments,
-            root: Some(HOST.into()),
-            ..Program::default()
-        })?;
+        let run = l1.run(Program { arguments, root: Some(HOST.into()), ..Program::default() })?;
         match run.finished.ending {
             Ending::Status(0) => l1.read(&format!("{HOST}{STRACE}")),
             _ => Err(self.failed(&run)),
@@ -194,18 +173,12 @@ impl Vmm {
             ),
         };
         let command_line = format!("console=ttyS0 quiet panic=-1 guest.brief guest.do={steps}");
-        text.split_whitespace()
-            .map(str::to_owned)
-            .chain([command_line])
-            .collect()
+        text.split_whitespace().map(str::to_owned).chain([command_line]).collect()
     }
 
     fn failed(self, run: &Run) -> Error {
         let why = format!("{:?}\n{}\n{}", run.finished.ending, run.stderr, run.stdout);
-        Error::Command {
-            command: format!("{} in L1", self.name()),
-            why,
-        }
+        Error::Command { command: format!("{} in L1", self.name()), why }
     }
 }
 
@@ -239,8 +212,9 @@ fn overhead_kib(smaps: &str) -> u64 {
     let (mut sum, mut is_ram) = (0u64, false);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let value =
-            |mut words: std::str::SplitWhitespace<'_>| words.next().and_then(|n| n.parse::<u64>().ok());
+        let value = |mut words: std::str::SplitWhitespace<'_>| {
+            words.next().and_then(|n| n.parse::<u64>().ok())
+        };
         match words.next() {
             Some("Size:") => is_ram = value(words).is_some_and(|kib| kib >= RAM_AT_LEAST_KIB),
             Some("Pss:") if !is_ram => sum = sum.saturating_add(value(words).unwrap_or_default()),

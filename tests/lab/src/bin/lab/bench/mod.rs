@@ -100,9 +100,7 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
     .join("\n");
     println!("{text}");
     let program = lab.vmm_program()?;
-    let size = fs::metadata(program)
-        .map_err(Error::file("look at", program))?
-        .len();
+    let size = fs::metadata(program).map_err(Error::file("look at", program))?.len();
     let goals = table::goals(&qemu, &ours, size.div_ceil(1024));
     goals.iter().for_each(|goal| println!("{goal}"));
     keep("vmm-against-qemu", &text, &(qemu, ours, heat))?;
@@ -119,15 +117,8 @@ fn booted(lab: &Lab, machine: &Machine) -> Result<L1, Error> {
 /// What is timed lies in memory: the host's root is slow to read.
 fn prepare(l1: &mut L1) -> Result<(), Error> {
     l1.tell(&Request::Share { at: HOST.into() })?;
-    for (from, to) in [
-        (place::VMM, "vmm"),
-        (place::KERNEL, "kernel"),
-        (place::INITRD, "initrd"),
-    ] {
-        l1.tell(&Request::Copy {
-            from: from.into(),
-            to: format!("{HOST}/tmp/{to}"),
-        })?;
+    for (from, to) in [(place::VMM, "vmm"), (place::KERNEL, "kernel"), (place::INITRD, "initrd")] {
+        l1.tell(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
     }
     let device = l1.machine().address(0);
     l1.bind(&device, Some("vfio-pci"))

@@ -23,23 +23,13 @@ pub fn line(points: &[(f64, f64)]) -> Line {
     let count = points.len().max(1) as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let sum = |of: &dyn Fn(f64, f64) -> f64| points.iter().map(|(px, py)| of(px - x, py - y)).sum::<f64>();
-    let (xx, xy, yy) = (
-        sum(&|dx, _| dx * dx),
-        sum(&|dx, dy| dx * dy),
-        sum(&|_, dy| dy * dy),
-    );
-    let slope = if xx > 0.0 { xy / xx } else { 0.0 };
-    let fit = if xx > 0.0 && yy > 0.0 {
-        xy * xy / (xx * yy)
-    } else {
-        1.0
+    let sum = |of: &dyn Fn(f64, f64) -> f64| {
+        points.iter().map(|(px, py)| of(px - x, py - y)).sum::<f64>()
     };
-    Line {
-        offset: y - slope * x,
-        slope,
-        fit,
-    }
+    let (xx, xy, yy) = (sum(&|dx, _| dx * dx), sum(&|dx, dy| dx * dy), sum(&|_, dy| dy * dy));
+    let slope = if xx > 0.0 { xy / xx } else { 0.0 };
+    let fit = if xx > 0.0 && yy > 0.0 { xy * xy / (xx * yy) } else { 1.0 };
+    Line { offset: y - slope * x, slope, fit }
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -81,10 +71,7 @@ fn draw_points(out: &mut String, title: &str, x_name: &str, points: &[(f64, f64)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..most_x, 0.0..most_y)?;
     let mut mesh = chart.configure_mesh();
-    mesh.light_line_style(TRANSPARENT)
-        .label_style(FONT)
-        .x_desc(x_name)
-        .draw()?;
+    mesh.light_line_style(TRANSPARENT).label_style(FONT).x_desc(x_name).draw()?;
     let ends = [0.0, most_x].map(|x| (x, line.offset + line.slope * x));
     chart.draw_series(LineSeries::new(ends, &BLUE))?;
     chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, RED.filled())))?;
@@ -103,10 +90,7 @@ fn draw_bars(out: &mut String, title: &str, bars: &[(String, f64)]) -> Drawn {
         .x_label_area_size(30)
         .build_cartesian_2d(0.0..most, rows..0.0)?;
     let mut mesh = chart.configure_mesh();
-    mesh.light_line_style(TRANSPARENT)
-        .label_style(FONT)
-        .disable_y_mesh()
-        .draw()?;
+    mesh.light_line_style(TRANSPARENT).label_style(FONT).disable_y_mesh().draw()?;
     let row = |index: usize| index as f64;
     chart.draw_series(bars.iter().enumerate().map(|(index, (_, value))| {
         let corners = [(0.0, row(index) + 0.1), (*value, row(index) + 0.9)];

@@ -30,9 +30,7 @@ struct Start {
 type Figure = (&'static str, &'static str, fn(&Start) -> f64);
 
 const FIGURES: [Figure; 4] = [
-    ("time from exec to init", "ms", |start| {
-        start.boot.to_init_ns as f64 / 1e6
-    }),
+    ("time from exec to init", "ms", |start| start.boot.to_init_ns as f64 / 1e6),
     ("exits to userspace up to init", "", |start| {
         start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
     }),
@@ -59,13 +57,7 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     let functions = virtual_functions(&mut l1)?;
     let by_devices: Vec<Start> = DEVICES
         .iter()
-        .map(|count| {
-            start(
-                &mut l1,
-                functions.get(..usize::from(*count)).unwrap_or_default(),
-                512,
-            )
-        })
+        .map(|count| start(&mut l1, functions.get(..usize::from(*count)).unwrap_or_default(), 512))
         .collect::<Result<_, _>>()?;
     let by_memory: Vec<Start> = sizes
         .iter()
@@ -77,10 +69,8 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
         "Starts by devices (virtual functions of an NVMe, 512 MiB of RAM):\n\n{}\nStarts by RAM (one device):\n\n{}",
         by_devices_text, by_memory_text
     );
-    let points: Vec<_> = by_devices
-        .iter()
-        .map(|start| (f64::from(start.devices), overhead(start)))
-        .collect();
+    let points: Vec<_> =
+        by_devices.iter().map(|start| (f64::from(start.devices), overhead(start))).collect();
     let goal = Goal::new(
         "memory for each further device:",
         plot::line(&points).slope.max(0.0).round() as u64,
@@ -107,10 +97,7 @@ fn virtual_functions(l1: &mut L1) -> Result<Vec<String>, Error> {
 
 fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Error> {
     say(&format!("{} devices, {memory_mib} MiB", devices.len()));
-    let guest = Guest {
-        memory_mib,
-        ..Guest::with(devices)
-    };
+    let guest = Guest { memory_mib, ..Guest::with(devices) };
     Ok(Start {
         devices: u16::try_from(devices.len()).unwrap_or(u16::MAX),
         memory_mib,
@@ -140,9 +127,7 @@ fn table(x_name: &str, starts: &[Start], x: fn(&Start) -> f64) -> Result<String,
             number(line.slope),
             line.fit
         ));
-        let file = format!("{name} by {x_name}.svg")
-            .to_lowercase()
-            .replace([' ', '\''], "-");
+        let file = format!("{name} by {x_name}.svg").to_lowercase().replace([' ', '\''], "-");
         write(&file, &plot::svg(title.trim(), x_name, &points)?)?;
     }
     Ok(text)

@@ -17,12 +17,7 @@ pub struct Goal {
 impl Goal {
     /// Something of which there may be at most `most`.
     pub fn new(what: &'static str, value: u64, most: u64, unit: &'static str) -> Self {
-        Self {
-            what,
-            value,
-            most,
-            unit,
-        }
+        Self { what, value, most, unit }
     }
 
     /// Whether it is.
@@ -48,20 +43,16 @@ fn userspace_exits(boot: &Boot) -> u64 {
 
 /// What the project wants to reach against QEMU.
 pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
-    let to_init = percent(
-        ours.median(|boot| boot.to_init_ns),
-        qemu.median(|boot| boot.to_init_ns),
-    );
+    let to_init = percent(ours.median(|boot| boot.to_init_ns), qemu.median(|boot| boot.to_init_ns));
     let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
     let mut goals = vec![
         Goal::new("exec to guest init:", to_init, 35, "% of QEMU's"),
         Goal::new(
-            "exits to userspace up to init:",
-            ours.median(userspace_exits),
-            450,
+            "system calls of a boot, KVM_RUN not counted:",
+            ours.syscalls.but_for_runs(),
+            400,
             "",
         ),
-        Goal::new("system calls of a boot:", ours.syscalls.total, 800, ""),
         Goal::new(
             "memory beyond the guest's:",
             ours.median(|boot| boot.overhead_kib),
@@ -87,30 +78,23 @@ fn percent(ours: u64, qemu: u64) -> u64 {
 /// A row's name, and its value.
 type Row = (&'static str, fn(&Figures) -> String);
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     ("exec to guest init (s of 1 ns an instruction)", |f| {
         seconds(f.median(|boot| boot.to_init_ns))
     }),
     ("the same, L1 clearing memory byte by byte", |f| {
         seconds(f.median_by_byte(|boot| boot.to_init_ns))
     }),
-    ("exits up to init, all", |f| {
-        f.median(|boot| boot.exits).to_string()
-    }),
-    ("exits up to init to userspace", |f| {
-        f.median(userspace_exits).to_string()
-    }),
+    ("exits up to init, all", |f| f.median(|boot| boot.exits).to_string()),
+    ("exits up to init to userspace", |f| f.median(userspace_exits).to_string()),
     ("of these MMIO / port", |f| {
         let [mmio, port] = [f.median(|boot| boot.mmio_exits), f.median(|boot| boot.port_exits)];
         format!("{mmio} / {port}")
     }),
     ("system calls of a boot", |f| f.syscalls.total.to_string()),
-    ("memory beyond guest RAM (KiB)", |f| {
-        f.median(|boot| boot.overhead_kib).to_string()
-    }),
-    ("4 KiB read, one at a time (us)", |f| {
-        thousandths(f.median(|boot| boot.read_ns))
-    }),
+    ("of these all but KVM_RUN", |f| f.syscalls.but_for_runs().to_string()),
+    ("memory beyond guest RAM (KiB)", |f| f.median(|boot| boot.overhead_kib).to_string()),
+    ("4 KiB read, one at a time (us)", |f| thousandths(f.median(|boot| boot.read_ns))),
 ];
 
 /// The table, with medians over the rounds.
@@ -141,21 +125,18 @@ mod tests {
     use crate::bench::measure::Vmm;
     use crate::bench::syscalls::Syscalls;
 
-    fn figures(vmm: Vmm, to_init_ns: u64, mmio_exits: u64) -> Figures {
+    fn figures(vmm: Vmm, to_init_ns: u64, calls: u64) -> Figures {
         let boot = Boot {
             to_init_ns,
             exits: 0,
-            mmio_exits,
+            mmio_exits: 900,
             port_exits: 200,
             overhead_kib: 0,
             read_ns: 1000,
         };
         Figures {
             vmm,
-            syscalls: Syscalls {
-                total: 800,
-                by_name: Vec::new(),
-            },
+            syscalls: Syscalls { total: calls, by_name: Vec::new() },
             boots: vec![boot; 3],
             boots_by_byte: Vec::new(),
         }
@@ -164,12 +145,8 @@ mod tests {
     #[test]
     fn a_goal_is_met_up_to_its_limit() {
         let qemu = figures(Vmm::Qemu, 2000, 0);
-        assert!(
-            goals(&qemu, &figures(Vmm::Ours, 700, 250), 3072)
-                .iter()
-                .all(Goal::is_met)
-        );
-        let missed = goals(&qemu, &figures(Vmm::Ours, 701, 251), 3073);
+        assert!(goals(&qemu, &figures(Vmm::Ours, 700, 400), 3072).iter().all(Goal::is_met));
+        let missed = goals(&qemu, &figures(Vmm::Ours, 701, 401), 3073);
         assert_eq!(missed.iter().filter(|goal| !goal.is_met()).count(), 3);
     }
 

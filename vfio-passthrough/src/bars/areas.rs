@@ -1,0 +1,112 @@
+//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's description of
+//! the region to a list of areas.
+
+use crate::address::ByteRange;
+use crate::backend::{RegionFlags, RegionInfo};
+
+/// A piece of a BAR, relative to its start. What is in no area is trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectArea(pub ByteRange);
+
+/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the
+/// pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
+///
+/// The table's pages stay trapped where VFIO could map them too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the
+/// host's kernel owns the table in the hardware. A kernel without that capability (before 4.16) refuses to map
+/// them, and nothing else.
+pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
+    if !region.flags.contains(RegionFlags::MMAP) {
+        return Vec::new();
+    }
+    let whole = ByteRange::between(0, region.size);
+    let mappable = region.sparse.clone().unwrap_or_else(|| vec![whole]);
+    let mut areas: Vec<ByteRange> = Vec::new();
+    for area in mappable
+        .into_iter()
+        .filter(|area| whole.contains(*area))
+        .map(|area| area.shrink_to(page_size))
+    {
+        // Areas that overlap come from a driver that lies; the second would not get its memory slot.
+        if !area.is_empty() && !areas.iter().any(|known| known.overlaps(area)) {
+            areas.push(area);
+        }
+    }
+    for range in trapped.iter().filter(|range| !range.is_empty()) {
+        let pages = range.grow_to(page_size);
+        areas = areas.into_iter().flat_map(|area| area.without(pages)).collect();
+    }
+    areas.into_iter().map(DirectArea).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGE: u64 = 0x1000;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::between(start, end)
+    }
+
+    fn region(size: u64, sparse: Option<Vec<ByteRange>>) -> RegionInfo {
+        RegionInfo { flags: RegionFlags::all(), size, sparse, ..RegionInfo::default() }
+    }
+
+    #[test]
+    fn areas_of_typical_bars() {
+        let table_of_an_nvme = [range(0x2000, 0x2410), range(0x3000, 0x3010)];
+        let cases = [
+            (region(0x4000, None), &table_of_an_nvme[..], vec![range(0, 0x2000)]),
+            (region(0x4000, None), &[], vec![range(0, 0x4000)]),
+            (region(0x4000, None), &[range(1, 1)], vec![range(0, 0x4000)]),
+            (
+                region(0x8000, None),
+                &[range(0x3ff8, 0x4008)],
+                vec![range(0, 0x3000), range(0x5000, 0x8000)],
+            ),
+            (region(0x800, None), &[], vec![]),
+            (region(0x4000, Some(vec![range(0x800, 0x3800)])), &[], vec![range(0x1000, 0x3000)]),
+            (region(0x4000, Some(vec![])), &[], vec![]),
+            (region(0x4000, Some(vec![range(0, 0x8000)])), &[], vec![]),
+            (
+                region(0x4000, Some(vec![range(0, 0x2000), range(0x1000, 0x3000)])),
+                &[],
+                vec![range(0, 0x2000)],
+            ),
+            (RegionInfo { flags: RegionFlags::READ, ..region(0x4000, None) }, &[], vec![]),
+        ];
+        for (region, trapped, expected) in cases {
+            let found: Vec<_> =
+                direct_areas(&region, trapped, PAGE).into_iter().map(|area| area.0).collect();
+            assert_eq!(found, expected, "{region:?}, trapped {trapped:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_direct_pages_are_those_that_may_be_mapped_and_are_not_trapped(
+            size in 0..64_u64, sparse in prop::option::of(prop::collection::vec((0..64_u64, 0..64_u64), 0..4)),
+            trapped in prop::collection::vec((0..64_u64 << 12, 0..0x2000_u64), 0..3),
+        ) {
+            let sparse = sparse.map(|areas| areas.into_iter().map(|(a, b)| range(a << 12, b << 12)).collect::<Vec<_>>());
+            let region = region(size << 12, sparse.clone());
+            let trapped: Vec<_> = trapped.into_iter().map(|(start, size)| range(start, start + size)).collect();
+            let areas = direct_areas(&region, &trapped, PAGE);
+            // The naive model: pages of the areas that are believed, one by one.
+            let mut believed: Vec<ByteRange> = Vec::new();
+            for area in sparse.unwrap_or_else(|| vec![range(0, region.size)]) {
+                if area.end() <= region.size && !believed.iter().any(|known| known.overlaps(area)) {
+                    believed.push(area);
+                }
+            }
+            for page in 0..64 {
+                let page = range(page << 12, (page + 1) << 12);
+                let times = areas.iter().filter(|area| area.0.overlaps(page)).count();
+                let clear = !trapped.iter().any(|range| range.overlaps(page));
+                let mappable = believed.iter().any(|area| area.contains(page));
+                prop_assert_eq!(times, usize::from(clear && mappable), "{:?}", page);
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! BARs: which parts of them the guest reaches directly, where they are in guest memory, and accesses that trap.
+
+pub(crate) mod areas;
+pub(crate) mod placement;
+mod window;
+
+use std::sync::{Arc, OnceLock};
+
+use crate::address::{BarIndex, ByteRange};
+use crate::backend::{RegionFlags, RegionInfo};
+use crate::device::FunctionDevice;
+use crate::error::Error;
+use crate::pci::bar::{Bar, Space};
+use crate::pci::config::ConfigSpace;
+
+/// The largest ROM, in bytes (PCI 3.0, 6.2.5.2).
+const MAX_ROM: u64 = 16 << 20;
+
+/// The BARs of a function and its ROM, as accesses that trap reach them.
+pub(crate) struct Bars {
+    device: Arc<FunctionDevice>,
+    bars: Vec<Bar>,
+    /// What VFIO says of BAR0 to BAR5 and the ROM, by their index.
+    regions: Vec<RegionInfo>,
+    /// The content of the ROM, once the guest has read it.
+    rom: OnceLock<Vec<u8>>,
+}
+
+/// What VFIO says of BAR0 to BAR5 and the ROM, by their index.
+pub(crate) fn regions(device: &FunctionDevice) -> Result<Vec<RegionInfo>, Error> {
+    let all = BarIndex::all().chain([BarIndex::ROM]);
+    all.map(|bar| device.region(bar.number().into())).collect()
+}
+
+impl Bars {
+    /// The BARs that config space has, in the regions that VFIO describes.
+    pub fn new(device: Arc<FunctionDevice>, bars: Vec<Bar>, regions: Vec<RegionInfo>) -> Self {
+        Self { device, bars, regions, rom: OnceLock::new() }
+    }
+
+    /// The BARs, in order, and the ROM.
+    pub fn all(&self) -> &[Bar] {
+        &self.bars
+    }
+
+    /// The BAR that decodes an address now, and the offset of the address in it.
+    pub fn decode(
+        &self,
+        config: &ConfigSpace,
+        space: Space,
+        address: u64,
+    ) -> Option<(BarIndex, u64)> {
+        let mut bars = self.bars.iter().filter(|bar| bar.kind.space() == space);
+        bars.find_map(|bar| {
+            let range = ByteRange::new(config.decoded(bar)?, bar.size)?;
+            Some((bar.index, range.offset_of(address)?))
+        })
+    }
+
+    /// Reads from the device. What cannot be read is all-ones.
+    pub fn read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        let Some(region) = self.regions.get(usize::from(bar.number())) else {
+            return data.fill(0xff);
+        };
+        let result = match bar {
+            BarIndex::ROM => self.read_rom(region, offset, data),
+            _ => self.device.read(region, offset, data),
+        };
+        if let Err(error) = result {
+            data.fill(0xff);
+            self.device.warn(&error);
+        }
+    }
+
+    /// Reads from a copy: the content of a ROM does not change, and the kernel walks its images at each read of it
+    /// (pci_map_rom).
+    fn read_rom(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        let rom = match self.rom.get() {
+            Some(rom) => rom,
+            None => {
+                let size = usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default();
+                let mut rom = vec![0; size];
+                self.device.read(region, 0, &mut rom)?;
+                self.rom.get_or_init(|| rom)
+            }
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        match rom.get(start..start.saturating_add(data.len())) {
+            Some(found) => data.copy_from_slice(found),
+            None => data.fill(0xff),
+        }
+        Ok(())
+    }
+
+    /// Writes to the device. A ROM ignores writes.
+    pub fn write(&self, bar: BarIndex, offset: u64, data: &[u8]) {
+        let region = self.regions.get(usize::from(bar.number()));
+        if let Some(region) = region.filter(|region| region.flags.contains(RegionFlags::WRITE)) {
+            self.device.warn_of(self.device.write(region, offset, data));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The device of a function: the calls on it, with errors that name it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+
+use crate::address::PciAddress;
+use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo};
+use crate::error::Error;
+use crate::irq::IrqIndex;
+use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
+
+/// The number of warnings that a function logs about failed accesses. A guest must not fill the host's log.
+const MAX_WARNINGS: u32 = 16;
+
+/// The first 256 bytes of config space.
+pub(crate) type ConventionalConfig = [u8; CONVENTIONAL_SIZE as usize];
+
+/// An open device, with its place on the host.
+pub(crate) struct FunctionDevice {
+    pub address: PciAddress,
+    pub device: Arc<dyn Device>,
+    config: RegionInfo,
+    warnings: AtomicU32,
+    detached: AtomicBool,
+}
+
+impl FunctionDevice {
+    /// Checks that VFIO calls it a PCI device, and finds its config space.
+    pub fn new(address: PciAddress, device: Arc<dyn Device>) -> Result<Self, Error> {
+        if !device.flags().contains(DeviceFlags::PCI) {
+            let reason = "VFIO does not call it a PCI device";
+            return Err(Error::NotUsable { address, reason });
+        }
+        let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;
+        let (warnings, detached) = (AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Self { address, device, config, warnings, detached })
+    }
+
+    /// What VFIO says of a region.
+    pub fn region(&self, index: u32) -> Result<RegionInfo, Error> {
+        region(self.address, &*self.device, index)
+    }
+
+    /// What VFIO says of an interrupt index.
+    pub fn irq(&self, index: IrqIndex) -> Result<IrqInfo, Error> {
+        let address = self.address;
+        let irq = self.device.irq(index.number());
+        irq.map_err(|source| Error::DescribeInterrupts { address, index, source })
+    }
+
+    /// The size of config space in bytes: 256, or 4096 with PCI Express.
+    pub fn config_size(&self) -> u64 {
+        self.config.size
+    }
+
+    /// Reads config space as VFIO presents it.
+    pub fn read_config(&self, offset: u16, data: &mut [u8]) -> Result<(), Error> {
+        self.read(&self.config, offset.into(), data)
+    }
+
+    /// Gives `walk` a way to read config space.
+    pub fn walk_config<T>(
+        &self,
+        walk: impl FnOnce(&dyn Fn(u16, &mut [u8]) -> io::Result<()>) -> io::Result<T>,
+    ) -> Result<T, Error> {
+        let read =
+            |offset: u16, data: &mut [u8]| self.device.read(&self.config, offset.into(), data);
+        walk(&read).map_err(self.region_error("read", self.config.index))
+    }
+
+    /// Writes config space through VFIO.
+    pub fn write_config(&self, offset: u16, data: &[u8]) -> Result<(), Error> {
+        self.write(&self.config, offset.into(), data)
+    }
+
+    /// Reads the first 256 bytes of config space in one call.
+    pub fn conventional_config(&self) -> Result<ConventionalConfig, Error> {
+        let mut conventional = [0; CONVENTIONAL_SIZE as usize];
+        self.read_config(0, &mut conventional)?;
+        Ok(conventional)
+    }
+
+    /// Writes the command register.
+    pub fn write_command(&self, command: Command) -> Result<(), Error> {
+        self.write_config(COMMAND, &command.bits().to_le_bytes())
+    }
+
+    /// Reads a region.
+    pub fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        let result = self.device.read(region, offset, data);
+        result.map_err(self.region_error("read", region.index))
+    }
+
+    /// Writes a region.
+    pub fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let result = self.device.write(region, offset, data);
+        result.map_err(self.region_error("write", region.index))
+    }
+
+    fn region_error(
+        &self,
+        operation: &'static str,
+        region: u32,
+    ) -> impl FnOnce(io::Error) -> Error + use<> {
+        let address = self.address;
+        move |source| Error::Region { address, operation, region, source }
+    }
+
+    /// Logs a failure of an access. Errors after detach are expected: they are not logged.
+    pub fn warn(&self, error: &Error) {
+        if !self.is_detached() && self.warnings.fetch_add(1, Ordering::Relaxed) < MAX_WARNINGS {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Logs a failure, if it is one.
+    pub fn warn_of(&self, result: Result<(), Error>) {
+        if let Err(error) = result {
+            self.warn(&error);
+        }
+    }
+
+    /// The device was closed while the guest ran.
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// Closes the device for good.
+    pub fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+        self.device.close();
+    }
+}
+
+fn region(address: PciAddress, device: &dyn Device, region: u32) -> Result<RegionInfo, Error> {
+    let operation = "describe";
+    device.region(region).map_err(|source| Error::Region { address, operation, region, source })
+}
+
+/// The first failure of several steps that are all carried out. Later failures are logged.
+pub(crate) struct FirstError<'a> {
+    device: &'a FunctionDevice,
+    result: Result<(), Error>,
+}
+
+impl<'a> FirstError<'a> {
+    /// No failure yet.
+    pub fn new(device: &'a FunctionDevice) -> Self {
+        Self { device, result: Ok(()) }
+    }
+
+    /// Takes the result of the next step.
+    pub fn add(&mut self, result: Result<(), Error>) {
+        match (&self.result, result) {
+            (Ok(()), result) => self.result = result,
+            (Err(_), result) => self.device.warn_of(result),
+        }
+    }
+
+    /// No step has failed so far.
+    pub fn is_ok(&self) -> bool {
+        self.result.is_ok()
+    }
+
+    /// The first failure.
+    pub fn into_result(self) -> Result<(), Error> {
+        self.result
+    }
+}

@@ -1,0 +1,161 @@
+//! Builds a function from what VFIO says of a device. Every step is a value that undoes itself if a later one fails.
+
+use std::io;
+use std::sync::Arc;
+
+use super::events::HostEvents;
+use super::reset::{BUS_RESET, choose};
+use super::{PassthroughFunction, Reset, ResetPolicy, State};
+use crate::address::PciAddress;
+use crate::backend::{Device, RegionInfo};
+use crate::bars::placement::Placement;
+use crate::bars::{Bars, regions};
+use crate::counters::FunctionTraps;
+use crate::device::{ConventionalConfig, FunctionDevice};
+use crate::error::Error;
+use crate::host::VmmServices;
+use crate::irq::binding::Binding;
+use crate::irq::intx::Intx;
+use crate::irq::{Interrupts, IrqIndex};
+use crate::pci::config::ConfigSpace;
+use crate::pci::regs::{COMMAND, Command};
+use crate::pci::view::RegionSizes;
+use crate::sync::Mutex;
+
+impl PassthroughFunction {
+    /// Makes a function of an opened device, as it is after power-on: no BAR is placed, nothing is decoded, interrupts
+    /// are disabled.
+    ///
+    /// The kernel has reset the device when it was opened, so it is not reset here again, unless it can only be reset
+    /// with its whole bus: the kernel leaves that to its user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Region`], [`Error::NotUsable`] for what is not a PCI function, [`Error::Vectors`],
+    /// [`Error::NoReset`] where `policy` asks for a reset and there is none, [`Error::Reset`].
+    pub fn new(
+        address: PciAddress,
+        device: Arc<dyn Device>,
+        services: &VmmServices,
+        policy: ResetPolicy,
+    ) -> Result<Self, Error> {
+        let device = Arc::new(FunctionDevice::new(address, device)?);
+        let reset = reset(&device, policy)?;
+        let regions = regions(&device)?;
+        let conventional = device.conventional_config()?;
+        let config = config(&device, &regions, &conventional)?;
+        // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
+        let config = if reset == Reset::Function { config } else { config.without_flr() };
+        let (config, interrupts) = interrupts(&device, config, services)?;
+        let events = HostEvents::new(&device)?;
+        let traps = Arc::new(FunctionTraps::default());
+        let guest = (services.slots.clone(), services.p2p.clone());
+        let placement = Placement::new(device.clone(), &config, &regions, guest, traps.clone());
+        Ok(Self {
+            host_command: host_command(&conventional),
+            bars: Bars::new(device.clone(), config.bars().to_vec(), regions),
+            msix: config.msix(),
+            device,
+            reset,
+            traps,
+            events,
+            state: Mutex::new(State {
+                config,
+                interrupts,
+                placement,
+                sequence: 0,
+                needs_resync: false,
+                running: true,
+            }),
+        })
+    }
+}
+
+/// The bits of the command register that the host has set and the guest does not change. Without SERR#, a device of
+/// conventional PCI reports no error to the host (PCIe 6.2.6).
+fn host_command(conventional: &ConventionalConfig) -> Command {
+    let bytes = conventional.get(usize::from(COMMAND)..).and_then(<[u8]>::first_chunk);
+    let found = Command::from_bits_retain(bytes.copied().map_or(0, u16::from_le_bytes));
+    found & Command::SERR
+}
+
+/// How the function is reset. A reset of its bus is done at once.
+fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
+    let address = device.address;
+    let found = choose(address, device.device.flags(), || device.device.bus_members());
+    match (found, policy) {
+        (Ok(Reset::Bus), _) => reset_bus(device).map(|()| Reset::Bus),
+        (Ok(reset), _) => Ok(reset),
+        (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
+        (Err(reason), ResetPolicy::IfPossible) => {
+            log::warn!(
+                "{address}: {reason}; the guest gets it in the state in which its last user left it"
+            );
+            Ok(Reset::Nothing)
+        }
+    }
+}
+
+fn reset_bus(device: &FunctionDevice) -> Result<(), Error> {
+    // No DMA while the reset is under way; the kernel restores what it finds now.
+    device.write_command(host_command(&device.conventional_config()?))?;
+    let (address, call) = (device.address, BUS_RESET);
+    device.device.reset_bus().map_err(|source| Error::Reset { address, call, source })
+}
+
+fn config(
+    device: &FunctionDevice,
+    regions: &[RegionInfo],
+    conventional: &ConventionalConfig,
+) -> Result<ConfigSpace, Error> {
+    let mut sizes = RegionSizes::default();
+    sizes.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
+    let size = u16::try_from(device.config_size()).unwrap_or(u16::MAX);
+    device.walk_config(|read| {
+        // The headers of extended capabilities are a few reads; all of their space would be a thousand for the kernel,
+        // which reads a dword at a time.
+        let read = |offset: u16, data: &mut [u8]| {
+            let range = usize::from(offset)..usize::from(offset).saturating_add(data.len());
+            match conventional.get(range) {
+                Some(found) => {
+                    data.copy_from_slice(found);
+                    Ok(())
+                }
+                None => read(offset, data),
+            }
+        };
+        ConfigSpace::new(device.address, size, &sizes, read)
+    })
+}
+
+/// The kinds of interrupts that the function, VFIO and the host VMM all have.
+fn interrupts(
+    device: &FunctionDevice,
+    config: ConfigSpace,
+    services: &VmmServices,
+) -> Result<(ConfigSpace, Interrupts), Error> {
+    let msi = config.msi().map(|layout| (IrqIndex::Msi, layout.vectors()));
+    let msix = config.msix().map(|layout| (IrqIndex::Msix, layout.vectors));
+    let bind = |(index, vectors)| binding(device, index, vectors, services);
+    let (msi, msix) = (msi.map(bind).transpose()?, msix.map(bind).transpose()?);
+    let line = services.intx.clone().filter(|_| config.pin() != 0);
+    let has_pin = line.is_some() && device.irq(IrqIndex::Intx)?.count != 0;
+    let pin = line.filter(|_| has_pin);
+    let pin = pin.map(|line| Intx::new(device.address, device.device.clone(), line));
+    let interrupts = Interrupts::new(config.msix(), (pin, msi, msix));
+    let config = if has_pin { config } else { config.without_pin() };
+    Ok((config, interrupts))
+}
+
+fn binding(
+    device: &FunctionDevice,
+    index: IrqIndex,
+    vectors: u16,
+    services: &VmmServices,
+) -> Result<Binding, Error> {
+    let irq = device.irq(index)?;
+    let address = device.address;
+    let failed = |source: io::Error| Error::Vectors { address, index, vectors, source };
+    let allocated = services.msi.allocate(vectors).map_err(failed)?;
+    Ok(Binding::new(address, index, device.device.clone(), irq, allocated))
+}

@@ -1,0 +1,101 @@
+//! Carries out what a write of the guest asks for.
+
+use super::{ConfigEffects, PassthroughFunction, State};
+use crate::device::FirstError;
+use crate::error::Error;
+use crate::irq;
+use crate::pci::config::{Touched, Written};
+use crate::pci::regs::{Command, PM_STATE};
+
+impl PassthroughFunction {
+    pub(super) fn write_config(&self, state: &mut State, offset: u16, data: &[u8]) {
+        let written = state.config.write(offset, data);
+        self.apply(state, written);
+    }
+
+    pub(super) fn write_table(&self, at: u64, data: &[u8]) -> Option<ConfigEffects> {
+        let mut state = self.lock();
+        let resyncs = state.needs_resync;
+        if state.interrupts.table().write(at, data) || resyncs {
+            self.apply(&mut state, Written { touched: Touched::MSIX, ..Written::default() });
+        }
+        resyncs.then(|| self.effects(&mut state))
+    }
+
+    /// Carries a write out, with what is left over of those that failed: a guest that writes the same value again
+    /// touches nothing new, and a device that did not take the last value must get it.
+    fn apply(&self, state: &mut State, mut written: Written) {
+        if state.needs_resync {
+            written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
+        }
+        let result = self.carry_out(state, &written);
+        state.needs_resync = result.is_err();
+        self.device.warn_of(result);
+    }
+
+    /// Windows that move or close are removed before the device hears of the write: the kernel takes the mappings of a
+    /// BAR away when decoding ends. They are placed again after it.
+    fn carry_out(&self, state: &mut State, written: &Written) -> Result<(), Error> {
+        let touched = written.touched;
+        if touched.contains(Touched::RESET) {
+            return self.reset_locked(state);
+        }
+        let moves = touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
+        if touched.contains(Touched::POWER) {
+            // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
+            state.config.set_in_low_power(true);
+        }
+        let mut errors = FirstError::new(&self.device);
+        let retired = if moves { state.placement.retire(&state.config) } else { Ok(()) };
+        let forwarded = self.forward(state, written);
+        // A device that did not take the write may not decode what it should: its mappings would fault.
+        if moves && forwarded.is_ok() {
+            state.placement.place(&state.config);
+        }
+        errors.add(retired);
+        errors.add(forwarded);
+        if touched.intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND) {
+            errors.add(self.reconcile_interrupts(state));
+        }
+        errors.into_result()
+    }
+
+    /// Writes to the device what is the device's.
+    fn forward(&self, state: &mut State, written: &Written) -> Result<(), Error> {
+        let mut errors = FirstError::new(&self.device);
+        for (offset, data) in &written.forward {
+            errors.add(self.device.write_config(*offset, data));
+        }
+        if written.touched.contains(Touched::COMMAND) {
+            errors.add(self.write_command(state.config.command()));
+        }
+        if written.touched.contains(Touched::POWER) {
+            errors.add(self.read_power_state(state));
+        }
+        errors.into_result()
+    }
+
+    pub(super) fn write_command(&self, command: Command) -> Result<(), Error> {
+        self.device.write_command(command | self.host_command)
+    }
+
+    pub(super) fn read_power_state(&self, state: &mut State) -> Result<(), Error> {
+        let Some(offset) = state.config.power_control() else {
+            return Ok(());
+        };
+        let mut data = [0; 2];
+        self.device.read_config(offset, &mut data)?;
+        state.config.set_in_low_power(u16::from_le_bytes(data) & PM_STATE != 0);
+        Ok(())
+    }
+
+    /// Makes the host agree with what the guest programmed.
+    pub(super) fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
+        let State { interrupts, config, .. } = state;
+        interrupts.reconcile(config).map_err(|source| self.interrupt_error(source))
+    }
+
+    pub(super) fn interrupt_error(&self, source: irq::Error) -> Error {
+        Error::Interrupts { address: self.address(), source }
+    }
+}

@@ -1,0 +1,60 @@
+//! Files that are passed in already open.
+
+use super::*;
+
+/// The VMM in a shell that opens files for it.
+fn with(arguments: &str, files: &str) -> Output {
+    let line = format!("exec {} --memory 64M {arguments} {files}", env!("CARGO_BIN_EXE_vmm"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line]).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_guest_is_booted_from_open_files_and_booted_again() {
+    if !has_kvm("a_guest_is_booted_from_open_files_and_booted_again") {
+        return;
+    }
+    let kernel = reboots_once();
+    let path = kernel.path().display();
+    let files = format!("3<{path} 4<{path} 5<>/dev/kvm");
+    let output = with("--kernel fd=3 --initrd fd=4 --kvm fd=5", &files);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+    assert_eq!(output.stdout, b"\n\n");
+}
+
+const KERNEL: &str = "3<KERNEL";
+const AND_NULL: &str = "3<KERNEL 4</dev/null";
+
+/// Arguments, files, and what an error begins with and contains.
+const WRONG: [(&str, &str, &str, &str); 9] = [
+    (
+        "--kernel fd=9",
+        KERNEL,
+        "--kernel fd=9: no file was passed by this number (EBADF)",
+        "fd=3 3<",
+    ),
+    ("--kernel fd=1", KERNEL, "--kernel fd=1: no file was passed by this number", ""),
+    ("--kernel fd=3 --initrd fd=3", KERNEL, "--initrd fd=3: this number is given twice", ""),
+    ("--kernel fd=4", AND_NULL, "--kernel fd=4: it is not a regular file", ""),
+    ("--kernel fd=3", "3</proc/version", "kernel fd=3 is not a kernel: ", "bzImage"),
+    ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: it is not KVM's", "3<>/dev/kvm"),
+    ("--kernel fd=3 --kvm /nonexistent", KERNEL, "no /nonexistent: ", "modprobe"),
+    ("--kernel fd=3 --vfio fd=4", AND_NULL, "--vfio fd=4: it is not a VFIO group's", "/dev/vfio/7"),
+    ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no file was passed by this number", ""),
+];
+
+#[test]
+fn files_that_are_not_what_they_should_be_are_told() {
+    if !has_kvm("files_that_are_not_what_they_should_be_are_told") {
+        return;
+    }
+    let kernel = program(&[]);
+    for (arguments, files, begins, contains) in WRONG {
+        let files = files.replace("KERNEL", kernel.path().to_str().unwrap());
+        let output = with(arguments, &files);
+        let said = text(&output);
+        let is_told = said.starts_with(&format!("error: {begins}")) && said.contains(contains);
+        assert!(is_told, "{arguments} {files}: {said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
