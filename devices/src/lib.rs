@@ -15,3 +15,8 @@ mod serial;
 pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError, SlotsFreed};
 pub use power::{PowerControl, PowerRequest, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use serial::{Serial, SerialError};
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -11,3 +11,8 @@ pub use layout::{
     Reserved,
 };
 pub use range::AddressRange;
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 
 use crate::PciAddress;
@@ -113,8 +114,10 @@ impl Files {
 
     /// Takes away the files that nothing holds.
     fn sweep(&mut self) -> Vec<Kind> {
-        let gone = self.files.extract_if(.., |_, file| !file.is_open && file.links.is_empty());
-        gone.map(|(_, file)| file.kind).collect()
+        let is_held = |(_, file): &(Fd, File)| file.is_open || !file.links.is_empty();
+        let (held, gone): (_, Vec<_>) = mem::take(&mut self.files).into_iter().partition(is_held);
+        self.files = held.into_iter().collect();
+        gone.into_iter().map(|(_, file)| file.kind).collect()
     }
 
     /// The files of a group are of no use any more.

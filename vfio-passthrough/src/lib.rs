@@ -70,5 +70,5 @@ pub use pci::bar::{Bar, BarKind, Space};
 
 /// The README's code is compiled with the tests.
 #[cfg(all(doctest, feature = "kvm", feature = "model"))]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -98,3 +98,8 @@ fn status(outcome: &Outcome) -> ExitCode {
         _ => ExitCode::SUCCESS,
     }
 }
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -21,7 +21,7 @@ pub(super) fn place(
 ) -> Result<(), Shortage> {
     let shortage = |why: String| Shortage { what: format!("{} of RAM", size(request.ram)), why };
     let page = request.ram_page;
-    if !page.is_power_of_two() || !request.ram.is_multiple_of(page) {
+    if !page.is_power_of_two() || request.ram.checked_rem(page) != Some(0) {
         return Err(shortage(format!("the size is not a multiple of a page of {}", size(page))));
     }
     let hole = AddressRange::between(hole_start, FOUR_GIB);

@@ -121,9 +121,8 @@ impl Container {
         // What was bound to another driver meanwhile is asked for anew.
         self.drivers().clear();
         let group = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        if let Some(other) = opened.as_ref().map(|file| self.sysfs.group_of(file))
-            && other != Some(group)
-        {
+        let is_of = opened.as_ref().map(|file| self.sysfs.group_of(file));
+        if let Some(other) = is_of.filter(|other| *other != Some(group)) {
             return Err(Error::OtherGroup { address, group, other });
         }
         let membership = Membership::new(self, address, group, opened)?;

@@ -125,12 +125,13 @@ fn dma_avail(capability: Capability<'_>) -> Option<u32> {
 /// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and
 /// function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
-    let (entries, _) = bytes.as_chunks::<8>();
-    let member = |[g0, g1, g2, g3, d0, d1, bus, devfn]: &[u8; 8]| {
-        let domain = u16::from_ne_bytes([*d0, *d1]);
-        (PciAddress::new(domain.into(), *bus, *devfn), u32::from_ne_bytes([*g0, *g1, *g2, *g3]))
+    let member = |entry: &[u8]| {
+        let [g0, g1, g2, g3, d0, d1, bus, devfn] = *entry.first_chunk()?;
+        let domain = u16::from_ne_bytes([d0, d1]);
+        let group = u32::from_ne_bytes([g0, g1, g2, g3]);
+        Some((PciAddress::new(domain.into(), bus, devfn), group))
     };
-    entries.iter().take(count).map(member).collect()
+    bytes.chunks_exact(8).take(count).filter_map(member).collect()
 }
 
 fn is(capability: Capability<'_>, id: u32) -> Option<()> {

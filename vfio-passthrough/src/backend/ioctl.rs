@@ -137,7 +137,8 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
     let argsz = u32::try_from(size).map_err(too_many)?;
     let header = [argsz, kind, index, start, count];
     let fd = |eventfd: &Option<Arc<EventFd>>| {
-        eventfd.as_ref().map_or(-1, |eventfd| eventfd.as_raw_fd()).cast_unsigned()
+        let fd = eventfd.as_ref().map_or(-1, |eventfd| eventfd.as_raw_fd());
+        fd as u32
     };
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
@@ -200,7 +201,7 @@ pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<(
         .saturating_mul(groups.len())
         .saturating_add(size_of::<sys::vfio_pci_hot_reset>());
     let header = [u32::try_from(size).map_err(too_many)?, 0, count];
-    let fds = groups.iter().map(|group| group.as_raw_fd().cast_unsigned());
+    let fds = groups.iter().map(|group| group.as_raw_fd() as u32);
     let words: Vec<u32> = header.into_iter().chain(fds).collect();
     // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })

@@ -214,9 +214,8 @@ fn place(path: *const c_char) -> CString {
 
 #[unsafe(no_mangle)]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
-    if let Some(world) = world().as_mut().filter(|world| world.fds.contains_key(&fd))
-        && request >> 8 == 0x3b
-    {
+    let is_ours = |world: &&mut World| world.fds.contains_key(&fd) && request >> 8 == 0x3b;
+    if let Some(world) = world().as_mut().filter(is_ours) {
         let (fd, request) = (world.fd(fd), request as u32 - 0x3b64);
         let result = world.ioctl(fd, request, argument);
         if let (UNMAP, Err(error)) = (request, &result) {
@@ -231,10 +230,10 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if name.starts_with("/dev/vfio/")
-        && let Some(world) = world().as_mut()
-    {
-        return answer(world.open(&name));
+    if name.starts_with("/dev/vfio/") {
+        if let Some(world) = world().as_mut() {
+            return answer(world.open(&name));
+        }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }

@@ -119,7 +119,7 @@ impl FromStr for Memory {
         };
         match memory.hugepages {
             Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
-            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => {
+            Some(page) if memory.bytes().checked_rem(page.bytes()) != Some(0) => {
                 Err(MemoryError::NotWhole { size: memory.size, page })
             }
             _ => Ok(memory),
@@ -165,7 +165,7 @@ impl FromStr for MemorySize {
         let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
         match bytes {
             _ if bytes < LEAST => Err(SizeError::TooSmall),
-            _ if !bytes.is_multiple_of(UNIT) => Err(SizeError::NotHugePages),
+            _ if bytes % UNIT != 0 => Err(SizeError::NotHugePages),
             _ => Ok(Self(bytes)),
         }
     }

@@ -73,9 +73,10 @@ impl Keyboard {
     }
 
     fn listen_to_stdin(&self, ops: &mut EventOps<'_>, events: EventSet) {
-        if self.source == Source::Polled
-            && let Err(error) = ops.modify(Events::new(&stdin(), events))
-        {
+        if self.source != Source::Polled {
+            return;
+        }
+        if let Err(error) = ops.modify(Events::new(&stdin(), events)) {
             log::error!("stdin: {error}");
         }
     }

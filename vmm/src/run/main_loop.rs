@@ -69,13 +69,17 @@ impl MainLoop {
             let timeout = if is_unfinished { PROMPT_MILLISECONDS } else { FOREVER };
             let events = self.manager.run_with_timeout(timeout)?;
             self.stats.wakeups.add_one();
-            if events == 0
-                && let Ok(mut line) = self.line.lock()
-            {
-                line.is_unfinished = self.pending.write_unfinished();
+            if events == 0 {
+                self.write_unfinished();
             }
         }
         Ok(())
+    }
+
+    fn write_unfinished(&self) {
+        if let Ok(mut line) = self.line.lock() {
+            line.is_unfinished = self.pending.write_unfinished();
+        }
     }
 }
 

@@ -3,20 +3,8 @@
 //! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or
 //! VGA.
 
-use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
-    Name, Notify, Package, PackageBuilder, Path, ResourceTemplate, Scope,
-};
-use acpi_tables::fadt::{FADTBuilder, Flags};
-use acpi_tables::gas::{AccessSize, AddressSpace as RegisterSpace, GAS};
-use acpi_tables::madt::{
-    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
-};
-use acpi_tables::mcfg::MCFG;
-use acpi_tables::rsdp::Rsdp;
-use acpi_tables::sdt::Sdt;
-use acpi_tables::xsdt::XSDT;
-use acpi_tables::{Aml, aml};
+mod aml;
+
 use devices::{PowerControl, RESET_VALUE, SLEEP_TYPE_S5, Serial};
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -32,6 +20,13 @@ const ACPI_TABLES: AddressRange = AddressRange::between(FIRMWARE.start, RESET_EN
 const OEM: [u8; 6] = *b"RSTVMM";
 const OEM_TABLE: [u8; 8] = *b"VFIOPASS";
 const OEM_REVISION: u32 = 1;
+/// Which program has made the tables, and its version.
+const CREATOR: [u8; 4] = *b"RSTV";
+const CREATOR_REVISION: u32 = 1;
+
+/// Tables begin with a header (ACPI 6.5, table 5.4).
+const HEADER_SIZE: u32 = 36;
+const RSDP_SIZE: u32 = 36;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
@@ -43,8 +38,11 @@ const PCI_GSIS: u32 = 8;
 /// clear, say that there are no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
-/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI
-/// interrupt.
+/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4 and 5), there
+/// is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
+const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
+
+/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI interrupt.
 pub(crate) const POWER_BUTTON_GSI: u32 = 9;
 /// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
@@ -70,15 +68,12 @@ pub(crate) fn write(
     layout: &Layout,
     platform: &Platform,
 ) -> Result<u64, Error> {
-    let mut tables = Tables { memory, next: ACPI_TABLES.start.saturating_add(Rsdp::len() as u64) };
-    let dsdt = tables.put(dsdt(layout, platform).as_slice())?;
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    xsdt.add_entry(tables.put(&bytes(&fadt(dsdt)))?);
-    xsdt.add_entry(tables.put(&bytes(&madt(platform)))?);
-    xsdt.add_entry(tables.put(&bytes(&mcfg(layout)))?);
-    let xsdt = tables.put(&bytes(&xsdt))?;
-    let rsdp = bytes(&Rsdp::new(OEM, xsdt));
-    memory.write_slice(&rsdp, GuestAddress(ACPI_TABLES.start))?;
+    let mut tables = Tables { memory, next: ACPI_TABLES.start.saturating_add(RSDP_SIZE.into()) };
+    let dsdt = tables.put(&dsdt(layout, platform))?;
+    let entries =
+        [tables.put(&fadt(dsdt))?, tables.put(&madt(platform))?, tables.put(&mcfg(layout))?];
+    let xsdt = tables.put(&table(*b"XSDT", 1, entries.map(u64::to_le_bytes).as_flattened()))?;
+    memory.write_slice(&rsdp(xsdt), GuestAddress(ACPI_TABLES.start))?;
     Ok(ACPI_TABLES.start)
 }
 
@@ -101,144 +96,177 @@ impl Tables<'_> {
     }
 }
 
-fn bytes(table: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    table.to_aml_bytes(&mut bytes);
-    bytes
+/// A table with its header.
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+    let length = HEADER_SIZE.saturating_add(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    let mut table = [
+        &signature[..],
+        &length.to_le_bytes(),
+        &[revision, 0],
+        &OEM,
+        &OEM_TABLE,
+        &OEM_REVISION.to_le_bytes(),
+        &CREATOR,
+        &CREATOR_REVISION.to_le_bytes(),
+        body,
+    ]
+    .concat();
+    let sum = checksum(&table);
+    put(&mut table, 9, &[sum]);
+    table
 }
 
-fn port(port: u16) -> GAS {
-    GAS::new(RegisterSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
+/// What makes the sum of all bytes zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    let sum = |sum: u8, byte: &u8| sum.wrapping_add(*byte);
+    bytes.iter().fold(0, sum).wrapping_neg()
 }
 
-fn fadt(dsdt: u64) -> impl Aml {
-    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
-        .dsdt_64(dsdt)
-        .flag(Flags::HwReducedAcpi)
-        .flag(Flags::ResetRegSup)
-        .flag(Flags::PwrButton)
-        .flag(Flags::SlpButton)
-        .flag(Flags::Headless);
-    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    fadt.reset_reg = port(PowerControl::RESET);
-    fadt.reset_value = RESET_VALUE;
-    fadt.sleep_control_reg = port(PowerControl::SLEEP_CONTROL);
-    fadt.sleep_status_reg = port(PowerControl::SLEEP_STATUS);
-    fadt.finalize()
+fn put(table: &mut [u8], offset: usize, field: &[u8]) {
+    let bytes = table.iter_mut().skip(offset);
+    bytes.zip(field).for_each(|(byte, new)| *byte = *new);
 }
 
-fn madt(platform: &Platform) -> impl Aml {
-    let mut madt =
-        MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC));
-    (0..platform.cpus).for_each(|cpu| {
-        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled))
-    });
-    madt.add_structure(IoApic::new(0, IO_APIC, 0));
-    madt
+/// The root (ACPI 6.5, table 5.3): the first checksum is that of ACPI 1.0's 20 bytes.
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    const REVISION: u8 = 2;
+    const NO_RSDT: [u8; 4] = [0; 4];
+    let mut old = [b"RSD PTR ", &[0][..], &OEM, &[REVISION], &NO_RSDT].concat();
+    let sum = checksum(&old);
+    put(&mut old, 8, &[sum]);
+    let new = [&RSDP_SIZE.to_le_bytes()[..], &xsdt.to_le_bytes(), &[0; 4]].concat();
+    let mut rsdp = [old, new].concat();
+    let sum = checksum(&rsdp);
+    put(&mut rsdp, 32, &[sum]);
+    rsdp
 }
 
-fn mcfg(layout: &Layout) -> impl Aml {
-    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
-    mcfg.add_ecam(layout.ecam.start, 0, 0, 0);
-    mcfg
+/// A register of one byte at a port (ACPI 6.5, table 5.1): system I/O, 8 bits from bit 0 on, byte accesses.
+fn port(port: u16) -> [u8; 12] {
+    let [low, high] = port.to_le_bytes();
+    [1, 8, 0, 1, low, high, 0, 0, 0, 0, 0, 0]
 }
 
-fn dsdt(layout: &Layout, platform: &Platform) -> Sdt {
-    const HEADER: u32 = 36;
+/// ACPI 6.5, table 5.9. Offsets there count from the table's start.
+fn fadt(dsdt: u64) -> Vec<u8> {
     const REVISION: u8 = 6;
-    let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    dsdt.append_slice(&bytes(&sleep_state()));
-    [serial(), motherboard(layout), pci(layout, platform), power_button()]
-        .iter()
-        .for_each(|device| dsdt.append_slice(device));
-    dsdt
+    const MINOR_REVISION: u8 = 5;
+    const SIZE: usize = 276;
+    let mut body = [0; SIZE - HEADER_SIZE as usize];
+    let fields: [(usize, &[u8]); 8] = [
+        (109, &BOOT_ARCHITECTURE.to_le_bytes()),
+        (112, &FADT_FLAGS.to_le_bytes()),
+        (116, &port(PowerControl::RESET)),
+        (128, &[RESET_VALUE]),
+        (131, &[MINOR_REVISION]),
+        (140, &dsdt.to_le_bytes()),
+        (244, &port(PowerControl::SLEEP_CONTROL)),
+        (256, &port(PowerControl::SLEEP_STATUS)),
+    ];
+    for (offset, field) in fields {
+        put(&mut body, offset.saturating_sub(HEADER_SIZE as usize), field);
+    }
+    table(*b"FACP", REVISION, &body)
+}
+
+/// ACPI 6.5, 5.2.12: a local APIC for each CPU, with a processor's and an APIC's id, and one IOAPIC.
+fn madt(platform: &Platform) -> Vec<u8> {
+    const ENABLED: u8 = 1;
+    let no_flags = [0; 4];
+    let cpus = (0..platform.cpus).flat_map(|cpu| [0, 8, cpu, cpu, ENABLED, 0, 0, 0]);
+    let io_apic = [&[1, 12, 0, 0], &IO_APIC.to_le_bytes()[..], &[0; 4]].concat();
+    let head = [LOCAL_APIC.to_le_bytes(), no_flags].concat();
+    let body: Vec<u8> = head.into_iter().chain(cpus).chain(io_apic).collect();
+    table(*b"APIC", 1, &body)
+}
+
+/// PCI Firmware Specification 3.3, table 4-3: ECAM of segment 0 is that of bus 0 only.
+fn mcfg(layout: &Layout) -> Vec<u8> {
+    let base = layout.ecam.start.to_le_bytes();
+    table(*b"MCFG", 1, &[&[0; 8], &base[..], &[0; 8]].concat())
+}
+
+fn dsdt(layout: &Layout, platform: &Platform) -> Vec<u8> {
+    const REVISION: u8 = 6;
+    let objects =
+        [sleep_state(), serial(), motherboard(layout), pci(layout, platform), power_button()];
+    table(*b"DSDT", REVISION, &objects.concat())
 }
 
 /// `_S5`: the sleep type is the first element.
-fn sleep_state() -> Name {
-    Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_S5, &aml::ZERO]))
+fn sleep_state() -> Vec<u8> {
+    let values = [SLEEP_TYPE_S5, 0].map(|value| aml::integer(value.into()));
+    aml::name(b"_S5_", &aml::package(&values))
 }
 
 /// A device of the system bus.
-fn device(name: &str, id: &str, objects: Vec<Name>) -> Vec<u8> {
-    let id = Name::new("_HID".into(), &EISAName::new(id));
-    let unique = Name::new("_UID".into(), &aml::ZERO);
-    let mut children: Vec<&dyn Aml> = vec![&id, &unique];
-    children.extend(objects.iter().map(|object| object as &dyn Aml));
-    bytes(&Scope::new("_SB_".into(), vec![&Device::new(name.into(), children)]))
+fn device(name: &aml::Segment, id: u16, objects: Vec<Vec<u8>>) -> Vec<u8> {
+    let mut children =
+        vec![aml::name(b"_HID", &aml::pnp(id)), aml::name(b"_UID", &aml::integer(0))];
+    children.extend(objects);
+    aml::scope(b"_SB_", &[aml::device(name, &children)])
 }
 
-fn resources(descriptors: Vec<&dyn Aml>) -> Name {
-    Name::new("_CRS".into(), &ResourceTemplate::new(descriptors))
+fn resources(descriptors: &[Vec<u8>]) -> Vec<u8> {
+    aml::name(b"_CRS", &aml::resources(descriptors))
 }
 
 fn serial() -> Vec<u8> {
     type Com1 = Serial<std::io::Sink>;
     let size = u8::try_from(Com1::SIZE).unwrap_or(u8::MAX);
-    let interrupt = Interrupt::new(true, true, false, false, Com1::GSI);
-    let ports = IO::new(Com1::BASE, Com1::BASE, 0, size);
-    device("COM1", "PNP0501", vec![resources(vec![&interrupt, &ports])])
+    let descriptors = [aml::interrupt(Com1::GSI), aml::ports(Com1::BASE, size)];
+    device(b"COM1", 0x0501, vec![resources(&descriptors)])
 }
 
 /// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one
 /// (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
 fn power_button() -> Vec<u8> {
-    let button_id = Name::new("_HID".into(), &EISAName::new("PNP0C0C"));
-    let button = Device::new("PWRB".into(), vec![&button_id]);
-    let events_id = Name::new("_HID".into(), &"ACPI0013");
-    let interrupt = Interrupt::new(true, true, false, false, POWER_BUTTON_GSI);
-    let interrupts = resources(vec![&interrupt]);
-    let (path, pressed) = (Path::new("\\_SB_.PWRB"), PRESSED);
-    let notify = Notify::new(&path, &pressed);
-    let handler = Method::new("_EVT".into(), 1, true, vec![&notify]);
-    let events = Device::new("GED_".into(), vec![&events_id, &interrupts, &handler]);
-    bytes(&Scope::new("_SB_".into(), vec![&button, &events]))
+    let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
+    let notify = aml::notify(b"_SB_", b"PWRB", PRESSED);
+    let events = [
+        aml::name(b"_HID", &aml::string("ACPI0013")),
+        resources(&[aml::interrupt(POWER_BUTTON_GSI)]),
+        aml::method(b"_EVT", 1, &notify),
+    ];
+    aml::scope(b"_SB_", &[button, aml::device(b"GED_", &events)])
 }
 
 /// PNP0C02 reserves ECAM: without it Linux does not trust MCFG.
 fn motherboard(layout: &Layout) -> Vec<u8> {
-    let ecam = Memory32Fixed::new(true, low(layout.ecam.start), low(layout.ecam.size));
-    device("MBRD", "PNP0C02", vec![resources(vec![&ecam])])
+    let ecam = aml::memory(low(layout.ecam.start), low(layout.ecam.size));
+    device(b"MBRD", 0x0c02, vec![resources(&[ecam])])
 }
 
 /// The PCI Express host bridge with its windows and interrupt routing.
 fn pci(layout: &Layout, platform: &Platform) -> Vec<u8> {
-    let compatible = Name::new("_CID".into(), &EISAName::new("PNP0A03"));
-    let segment = Name::new("_SEG".into(), &aml::ZERO);
-    let bus = Name::new("_BBN".into(), &aml::ZERO);
-    device(
-        "PCI0",
-        "PNP0A08",
-        vec![compatible, segment, bus, windows(layout), interrupt_routing(platform)],
-    )
+    let objects = vec![
+        aml::name(b"_CID", &aml::pnp(0x0a03)),
+        aml::name(b"_SEG", &aml::integer(0)),
+        aml::name(b"_BBN", &aml::integer(0)),
+        windows(layout),
+        interrupt_routing(platform),
+    ];
+    device(b"PCI0", 0x0a08, objects)
 }
 
-fn windows(layout: &Layout) -> Name {
-    let bus = AddressSpace::new_bus_number(0_u16, 0);
-    let ports = AddressSpace::new_io(low16(layout.io.start), low16(last(layout.io)), None);
-    let memory = |range: AddressRange| {
-        let cacheable = AddressSpaceCacheable::NotCacheable;
-        AddressSpace::new_memory(cacheable, true, range.start, last(range), None)
-    };
-    let memory: Vec<_> = [layout.mmio32, layout.mmio64]
-        .into_iter()
-        .filter(|range| !range.is_empty())
-        .map(memory)
-        .collect();
-    let mut windows: Vec<&dyn Aml> = vec![&bus, &ports];
-    windows.extend(memory.iter().map(|window| window as &dyn Aml));
-    resources(windows)
+fn windows(layout: &Layout) -> Vec<u8> {
+    let ports = aml::port_window(low16(layout.io.start), low16(last(layout.io)));
+    let memory = [layout.mmio32, layout.mmio64].into_iter();
+    let memory = memory.filter(|range| !range.is_empty());
+    let memory = memory.map(|range| aml::memory_window(range.start, last(range)));
+    let windows: Vec<_> = [aml::bus_window(), ports].into_iter().chain(memory).collect();
+    resources(&windows)
 }
 
 /// `_PRT`: each pin of each slot in use goes straight to an IOAPIC pin (ACPI 6.5, 6.2.13).
-fn interrupt_routing(platform: &Platform) -> Name {
-    let mut routes = PackageBuilder::new();
-    let pins = platform.slots.iter().flat_map(|slot| (0..4_u8).map(move |pin| (*slot, pin)));
-    for (slot, pin) in pins {
+fn interrupt_routing(platform: &Platform) -> Vec<u8> {
+    let route = |slot: u8, pin: u8| {
         let address = u32::from(slot) << 16 | 0xffff;
-        routes.add_element(&Package::new(vec![&address, &pin, &aml::ZERO, &intx_gsi(slot)]));
-    }
-    Name::new("_PRT".into(), &routes)
+        aml::package(&[address, pin.into(), 0, intx_gsi(slot)].map(aml::integer))
+    };
+    let slots = platform.slots.iter();
+    let routes: Vec<_> = slots.flat_map(|slot| (0..4).map(move |pin| route(*slot, pin))).collect();
+    aml::name(b"_PRT", &aml::package(&routes))
 }
 
 fn last(range: AddressRange) -> u64 {
@@ -269,7 +297,7 @@ mod tests {
         (ram, rsdp)
     }
 
-    fn table(ram: &Ram, address: u64) -> Vec<u8> {
+    fn table_at(ram: &Ram, address: u64) -> Vec<u8> {
         let length: u32 = ram.memory().read_obj(GuestAddress(address + 4)).unwrap();
         let mut bytes = vec![0; length as usize];
         ram.memory().read_slice(&mut bytes, GuestAddress(address)).unwrap();
@@ -286,23 +314,23 @@ mod tests {
         let mut bytes = [0; 36];
         ram.memory().read_slice(&mut bytes, GuestAddress(rsdp)).unwrap();
         assert_eq!((sum(&bytes), sum(&bytes[..20])), (0, 0));
-        let xsdt = table(&ram, u64::from_le_bytes(bytes[24..32].try_into().unwrap()));
+        let xsdt = table_at(&ram, u64::from_le_bytes(bytes[24..32].try_into().unwrap()));
         assert_eq!((&xsdt[..4], sum(&xsdt)), (&b"XSDT"[..], 0));
         let entries =
             xsdt[36..].chunks(8).map(|entry| u64::from_le_bytes(entry.try_into().unwrap()));
-        let tables: Vec<_> = entries.map(|address| table(&ram, address)).collect();
+        let tables: Vec<_> = entries.map(|address| table_at(&ram, address)).collect();
         let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
         let dsdt = u64::from_le_bytes(tables[0][140..148].try_into().unwrap());
-        assert_eq!(&table(&ram, dsdt)[..4], b"DSDT");
-        assert_eq!(sum(&table(&ram, dsdt)), 0);
+        assert_eq!(&table_at(&ram, dsdt)[..4], b"DSDT");
+        assert_eq!(sum(&table_at(&ram, dsdt)), 0);
         tables.iter().for_each(|table| assert_eq!(sum(table), 0));
     }
 
     /// Local APICs (ACPI 6.5, 5.2.12.2) tell ids up to 254, which is as many as there can be.
     #[test]
     fn each_of_the_most_cpus_is_told_once() {
-        let madt = bytes(&madt(&Platform { cpus: 254, slots: Vec::new() }));
+        let madt = madt(&Platform { cpus: 254, slots: Vec::new() });
         let mut rest = &madt[44..];
         let mut local_apics = Vec::new();
         while let [kind, length, body @ ..] = rest {

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::setup_header;
-use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
+use linux_loader::loader::{BzImage, Elf, PvhBootCapability};
 use resources::Layout;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::addresses::{HIGH_RAM, PAGE_TABLES, START_INFO};
-use super::page_tables;
+use super::{loader, page_tables};
 use crate::error::Error;
 use crate::host::files::Opened;
 
@@ -165,8 +165,7 @@ fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
 }
 
 fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
-    let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_RAM)), file, None)
-        .map_err(|e| e.to_string())?;
+    let loaded = loader::load::<BzImage>(memory, Some(HIGH_RAM), file)?;
     let header = loaded.setup_header.ok_or("it has no setup header")?;
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err("it has no 64-bit entry point".into());
@@ -174,14 +173,14 @@ fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, St
     // It unpacks itself where it prefers to run, and needs init_size bytes from there on.
     let unpacked = header.pref_address.saturating_add(header.init_size.into());
     let end = loaded.kernel_end.max(unpacked);
-    Ok(Kernel::Linux { header: Box::new(header), start: loaded.kernel_load.raw_value(), end })
+    Ok(Kernel::Linux { header: Box::new(header), start: loaded.kernel_load.0, end })
 }
 
 fn load_elf(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
-    let loaded = Elf::load(memory, None, file, None).map_err(|e| e.to_string())?;
+    let loaded = loader::load::<Elf>(memory, None, file)?;
     match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => {
-            Ok(Kernel::Pvh { entry: entry.raw_value(), end: loaded.kernel_end })
+            Ok(Kernel::Pvh { entry: entry.0, end: loaded.kernel_end })
         }
         _ => Err("this ELF file has no PVH entry point".into()),
     }

@@ -1,6 +1,7 @@
 //! Linux's 64-bit boot protocol: the zero page.
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader_memory::ByteValued;
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -32,10 +33,10 @@ pub(crate) fn write(
     }
     params.acpi_rsdp_addr = rsdp;
     for (entry, (range, kind)) in params.e820_table.iter_mut().zip(e820::map(layout)) {
-        *entry = boot_e820_entry { addr: range.start, size: range.size, r#type: kind };
+        *entry = boot_e820_entry { addr: range.start, size: range.size, type_: kind };
         params.e820_entries = params.e820_entries.saturating_add(1);
     }
-    memory.write_obj(*params, GuestAddress(START_INFO))?;
+    memory.write_slice(params.as_slice(), GuestAddress(START_INFO))?;
     Ok(())
 }
 

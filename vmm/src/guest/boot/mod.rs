@@ -15,6 +15,7 @@ mod addresses;
 mod e820;
 mod kernel;
 mod linux;
+mod loader;
 mod page_tables;
 mod pvh;
 mod reset_entry;

@@ -1,6 +1,7 @@
 //! The PVH protocol: start info, memory map and modules, one after the other.
 
 use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use linux_loader_memory::ByteValued;
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -32,12 +33,12 @@ pub(crate) fn write(
             type_: *kind,
             reserved: 0,
         };
-        memory.write_obj(value, at)?;
+        memory.write_slice(value.as_slice(), at)?;
     }
     if let Some(initrd) = initrd {
         let module =
             hvm_modlist_entry { paddr: initrd.start, size: initrd.size, ..Default::default() };
-        memory.write_obj(module, GuestAddress(MODULES))?;
+        memory.write_slice(module.as_slice(), GuestAddress(MODULES))?;
     }
     let info = hvm_start_info {
         magic: MAGIC,
@@ -50,6 +51,6 @@ pub(crate) fn write(
         memmap_entries: u32::try_from(entries.len()).unwrap_or(0),
         ..Default::default()
     };
-    memory.write_obj(info, GuestAddress(START_INFO))?;
+    memory.write_slice(info.as_slice(), GuestAddress(START_INFO))?;
     Ok(())
 }

@@ -21,9 +21,8 @@ impl RawTerminal {
     pub(crate) fn enter() -> Self {
         // A background job that changes the terminal's mode is stopped by the kernel (SIGTTOU).
         let is_foreground = tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
-        if let Ok(own) = tcgetattr(stdin())
-            && is_foreground
-        {
+        let own = tcgetattr(stdin()).ok().filter(|_| is_foreground);
+        if let Some(own) = own {
             HOOK.call_once(restore_on_panic);
             let mut raw = own.clone();
             cfmakeraw(&mut raw);

@@ -26,8 +26,12 @@ macro_rules! calls {
 }
 
 const fn call(name: &'static str, number: i64) -> Row {
-    // "SYS_read" to "read".
-    let (_, name) = name.split_at(4);
+    // "SYS_read" to "read". `str::split_at` is const from Rust 1.86 on only.
+    let (_, name) = name.as_bytes().split_at(4);
+    let name = match std::str::from_utf8(name) {
+        Ok(name) => name,
+        Err(_) => "",
+    };
     Row { name, call: number, request: None }
 }
 

@@ -1,8 +1,8 @@
 //! The socket of `--control`: a thread that answers one request after the other.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use serde_json::json;
 
 use super::guest::{Control, NotRunning};
@@ -88,19 +89,20 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
     loop {
         let waited = [listener.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let mut fds = waited;
-        if let Err(error) = poll(&mut fds, PollTimeout::NONE)
-            && error != nix::Error::EINTR
-        {
-            return log::error!("the control socket is not heard any more: poll: {error}");
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => {
+                return log::error!("the control socket is not heard any more: poll: {error}");
+            }
         }
         let [_, end] = fds;
         if end.any() == Some(true) {
             return;
         }
-        if let Ok((stream, _)) = listener.accept()
-            && let Err(error) = answer_one(&stream, control)
-        {
-            log::info!("a client of the control socket went away: {error}");
+        if let Ok((stream, _)) = listener.accept() {
+            if let Err(error) = answer_one(&stream, control) {
+                log::info!("a client of the control socket went away: {error}");
+            }
         }
     }
 }
@@ -119,6 +121,20 @@ impl Read for Timed<'_> {
     }
 }
 
+/// A stream that is written by `send`. The standard library calls `write` or `send`, depending on its version;
+/// the test of the seccomp lists expects one of them.
+struct Sent<'a>(&'a UnixStream);
+
+impl Write for Sent<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn answer_one(stream: &UnixStream, control: &Control) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -126,7 +142,7 @@ fn answer_one(stream: &UnixStream, control: &Control) -> io::Result<()> {
         Ok(asked) => answer(&asked, control),
         Err(response) => response,
     };
-    response.write(stream)
+    response.write(Sent(stream))
 }
 
 type Action = fn(&Control) -> Result<Response, NotRunning>;
