@@ -177,13 +177,11 @@ fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
 /// Whether a failed call is an error of the program; others are made up for, or logged.
 fn is_told(resets: Resets, failed: u32, errno: i32) -> bool {
     match (failed, errno) {
-        // What a guest asks for and does not get is logged; a group that a container refuses gets
-        // another one.
+        // A guest's failed access is logged; a group that a container refuses gets another one.
         (SET_CONTAINER | 8 | 10 | UNMAP, _) => false,
-        // VFIO says so that there is no such interrupt.
+        // This errno means that there is no such interrupt.
         (9, EINVAL) => false,
-        // And so that it has more to tell of the bus: it is asked again. Of a container, the call
-        // tells of the IOMMU.
+        // On a device, this errno means that the bus has more functions: the program asks again.
         (INFO, ENOSPC) => resets == Resets::EachByItself,
         _ => true,
     }
@@ -206,7 +204,7 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> usize {
             let named = failed < 2 && error.starts_with("/dev/vfio/vfio: ")
                 || error.contains(&format!("(os error {errno})"))
                 || errno == EBUSY && error.contains("(EBUSY)")
-                // Whoever always has more to tell of the bus is not asked for ever.
+                // The program does not ask for ever.
                 || (failed, errno) == (INFO, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
                 || errno == ENODEV && error.contains("(ENODEV)");
             assert!(named, "{point}: {error}");
