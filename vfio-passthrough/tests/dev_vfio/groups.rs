@@ -295,6 +295,9 @@ fn attaching(calls: &Range<usize>, errno: i32) -> bool {
     let mut pair = Pair::new();
     let (attached, failed, kept) = fail(&mut pair, calls, errno, |pair| pair.setup.attach(2));
     let point = format!("calls {calls:?} with {errno}: {failed:?}, {attached:?}");
+    if let Err(error) = &attached {
+        assert!(failed.iter().any(|request| is_named(*request, errno, error)), "{point}");
+    }
     // What the container of the other refuses is tried alone.
     let may_work = failed.iter().all(|request| *request == SET_CONTAINER);
     assert!(attached.is_err() || may_work, "{point}");
