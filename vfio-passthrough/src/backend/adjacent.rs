@@ -11,13 +11,14 @@ pub(crate) struct AdjacentMemory {
     size: u64,
 }
 
-// SAFETY: the value is pieces that are Send, and the address of the first, of which nothing is tied to a thread.
+// SAFETY: the value is pieces that are Send, and the address of the first, of which nothing is tied
+// to a thread.
 unsafe impl Send for AdjacentMemory {}
 // SAFETY: as for Send; nothing in it changes while it is shared.
 unsafe impl Sync for AdjacentMemory {}
 
-// SAFETY: `join` made sure that each piece begins where the one before it ends, and each keeps the promise for its
-// own bytes for as long as it lives, which is as long as this.
+// SAFETY: `join` made sure that each piece begins where the one before it ends, and each keeps the
+// promise for its own bytes for as long as it lives, which is as long as this.
 unsafe impl HostMemory for AdjacentMemory {
     fn host_address(&self) -> *mut u8 {
         self.address

@@ -1,6 +1,6 @@
 //! Reads the capability chains that VFIO appends to its info structs (linux/vfio.h, `struct
-//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets are
-//! checked, and a chain ends.
+//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets
+//! are checked, and a chain ends.
 
 use vfio_bindings::bindings::vfio as sys;
 
@@ -19,8 +19,8 @@ pub(super) struct Capability<'a> {
     pub body: &'a [u8],
 }
 
-/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is 0 for
-/// none.
+/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is
+/// 0 for none.
 pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
     let mut next = first as usize;
     std::iter::from_fn(move || {
@@ -62,7 +62,8 @@ pub(super) fn dma_avail(capability: Capability<'_>) -> Option<u32> {
     array(capability.body, 0).map(u32::from_ne_bytes)
 }
 
-/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and function.
+/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and
+/// function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
     let (entries, _) = bytes.as_chunks::<8>();
     let member = |[g0, g1, g2, g3, d0, d1, bus, devfn]: &[u8; 8]| {
@@ -76,7 +77,8 @@ fn is(capability: Capability<'_>, id: u32) -> Option<()> {
     (u32::from(capability.id) == id).then_some(())
 }
 
-/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends first.
+/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends
+/// first.
 fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
     let rest = body.get(8..).unwrap_or_default();

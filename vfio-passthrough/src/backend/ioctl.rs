@@ -1,5 +1,5 @@
-//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed
-//! fd.
+//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a
+//! borrowed fd.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -67,7 +67,8 @@ pub(super) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
 pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
     // An address has no zero byte.
     let name = CString::new(address.to_string()).unwrap_or_default();
-    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call returns.
+    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call
+    // returns.
     let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
     check(fd)?;
     // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
@@ -165,12 +166,13 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
         eventfd.as_ref().map_or(-1, |eventfd| eventfd.as_raw_fd()).cast_unsigned()
     };
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for
+    // each fd.
     check_vectors(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
 }
 
-/// A result above zero is a failure too: the host has only so many vectors, and nothing was turned on
-/// (vfio_msi_enable).
+/// A result above zero is a failure too: the host has only so many vectors, and nothing was turned
+/// on (vfio_msi_enable).
 fn check_vectors(result: i32) -> io::Result<()> {
     if result > 0 {
         let message = format!("the host has {result} vectors for it, which are too few");
@@ -179,23 +181,25 @@ fn check_vectors(result: i32) -> io::Result<()> {
     check(result)
 }
 
-/// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses would be
-/// more than any bus below a port has.
+/// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses
+/// would be more than any bus below a port has.
 const MAX_BUS_MEMBERS: usize = 4096;
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its group.
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its
+/// group.
 pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
     let header = size_of::<sys::vfio_pci_hot_reset_info>();
     let entry = size_of::<sys::vfio_pci_dependent_device>();
     let mut room = 0_usize;
-    // Once to learn how many there are (ENOSPC), once to fetch; once more should there be more by then.
+    // Once to learn how many there are (ENOSPC), once to fetch; once more should there be more by
+    // then.
     for _ in 0..3 {
         let size = room.saturating_mul(entry).saturating_add(header);
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut bytes = argsz.to_ne_bytes().to_vec();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so no alignment is asked for.
         let result = check(unsafe {
             ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), bytes.as_mut_ptr())
         });
@@ -228,7 +232,8 @@ pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<(
     let header = [u32::try_from(size).map_err(too_many)?, 0, count];
     let fds = groups.iter().map(|group| group.as_raw_fd().cast_unsigned());
     let words: Vec<u32> = header.into_iter().chain(fds).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for
+    // each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
 }
 
@@ -257,8 +262,9 @@ const USUAL_INFO_SIZE: usize = 512;
 /// The largest reply that is fetched; a sparse-mmap capability of 4000 areas fits.
 const MAX_INFO_SIZE: usize = 64 << 10;
 
-/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index; calls it again
-/// with more room where the kernel says in `argsz` that there are capabilities to fetch.
+/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index;
+/// calls it again with more room where the kernel says in `argsz` that there are capabilities to
+/// fetch.
 fn info_call(
     fd: &impl AsRawFd,
     request: libc::c_ulong,
@@ -272,8 +278,8 @@ fn info_call(
         let mut bytes: Vec<u8> =
             [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so no alignment is asked for.
         check(unsafe { ioctl_with_mut_ptr(fd, request, bytes.as_mut_ptr()) })?;
         let reply = Reply(bytes);
         match reply.u32_at(0) as usize {

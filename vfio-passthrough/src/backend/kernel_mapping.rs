@@ -26,8 +26,8 @@ impl KernelMapping {
         if range.size() != memory.size() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and
-        // the value made here holds it until `unmap` succeeded, or for ever.
+        // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it
+        // lives, and the value made here holds it until `unmap` succeeded, or for ever.
         unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
         Ok(Self { space, range, memory: Some(memory) })
     }
@@ -50,7 +50,8 @@ impl KernelMapping {
         Ok(())
     }
 
-    /// Devices may write there for as long as this process lives: nothing else ever lives at that place.
+    /// Devices may write there for as long as this process lives: nothing else ever lives at that
+    /// place.
     pub(crate) fn leak(mut self) {
         self.forget();
     }

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Raises the limit to `bytes`, if it is lower: as far as the hard limit anybody may, and the hard limit itself with
-/// `CAP_SYS_RESOURCE` (setrlimit(2)).
+/// Raises the limit to `bytes`, if it is lower: as far as the hard limit anybody may, and the hard
+/// limit itself with `CAP_SYS_RESOURCE` (setrlimit(2)).
 ///
 /// # Errors
 ///

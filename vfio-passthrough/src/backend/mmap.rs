@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::host::HostMemory;
 
-/// The smallest mapping that a larger alignment can speed up: the kernel maps PFNs by 2 MiB and 1 GiB
-/// (`huge_fault` of vfio-pci, since 6.12), and needs both addresses aligned for it.
+/// The smallest mapping that a larger alignment can speed up: the kernel maps PFNs by 2 MiB and 1
+/// GiB (`huge_fault` of vfio-pci, since 6.12), and needs both addresses aligned for it.
 const SMALLEST_HUGE: usize = 2 << 20;
 /// The largest alignment that is of use: x86 and arm64 have no larger page.
 const LARGEST_HUGE: usize = 1 << 30;
@@ -22,22 +22,23 @@ pub(crate) fn host_page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and unmaps itself
-/// when dropped.
+/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and
+/// unmaps itself when dropped.
 pub struct RegionMmap {
     address: *mut u8,
     size: usize,
     device: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
-// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands
-// out raw pointers only.
+// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and
+// it hands out raw pointers only.
 unsafe impl Send for RegionMmap {}
 // SAFETY: as for Send; there is no method that changes anything.
 unsafe impl Sync for RegionMmap {}
 
-// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only,
-// stays mapped shared where `let_go` exchanges what is behind it, and no reference to it is ever made here.
+// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in
+// `drop` only, stays mapped shared where `let_go` exchanges what is behind it, and no reference to
+// it is ever made here.
 unsafe impl HostMemory for RegionMmap {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -49,9 +50,9 @@ unsafe impl HostMemory for RegionMmap {
 }
 
 impl RegionMmap {
-    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region, whose
-    /// start is placed at an aligned address (even where it is not mapped itself), so that huge pages of the
-    /// region and of the process match.
+    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region,
+    /// whose start is placed at an aligned address (even where it is not mapped itself), so that
+    /// huge pages of the region and of the process match.
     pub(crate) fn new(
         device: Arc<dyn Any + Send + Sync>,
         file: BorrowedFd<'_>,
@@ -76,8 +77,8 @@ impl RegionMmap {
         Ok(Self { address, size, device })
     }
 
-    /// Lets go of the device: the range stays and holds zeros from here on, so that whoever still has its address
-    /// reaches neither the device nor what else this process may map there.
+    /// Lets go of the device: the range stays and holds zeros from here on, so that whoever still
+    /// has its address reaches neither the device nor what else this process may map there.
     ///
     /// # Errors
     ///
@@ -85,8 +86,8 @@ impl RegionMmap {
     pub(crate) fn let_go(&self) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: the range is a mapping that this value owns, of whose contents nobody relies on anything since they are
-        // a device's; other shared memory takes its place at once.
+        // SAFETY: the range is a mapping that this value owns, of whose contents nobody relies on
+        // anything since they are a device's; other shared memory takes its place at once.
         let result = unsafe { libc::mmap(self.address.cast(), self.size, access, flags, -1, 0) };
         if result == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -119,8 +120,8 @@ fn map(
     position: libc::off_t,
 ) -> io::Result<*mut u8> {
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
-    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses;
-    // without, the kernel picks a free one. Either way no existing object is mapped over.
+    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody
+    // uses; without, the kernel picks a free one. Either way no existing object is mapped over.
     let result =
         unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
     if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(result.cast()) }
@@ -156,8 +157,8 @@ impl Reservation {
         }
     }
 
-    /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has
-    /// one to spare.
+    /// The first address in it that is `skip` past a multiple of `alignment`, of which the
+    /// reservation has one to spare.
     fn aligned(&self, alignment: usize, skip: usize) -> *mut u8 {
         let mask = alignment.saturating_sub(1);
         let distance = skip.wrapping_sub(self.address.addr()) & mask;

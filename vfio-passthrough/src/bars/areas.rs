@@ -1,5 +1,5 @@
-//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's description of
-//! the region to a list of areas.
+//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's
+//! description of the region to a list of areas.
 
 use crate::address::ByteRange;
 use crate::backend::{RegionFlags, RegionInfo};
@@ -8,12 +8,12 @@ use crate::backend::{RegionFlags, RegionInfo};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectArea(pub ByteRange);
 
-/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the
-/// pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
+/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages,
+/// less the pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
 ///
-/// The table's pages stay trapped where VFIO could map them too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the
-/// host's kernel owns the table in the hardware. A kernel without that capability (before 4.16) refuses to map
-/// them, and nothing else.
+/// The table's pages stay trapped where VFIO could map them too
+/// (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the host's kernel owns the table in the hardware. A
+/// kernel without that capability (before 4.16) refuses to map them, and nothing else.
 pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
     if !region.flags.contains(RegionFlags::MMAP) {
         return Vec::new();
@@ -26,7 +26,8 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
         .filter(|area| whole.contains(*area))
         .map(|area| area.shrink_to(page_size))
     {
-        // Areas that overlap come from a driver that lies; the second would not get its memory slot.
+        // Areas that overlap come from a driver that lies; the second would not get its memory
+        // slot.
         if !area.is_empty() && !areas.iter().any(|known| known.overlaps(area)) {
             areas.push(area);
         }

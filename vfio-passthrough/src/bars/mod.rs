@@ -1,4 +1,5 @@
-//! BARs: which parts of them the guest reaches directly, where they are in guest memory, and accesses that trap.
+//! BARs: which parts of them the guest reaches directly, where they are in guest memory, and
+//! accesses that trap.
 
 pub(crate) mod areas;
 pub(crate) mod placement;
@@ -72,8 +73,8 @@ impl Bars {
         }
     }
 
-    /// Reads from a copy: the content of a ROM does not change, and the kernel walks its images at each read of it
-    /// (pci_map_rom).
+    /// Reads from a copy: the content of a ROM does not change, and the kernel walks its images at
+    /// each read of it (pci_map_rom).
     fn read_rom(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> Result<(), Error> {
         let rom = match self.rom.get() {
             Some(rom) => rom,

@@ -30,8 +30,8 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Maps the direct areas of all memory BARs into this process. The guest sees none of them yet. An area that
-    /// cannot be mapped is trapped instead.
+    /// Maps the direct areas of all memory BARs into this process. The guest sees none of them yet.
+    /// An area that cannot be mapped is trapped instead.
     pub fn new(
         device: Arc<FunctionDevice>,
         config: &ConfigSpace,
@@ -57,8 +57,8 @@ impl Placement {
         let mut errors = FirstError::new(&self.device);
         for window in &mut self.windows {
             let (base, bar) = (base(window.bar()), window.bar());
-            // First from other devices: the kernel takes the pages of a device that does not decode from this
-            // process (vfio_pci_zap_bars), and not from the IOMMU.
+            // First from other devices: the kernel takes the pages of a device that does not decode
+            // from this process (vfio_pci_zap_bars), and not from the IOMMU.
             let unmapped = window.unmap(base).map(|was_mapped| {
                 if was_mapped {
                     self.traps.p2p_unmaps.increment();
@@ -74,8 +74,8 @@ impl Placement {
         errors.into_result()
     }
 
-    /// Puts each window where the guest has its BAR now. A window whose memory slot is refused stays trapped, and
-    /// one that could not be removed is tried again.
+    /// Puts each window where the guest has its BAR now. A window whose memory slot is refused
+    /// stays trapped, and one that could not be removed is tried again.
     pub fn place(&mut self, config: &ConfigSpace) {
         let retired = self.retire(config);
         self.device.warn_of(retired);
@@ -122,8 +122,9 @@ impl Placement {
     }
 }
 
-/// Maps a window for the DMA of other devices. A device that cannot reach this one is as on a host whose root complex
-/// does not route between its ports: most guests never ask. So a failure is one warning for each function.
+/// Maps a window for the DMA of other devices. A device that cannot reach this one is as on a host
+/// whose root complex does not route between its ports: most guests never ask. So a failure is one
+/// warning for each function.
 fn map_for_peers(
     window: &mut Window,
     peers: Option<&DmaSpace>,

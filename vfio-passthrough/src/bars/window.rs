@@ -1,5 +1,5 @@
-//! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory where the
-//! guest put the BAR; there other devices of the guest reach them by DMA, too.
+//! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory
+//! where the guest put the BAR; there other devices of the guest reach them by DMA, too.
 
 use std::io;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ impl Window {
         self.bar
     }
 
-    /// Other devices do not reach it any more, unless it is where a BAR at `base` has it; `None` is a BAR that
-    /// decodes nothing. True where they did.
+    /// Other devices do not reach it any more, unless it is where a BAR at `base` has it; `None` is
+    /// a BAR that decodes nothing. True where they did.
     ///
     /// # Errors
     ///
@@ -62,7 +62,8 @@ impl Window {
         Ok(true)
     }
 
-    /// Takes the window away unless it is where a BAR at `base` has it. True where it was taken away.
+    /// Takes the window away unless it is where a BAR at `base` has it. True where it was taken
+    /// away.
     ///
     /// # Errors
     ///
@@ -78,8 +79,8 @@ impl Window {
         Ok(true)
     }
 
-    /// Lets go of the device's memory for good, even where the host VMM has not taken its slot away: the guest then
-    /// has zeros there.
+    /// Lets go of the device's memory for good, even where the host VMM has not taken its slot
+    /// away: the guest then has zeros there.
     ///
     /// # Errors
     ///
@@ -88,9 +89,9 @@ impl Window {
         self.mmap.let_go()
     }
 
-    /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
-    /// since it overlaps something, leaves the window trapped: accesses then go through the VMM, which is
-    /// slow and right.
+    /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM
+    /// refuses, since it overlaps something, leaves the window trapped: accesses then go through
+    /// the VMM, which is slow and right.
     pub fn place(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
             self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
@@ -98,8 +99,8 @@ impl Window {
         Ok(())
     }
 
-    /// Lets other devices reach it where it is placed; true where they did not. The kernel asks the device for
-    /// its pages, so it must decode by now.
+    /// Lets other devices reach it where it is placed; true where they did not. The kernel asks the
+    /// device for its pages, so it must decode by now.
     ///
     /// # Errors
     ///

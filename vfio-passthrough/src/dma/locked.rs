@@ -7,19 +7,21 @@ use super::Error;
 use super::error::total;
 use crate::backend::raise_locked_memory;
 
-/// Makes sure that this process may lock `bytes` more, before the kernel pins the first page of them. Its limit is
-/// raised where it is too low and that is allowed: up to the hard limit, and above with `CAP_SYS_RESOURCE`.
+/// Makes sure that this process may lock `bytes` more, before the kernel pins the first page of
+/// them. Its limit is raised where it is too low and that is allowed: up to the hard limit, and
+/// above with `CAP_SYS_RESOURCE`.
 ///
 /// # Errors
 ///
-/// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when
-/// it maps.
+/// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last
+/// word when it maps.
 pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {
     let limits = || read_once("/proc/self/limits");
     allow(bytes, &read_once("/proc/self/status"), limits, raise_locked_memory)
 }
 
-/// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be read.
+/// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be
+/// read.
 fn read_once(path: &str) -> String {
     let mut buffer = [0; 8192];
     let read = File::open(path).and_then(|mut file| file.read(&mut buffer));

@@ -1,8 +1,8 @@
 //! Guest memory for devices: mappings of an I/O address space that hold the memory they expose.
 //!
-//! A [`Mapping`] keeps its memory alive, and gives it back only after the kernel confirmed that no device
-//! reaches it any more. Where the kernel refuses to unmap, the memory is leaked: DMA to freed memory cannot
-//! be written in safe code.
+//! A [`Mapping`] keeps its memory alive, and gives it back only after the kernel confirmed that no
+//! device reaches it any more. Where the kernel refuses to unmap, the memory is leaked: DMA to
+//! freed memory cannot be written in safe code.
 
 mod error;
 mod locked;
@@ -21,9 +21,9 @@ use crate::host::HostMemory;
 
 /// The I/O address space of a guest's devices. Cloning gives another handle of the same one.
 ///
-/// Behind it there are as many address spaces of the kernel as the devices need, which are kept in step: what
-/// is mapped is mapped in all of them or in none, and one that is added later gets all that is mapped. While
-/// there is none, mappings are kept for the first to come.
+/// Behind it there are as many address spaces of the kernel as the devices need, which are kept in
+/// step: what is mapped is mapped in all of them or in none, and one that is added later gets all
+/// that is mapped. While there is none, mappings are kept for the first to come.
 #[derive(Clone, Default)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
@@ -36,8 +36,8 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaSpace {
-    /// The mappings of one address space of the kernel. That of a [`Container`](crate::Container) is
-    /// [`Container::dma`](crate::Container::dma).
+    /// The mappings of one address space of the kernel. That of a [`Container`](crate::Container)
+    /// is [`Container::dma`](crate::Container::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
         Self { state: Arc::new(Mutex::new(State::of(space))) }
     }
@@ -51,14 +51,15 @@ impl DmaSpace {
         self.state().add(space)
     }
 
-    /// Removes an address space of the kernel, after ending what is mapped in it. What the kernel refuses to
-    /// unmap is leaked, with a line in the log. Mappings stay, in the others or for the next one.
+    /// Removes an address space of the kernel, after ending what is mapped in it. What the kernel
+    /// refuses to unmap is leaked, with a line in the log. Mappings stay, in the others or for the
+    /// next one.
     pub fn remove(&self, space: &Arc<dyn AddressSpace>) {
         self.state().remove(space);
     }
 
-    /// The ranges in which all of the address spaces can map: all 64 bits where the kernel does not report it (before
-    /// 5.4). Ask after every group was attached.
+    /// The ranges in which all of the address spaces can map: all 64 bits where the kernel does not
+    /// report it (before 5.4). Ask after every group was attached.
     ///
     /// # Errors
     ///
@@ -78,12 +79,14 @@ impl DmaSpace {
         Ok(Mapping { space: self.clone(), range, ended: false })
     }
 
-    /// Maps all or nothing: after a failure, what was mapped before it is unmapped again. Pieces that are adjacent
-    /// here and there are one mapping, and one call: what is to be unmapped by itself is to be mapped by itself.
+    /// Maps all or nothing: after a failure, what was mapped before it is unmapped again. Pieces
+    /// that are adjacent here and there are one mapping, and one call: what is to be unmapped by
+    /// itself is to be mapped by itself.
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map); [`Error::OutOfReach`] and [`Error::Full`] before anything is mapped.
+    /// As for [`map`](Self::map); [`Error::OutOfReach`] and [`Error::Full`] before anything is
+    /// mapped.
     pub fn map_all(
         &self,
         memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>,
@@ -106,7 +109,8 @@ impl DmaSpace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as it was between two calls of the kernel, all of which it knows.
+        // A panic elsewhere leaves the state as it was between two calls of the kernel, all of
+        // which it knows.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,7 +170,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// [`Error::Unmap`]: devices may still reach the memory, which this keeps. It may be called again.
+    /// [`Error::Unmap`]: devices may still reach the memory, which this keeps. It may be called
+    /// again.
     pub fn end(&mut self) -> Result<(), Error> {
         if !self.ended {
             self.space.state().end(self.range)?;

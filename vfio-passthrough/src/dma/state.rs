@@ -89,8 +89,8 @@ impl State {
         Ok(())
     }
 
-    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did. Else it is still
-    /// there.
+    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did. Else
+    /// it is still there.
     pub fn end(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
         let failed = |source| Error::Unmap { range, source };
         let entry = self.mappings.get_mut(&range.start());

@@ -1,4 +1,5 @@
-//! Builds a function from what VFIO says of a device. Every step is a value that undoes itself if a later one fails.
+//! Builds a function from what VFIO says of a device. Every step is a value that undoes itself if a
+//! later one fails.
 
 use std::io;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use crate::pci::view::RegionSizes;
 use crate::sync::Mutex;
 
 impl PassthroughFunction {
-    /// Makes a function of an opened device, as it is after power-on: no BAR is placed, nothing is decoded, interrupts
-    /// are disabled.
+    /// Makes a function of an opened device, as it is after power-on: no BAR is placed, nothing is
+    /// decoded, interrupts are disabled.
     ///
-    /// The kernel has reset the device when it was opened, so it is not reset here again, unless it can only be reset
-    /// with its whole bus: the kernel leaves that to its user.
+    /// The kernel has reset the device when it was opened, so it is not reset here again, unless it
+    /// can only be reset with its whole bus: the kernel leaves that to its user.
     ///
     /// # Errors
     ///
@@ -44,7 +45,8 @@ impl PassthroughFunction {
         let regions = regions(&device)?;
         let conventional = device.conventional_config()?;
         let config = config(&device, &regions, &conventional)?;
-        // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
+        // A guest that resets a function means no other: a reset of the bus is for the ends of a
+        // guest's life.
         let config = if reset == Reset::Function { config } else { config.without_flr() };
         let (config, interrupts) = interrupts(&device, config, services)?;
         let events = HostEvents::new(&device)?;
@@ -71,8 +73,8 @@ impl PassthroughFunction {
     }
 }
 
-/// The bits of the command register that the host has set and the guest does not change. Without SERR#, a device of
-/// conventional PCI reports no error to the host (PCIe 6.2.6).
+/// The bits of the command register that the host has set and the guest does not change. Without
+/// SERR#, a device of conventional PCI reports no error to the host (PCIe 6.2.6).
 fn host_command(conventional: &ConventionalConfig) -> Command {
     let bytes = conventional.get(usize::from(COMMAND)..).and_then(<[u8]>::first_chunk);
     let found = Command::from_bits_retain(bytes.copied().map_or(0, u16::from_le_bytes));
@@ -112,8 +114,8 @@ fn config(
     sizes.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
     let size = u16::try_from(device.config_size()).unwrap_or(u16::MAX);
     device.walk_config(|read| {
-        // The headers of extended capabilities are a few reads; all of their space would be a thousand for the kernel,
-        // which reads a dword at a time.
+        // The headers of extended capabilities are a few reads; all of their space would be a
+        // thousand for the kernel, which reads a dword at a time.
         let read = |offset: u16, data: &mut [u8]| {
             let range = usize::from(offset)..usize::from(offset).saturating_add(data.len());
             match conventional.get(range) {

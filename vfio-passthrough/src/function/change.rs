@@ -22,8 +22,9 @@ impl PassthroughFunction {
         resyncs.then(|| self.effects(&mut state))
     }
 
-    /// Carries a write out, with what is left over of those that failed: a guest that writes the same value again
-    /// touches nothing new, and a device that did not take the last value must get it.
+    /// Carries a write out, with what is left over of those that failed: a guest that writes the
+    /// same value again touches nothing new, and a device that did not take the last value must get
+    /// it.
     fn apply(&self, state: &mut State, mut written: Written) {
         if state.needs_resync {
             written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
@@ -33,8 +34,8 @@ impl PassthroughFunction {
         self.device.warn_of(result);
     }
 
-    /// Windows that move or close are removed before the device hears of the write: the kernel takes the mappings of a
-    /// BAR away when decoding ends. They are placed again after it.
+    /// Windows that move or close are removed before the device hears of the write: the kernel
+    /// takes the mappings of a BAR away when decoding ends. They are placed again after it.
     fn carry_out(&self, state: &mut State, written: &Written) -> Result<(), Error> {
         let touched = written.touched;
         if touched.contains(Touched::RESET) {
@@ -42,13 +43,15 @@ impl PassthroughFunction {
         }
         let moves = touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
         if touched.contains(Touched::POWER) {
-            // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
+            // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them
+            // anew.
             state.config.set_in_low_power(true);
         }
         let mut errors = FirstError::new(&self.device);
         let retired = if moves { state.placement.retire(&state.config) } else { Ok(()) };
         let forwarded = self.forward(state, written);
-        // A device that did not take the write may not decode what it should: its mappings would fault.
+        // A device that did not take the write may not decode what it should: its mappings would
+        // fault.
         if moves && forwarded.is_ok() {
             state.placement.place(&state.config);
         }

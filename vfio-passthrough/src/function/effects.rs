@@ -5,9 +5,10 @@ use crate::address::ByteRange;
 
 /// What a change of a function leaves for the VMM to do, made under the function's lock.
 ///
-/// Two vCPUs can change one function at once, and then carry their effects out in either order. `sequence` says which of
-/// the two is newer: [`coalesced_writes`](Self::coalesced_writes) and [`bars`](Self::bars) are the whole state and not a
-/// difference, so a VMM keeps the largest `sequence` that it has applied, and skips a value that is older. `slots_freed` is an event: the
+/// Two vCPUs can change one function at once, and then carry their effects out in either order.
+/// `sequence` says which of the two is newer: [`coalesced_writes`](Self::coalesced_writes) and
+/// [`bars`](Self::bars) are the whole state and not a difference, so a VMM keeps the largest
+/// `sequence` that it has applied, and skips a value that is older. `slots_freed` is an event: the
 /// VMM acts on it whatever its order.
 ///
 /// ```
@@ -37,20 +38,23 @@ use crate::address::ByteRange;
 #[must_use = "the VMM has to carry the effects out"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigEffects {
-    /// The number of this value: later changes of the same function have larger numbers. The first is 1.
+    /// The number of this value: later changes of the same function have larger numbers. The first
+    /// is 1.
     pub sequence: u64,
-    /// Memory slots were removed. The VMM calls [`PassthroughFunction::retry_placement`] on its other functions: a BAR
-    /// of theirs whose memory slot was refused may have room now.
+    /// Memory slots were removed. The VMM calls [`PassthroughFunction::retry_placement`] on its
+    /// other functions: a BAR of theirs whose memory slot was refused may have room now.
     pub slots_freed: bool,
-    /// The guest physical addresses where the hypervisor may coalesce writes from now on, as long as it delivers them in
-    /// order, and before any other access to the function; `None`: nowhere.
+    /// The guest physical addresses where the hypervisor may coalesce writes from now on, as long
+    /// as it delivers them in order, and before any other access to the function; `None`: nowhere.
     ///
-    /// It is the MSI-X table while MSI-X is disabled or the function is masked, so that no entry of it has an effect.
-    /// Linux masks the function and then writes each of up to 2048 entries when a driver enables MSI-X: KVM's coalesced
-    /// MMIO spares an exit for each (`KVM_REGISTER_COALESCED_MMIO`).
+    /// It is the MSI-X table while MSI-X is disabled or the function is masked, so that no entry of
+    /// it has an effect. Linux masks the function and then writes each of up to 2048 entries when a
+    /// driver enables MSI-X: KVM's coalesced MMIO spares an exit for each
+    /// (`KVM_REGISTER_COALESCED_MMIO`).
     pub coalesced_writes: Option<ByteRange>,
-    /// Where the guest has each BAR now, by its number (6 is the ROM), or `None` where it decodes nothing. For a bus that
-    /// dispatches by ranges; one that asks [`PassthroughFunction::decode`] at each access has nothing to do.
+    /// Where the guest has each BAR now, by its number (6 is the ROM), or `None` where it decodes
+    /// nothing. For a bus that dispatches by ranges; one that asks [`PassthroughFunction::decode`]
+    /// at each access has nothing to do.
     pub bars: [Option<u64>; 7],
 }
 

@@ -1,5 +1,6 @@
-//! What VFIO reports to the host VMM of a device: the host asks for it (`VFIO_PCI_REQ_IRQ_INDEX`), or the device reported an
-//! uncorrectable error (`VFIO_PCI_ERR_IRQ_INDEX`). Neither is an interrupt of the guest.
+//! What VFIO reports to the host VMM of a device: the host asks for it (`VFIO_PCI_REQ_IRQ_INDEX`),
+//! or the device reported an uncorrectable error (`VFIO_PCI_ERR_IRQ_INDEX`). Neither is an
+//! interrupt of the guest.
 
 use std::sync::{Arc, PoisonError};
 

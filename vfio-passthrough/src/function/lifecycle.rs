@@ -1,4 +1,5 @@
-//! Reset, recovery, and the two ends of a function: shutdown with its guest, and detach while the guest runs on.
+//! Reset, recovery, and the two ends of a function: shutdown with its guest, and detach while the
+//! guest runs on.
 
 use std::io;
 use std::time::Duration;
@@ -15,53 +16,58 @@ const RESET_RETRIES: u32 = 100;
 const RESET_PAUSE: Duration = Duration::from_millis(10);
 
 impl PassthroughFunction {
-    /// Brings the function back to how it is after power-on, for a reset of the guest. The guest's CPUs must not run
-    /// meanwhile where the reset is that of a whole bus ([`Reset::Bus`]): it reaches the other functions on the bus too.
+    /// Brings the function back to how it is after power-on, for a reset of the guest. The guest's
+    /// CPUs must not run meanwhile where the reset is that of a whole bus ([`Reset::Bus`]): it
+    /// reaches the other functions on the bus too.
     ///
     /// # Errors
     ///
-    /// The first failure. The steps after it are done all the same, and the effects are to be carried out.
+    /// The first failure. The steps after it are done all the same, and the effects are to be
+    /// carried out.
     pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.reset_locked(&mut state) };
         (self.effects(&mut state), result)
     }
 
-    /// Resets the function while the guest runs: the guest finds the registers of config space as it left them, and a
-    /// device that has forgotten all else. Drivers that handle dead hardware begin anew. It is an answer to a reported
-    /// error, for guests that should survive it.
+    /// Resets the function while the guest runs: the guest finds the registers of config space as
+    /// it left them, and a device that has forgotten all else. Drivers that handle dead hardware
+    /// begin anew. It is an answer to a reported error, for guests that should survive it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotUsable`] where it cannot be reset alone ([`reset_kind`](Self::reset_kind)), else the first failure. The
-    /// steps after it are done all the same, and the effects are to be carried out.
+    /// [`Error::NotUsable`] where it cannot be reset alone ([`reset_kind`](Self::reset_kind)), else
+    /// the first failure. The steps after it are done all the same, and the effects are to be
+    /// carried out.
     pub fn recover(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = self.recover_locked(&mut state);
         (self.effects(&mut state), result)
     }
 
-    /// Takes the device from the guest while it runs: interrupts, memory slots and bus mastering end, the device is reset
-    /// where that reaches no other, and all that this process has of it is closed, so that the host can have it. The
-    /// guest then reads all-ones. Other devices of the container keep their mappings. It cannot be undone: a new function
-    /// is made of the device when it is opened again.
+    /// Takes the device from the guest while it runs: interrupts, memory slots and bus mastering
+    /// end, the device is reset where that reaches no other, and all that this process has of it is
+    /// closed, so that the host can have it. The guest then reads all-ones. Other devices of the
+    /// container keep their mappings. It cannot be undone: a new function is made of the device
+    /// when it is opened again.
     ///
-    /// It does not wait for a vCPU's access to the device's BARs: one that is under way keeps the device's file open
-    /// until it ends.
+    /// It does not wait for a vCPU's access to the device's BARs: one that is under way keeps the
+    /// device's file open until it ends.
     ///
     /// # Errors
     ///
-    /// The first failure. The steps after it are done all the same, the effects are to be carried out, and the device is
-    /// closed. A reset that the kernel refuses because it is about to take the device (`EAGAIN`) is no failure. A second
-    /// call does nothing.
+    /// The first failure. The steps after it are done all the same, the effects are to be carried
+    /// out, and the device is closed. A reset that the kernel refuses because it is about to take
+    /// the device (`EAGAIN`) is no failure. A second call does nothing.
     pub fn detach(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.detach_locked(&mut state) };
         (self.effects(&mut state), result)
     }
 
-    /// Takes the function from the guest at its end: interrupts, memory slots and bus mastering end, and it is reset.
-    /// After this it reads as all-ones and does no DMA, so that the memory that it could reach may be unmapped.
+    /// Takes the function from the guest at its end: interrupts, memory slots and bus mastering
+    /// end, and it is reset. After this it reads as all-ones and does no DMA, so that the memory
+    /// that it could reach may be unmapped.
     ///
     /// # Errors
     ///
@@ -103,7 +109,8 @@ impl PassthroughFunction {
         errors.add(self.quiesce(state));
         // The other functions on its bus are in use.
         if self.reset == Reset::Function {
-            // The kernel holds the lock of a device whose driver is being unbound, and resets it then.
+            // The kernel holds the lock of a device whose driver is being unbound, and resets it
+            // then.
             let reset = self.reset_device();
             errors.add(reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) }));
         }
@@ -151,8 +158,9 @@ impl PassthroughFunction {
         let disabled = state.interrupts.disable();
         errors.add(disabled.map_err(|source| self.interrupt_error(source)));
         errors.add(state.placement.retire_all());
-        // Decoding stays on for VFIO: if the host's kernel has reset the link, or does so meanwhile, the BARs are lost,
-        // and VFIO writes them again when it finds decoding off that it takes to be on (vfio_need_bar_restore).
+        // Decoding stays on for VFIO: if the host's kernel has reset the link, or does so
+        // meanwhile, the BARs are lost, and VFIO writes them again when it finds decoding off that
+        // it takes to be on (vfio_need_bar_restore).
         errors.add(self.write_command(command.difference(Command::BUS_MASTER)));
         errors.add(self.reset_when_free());
         errors.add(self.write_command(command));
@@ -166,7 +174,8 @@ impl PassthroughFunction {
         result
     }
 
-    /// Resets it once the kernel does not hold its lock any more, as it does while it handles the error itself.
+    /// Resets it once the kernel does not hold its lock any more, as it does while it handles the
+    /// error itself.
     fn reset_when_free(&self) -> Result<(), Error> {
         let mut retries = RESET_RETRIES;
         loop {

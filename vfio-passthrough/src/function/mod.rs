@@ -30,8 +30,9 @@ use events::HostEvents;
 
 /// A PCI function that is assigned to a guest.
 ///
-/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot takes. All
-/// methods may be called from any thread. Dropping it does what [`shutdown`](Self::shutdown) does, with failures logged.
+/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no
+/// memory slot takes. All methods may be called from any thread. Dropping it does what
+/// [`shutdown`](Self::shutdown) does, with failures logged.
 pub struct PassthroughFunction {
     device: Arc<FunctionDevice>,
     /// Bits of the command register that the guest does not change.
@@ -95,9 +96,9 @@ impl PassthroughFunction {
         self.bars.decode(&self.lock().config, space, address)
     }
 
-    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword). At most one read of
-    /// the device, and none where all bits are emulated. What cannot be read is all-ones, as on a bus where nothing
-    /// answers.
+    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword).
+    /// At most one read of the device, and none where all bits are emulated. What cannot be read is
+    /// all-ones, as on a bus where nothing answers.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         let mut state = self.lock();
@@ -130,12 +131,14 @@ impl PassthroughFunction {
         self.effects(&mut state)
     }
 
-    /// Places a BAR, as firmware does before an operating system runs: writes its register, and nothing is decoded yet.
+    /// Places a BAR, as firmware does before an operating system runs: writes its register, and
+    /// nothing is decoded yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Place`] where there is no such BAR, or it cannot be at that address: it must be a multiple of the BAR's
-    /// size, and fit into 32 bits for a BAR of 32 bits, and into 16 bits for I/O ports. Nothing was written.
+    /// [`Error::Place`] where there is no such BAR, or it cannot be at that address: it must be a
+    /// multiple of the BAR's size, and fit into 32 bits for a BAR of 32 bits, and into 16 bits for
+    /// I/O ports. Nothing was written.
     pub fn place_bar(&self, index: BarIndex, address: u64) -> Result<ConfigEffects, Error> {
         let bar = self.bars().iter().find(|bar| bar.index == index);
         let bar = bar.filter(|bar| bar.fits(address)).ok_or(Error::Place {
@@ -152,8 +155,8 @@ impl PassthroughFunction {
         Ok(self.effects(&mut state))
     }
 
-    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the device does
-    /// not answer.
+    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones
+    /// where the device does not answer.
     pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.traps.bar_reads.increment();
         if self.is_detached() {
@@ -170,8 +173,9 @@ impl PassthroughFunction {
         }
     }
 
-    /// The guest writes to a BAR at a place that no memory slot covers. `None`: the VMM has nothing to do because of it.
-    /// A write of the MSI-X table tries again what failed before, which may free memory slots.
+    /// The guest writes to a BAR at a place that no memory slot covers. `None`: the VMM has nothing
+    /// to do because of it. A write of the MSI-X table tries again what failed before, which may
+    /// free memory slots.
     pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) -> Option<ConfigEffects> {
         self.traps.bar_writes.increment();
         if self.is_detached() {
@@ -186,8 +190,9 @@ impl PassthroughFunction {
         None
     }
 
-    /// Retries the BARs whose memory slot was refused, since another function freed slots. Costs nothing where nothing
-    /// was refused. A write of a BAR or of the command register of the function itself retries them too.
+    /// Retries the BARs whose memory slot was refused, since another function freed slots. Costs
+    /// nothing where nothing was refused. A write of a BAR or of the command register of the
+    /// function itself retries them too.
     pub fn retry_placement(&self) -> ConfigEffects {
         let mut state = self.lock();
         let State { placement, config, .. } = &mut *state;
@@ -195,29 +200,32 @@ impl PassthroughFunction {
         self.effects(&mut state)
     }
 
-    /// VFIO signals it when the host asks for the device, because its driver is unbound or it is unplugged, and again
-    /// every 10 s while the host waits (`vfio_unregister_group_dev`). The answer is [`detach`](Self::detach): until
-    /// then, whoever asked for it hangs. `None` where VFIO has no such event. The VMM polls it; it stays open as long as
-    /// the function.
+    /// VFIO signals it when the host asks for the device, because its driver is unbound or it is
+    /// unplugged, and again every 10 s while the host waits (`vfio_unregister_group_dev`). The
+    /// answer is [`detach`](Self::detach): until then, whoever asked for it hangs. `None` where
+    /// VFIO has no such event. The VMM polls it; it stays open as long as the function.
     pub fn request_event(&self) -> Option<&EventFd> {
         self.events.request.as_deref()
     }
 
-    /// VFIO signals it when the device reported an uncorrectable error (PCIe AER); the host's kernel log has the details.
-    /// What the device did since is not to be trusted. The VMM ends the guest, [recovers](Self::recover) the function, or
-    /// [detaches](Self::detach) it. `None` where VFIO has no such event: on conventional PCI. The VMM polls it; it stays
-    /// open as long as the function.
+    /// VFIO signals it when the device reported an uncorrectable error (PCIe AER); the host's
+    /// kernel log has the details. What the device did since is not to be trusted. The VMM ends the
+    /// guest, [recovers](Self::recover) the function, or [detaches](Self::detach) it. `None` where
+    /// VFIO has no such event: on conventional PCI. The VMM polls it; it stays open as long as the
+    /// function.
     pub fn error_event(&self) -> Option<&EventFd> {
         self.events.error.as_deref()
     }
 
-    /// The device was detached: the function reads as all-ones, and what is written to it goes nowhere.
+    /// The device was detached: the function reads as all-ones, and what is written to it goes
+    /// nowhere.
     pub fn is_detached(&self) -> bool {
         self.device.is_detached()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as it was between two steps, which is a state it can be in.
+        // A panic elsewhere leaves the state as it was between two steps, which is a state it can
+        // be in.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

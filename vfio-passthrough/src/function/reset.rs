@@ -1,5 +1,5 @@
-//! How a function comes back to the state after power-on. Pure: from what VFIO says to a way, or to the reason
-//! why there is none.
+//! How a function comes back to the state after power-on. Pure: from what VFIO says to a way, or to
+//! the reason why there is none.
 
 use std::io;
 
@@ -9,7 +9,8 @@ use crate::backend::{BusMember, DeviceFlags};
 /// What is asked of a device that cannot be reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResetPolicy {
-    /// It is refused: a guest would find what the last user left, and the next user what the guest left.
+    /// It is refused: a guest would find what the last user left, and the next user what the guest
+    /// left.
     #[default]
     Required,
     /// It is taken as it is, with a warning. One that can be reset is reset all the same.

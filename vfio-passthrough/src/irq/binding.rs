@@ -37,13 +37,13 @@ impl Binding {
         Self { address, index, state: BoundState::default(), growth, vectors, device }
     }
 
-    /// Makes the host agree with what the guest wants. After a failure the next call tries again what is
-    /// missing.
+    /// Makes the host agree with what the guest wants. After a failure the next call tries again
+    /// what is missing.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; steps before the failed one stay done. Vectors that cannot be delivered are bound all
-    /// the same, and collect what fires.
+    /// See [`Error`]; steps before the failed one stay done. Vectors that cannot be delivered are
+    /// bound all the same, and collect what fires.
     pub fn reconcile(&mut self, wanted: &ProgrammedVectors) -> Result<(), Error> {
         let mut result = Ok(());
         for step in plan(wanted, &self.state, self.growth) {

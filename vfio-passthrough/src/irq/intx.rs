@@ -1,5 +1,5 @@
-//! The INTx pin of a function (PCI 2.2.6): level triggered, and masked by VFIO each time it fires, until the
-//! guest has acknowledged it.
+//! The INTx pin of a function (PCI 2.2.6): level triggered, and masked by VFIO each time it fires,
+//! until the guest has acknowledged it.
 //!
 //! ```text
 //!   device asserts -> VFIO masks it, signals trigger -> irqfd: line up -> guest handles it, EOI

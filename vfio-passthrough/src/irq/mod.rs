@@ -1,7 +1,9 @@
-//! Interrupts: what the guest programmed and what is bound in the host are kept apart, and reconciled.
+//! Interrupts: what the guest programmed and what is bound in the host are kept apart, and
+//! reconciled.
 //!
-//! [`plan`] is pure: from the two states to the steps between them. `binding` carries them out for MSI and MSI-X,
-//! and `intx` for the pin. A function has one of the three enabled at a time (PCI 6.8).
+//! [`plan`] is pure: from the two states to the steps between them. `binding` carries them out for
+//! MSI and MSI-X, and `intx` for the pin. A function has one of the three enabled at a time (PCI
+//! 6.8).
 
 pub(crate) mod binding;
 mod error;
@@ -20,8 +22,8 @@ use crate::pci::message::ProgrammedVectors;
 use crate::pci::msix::{MsixLayout, MsixState, overlay_pba, pba_vectors};
 use crate::pci::regs::Command;
 
-/// The interrupts of one function: the MSI-X table that the guest programs, and what is bound in the host of each kind
-/// that the function has.
+/// The interrupts of one function: the MSI-X table that the guest programs, and what is bound in
+/// the host of each kind that the function has.
 #[derive(Default)]
 pub(crate) struct Interrupts {
     layout: Option<MsixLayout>,
@@ -51,8 +53,8 @@ impl Interrupts {
         self.table.is_masked_or_disabled()
     }
 
-    /// Makes the host agree with what the guest programmed. MSI-X goes before MSI, and both before the pin; what is
-    /// disabled is disabled first.
+    /// Makes the host agree with what the guest programmed. MSI-X goes before MSI, and both before
+    /// the pin; what is disabled is disabled first.
     ///
     /// # Errors
     ///
@@ -63,7 +65,8 @@ impl Interrupts {
         }
         let msix = self.table.programmed();
         let msi = if msix.enabled { ProgrammedVectors::default() } else { config.msi_programmed() };
-        // A function that decodes nothing has no driver. DisINTx is the device's: the kernel honours it.
+        // A function that decodes nothing has no driver. DisINTx is the device's: the kernel
+        // honours it.
         let decodes = config.command().intersects(Command::MEMORY | Command::IO);
         self.enable(decodes && !msix.enabled && !msi.enabled, &msi, &msix)
     }
@@ -108,9 +111,10 @@ impl Interrupts {
         (0..vectors).filter(is_pending).fold(0, |bits, vector| bits | 1 << vector)
     }
 
-    /// Reads pending bits of MSI-X (PCI 6.8.2.10). What a bound vector fired while it was masked is in its eventfd. The
-    /// host's kernel masks a vector that is not bound in the hardware, so its bit is in the hardware's array: `hardware`
-    /// reads that, at most once, and not where all vectors are bound.
+    /// Reads pending bits of MSI-X (PCI 6.8.2.10). What a bound vector fired while it was masked is
+    /// in its eventfd. The host's kernel masks a vector that is not bound in the hardware, so its
+    /// bit is in the hardware's array: `hardware` reads that, at most once, and not where all
+    /// vectors are bound.
     pub fn read_pba(&self, at: u64, data: &mut [u8], hardware: impl FnOnce(u64, &mut [u8])) {
         data.fill(0);
         let Some((layout, binding)) = self.layout.zip(self.msix.as_ref()) else {

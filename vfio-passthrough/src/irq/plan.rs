@@ -9,12 +9,13 @@ use crate::pci::message::{MsiMessage, ProgrammedVectors};
 pub struct BoundState {
     /// VFIO has it on.
     pub enabled: bool,
-    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects
-    /// what fires.
+    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's
+    /// eventfd collects what fires.
     pub bound: BTreeSet<u16>,
     /// The vectors that are routed to the guest, with their messages.
     pub routed: BTreeMap<u16, MsiMessage>,
-    /// The vectors that a failed step may have left either way: they are told again what they should be.
+    /// The vectors that a failed step may have left either way: they are told again what they
+    /// should be.
     pub uncertain: BTreeSet<u16>,
 }
 
@@ -35,8 +36,8 @@ pub enum Step {
     Route(Vec<(u16, Option<MsiMessage>)>),
     /// Turn it on without any vector: the function then keeps pending what it wants to signal.
     EnableEmpty,
-    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off. They ascend, and none
-    /// between them is bound.
+    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off. They
+    /// ascend, and none between them is bound.
     Bind(Vec<u16>),
     /// Turn it off.
     Disable,
@@ -44,8 +45,9 @@ pub enum Step {
 
 /// The steps from `host` to what the guest wants; none where they agree.
 ///
-/// A vector is routed before it is bound, and its route stops before the index is disabled, so that no interrupt comes
-/// between. Stops are a batch of their own, so that they happen even where a route cannot be made.
+/// A vector is routed before it is bound, and its route stops before the index is disabled, so that
+/// no interrupt comes between. Stops are a batch of their own, so that they happen even where a
+/// route cannot be made.
 pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Vec<Step> {
     let (stops, starts) = changes(&wanted.unmasked, host);
     let route = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Route(changes));
@@ -103,8 +105,9 @@ fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &BoundState) -> (Changes, C
     (stops.collect(), starts.collect())
 }
 
-/// Splits vectors, which ascend, where a bound one is between: a call spans gaps of vectors that are not bound,
-/// for which it does nothing, but would unbind those that are (vfio_msi_set_vector_signal).
+/// Splits vectors, which ascend, where a bound one is between: a call spans gaps of vectors that
+/// are not bound, for which it does nothing, but would unbind those that are
+/// (vfio_msi_set_vector_signal).
 fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
     vectors
         .chunk_by(|one, next| bound.range(*one..*next).next().is_none())

@@ -1,11 +1,11 @@
-//! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the hardware is
-//! never sized again.
+//! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the
+//! hardware is never sized again.
 
 use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
 
-/// The end of what a BAR is placed in: x86 has 52 bits of physical address at most (Intel SDM 3A, 4.1.4; AMD
-/// APM 2, 5.3).
+/// The end of what a BAR is placed in: x86 has 52 bits of physical address at most (Intel SDM 3A,
+/// 4.1.4; AMD APM 2, 5.3).
 const ADDRESS_END: u64 = 1 << 52;
 
 /// Which of the two address spaces.
@@ -54,8 +54,8 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// The BAR whose register reads as `register` and whose region has `size` bytes; `None` where it is not
-    /// there.
+    /// The BAR whose register reads as `register` and whose region has `size` bytes; `None` where
+    /// it is not there.
     pub fn new(index: BarIndex, register: u32, size: u64) -> Option<Self> {
         let kind = match register {
             _ if register & BAR_IO != 0 => BarKind::Io,
@@ -77,7 +77,8 @@ impl Bar {
         fits.then_some(Self { index: BarIndex::ROM, kind: BarKind::Rom, size, prefetchable: false })
     }
 
-    /// Whether the BAR can be at an address: a multiple of its size, within what its register holds.
+    /// Whether the BAR can be at an address: a multiple of its size, within what its register
+    /// holds.
     pub fn fits(&self, address: u64) -> bool {
         let end = match self.kind {
             BarKind::Io => 1 << 16,
@@ -120,13 +121,14 @@ impl Bar {
 
     /// The bits of the register, upper half included, that are an address.
     pub fn address_bits(&self) -> u64 {
-        // A power of two from 4 on: the bits below the size read as zero, which is how a guest sizes the BAR.
+        // A power of two from 4 on: the bits below the size read as zero, which is how a guest
+        // sizes the BAR.
         let bits = !self.size.saturating_sub(1);
         if self.kind == BarKind::Memory64 { bits } else { bits & u64::from(u32::MAX) }
     }
 
-    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, what
-    /// no CPU reaches, a ROM that is not enabled.
+    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves
+    /// behind, what no CPU reaches, a ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
         let fits = address.checked_add(self.size).is_some_and(|end| end <= ADDRESS_END);

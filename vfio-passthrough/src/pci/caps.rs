@@ -31,8 +31,9 @@ pub struct Walk<T> {
     pub cut: Option<String>,
 }
 
-/// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16 bits at an
-/// offset: id and next pointer. Where the list repeats itself or points into the header it is cut, so that it ends.
+/// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16
+/// bits at an offset: id and next pointer. Where the list repeats itself or points into the header
+/// it is cut, so that it ends.
 pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability> {
     let (mut found, mut cut): (Vec<Capability>, _) = (Vec::new(), None);
     // The lower two bits are reserved: software masks them (PCI 6.7).
@@ -68,8 +69,8 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
             break;
         }
         let header = read(offset);
-        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as
-        // all-ones.
+        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads
+        // as all-ones.
         if header == 0 || header == u32::MAX {
             if !found.is_empty() {
                 cut =

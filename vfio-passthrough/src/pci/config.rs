@@ -1,8 +1,8 @@
 //! Config space as the guest sees it: an overlay of bytes over the device's own.
 //!
-//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the device's,
-//! as the host's kernel presents it). Which is which is decided once, in `view`. Nothing here talks to the
-//! device: a write returns what it asks for.
+//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the
+//! device's, as the host's kernel presents it). Which is which is decided once, in `view`. Nothing
+//! here talks to the device: a write returns what it asks for.
 
 use super::bar::{Bar, Space};
 use super::message::ProgrammedVectors;
@@ -167,7 +167,8 @@ impl ConfigSpace {
         }
     }
 
-    /// Takes a write of the guest. Accesses behave as their bytes do, whatever registers they straddle.
+    /// Takes a write of the guest. Accesses behave as their bytes do, whatever registers they
+    /// straddle.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
         let mut written = Written::default();
         let before = self.command();
@@ -180,9 +181,9 @@ impl ConfigSpace {
         written
     }
 
-    /// A guest that sizes a BAR writes ones to all of it (PCI 6.2.5.1), a 64-bit one half by half. Of a
-    /// lower half alone the address bits do not tell: all of them are ones in addresses that exist. The
-    /// lowest bits do: in no address that is written all are ones.
+    /// A guest that sizes a BAR writes ones to all of it (PCI 6.2.5.1), a 64-bit one half by half.
+    /// Of a lower half alone the address bits do not tell: all of them are ones in addresses that
+    /// exist. The lowest bits do: in no address that is written all are ones.
     fn note_sizing(&mut self, at: u16, value: u8) {
         let own = self.bars.iter().find(|bar| bar.register() == at);
         if let Some(bit) = own.and_then(|bar| 1_u8.checked_shl(bar.index.number().into())) {
@@ -201,7 +202,8 @@ impl ConfigSpace {
         }
         let value = (value & !byte.emulated) | (byte.value & byte.emulated);
         match forward.last_mut() {
-            // Registers are written whole where they can be: bytes that follow one another go together.
+            // Registers are written whole where they can be: bytes that follow one another go
+            // together.
             Some((start, run))
                 if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) =>
             {
@@ -248,7 +250,8 @@ impl ConfigSpace {
         Some(self.u16_at(self.offsets.msix?.checked_add(MSIX_CONTROL)?))
     }
 
-    /// Tells whether the function is in another power state than D0, in which it decodes nothing (PM 5.4).
+    /// Tells whether the function is in another power state than D0, in which it decodes nothing
+    /// (PM 5.4).
     pub fn set_in_low_power(&mut self, in_low_power: bool) {
         self.in_low_power = in_low_power;
     }

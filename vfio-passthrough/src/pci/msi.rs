@@ -1,5 +1,5 @@
-//! Message-signalled interrupts without a table, as the guest programs them (PCI 6.8.1). The registers are
-//! emulated bytes of config space; this reads them.
+//! Message-signalled interrupts without a table, as the guest programs them (PCI 6.8.1). The
+//! registers are emulated bytes of config space; this reads them.
 
 use super::message::{MsiMessage, ProgrammedVectors};
 
@@ -16,8 +16,8 @@ const MASKING: u16 = 1 << 8;
 /// The most vectors that there can be, as a power of two (PCI 6.8.1.3).
 const MAX_POWER: u16 = 5;
 
-/// Offsets of the registers in the capability; what it has depends on two bits of message control (PCI 6.8.1,
-/// figure 6-9).
+/// Offsets of the registers in the capability; what it has depends on two bits of message control
+/// (PCI 6.8.1, figure 6-9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiLayout {
     wide: bool,
@@ -81,7 +81,8 @@ impl MsiLayout {
         let unmasked = |vector: &u16| enabled && registers.mask >> vector & 1 == 0;
         let message = |vector: u16| MsiMessage {
             address: registers.address & !0b11,
-            // The function changes the lower bits of the data to tell its vectors apart (PCI 6.8.1.6).
+            // The function changes the lower bits of the data to tell its vectors apart (PCI
+            // 6.8.1.6).
             data: u32::from(registers.data & !vectors.saturating_sub(1) | vector),
         };
         let unmasked =

@@ -1,5 +1,5 @@
-//! The MSI-X table as the guest programs it (PCI 6.8.2). The table in the hardware belongs to the host's
-//! kernel and is never touched.
+//! The MSI-X table as the guest programs it (PCI 6.8.2). The table in the hardware belongs to the
+//! host's kernel and is never touched.
 
 use super::message::{MsiMessage, ProgrammedVectors};
 use crate::address::{BarIndex, ByteRange};
@@ -13,7 +13,8 @@ const MASKED: u32 = 1;
 /// The largest table there can be.
 pub const MAX_VECTORS: u16 = 2048;
 
-/// Where the table and the pending bit array are, and how many vectors there are: what the capability says.
+/// Where the table and the pending bit array are, and how many vectors there are: what the
+/// capability says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixLayout {
     /// How many vectors, 1 to 2048.
@@ -155,8 +156,8 @@ impl MsixState {
         }
     }
 
-    /// A write of the guest. Aligned accesses of 4 and 8 bytes count, others have no defined effect (PCI
-    /// 6.8.2) and are dropped. True where something changed.
+    /// A write of the guest. Aligned accesses of 4 and 8 bytes count, others have no defined effect
+    /// (PCI 6.8.2) and are dropped. True where something changed.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
         let aligned = matches!(data.len(), 4 | 8) && offset.is_multiple_of(data.len() as u64);
         if !aligned {
@@ -181,8 +182,8 @@ impl MsixState {
         changed
     }
 
-    /// The message of a vector that may fire now, `None` for one that is masked, by itself, by the function
-    /// or by MSI-X being off.
+    /// The message of a vector that may fire now, `None` for one that is masked, by itself, by the
+    /// function or by MSI-X being off.
     pub fn deliverable(&self, vector: u16) -> Option<MsiMessage> {
         let entry = self.entries.get(usize::from(vector))?;
         let unmasked = self.enabled && !self.masked && entry.control & MASKED == 0;

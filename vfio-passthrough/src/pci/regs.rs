@@ -1,5 +1,5 @@
-//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0 (PCI), PCI
-//! Express Base 5.0 (PCIe), PCI Power Management 1.2 (PM).
+//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0
+//! (PCI), PCI Express Base 5.0 (PCIe), PCI Power Management 1.2 (PM).
 
 /// Vendor ID (PCI 6.2.1).
 pub const VENDOR_ID: u16 = 0x00;
@@ -103,7 +103,8 @@ pub mod ext {
     pub const PASID: u16 = 0x001b;
     /// Resizable BARs of virtual functions.
     pub const VF_REBAR: u16 = 0x0024;
-    /// No capability: what a list whose first member is hidden starts with, since it must start at 0x100.
+    /// No capability: what a list whose first member is hidden starts with, since it must start at
+    /// 0x100.
     pub const NULL: u16 = 0x0000;
 }
 
@@ -130,20 +131,24 @@ pub const EXPRESS_CAPABLE: u16 = 7;
 pub const EXPRESS_FLR_CAPABLE: u8 = 1 << 4;
 /// Offsets in the PCI Express capability: registers of links in version 1 of it (PCIe 1.1, 7.8).
 pub const EXPRESS_LINK_1: std::ops::Range<u16> = 0x0c..0x14;
-/// Offsets in the PCI Express capability: registers of links, slots and root ports (PCIe 7.5.3.6 to 7.5.3.14).
+/// Offsets in the PCI Express capability: registers of links, slots and root ports (PCIe 7.5.3.6 to
+/// 7.5.3.14).
 pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
-/// Offsets in the PCI Express capability: second registers of links and slots (PCIe 7.5.3.18 to 7.5.3.23).
+/// Offsets in the PCI Express capability: second registers of links and slots (PCIe 7.5.3.18 to
+/// 7.5.3.23).
 pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
 /// Offset in the PCI Express capability: device control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
 /// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
 pub const EXPRESS_FLR: u8 = 1 << 7;
 
-/// Offset in the advanced features capability: what there is (Advanced Capabilities for Conventional PCI ECN).
+/// Offset in the advanced features capability: what there is (Advanced Capabilities for
+/// Conventional PCI ECN).
 pub const AF_CAPABLE: u16 = 3;
 /// Bit of [`AF_CAPABLE`]: there is a function level reset.
 pub const AF_FLR_CAPABLE: u8 = 1 << 1;
-/// Offset in the advanced features capability: control (Advanced Capabilities for Conventional PCI ECN).
+/// Offset in the advanced features capability: control (Advanced Capabilities for Conventional PCI
+/// ECN).
 pub const AF_CONTROL: u16 = 4;
 /// Bit of [`AF_CONTROL`]: initiate a function level reset; reads as 0.
 pub const AF_FLR: u8 = 1;

@@ -29,8 +29,8 @@ use super::regs::*;
 use crate::address::BarIndex;
 use crate::address::PciAddress;
 
-/// What the guest can set in the command register; special cycles, VGA and the like are wired to zero for PCI
-/// Express (PCIe 7.5.1.1.3).
+/// What the guest can set in the command register; special cycles, VGA and the like are wired to
+/// zero for PCI Express (PCIe 7.5.1.1.3).
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
 /// The sizes of the regions of the six BARs and of the ROM.
@@ -46,12 +46,13 @@ struct View<'a> {
 }
 
 impl ConfigSpace {
-    /// The guest's view of the device at `address`, whose config space has `size` bytes and whose BAR regions have `regions`
-    /// bytes.
+    /// The guest's view of the device at `address`, whose config space has `size` bytes and whose
+    /// BAR regions have `regions` bytes.
     ///
     /// # Errors
     ///
-    /// Those of `read`: some 20 reads are done here, of 1 to 64 bytes, and none for what is emulated later.
+    /// Those of `read`: some 20 reads are done here, of 1 to 64 bytes, and none for what is
+    /// emulated later.
     pub fn new(
         address: PciAddress,
         size: u16,

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::pci::regs::*;
 
-/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express at
-/// 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
+/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI
+/// Express at 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at
+/// 0x180.
 fn device() -> Vec<u8> {
     let mut bytes = vec![0xa5; 0x1000];
     let mut put =
@@ -266,7 +267,8 @@ proptest! {
     }
 }
 
-/// What the guest reads of these bytes of a device that has `express` at 0x80 and whose other bytes are 0xa5.
+/// What the guest reads of these bytes of a device that has `express` at 0x80 and whose other bytes
+/// are 0xa5.
 fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8> {
     let mut bytes = device();
     bytes[0x80..0x80 + express.len()].copy_from_slice(express);

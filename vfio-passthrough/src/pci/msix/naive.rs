@@ -1,5 +1,5 @@
-//! Any accesses of a guest to table and pending bits, of any width and at any place, against bytes and bits that are
-//! looked at one by one.
+//! Any accesses of a guest to table and pending bits, of any width and at any place, against bytes
+//! and bits that are looked at one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +30,8 @@ impl Naive {
         Self { table, control: 0 }
     }
 
-    /// PCI 6.8.2: software uses aligned DWORD or QWORD accesses; others have no defined effect. Whether any byte
-    /// is another one now.
+    /// PCI 6.8.2: software uses aligned DWORD or QWORD accesses; others have no defined effect.
+    /// Whether any byte is another one now.
     fn write(&mut self, at: usize, data: &[u8]) -> bool {
         let before = self.table;
         if matches!(data.len(), 4 | 8) && at.is_multiple_of(data.len()) {

@@ -10,13 +10,14 @@ use crate::pci::msi::{self, MsiLayout};
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::*;
 
-/// Extended capabilities that only make sense with the host's topology, or that would change what others rely
-/// on.
+/// Extended capabilities that only make sense with the host's topology, or that would change what
+/// others rely on.
 const HIDDEN_EXTENDED: [u16; 7] =
     [ext::ARI, ext::ATS, ext::SRIOV, ext::PRI, ext::REBAR, ext::PASID, ext::VF_REBAR];
 /// BARs at fixed addresses cannot be in a guest.
 const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
-/// A function has one of each at most (PCI 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). One more would not be emulated.
+/// A function has one of each at most (PCI 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). One more would not be
+/// emulated.
 const AT_MOST_ONE: [u8; 5] = [cap::PM, cap::MSI, cap::EXPRESS, cap::MSIX, cap::AF];
 
 /// FLR of PCI Express, relative to its capability.
@@ -109,8 +110,9 @@ impl View<'_> {
         }
     }
 
-    /// An endpoint behind no port is one that is integrated in the root complex, as real ones on bus 0 are
-    /// (PCIe 1.3.2.3). Such a one has no link and no slot: their registers are zero (PCIe 7.5.3).
+    /// An endpoint behind no port is one that is integrated in the root complex, as real ones on
+    /// bus 0 are (PCIe 1.3.2.3). Such a one has no link and no slot: their registers are zero (PCIe
+    /// 7.5.3).
     fn express(&mut self, offset: u16, end: u16) -> io::Result<Option<ResetBit>> {
         let flags = u16::from_le_bytes(self.read_array(offset.saturating_add(EXPRESS_FLAGS))?);
         if matches!(flags & EXPRESS_TYPE, EXPRESS_ENDPOINT | EXPRESS_LEGACY_ENDPOINT) {
@@ -129,8 +131,9 @@ impl View<'_> {
         self.reset_bit(offset, EXPRESS_RESET)
     }
 
-    /// A function level reset is ours to do, and its bit reads as zero (PCIe 7.5.3.4); nothing where the
-    /// function says that it has none. `bits` are as those of a [`ResetBit`], relative to the capability.
+    /// A function level reset is ours to do, and its bit reads as zero (PCIe 7.5.3.4); nothing
+    /// where the function says that it has none. `bits` are as those of a [`ResetBit`], relative to
+    /// the capability.
     fn reset_bit(&mut self, capability: u16, bits: ResetBit) -> io::Result<Option<ResetBit>> {
         let at = |(register, bit): (u16, u8)| (capability.saturating_add(register), bit);
         let (initiate, capable) = (at(bits.initiate), at(bits.capable));
@@ -158,8 +161,8 @@ impl View<'_> {
             self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
         }
         let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
-        // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first that is
-        // shown.
+        // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first
+        // that is shown.
         let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability {
             id: ext::NULL,
             version: 0,

@@ -1,9 +1,10 @@
-//! Any accesses to the device of these tests, against a table of its bytes that was written by hand.
+//! Any accesses to the device of these tests, against a table of its bytes that was written by
+//! hand.
 
 use super::*;
 
-/// Bytes that are ours from an offset on: which of their bits, which of those can be written, and what they
-/// are at power-on. All other bits are the device's.
+/// Bytes that are ours from an offset on: which of their bits, which of those can be written, and
+/// what they are at power-on. All other bits are the device's.
 type Row = (usize, Vec<u8>, Vec<u8>, Vec<u8>);
 
 fn fixed(offset: usize, values: &[u8]) -> Row {
