@@ -37,8 +37,8 @@ unsafe impl Send for RegionMmap {}
 unsafe impl Sync for RegionMmap {}
 
 // SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in
-// `drop` only, stays mapped shared where `let_go` exchanges what is behind it, and no reference to
-// it is ever made here.
+// `drop` only, stays mapped shared where `replace_by_zeros` exchanges its pages, and no reference
+// to it is ever made here.
 unsafe impl HostMemory for RegionMmap {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -83,7 +83,7 @@ impl RegionMmap {
     /// # Errors
     ///
     /// The errno of `mmap`; the device's memory is mapped still.
-    pub(crate) fn let_go(&self) -> io::Result<()> {
+    pub(crate) fn replace_by_zeros(&self) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
         // SAFETY: the range is a mapping that this value owns, of whose contents nobody relies on
@@ -252,7 +252,7 @@ mod tests {
         file.write_at(b"seen", 0).unwrap();
         let device = Arc::new(());
         let mapping = RegionMmap::new(device.clone(), file.as_fd(), 0, 0, 0x1000).unwrap();
-        mapping.let_go().unwrap();
+        mapping.replace_by_zeros().unwrap();
         assert_eq!(Arc::strong_count(&device), 1);
         // SAFETY: the address is the first byte of the mapping.
         assert_eq!(unsafe { mapping.host_address().read_volatile() }, 0);
