@@ -117,5 +117,5 @@ pub use pci::bar::{Bar, BarKind, Space};
 
 /// The doctests compile the README's code.
 #[cfg(all(doctest, feature = "kvm", feature = "model"))]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -37,6 +37,7 @@ impl AdjacentMemory {
     /// Adds a piece that begins where this memory ends.
     ///
     /// # Errors
+    ///
     /// Returns the piece if it does not begin there.
     pub(crate) fn join(&mut self, piece: Arc<dyn HostMemory>) -> Result<(), Arc<dyn HostMemory>> {
         let end = (self.address.addr() as u64).checked_add(self.size);

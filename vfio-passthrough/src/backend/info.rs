@@ -1,9 +1,12 @@
-//! Parses the capability chains of VFIO's info structs (linux/vfio.h, `struct
+//! Parses VFIO's info structs and their capability chains (linux/vfio.h, `struct
 //! vfio_info_cap_header`). Vendor drivers in the kernel build some of them, so offsets are checked
 //! and every walk ends.
 
+use std::mem::offset_of;
+
 use vfio_bindings::bindings::vfio as sys;
 
+use super::{IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 use crate::address::{ByteRange, PciAddress};
 
 /// The most capabilities that are read: more than any real chain has. A longer chain loops.
@@ -12,15 +15,71 @@ const MAX_CAPABILITIES: usize = 64;
 /// The size of a header in bytes: `id`, `version`, `next`.
 const HEADER_SIZE: usize = 8;
 
+impl RegionInfo {
+    /// Parses a reply of `VFIO_DEVICE_GET_REGION_INFO`: `struct vfio_region_info` and its
+    /// capabilities. Any bytes are accepted. A field after the end of the reply is 0, or `None`.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        let flags = u32_at(reply, offset_of!(sys::vfio_region_info, flags));
+        let first = match flags & sys::VFIO_REGION_INFO_FLAG_CAPS {
+            0 => 0,
+            _ => u32_at(reply, offset_of!(sys::vfio_region_info, cap_offset)),
+        };
+        Self {
+            index: u32_at(reply, offset_of!(sys::vfio_region_info, index)),
+            flags: RegionFlags::from_bits_retain(flags),
+            size: u64_at(reply, offset_of!(sys::vfio_region_info, size)),
+            file_offset: u64_at(reply, offset_of!(sys::vfio_region_info, offset)),
+            sparse: capabilities(reply, first).find_map(sparse_areas),
+        }
+    }
+}
+
+impl IrqInfo {
+    /// Parses a reply of `VFIO_DEVICE_GET_IRQ_INFO`: `struct vfio_irq_info`. A field after the end
+    /// of the reply is 0.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        Self {
+            index: u32_at(reply, offset_of!(sys::vfio_irq_info, index)),
+            flags: IrqFlags::from_bits_retain(u32_at(reply, offset_of!(sys::vfio_irq_info, flags))),
+            count: u32_at(reply, offset_of!(sys::vfio_irq_info, count)),
+        }
+    }
+}
+
+impl IommuInfo {
+    /// Parses a reply of `VFIO_IOMMU_GET_INFO`: `struct vfio_iommu_type1_info` and its
+    /// capabilities. Any bytes are accepted. A field after the end of the reply is `None`.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        let flags = u32_at(reply, offset_of!(sys::vfio_iommu_type1_info, flags));
+        let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
+            0 => 0,
+            _ => u32_at(reply, offset_of!(sys::vfio_iommu_type1_info, cap_offset)),
+        };
+        Self {
+            iova_ranges: capabilities(reply, first).find_map(iova_ranges),
+            dma_avail: capabilities(reply, first).find_map(dma_avail),
+        }
+    }
+}
+
+/// A word of a reply; 0 after its end.
+pub(super) fn u32_at(reply: &[u8], offset: usize) -> u32 {
+    array(reply, offset).map_or(0, u32::from_ne_bytes)
+}
+
+fn u64_at(reply: &[u8], offset: usize) -> u64 {
+    array(reply, offset).map_or(0, u64::from_ne_bytes)
+}
+
 /// A capability: its ID, and the bytes from the end of its header to the end of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capability<'a> {
+struct Capability<'a> {
     pub id: u16,
     pub body: &'a [u8],
 }
 
 /// The capabilities of an info struct in `buffer`. `first` is its `cap_offset`: 0 for none.
-pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
+fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
     let mut next = first as usize;
     std::iter::from_fn(move || {
         let bytes = buffer.get(next..).filter(|_| next != 0)?;
@@ -33,7 +92,7 @@ pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Ca
 }
 
 /// The areas of `struct vfio_region_info_cap_sparse_mmap`.
-pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
     // The areas are pairs of offset and size. If one of them wraps, no area can be mapped.
     Some(
@@ -45,7 +104,7 @@ pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>>
 }
 
 /// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`. Their ends are inclusive.
-pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
     // A range up to u64::MAX loses its last byte: a `ByteRange` cannot hold it.
     Some(
@@ -56,7 +115,7 @@ pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> 
 }
 
 /// The number of mappings in `struct vfio_iommu_type1_info_dma_avail`.
-pub(super) fn dma_avail(capability: Capability<'_>) -> Option<u32> {
+fn dma_avail(capability: Capability<'_>) -> Option<u32> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
     array(capability.body, 0).map(u32::from_ne_bytes)
 }
@@ -64,12 +123,13 @@ pub(super) fn dma_avail(capability: Capability<'_>) -> Option<u32> {
 /// At most `count` entries of `struct vfio_pci_dependent_device`: the address and the group of each
 /// function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
-    let (entries, _) = bytes.as_chunks::<8>();
-    let member = |[g0, g1, g2, g3, d0, d1, bus, devfn]: &[u8; 8]| {
-        let domain = u16::from_ne_bytes([*d0, *d1]);
-        (PciAddress::new(domain.into(), *bus, *devfn), u32::from_ne_bytes([*g0, *g1, *g2, *g3]))
+    let member = |entry: &[u8]| {
+        let [g0, g1, g2, g3, d0, d1, bus, devfn] = *entry.first_chunk()?;
+        let domain = u16::from_ne_bytes([d0, d1]);
+        let group = u32::from_ne_bytes([g0, g1, g2, g3]);
+        Some((PciAddress::new(domain.into(), bus, devfn), group))
     };
-    entries.iter().take(count).map(member).collect()
+    bytes.chunks_exact(8).take(count).filter_map(member).collect()
 }
 
 fn is(capability: Capability<'_>, id: u32) -> Option<()> {

@@ -45,6 +45,7 @@ impl KernelMapping {
     /// Unmaps, and drops the memory. After a success, later calls do nothing.
     ///
     /// # Errors
+    ///
     /// The kernel's errno. The mapping stays and keeps the memory. The call can be repeated.
     pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.memory.is_some() {

@@ -6,6 +6,7 @@ use std::io;
 /// Raising the hard limit requires `CAP_SYS_RESOURCE` (setrlimit(2)).
 ///
 /// # Errors
+///
 /// `EPERM` if this process may not raise the limit so far.
 pub(crate) fn raise_locked_memory(bytes: u64) -> io::Result<()> {
     let now = limit()?;

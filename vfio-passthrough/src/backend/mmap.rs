@@ -85,6 +85,7 @@ impl RegionMmap {
     /// a holder of its address can access neither the device nor another mapping of this process.
     ///
     /// # Errors
+    ///
     /// The errno of `mmap`. The device's memory stays mapped.
     pub(crate) fn replace_by_zeros(&self) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;

@@ -1,7 +1,9 @@
 //! The port to the kernel: two traits, for an I/O address space and for a device, and their
-//! implementations. [`group`] implements them on VFIO's legacy interface (`/dev/vfio/vfio`,
-//! `/dev/vfio/N`, type1v2) and vfio-ioctls. All `unsafe` of the crate's core is in this folder. The
-//! code above it is safe code on these two traits.
+//! implementations.
+//!
+//! [`group`] implements them on VFIO's legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2)
+//! and vfio-ioctls. All `unsafe` of the crate's core is in this folder. The code above it is safe
+//! code on these two traits.
 
 mod adjacent;
 pub mod group;
@@ -144,6 +146,7 @@ pub trait AddressSpace: Send + Sync {
     /// The limits of the address space. They can change when a group is attached.
     ///
     /// # Errors
+    ///
     /// The errno of the ioctl: `EINVAL` before a group was attached.
     fn info(&self) -> io::Result<IommuInfo>;
 
@@ -151,11 +154,13 @@ pub trait AddressSpace: Send + Sync {
     /// writes of the devices. The kernel pins the memory. All three are multiples of the page size.
     ///
     /// # Errors
+    ///
     /// `EEXIST` if the range overlaps a mapping, `EINVAL` if it is not aligned or is outside of the
     /// IOVA ranges, `ENOMEM` if it exceeds RLIMIT_MEMLOCK, `ENOSPC` if there are too many mappings,
     /// `EFAULT` if the memory is not mapped in this process.
     ///
     /// # Safety
+    ///
     /// Until `unmap` of the same range succeeds or the address space is dropped, the memory must
     /// stay mapped in this process, and must be accessed only as
     /// [`HostMemory`](crate::host::HostMemory) requires.
@@ -230,6 +235,7 @@ pub trait Device: Send + Sync {
     /// The functions that a reset of the function's bus or slot would reset, itself included.
     ///
     /// # Errors
+    ///
     /// `ENODEV` if neither can be reset: this is usual on a root bus.
     fn bus_members(&self) -> io::Result<Vec<BusMember>>;
 
@@ -237,6 +243,7 @@ pub trait Device: Send + Sync {
     /// mappings fault until then.
     ///
     /// # Errors
+    ///
     /// `EINVAL` if this process has not attached the group of one of the functions.
     fn reset_bus(&self) -> io::Result<()>;
 
@@ -245,17 +252,6 @@ pub trait Device: Send + Sync {
     /// kernel then disables the remaining interrupts. It releases the device when the region
     /// mappings are unmapped too.
     fn close(&self);
-}
-
-/// The ranges in each capability of a chain that starts at offset `first` of an info struct:
-/// sparse-mmap areas or IOVA ranges. It is for tests with malformed chains.
-#[cfg(feature = "model")]
-pub fn ranges_of_chain(buffer: &[u8], first: u32) -> Vec<Vec<ByteRange>> {
-    info::capabilities(buffer, first)
-        .filter_map(|capability| {
-            info::sparse_areas(capability).or_else(|| info::iova_ranges(capability))
-        })
-        .collect()
 }
 
 /// The file offset of an access to a region. An access outside of the region is `EINVAL`: its file

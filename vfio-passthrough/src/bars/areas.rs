@@ -10,9 +10,11 @@ use crate::backend::{RegionFlags, RegionInfo};
 pub struct DirectArea(pub ByteRange);
 
 /// The direct areas of a region: the whole pages that VFIO allows to map, without the pages of
-/// `trapped` (the MSI-X table and the PBA), which are emulated. The table's pages are trapped even
-/// if VFIO can map them (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the host's kernel owns the table in
-/// the hardware. Kernels before 4.16 have no such capability and refuse to map those pages only.
+/// `trapped` (the MSI-X table and the PBA), which are emulated.
+///
+/// The table's pages are trapped even if VFIO can map them (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`):
+/// the host's kernel owns the table in the hardware. Kernels before 4.16 have no such capability
+/// and refuse to map those pages only.
 pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
     if !region.flags.contains(RegionFlags::MMAP) {
         return Vec::new();

@@ -49,6 +49,7 @@ impl Window {
     /// is a BAR that decodes nothing. Returns whether a mapping ended.
     ///
     /// # Errors
+    ///
     /// [`dma::Error::Unmap`]: the mapping stays, and the next call retries it.
     pub fn unmap_unless_at(&mut self, base: Option<u64>) -> Result<bool, dma::Error> {
         let wanted = self.address(base);
@@ -65,6 +66,7 @@ impl Window {
     /// the slot was removed.
     ///
     /// # Errors
+    ///
     /// The error of [`MemorySlot::remove`]: the slot stays, and the next call retries it.
     pub fn remove_unless_at(&mut self, base: Option<u64>) -> io::Result<bool> {
         let wanted = self.address(base);
@@ -105,6 +107,7 @@ impl Window {
     /// (follow_fault_pfn).
     ///
     /// # Errors
+    ///
     /// The error of [`DmaSpace::map`]. The mapping is not retried until the window moves.
     pub fn map(&mut self, space: &DmaSpace) -> Result<bool, dma::Error> {
         let free = self.mapping.is_none() && !self.refused;

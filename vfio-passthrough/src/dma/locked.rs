@@ -12,6 +12,7 @@ use crate::backend::raise_locked_memory;
 /// with `CAP_SYS_RESOURCE`.
 ///
 /// # Errors
+///
 /// [`Error::LockedMemory`] if the limit is too low and cannot be raised. If `/proc` cannot be read,
 /// this succeeds, and the kernel checks the limit when it maps.
 pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {

@@ -1,6 +1,8 @@
-//! DMA: mappings of an I/O address space. Each mapping holds the memory that it exposes. A
-//! [`Mapping`] keeps its memory alive, and returns it only after the kernel has unmapped it. If the
-//! kernel refuses to unmap, the memory is leaked. So safe code cannot cause DMA to freed memory.
+//! DMA: mappings of an I/O address space. Each mapping holds the memory that it exposes.
+//!
+//! A [`Mapping`] keeps its memory alive, and returns it only after the kernel has unmapped it. If
+//! the kernel refuses to unmap, the memory is leaked. So safe code cannot cause DMA to freed
+//! memory.
 
 mod error;
 mod locked;
@@ -18,6 +20,7 @@ use crate::backend::{AddressSpace, AdjacentMemory};
 use crate::host::HostMemory;
 
 /// The I/O address space of a guest's devices. A clone is another handle of the same address space.
+///
 /// It spans the kernel's address spaces that the devices need: each mapping is in all of them or in
 /// none. An address space that is added later gets all existing mappings. Without any address
 /// space, mappings are recorded for the first one.
@@ -42,6 +45,7 @@ impl DmaSpace {
     /// Adds an address space of the kernel, and maps all existing mappings in it.
     ///
     /// # Errors
+    ///
     /// [`Error::Map`] for the first mapping that the kernel refused. The address space is then not
     /// added, and nothing stays mapped in it.
     pub fn add(&self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
@@ -60,6 +64,7 @@ impl DmaSpace {
     /// The ranges can shrink when a group is attached.
     ///
     /// # Errors
+    ///
     /// [`Error::Info`] if `VFIO_IOMMU_GET_INFO` fails.
     pub fn iova_ranges(&self) -> Result<Vec<ByteRange>, Error> {
         self.state().limits().map(|limits| limits.iova_ranges)
@@ -68,6 +73,7 @@ impl DmaSpace {
     /// Maps `memory` for the devices at `iova`.
     ///
     /// # Errors
+    ///
     /// [`Error::Map`] with the kernel's errno; [`Error::Range`] if the end does not fit in 64 bits.
     pub fn map(&self, iova: Iova, memory: Arc<dyn HostMemory>) -> Result<Mapping, Error> {
         let range = range(iova, &*memory)?;
@@ -81,6 +87,7 @@ impl DmaSpace {
     /// It checks the ranges and the number of mappings before it maps the first piece.
     ///
     /// # Errors
+    ///
     /// The errors of [`map`](Self::map): earlier pieces are unmapped. [`Error::OutOfReach`],
     /// [`Error::Full`] and [`Error::Info`]: nothing was mapped.
     pub fn map_all(
@@ -154,6 +161,7 @@ impl Mapping {
     /// Unmaps, and returns the memory.
     ///
     /// # Errors
+    ///
     /// [`Error::Unmap`]: devices may still access the memory, so it is leaked.
     pub fn unmap(mut self) -> Result<Arc<dyn HostMemory>, Error> {
         self.unmapped = true;
@@ -164,6 +172,7 @@ impl Mapping {
     /// Unmaps. After a success, later calls do nothing.
     ///
     /// # Errors
+    ///
     /// [`Error::Unmap`]: devices may still access the memory, so it is kept. The call can be
     /// repeated.
     pub fn end(&mut self) -> Result<(), Error> {

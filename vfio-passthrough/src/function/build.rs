@@ -25,11 +25,14 @@ use crate::sync::Mutex;
 
 impl PassthroughFunction {
     /// Makes a function of an open device, in the state after power-on: no BAR is placed, nothing
-    /// is decoded, interrupts are disabled. The kernel reset the device when it was opened
-    /// (vfio_pci_core_enable), so it is not reset here again. A device that can only be reset with
-    /// its whole bus is reset here: the kernel leaves this to its user.
+    /// is decoded, interrupts are disabled.
+    ///
+    /// The kernel reset the device when it was opened (vfio_pci_core_enable), so it is not reset
+    /// here again. A device that can only be reset with its whole bus is reset here: the kernel
+    /// leaves this to its user.
     ///
     /// # Errors
+    ///
     /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::NoReset`] if `policy`
     /// requires a reset and there is none; [`Error::Vectors`] if the VMM refuses the vectors;
     /// [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]

@@ -47,10 +47,11 @@ pub struct ConfigEffects {
     pub slots_freed: bool,
     /// The guest physical addresses where the hypervisor may coalesce writes
     /// (`KVM_REGISTER_COALESCED_MMIO`), or `None`. The VMM must forward the coalesced writes in
-    /// order, and before any other access to the function. It is the MSI-X table while MSI-X is
-    /// disabled or the function is masked: no entry has an effect then. When a driver enables
-    /// MSI-X, Linux masks the function and writes each entry, of up to 2048. Coalescing saves an
-    /// exit for each of these writes.
+    /// order, and before any other access to the function.
+    ///
+    /// It is the MSI-X table while MSI-X is disabled or the function is masked: no entry has an
+    /// effect then. When a driver enables MSI-X, Linux masks the function and writes each entry, of
+    /// up to 2048. Coalescing saves an exit for each of these writes.
     pub coalesced_writes: Option<ByteRange>,
     /// The address of each BAR, by its number (6 is the ROM); `None` if the BAR decodes nothing. A
     /// bus that dispatches by range needs it. A bus that calls [`PassthroughFunction::decode`] for

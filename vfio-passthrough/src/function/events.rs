@@ -77,6 +77,7 @@ impl Event {
     /// Makes an eventfd and binds it.
     ///
     /// # Errors
+    ///
     /// [`Error::Eventfd`] if no eventfd could be made, [`Error::SetIrqs`] if VFIO refused it.
     fn new(address: PciAddress, index: IrqIndex, device: Arc<dyn Device>) -> Result<Self, Error> {
         let vector = 0;
@@ -93,6 +94,7 @@ impl Event {
     /// Unbinds the eventfd. After a success, later calls do nothing.
     ///
     /// # Errors
+    ///
     /// [`Error::SetIrqs`]: the eventfd stays bound. The call can be repeated.
     fn unbind(&mut self) -> Result<(), Error> {
         if self.bound {

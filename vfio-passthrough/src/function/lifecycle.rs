@@ -21,6 +21,7 @@ impl PassthroughFunction {
     /// other functions on the bus, so the guest's CPUs must be stopped.
     ///
     /// # Errors
+    ///
     /// The first failure. Later steps are carried out too. The VMM carries out the effects in
     /// either case.
     pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
@@ -35,6 +36,7 @@ impl PassthroughFunction {
     /// lost its state.
     ///
     /// # Errors
+    ///
     /// [`Error::NotUsable`] if the function cannot be reset alone
     /// ([`reset_kind`](Self::reset_kind)): nothing was done. Otherwise the first failure; later
     /// steps are carried out too. The VMM carries out the effects in each case.
@@ -47,11 +49,13 @@ impl PassthroughFunction {
     /// Detaches the device while the guest runs, so that the host can have it: it disables
     /// interrupts and bus mastering, removes the memory slots, resets the device if that resets no
     /// other function, and closes it. The guest then reads all-ones. Other devices of the container
-    /// keep their mappings. To use the device again, open it and make a new function. It does not
-    /// wait for accesses of vCPUs to the device's BARs. An access that is under way keeps the
-    /// device's file open until it ends.
+    /// keep their mappings. To use the device again, open it and make a new function.
+    ///
+    /// It does not wait for accesses of vCPUs to the device's BARs. An access that is under way
+    /// keeps the device's file open until it ends.
     ///
     /// # Errors
+    ///
     /// The first failure. Later steps are carried out too, and the device is closed. The VMM
     /// carries out the effects in either case. `EAGAIN` of the reset is not a failure: the kernel
     /// holds the device's lock and resets the device itself. A second call does nothing.
@@ -66,6 +70,7 @@ impl PassthroughFunction {
     /// DMA, so that guest memory may be unmapped.
     ///
     /// # Errors
+    ///
     /// The first failure. Later steps are carried out too. A second call does nothing.
     pub fn shutdown(&self) -> Result<(), Error> {
         let mut state = self.lock();

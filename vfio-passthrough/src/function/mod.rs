@@ -28,9 +28,11 @@ use crate::pci::regs::Command;
 use crate::sync::{Mutex, MutexGuard};
 use events::HostEvents;
 
-/// A PCI function that is assigned to a guest. A VMM's PCI bus forwards the guest's config accesses
-/// to it, and BAR accesses that no memory slot covers. All methods may be called from any thread.
-/// Dropping it does the same as [`shutdown`](Self::shutdown), and logs failures.
+/// A PCI function that is assigned to a guest.
+///
+/// A VMM's PCI bus forwards the guest's config accesses to it, and BAR accesses that no memory slot
+/// covers. All methods may be called from any thread. Dropping it does the same as
+/// [`shutdown`](Self::shutdown), and logs failures.
 pub struct PassthroughFunction {
     device: Arc<FunctionDevice>,
     /// The bits of the command register that the host has set and the guest cannot change.
@@ -137,6 +139,7 @@ impl PassthroughFunction {
     /// decodes its address once the guest enables decoding in the command register.
     ///
     /// # Errors
+    ///
     /// [`Error::Place`] if the function has no such BAR, or the BAR does not fit at the address.
     /// The address must be a multiple of the BAR's size. The BAR must fit below 2^16 for I/O ports,
     /// 2^32 for a 32-bit BAR, and 2^52 for a 64-bit BAR. Nothing was written.

@@ -36,6 +36,7 @@ pub(crate) const BUS_RESET: &str = "VFIO_DEVICE_PCI_HOT_RESET";
 /// Chooses the reset of a function. `members` gets the functions on its bus.
 ///
 /// # Errors
+///
 /// The reason why it cannot be reset, as text.
 pub(crate) fn choose(
     address: PciAddress,

@@ -5,6 +5,7 @@
 //!   device asserts -> VFIO masks it, signals trigger -> irqfd: line up -> guest handles it, EOI
 //!   device deasserted, or: fires again <- VFIO unmasks <- resample <- irqfd: line down <-+
 //! ```
+//!
 //! The kernel does all of this. The VMM does not run.
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ impl Intx {
     /// Connects the pin to its line, and binds it. If a step fails, the earlier steps are undone.
     ///
     /// # Errors
+    ///
     /// [`Error::Route`] if the VMM does not connect the line, [`Error::SetIrqs`] if VFIO refuses an
     /// eventfd.
     pub fn enable(&mut self) -> Result<(), Error> {
@@ -70,6 +72,7 @@ impl Intx {
     /// Unbinds the pin, and disconnects the line.
     ///
     /// # Errors
+    ///
     /// [`Error::SetIrqs`]: the pin stays bound.
     pub fn disable(&mut self) -> Result<(), Error> {
         if self.is_enabled() {

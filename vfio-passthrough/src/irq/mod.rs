@@ -1,7 +1,9 @@
 //! Interrupts. The state that the guest programmed and the state that is bound in the host are kept
-//! apart, and reconciled. [`plan`] is pure: it computes the steps between the two states. `binding`
-//! carries them out for MSI and MSI-X, and `intx` handles the pin. A function has at most one of
-//! the three enabled (PCI 3.0, 6.8).
+//! apart, and reconciled.
+//!
+//! [`plan`] is pure: it computes the steps between the two states. `binding` carries them out for
+//! MSI and MSI-X, and `intx` handles the pin. A function has at most one of the three enabled (PCI
+//! 3.0, 6.8).
 
 pub(crate) mod binding;
 mod error;
@@ -56,6 +58,7 @@ impl Interrupts {
     /// one, MSI-X wins over MSI, and MSI over the pin. Disabling comes before enabling.
     ///
     /// # Errors
+    ///
     /// The first failure. Later steps are carried out too. The next call retries the failed steps.
     pub fn reconcile(&mut self, config: &ConfigSpace) -> Result<(), Error> {
         if let Some(control) = config.msix_control() {
@@ -70,6 +73,7 @@ impl Interrupts {
     }
 
     /// Disables all interrupts in the host. The state that the guest programmed stays.
+    ///
     /// # Errors
     ///
     /// The first failure. Later steps are carried out too.

@@ -45,9 +45,11 @@ pub enum Step {
 }
 
 /// The steps from the state `host` to the state that the guest programmed. There are none if they
-/// agree. A vector is routed before it is bound, and its route stops before the index is disabled:
-/// so no interrupt is lost. Stops are a batch of their own, so that they are carried out even if a
-/// route fails.
+/// agree.
+///
+/// A vector is routed before it is bound, and its route stops before the index is disabled: so no
+/// interrupt is lost. Stops are a batch of their own, so that they are carried out even if a route
+/// fails.
 pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Vec<Step> {
     let (stops, starts) = changes(&wanted.unmasked, host);
     let route = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Route(changes));

@@ -1,8 +1,9 @@
-//! Config space as the guest sees it: an overlay over the bytes of the device. Each bit is either
-//! *emulated* (its value is kept here; the guest can change it if it is *writable*) or *forwarded*
-//! (its value is the device's, as vfio-pci virtualizes it). The module `view` decides this once, at
-//! build. This module does not access the device: a write returns the bytes to forward and the
-//! actions to take.
+//! Config space as the guest sees it: an overlay over the bytes of the device.
+//!
+//! Each bit is either *emulated* (its value is kept here; the guest can change it if it is
+//! *writable*) or *forwarded* (its value is the device's, as vfio-pci virtualizes it). The module
+//! `view` decides this once, at build. This module does not access the device: a write returns the
+//! bytes to forward and the actions to take.
 
 use super::bar::{Bar, Space};
 use super::message::ProgrammedVectors;

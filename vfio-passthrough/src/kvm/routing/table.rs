@@ -121,9 +121,11 @@ impl Table {
             }
         }
         let routed = stopped.iter().any(|(gsi, _)| self.routes.contains_key(gsi));
-        if routed && let Err(error) = self.commit(&stopped) {
-            // The routes stay, so their numbers must.
-            return log::error!("{} MSI routes stay: {error}", stopped.len());
+        if routed {
+            if let Err(error) = self.commit(&stopped) {
+                // The routes stay, so their numbers must.
+                return log::error!("{} MSI routes stay: {error}", stopped.len());
+            }
         }
         for (gsi, _) in stopped {
             self.eventfds.remove(&gsi);
