@@ -1,5 +1,5 @@
-//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed
-//! fd.
+//! VFIO ioctls on a borrowed fd: those that vfio-ioctls lacks, or whose result or errno it does not
+//! return.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -36,7 +36,8 @@ ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 14);
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
 
-/// The kernel's structs start with `argsz`; the sizes of ours fit 32 bits.
+/// The size of a struct, for its field `argsz`. The structs here are small: their sizes fit in 32
+/// bits.
 const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
 }
@@ -92,11 +93,12 @@ pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::R
     if call.size == size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
-/// `VFIO_GROUP_GET_STATUS`: whether no driver of the host has a device of the group.
+/// `VFIO_GROUP_GET_STATUS`: whether the group is viable, which means that no device of it is bound
+/// to another driver of the host.
 pub(crate) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
     let mut data =
         sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut data) })?;
     Ok(data.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
 }
@@ -110,18 +112,19 @@ pub(crate) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> i
 
 /// `VFIO_SET_IOMMU`, type1v2.
 pub(crate) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the argument is a number; the kernel touches no memory of ours.
+    // SAFETY: the argument is a number; the kernel accesses no memory of this process.
     check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
 }
 
 /// `VFIO_GROUP_GET_DEVICE_FD`.
 pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
-    // An address has no zero byte.
+    // The text of an address has no zero byte.
     let name = CString::new(address.to_string()).unwrap_or_default();
-    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call returns.
+    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call
+    // returns.
     let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
     check(fd)?;
-    // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+    // SAFETY: the kernel has just made this fd for this call, and no other code has it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -129,7 +132,7 @@ pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Resu
 pub(crate) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
     let mut data =
         sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut data) })?;
     Ok(DeviceFlags::from_bits_retain(data.flags))
 }
@@ -138,14 +141,14 @@ pub(crate) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
 pub(crate) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
     let mut data =
         sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_IRQ_INFO(), &mut data) })?;
     Ok(IrqInfo { index, flags: IrqFlags::from_bits_retain(data.flags), count: data.count })
 }
 
 /// `VFIO_DEVICE_RESET`.
 pub(crate) fn reset(device: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the ioctl takes no argument and touches no memory of ours.
+    // SAFETY: the ioctl takes no argument and accesses no memory of this process.
     check(unsafe { ioctl(device, VFIO_DEVICE_RESET()) })
 }
 
@@ -170,7 +173,7 @@ const UNMASK_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_A
 /// `VFIO_DEVICE_SET_IRQS`.
 pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
     let resample;
-    let (kind, index, start, eventfds) = match call {
+    let (flags, index, start, eventfds) = match call {
         SetIrqs::Trigger { index, start, eventfds } => (TRIGGER_EVENTFD, index, start, eventfds),
         SetIrqs::UnmaskOn { index, eventfd } => {
             resample = [Some(eventfd.clone())];
@@ -186,43 +189,45 @@ pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
         .saturating_mul(eventfds.len())
         .saturating_add(size_of::<sys::vfio_irq_set>());
     let argsz = u32::try_from(size).map_err(too_many)?;
-    let header = [argsz, kind, index, start, count];
+    let header = [argsz, flags, index, start, count];
     let fd = |eventfd: &Option<Arc<EventFd>>| {
         let fd = eventfd.as_ref().map_or(-1, |eventfd| eventfd.as_raw_fd());
         fd as u32
     };
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is the size of `words`: five words and one for
+    // each fd.
     check_vectors(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
 }
 
-/// A result above zero is a failure too: the host has only so many vectors, and nothing was turned on
-/// (vfio_msi_enable).
+/// Checks the result of `VFIO_DEVICE_SET_IRQS`. A result above zero is a failure too: it is the
+/// number of vectors that the host has, and the index was not enabled (vfio_msi_enable).
 fn check_vectors(result: i32) -> io::Result<()> {
     if result > 0 {
-        let message = format!("the host has {result} vectors for it, which are too few");
+        let message = format!("the host has only {result} vectors for the device");
         return Err(io::Error::new(io::ErrorKind::StorageFull, message));
     }
     check(result)
 }
 
-/// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses would be
-/// more than any bus below a port has.
+/// The most functions that a reply is fetched for: more than any hierarchy below one port has.
 const MAX_BUS_MEMBERS: usize = 4096;
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its group.
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus resets, with its
+/// group.
 pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
     let header = size_of::<sys::vfio_pci_hot_reset_info>();
     let entry = size_of::<sys::vfio_pci_dependent_device>();
-    let mut room = 0_usize;
-    // Once to learn how many there are (ENOSPC), once to fetch; once more should there be more by then.
+    let mut capacity = 0_usize;
+    // The first call gets the number (ENOSPC), the second the functions. The third is for a number
+    // that grew in between.
     for _ in 0..3 {
-        let size = room.saturating_mul(entry).saturating_add(header);
+        let size = capacity.saturating_mul(entry).saturating_add(header);
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut bytes = argsz.to_ne_bytes().to_vec();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so it requires no alignment.
         let result = check(unsafe {
             ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), bytes.as_mut_ptr())
         });
@@ -234,7 +239,7 @@ pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
             Err(error)
                 if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS =>
             {
-                room = count
+                capacity = count
             }
             Err(error) => return Err(error),
         }
@@ -242,7 +247,8 @@ pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
     Err(io::Error::from_raw_os_error(libc::E2BIG))
 }
 
-/// `VFIO_DEVICE_PCI_HOT_RESET`: `groups` prove that we own all that is reset.
+/// `VFIO_DEVICE_PCI_HOT_RESET`: the files of `groups` prove that this process owns all functions
+/// that are reset.
 pub(crate) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(groups.len()).map_err(too_many)?;
@@ -254,18 +260,21 @@ pub(crate) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<(
     let header = [u32::try_from(size).map_err(too_many)?, 0, count];
     let fds = groups.iter().map(|group| group.as_raw_fd() as u32);
     let words: Vec<u32> = header.into_iter().chain(fds).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is the size of `words`: three words and one for
+    // each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
 }
 
-/// What holds an info struct with its capabilities as a rule, so that one call does.
+/// A size in bytes that holds most info structs with their capabilities, so that one call is
+/// enough.
 const USUAL_INFO_SIZE: usize = 512;
 
-/// The largest reply that is fetched; a sparse-mmap capability of 4000 areas fits.
+/// The largest reply that is fetched, in bytes. A sparse-mmap capability with 4000 areas fits.
 const MAX_INFO_SIZE: usize = 64 << 10;
 
-/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index; calls it again
-/// with more room where the kernel says in `argsz` that there are capabilities to fetch.
+/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index. If
+/// the kernel reports in `argsz` that the reply is larger, the ioctl is called again with that
+/// size.
 fn info_call(
     fd: &impl AsRawFd,
     request: libc::c_ulong,
@@ -273,14 +282,15 @@ fn info_call(
     index: u32,
 ) -> io::Result<Vec<u8>> {
     let mut size = size.max(USUAL_INFO_SIZE);
-    // Once to learn the size, once to fetch; once more should the size have grown between the two.
+    // The first call gets the size, the second the reply. The third is for a size that grew in
+    // between.
     for _ in 0..3 {
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut bytes: Vec<u8> =
             [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so it requires no alignment.
         check(unsafe { ioctl_with_mut_ptr(fd, request, bytes.as_mut_ptr()) })?;
         match info::u32_at(&bytes, 0) as usize {
             needed if needed > size && needed <= MAX_INFO_SIZE => size = needed,
@@ -295,9 +305,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_vectors_than_asked_for_are_a_failure() {
+    fn fewer_vectors_than_requested_are_an_error() {
         assert!(check_vectors(0).is_ok());
         let text = check_vectors(1).unwrap_err().to_string();
-        assert_eq!(text, "the host has 1 vectors for it, which are too few");
+        assert_eq!(text, "the host has only 1 vectors for the device");
     }
 }
