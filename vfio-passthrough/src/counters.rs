@@ -94,8 +94,6 @@ counters! {
         set_gsi_routing,
         /// `KVM_IRQFD`, to attach and to detach.
         irqfd,
-        /// `KVM_SIGNAL_MSI`: interrupts delivered by the VMM.
-        signal_msi,
         /// `KVM_CREATE_DEVICE`.
         create_device,
     }

@@ -19,7 +19,7 @@ use vfio_passthrough::kvm::KvmHost;
 use crate::boot::{Boot, Entry, Kernel, Platform};
 use crate::console::RawTerminal;
 use crate::control::{Configuration, Control, Life};
-use crate::events::{DeviceEvents, FirstInterrupts, MainLoop};
+use crate::events::{DeviceEvents, FirstRoutes, MainLoop};
 use crate::files::Files;
 use crate::handed::Handed;
 use crate::interrupts::Interrupts;
@@ -230,7 +230,7 @@ impl Vm {
         let terminal = RawTerminal::enter();
         main_loop.add(Arc::new(Mutex::new(console.keyboard)));
         if host.devices.is_some() {
-            main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
+            main_loop.add(Arc::new(Mutex::new(self.first_routes()?)));
         }
         let events = DeviceEvents::new(functions, args.on_error, &stop);
         let events = Arc::new(Mutex::new(events));
@@ -261,9 +261,9 @@ impl Vm {
         looped.and(outcome_of(stop)).and_then(|outcome| shut_down.map(|()| outcome))
     }
 
-    fn first_interrupts(&self) -> Result<FirstInterrupts, Error> {
-        let delivery = self.kvm_host.software_delivery();
-        delivery.map(FirstInterrupts).map_err(Error::system("an epoll set for interrupts"))
+    fn first_routes(&self) -> Result<FirstRoutes, Error> {
+        let deferred = self.kvm_host.router().defer_routes();
+        deferred.map(FirstRoutes).map_err(Error::system("an epoll set for interrupts"))
     }
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
