@@ -138,10 +138,11 @@ fn place_bars(function: &PassthroughFunction) -> Result<(BarIndex, u64)> {
     first.ok_or_else(|| format!("{} has no BAR in memory", function.address()).into())
 }
 
-/// What a config write leaves for the VMM to do. With one function, nothing: `slots_freed` is for its neighbours
-/// (`retry_placement`), and `coalesced_writes` an offer that spares exits (`KVM_REGISTER_COALESCED_MMIO`).
+/// What a config write leaves for the VMM to do. With one function and a bus that asks the function itself (`decode`),
+/// nothing: `slots_freed` is for its neighbours (`retry_placement`), `bars` for a bus that dispatches by ranges, and
+/// `coalesced_writes` an offer that spares exits (`KVM_REGISTER_COALESCED_MMIO`).
 fn carry_out(effects: &ConfigEffects) {
-    println!("config write {}: may coalesce at {:x?}", effects.sequence, effects.coalesced_writes);
+    println!("config write {}: BARs are at {:x?}", effects.sequence, effects.bars);
 }
 
 /// A CPU at [`CODE`] in real mode, whose data segment begins at `base`: the segment's base is a register of its own,

@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// A file that was passed in already open is not there, or not what it should be.
     #[error("{option} fd={fd}: {why}")]
-    Handed {
+    PassedFd {
         /// Which option has it.
         option: &'static str,
         /// Its number.
@@ -103,7 +103,7 @@ pub enum Error {
     #[error("--memory {asked}: this host has {has}M of memory")]
     MemoryLargerThanHost {
         /// What was asked for.
-        asked: crate::MemorySize,
+        asked: String,
         /// The host's, in MiB.
         has: u64,
     },
@@ -111,7 +111,7 @@ pub enum Error {
     #[error("--memory {asked}: {why}")]
     HugePages {
         /// What was asked for.
-        asked: crate::Memory,
+        asked: String,
         /// What there is, and what mends it.
         why: String,
     },
@@ -232,9 +232,9 @@ impl Error {
     }
 
     /// Says what is wrong with a file that was passed in already open.
-    pub(crate) fn handed(option: &'static str, fd: i32, why: impl Into<String>) -> Self {
+    pub(crate) fn passed_fd(option: &'static str, fd: i32, why: impl Into<String>) -> Self {
         let why = why.into();
-        Self::Handed { option, fd, why }
+        Self::PassedFd { option, fd, why }
     }
 
     /// Says what the VMM was doing.

@@ -1,95 +1,105 @@
 //! A small KVM VMM that boots a Linux guest with PCI devices of the host assigned to it.
 //!
-//! [`run`] does all that the program does. Its parts, in the order in which they are put together: [`kvm`]
-//! (the VM), [`vfio`] (the devices), [`layout`] (by crate `resources`), [`memory`], [`boot`] (kernel, initramfs,
-//! ACPI), [`machine`] (buses and fixed devices, of crate `devices`), [`vcpu`]. Each ends what it began when
-//! it is dropped.
+//! [`main`] is the program. Its rooms, of which each imports from those before it only: `config`
+//! (what was asked for), `host` (what is had of the host), `guest` (what the guest is),
+//! `passthrough` (the assigned devices), `run` (while the guest runs). `cli` parses the command
+//! line into `config`; `prepare` has the commands that look at the host and hand devices to VFIO.
 //!
-//! The main thread waits for events ([`events`]); one thread a CPU runs the guest. Whoever ends it all says
-//! so in [`stop`].
+//! The main thread waits for events; one thread a CPU runs the guest. Each part ends what it began
+//! when it is dropped.
 //!
-//! [`prepare`] is what comes before: the commands that look at the host and hand devices to VFIO.
+//! What is public here is for the tests and tools of this repository.
 
+#![deny(unreachable_pub)]
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
 )]
 
-pub mod boot;
 mod cli;
-pub mod console;
-pub mod control;
+mod config;
+mod counters;
 mod error;
-pub mod events;
-pub mod files;
-pub mod guest;
-pub mod handed;
-pub mod interrupts;
-pub mod kvm;
-pub mod landlock;
-pub mod layout;
-pub mod machine;
-pub mod memory;
-pub mod posted;
-pub mod prepare;
-pub mod seccomp;
-pub mod stats;
-pub mod stop;
-mod sync;
-pub mod vcpu;
-pub mod vfio;
+mod guest;
+mod host;
+mod passthrough;
+mod prepare;
+mod run;
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
 
-pub use cli::{
-    Args, Command, CommandLine, HugePages, Memory, MemoryError, MemorySize, Passthrough,
-    PassthroughError, SizeError, Source,
-};
+use clap::Parser;
+use log::Level;
+
+pub use cli::CommandLine;
+pub use config::{Seccomp, Thread};
 pub use error::Error;
-pub use stop::Outcome;
+pub use guest::boot::{Boot, DEFAULT_CMDLINE, Kernel, Platform};
+pub use guest::memory::Ram;
+pub use host::files::Opened;
+pub use host::seccomp::{
+    prepare as prepare_seccomp, restrict as restrict_thread, rows as seccomp_rows,
+};
 
-use crate::control::{Control, Server};
-use crate::guest::Host;
-use crate::handed::Handed;
-use crate::seccomp::Thread;
-use crate::stats::{Stats, StatsFile};
+use cli::{Command, PrepareCommand};
+use host::logs::Style;
+use run::Outcome;
 
-/// Boots the guest that `args` describe and returns when it, or the user, has ended it.
-pub fn run(args: &Args) -> Result<Outcome, Error> {
-    let handed = Handed::take(args)?;
-    let stats = Arc::new(Stats::default());
-    one_heap();
-    args.seccomp.prepare()?;
-    let file = args.stats.as_ref().map(StatsFile::create).transpose()?;
-    let outcome = run_guest(args, handed, &stats);
-    match file {
-        Some(file) => file.write(&stats).and(outcome),
-        None => outcome,
+/// The program: does what its command line says, and returns its exit status.
+pub fn main() -> ExitCode {
+    let style = Style::of_stderr();
+    style.set_up_log();
+    let line = CommandLine::parse();
+    match (line.command, line.guest) {
+        (Some(Command::Prepare(command)), _) => ended(style, prepare(style, &command)),
+        (Some(Command::Stats { socket, json }), _) => {
+            ended(style, run::control::stats(&socket, json).map(said))
+        }
+        (None, Some(args)) => ended(style, run::run(&args.into()).map(|outcome| status(&outcome))),
+        // clap asks for --kernel where there is no command.
+        (None, None) => ExitCode::FAILURE,
     }
 }
 
-/// Keeps the C library from giving each thread a heap of its own (128 MiB of address space, for threads that allocate
-/// next to nothing), and from looking for that at how many CPUs there are.
-fn one_heap() {
-    // SAFETY: sets a number, under the allocator's lock.
-    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+fn ended<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        style.say(Level::Error, &format!("error: {error}"));
+        ExitCode::FAILURE
+    })
 }
 
-fn run_guest(args: &Args, handed: Handed, stats: &Arc<Stats>) -> Result<Outcome, Error> {
-    let signals = events::block_signals()?;
-    let control = Arc::new(Control::default());
-    let serve =
-        |path: &PathBuf| Server::start(path, &control, args.seccomp.filter(Thread::Control)?);
-    let _server = args.control.as_ref().map(serve).transpose()?;
-    let (host, mut vm) = Host::open(args, handed, stats)?;
-    control.configure(host.configuration(args, &vm));
-    let outcome = loop {
-        match vm.run(&host, args, (&signals, &control), stats) {
-            Ok(Outcome::Reset) if !args.no_reboot => vm = host.another(stats)?,
-            outcome => break outcome,
-        }
-    };
-    host.count(stats);
-    outcome
+fn prepare(style: Style, command: &PrepareCommand) -> Result<ExitCode, prepare::Error> {
+    let report = match command {
+        PrepareCommand::Check { devices, memory, json } => prepare::check(devices, *memory, *json),
+        PrepareCommand::Devices { json } => prepare::devices(*json),
+        PrepareCommand::Bind { devices, force } => prepare::bind(devices, *force),
+        PrepareCommand::Unbind { devices, force } => prepare::unbind(devices, *force),
+    }?;
+    said(report.out.clone());
+    let warnings = report.warnings.iter();
+    warnings.for_each(|warning| style.say(Level::Warn, &format!("warning: {warning}")));
+    Ok(report.status())
 }
+
+fn said(text: String) -> ExitCode {
+    // The reader may have seen enough and closed its end: `vmm devices | head`.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// A shell's convention for signals; 0 for all that the guest or the user asked for.
+fn status(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Signal(number) => {
+            u8::try_from(*number).map_or(ExitCode::FAILURE, |n| n.saturating_add(128).into())
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The README's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -1,26 +1,24 @@
-//! Kernel images, initramfs and command lines of whatever kind.
+//! Target `kernel`: malformed kernel images, initramfs and command lines.
 
 use std::io::Write;
 
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::boot::{Boot, Kernel, Platform};
-use vmm::files::Opened;
-use vmm::memory::Ram;
+use vmm::{Boot, Kernel, Opened, Platform, Ram};
 
 use crate::input::Input;
 
 const RAM: u64 = 32 << 20;
-/// Where the command line goes.
+/// The guest physical address of the command line.
 const CMDLINE: u64 = 0x2_0000;
 
-/// A file of these bytes.
+/// An open file that contains `bytes`.
 fn file(bytes: &[u8]) -> Opened {
     let mut file = tempfile::NamedTempFile::new_in("/dev/shm")
         .or_else(|_| tempfile::NamedTempFile::new())
         .unwrap();
     file.write_all(bytes).unwrap();
-    // It is deleted, and stays open.
+    // The file is deleted when `file` is dropped; the open file keeps the contents.
     Opened::open("file", file.path()).unwrap()
 }
 
@@ -50,6 +48,6 @@ pub fn run(bytes: &[u8]) {
         ram.memory().read_slice(&mut written, GuestAddress(CMDLINE)).unwrap();
         let end = written.iter().position(|byte| *byte == 0).expect("the command line ends");
         let text = String::from_utf8_lossy(&written[..end]);
-        assert!(text.starts_with(vmm::boot::DEFAULT_CMDLINE), "{text}");
+        assert!(text.starts_with(vmm::DEFAULT_CMDLINE), "{text}");
     }
 }

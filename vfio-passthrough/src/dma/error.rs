@@ -36,12 +36,12 @@ pub enum Error {
     #[error("VFIO_IOMMU_GET_INFO: {0}")]
     Info(#[source] io::Error),
     /// The IOMMU cannot reach a range.
-    #[error("the IOMMU cannot map {range}: it reaches {}", list(reach))]
+    #[error("the IOMMU cannot map {range}: its IOVA ranges are {}", list(iova_ranges))]
     OutOfReach {
         /// Where the devices would see it.
         range: ByteRange,
         /// Where the IOMMU can map.
-        reach: Vec<ByteRange>,
+        iova_ranges: Vec<ByteRange>,
     },
     /// The container does not take so many mappings.
     #[error(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::address::ByteRange;
-use crate::backend::{AddressSpace, Mapped};
+use crate::backend::{AddressSpace, KernelMapping};
 use crate::host::HostMemory;
 
 /// Address spaces that are kept in step.
@@ -14,22 +14,21 @@ use crate::host::HostMemory;
 pub(super) struct State {
     spaces: Vec<Arc<dyn AddressSpace>>,
     /// By their start.
-    mappings: BTreeMap<u64, Entry>,
+    mappings: BTreeMap<u64, MappedMemory>,
 }
 
-/// What can be mapped.
-pub(super) struct Room {
-    /// Where.
-    pub reach: Vec<ByteRange>,
-    /// How many mappings more.
-    pub mappings: usize,
+/// What all of the address spaces can map.
+pub(super) struct Limits {
+    pub iova_ranges: Vec<ByteRange>,
+    /// The number of further mappings.
+    pub free_mappings: usize,
 }
 
 /// Memory at its place, with a guard for each address space.
-struct Entry {
+struct MappedMemory {
     range: ByteRange,
     memory: Arc<dyn HostMemory>,
-    mapped: Vec<Mapped>,
+    guards: Vec<KernelMapping>,
 }
 
 impl State {
@@ -39,35 +38,42 @@ impl State {
 
     pub fn add(&mut self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
         let entries = self.mappings.values();
-        let all = entries.map(|entry| mapped(&space, entry.range, &entry.memory));
+        let all = entries.map(|entry| map_in(&space, entry.range, &entry.memory));
         // Collecting stops at the first error, and drops, that is unmaps, what it had.
         let all = all.collect::<Result<Vec<_>, _>>()?;
         let entries = self.mappings.values_mut();
-        entries.zip(all).for_each(|(entry, own)| entry.mapped.push(own));
+        entries.zip(all).for_each(|(entry, own)| entry.guards.push(own));
         self.spaces.push(space);
         Ok(())
     }
 
     pub fn remove(&mut self, space: &Arc<dyn AddressSpace>) {
         for entry in self.mappings.values_mut() {
-            entry.mapped.retain(|own| !own.is_in(space));
+            entry.guards.retain(|own| !own.is_in(space));
         }
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
-    /// What all of them can do.
-    pub fn room(&self) -> Result<Room, Error> {
-        let mut room = Room { reach: vec![ByteRange::between(0, u64::MAX)], mappings: usize::MAX };
+    /// What is mapped.
+    pub fn ranges(&self) -> Vec<ByteRange> {
+        self.mappings.values().map(|entry| entry.range).collect()
+    }
+
+    /// What all of the address spaces can map.
+    pub fn limits(&self) -> Result<Limits, Error> {
+        let all = ByteRange::between(0, u64::MAX);
+        let mut limits = Limits { iova_ranges: vec![all], free_mappings: usize::MAX };
         for space in &self.spaces {
             let info = space.info().map_err(Error::Info)?;
             if let Some(own) = info.iova_ranges {
-                room.reach = common(&room.reach, &own);
+                limits.iova_ranges = intersection(&limits.iova_ranges, &own);
             }
             if let Some(own) = info.dma_avail {
-                room.mappings = room.mappings.min(usize::try_from(own).unwrap_or(usize::MAX));
+                let own = usize::try_from(own).unwrap_or(usize::MAX);
+                limits.free_mappings = limits.free_mappings.min(own);
             }
         }
-        Ok(room)
+        Ok(limits)
     }
 
     pub fn map(&mut self, range: ByteRange, memory: Arc<dyn HostMemory>) -> Result<(), Error> {
@@ -77,8 +83,8 @@ impl State {
             return Err(Error::Map { range, source });
         }
         let spaces = self.spaces.iter();
-        let mapped = spaces.map(|space| mapped(space, range, &memory)).collect::<Result<_, _>>()?;
-        let entry = Entry { range, memory, mapped };
+        let guards = spaces.map(|space| map_in(space, range, &memory)).collect::<Result<_, _>>()?;
+        let entry = MappedMemory { range, memory, guards };
         self.mappings.insert(range.start(), entry);
         Ok(())
     }
@@ -90,7 +96,7 @@ impl State {
         let entry = self.mappings.get_mut(&range.start());
         // A mapping ends once, so it is there.
         let entry = entry.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let ended: Vec<io::Result<()>> = entry.mapped.iter_mut().map(Mapped::end).collect();
+        let ended: Vec<io::Result<()>> = entry.guards.iter_mut().map(KernelMapping::end).collect();
         ended.into_iter().collect::<io::Result<()>>().map_err(failed)?;
         let memory = entry.memory.clone();
         self.mappings.remove(&range.start());
@@ -100,8 +106,8 @@ impl State {
     /// Leaks the memory of a mapping, wherever it has not ended.
     pub fn leak(&mut self, range: ByteRange) {
         let entry = self.mappings.remove(&range.start());
-        let mapped = entry.map(|entry| entry.mapped).unwrap_or_default();
-        mapped.into_iter().for_each(Mapped::leak);
+        let guards = entry.map(|entry| entry.guards).unwrap_or_default();
+        guards.into_iter().for_each(KernelMapping::leak);
     }
 
     /// Ends a mapping everywhere; what fails is logged, and leaked.
@@ -110,16 +116,17 @@ impl State {
     }
 }
 
-fn mapped(
+fn map_in(
     space: &Arc<dyn AddressSpace>,
     range: ByteRange,
     memory: &Arc<dyn HostMemory>,
-) -> Result<Mapped, Error> {
-    Mapped::new(space.clone(), range, memory.clone()).map_err(|source| Error::Map { range, source })
+) -> Result<KernelMapping, Error> {
+    KernelMapping::new(space.clone(), range, memory.clone())
+        .map_err(|source| Error::Map { range, source })
 }
 
 /// What is in ranges of both.
-fn common(one: &[ByteRange], other: &[ByteRange]) -> Vec<ByteRange> {
+fn intersection(one: &[ByteRange], other: &[ByteRange]) -> Vec<ByteRange> {
     let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
     let both = pairs.map(|(one, other)| {
         ByteRange::between(one.start().max(other.start()), one.end().min(other.end()))
@@ -140,7 +147,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_common_is_in_a_range_of_each(one in ranges(), other in ranges()) {
-            let both = common(&one, &other);
+            let both = intersection(&one, &other);
             for byte in 0..64 {
                 let is_in = |ranges: &[ByteRange]| ranges.iter().any(|range| range.offset_of(byte).is_some());
                 prop_assert_eq!(is_in(&both), is_in(&one) && is_in(&other), "byte {}", byte);

@@ -5,9 +5,9 @@ use crate::address::ByteRange;
 
 /// What a change of a function leaves for the VMM to do, made under the function's lock.
 ///
-/// Two vCPUs can change one function at once, and then carry their effects out in either order. `sequence` tells which
-/// of the two is newer: [`coalesced_writes`](Self::coalesced_writes) is the whole state and not a difference, so a VMM
-/// keeps the largest `sequence` that it has applied, and skips a value that is older. `slots_freed` is an event: the
+/// Two vCPUs can change one function at once, and then carry their effects out in either order. `sequence` says which of
+/// the two is newer: [`coalesced_writes`](Self::coalesced_writes) and [`bars`](Self::bars) are the whole state and not a
+/// difference, so a VMM keeps the largest `sequence` that it has applied, and skips a value that is older. `slots_freed` is an event: the
 /// VMM acts on it whatever its order.
 ///
 /// ```
@@ -28,7 +28,7 @@ use crate::address::ByteRange;
 ///     }
 /// }
 /// # let now = Mutex::default();
-/// # let effects = |sequence, coalesced_writes| ConfigEffects { sequence, coalesced_writes, slots_freed: false };
+/// # let effects = |sequence, coalesced_writes| ConfigEffects { sequence, coalesced_writes, slots_freed: false, bars: [None; 7] };
 /// # apply(&now, &effects(2, None));
 /// # apply(&now, &effects(1, ByteRange::new(0xe000_2000, 0x410)));
 /// # assert_eq!(now.into_inner()?.range, None);
@@ -49,6 +49,9 @@ pub struct ConfigEffects {
     /// Linux masks the function and then writes each of up to 2048 entries when a driver enables MSI-X: KVM's coalesced
     /// MMIO spares an exit for each (`KVM_REGISTER_COALESCED_MMIO`).
     pub coalesced_writes: Option<ByteRange>,
+    /// Where the guest has each BAR now, by its number (6 is the ROM), or `None` where it decodes nothing. For a bus that
+    /// dispatches by ranges; one that asks [`PassthroughFunction::decode`] at each access has nothing to do.
+    pub bars: [Option<u64>; 7],
 }
 
 impl PassthroughFunction {
@@ -59,6 +62,7 @@ impl PassthroughFunction {
             sequence: state.sequence,
             slots_freed: state.placement.take_freed(),
             coalesced_writes: self.coalesced_writes(state),
+            bars: self.bar_addresses(state),
         }
     }
 
@@ -68,5 +72,15 @@ impl PassthroughFunction {
         let bar = bars.find(|bar| bar.index == layout.table_bar)?;
         let base = state.config.decoded(bar).filter(|_| state.interrupts.is_table_idle())?;
         ByteRange::new(base.checked_add(layout.table.start())?, layout.table.size())
+    }
+
+    fn bar_addresses(&self, state: &State) -> [Option<u64>; 7] {
+        let mut addresses = [None; 7];
+        for bar in self.bars.all().iter().filter(|_| state.running) {
+            if let Some(address) = addresses.get_mut(usize::from(bar.index.number())) {
+                *address = state.config.decoded(bar);
+            }
+        }
+        addresses
     }
 }

@@ -158,11 +158,12 @@ impl MsixState {
     /// A write of the guest. Aligned accesses of 4 and 8 bytes count, others have no defined effect (PCI
     /// 6.8.2) and are dropped. True where something changed.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
-        let aligned = matches!(data.len(), 4 | 8) && offset.is_multiple_of(data.len() as u64);
+        let aligned =
+            matches!(data.len(), 4 | 8) && offset.checked_rem(data.len() as u64) == Some(0);
         if !aligned {
             return false;
         }
-        let (words, _) = data.as_chunks::<4>();
+        let words = data.chunks_exact(4).filter_map(|word| word.first_chunk());
         let mut changed = false;
         for (position, word) in positions(offset, 4).zip(words) {
             changed |= self.write_register(position, u32::from_le_bytes(*word));

@@ -86,7 +86,7 @@ fn whichever_slot_call_fails_no_window_is_left_where_its_bar_is_not() {
             let wanted =
                 [range(u64::from(FIRST) + 0x10_0000, 0x4000), range(SECOND.into(), 0x4000)];
             assert!(setup.guest.slots().iter().all(|slot| wanted.contains(slot)), "{call:?} {nth}");
-            setup.faults.heal();
+            setup.faults.clear();
             setup.write16(COMMAND, 6);
             assert_eq!(setup.guest.slots(), wanted, "{call:?} {nth}: made up for");
         }
@@ -143,4 +143,26 @@ fn a_refused_bar_is_placed_when_another_function_made_room() {
         !one.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()).slots_freed,
         "unchanged"
     );
+}
+
+#[test]
+fn a_bar_is_placed_where_it_fits_and_the_effects_say_where_each_is() {
+    let setup = Setup::new(config_of([4, 0, 0, 1, 0, 0], &[]), &[0x4000, 0, 0x1000, 0x20]);
+    let bar = |number| BarIndex::new(number).unwrap();
+    let place = |number, address| setup.function.place_bar(bar(number), address);
+    let _ = place(0, 0x38_0000_4000).unwrap();
+    let _ = place(2, 0xe000_1000).unwrap();
+    let placed = place(3, 0xc020).unwrap();
+    assert_eq!(placed.bars, [None; 7], "nothing is decoded yet");
+    let decoded = setup.function.config_write(COMMAND, &3_u16.to_le_bytes());
+    let found = [Some(0x38_0000_4000), None, Some(0xe000_1000), Some(0xc020), None, None, None];
+    assert_eq!(decoded.bars, found);
+    for (number, address) in
+        [(1, 0), (0, 0x2000), (0, 1 << 52), (2, 1 << 32), (2, 0xe000_0800), (3, 0x1_0000)]
+    {
+        let error = place(number, address).unwrap_err().to_string();
+        let expected = format!("0000:01:00.0: cannot place BAR{number} at {address:#x}: ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    assert_eq!(setup.function.retry_placement().bars, found, "nothing was written");
 }

@@ -1,7 +1,6 @@
 //! Memory that devices reach has been given away: it cannot be freed by its former owner.
 
 use std::sync::Arc;
-
 use vfio_passthrough::{DmaSpace, Iova};
 use vm_memory::GuestRegionMmap;
 

@@ -117,7 +117,7 @@ fn program(setup: &Setup, (bar, offset): Spot, vector: u16, case: &str) {
     let entry = (bar, offset + u64::from(vector) * 16);
     let register = |register: u64| (entry.0, entry.1 + register);
     let (address, data) = (0xfee0_0000_u64, 1 << 32 | u64::from(vector));
-    if vector.is_multiple_of(2) {
+    if vector % 2 == 0 {
         write(setup, register(0), &address.to_le_bytes());
         write(setup, register(8), &data.to_le_bytes());
         let words = [0, 4, 8, 12].map(|word| u32::from_le_bytes(read(setup, register(word))));

@@ -1,57 +1,19 @@
 //! `--memory`: how much RAM, and of what.
 
-use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Guest RAM, as it is asked for: a size, or `size=SIZE` with options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// How much.
-    pub size: MemorySize,
-    /// Of reserved huge pages (hugetlbfs) in place of pages as the kernel has them.
-    pub hugepages: Option<HugePages>,
-    /// Whether the kernel is to make huge pages of small ones; not told: as if on, with no word where it does not.
-    pub thp: Option<bool>,
-    /// Whether all of it is to be had from the host before the guest starts; not told: with devices.
-    pub prefault: Option<bool>,
-    /// Whether it is a file in memory (memfd), which can be mapped more than once, in place of this process's
-    /// own memory.
-    pub shared: bool,
-}
+use crate::config::{HugePages, Memory, MemorySize};
 
-/// Huge pages that the host reserves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HugePages {
-    /// 2 MiB.
-    Size2M,
-    /// 1 GiB.
-    Size1G,
-}
-
-impl HugePages {
-    /// The size of one in bytes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Size2M => 2 << 20,
-            Self::Size1G => 1 << 30,
-        }
-    }
-}
-
-impl fmt::Display for HugePages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Size2M => "2M",
-            Self::Size1G => "1G",
-        })
-    }
-}
+/// Less than any Linux guest boots with is refused.
+const LEAST: u64 = 64 << 20;
+/// A size is whole pages of 2 MiB.
+const UNIT: u64 = 2 << 20;
 
 /// Why a value of `--memory` is none.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum MemoryError {
+pub(crate) enum MemoryError {
     /// The size is none.
     #[error(transparent)]
     Size(#[from] SizeError),
@@ -89,32 +51,6 @@ pub enum MemoryError {
         "hugepages and thp=on: reserved huge pages are huge already; leave one of the two away"
     )]
     HugeTwice,
-}
-
-impl Default for Memory {
-    /// 512 MiB, plain.
-    fn default() -> Self {
-        Self {
-            size: MemorySize(512 << 20),
-            hugepages: None,
-            thp: None,
-            prefault: None,
-            shared: false,
-        }
-    }
-}
-
-impl Memory {
-    /// The size in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.size.bytes()
-    }
-
-    /// The size in bytes of the pages that it is planned in: regions of RAM begin and end at multiples of it.
-    pub fn page(&self) -> u64 {
-        // A region that begins on a huge page can have huge pages in the host and in the guest alike.
-        self.hugepages.unwrap_or(HugePages::Size2M).bytes()
-    }
 }
 
 /// What was given so far, of which nothing may be given twice.
@@ -183,7 +119,7 @@ impl FromStr for Memory {
         };
         match memory.hugepages {
             Some(_) if memory.thp == Some(true) => Err(MemoryError::HugeTwice),
-            Some(page) if !memory.bytes().is_multiple_of(page.bytes()) => {
+            Some(page) if memory.bytes().checked_rem(page.bytes()) != Some(0) => {
                 Err(MemoryError::NotWhole { size: memory.size, page })
             }
             _ => Ok(memory),
@@ -191,33 +127,9 @@ impl FromStr for Memory {
     }
 }
 
-impl fmt::Display for Memory {
-    /// As it can be given.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.size)?;
-        if let Some(page) = self.hugepages {
-            write!(f, ",hugepages={page}")?;
-        }
-        let switches = [
-            ("thp", self.thp),
-            ("prefault", self.prefault),
-            ("shared", self.shared.then_some(true)),
-        ];
-        let given = switches.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        given.into_iter().try_for_each(|(name, value)| {
-            let value = if value { "on" } else { "off" };
-            write!(f, ",{name}={value}")
-        })
-    }
-}
-
-/// A number of bytes of RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MemorySize(u64);
-
 /// Why a size is none.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum SizeError {
+pub(crate) enum SizeError {
     /// Not digits and a suffix.
     #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
     NotANumber,
@@ -230,16 +142,6 @@ pub enum SizeError {
     /// Not whole pages of 2 MiB.
     #[error("not a multiple of 2M, the size of a huge page")]
     NotHugePages,
-}
-
-impl MemorySize {
-    const LEAST: u64 = 64 << 20;
-    const UNIT: u64 = 2 << 20;
-
-    /// The size in bytes.
-    pub fn bytes(self) -> u64 {
-        self.0
-    }
 }
 
 impl FromStr for MemorySize {
@@ -261,23 +163,11 @@ impl FromStr for MemorySize {
         }
         let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
         let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
-        Self::checked(bytes)
-    }
-}
-
-impl MemorySize {
-    fn checked(bytes: u64) -> Result<Self, SizeError> {
         match bytes {
-            _ if bytes < Self::LEAST => Err(SizeError::TooSmall),
-            _ if !bytes.is_multiple_of(Self::UNIT) => Err(SizeError::NotHugePages),
+            _ if bytes < LEAST => Err(SizeError::TooSmall),
+            _ if bytes % UNIT != 0 => Err(SizeError::NotHugePages),
             _ => Ok(Self(bytes)),
         }
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}M", self.0 >> 20)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where a step
-//! fails.
+//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where
+//! a step fails.
 
 use std::fs;
 use std::io;
@@ -10,11 +10,11 @@ use vfio_passthrough::PciAddress;
 
 use super::error::Error;
 use super::holders::holders;
-use super::inventory::{Binding, Device, Host, bind_command, shared};
+use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
 /// What changes the host.
-pub trait Kernel {
+pub(crate) trait Kernel {
     /// Writes a file of sysfs.
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
     /// Writes a file that is kept until the host goes down, or removes it.
@@ -26,7 +26,7 @@ pub trait Kernel {
 }
 
 /// The kernel of this host.
-pub struct ThisKernel;
+pub(crate) struct ThisKernel;
 
 impl Kernel for ThisKernel {
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
@@ -62,18 +62,18 @@ impl Kernel for ThisKernel {
 
 /// What was done to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// The device.
-    pub address: PciAddress,
+    pub(crate) address: PciAddress,
     /// Who had it.
-    pub before: Binding,
+    pub(crate) before: Binding,
     /// Who has it now.
-    pub after: Binding,
+    pub(crate) after: Binding,
 }
 
 /// Gives devices to vfio-pci.
-pub fn bind(
-    host: &Host,
+pub(crate) fn bind(
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     named: &[PciAddress],
     force: bool,
@@ -106,7 +106,12 @@ fn former_driver(address: PciAddress) -> String {
 }
 
 /// Without it, the kernel chooses a driver when the device goes back.
-fn keep_former(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, driver: Option<&str>) {
+fn keep_former(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+    driver: Option<&str>,
+) {
     let path = host.tree.path(&former_driver(address));
     if let Err(error) = kernel.keep(&path, driver) {
         log::warn!("{address}: which driver it had cannot be kept in {}: {error}", path.display());
@@ -114,7 +119,7 @@ fn keep_former(host: &Host, kernel: &mut dyn Kernel, address: PciAddress, driver
 }
 
 /// The driver that a device had, if that is there still.
-fn find_former(host: &Host, address: PciAddress) -> Option<String> {
+fn find_former(host: &Inventory, address: PciAddress) -> Option<String> {
     let name = host.tree.line(&former_driver(address))?;
     let is_there =
         !name.contains('/') && host.tree.path(&format!("sys/bus/pci/drivers/{name}")).exists();
@@ -122,8 +127,8 @@ fn find_former(host: &Host, address: PciAddress) -> Option<String> {
 }
 
 /// Gives devices back to the drivers that had them, or to those that know them.
-pub fn unbind(
-    host: &Host,
+pub(crate) fn unbind(
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     named: &[PciAddress],
     force: bool,
@@ -145,7 +150,7 @@ pub fn unbind(
 }
 
 /// What to say of groups that are not viable yet, though members of theirs were bound.
-pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
+pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
     let mut groups: Vec<_> = moved.iter().filter_map(|m| host.sysfs.group(m.address)).collect();
     groups.sort_unstable();
     groups.dedup();
@@ -159,7 +164,7 @@ pub fn not_viable_yet(host: &Host, moved: &[Moved]) -> Vec<String> {
 }
 
 /// The devices that are named, each once.
-fn found(host: &Host, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
+fn found(host: &Inventory, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
     let first =
         |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
     let once = named.iter().enumerate().filter(first);
@@ -174,7 +179,7 @@ fn can_be_bound(device: &Device) -> Result<(), Error> {
     }
 }
 
-fn refuse_held(host: &Host, devices: &[&Device]) -> Result<(), Error> {
+fn refuse_held(host: &Inventory, devices: &[&Device]) -> Result<(), Error> {
     let holders = holders(&host.tree);
     for address in devices.iter().map(|device| device.address) {
         let held = holders.iter().filter(|holder| holder.devices.contains(&address));
@@ -188,7 +193,7 @@ fn refuse_held(host: &Host, devices: &[&Device]) -> Result<(), Error> {
     Ok(())
 }
 
-fn refuse_open(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
     let address = device.address;
     let open = |group: &u32| kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
     match device.group.filter(open) {
@@ -197,7 +202,11 @@ fn refuse_open(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<
     }
 }
 
-fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Result<(), Error> {
+fn load_driver(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    address: PciAddress,
+) -> Result<(), Error> {
     if host.tree.path("sys/bus/pci/drivers/vfio-pci").exists() {
         return Ok(());
     }
@@ -206,7 +215,7 @@ fn load_driver(host: &Host, kernel: &mut dyn Kernel, address: PciAddress) -> Res
 
 /// Moves each device; where one fails, it and those before it go back to where they were.
 fn move_all(
-    host: &Host,
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     devices: &[Device],
     mut one: impl FnMut(&mut dyn Kernel, &Device) -> Result<(), Error>,
@@ -229,7 +238,7 @@ fn move_all(
     Ok(devices.iter().map(moved).collect())
 }
 
-fn put_back(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+fn put_back(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
     let address = device.address;
     let now = host.binding(address);
     carry_out(host, kernel, address, &back(&device.binding, &now))?;
@@ -242,7 +251,7 @@ fn put_back(host: &Host, kernel: &mut dyn Kernel, device: &Device) -> Result<(),
 }
 
 fn carry_out(
-    host: &Host,
+    host: &Inventory,
     kernel: &mut dyn Kernel,
     address: PciAddress,
     steps: &[Step],

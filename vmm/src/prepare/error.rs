@@ -8,7 +8,7 @@ use vfio_passthrough::PciAddress;
 
 /// Why `vmm bind` or `vmm unbind` did not do it. What it had done by then is undone.
 #[derive(Debug, ThisError)]
-pub enum Error {
+pub(crate) enum Error {
     /// There is no such device.
     #[error("{0}: there is no such PCI device\n  see those that there are with: vmm devices")]
     NoDevice(PciAddress),

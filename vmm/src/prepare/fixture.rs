@@ -4,37 +4,37 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::inventory::Host;
+use super::inventory::Inventory;
 use super::tree::Tree;
 
 /// A host in the making.
-pub struct Fixture(tempfile::TempDir);
+pub(crate) struct Fixture(tempfile::TempDir);
 
 impl Fixture {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn host(&self) -> Host {
-        Host::new(self.tree())
+    pub(crate) fn host(&self) -> Inventory {
+        Inventory::new(self.tree())
     }
 
-    pub fn tree(&self) -> Tree {
+    pub(crate) fn tree(&self) -> Tree {
         Tree::at(self.0.path())
     }
 
     /// A file, with its folders.
-    pub fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
         write(&self.path(name), contents.as_ref());
         self
     }
 
     /// A link, to a place of the tree.
-    pub fn link(self, name: &str, target: &str) -> Self {
+    pub(crate) fn link(self, name: &str, target: &str) -> Self {
         let (link, target) = (self.path(name), self.path(target));
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         fs::create_dir_all(&target).unwrap();
@@ -43,12 +43,12 @@ impl Fixture {
     }
 
     /// An NVMe at the root of the first bus.
-    pub fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
+    pub(crate) fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
         self.device(address, "0x010802", Some(group), driver)
     }
 
     /// A device, as sysfs shows it.
-    pub fn device(
+    pub(crate) fn device(
         self,
         address: &str,
         class: &str,
@@ -93,7 +93,7 @@ fn config() -> Vec<u8> {
     config
 }
 
-pub fn write(path: &Path, contents: &[u8]) {
+pub(crate) fn write(path: &Path, contents: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, contents).unwrap();
 }

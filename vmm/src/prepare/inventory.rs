@@ -7,78 +7,78 @@ use vfio_passthrough::backend::sysfs::Sysfs;
 use super::names::Names;
 use super::tree::Tree;
 
-/// A host: its files, and what they mean.
+/// A host's PCI devices: its files, and what they mean.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Inventory {
     /// The files.
-    pub tree: Tree,
+    pub(crate) tree: Tree,
     /// Groups and drivers.
-    pub sysfs: Sysfs,
+    pub(crate) sysfs: Sysfs,
 }
 
 /// A PCI function.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub(crate) struct Device {
     /// Where it is.
-    pub address: PciAddress,
+    pub(crate) address: PciAddress,
     /// Vendor and device (PCI 3.0, 6.2.1).
-    pub id: (u16, u16),
+    pub(crate) id: (u16, u16),
     /// Base class, subclass and programming interface (PCI 3.0, 6.2.1).
-    pub class: u32,
+    pub(crate) class: u32,
     /// Its IOMMU group.
-    pub group: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// Who has it.
-    pub binding: Binding,
+    pub(crate) binding: Binding,
 }
 
 /// Who has a device, and who is to have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Binding {
+pub(crate) struct Binding {
     /// The driver that it is bound to.
-    pub driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// Whether that is one of VFIO's.
-    pub vfio: bool,
+    pub(crate) vfio: bool,
     /// The only driver that may have it (`driver_override`).
-    pub driver_override: Option<String>,
+    pub(crate) driver_override: Option<String>,
 }
 
 /// A device as `vmm devices` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its address.
-    pub address: String,
+    pub(crate) address: String,
     /// Its name, or its numbers.
-    pub name: String,
+    pub(crate) name: String,
     /// Vendor and device in hexadecimal.
-    pub id: String,
+    pub(crate) id: String,
     /// Its class in hexadecimal.
-    pub class: String,
+    pub(crate) class: String,
     /// Its IOMMU group.
-    pub group: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// Its driver.
-    pub driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// Whether it can be assigned.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// If not: why, and the command that mends it.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
-impl Host {
+impl Inventory {
     /// The host whose root is the tree's.
-    pub fn new(tree: Tree) -> Self {
+    pub(crate) fn new(tree: Tree) -> Self {
         let sysfs = Sysfs::at(tree.path("sys"));
         Self { tree, sysfs }
     }
 
     /// All PCI functions, in order.
-    pub fn devices(&self) -> Vec<Device> {
+    pub(crate) fn devices(&self) -> Vec<Device> {
         let names = self.tree.names("sys/bus/pci/devices");
         let addresses = names.iter().filter_map(|name| name.parse().ok());
         addresses.filter_map(|address| self.device(address)).collect()
     }
 
     /// A PCI function, if it is there.
-    pub fn device(&self, address: PciAddress) -> Option<Device> {
+    pub(crate) fn device(&self, address: PciAddress) -> Option<Device> {
         let number = |name: &str| self.tree.hex(&attribute(address, name)).unwrap_or_default();
         let short = |name: &str| u16::try_from(number(name)).unwrap_or_default();
         self.sysfs.device(address).exists().then(|| Device {
@@ -91,7 +91,7 @@ impl Host {
     }
 
     /// Who has a device.
-    pub fn binding(&self, address: PciAddress) -> Binding {
+    pub(crate) fn binding(&self, address: PciAddress) -> Binding {
         let driver_override = self.tree.line(&attribute(address, "driver_override"));
         Binding {
             driver: self.sysfs.driver(address),
@@ -102,7 +102,7 @@ impl Host {
     }
 
     /// Why a device cannot be assigned, with the command that mends it.
-    pub fn obstacle(&self, device: &Device) -> Option<String> {
+    pub(crate) fn obstacle(&self, device: &Device) -> Option<String> {
         let address = device.address;
         let Some(group) = device.group else {
             return Some("in no IOMMU group: see 'vmm check'".to_owned());
@@ -119,7 +119,7 @@ impl Host {
     }
 
     /// The device as a line of the list.
-    pub fn listed(&self, device: &Device, names: &Names) -> Listed {
+    pub(crate) fn listed(&self, device: &Device, names: &Names) -> Listed {
         let why = self.obstacle(device);
         let (vendor, number) = device.id;
         Listed {
@@ -136,27 +136,27 @@ impl Host {
 }
 
 impl Device {
-    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header, and vfio-pci
-    /// takes none of them.
-    pub fn is_bridge(&self) -> bool {
+    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header,
+    /// and vfio-pci takes none of them.
+    pub(crate) fn is_bridge(&self) -> bool {
         matches!(self.class >> 8, 0x0604 | 0x0607 | 0x0609)
     }
 }
 
 /// The file of a device's attribute.
-pub fn attribute(address: PciAddress, name: &str) -> String {
+pub(crate) fn attribute(address: PciAddress, name: &str) -> String {
     format!("sys/bus/pci/devices/{address}/{name}")
 }
 
 /// Says which drivers of the host have members of a group.
-pub fn shared(group: u32, others: &[(PciAddress, String)]) -> String {
+pub(crate) fn shared(group: u32, others: &[(PciAddress, String)]) -> String {
     let each = |(address, driver): &(PciAddress, String)| format!("{address} is bound to {driver}");
     let each: Vec<_> = others.iter().map(each).collect();
     format!("group {group} is not viable, since {}", each.join(" and "))
 }
 
 /// The command that gives devices to vfio-pci.
-pub fn bind_command(others: &[(PciAddress, String)]) -> String {
+pub(crate) fn bind_command(others: &[(PciAddress, String)]) -> String {
     let addresses: Vec<_> = others.iter().map(|(address, _)| address.to_string()).collect();
     format!("vmm bind {}", addresses.join(" "))
 }

@@ -9,20 +9,20 @@ const PLACES: [&str; 2] = ["usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids"]
 
 /// What vendors and devices are called; nothing where the host has no such list.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     vendors: HashMap<u16, String>,
     devices: HashMap<(u16, u16), String>,
 }
 
 impl Names {
     /// The host's list.
-    pub fn of(tree: &Tree) -> Self {
+    pub(crate) fn of(tree: &Tree) -> Self {
         let text = PLACES.iter().find_map(|place| tree.text(place));
         Self::parse(&text.unwrap_or_default())
     }
 
-    /// Lines are `vvvv  vendor`, then for each of its devices a tab and `dddd  device`; deeper ones are
-    /// subsystems. Classes follow, as `C cc  class`.
+    /// Lines are `vvvv  vendor`, then for each of its devices a tab and `dddd  device`; deeper ones
+    /// are subsystems. Classes follow, as `C cc  class`.
     fn parse(text: &str) -> Self {
         let mut names = Self::default();
         let mut vendor = None;
@@ -45,7 +45,7 @@ impl Names {
     }
 
     /// The name, as far as it is known; else numbers.
-    pub fn name(&self, (vendor, device): (u16, u16), class: u32) -> String {
+    pub(crate) fn name(&self, (vendor, device): (u16, u16), class: u32) -> String {
         match (self.vendors.get(&vendor), self.devices.get(&(vendor, device))) {
             (Some(vendor), Some(device)) => format!("{vendor} {device}"),
             (Some(vendor), None) => format!("{vendor} {device:04x}, class {class:06x}"),

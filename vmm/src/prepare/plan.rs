@@ -1,81 +1,81 @@
-//! Which writes to sysfs give a device to vfio-pci and take it back (Documentation/ABI/testing/sysfs-bus-pci).
-//! Pure: from who has it to what is to be done.
+//! Which writes to sysfs give a device to vfio-pci and take it back
+//! (Documentation/ABI/testing/sysfs-bus-pci). Pure: from who has it to what is to be done.
 
 use vfio_passthrough::PciAddress;
 
 use super::inventory::{Binding, attribute};
 
 /// The driver that hands devices to userspace.
-pub const VFIO_PCI: &str = "vfio-pci";
+pub(crate) const VFIO_PCI: &str = "vfio-pci";
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Only this driver may have the device; without one, any that knows it.
     Override(Option<String>),
-    /// The driver that has the device gives it up.
-    Release,
+    /// The device is unbound from its driver.
+    Unbind,
     /// The kernel looks for a driver.
     Probe,
 }
 
 impl Step {
     /// The file that is written, and what.
-    pub fn write(&self, address: PciAddress) -> (String, String) {
+    pub(crate) fn write(&self, address: PciAddress) -> (String, String) {
         match self {
             // An empty line takes an override away.
             Self::Override(driver) => {
                 let value = driver.clone().unwrap_or_else(|| "\n".to_owned());
                 (attribute(address, "driver_override"), value)
             }
-            Self::Release => (attribute(address, "driver/unbind"), address.to_string()),
+            Self::Unbind => (attribute(address, "driver/unbind"), address.to_string()),
             Self::Probe => ("sys/bus/pci/drivers_probe".to_owned(), address.to_string()),
         }
     }
 
     /// What it does, for errors.
-    pub fn says(&self) -> &'static str {
+    pub(crate) fn says(&self) -> &'static str {
         match self {
             Self::Override(_) => "say which driver may have it",
-            Self::Release => "take it from its driver",
+            Self::Unbind => "take it from its driver",
             Self::Probe => "have the kernel look for its driver",
         }
     }
 }
 
 /// The steps to vfio-pci; none where the device is there already.
-pub fn to_vfio(now: &Binding) -> Vec<Step> {
+pub(crate) fn to_vfio(now: &Binding) -> Vec<Step> {
     if now.vfio {
         return Vec::new();
     }
     // The override comes first: nothing else can take the device in between.
     let mut steps = override_steps(now, Some(VFIO_PCI));
-    steps.extend(now.driver.is_some().then_some(Step::Release));
+    steps.extend(now.driver.is_some().then_some(Step::Unbind));
     steps.push(Step::Probe);
     steps
 }
 
-/// The steps to the driver of the host's that had the device, or, where that is not known, to one that knows it; none
-/// where one has it already.
-pub fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
+/// The steps to the driver of the host's that had the device, or, where that is not known, to one
+/// that knows it; none where one has it already.
+pub(crate) fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
     let ours = now.driver_override.as_deref() == Some(VFIO_PCI)
         || now.vfio && now.driver_override.is_some() && now.driver_override == now.driver;
     let wanted = now.driver_override.as_deref().filter(|_| !ours);
     if let Some(former) = former.filter(|_| now.vfio) {
         let only = |driver: Option<&str>| Step::Override(driver.map(str::to_owned));
-        return vec![only(Some(former)), Step::Release, Step::Probe, only(wanted)];
+        return vec![only(Some(former)), Step::Unbind, Step::Probe, only(wanted)];
     }
     let mut steps = override_steps(now, wanted);
-    steps.extend(now.vfio.then_some(Step::Release));
+    steps.extend(now.vfio.then_some(Step::Unbind));
     steps.extend((now.vfio || now.driver.is_none()).then_some(Step::Probe));
     steps
 }
 
 /// The steps from where a device is now to where it was.
-pub fn back(before: &Binding, now: &Binding) -> Vec<Step> {
+pub(crate) fn back(before: &Binding, now: &Binding) -> Vec<Step> {
     let mut steps = override_steps(now, before.driver_override.as_deref());
     if now.driver != before.driver {
-        steps.extend(now.driver.is_some().then_some(Step::Release));
+        steps.extend(now.driver.is_some().then_some(Step::Unbind));
         steps.extend(before.driver.is_some().then_some(Step::Probe));
     }
     steps
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn the_way_to_vfio() {
         let cases = [
-            (binding(NVME, None), vec![only(VFIO), Step::Release, Step::Probe]),
-            (binding(NVME, VFIO), vec![Step::Release, Step::Probe]),
+            (binding(NVME, None), vec![only(VFIO), Step::Unbind, Step::Probe]),
+            (binding(NVME, VFIO), vec![Step::Unbind, Step::Probe]),
             (binding(None, None), vec![only(VFIO), Step::Probe]),
             (binding(None, NVME), vec![only(VFIO), Step::Probe]),
             (binding(None, VFIO), vec![Step::Probe]),
@@ -125,9 +125,9 @@ mod tests {
     fn the_way_back_to_the_host() {
         let mlx5 = Some("mlx5_vfio_pci");
         let cases = [
-            (binding(VFIO, VFIO), vec![only(None), Step::Release, Step::Probe]),
-            (binding(mlx5, mlx5), vec![only(None), Step::Release, Step::Probe]),
-            (binding(VFIO, None), vec![Step::Release, Step::Probe]),
+            (binding(VFIO, VFIO), vec![only(None), Step::Unbind, Step::Probe]),
+            (binding(mlx5, mlx5), vec![only(None), Step::Unbind, Step::Probe]),
+            (binding(VFIO, None), vec![Step::Unbind, Step::Probe]),
             (binding(None, VFIO), vec![only(None), Step::Probe]),
             (binding(None, None), vec![Step::Probe]),
             (binding(NVME, VFIO), vec![only(None)]),
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_way_back_to_the_driver_that_had_it() {
-        let there = vec![only(NVME), Step::Release, Step::Probe, only(None)];
+        let there = vec![only(NVME), Step::Unbind, Step::Probe, only(None)];
         let cases = [
             (binding(VFIO, VFIO), there.clone()),
             (binding(VFIO, None), there),
@@ -162,13 +162,13 @@ mod tests {
             (binding(NVME, None), vec![]),
             (binding(NVME, VFIO), vec![only(None)]),
             (binding(None, VFIO), vec![only(None), Step::Probe]),
-            (binding(VFIO, VFIO), vec![only(None), Step::Release, Step::Probe]),
+            (binding(VFIO, VFIO), vec![only(None), Step::Unbind, Step::Probe]),
         ];
         cases
             .into_iter()
             .for_each(|(now, steps)| assert_eq!(back(&before, &now), steps, "{now:?}"));
         let driverless = binding(None, NVME);
-        let steps = [only(NVME), Step::Release];
+        let steps = [only(NVME), Step::Unbind];
         assert_eq!(back(&driverless, &binding(VFIO, VFIO)), steps);
     }
 
@@ -179,7 +179,7 @@ mod tests {
         let cases = [
             (only(VFIO), format!("{folder}/driver_override"), "vfio-pci"),
             (only(None), format!("{folder}/driver_override"), "\n"),
-            (Step::Release, format!("{folder}/driver/unbind"), "0000:01:00.0"),
+            (Step::Unbind, format!("{folder}/driver/unbind"), "0000:01:00.0"),
             (Step::Probe, "sys/bus/pci/drivers_probe".into(), "0000:01:00.0"),
         ];
         cases.into_iter().for_each(|(step, path, value)| {

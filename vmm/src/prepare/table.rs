@@ -2,10 +2,10 @@
 
 use super::bind::Moved;
 use super::check::{Line, Status};
-use super::inventory::{Host, Listed};
+use super::inventory::{Inventory, Listed};
 
 /// The list of devices, a line each, with titles.
-pub fn devices(devices: &[Listed]) -> String {
+pub(crate) fn devices(devices: &[Listed]) -> String {
     let titles = ["ADDRESS", "GROUP", "DRIVER", "READY", "NAME"].map(str::to_owned);
     let row = |device: &Listed| {
         let group = device.group.map_or_else(|| "-".to_owned(), |group| group.to_string());
@@ -18,7 +18,7 @@ pub fn devices(devices: &[Listed]) -> String {
 }
 
 /// The checks, a line each, and what mends it below.
-pub fn checks(lines: &[Line]) -> String {
+pub(crate) fn checks(lines: &[Line]) -> String {
     let row = |line: &Line| {
         let status = match line.status {
             Status::Ok => "ok",
@@ -36,7 +36,7 @@ pub fn checks(lines: &[Line]) -> String {
 }
 
 /// What was done to devices, with all of their groups.
-pub fn moved(host: &Host, moved: &[Moved]) -> String {
+pub(crate) fn moved(host: &Inventory, moved: &[Moved]) -> String {
     let of = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
     let line = |moved: &Moved| {
         let (before, after) = (of(&moved.before.driver), of(&moved.after.driver));

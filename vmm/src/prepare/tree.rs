@@ -1,5 +1,5 @@
-//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of their own; and
-//! nothing that such a tree can hold is worse than a file that is not there.
+//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of
+//! their own; and nothing that such a tree can hold is worse than a file that is not there.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -10,23 +10,23 @@ const MOST_BYTES: u64 = 32 << 20;
 
 /// The files of a host.
 #[derive(Clone, Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
     /// A tree that looks like `/`.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
     /// Where a file is, which is given without the leading `/` or with it.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name.trim_start_matches('/'))
     }
 
     /// The bytes of a file.
-    pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = File::open(self.path(name)).ok()?;
         file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
@@ -34,31 +34,31 @@ impl Tree {
     }
 
     /// The text of a file; bytes that are none are replaced.
-    pub fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         let bytes = self.bytes(name)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The first line of a file, where there is something in it.
-    pub fn line(&self, name: &str) -> Option<String> {
+    pub(crate) fn line(&self, name: &str) -> Option<String> {
         let text = self.text(name)?;
         let line = text.lines().next()?.trim();
         (!line.is_empty()).then(|| line.to_owned())
     }
 
     /// The number in a file, which is hexadecimal, as sysfs has it.
-    pub fn hex(&self, name: &str) -> Option<u64> {
+    pub(crate) fn hex(&self, name: &str) -> Option<u64> {
         hex(&self.line(name)?)
     }
 
     /// The names in a folder that are text, in order.
-    pub fn names(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         names(&self.path(folder))
     }
 }
 
 /// The names in a folder that are text, in order.
-pub fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
@@ -66,7 +66,7 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 /// A hexadecimal number with or without `0x`.
-pub fn hex(text: &str) -> Option<u64> {
+pub(crate) fn hex(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     // from_str_radix would take a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());

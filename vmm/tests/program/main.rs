@@ -11,8 +11,8 @@
 )]
 
 mod control;
-mod handed;
 mod journal;
+mod passed_fds;
 mod refusals;
 mod seccomp;
 mod terminal;

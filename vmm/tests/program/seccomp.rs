@@ -13,7 +13,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use vmm::seccomp::{self, Seccomp, Thread};
+use vmm::{Seccomp, Thread};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn each_row_of_each_list_is_needed() {
     if !has_kvm("each_row_of_each_list_is_needed") {
         return;
     }
-    let native = seccomp::rows().filter(|row| !WITH_DEVICES.lines().any(|line| line == row));
+    let native = vmm::seccomp_rows().filter(|row| !WITH_DEVICES.lines().any(|line| line == row));
     let (rows, unneeded) = (Mutex::new(native), Mutex::new(Vec::new()));
     let check = || {
         while let Some(row) = { rows.lock().unwrap().next() } {
@@ -248,17 +248,16 @@ fn under(option: &str, does: &str) -> Output {
 fn a_thread_under_a_list() {
     let Ok(asked) = env::var(UNDER) else { return };
     let (option, does) = asked.split_once(' ').unwrap();
-    let thread = match option {
+    let kind = match option {
         _ if option.contains("=vcpu:") => Thread::Vcpu,
         _ if option.contains("=control:") => Thread::Control,
         _ => Thread::Main,
     };
     let seccomp: Seccomp = option.parse().unwrap();
-    seccomp.prepare().unwrap();
-    let filter = seccomp.filter(thread).unwrap();
+    vmm::prepare_seccomp(&seccomp).unwrap();
     let does = does.to_owned();
     let thread = thread::spawn(move || {
-        filter.install().unwrap();
+        vmm::restrict_thread(&seccomp, kind).unwrap();
         match does.as_str() {
             // Memory of all sizes from the allocator, and back.
             "memory" => {

@@ -127,5 +127,5 @@ fn attach_hint(call: &str, error: &io::Error) -> &'static str {
     }
 }
 
-pub(crate) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
-pub(crate) const SET_IOMMU: &str = "VFIO_SET_IOMMU";
+pub(super) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
+pub(super) const SET_IOMMU: &str = "VFIO_SET_IOMMU";

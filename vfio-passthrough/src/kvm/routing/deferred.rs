@@ -15,11 +15,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
 
-/// The number of deferred routes that are committed although none of them has fired.
+/// The number of deferred routes that are committed although none of their vectors has fired: the first interrupt waits
+/// until so many irqfds are attached, about 0.1 ms.
 ///
-/// It bounds what the first interrupt waits for. Measured with vectors unmasked one by one, against a commit for each
-/// (`cargo bench --bench passthrough -- routing`): 64 take 0.27 ms and not 1.5 ms, 520 take 6 to 8 ms and not 70 to
-/// 95 ms, 2048 take 60 ms and not 720 to 980 ms.
+/// Measured with vectors unmasked one by one, against a commit for each: 64 take 0.25 ms and not 1.4 ms, 520 take 4.7 ms
+/// and not 53 ms, 2048 take 35 ms and not 520 ms (`cargo bench --bench passthrough -- routing`).
 pub(super) const MAX_DEFERRED: usize = 16;
 
 /// The VMM polls this file descriptor for reading, and calls [`flush`](Self::flush) when it is readable: a vector with a

@@ -154,9 +154,11 @@ impl Table {
         }
         let routed = stopped.iter().any(|gsi| self.routes.msis.contains_key(gsi));
         let unroute = |routes: &mut Routes| routes.msis.retain(|gsi, _| !stopped.contains(gsi));
-        if routed && let Err(error) = self.commit(unroute) {
-            // The routes stay, so their numbers must.
-            return log::error!("{} MSI routes stay: {error}", stopped.len());
+        if routed {
+            if let Err(error) = self.commit(unroute) {
+                // The routes stay, so their numbers must.
+                return log::error!("{} MSI routes stay: {error}", stopped.len());
+            }
         }
         for gsi in stopped {
             self.eventfds.remove(&gsi);

@@ -34,7 +34,7 @@ impl Naive {
     /// is another one now.
     fn write(&mut self, at: usize, data: &[u8]) -> bool {
         let before = self.table;
-        if matches!(data.len(), 4 | 8) && at.is_multiple_of(data.len()) {
+        if matches!(data.len(), 4 | 8) && at % data.len() == 0 {
             for (place, byte) in self.table.iter_mut().skip(at).zip(data) {
                 *place = *byte;
             }

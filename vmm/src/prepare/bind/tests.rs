@@ -96,7 +96,7 @@ fn two() -> Fixture {
     )
 }
 
-fn drivers(host: &Host, addresses: &[PciAddress]) -> Vec<Option<String>> {
+fn drivers(host: &Inventory, addresses: &[PciAddress]) -> Vec<Option<String>> {
     let driver = |address: &PciAddress| host.binding(*address).driver;
     addresses.iter().map(driver).collect()
 }

@@ -7,23 +7,23 @@ use resources::{BarRequest, BarSpace};
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::{ReservedKind, ReservedRegion};
 
-use super::super::inventory::{Device, Host, attribute, bind_command, shared};
+use super::super::inventory::{Device, Inventory, attribute, bind_command, shared};
 use super::super::names::Names;
-use super::Line;
 use super::facts::{self, Interrupts};
+use super::line::Line;
 
 /// What a guest would get of a device.
 #[derive(Debug)]
-pub struct Function {
-    pub address: PciAddress,
-    pub bars: Vec<BarRequest>,
-    pub interrupts: Interrupts,
+pub(crate) struct Function {
+    pub(crate) address: PciAddress,
+    pub(crate) bars: Vec<BarRequest>,
+    pub(crate) interrupts: Interrupts,
     /// The address bits of its IOMMU, where that tells them.
-    pub translated_bits: Option<u8>,
+    pub(crate) translated_bits: Option<u8>,
 }
 
 /// The lines of a device, and what it brings to the guest, if it is there.
-pub fn lines(host: &Host, address: PciAddress) -> (Vec<Line>, Option<Function>) {
+pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option<Function>) {
     let Some(device) = host.device(address) else {
         let line = Line::fail("device", "there is no such PCI device", "vmm devices");
         return (vec![line], None);
@@ -77,7 +77,7 @@ fn driver(device: &Device) -> Line {
     }
 }
 
-fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) {
+fn of_group(host: &Inventory, device: &Device, group: u32, lines: &mut Vec<Line>) {
     let mut others = host.sysfs.offenders(group);
     // The line of its driver says that already.
     others.retain(|(member, _)| *member != device.address);
@@ -101,7 +101,7 @@ fn of_group(host: &Host, device: &Device, group: u32, lines: &mut Vec<Line>) {
     lines.push(iova(&host.sysfs.reserved_regions(group)));
 }
 
-fn members(host: &Host, group: u32) -> String {
+fn members(host: &Inventory, group: u32) -> String {
     let member = |address: &PciAddress| {
         let driver = host.sysfs.driver(*address);
         format!("{address} ({})", driver.as_deref().unwrap_or("no driver"))
@@ -111,7 +111,7 @@ fn members(host: &Host, group: u32) -> String {
 }
 
 /// A group can be open once, and is opened here to see whether it would be.
-fn node(host: &Host, group: u32) -> Line {
+fn node(host: &Inventory, group: u32) -> Line {
     let node = format!("/dev/vfio/{group}");
     let opened = File::options().read(true).write(true).open(host.tree.path(&node));
     match opened.map_err(|error| (error.kind(), error)) {
@@ -153,7 +153,7 @@ fn iova(reserved: &[ReservedRegion]) -> Line {
     }
 }
 
-fn reset(host: &Host, address: PciAddress) -> Line {
+fn reset(host: &Inventory, address: PciAddress) -> Line {
     // Since 5.15 the kernel says how; before that, only whether.
     let file = attribute(address, "reset_method");
     let methods = host.tree.line(&file);

@@ -16,7 +16,7 @@ const IORESOURCE_MEM_64: u64 = 0x10_0000;
 const BARS: usize = 6;
 
 /// The BARs in a device's `resource`: a line each, of first and last address and flags.
-pub fn bars(function: &str, text: &str) -> Vec<BarRequest> {
+pub(crate) fn bars(function: &str, text: &str) -> Vec<BarRequest> {
     let bar = |(index, line): (usize, &str)| {
         let mut numbers = line.split_whitespace().map(hex);
         let (first, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -40,18 +40,18 @@ pub fn bars(function: &str, text: &str) -> Vec<BarRequest> {
 
 /// The interrupts that a function can signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Interrupts {
+pub(crate) struct Interrupts {
     /// Vectors of MSI-X.
-    pub msix: Option<u16>,
+    pub(crate) msix: Option<u16>,
     /// Vectors of MSI.
-    pub msi: Option<u16>,
+    pub(crate) msi: Option<u16>,
     /// Whether it has a pin.
-    pub pin: bool,
+    pub(crate) pin: bool,
 }
 
 impl Interrupts {
     /// The most vectors that a guest can turn on.
-    pub fn most(self) -> u64 {
+    pub(crate) fn most(self) -> u64 {
         let messages = self.msix.max(self.msi).unwrap_or_default();
         messages.max(u16::from(self.pin)).into()
     }
@@ -65,8 +65,9 @@ const CAPABILITIES: usize = 0x34;
 /// PCI 3.0, 6.2.4.
 const INTERRUPT_PIN: usize = 0x3d;
 
-/// What config space says of interrupts; nothing where only its header may be read, as without root.
-pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
+/// What config space says of interrupts; nothing where only its header may be read, as without
+/// root.
+pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     if config.len() < 256 {
         return None;
     }
@@ -94,15 +95,15 @@ pub fn interrupts(config: &[u8]) -> Option<Interrupts> {
     Some(interrupts)
 }
 
-/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
-/// 11.4.2).
-pub fn translated_bits(capability: u64) -> u8 {
+/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one
+/// less (VT-d 4.1, 11.4.2).
+pub(crate) fn translated_bits(capability: u64) -> u8 {
     let [_, _, mgaw, ..] = capability.to_le_bytes();
     (mgaw & 0x3f).saturating_add(1)
 }
 
 /// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
-pub fn open_files(limits: &str) -> Option<u64> {
+pub(crate) fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }

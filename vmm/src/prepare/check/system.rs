@@ -4,40 +4,42 @@ use resources::{AddressRange, CpuReach};
 use vfio_passthrough::Container;
 use vfio_passthrough::dma::{Error as DmaError, allow_locked_memory};
 
-use super::super::inventory::Host;
-use super::Line;
+use super::super::inventory::Inventory;
 use super::device::Function;
 use super::facts::open_files;
-use crate::layout::{Needs, reserved};
-use crate::vcpu::cpuid;
-use crate::{Memory, kvm, memory};
+use super::line::Line;
+use crate::config::Memory;
+use crate::error::Error;
+use crate::guest::cpuid;
+use crate::guest::layout::{Needs, reserved};
+use crate::host::{kvm, memory};
 
 /// What only calls can tell, asked once.
 #[derive(Debug)]
-pub struct Probes {
+pub(crate) struct Probes {
     /// KVM's API version, and what the guest's CPUs reach; or what to say.
-    pub kvm: Result<(i32, CpuReach), String>,
+    pub(crate) kvm: Result<(i32, CpuReach), String>,
     /// Whether there is a container with a type1v2 IOMMU; or what to say.
-    pub vfio: Result<(), String>,
+    pub(crate) vfio: Result<(), String>,
     /// Whether the guest's memory may be locked; or what to say, and what mends it.
-    pub locked: Result<(), (String, String)>,
+    pub(crate) locked: Result<(), (String, String)>,
     /// Whether the host has so much memory; or what to say.
-    pub memory: Result<(), String>,
+    pub(crate) memory: Result<(), String>,
 }
 
 impl Probes {
     /// Asks this host.
-    pub fn of_this_host(memory: Memory) -> Self {
+    pub(crate) fn of_this_host(memory: Memory) -> Self {
         Self {
             kvm: kvm().map_err(|error| error.to_string()),
             vfio: Container::open().map(drop).map_err(|error| error.to_string()),
             locked: allow_locked_memory(memory.bytes()).map_err(|error| locked(&error)),
-            memory: memory::check_host(memory).map_err(|error| error.to_string()),
+            memory: memory::check(memory).map_err(|error| error.to_string()),
         }
     }
 }
 
-fn kvm() -> Result<(i32, CpuReach), crate::Error> {
+fn kvm() -> Result<(i32, CpuReach), Error> {
     let kvm = kvm::open()?;
     let reach = cpuid::reach(&cpuid::supported(&kvm)?);
     Ok((kvm.get_api_version(), reach))
@@ -60,7 +62,7 @@ fn locked(error: &DmaError) -> (String, String) {
 }
 
 /// The lines of the host.
-pub fn lines(host: &Host, probes: &Probes) -> Vec<Line> {
+pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
     let mut lines = vec![
         match &probes.kvm {
             Ok((version, cpu)) => {
@@ -93,14 +95,14 @@ fn failed(check: &'static str, text: &str) -> Line {
     Line::fail(check, what, mend)
 }
 
-fn told_iommu(host: &Host, groups: usize) -> String {
+fn told_iommu(host: &Inventory, groups: usize) -> String {
     match host.tree.names("sys/class/iommu").as_slice() {
         [] => format!("{groups} groups"),
         units => format!("{groups} groups, by {}", units.join(", ")),
     }
 }
 
-fn no_iommu(host: &Host) -> Line {
+fn no_iommu(host: &Inventory) -> Line {
     let cpu = host.tree.text("proc/cpuinfo").unwrap_or_default();
     let command_line = host.tree.line("proc/cmdline").unwrap_or_default();
     let mend = match () {
@@ -115,9 +117,10 @@ fn no_iommu(host: &Host) -> Line {
 
 const UNSAFE: &str = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
-/// VFIO refuses groups whose devices could write any interrupt (vfio_iommu_type1_attach_group). The kernel
-/// names its remapped interrupts so on both makes of IOMMU (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
-fn remapping(host: &Host) -> Line {
+/// VFIO refuses groups whose devices could write any interrupt (vfio_iommu_type1_attach_group). The
+/// kernel names its remapped interrupts so on both makes of IOMMU
+/// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
+fn remapping(host: &Inventory) -> Line {
     let interrupts = host.tree.text("proc/interrupts").unwrap_or_default();
     let check = "interrupt-remapping";
     if interrupts.contains(" IR-") {
@@ -142,7 +145,12 @@ const FILES: u64 = 64;
 const FILES_OF_DEVICE: u64 = 8;
 
 /// The lines of what all devices need together.
-pub fn together(host: &Host, probes: &Probes, functions: &[Function], asked: Memory) -> Vec<Line> {
+pub(crate) fn together(
+    host: &Inventory,
+    probes: &Probes,
+    functions: &[Function],
+    asked: Memory,
+) -> Vec<Line> {
     let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let mut lines = vec![
         match &probes.memory {
@@ -183,9 +191,9 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
     }
 }
 
-/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and clear of what
-/// the groups reserve. The kernel has the last word when the groups are attached.
-fn layout(host: &Host, cpu: CpuReach, functions: &[Function], asked: Memory) -> Line {
+/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and
+/// clear of what the groups reserve. The kernel has the last word when the groups are attached.
+fn layout(host: &Inventory, cpu: CpuReach, functions: &[Function], asked: Memory) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
     let reserved = reserved(&host.sysfs, functions.iter().map(|f| f.address));
     let translated = functions.iter().filter_map(|f| f.translated_bits).min();

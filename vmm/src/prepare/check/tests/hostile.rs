@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::super::inventory::Host;
+use super::super::super::inventory::Inventory;
 use super::super::super::tree::Tree;
 use super::*;
 
@@ -22,7 +22,7 @@ fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() 
         let lines = checked(&fixture, &probes());
         assert!(lines.iter().any(|line| line.check == "driver" && line.status == Status::Ok));
     }
-    let nothing = Host::new(Tree::at("/nonexistent"));
+    let nothing = Inventory::new(Tree::at("/nonexistent"));
     assert_eq!(nothing.devices(), []);
 }
 

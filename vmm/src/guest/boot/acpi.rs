@@ -1,0 +1,350 @@
+//! ACPI tables: what there is, and (as much to the point) what there is not.
+//!
+//! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or
+//! VGA.
+
+mod aml;
+
+use devices::{PowerControl, RESET_VALUE, SLEEP_TYPE_S5, Serial};
+use resources::{AddressRange, Layout};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::reset_entry::RESET_ENTRY;
+use crate::error::Error;
+
+/// Where PCs have their BIOS, which the guest leaves alone: the tables, and [`RESET_ENTRY`].
+pub(crate) const FIRMWARE: AddressRange = AddressRange::between(0xe_0000, 0x10_0000);
+/// The tables' place; the RSDP comes first.
+const ACPI_TABLES: AddressRange = AddressRange::between(FIRMWARE.start, RESET_ENTRY);
+
+const OEM: [u8; 6] = *b"RSTVMM";
+const OEM_TABLE: [u8; 8] = *b"VFIOPASS";
+const OEM_REVISION: u32 = 1;
+/// Which program has made the tables, and its version.
+const CREATOR: [u8; 4] = *b"RSTV";
+const CREATOR_REVISION: u32 = 1;
+
+/// Tables begin with a header (ACPI 6.5, table 5.4).
+const HEADER_SIZE: u32 = 36;
+const RSDP_SIZE: u32 = 36;
+
+const LOCAL_APIC: u32 = 0xfee0_0000;
+const IO_APIC: u32 = 0xfec0_0000;
+/// The IOAPIC has 24 pins; 16 to 23 are free of legacy interrupts.
+const FIRST_PCI_GSI: u32 = 16;
+const PCI_GSIS: u32 = 8;
+
+/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1,
+/// clear, say that there are no legacy devices and no i8042.
+const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
+
+/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4 and 5), there
+/// is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
+const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
+
+/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI interrupt.
+pub(crate) const POWER_BUTTON_GSI: u32 = 9;
+/// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
+const PRESSED: u8 = 0x80;
+
+/// What the tables describe besides the layout.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Number of CPUs; their APIC ids are 0 and on.
+    pub cpus: u8,
+    /// PCI slots with a device that may use INTx.
+    pub slots: Vec<u8>,
+}
+
+/// The GSI of all interrupt pins of a slot. A slot has one function, which has one pin.
+pub(crate) fn intx_gsi(slot: u8) -> u32 {
+    let line = u32::from(slot).checked_rem(PCI_GSIS);
+    FIRST_PCI_GSI.saturating_add(line.unwrap_or(0))
+}
+
+/// Writes all tables and returns the address of the RSDP.
+pub(crate) fn write(
+    memory: &GuestMemoryMmap,
+    layout: &Layout,
+    platform: &Platform,
+) -> Result<u64, Error> {
+    let mut tables = Tables { memory, next: ACPI_TABLES.start.saturating_add(RSDP_SIZE.into()) };
+    let dsdt = tables.put(&dsdt(layout, platform))?;
+    let entries =
+        [tables.put(&fadt(dsdt))?, tables.put(&madt(platform))?, tables.put(&mcfg(layout))?];
+    let xsdt = tables.put(&table(*b"XSDT", 1, entries.map(u64::to_le_bytes).as_flattened()))?;
+    memory.write_slice(&rsdp(xsdt), GuestAddress(ACPI_TABLES.start))?;
+    Ok(ACPI_TABLES.start)
+}
+
+/// Puts tables one after the other, each at a multiple of 16.
+struct Tables<'a> {
+    memory: &'a GuestMemoryMmap,
+    next: u64,
+}
+
+impl Tables<'_> {
+    fn put(&mut self, table: &[u8]) -> Result<u64, Error> {
+        let place = AddressRange::new(self.next, table.len() as u64).aligned(16);
+        let end = place.start.saturating_add(table.len() as u64);
+        if end > ACPI_TABLES.end() {
+            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0 });
+        }
+        self.memory.write_slice(table, GuestAddress(place.start))?;
+        self.next = end;
+        Ok(place.start)
+    }
+}
+
+/// A table with its header.
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+    let length = HEADER_SIZE.saturating_add(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    let mut table = [
+        &signature[..],
+        &length.to_le_bytes(),
+        &[revision, 0],
+        &OEM,
+        &OEM_TABLE,
+        &OEM_REVISION.to_le_bytes(),
+        &CREATOR,
+        &CREATOR_REVISION.to_le_bytes(),
+        body,
+    ]
+    .concat();
+    let sum = checksum(&table);
+    put(&mut table, 9, &[sum]);
+    table
+}
+
+/// What makes the sum of all bytes zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    let sum = |sum: u8, byte: &u8| sum.wrapping_add(*byte);
+    bytes.iter().fold(0, sum).wrapping_neg()
+}
+
+fn put(table: &mut [u8], offset: usize, field: &[u8]) {
+    let bytes = table.iter_mut().skip(offset);
+    bytes.zip(field).for_each(|(byte, new)| *byte = *new);
+}
+
+/// The root (ACPI 6.5, table 5.3): the first checksum is that of ACPI 1.0's 20 bytes.
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    const REVISION: u8 = 2;
+    const NO_RSDT: [u8; 4] = [0; 4];
+    let mut old = [b"RSD PTR ", &[0][..], &OEM, &[REVISION], &NO_RSDT].concat();
+    let sum = checksum(&old);
+    put(&mut old, 8, &[sum]);
+    let new = [&RSDP_SIZE.to_le_bytes()[..], &xsdt.to_le_bytes(), &[0; 4]].concat();
+    let mut rsdp = [old, new].concat();
+    let sum = checksum(&rsdp);
+    put(&mut rsdp, 32, &[sum]);
+    rsdp
+}
+
+/// A register of one byte at a port (ACPI 6.5, table 5.1): system I/O, 8 bits from bit 0 on, byte accesses.
+fn port(port: u16) -> [u8; 12] {
+    let [low, high] = port.to_le_bytes();
+    [1, 8, 0, 1, low, high, 0, 0, 0, 0, 0, 0]
+}
+
+/// ACPI 6.5, table 5.9. Offsets there count from the table's start.
+fn fadt(dsdt: u64) -> Vec<u8> {
+    const REVISION: u8 = 6;
+    const MINOR_REVISION: u8 = 5;
+    const SIZE: usize = 276;
+    let mut body = [0; SIZE - HEADER_SIZE as usize];
+    let fields: [(usize, &[u8]); 8] = [
+        (109, &BOOT_ARCHITECTURE.to_le_bytes()),
+        (112, &FADT_FLAGS.to_le_bytes()),
+        (116, &port(PowerControl::RESET)),
+        (128, &[RESET_VALUE]),
+        (131, &[MINOR_REVISION]),
+        (140, &dsdt.to_le_bytes()),
+        (244, &port(PowerControl::SLEEP_CONTROL)),
+        (256, &port(PowerControl::SLEEP_STATUS)),
+    ];
+    for (offset, field) in fields {
+        put(&mut body, offset.saturating_sub(HEADER_SIZE as usize), field);
+    }
+    table(*b"FACP", REVISION, &body)
+}
+
+/// ACPI 6.5, 5.2.12: a local APIC for each CPU, with a processor's and an APIC's id, and one IOAPIC.
+fn madt(platform: &Platform) -> Vec<u8> {
+    const ENABLED: u8 = 1;
+    let no_flags = [0; 4];
+    let cpus = (0..platform.cpus).flat_map(|cpu| [0, 8, cpu, cpu, ENABLED, 0, 0, 0]);
+    let io_apic = [&[1, 12, 0, 0], &IO_APIC.to_le_bytes()[..], &[0; 4]].concat();
+    let head = [LOCAL_APIC.to_le_bytes(), no_flags].concat();
+    let body: Vec<u8> = head.into_iter().chain(cpus).chain(io_apic).collect();
+    table(*b"APIC", 1, &body)
+}
+
+/// PCI Firmware Specification 3.3, table 4-3: ECAM of segment 0 is that of bus 0 only.
+fn mcfg(layout: &Layout) -> Vec<u8> {
+    let base = layout.ecam.start.to_le_bytes();
+    table(*b"MCFG", 1, &[&[0; 8], &base[..], &[0; 8]].concat())
+}
+
+fn dsdt(layout: &Layout, platform: &Platform) -> Vec<u8> {
+    const REVISION: u8 = 6;
+    let objects =
+        [sleep_state(), serial(), motherboard(layout), pci(layout, platform), power_button()];
+    table(*b"DSDT", REVISION, &objects.concat())
+}
+
+/// `_S5`: the sleep type is the first element.
+fn sleep_state() -> Vec<u8> {
+    let values = [SLEEP_TYPE_S5, 0].map(|value| aml::integer(value.into()));
+    aml::name(b"_S5_", &aml::package(&values))
+}
+
+/// A device of the system bus.
+fn device(name: &aml::Segment, id: u16, objects: Vec<Vec<u8>>) -> Vec<u8> {
+    let mut children =
+        vec![aml::name(b"_HID", &aml::pnp(id)), aml::name(b"_UID", &aml::integer(0))];
+    children.extend(objects);
+    aml::scope(b"_SB_", &[aml::device(name, &children)])
+}
+
+fn resources(descriptors: &[Vec<u8>]) -> Vec<u8> {
+    aml::name(b"_CRS", &aml::resources(descriptors))
+}
+
+fn serial() -> Vec<u8> {
+    type Com1 = Serial<std::io::Sink>;
+    let size = u8::try_from(Com1::SIZE).unwrap_or(u8::MAX);
+    let descriptors = [aml::interrupt(Com1::GSI), aml::ports(Com1::BASE, size)];
+    device(b"COM1", 0x0501, vec![resources(&descriptors)])
+}
+
+/// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one
+/// (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
+fn power_button() -> Vec<u8> {
+    let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
+    let notify = aml::notify(b"_SB_", b"PWRB", PRESSED);
+    let events = [
+        aml::name(b"_HID", &aml::string("ACPI0013")),
+        resources(&[aml::interrupt(POWER_BUTTON_GSI)]),
+        aml::method(b"_EVT", 1, &notify),
+    ];
+    aml::scope(b"_SB_", &[button, aml::device(b"GED_", &events)])
+}
+
+/// PNP0C02 reserves ECAM: without it Linux does not trust MCFG.
+fn motherboard(layout: &Layout) -> Vec<u8> {
+    let ecam = aml::memory(low(layout.ecam.start), low(layout.ecam.size));
+    device(b"MBRD", 0x0c02, vec![resources(&[ecam])])
+}
+
+/// The PCI Express host bridge with its windows and interrupt routing.
+fn pci(layout: &Layout, platform: &Platform) -> Vec<u8> {
+    let objects = vec![
+        aml::name(b"_CID", &aml::pnp(0x0a03)),
+        aml::name(b"_SEG", &aml::integer(0)),
+        aml::name(b"_BBN", &aml::integer(0)),
+        windows(layout),
+        interrupt_routing(platform),
+    ];
+    device(b"PCI0", 0x0a08, objects)
+}
+
+fn windows(layout: &Layout) -> Vec<u8> {
+    let ports = aml::port_window(low16(layout.io.start), low16(last(layout.io)));
+    let memory = [layout.mmio32, layout.mmio64].into_iter();
+    let memory = memory.filter(|range| !range.is_empty());
+    let memory = memory.map(|range| aml::memory_window(range.start, last(range)));
+    let windows: Vec<_> = [aml::bus_window(), ports].into_iter().chain(memory).collect();
+    resources(&windows)
+}
+
+/// `_PRT`: each pin of each slot in use goes straight to an IOAPIC pin (ACPI 6.5, 6.2.13).
+fn interrupt_routing(platform: &Platform) -> Vec<u8> {
+    let route = |slot: u8, pin: u8| {
+        let address = u32::from(slot) << 16 | 0xffff;
+        aml::package(&[address, pin.into(), 0, intx_gsi(slot)].map(aml::integer))
+    };
+    let slots = platform.slots.iter();
+    let routes: Vec<_> = slots.flat_map(|slot| (0..4).map(move |pin| route(*slot, pin))).collect();
+    aml::name(b"_PRT", &aml::package(&routes))
+}
+
+fn last(range: AddressRange) -> u64 {
+    range.end().saturating_sub(1)
+}
+
+/// The layout keeps ECAM below 4 GiB.
+fn low(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The layout keeps ports below 64 Ki.
+fn low16(value: u64) -> u16 {
+    u16::try_from(value).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::layout::fixture::layout;
+    use crate::guest::memory::Ram;
+
+    fn written() -> (Ram, u64) {
+        let layout = layout("64M", &[]);
+        let ram = Ram::new(&layout.ram).unwrap();
+        let platform = Platform { cpus: 254, slots: (1..32).collect() };
+        let rsdp = write(ram.memory(), &layout, &platform).unwrap();
+        (ram, rsdp)
+    }
+
+    fn table_at(ram: &Ram, address: u64) -> Vec<u8> {
+        let length: u32 = ram.memory().read_obj(GuestAddress(address + 4)).unwrap();
+        let mut bytes = vec![0; length as usize];
+        ram.memory().read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    #[test]
+    fn every_table_is_reached_from_the_rsdp_and_sums_to_zero() {
+        let (ram, rsdp) = written();
+        let mut bytes = [0; 36];
+        ram.memory().read_slice(&mut bytes, GuestAddress(rsdp)).unwrap();
+        assert_eq!((sum(&bytes), sum(&bytes[..20])), (0, 0));
+        let xsdt = table_at(&ram, u64::from_le_bytes(bytes[24..32].try_into().unwrap()));
+        assert_eq!((&xsdt[..4], sum(&xsdt)), (&b"XSDT"[..], 0));
+        let entries =
+            xsdt[36..].chunks(8).map(|entry| u64::from_le_bytes(entry.try_into().unwrap()));
+        let tables: Vec<_> = entries.map(|address| table_at(&ram, address)).collect();
+        let signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+        assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
+        let dsdt = u64::from_le_bytes(tables[0][140..148].try_into().unwrap());
+        assert_eq!(&table_at(&ram, dsdt)[..4], b"DSDT");
+        assert_eq!(sum(&table_at(&ram, dsdt)), 0);
+        tables.iter().for_each(|table| assert_eq!(sum(table), 0));
+    }
+
+    /// Local APICs (ACPI 6.5, 5.2.12.2) tell ids up to 254, which is as many as there can be.
+    #[test]
+    fn each_of_the_most_cpus_is_told_once() {
+        let madt = madt(&Platform { cpus: 254, slots: Vec::new() });
+        let mut rest = &madt[44..];
+        let mut local_apics = Vec::new();
+        while let [kind, length, body @ ..] = rest {
+            if *kind == 0 {
+                local_apics.push(body[..usize::from(*length) - 2].to_vec());
+            }
+            rest = &rest[usize::from(*length)..];
+        }
+        let expected: Vec<_> = (0..254).map(|id| vec![id, id, 1, 0, 0, 0]).collect();
+        assert_eq!(local_apics, expected);
+    }
+
+    #[test]
+    fn slots_are_spread_over_the_free_part_of_the_ioapic() {
+        assert_eq!([0, 1, 7, 8, 31].map(intx_gsi), [16, 17, 23, 16, 23]);
+    }
+}

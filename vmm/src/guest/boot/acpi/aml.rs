@@ -1,0 +1,191 @@
+//! The AML that the DSDT needs, as bytes (ACPI 6.5, 20.2), and resource descriptors (ACPI 6.5, 6.4).
+
+const ZERO: u8 = 0x00;
+const ONE: u8 = 0x01;
+const NAME: u8 = 0x08;
+const BYTE: u8 = 0x0a;
+const WORD: u8 = 0x0b;
+const DWORD: u8 = 0x0c;
+const STRING: u8 = 0x0d;
+const SCOPE: u8 = 0x10;
+const BUFFER: u8 = 0x11;
+const PACKAGE: u8 = 0x12;
+const METHOD: u8 = 0x14;
+const EXTENDED: u8 = 0x5b;
+const DEVICE: u8 = 0x82;
+const NOTIFY: u8 = 0x86;
+/// Before a path's names, each of four characters: it begins at the root, and has two of them.
+const ROOT_OF_TWO: [u8; 2] = *b"\\.";
+
+/// An object's name. Shorter ones are padded with `_`.
+pub(super) type Segment = [u8; 4];
+
+/// An integer, in as few bytes as it has.
+pub(super) fn integer(value: u32) -> Vec<u8> {
+    let bytes = value.to_le_bytes();
+    let (prefix, size): (&[u8], usize) = match value {
+        0 => (&[ZERO], 0),
+        1 => (&[ONE], 0),
+        2..=0xff => (&[BYTE], 1),
+        0x100..=0xffff => (&[WORD], 2),
+        _ => (&[DWORD], 4),
+    };
+    prefix.iter().chain(bytes.iter().take(size)).copied().collect()
+}
+
+/// A string.
+pub(super) fn string(text: &str) -> Vec<u8> {
+    [&[STRING], text.as_bytes(), &[0]].concat()
+}
+
+/// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, of which the highest comes first (ACPI 6.5, 19.6.36).
+pub(super) fn pnp(number: u16) -> Vec<u8> {
+    [&[DWORD, 0x41, 0xd0][..], &number.to_be_bytes()].concat()
+}
+
+/// `Name`: an object with a value.
+pub(super) fn name(name: &Segment, value: &[u8]) -> Vec<u8> {
+    [&[NAME][..], name, value].concat()
+}
+
+/// `Package`: a list.
+pub(super) fn package(elements: &[Vec<u8>]) -> Vec<u8> {
+    let count = u8::try_from(elements.len()).unwrap_or(u8::MAX);
+    sized(&[PACKAGE], &[&[count], elements.concat().as_slice()].concat())
+}
+
+/// `Scope`: where objects are put.
+pub(super) fn scope(name: &Segment, objects: &[Vec<u8>]) -> Vec<u8> {
+    sized(&[SCOPE], &[name, objects.concat().as_slice()].concat())
+}
+
+/// `Device`.
+pub(super) fn device(name: &Segment, objects: &[Vec<u8>]) -> Vec<u8> {
+    sized(&[EXTENDED, DEVICE], &[name, objects.concat().as_slice()].concat())
+}
+
+/// `Method`, serialized.
+pub(super) fn method(name: &Segment, arguments: u8, body: &[u8]) -> Vec<u8> {
+    const SERIALIZED: u8 = 1 << 3;
+    sized(&[METHOD], &[&name[..], &[arguments & 7 | SERIALIZED], body].concat())
+}
+
+/// `Notify`, of an object in a scope of the root.
+pub(super) fn notify(scope: &Segment, object: &Segment, value: u8) -> Vec<u8> {
+    let value = integer(value.into());
+    [&[NOTIFY], &ROOT_OF_TWO[..], scope, object, &value].concat()
+}
+
+/// `ResourceTemplate`: a buffer of descriptors, with an end tag that has no checksum.
+pub(super) fn resources(descriptors: &[Vec<u8>]) -> Vec<u8> {
+    const END: [u8; 2] = [0x79, 0];
+    let descriptors = [descriptors.concat().as_slice(), &END].concat();
+    let size = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
+    sized(&[BUFFER], &[integer(size), descriptors].concat())
+}
+
+/// Puts the package's length between its opcode and its content (ACPI 6.5, 20.2.4). The length counts its own bytes.
+fn sized(opcode: &[u8], content: &[u8]) -> Vec<u8> {
+    let length = |own: usize| content.len().saturating_add(own);
+    // More than one byte: the first one has the low 4 bits, and says how many follow.
+    let long = |more: usize| {
+        let length = length(more.saturating_add(1));
+        let first = (more << 6 | length & 0xf) as u8;
+        let rest = (length >> 4).to_le_bytes();
+        [first].into_iter().chain(rest.into_iter().take(more)).collect::<Vec<u8>>()
+    };
+    let encoded = match content.len() {
+        0..=62 => vec![length(1) as u8],
+        63..=4093 => long(1),
+        4094..=1_048_572 => long(2),
+        _ => long(3),
+    };
+    [opcode, &encoded, content].concat()
+}
+
+/// An edge-triggered interrupt, active high, of its own.
+pub(super) fn interrupt(gsi: u32) -> Vec<u8> {
+    const CONSUMER_EDGE: u8 = 0b11;
+    [&[0x89, 6, 0, CONSUMER_EDGE, 1], &gsi.to_le_bytes()[..]].concat()
+}
+
+/// `size` ports from `base` on.
+pub(super) fn ports(base: u16, size: u8) -> Vec<u8> {
+    const DECODES_16_BITS: u8 = 1;
+    let base = base.to_le_bytes();
+    [&[0x47, DECODES_16_BITS], &base[..], &base, &[0, size]].concat()
+}
+
+/// Memory that can be written.
+pub(super) fn memory(base: u32, size: u32) -> Vec<u8> {
+    [&[0x86, 9, 0, 1], &base.to_le_bytes()[..], &size.to_le_bytes()].concat()
+}
+
+/// What a bridge passes on: neither end can move.
+const FIXED: u8 = 0b1100;
+
+/// Bus 0.
+pub(super) fn bus_window() -> Vec<u8> {
+    word_window(2, 0, 0, 0)
+}
+
+/// Ports that a bridge passes on.
+pub(super) fn port_window(first: u16, last: u16) -> Vec<u8> {
+    const ENTIRE_RANGE: u8 = 0b11;
+    word_window(1, ENTIRE_RANGE, first, last)
+}
+
+fn word_window(kind: u8, flags: u8, first: u16, last: u16) -> Vec<u8> {
+    let length = last.saturating_sub(first).saturating_add(1);
+    let numbers = [0, first, last, 0, length].map(u16::to_le_bytes);
+    [&[0x88, 13, 0, kind, FIXED, flags], numbers.as_flattened()].concat()
+}
+
+/// Memory that a bridge passes on: not cacheable, writable.
+pub(super) fn memory_window(first: u64, last: u64) -> Vec<u8> {
+    const WRITABLE: u8 = 1;
+    let length = last.saturating_sub(first).saturating_add(1);
+    let numbers = [0, first, last, 0, length].map(u64::to_le_bytes);
+    [&[0x8a, 43, 0, 0, FIXED, WRITABLE], numbers.as_flattened()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_as_few_bytes_as_they_need() {
+        let cases: [(u32, &[u8]); 6] = [
+            (0, &[0]),
+            (1, &[1]),
+            (0xff, &[0x0a, 0xff]),
+            (0x100, &[0x0b, 0, 1]),
+            (0xffff, &[0x0b, 0xff, 0xff]),
+            (0x1_0000, &[0x0c, 0, 0, 1, 0]),
+        ];
+        for (value, bytes) in cases {
+            assert_eq!(integer(value), bytes);
+        }
+    }
+
+    /// The examples are those of the specification's limits: 63, 4095 and 1048575 bytes in one, two and three.
+    #[test]
+    fn a_length_counts_itself() {
+        let encoded = |size: usize| {
+            let bytes = sized(&[], &vec![0xee; size]);
+            bytes[..bytes.len() - size].to_vec()
+        };
+        assert_eq!(encoded(0), [1]);
+        assert_eq!(encoded(62), [63]);
+        assert_eq!(encoded(63), [0x41, 0x04]);
+        assert_eq!(encoded(4093), [0x4f, 0xff]);
+        assert_eq!(encoded(4094), [0x81, 0x00, 0x01]);
+        assert_eq!(encoded(1_048_572), [0x8f, 0xff, 0xff]);
+        assert_eq!(encoded(1_048_573), [0xc1, 0x00, 0x00, 0x01]);
+    }
+
+    #[test]
+    fn a_pnp_id_is_compressed() {
+        assert_eq!(pnp(0x0a08), [0x0c, 0x41, 0xd0, 0x0a, 0x08]);
+    }
+}

@@ -1,0 +1,113 @@
+//! The files that a guest is booted from, opened once: none is opened while it runs, nor when it
+//! reboots.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::path::{Path, PathBuf};
+
+use super::passed_fds::PassedFds;
+use crate::config::{Config, Source};
+use crate::error::Error;
+
+/// All of them.
+pub(crate) struct Files {
+    /// The kernel.
+    pub(crate) kernel: Opened,
+    /// The initramfs.
+    pub(crate) initrd: Option<Opened>,
+}
+
+impl Files {
+    /// Opens those of `config` that were not passed in already open.
+    pub(crate) fn open(config: &Config, passed: &mut PassedFds) -> Result<Self, Error> {
+        let kernel = Opened::new(("kernel", "--kernel"), &config.kernel, passed)?;
+        let initrd = config.initrd.as_ref();
+        let initrd = initrd.map(|source| Opened::new(("initrd", "--initrd"), source, passed));
+        Ok(Self { kernel, initrd: initrd.transpose()? })
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Opened {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Opened {
+    /// Opens the file at `path`, which errors call `what`.
+    pub fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
+        let path = path.to_owned();
+        match File::open(&path) {
+            Ok(file) => Ok(Self { what, path, file }),
+            Err(source) => Err(Error::File { what, path, source }),
+        }
+    }
+
+    fn new(
+        names: (&'static str, &'static str),
+        source: &Source,
+        passed: &mut PassedFds,
+    ) -> Result<Self, Error> {
+        let (what, option) = names;
+        match source {
+            Source::Path(path) => Self::open(what, path),
+            Source::Fd(fd) => {
+                let file = passed.remove(*fd)?;
+                let path = PathBuf::from(source.to_string());
+                match file.metadata() {
+                    Ok(metadata) if metadata.is_file() => Ok(Self { what, path, file }),
+                    Ok(_) => Err(Error::passed_fd(
+                        option,
+                        *fd,
+                        "it is not a regular file, which is read in any order",
+                    )),
+                    Err(source) => Err(Error::File { what, path, source }),
+                }
+            }
+        }
+    }
+
+    /// How it is called.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file, to be read at any position.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file, to be read from its beginning.
+    pub(crate) fn rewound(&self) -> Result<&File, Error> {
+        (&self.file).rewind().map_err(|source| self.failed(source))?;
+        Ok(&self.file)
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> Result<u64, Error> {
+        let metadata = self.file.metadata();
+        metadata.map(|file| file.len()).map_err(|source| self.failed(source))
+    }
+
+    /// Says of which file it is that a call failed.
+    pub(crate) fn failed(&self, source: io::Error) -> Error {
+        let (what, path) = (self.what, self.path.clone());
+        Error::File { what, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Opened::open("kernel", Path::new("/nonexistent/bzImage")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "kernel /nonexistent/bzImage: No such file or directory (os error 2)"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! The lists. Each row is needed: `tests/program/seccomp.rs` takes one after the other away,
+//! `tests/lab` those that only an assigned device needs.
+
+use kvm_bindings::{
+    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
+    kvm_irqfd, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+};
+use nix::libc;
+use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
+
+use crate::config::Thread;
+
+/// What a thread may do.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// The system call, or the request of an ioctl.
+    pub(crate) name: &'static str,
+    /// The system call.
+    pub(crate) call: i64,
+    /// The request of an ioctl.
+    pub(crate) request: Option<u32>,
+}
+
+macro_rules! calls {
+    ($($call:ident)*) => { &[$(call(stringify!($call), libc::$call)),*] };
+}
+
+const fn call(name: &'static str, number: i64) -> Row {
+    // "SYS_read" to "read". `str::split_at` is const from Rust 1.86 on only.
+    let (_, name) = name.as_bytes().split_at(4);
+    let name = match std::str::from_utf8(name) {
+        Ok(name) => name,
+        Err(_) => "",
+    };
+    Row { name, call: number, request: None }
+}
+
+const KVM: u32 = 0xae;
+/// `VFIO_TYPE`; numbers are from `VFIO_BASE`, 100, on (include/uapi/linux/vfio.h).
+const VFIO: u32 = 0x3b;
+const TERMINAL: u32 = 0x54;
+
+const fn request(name: &'static str, direction: u32, kind: u32, number: u32, size: usize) -> Row {
+    let request = ioctl_expr(direction, kind, number, size as u32);
+    Row { name, call: libc::SYS_ioctl, request: Some(request as u32) }
+}
+
+const fn kvm(name: &'static str, number: u32) -> Row {
+    request(name, _IOC_NONE, KVM, number, 0)
+}
+
+const fn kvm_takes<T>(name: &'static str, number: u32) -> Row {
+    request(name, _IOC_WRITE, KVM, number, size_of::<T>())
+}
+
+const fn kvm_gives<T>(name: &'static str, number: u32) -> Row {
+    request(name, _IOC_READ, KVM, number, size_of::<T>())
+}
+
+const fn vfio(name: &'static str, number: u32) -> Row {
+    request(name, _IOC_NONE, VFIO, number, 0)
+}
+
+const fn terminal(name: &'static str, number: u32) -> Row {
+    request(name, _IOC_NONE, TERMINAL, number, 0)
+}
+
+/// What the C library and Rust's do for every thread: memory, locks, signals, the thread's end, and
+/// that of the process, with a message, by `abort` too; and files are closed by whoever used them
+/// last.
+const EVERY: &[Row] = calls![
+    SYS_write SYS_close SYS_mmap SYS_munmap SYS_brk SYS_rt_sigprocmask SYS_mremap SYS_madvise
+    SYS_getpid SYS_exit SYS_gettid SYS_futex SYS_tgkill SYS_exit_group SYS_sigaltstack
+];
+
+/// A build that checks itself looks whether what it closes is open.
+#[cfg(debug_assertions)]
+const CHECKED: &[Row] = calls![SYS_fcntl];
+#[cfg(not(debug_assertions))]
+const CHECKED: &[Row] = &[];
+
+/// Kicks, and what the guest's accesses come to.
+const VCPU: &[Row] =
+    calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read];
+
+const VCPU_REQUESTS: &[Row] = &[
+    kvm("KVM_RUN", 0x80),
+    // After a pause.
+    kvm("KVM_KVMCLOCK_CTRL", 0xad),
+    // Where it was, for a message.
+    kvm_gives::<kvm_regs>("KVM_GET_REGS", 0x81),
+    // BARs come and go; vectors are bound, routed, masked and unmasked.
+    kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
+    kvm_takes::<kvm_coalesced_mmio_zone>("KVM_REGISTER_COALESCED_MMIO", 0x67),
+    kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
+    kvm_takes::<kvm_irq_routing>("KVM_SET_GSI_ROUTING", 0x6a),
+    kvm_takes::<kvm_irqfd>("KVM_IRQFD", 0x76),
+    vfio("VFIO_DEVICE_SET_IRQS", 110),
+    // FLR.
+    vfio("VFIO_DEVICE_RESET", 111),
+    // BARs are mapped for the guest's other devices. VFIO_DEVICE_PCI_HOT_RESET, by which the main
+    // thread resets a bus, has the number of the first.
+    vfio("VFIO_IOMMU_MAP_DMA", 113),
+    vfio("VFIO_IOMMU_UNMAP_DMA", 114),
+];
+
+/// What the main thread does beside what CPUs' threads do: it waits for events, starts threads,
+/// takes the machine apart, makes another when the guest reboots, and writes the counters.
+const MAIN: &[Row] = calls![
+    SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink SYS_restart_syscall
+    SYS_clock_gettime SYS_clock_nanosleep SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
+    SYS_seccomp SYS_clone3
+];
+
+/// Other builds have it on `CHECKED`: eventfds are duplicated.
+#[cfg(not(debug_assertions))]
+const DUPLICATES: &[Row] = calls![SYS_fcntl];
+#[cfg(debug_assertions)]
+const DUPLICATES: &[Row] = &[];
+
+const MAIN_REQUESTS: &[Row] = &[
+    terminal("TCGETS", 0x01),
+    terminal("TCSETS", 0x02),
+    terminal("TIOCGPGRP", 0x0f),
+    kvm("KVM_CREATE_VM", 0x01),
+    kvm("KVM_CHECK_EXTENSION", 0x03),
+    kvm("KVM_GET_VCPU_MMAP_SIZE", 0x04),
+    kvm("KVM_CREATE_VCPU", 0x41),
+    kvm("KVM_SET_TSS_ADDR", 0x47),
+    kvm("KVM_CREATE_IRQCHIP", 0x60),
+    kvm_takes::<kvm_regs>("KVM_SET_REGS", 0x82),
+    kvm_gives::<kvm_sregs>("KVM_GET_SREGS", 0x83),
+    kvm_takes::<kvm_sregs>("KVM_SET_SREGS", 0x84),
+    kvm_takes::<kvm_msrs>("KVM_SET_MSRS", 0x89),
+    kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
+    request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
+    kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
+    vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
+    vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
+    vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
+];
+
+/// What the control socket's thread does: it waits, reads a request, answers, and looks at the
+/// kernel's list of interrupts.
+const CONTROL: &[Row] = calls![
+    SYS_poll SYS_pread64 SYS_sendto SYS_recvfrom SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
+];
+
+const CONTROL_REQUESTS: &[Row] = &[terminal("FIONBIO", 0x21)];
+
+/// The list of a kind of thread.
+pub(crate) fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
+    let own: &[&[Row]] = match thread {
+        Thread::Main => &[VCPU, VCPU_REQUESTS, MAIN, DUPLICATES, MAIN_REQUESTS],
+        Thread::Vcpu => &[VCPU, VCPU_REQUESTS],
+        Thread::Control => &[CONTROL, CONTROL_REQUESTS],
+    };
+    [EVERY, CHECKED].into_iter().chain(own.iter().copied()).flatten()
+}
+
+/// The name of an ioctl's request, if any list has it.
+pub(crate) fn request_name(number: u32) -> Option<&'static str> {
+    let mut rows = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS].into_iter().flatten();
+    rows.find(|row| row.request == Some(number)).map(|row| row.name)
+}

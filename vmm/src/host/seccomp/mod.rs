@@ -1,0 +1,163 @@
+//! Which system calls each kind of thread may make from just before the guest's first instruction
+//! on.
+//!
+//! The lists are in `lists`. A thread that is started by another has that one's filter, too, so all
+//! that a CPU's thread may do is on the main thread's list. A call outside ends the VMM: see
+//! `violation`.
+
+mod lists;
+mod names;
+mod violation;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lists::Row;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use crate::config::{Seccomp, SeccompMode, Thread};
+use crate::error::Error;
+
+/// The row that is called `call` on the list of `thread`.
+pub(crate) fn row(thread: Thread, call: &str) -> Option<&'static str> {
+    lists::of(thread).find(|row| row.name == call).map(|row| row.name)
+}
+
+/// Every row of every list, as `without` has it.
+pub fn rows() -> impl Iterator<Item = String> {
+    let named = |thread: Thread| {
+        lists::of(thread).map(move |row| format!("{}:{}", thread.name(), row.name))
+    };
+    Thread::ALL.into_iter().flat_map(named)
+}
+
+/// The filter of a kind of thread.
+pub(crate) struct Filter {
+    thread: Thread,
+    /// None where there are no lists.
+    program: Option<BpfProgram>,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({})", self.thread.name())
+    }
+}
+
+/// Has a violation reported, and sees to it that this process and what it starts gain no privileges
+/// by `execve`.
+pub fn prepare(seccomp: &Seccomp) -> Result<(), Error> {
+    match seccomp.mode {
+        SeccompMode::On => violation::listen(),
+        SeccompMode::Log | SeccompMode::Off => {
+            nix::sys::prctl::set_no_new_privs().map_err(Error::system("PR_SET_NO_NEW_PRIVS"))
+        }
+    }
+}
+
+/// Holds the calling thread, and those that it starts, to the list of a kind of thread.
+pub fn restrict(seccomp: &Seccomp, thread: Thread) -> Result<(), Error> {
+    Filter::new(seccomp, thread)?.install()
+}
+
+impl Filter {
+    /// The filter for threads of a kind.
+    ///
+    /// # Errors
+    ///
+    /// Where a list cannot become a program for the kernel.
+    pub(crate) fn new(seccomp: &Seccomp, thread: Thread) -> Result<Self, Error> {
+        let failed = |error: BackendError| Error::Seccomp {
+            what: "compiling a filter",
+            why: error.to_string(),
+        };
+        let otherwise = match seccomp.mode {
+            SeccompMode::On => SeccompAction::Trap,
+            SeccompMode::Log => SeccompAction::Log,
+            SeccompMode::Off => return Ok(Self { thread, program: None }),
+        };
+        let removed = |row: &&Row| seccomp.without.contains(&(thread, row.name));
+        let rows = lists::of(thread).filter(|row| !removed(row));
+        let program = compile(rows, otherwise).map_err(failed)?;
+        Ok(Self { thread, program: Some(program) })
+    }
+
+    /// Holds the calling thread, and those that it starts, to the list. There is no way back.
+    pub(crate) fn install(&self) -> Result<(), Error> {
+        let Some(program) = &self.program else {
+            return Ok(());
+        };
+        violation::is_in(self.thread.name());
+        seccompiler::apply_filter(program)
+            .map_err(|error| Error::Seccomp { what: "installing a filter", why: error.to_string() })
+    }
+}
+
+fn compile<'a>(
+    rows: impl Iterator<Item = &'a Row>,
+    otherwise: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
+    for row in rows {
+        let rules = rules.entry(row.call).or_default();
+        if let Some(request) = row.request {
+            // The kernel takes a request as an unsigned int (SYSCALL_DEFINE3(ioctl)).
+            let is_it = SeccompCondition::new(
+                1,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                request.into(),
+            )?;
+            rules.push(SeccompRule::new(vec![is_it])?);
+        }
+    }
+    SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+
+    use super::*;
+
+    #[test]
+    fn a_cpus_thread_has_25_calls_at_most_and_the_main_thread_those_too() {
+        let calls = |thread| {
+            let mut calls: Vec<_> = lists::of(thread).map(|row| row.call).collect();
+            calls.sort_unstable();
+            calls.dedup();
+            calls
+        };
+        let [main, vcpu] = [Thread::Main, Thread::Vcpu].map(calls);
+        assert!(vcpu.len() <= 25, "{}", vcpu.len());
+        assert!(vcpu.iter().all(|call| main.contains(call)));
+        // What would open something, or run another program, is on no list.
+        for thread in Thread::ALL {
+            for call in [
+                libc::SYS_openat,
+                libc::SYS_open,
+                libc::SYS_execve,
+                libc::SYS_socket,
+                libc::SYS_ptrace,
+            ] {
+                assert!(!calls(thread).contains(&call), "{}", thread.name());
+            }
+        }
+    }
+
+    #[test]
+    fn no_row_is_there_twice_and_each_is_what_it_is_called() {
+        for thread in Thread::ALL {
+            let mut rows: Vec<_> = lists::of(thread).map(|row| (row.call, row.request)).collect();
+            let count = rows.len();
+            rows.sort_unstable();
+            rows.dedup();
+            assert_eq!(rows.len(), count, "{}", thread.name());
+            let calls = lists::of(thread).filter(|row| row.request.is_none());
+            calls.for_each(|row| assert_eq!(names::of(row.call), Some(row.name)));
+        }
+    }
+}

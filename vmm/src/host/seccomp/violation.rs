@@ -1,0 +1,138 @@
+//! A call that is on no list: the kernel sends SIGSYS in its place, and this names it and ends the
+//! process.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::fmt::{self, Write};
+use std::io::stderr;
+
+use nix::libc::{self, c_void, siginfo_t, ucontext_t};
+use vmm_sys_util::signal::register_signal_handler;
+
+use super::{lists, names};
+use crate::error::Error;
+
+/// The exit status: 128 + SIGSYS, as a shell tells of a process that the signal has ended.
+const STATUS: c_int = 128 + libc::SIGSYS;
+
+thread_local! {
+    /// The kind of this thread. It is constant and has no destructor, so that reading it is a load.
+    static LIST: Cell<&'static str> = const { Cell::new("main") };
+}
+
+/// Says what kind of thread this is.
+pub(crate) fn is_in(list: &'static str) {
+    LIST.set(list);
+}
+
+/// Has violations told.
+pub(crate) fn listen() -> Result<(), Error> {
+    register_signal_handler(libc::SIGSYS, tell).map_err(|error| Error::System {
+        what: "sigaction(SIGSYS)",
+        source: std::io::Error::from_raw_os_error(error.errno()),
+    })
+}
+
+/// The part of `siginfo_t` that a filter fills in (include/uapi/asm-generic/siginfo.h, `_sigsys`):
+/// three ints, the address after its padding, then these.
+#[repr(C)]
+struct Sigsys {
+    _kind: [c_int; 3],
+    _address: *const c_void,
+    call: c_int,
+}
+
+/// Only what signal-safety(7) allows: no memory is had, no lock is taken, and no destructor runs.
+extern "C" fn tell(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes a `siginfo_t` of SIGSYS, which is larger than this part of it.
+    let call = unsafe { (*info.cast::<Sigsys>()).call };
+    // SAFETY: with SA_SIGINFO it passes the interrupted registers.
+    let registers = unsafe { (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
+    let second = usize::try_from(libc::REG_RSI).ok().and_then(|index| registers.get(index));
+    let mut text = Text::default();
+    // A text that is too long is cut.
+    let _ = describe(&mut text, LIST.get(), call.into(), second.copied().unwrap_or_default());
+    let _ = nix::unistd::write(stderr(), text.bytes());
+    // SAFETY: ends the process, and runs nothing of it any more.
+    unsafe { libc::_exit(STATUS) }
+}
+
+fn describe(to: &mut impl Write, list: &str, call: i64, second: i64) -> fmt::Result {
+    write!(to, "error: a system call that the {list} thread's seccomp filter does not allow: ")?;
+    write!(to, "{} ({call})", names::of(call).unwrap_or("unknown"))?;
+    if call == libc::SYS_ioctl {
+        // The kernel looks at the low half only.
+        let request = u32::try_from(second & i64::from(u32::MAX)).unwrap_or_default();
+        write!(to, " {request:#x} ({})", lists::request_name(request).unwrap_or("unknown"))?;
+    }
+    writeln!(
+        to,
+        "\n  this is a bug of the VMM's, or somebody broke into it, so it has ended; '--seccomp log' lets such calls \
+         pass, and has the kernel log them ('dmesg')"
+    )
+}
+
+/// A text without memory of the allocator's.
+struct Text {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self { bytes: [0; 512], length: 0 }
+    }
+}
+
+impl Text {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length.saturating_add(text.len());
+        let room = self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(call: i64, second: i64) -> String {
+        let mut text = Text::default();
+        describe(&mut text, "vcpu", call, second).unwrap();
+        String::from_utf8(text.bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_violation_names_thread_and_call() {
+        let text = told(libc::SYS_openat, 0);
+        assert!(
+            text.starts_with(
+                "error: a system call that the vcpu thread's seccomp filter does not allow: openat (257)\n  "
+            ) && text.contains("--seccomp log"),
+            "{text}"
+        );
+        assert!(told(9999, 0).contains("unknown (9999)"));
+    }
+
+    #[test]
+    fn an_ioctl_is_named_by_its_request() {
+        assert!(told(libc::SYS_ioctl, 0xae80).contains("ioctl (16) 0xae80 (KVM_RUN)"));
+        assert!(told(libc::SYS_ioctl, -1).contains("ioctl (16) 0xffffffff (unknown)"));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut() {
+        let mut text = Text::default();
+        assert!((0..99).all(|_| text.write_str("12345").is_ok()));
+        assert!((0..9).any(|_| text.write_str("12345").is_err()));
+        assert!(text.bytes().len() <= 512);
+    }
+}

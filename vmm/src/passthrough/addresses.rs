@@ -1,0 +1,83 @@
+//! Which devices `--vfio` names.
+
+use std::os::fd::RawFd;
+
+use vfio_passthrough::PciAddress;
+use vfio_passthrough::backend::sysfs::Sysfs;
+
+use crate::config::Passthrough;
+use crate::error::Error;
+use crate::host::passed_fds::PassedFds;
+use crate::host::pci_path;
+
+/// The devices that are asked for: addresses, sysfs folders or links to such.
+pub(crate) fn addresses(
+    asked: &[Passthrough],
+    passed: &PassedFds,
+) -> Result<Vec<PciAddress>, Error> {
+    let mut addresses = Vec::with_capacity(asked.len());
+    for passthrough in asked {
+        let address = match (&passthrough.path, passthrough.group) {
+            (Some(path), _) => pci_path::address(path)?,
+            (None, Some(fd)) => only_device(fd, passed, &Sysfs::default())?,
+            (None, None) => continue,
+        };
+        if addresses.contains(&address) {
+            return Err(Error::DeviceTwice(address));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// The device of a group that has no other.
+fn only_device(fd: RawFd, passed: &PassedFds, sysfs: &Sysfs) -> Result<PciAddress, Error> {
+    let no_group = "it is not a VFIO group's\n  a shell passes that of group 7 so: vmm --vfio fd=3 3<>/dev/vfio/7";
+    let group = passed.look(fd).and_then(|file| sysfs.group_of(file));
+    let group = group.ok_or_else(|| Error::passed_fd("--vfio", fd, no_group))?;
+    let mut members = sysfs.members(group);
+    // A bridge is not given away.
+    members.retain(|member| sysfs.is_vfio(*member));
+    match members.as_slice() {
+        [only] => Ok(*only),
+        _ => {
+            let names: Vec<_> = members.iter().map(PciAddress::to_string).collect();
+            let names = names.join(", ");
+            let why = format!(
+                "group {group} has of vfio-pci's: {names}\n  name one: --vfio ADDRESS,fd={fd}"
+            );
+            Err(Error::passed_fd("--vfio", fd, why))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(paths: &[&str]) -> Vec<Passthrough> {
+        paths.iter().map(|path| path.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_device_has_many_names_and_may_be_given_once() {
+        let twice = addresses(
+            &asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"]),
+            &PassedFds::default(),
+        )
+        .unwrap_err();
+        assert_eq!(twice.to_string(), "--vfio 0000:01:00.0: given twice");
+        let two = addresses(&asked(&["0000:01:00.0", "02:00.0"]), &PassedFds::default()).unwrap();
+        assert_eq!(
+            two.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["0000:01:00.0", "0000:02:00.0"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_is_named() {
+        let text =
+            addresses(&asked(&["/dev/null"]), &PassedFds::default()).unwrap_err().to_string();
+        assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");
+    }
+}

@@ -1,0 +1,114 @@
+//! The devices given by `--vfio`, opened in one container.
+
+use std::sync::Arc;
+
+use resources::AddressRange;
+use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::counters::VfioCalls;
+use vfio_passthrough::dma::Mapping;
+use vfio_passthrough::host::HostMemory;
+use vfio_passthrough::kvm::KvmHost;
+use vfio_passthrough::{
+    Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+};
+use vm_memory::GuestMemoryRegion;
+
+use super::functions::Functions;
+use crate::config::Passthrough;
+use crate::error::Error;
+use crate::guest::boot::intx_gsi;
+use crate::guest::memory::Ram;
+use crate::host::passed_fds::PassedFds;
+
+/// The host bridge has slot 0.
+const FIRST_SLOT: u8 = 1;
+
+/// The assigned devices, opened, and the I/O address space that they share. They stay while the
+/// guest reboots.
+pub(crate) struct Devices {
+    container: Arc<Container>,
+    opened: Vec<Opened>,
+}
+
+struct Opened {
+    /// On the guest's bus.
+    slot: u8,
+    address: PciAddress,
+    device: Arc<GroupDevice>,
+    reset: ResetPolicy,
+    p2p: bool,
+}
+
+impl Devices {
+    /// Opens the devices that are asked for in one container, known to the VM of `host`; none if
+    /// none are.
+    pub(crate) fn open(
+        asked: &[Passthrough],
+        addresses: Vec<PciAddress>,
+        mut passed: PassedFds,
+        host: &KvmHost,
+    ) -> Result<Option<Self>, Error> {
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let container = Container::open()?;
+        link(&container, host)?;
+        let mut open =
+            |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
+                let device = match asked.group {
+                    None => container.open_device(address)?,
+                    Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
+                };
+                Ok(Opened { slot, address, device, reset: asked.reset, p2p: asked.p2p })
+            };
+        let opened =
+            (FIRST_SLOT..).zip(addresses).zip(asked).map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Some(Self { container, opened }))
+    }
+
+    /// Makes the devices those of another VM.
+    pub(crate) fn link(&self, host: &KvmHost) -> Result<(), Error> {
+        link(&self.container, host)
+    }
+
+    /// The functions as they are after power-on, in the VM of `host`: of the devices that were not
+    /// detached in the guest's lives before.
+    pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
+        // There must be another device that reaches it.
+        let others = self.opened.len() > 1;
+        let function = |opened: &Opened| -> Result<_, Error> {
+            let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
+            let host = VmmServices { p2p, ..host.services_with_intx(intx_gsi(opened.slot)) };
+            let device = opened.device.clone();
+            let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
+            Ok((opened.slot, Arc::new(function)))
+        };
+        let left = self.opened.iter().filter(|opened| !opened.device.is_closed());
+        Ok(Functions::new(left.map(function).collect::<Result<_, _>>()?))
+    }
+
+    /// What the IOMMU can map.
+    pub(crate) fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
+        let ranges = self.container.dma().iova_ranges()?;
+        Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
+    }
+
+    /// Lets the devices reach all of `ram`, which pins it; all or nothing.
+    pub(crate) fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
+        let memory = ram.regions().iter().map(|region| {
+            let memory: Arc<dyn HostMemory> = region.clone();
+            (Iova(region.start_addr().0), memory)
+        });
+        Ok(self.container.dma().map_all(memory)?)
+    }
+
+    /// The calls made so far.
+    pub(crate) fn calls(&self) -> Arc<VfioCalls> {
+        Arc::clone(self.container.calls())
+    }
+}
+
+fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
+    let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
+    Ok(container.link(link)?)
+}

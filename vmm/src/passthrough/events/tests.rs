@@ -1,0 +1,121 @@
+//! Decisions as a table, and a device of the model on the main loop.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+
+use event_manager::{EventManager, SubscriberOps};
+use vfio_passthrough::backend::IrqFlags;
+use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
+use vfio_passthrough::{PassthroughFunction, ResetPolicy};
+
+use super::*;
+use crate::counters::FunctionCounts;
+use crate::host::epoll::Subscriber;
+use crate::passthrough::coalesced::CoalescedWrites;
+
+#[test]
+fn each_event_is_answered_as_the_policy_says() {
+    let cases = [
+        (HostEvent::Request, OnError::Stop, Reset::Function, Answer::Detach),
+        (HostEvent::Request, OnError::Report, Reset::Nothing, Answer::Detach),
+        (HostEvent::Error, OnError::Stop, Reset::Function, Answer::Stop),
+        (HostEvent::Error, OnError::Reset, Reset::Function, Answer::Recover),
+        (HostEvent::Error, OnError::Reset, Reset::Bus, Answer::Stop),
+        (HostEvent::Error, OnError::Reset, Reset::Nothing, Answer::Stop),
+        (HostEvent::Error, OnError::Detach, Reset::Bus, Answer::Detach),
+        (HostEvent::Error, OnError::Report, Reset::Function, Answer::Report),
+    ];
+    for (event, policy, reset, answer) in cases {
+        assert_eq!(decide(event, policy, reset), answer, "{event:?}, {policy:?}, {reset:?}");
+    }
+}
+
+struct Setup {
+    faults: Arc<Faults>,
+    device: Arc<PciDevice>,
+    function: Arc<PassthroughFunction>,
+    failures: Receiver<Error>,
+    events: Arc<Mutex<DeviceEvents>>,
+    manager: EventManager<Subscriber>,
+}
+
+fn setup(policy: OnError) -> Setup {
+    let faults = Arc::new(Faults::default());
+    let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults.clone()).host());
+    let function = PassthroughFunction::new(address, device.clone(), &host, ResetPolicy::Required);
+    let function = Arc::new(function.unwrap());
+    let (failed, failures) = channel();
+    let writes = Arc::new(CoalescedWrites::default());
+    let guest_function = GuestFunction::new(&function, writes, &FunctionCounts::default());
+    let functions = vec![Arc::new(guest_function)];
+    let events = Arc::new(Mutex::new(DeviceEvents::new(functions, policy, move |error| {
+        failed.send(error).unwrap()
+    })));
+    let mut manager = EventManager::<Subscriber>::new().unwrap();
+    manager.add_subscriber(events.clone());
+    Setup { faults, device, function, failures, events, manager }
+}
+
+impl Setup {
+    fn run(&mut self) {
+        self.manager.run_with_timeout(1000).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_the_host_asks_for_is_detached_and_the_loop_goes_on() {
+    let mut setup = setup(OnError::Stop);
+    setup.device.ask_for().unwrap();
+    setup.device.ask_for().unwrap();
+    setup.run();
+    assert!(setup.device.is_given_back());
+    assert!(setup.failures.try_recv().is_err());
+    assert_eq!(setup.manager.run_with_timeout(0).unwrap(), 0, "it is answered");
+}
+
+#[test]
+fn what_was_asked_for_as_the_loop_ended_is_detached_too() {
+    let setup = setup(OnError::Stop);
+    setup.device.ask_for().unwrap();
+    setup.events.lock().unwrap().catch_up();
+    assert!(setup.device.is_given_back());
+}
+
+#[test]
+fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
+    let mut setup = setup(OnError::Stop);
+    setup.device.fail().unwrap();
+    setup.run();
+    assert!(!setup.function.is_detached());
+    let error = setup.failures.try_recv().unwrap();
+    let text = error.to_string();
+    for part in
+        ["0000:01:00.0", "uncorrectable error", "dmesg", "--on-error reset", "detach", "report"]
+    {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+}
+
+#[test]
+fn an_error_resets_detaches_or_is_reported() {
+    for (policy, resets, lost) in
+        [(OnError::Reset, 1, false), (OnError::Detach, 1, true), (OnError::Report, 0, false)]
+    {
+        let mut setup = setup(policy);
+        setup.device.fail().unwrap();
+        setup.run();
+        let found = (setup.faults.made(Call::Reset), setup.function.is_detached());
+        assert_eq!(found, (resets, lost), "{policy:?}");
+        assert!(setup.failures.try_recv().is_err(), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_reset_after_an_error_stops_the_guest() {
+    let mut setup = setup(OnError::Reset);
+    setup.faults.fail(Call::Reset, 0, nix::libc::EIO);
+    setup.device.fail().unwrap();
+    setup.run();
+    assert!(setup.failures.try_recv().is_ok());
+}

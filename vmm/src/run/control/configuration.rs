@@ -1,0 +1,73 @@
+//! What a guest has, as the control socket reports it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use vfio_passthrough::{Bar, BarKind, PassthroughFunction};
+
+use crate::config::Config;
+
+/// What a guest has; the same for all its lives.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Configuration {
+    cpus: u8,
+    memory_bytes: u64,
+    kernel: String,
+    /// In the order of the command line.
+    pub(crate) devices: Vec<DeviceInfo>,
+}
+
+/// An assigned device.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DeviceInfo {
+    /// In the host.
+    pub(crate) address: String,
+    /// In the guest.
+    pub(crate) guest_address: String,
+    /// Its BARs.
+    pub(crate) bars: Vec<BarInfo>,
+}
+
+/// A BAR of an assigned device.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BarInfo {
+    /// 0 to 5; 6 is the ROM.
+    pub(crate) index: u8,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// `io`, `memory32`, `memory64` or `rom`.
+    pub(crate) kind: &'static str,
+}
+
+impl Configuration {
+    /// What `config` asks for, with these devices.
+    pub(crate) fn new(config: &Config, devices: Vec<DeviceInfo>) -> Self {
+        Self {
+            cpus: config.cpus,
+            memory_bytes: config.memory.bytes(),
+            kernel: config.kernel.to_string(),
+            devices,
+        }
+    }
+}
+
+impl DeviceInfo {
+    /// Describes the function in a slot of the guest's bus.
+    pub(crate) fn of((slot, function): &(u8, Arc<PassthroughFunction>)) -> Self {
+        let bar = |bar: &Bar| BarInfo {
+            index: bar.index.number(),
+            size: bar.size,
+            kind: match bar.kind {
+                BarKind::Io => "io",
+                BarKind::Memory32 => "memory32",
+                BarKind::Memory64 => "memory64",
+                BarKind::Rom => "rom",
+            },
+        };
+        Self {
+            address: function.address().to_string(),
+            guest_address: format!("0000:00:{slot:02x}.0"),
+            bars: function.bars().iter().map(bar).collect(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! One HTTP/1.1 request and its response on a stream. A connection carries one of each: whoever
+//! controls a VM asks seldom.
+
+use std::io::{self, Read, Write};
+
+use httparse::{EMPTY_HEADER, Request, Status};
+
+/// All of a request's head. No request here has a body that says anything.
+const LONGEST: usize = 8 << 10;
+const MOST_HEADERS: usize = 64;
+
+/// What was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// `GET`, `PUT`.
+    pub(crate) method: String,
+    /// With its leading slash, without a query.
+    pub(crate) path: String,
+}
+
+/// What is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    /// The status code.
+    pub(crate) status: u16,
+    /// JSON; none with 204.
+    pub(crate) body: String,
+    /// With 405: the method that there is.
+    pub(crate) allow: Option<&'static str>,
+}
+
+impl Response {
+    /// A status with a body.
+    pub(crate) fn new(status: u16, body: impl Into<String>) -> Self {
+        Self { status, body: body.into(), allow: None }
+    }
+
+    /// A status with what is wrong.
+    pub(crate) fn error(status: u16, why: &str) -> Self {
+        Self::new(status, serde_json::json!({ "error": why }).to_string())
+    }
+
+    fn reason(&self) -> &'static str {
+        match self.status {
+            200 => "OK",
+            204 => "No Content",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            409 => "Conflict",
+            431 => "Request Header Fields Too Large",
+            _ => "Internal Server Error",
+        }
+    }
+
+    /// Writes it.
+    pub(crate) fn write(&self, mut to: impl Write) -> io::Result<()> {
+        let mut text = format!(
+            "HTTP/1.1 {} {}\r\nServer: vmm\r\nConnection: close\r\n",
+            self.status,
+            self.reason()
+        );
+        if let Some(method) = self.allow {
+            text.push_str(&format!("Allow: {method}\r\n"));
+        }
+        if self.status != 204 {
+            let length = self.body.len();
+            text.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {length}\r\n"
+            ));
+        }
+        text.push_str("\r\n");
+        text.push_str(&self.body);
+        to.write_all(text.as_bytes())
+    }
+}
+
+/// Reads a request's head; where it is none, what to answer.
+pub(crate) fn read(mut from: impl Read) -> io::Result<Result<Asked, Response>> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 1024];
+    loop {
+        let count = from.read(&mut chunk)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        match parse(&bytes) {
+            Ok(None) if bytes.len() > LONGEST => {
+                return Ok(Err(Response::error(431, "a request this long")));
+            }
+            Ok(None) => {}
+            Ok(Some(asked)) => return Ok(Ok(asked)),
+            Err(error) => return Ok(Err(Response::error(400, &error.to_string()))),
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Option<Asked>, httparse::Error> {
+    let mut headers = [EMPTY_HEADER; MOST_HEADERS];
+    let mut request = Request::new(&mut headers);
+    if request.parse(bytes)? == Status::Partial {
+        return Ok(None);
+    }
+    let path = request.path.unwrap_or_default();
+    Ok(Some(Asked {
+        method: request.method.unwrap_or_default().to_owned(),
+        path: path.split('?').next().unwrap_or_default().to_owned(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Result<Asked, u16> {
+        read(text.as_bytes()).unwrap().map_err(|response| response.status)
+    }
+
+    #[test]
+    fn a_request_is_its_method_and_its_path() {
+        let text = "PUT /api/v1/vm.pause?x=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+        let expected = Asked { method: "PUT".into(), path: "/api/v1/vm.pause".into() };
+        assert_eq!(asked(text), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_and_what_ends_early_is_an_error() {
+        assert_eq!(asked("\x16\x03\x01\x02\r\n\r\n"), Err(400));
+        assert_eq!(asked("GET / HTTP/1.1\r\nno colon\r\n\r\n"), Err(400));
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * LONGEST));
+        assert_eq!(asked(&long), Err(431));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(MOST_HEADERS + 1));
+        assert_eq!(asked(&many), Err(400));
+        assert!(read("GET / HTT".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_is_and_that_it_is_the_last() {
+        let written = |response: Response| {
+            let mut out = Vec::new();
+            response.write(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            written(Response::new(200, "{}")),
+            "HTTP/1.1 200 OK\r\nServer: vmm\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n{}"
+        );
+        assert_eq!(
+            written(Response::new(204, "")),
+            "HTTP/1.1 204 No Content\r\nServer: vmm\r\nConnection: close\r\n\r\n"
+        );
+        let refused = Response { allow: Some("PUT"), ..Response::error(405, "x") };
+        assert!(written(refused).contains(
+            "405 Method Not Allowed\r\nServer: vmm\r\nConnection: close\r\nAllow: PUT\r\n"
+        ));
+    }
+}

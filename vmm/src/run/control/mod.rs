@@ -1,0 +1,16 @@
+//! What can be asked of a VM while it runs: by signals, and by the socket of `--control`.
+
+mod client;
+mod configuration;
+mod guest;
+mod http;
+mod server;
+mod table;
+
+pub(crate) use client::stats;
+pub(crate) use configuration::{Configuration, DeviceInfo};
+pub(crate) use guest::{Control, Life};
+pub(crate) use server::Server;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The socket of `--control`: a thread that answers one request after the other.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use serde_json::json;
+
+use super::guest::{Control, NotRunning};
+use super::http::{self, Asked, Response};
+use crate::config::Thread;
+use crate::error::Error;
+use crate::host::landlock;
+use crate::host::seccomp::Filter;
+
+/// How long a client may take for its request, and to take in its answer: others wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+const STACK: usize = 128 << 10;
+
+/// The socket and its thread. Dropping it ends the thread and removes the socket.
+pub(crate) struct Server {
+    path: PathBuf,
+    /// The thread has the other end, and ends when this one is closed.
+    end: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens at `path`, for the user of this process only. A socket that nobody listens at any
+    /// more is replaced. The thread is held to `filter`, and to what is open.
+    pub(crate) fn start(
+        path: &Path,
+        control: &Arc<Control>,
+        filter: Filter,
+    ) -> Result<Self, Error> {
+        let failed = |source| Error::Control { path: path.to_owned(), source };
+        let listener = listen(path).map_err(failed)?;
+        let (end, ended) = UnixStream::pair().map_err(failed)?;
+        let mut server = Self { path: path.to_owned(), end: Some(end), thread: None };
+        let control = Arc::clone(control);
+        let thread = Builder::new().name("control".into()).stack_size(STACK);
+        let held =
+            move || landlock::restrict(Thread::Control, None).and_then(|()| filter.install());
+        let serving = thread.spawn(move || match held() {
+            Ok(()) => serve(&listener, &ended, &control),
+            Err(error) => log::error!("the control socket is not heard: {error}"),
+        });
+        server.thread = Some(serving.map_err(failed)?);
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the control socket's thread panicked");
+        }
+        // Gone already, if somebody tidied up.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let is_stale = || {
+        let connected = UnixStream::connect(path);
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket && is_stale() {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // Nobody has been answered yet, whoever connected meanwhile.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
+    loop {
+        let waited = [listener.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds = waited;
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => {
+                return log::error!("the control socket is not heard any more: poll: {error}");
+            }
+        }
+        let [_, end] = fds;
+        if end.any() == Some(true) {
+            return;
+        }
+        if let Ok((stream, _)) = listener.accept() {
+            if let Err(error) = answer_one(&stream, control) {
+                log::info!("a client of the control socket went away: {error}");
+            }
+        }
+    }
+}
+
+/// A stream of which reading ends when the client has had its time.
+struct Timed<'a>(&'a UnixStream, Instant);
+
+impl Read for Timed<'_> {
+    fn read(&mut self, data: &mut [u8]) -> io::Result<usize> {
+        let left = PATIENCE.saturating_sub(self.1.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.0.set_read_timeout(Some(left))?;
+        self.0.read(data)
+    }
+}
+
+/// A stream that is written by `send`. The standard library calls `write` or `send`, depending on its version;
+/// the test of the seccomp lists expects one of them.
+struct Sent<'a>(&'a UnixStream);
+
+impl Write for Sent<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn answer_one(stream: &UnixStream, control: &Control) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let response = match http::read(Timed(stream, Instant::now()))? {
+        Ok(asked) => answer(&asked, control),
+        Err(response) => response,
+    };
+    response.write(Sent(stream))
+}
+
+type Action = fn(&Control) -> Result<Response, NotRunning>;
+
+/// Everything that can be asked, as `openapi.json` has it.
+pub(crate) const ROUTES: [(&str, &str, Action); 8] = [
+    ("GET", "/api/v1/vmm.ping", |_| {
+        Ok(found(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+        })))
+    }),
+    ("GET", "/api/v1/vm.info", |control| {
+        let state = control.state();
+        let configuration = control.configuration();
+        Ok(found(&json!({ "state": state, "configuration": configuration })))
+    }),
+    ("GET", "/api/v1/vm.devices", |control| {
+        let configuration = control.configuration().ok_or(NotRunning)?;
+        Ok(found(&json!(configuration.devices)))
+    }),
+    ("GET", "/api/v1/vm.counters", |control| control.counters().map(|counters| found(&counters))),
+    ("PUT", "/api/v1/vm.pause", |control| control.pause().map(done)),
+    ("PUT", "/api/v1/vm.resume", |control| control.resume().map(done)),
+    ("PUT", "/api/v1/vm.power-button", |control| control.press_power_button().map(done)),
+    ("PUT", "/api/v1/vm.shutdown", |control| control.shut_down().map(done)),
+];
+
+fn found(value: &serde_json::Value) -> Response {
+    Response::new(200, value.to_string())
+}
+
+fn done(_: ()) -> Response {
+    Response::new(204, "")
+}
+
+/// What a request comes to.
+pub(crate) fn answer(asked: &Asked, control: &Control) -> Response {
+    let mut there = ROUTES.iter().filter(|(_, path, _)| *path == asked.path);
+    let Some((method, _, action)) = there.next() else {
+        let paths = ROUTES.map(|(method, path, _)| format!("{method} {path}"));
+        return Response::error(404, &format!("there is only: {}", paths.join(", ")));
+    };
+    if *method != asked.method {
+        return Response {
+            allow: Some(method),
+            ..Response::error(405, &format!("ask with {method}"))
+        };
+    }
+    action(control).unwrap_or_else(|NotRunning| {
+        Response::error(409, "the guest does not run yet, or boots again; ask again")
+    })
+}

@@ -1,0 +1,236 @@
+//! One life of the guest: booted, run to its end, and taken apart in the right order.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::{HostBridge, PciRoot};
+use kvm_ioctls::VcpuFd;
+use nix::sys::signalfd::SignalFd;
+use serde_json::Value;
+use vfio_passthrough::kvm::KvmHost;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::control::{Control, Life};
+use super::keyboard::Keyboard;
+use super::main_loop::{FirstRoutes, MainLoop};
+use super::resources::{Resources, count_calls};
+use super::stats::Stats;
+use super::stop::{Outcome, Stop, StopOnRequest};
+use super::vcpu::{self, Gate, Vcpu, Vcpus};
+use super::vm::Vm;
+use crate::config::{Config, Thread};
+use crate::error::Error;
+use crate::guest::boot::{Boot, Entry, Kernel, Platform};
+use crate::guest::console::RawTerminal;
+use crate::guest::machine::{self, Buses, Console};
+use crate::guest::{registers, vcpus};
+use crate::host::landlock;
+use crate::passthrough::devices::Devices;
+use crate::passthrough::events::DeviceEvents;
+use crate::passthrough::function::GuestFunction;
+use crate::passthrough::functions::Functions;
+
+impl Vm {
+    /// Boots the guest and runs it to its end, whatever brings it about.
+    pub(crate) fn run(
+        self,
+        resources: &Resources,
+        config: &Config,
+        asked: (&Arc<SignalFd>, &Arc<Control>),
+        stats: &Arc<Stats>,
+    ) -> Result<Outcome, Error> {
+        let (_, control) = asked;
+        let (pci, functions) = self.pci_root(stats)?;
+        let entry = self.load(resources, config)?;
+        stats.phase("load");
+        let slots = resources.ram.place(self.kvm_host.memory().as_ref())?;
+        let stop = Arc::new(Stop::new()?);
+        let (buses, console, power_button) = self.buses(resources, config, pci, &stop, stats)?;
+        let vcpus = self.vcpus(resources, config, entry, stats)?;
+        let shared = self.machine(resources, buses, &stop, stats);
+        let terminal = RawTerminal::enter();
+        let mut main_loop = self.main_loop(resources, asked, console, &stop, stats)?;
+        let events = device_events(functions, config, &stop);
+        main_loop.add(events.clone());
+        if self.is_first {
+            restrict_threads(resources, config)?;
+        }
+        stats.phase("set_up");
+
+        control.begin(Life {
+            vcpus: Vcpus::start(vcpus, &shared)?,
+            stop: Arc::clone(&stop),
+            power_button,
+            counters: self.counters(resources, stats),
+        });
+        let looped = main_loop.run();
+        stats.phase("guest");
+        // CPUs first, so that nothing is programmed any more; then the devices; then the memory
+        // they reach.
+        control.end();
+        resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
+        events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
+        let shut_down = self.functions.shutdown();
+        drop((shared, main_loop, events, slots, terminal));
+        count(&self.kvm_host, &self.functions, stats);
+        stats.phase("end");
+        looped.and(outcome_of(stop)).and_then(|outcome| shut_down.map(|()| outcome))
+    }
+
+    /// The main loop with all that it waits for in any life.
+    fn main_loop(
+        &self,
+        resources: &Resources,
+        asked: (&Arc<SignalFd>, &Arc<Control>),
+        console: Console,
+        stop: &Arc<Stop>,
+        stats: &Arc<Stats>,
+    ) -> Result<MainLoop, Error> {
+        let mut main_loop = MainLoop::new(stop, asked, &console.pending, stats)?;
+        let keyboard = Keyboard::new(console.serial, console.drained, Arc::clone(stop));
+        main_loop.add(Arc::new(Mutex::new(keyboard)));
+        if resources.devices.is_some() {
+            main_loop.add(Arc::new(Mutex::new(self.first_routes()?)));
+        }
+        Ok(main_loop)
+    }
+
+    fn first_routes(&self) -> Result<FirstRoutes, Error> {
+        let deferred = self.kvm_host.router().defer_routes();
+        deferred.map(FirstRoutes).map_err(Error::system("an epoll set for interrupts"))
+    }
+
+    /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
+    fn load(&self, resources: &Resources, config: &Config) -> Result<Entry, Error> {
+        self.functions.place_bars(&resources.layout)?;
+        let load = if self.is_first { Kernel::load } else { Kernel::load_again };
+        let kernel = load(&resources.files.kernel, resources.ram.memory(), &resources.layout)?;
+        let platform = Platform {
+            cpus: config.cpus,
+            slots: self.functions.iter().map(|(slot, _)| *slot).collect(),
+        };
+        let boot = Boot {
+            memory: resources.ram.memory(),
+            layout: &resources.layout,
+            platform: &platform,
+            initrd: resources.files.initrd.as_ref(),
+            pci_ports: config.pci_ports,
+            cmdline: &config.cmdline,
+        };
+        boot.prepare(&kernel)
+    }
+
+    /// A bus with the host bridge at slot 0 and the assigned functions after it, and these.
+    fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
+        let mut root = PciRoot::new();
+        root.insert(0, Arc::new(HostBridge))?;
+        let mut functions = Vec::new();
+        for (slot, function) in self.functions.iter() {
+            let counts = &stats.devices.functions;
+            let function = GuestFunction::new(function, self.coalesced.clone(), counts);
+            let function = Arc::new(function);
+            root.insert(*slot, function.clone())?;
+            functions.push(function);
+        }
+        Ok((root, functions))
+    }
+
+    /// The buses with all devices, the console, and what presses the power button.
+    fn buses(
+        &self,
+        resources: &Resources,
+        config: &Config,
+        pci: PciRoot,
+        stop: &Arc<Stop>,
+        stats: &Stats,
+    ) -> Result<(Buses, Console, EventFd), Error> {
+        let counts = &stats.devices.fixed;
+        let mut buses = Buses::default();
+        let console = buses.add_console(&self.fd, (&stats.kvm_ioctls, counts))?;
+        let power_button = machine::power_button(&self.fd, &stats.kvm_ioctls)?;
+        buses.add_power(StopOnRequest(Arc::clone(stop)), counts)?;
+        buses.add_pci(pci, &resources.layout, config.pci_ports, counts)?;
+        Ok((buses, console, power_button))
+    }
+
+    fn vcpus(
+        &self,
+        resources: &Resources,
+        config: &Config,
+        entry: Entry,
+        stats: &Stats,
+    ) -> Result<Vec<Vcpu>, Error> {
+        let calls = &stats.kvm_ioctls;
+        let fds: Vec<VcpuFd> = vcpus::create(&self.fd, &resources.supported, config.cpus, calls)?;
+        if let Some(first) = fds.first() {
+            registers::set_up(first, resources.ram.memory(), entry, calls)?;
+            self.coalesced.open(&self.fd, first)?;
+        }
+        Ok((0..).zip(fds).map(|(index, fd)| Vcpu { fd, index }).collect())
+    }
+
+    fn machine(
+        &self,
+        resources: &Resources,
+        buses: Buses,
+        stop: &Arc<Stop>,
+        stats: &Arc<Stats>,
+    ) -> Arc<vcpu::Machine> {
+        Arc::new(vcpu::Machine {
+            buses: buses.into_manager(),
+            coalesced: Arc::clone(&self.coalesced),
+            stats: Arc::clone(stats),
+            stop: Arc::clone(stop),
+            gate: Gate::default(),
+            filter: Arc::clone(&resources.filters.vcpu),
+        })
+    }
+
+    /// What is counted, with what this life adds to it at its end.
+    fn counters(&self, resources: &Resources, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
+        let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
+        let (functions, calls) =
+            (self.functions.clone(), resources.devices.as_ref().map(Devices::calls));
+        let (interrupts, addresses) = (Arc::clone(&resources.interrupts), functions.addresses());
+        Box::new(move || {
+            let live = stats.as_ref().clone();
+            count(&kvm_host, &functions, &live);
+            interrupts.count(&addresses, &live.devices.functions);
+            calls.iter().for_each(|calls| count_calls(calls, &live));
+            live.json()
+        })
+    }
+}
+
+/// The events of `functions`; a failure stops the guest.
+fn device_events(
+    functions: Vec<Arc<GuestFunction>>,
+    config: &Config,
+    stop: &Arc<Stop>,
+) -> Arc<Mutex<DeviceEvents>> {
+    let stop = Arc::clone(stop);
+    let failed = move |error| stop.request(Outcome::Failed(error));
+    Arc::new(Mutex::new(DeviceEvents::new(functions, config.on_error, failed)))
+}
+
+/// Holds the main thread, and those that it starts, to what a guest that runs needs.
+fn restrict_threads(resources: &Resources, config: &Config) -> Result<(), Error> {
+    vcpu::prepare_kicks()?;
+    landlock::restrict(Thread::Main, config.control.as_deref())?;
+    resources.filters.main.install()
+}
+
+/// Adds what was counted in a life to `stats`.
+fn count(kvm_host: &KvmHost, functions: &Functions, stats: &Stats) {
+    let calls = kvm_host.calls().values();
+    calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
+    functions.count(&stats.devices.functions);
+}
+
+/// The outcome. Nothing else holds the stop any more.
+fn outcome_of(stop: Arc<Stop>) -> Result<Outcome, Error> {
+    match Arc::into_inner(stop).and_then(Stop::into_outcome) {
+        Some(Outcome::Failed(error)) => Err(error),
+        Some(outcome) => Ok(outcome),
+        None => Err(Error::Vcpu("the VMM stopped and nobody said why".into())),
+    }
+}

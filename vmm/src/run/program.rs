@@ -1,0 +1,54 @@
+//! A guest from its first boot to its last end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::control::{Control, Server};
+use super::resources::Resources;
+use super::stats::{Stats, StatsFile};
+use super::stop::Outcome;
+use crate::config::{Config, Thread};
+use crate::error::Error;
+use crate::host::passed_fds::PassedFds;
+use crate::host::seccomp::{self, Filter};
+use crate::host::signals;
+
+/// Boots the guest that `config` describes and returns when it, or the user, has ended it.
+pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
+    let passed = PassedFds::take(config)?;
+    let stats = Arc::new(Stats::default());
+    one_heap();
+    seccomp::prepare(&config.seccomp)?;
+    let file = config.stats.as_ref().map(StatsFile::create).transpose()?;
+    let outcome = run_guest(config, passed, &stats);
+    match file {
+        Some(file) => file.write(&stats).and(outcome),
+        None => outcome,
+    }
+}
+
+/// Keeps the C library from giving each thread a heap of its own (128 MiB of address space, for
+/// threads that allocate next to nothing), and from looking for that at how many CPUs there are.
+fn one_heap() {
+    // SAFETY: sets a number, under the allocator's lock.
+    let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+}
+
+fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+    let signals = signals::block()?;
+    let control = Arc::new(Control::default());
+    let serve = |path: &PathBuf| {
+        Server::start(path, &control, Filter::new(&config.seccomp, Thread::Control)?)
+    };
+    let _server = config.control.as_ref().map(serve).transpose()?;
+    let (resources, mut vm) = Resources::open(config, passed, stats)?;
+    control.configure(resources.configuration(config, &vm));
+    let outcome = loop {
+        match vm.run(&resources, config, (&signals, &control), stats) {
+            Ok(Outcome::Reset) if !config.no_reboot => vm = resources.another(stats)?,
+            outcome => break outcome,
+        }
+    };
+    resources.count(stats);
+    outcome
+}

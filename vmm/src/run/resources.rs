@@ -1,0 +1,200 @@
+//! What outlives a reboot of the guest: the opened devices, and RAM with its DMA mappings.
+//!
+//! Each life of the guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs,
+//! interrupt controllers and functions are as after power-on without a list of what to put back.
+
+use std::sync::Arc;
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::Kvm;
+use resources::{AddressRange, Layout};
+use vfio_passthrough::backend::sysfs::Sysfs;
+use vfio_passthrough::counters::VfioCalls;
+use vfio_passthrough::dma::{Mapping, allow_locked_memory};
+
+use super::control::{Configuration, DeviceInfo};
+use super::stats::Stats;
+use super::vm::Vm;
+use crate::config::{Config, Memory, Seccomp, Thread};
+use crate::error::Error;
+use crate::guest::layout::{self, Needs};
+use crate::guest::memory::{Populating, Ram};
+use crate::guest::{cpuid, vcpus};
+use crate::host::files::Files;
+use crate::host::interrupts::Interrupts;
+use crate::host::passed_fds::PassedFds;
+use crate::host::seccomp::Filter;
+use crate::host::{kvm, memory};
+use crate::passthrough::addresses::addresses;
+use crate::passthrough::devices::Devices;
+use crate::passthrough::functions::Functions;
+
+/// What a guest has of the host for as long as it reboots.
+pub(crate) struct Resources {
+    kvm: Kvm,
+    /// What KVM can give the guest's CPUs.
+    pub(crate) supported: CpuId,
+    /// The assigned devices; `None` where there are none.
+    pub(crate) devices: Option<Devices>,
+    /// Where everything is in guest memory.
+    pub(crate) layout: Layout,
+    /// RAM.
+    pub(crate) ram: Ram,
+    /// Kernel and initramfs.
+    pub(crate) files: Files,
+    /// The system calls of its threads.
+    pub(crate) filters: Filters,
+    _mappings: Vec<Mapping>,
+    /// The host's count of the devices' interrupts.
+    pub(crate) interrupts: Arc<Interrupts>,
+}
+
+/// What the main thread, and CPUs' threads, may do once a guest runs.
+pub(crate) struct Filters {
+    /// The main thread.
+    pub(crate) main: Filter,
+    /// CPUs' threads.
+    pub(crate) vcpu: Arc<Filter>,
+}
+
+impl Filters {
+    fn new(seccomp: &Seccomp) -> Result<Self, Error> {
+        let vcpu = Arc::new(Filter::new(seccomp, Thread::Vcpu)?);
+        Ok(Self { main: Filter::new(seccomp, Thread::Main)?, vcpu })
+    }
+}
+
+/// RAM that is made ready while the devices are opened, where the guest will have it unless the
+/// IOMMU objects.
+struct Prepared {
+    ranges: Vec<AddressRange>,
+    ram: Ram,
+    populating: Populating,
+}
+
+impl Prepared {
+    /// None where there is no plan: the one that is made when all is known says why.
+    fn begin(needs: &Needs<'_>) -> Result<Option<Self>, Error> {
+        let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
+            return Ok(None);
+        };
+        let ram = Ram::of(&ranges, needs.memory)?;
+        Ok(Some(Self { populating: ram.populate(), ranges, ram }))
+    }
+
+    /// The RAM, if it is what the layout came to.
+    fn take(self, layout: &Layout) -> Option<Ram> {
+        self.populating.wait();
+        (self.ranges == layout.ram).then_some(self.ram)
+    }
+}
+
+impl Resources {
+    /// Opens KVM and the devices, and lays out the guest; with it comes the VM of its first life.
+    pub(crate) fn open(
+        config: &Config,
+        mut passed: PassedFds,
+        stats: &Stats,
+    ) -> Result<(Self, Vm), Error> {
+        check_memory(config)?;
+        let kvm = kvm::given(&config.kvm, &mut passed)?;
+        vcpus::check_count(&kvm, config.cpus)?;
+        // A wrong path is reported at once, not after the devices were reset and RAM was populated.
+        let files = Files::open(config, &mut passed)?;
+        let filters = Filters::new(&config.seccomp)?;
+        let supported = cpuid::supported(&kvm)?;
+        let mut vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
+        stats.phase("kvm");
+        let addresses = addresses(&config.vfio, &passed)?;
+        let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
+        let needs = Needs {
+            memory: config.memory,
+            cpu: cpuid::reach(&supported),
+            apertures: None,
+            reserved: &reserved,
+            bars: &[],
+        };
+        // Without devices RAM is not pinned, and the guest's first touch gets a page, unless asked
+        // otherwise.
+        let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
+        let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
+        // The kernel wants a group's VM to be known before its devices are opened.
+        let devices = Devices::open(&config.vfio, addresses, passed, &vm.kvm_host)?;
+        vm.take_functions(devices.as_ref())?;
+        stats.phase("vfio");
+        let layout = plan(needs, devices.as_ref(), &vm.functions)?;
+        let ram = had(prepared, &layout, config.memory, stats)?;
+        let mappings = devices.as_ref().map(|devices| devices.map(&ram));
+        let _mappings = mappings.transpose()?.unwrap_or_default();
+        stats.phase("map");
+        let interrupts = Arc::new(Interrupts::open());
+        let resources =
+            Self { kvm, supported, devices, layout, ram, files, filters, _mappings, interrupts };
+        Ok((resources, vm))
+    }
+
+    /// A VM for another life of the guest. The devices were reset when the last one ended.
+    pub(crate) fn another(&self, stats: &Stats) -> Result<Vm, Error> {
+        stats.reboots.add_one();
+        let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
+        if let Some(devices) = &self.devices {
+            devices.link(&vm.kvm_host)?;
+        }
+        vm.take_functions(self.devices.as_ref())?;
+        vm.is_first = false;
+        Ok(vm)
+    }
+
+    /// What the guest has, with the functions of one of its lives.
+    pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
+        Configuration::new(config, vm.functions.iter().map(DeviceInfo::of).collect())
+    }
+
+    /// Adds what was counted here to `stats`.
+    pub(crate) fn count(&self, stats: &Stats) {
+        if let Some(devices) = &self.devices {
+            count_calls(&devices.calls(), stats);
+        }
+    }
+}
+
+/// Adds the calls that were made of VFIO to `stats`.
+pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
+    let calls = calls.values();
+    calls.for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
+}
+
+fn check_memory(config: &Config) -> Result<(), Error> {
+    memory::check(config.memory)?;
+    if !config.vfio.is_empty() {
+        allow_locked_memory(config.memory.bytes())?;
+        memory::shortage(config.memory).inspect(|text| log::warn!("{text}"));
+    }
+    Ok(())
+}
+
+fn plan(
+    needs: Needs<'_>,
+    devices: Option<&Devices>,
+    functions: &Functions,
+) -> Result<Layout, Error> {
+    let apertures = devices.map(Devices::apertures).transpose()?;
+    let bars = functions.bars();
+    let layout = Needs { apertures: apertures.as_deref(), bars: &bars, ..needs }.plan()?;
+    log::info!("guest physical layout:\n{layout}");
+    Ok(layout)
+}
+
+/// RAM as `layout` has it: what was prepared, if it is there.
+fn had(
+    prepared: Option<Prepared>,
+    layout: &Layout,
+    memory: Memory,
+    stats: &Stats,
+) -> Result<Ram, Error> {
+    let prepared = prepared.and_then(|prepared| prepared.take(layout));
+    let ram = prepared.map_or_else(|| Ram::of(&layout.ram, memory), Ok)?;
+    stats.phase("populate");
+    ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
+    Ok(ram)
+}

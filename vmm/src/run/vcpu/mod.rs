@@ -1,0 +1,393 @@
+//! Virtual CPUs: one thread each, that runs the guest and carries its accesses to the buses.
+
+mod gate;
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use kvm_ioctls::{IoEventAddress, VcpuExit, VcpuFd};
+use nix::errno::Errno;
+use vm_device::bus::{MmioAddress, PioAddress};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::stats::Stats;
+use super::stop::{Outcome, Stop};
+use crate::error::Error;
+use crate::host::seccomp::Filter;
+use crate::passthrough::coalesced::CoalescedWrites;
+
+pub(crate) use gate::Gate;
+
+/// A vCPU thread formats an error at most; the default of 2 MiB would only be address space.
+const STACK: usize = 256 << 10;
+/// How often a thread that has not ended is asked again.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What vCPU threads share.
+pub(crate) struct Machine {
+    /// The buses.
+    pub(crate) buses: IoManager,
+    /// Coalesced writes that wait to be replayed to them.
+    pub(crate) coalesced: Arc<CoalescedWrites>,
+    /// What is counted.
+    pub(crate) stats: Arc<Stats>,
+    /// How it ends.
+    pub(crate) stop: Arc<Stop>,
+    /// Where they wait while it is paused.
+    pub(crate) gate: Gate,
+    /// What they may do.
+    pub(crate) filter: Arc<Filter>,
+}
+
+/// A CPU of the guest, not yet running.
+pub(crate) struct Vcpu {
+    /// KVM's side of it.
+    pub(crate) fd: VcpuFd,
+    /// Its number and APIC id.
+    pub(crate) index: u8,
+}
+
+/// A CPU of the guest in its thread. Dropping it ends the thread.
+pub(crate) struct RunningVcpu {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<Stop>,
+}
+
+/// All CPUs of a guest, in their threads. Dropping them ends them.
+pub(crate) struct Vcpus {
+    running: Vec<RunningVcpu>,
+    machine: Arc<Machine>,
+}
+
+impl Vcpus {
+    /// Starts all.
+    pub(crate) fn start(vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<Self, Error> {
+        let start = |vcpu: Vcpu| vcpu.start(Arc::clone(machine));
+        Ok(Self {
+            running: vcpus.into_iter().map(start).collect::<Result<_, _>>()?,
+            machine: Arc::clone(machine),
+        })
+    }
+
+    /// Stops them where they are: when this returns, none executes an instruction of the guest.
+    ///
+    /// A kick between a thread's look at the gate and `KVM_RUN` is lost; the next one is not.
+    pub(crate) fn pause(&self) {
+        let machine = &self.machine;
+        machine.gate.close();
+        while !machine.gate.has_waiting(self.running.len(), KICK_INTERVAL)
+            && !machine.stop.is_requested()
+        {
+            self.running.iter().for_each(RunningVcpu::kick);
+        }
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.machine.gate.open();
+    }
+
+    /// Whether they wait to go on.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.machine.gate.is_closed()
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.machine.stop.request(Outcome::Quit);
+        self.machine.gate.open();
+    }
+}
+
+/// Ends the system call that it interrupts, and does nothing else.
+extern "C" fn interrupt(_: i32, _: *mut nix::libc::siginfo_t, _: *mut nix::libc::c_void) {}
+
+/// Makes it possible to interrupt `KVM_RUN`; once, before any CPU runs.
+pub(crate) fn prepare_kicks() -> Result<(), Error> {
+    register_signal_handler(SIGRTMIN(), interrupt).map_err(|e| Error::System {
+        what: "sigaction",
+        source: std::io::Error::from_raw_os_error(e.errno()),
+    })
+}
+
+impl Vcpu {
+    /// Runs the CPU in a thread of its own until it, or anything else, asks for a stop.
+    pub(crate) fn start(mut self, machine: Arc<Machine>) -> Result<RunningVcpu, Error> {
+        let stop = Arc::clone(&machine.stop);
+        let name = format!("vcpu{}", self.index);
+        let run = move || self.run(&machine);
+        let thread = Builder::new().name(name).stack_size(STACK).spawn(run);
+        Ok(RunningVcpu {
+            thread: Some(thread.map_err(Error::system("starting a vCPU thread"))?),
+            stop,
+        })
+    }
+
+    fn run(&mut self, machine: &Machine) {
+        let _told = TellPanic(&machine.stop, self.index);
+        if let Err(error) = machine.filter.install() {
+            machine.stop.request(Outcome::Failed(error));
+        }
+        while !machine.stop.is_requested() {
+            if machine.gate.pass() {
+                // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has
+                // no kvmclock.
+                let _ = self.fd.kvmclock_ctrl();
+                continue;
+            }
+            if let Err(error) = self.run_once(machine) {
+                machine.stop.request(Outcome::Failed(error));
+            }
+        }
+    }
+
+    /// Enters the guest and handles one exit.
+    fn run_once(&mut self, machine: &Machine) -> Result<(), Error> {
+        let exits = &machine.stats.exits;
+        exits.total.add_one();
+        match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                exits.io_in.add_one();
+                let data: *mut [u8] = data;
+                let width = port_width(&mut self.fd);
+                // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie
+                // past the end of the struct that `port_width` looked at (api.rst, 5: data_offset),
+                // and nothing else refers to them.
+                let data = unsafe { &mut *data };
+                let each = data.chunks_mut(width);
+                machine.in_order(|machine| each.for_each(|data| machine.port_read(port, data)));
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                exits.io_out.add_one();
+                let data: *const [u8] = data;
+                let width = port_width(&mut self.fd);
+                // SAFETY: as for reads.
+                let data = unsafe { &*data };
+                let each = data.chunks(width);
+                machine.in_order(|machine| each.for_each(|data| machine.port_write(port, data)));
+            }
+            Ok(VcpuExit::MmioRead(gpa, data)) => {
+                exits.mmio_read.add_one();
+                machine.in_order(|machine| machine.memory_read(gpa, data));
+            }
+            Ok(VcpuExit::MmioWrite(gpa, data)) => {
+                exits.mmio_write.add_one();
+                machine.in_order(|machine| machine.memory_write(gpa, data));
+            }
+            Ok(VcpuExit::Hlt) => exits.hlt.add_one(),
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => exits.other.add_one(),
+            Ok(exit) => {
+                exits.other.add_one();
+                let what = fatal(&exit);
+                return Err(self.failure(&what));
+            }
+            Err(error) => {
+                exits.other.add_one();
+                return self.failed_run(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A signal (a kick) or a CPU that waits for its start is no failure.
+    fn failed_run(&self, error: kvm_ioctls::Error) -> Result<(), Error> {
+        match Errno::from_raw(error.errno()) {
+            Errno::EINTR | Errno::EAGAIN => Ok(()),
+            _ => Err(self.failure(&format!("KVM_RUN failed: {error}"))),
+        }
+    }
+
+    fn failure(&self, what: &str) -> Error {
+        let place = self
+            .fd
+            .get_regs()
+            .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
+        Error::Vcpu(format!("CPU {} of the guest{place}: {what}", self.index))
+    }
+}
+
+/// How many bytes each access of the last exit has, which is one of ports. A string instruction
+/// makes many of them in one exit, all of the same port (Documentation/virt/kvm/api.rst, 5:
+/// `KVM_EXIT_IO`).
+fn port_width(fd: &mut VcpuFd) -> usize {
+    // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this exit.
+    let io = unsafe { fd.get_kvm_run().__bindgen_anon_1.io };
+    usize::from(io.size.max(1))
+}
+
+/// Stops the machine when its thread panics. That is for those who build this with unwinding: where
+/// a panic aborts, as in this program's release build, the process is gone before.
+struct TellPanic<'a>(&'a Stop, u8);
+
+impl Drop for TellPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = format!("the thread of CPU {} panicked; this is a bug of the VMM's", self.1);
+            self.0.request(Outcome::Failed(Error::Vcpu(text)));
+        }
+    }
+}
+
+/// Exits after which there is no going on.
+fn fatal(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::Shutdown => "triple fault (KVM_EXIT_SHUTDOWN)".into(),
+        VcpuExit::InternalError => {
+            "KVM cannot go on (KVM_EXIT_INTERNAL_ERROR); an instruction that it cannot emulate, as a rule"
+                .into()
+        }
+        VcpuExit::FailEntry(reason, cpu) => {
+            format!("the host's CPU {cpu} refused to enter the guest (reason {reason:#x})")
+        }
+        VcpuExit::SystemEvent(kind, _) => format!("system event {kind}"),
+        VcpuExit::MemoryFault { gpa, size, .. } => format!("no memory at {gpa:#x} (size {size:#x})"),
+        other => format!("an exit that this VMM does not know: {other:?}"),
+    }
+}
+
+impl Machine {
+    /// Replays what the guest wrote before, then makes this access, then replays what came while it
+    /// ended a coalesced zone, since no later exit may come for that.
+    fn in_order(&self, access: impl FnOnce(&Self)) {
+        self.replay_coalesced();
+        access(self);
+        self.replay_coalesced();
+    }
+
+    fn replay_coalesced(&self) {
+        self.coalesced.replay(|address, data| {
+            self.stats.exits.coalesced.add_one();
+            match address {
+                IoEventAddress::Mmio(gpa) => self.memory_write(gpa, data),
+                // Ports have 16 bits.
+                IoEventAddress::Pio(port) => {
+                    self.port_write(u16::try_from(port).unwrap_or(u16::MAX), data)
+                }
+            }
+        });
+    }
+
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        if self.buses.pio_read(PioAddress(port), data).is_err() {
+            data.fill(0xff);
+            self.stats.devices.unclaimed.read(port.into());
+        }
+    }
+
+    fn port_write(&self, port: u16, data: &[u8]) {
+        if self.buses.pio_write(PioAddress(port), data).is_err() {
+            self.stats.devices.unclaimed.write(port.into());
+        }
+    }
+
+    fn memory_read(&self, gpa: u64, data: &mut [u8]) {
+        if self.buses.mmio_read(MmioAddress(gpa), data).is_err() {
+            data.fill(0xff);
+            self.stats.devices.unclaimed.read(gpa);
+        }
+    }
+
+    fn memory_write(&self, gpa: u64, data: &[u8]) {
+        if self.buses.mmio_write(MmioAddress(gpa), data).is_err() {
+            self.stats.devices.unclaimed.write(gpa);
+        }
+    }
+}
+
+impl RunningVcpu {
+    fn kick(&self) {
+        // It may have ended: then it needs none.
+        let _ = self.thread.as_ref().map(|thread| thread.kill(SIGRTMIN()));
+    }
+}
+
+impl Drop for RunningVcpu {
+    /// Kicks the thread until it has seen that all stops: a kick between its look and `KVM_RUN` is
+    /// lost, the next one is not.
+    fn drop(&mut self) {
+        self.stop.request(Outcome::Quit);
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        while !thread.is_finished() {
+            if thread.kill(SIGRTMIN()).is_err() {
+                break;
+            }
+            std::thread::sleep(KICK_INTERVAL);
+        }
+        if thread.join().is_err() {
+            log::error!("a vCPU thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::Kvm;
+    use vfio_passthrough::host::MemorySlots;
+    use vfio_passthrough::kvm::KvmHost;
+    use vm_device::DevicePio;
+    use vm_device::bus::{PioAddressOffset, PioRange};
+    use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
+
+    use super::*;
+    use crate::config::Thread;
+
+    /// A device with a bug.
+    struct Broken;
+
+    impl DevicePio for Broken {
+        fn pio_read(&self, _: PioAddress, _: PioAddressOffset, _: &mut [u8]) {}
+
+        fn pio_write(&self, _: PioAddress, _: PioAddressOffset, _: &[u8]) {
+            panic!("the device's bug");
+        }
+    }
+
+    const PORT: u8 = 0x10;
+
+    #[test]
+    fn a_panic_of_a_cpus_thread_stops_the_machine() {
+        let Ok(kvm) = Kvm::new() else {
+            return eprintln!("a_panic_of_a_cpus_thread did not run: /dev/kvm does not open here");
+        };
+        let vm = Arc::new(kvm.create_vm().unwrap());
+        let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 4096, None).unwrap());
+        // out PORT, al; jmp .
+        ram.write_slice(&[0xe6, PORT, 0xeb, 0xfe], MemoryRegionAddress(0)).unwrap();
+        let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
+        let _slot = host.memory().place(0, ram).unwrap();
+        let fd = vm.create_vcpu(0).unwrap();
+        let mut special = fd.get_sregs().unwrap();
+        (special.cs.base, special.cs.selector) = (0, 0);
+        fd.set_sregs(&special).unwrap();
+        let mut registers = fd.get_regs().unwrap();
+        registers.rip = 0;
+        fd.set_regs(&registers).unwrap();
+
+        let mut buses = IoManager::new();
+        let port = PioRange::new(PioAddress(PORT.into()), 1).unwrap();
+        buses.register_pio(port, Arc::new(Broken)).unwrap();
+        let stop = Arc::new(Stop::new().unwrap());
+        let machine = Machine {
+            buses,
+            coalesced: Arc::default(),
+            stats: Arc::default(),
+            stop: Arc::clone(&stop),
+            gate: Gate::default(),
+            filter: Arc::new(Filter::new(&"off".parse().unwrap(), Thread::Vcpu).unwrap()),
+        };
+        prepare_kicks().unwrap();
+        let running = Vcpu { fd, index: 0 }.start(Arc::new(machine)).unwrap();
+        while !stop.is_requested() {
+            std::thread::yield_now();
+        }
+        drop(running);
+        let outcome = Arc::into_inner(stop).and_then(Stop::into_outcome);
+        let Some(Outcome::Failed(error)) = outcome else { panic!("{outcome:?}") };
+        assert!(error.to_string().contains("CPU 0 panicked"), "{error}");
+    }
+}

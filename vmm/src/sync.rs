@@ -1,6 +1,0 @@
-//! The lock of what vCPUs share: std's, or in builds with `--cfg shuttle` one whose scheduler a test drives.
-
-#[cfg(shuttle)]
-pub use shuttle::sync::Mutex;
-#[cfg(not(shuttle))]
-pub use std::sync::Mutex;
