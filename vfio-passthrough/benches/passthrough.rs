@@ -18,13 +18,16 @@ use kvm_ioctls::Kvm;
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::host::{MsiMessage, MsiVectors};
 use vfio_passthrough::irq::plan::{BoundState, Growth, plan};
-use vfio_passthrough::kvm::KvmHost;
+use vfio_passthrough::kvm::{DeferredRoutes, KvmHost};
 use vfio_passthrough::model::{Faults, Guest, PciDevice};
 use vfio_passthrough::pci::message::ProgrammedVectors;
 use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
 
 /// As many as an NVMe of QEMU's has, as eight NICs of 65 have, and as a function can have.
 const VECTORS: [u16; 3] = [64, 520, 2048];
+
+/// Vectors whose routes are committed: a small device too.
+const ROUTED: [u16; 5] = [1, 3, 64, 520, 2048];
 
 const VENDOR: u16 = 0x00;
 const STATUS: u16 = 0x06;
@@ -113,18 +116,20 @@ fn plans(criterion: &mut Criterion) {
 struct Routed {
     vectors: Box<dyn MsiVectors>,
     messages: Vec<(u16, Option<MsiMessage>)>,
-    _host: KvmHost,
+    deferring: Option<DeferredRoutes>,
+    host: KvmHost,
 }
 
 impl Routed {
-    fn new(vectors: u16) -> Self {
+    fn new(vectors: u16, deferred: bool) -> Self {
         let vm = Kvm::new().unwrap().create_vm().unwrap();
         vm.create_irq_chip().unwrap();
         let host = KvmHost::new(Arc::new(vm), 0..1, 24..4096);
         let mut routed = Self {
             vectors: host.services().msi.allocate(vectors).unwrap(),
             messages: messages(vectors).into_iter().map(|(v, m)| (v, Some(m))).collect(),
-            _host: host,
+            deferring: deferred.then(|| host.router().defer_routes().unwrap()),
+            host,
         };
         (0..vectors).for_each(|vector| drop(routed.vectors.trigger(vector).unwrap()));
         routed
@@ -138,25 +143,45 @@ impl Routed {
         let mut each = self.messages.chunks(1);
         each.try_for_each(|change| self.vectors.update(change)).unwrap();
     }
+
+    /// Each vector fires before the next one is unmasked: no route can be deferred for long.
+    fn one_by_one_in_use(&mut self) {
+        for (vector, message) in &self.messages {
+            self.vectors.update(&[(*vector, *message)]).unwrap();
+            self.vectors.trigger(*vector).unwrap().write(1).unwrap();
+            self.deferring.iter().for_each(DeferredRoutes::flush);
+        }
+    }
 }
 
 /// A way to deliver all of them.
 type Way = fn(&mut Routed);
 
-/// All vectors of a function delivered for the first time: by one commit of the routing table, and by one for
-/// each. Both attach an irqfd a vector.
+/// All vectors of a function delivered for the first time: by one commit of the routing table, by one for each, and
+/// by deferred ones. All attach an irqfd a vector.
 fn routing(criterion: &mut Criterion) {
     if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
         return eprintln!("routing was not measured: /dev/kvm does not open here");
     }
-    let ways: [(&str, Way); 2] =
-        [("one commit", Routed::together), ("a commit each", Routed::one_by_one)];
+    let ways: [(&str, bool, Way); 4] = [
+        ("together", false, Routed::together),
+        ("one by one", false, Routed::one_by_one),
+        ("one by one, deferred", true, Routed::one_by_one),
+        ("one by one, in use, deferred", true, Routed::one_by_one_in_use),
+    ];
     let mut group = criterion.benchmark_group("routing");
     group.sample_size(10);
-    for vectors in VECTORS {
-        for (name, way) in ways {
+    for vectors in ROUTED {
+        for (name, deferred, way) in ways {
+            let setup = || Routed::new(vectors, deferred);
+            let mut routed = setup();
+            way(&mut routed);
+            let calls = routed.host.calls();
+            let (commits, irqfds) = (calls.set_gsi_routing.value(), calls.irqfd.value());
+            println!(
+                "{name}, {vectors} vectors: {commits} KVM_SET_GSI_ROUTING, {irqfds} KVM_IRQFD"
+            );
             group.bench_function(BenchmarkId::new(name, vectors), |bencher| {
-                let setup = || Routed::new(vectors);
                 bencher.iter_batched_ref(setup, way, BatchSize::PerIteration);
             });
         }

@@ -93,8 +93,6 @@ counters! {
         set_gsi_routing,
         /// `KVM_IRQFD`, to attach and to detach.
         irqfd,
-        /// `KVM_SIGNAL_MSI`: interrupts injected by software.
-        signal_msi,
         /// `KVM_CREATE_DEVICE`.
         create_device,
     }

@@ -1,6 +1,10 @@
-//! What this crate asks of the VMM that uses it. Nothing else of a VMM is known here: no bus, no allocator,
-//! no VM type. The feature `kvm` has all of it ready made on kvm-ioctls.
+//! What this crate asks of the VMM that uses it. It knows nothing else of a VMM: no bus, no allocator, no VM type. The
+//! feature `kvm` has all of it ready made on kvm-ioctls.
+//!
+//! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose hypervisor layer hides
+//! the errno returns `io::Error::other`.
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -16,14 +20,15 @@ pub use crate::pci::message::MsiMessage;
 ///
 /// # Safety
 ///
-/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, stay where they
-/// are, and are accessed by this process only through raw pointers and volatile or atomic accesses: never
-/// through a Rust reference, since a device writes to them when it likes. Both methods always return the
-/// same.
+/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, and stay where they are. Both
+/// methods always return the same.
+///
+/// A guest and its devices write to the memory when they like, as vCPUs do. The VMM's own accesses therefore go through
+/// raw pointers, volatile or atomic, as those of vm-memory do, and never through a Rust reference.
 pub unsafe trait HostMemory: Send + Sync {
-    /// Where the memory is in this process, aligned to a page.
+    /// The address of the memory in this process, aligned to a page.
     fn host_address(&self) -> *mut u8;
-    /// How many bytes it has, a multiple of the page size.
+    /// The size in bytes, a multiple of the page size.
     fn size(&self) -> u64;
 }
 
@@ -42,62 +47,67 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
 
 /// Puts memory of this process at a place of the guest's physical address space.
 pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa` (page-aligned), until the slot is taken
-    /// away.
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the slot is removed.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out,
-    /// `EINVAL` where the address is not one that the guest can have.
+    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out, `EINVAL`
+    /// where the guest cannot have that address. The guest's accesses to the BAR then trap into the VMM.
     fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>>;
 }
 
-/// Memory that is in the guest's address space. It keeps the memory alive. Dropping it takes it away; where
-/// the hypervisor refuses that, the memory is leaked rather than freed under the guest, and a line is logged.
+/// Memory that is in the guest's address space. The slot keeps the memory alive. Dropping it removes it; where the
+/// hypervisor refuses that, the memory is leaked rather than freed under the guest, and a line is logged.
 pub trait MemorySlot: Send {
-    /// Takes the memory away. Once it is gone, this does nothing.
+    /// Removes the memory from the guest. Does nothing where it was removed before.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno. The memory stays where it is, and alive: this may be called again.
+    /// The hypervisor's errno. The memory stays in the guest, and alive; the crate calls this again.
     fn remove(&mut self) -> io::Result<()>;
 }
 
 /// Routes message-signalled interrupts into the guest.
+///
+/// On KVM, `kvm::KvmRouter` (feature `kvm`) does so, and takes the VMM's own routes too. A VMM with a routing table of
+/// its own implements this trait and [`MsiVectors`]: see the example `own_router`.
 pub trait MsiRouter: Send + Sync {
-    /// Room for `count` vectors (1 to 2048), none delivered yet. Takes nothing from the host until a vector
-    /// is used.
+    /// Room for `count` vectors (1 to 2048), none delivered yet. A function calls it once for MSI and once for MSI-X, when
+    /// it is made. It need take nothing from the host until a vector is used.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor's errno: there is no function.
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>>;
 }
 
-/// The vectors of one function. Dropping it gives back every irqfd, then every route, then every GSI.
+/// The vectors of one function, numbered from 0. Dropping it gives back every irqfd, then every route, then every GSI.
+///
+/// A vector that is not delivered is masked: its trigger collects what fires. It is the pending bit that the guest reads,
+/// and is delivered when the vector comes back, as KVM does when an irqfd is attached to an eventfd that is readable.
 pub trait MsiVectors: Send {
-    /// The eventfd that VFIO signals when the vector fires. The same one for the life of the vector; made at
-    /// first use.
+    /// The eventfd that VFIO signals when the vector fires, non-blocking. The same one for the life of the vector.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `eventfd2`.
     fn trigger(&mut self, vector: u16) -> io::Result<Arc<EventFd>>;
 
-    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery
-    /// and lets the trigger collect what fires meanwhile, which is delivered when the vector comes back.
+    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery.
     ///
-    /// At most one routing update for the whole batch, and none where no message is new: KVM replaces its
-    /// whole table in each.
+    /// An irqfd is detached before its route changes, and attached after it was committed. KVM replaces its whole table in
+    /// each `KVM_SET_GSI_ROUTING`: one call is enough for a batch, and none is needed where no message is new.
     ///
     /// # Errors
     ///
     /// `StorageFull` where GSIs ran out, with how many were asked for, used and free; then none was taken and
     /// nothing changed. Else the hypervisor's errno: a vector of the batch may then be as it was, or as asked,
-    /// or not delivered, and is to be given again.
+    /// or not delivered, and the crate gives it again with the guest's next access.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
-
-    /// True where the vector fired while it was not delivered.
-    fn is_pending(&self, vector: u16) -> bool;
-
-    /// Forgets what fired while the vector was not delivered.
-    fn clear_pending(&mut self, vector: u16);
 }
 
-/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to.
-/// Others may share it.
+/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to (PCI 2.2.6).
+/// Functions may share it.
 pub trait IntxLine: Send + Sync {
     /// Wires the pin to the line, until the connection is dropped.
     ///
@@ -109,25 +119,26 @@ pub trait IntxLine: Send + Sync {
 
 /// An INTx pin that is wired to its line. Dropping it cuts the wire.
 pub trait IntxConnection: Send {
-    /// VFIO signals this one when the pin is asserted, and masks the pin.
+    /// VFIO signals this eventfd when the pin is asserted, and masks the pin.
     fn trigger(&self) -> &Arc<EventFd>;
 
-    /// The hypervisor signals this one when the guest has acknowledged the interrupt; VFIO then unmasks the
-    /// pin, and fires again where it is still asserted.
+    /// The hypervisor signals this eventfd when the guest has acknowledged the interrupt; VFIO then unmasks the pin, and
+    /// fires again where it is still asserted. A VMM with an IOAPIC of its own lowers the line and writes to this eventfd
+    /// when the guest ends the interrupt (EOI).
     fn resample(&self) -> &Arc<EventFd>;
 }
 
 /// The hypervisor's own interest in IOMMU groups: KVM wants to know which ones a VM has
 /// (Documentation/virt/kvm/devices/vfio.rst).
 pub trait GroupLink: Send + Sync {
-    /// The group is the VM's.
+    /// Reports that the VM has a group, by the group's file (`/dev/vfio/N`), before its devices are opened.
     ///
     /// # Errors
     ///
     /// The hypervisor's errno.
     fn add(&self, group: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// The group is no more the VM's.
+    /// Reports that the VM no longer has a group.
     ///
     /// # Errors
     ///
@@ -147,4 +158,13 @@ pub struct VmmServices {
     /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory and
     /// the IOMMU can map them; `None`: nowhere. The guest's only function needs none.
     pub p2p: Option<DmaSpace>,
+}
+
+impl fmt::Debug for VmmServices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmmServices")
+            .field("intx", &self.intx.is_some())
+            .field("p2p", &self.p2p.is_some())
+            .finish_non_exhaustive()
+    }
 }

@@ -1,5 +1,6 @@
 //! MSI or MSI-X of one function: binds vectors in VFIO and routes them to the guest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -19,6 +20,8 @@ pub struct Binding {
     state: BoundState,
     growth: Growth,
     vectors: Box<dyn MsiVectors>,
+    /// The triggers of vectors that are or were bound.
+    eventfds: BTreeMap<u16, Arc<EventFd>>,
     device: Arc<dyn Device>,
 }
 
@@ -34,7 +37,8 @@ impl Binding {
         // The vectors of MSI are one block, which is allocated at enable (vfio_msi_enable).
         let fixed = index == IrqIndex::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-        Self { address, index, state: BoundState::default(), growth, vectors, device }
+        let state = BoundState::default();
+        Self { address, index, state, growth, vectors, eventfds: BTreeMap::new(), device }
     }
 
     /// Binds and routes the vectors that the guest programmed. After a failure, the next call
@@ -73,7 +77,17 @@ impl Binding {
 
     /// Whether the vector is bound, and fired while it was not routed.
     pub fn is_pending(&self, vector: u16) -> bool {
-        self.is_bound(vector) && self.vectors.is_pending(vector)
+        let masked = self.is_bound(vector) && !self.state.routed.contains_key(&vector);
+        let eventfd = self.eventfds.get(&vector).filter(|_| masked);
+        // An eventfd can only be looked at by reading it. Writing the count back adds to what came meanwhile.
+        eventfd
+            .is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
+    }
+
+    /// Forgets what vectors fired while they were not routed.
+    fn clear_pending(&self) {
+        // EAGAIN: nothing fired.
+        self.eventfds.values().for_each(|eventfd| drop(eventfd.read()));
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Error> {
@@ -99,7 +113,7 @@ impl Binding {
             Step::Disable => {
                 disable(&*self.device, index)?;
                 // Clearing the enable bit clears the pending bits (PCI 3.0, 6.8.2).
-                self.state.bound.iter().for_each(|vector| self.vectors.clear_pending(*vector));
+                self.clear_pending();
                 Ok(())
             }
         }
@@ -107,7 +121,10 @@ impl Binding {
 
     fn eventfd(&mut self, vector: u16) -> Result<Arc<EventFd>, Error> {
         let index = self.index;
-        self.vectors.trigger(vector).map_err(|source| Error::Eventfd { index, vector, source })
+        let made = self.vectors.trigger(vector);
+        let eventfd = made.map_err(|source| Error::Eventfd { index, vector, source })?;
+        self.eventfds.insert(vector, eventfd.clone());
+        Ok(eventfd)
     }
 
     fn trigger(&self, start: u16, eventfds: &[Option<Arc<EventFd>>]) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! Level-triggered lines of KVM's interrupt controller (Documentation/virt/kvm/api.rst, 4.75: `KVM_IRQFD`
 //! with a resample fd).
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -11,15 +12,23 @@ use super::errno;
 use crate::counters::KvmCalls;
 use crate::host::{IntxConnection, IntxLine};
 
-/// An input of the interrupt controller.
+/// An input of KVM's interrupt controller, level-triggered.
 pub struct KvmLine {
     vm: Arc<VmFd>,
     gsi: u32,
     calls: Arc<KvmCalls>,
 }
 
+impl fmt::Debug for KvmLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmLine").field("gsi", &self.gsi).finish_non_exhaustive()
+    }
+}
+
 impl KvmLine {
-    pub(super) fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
+    /// The input that the GSI `gsi` is routed to: on x86 the IOAPIC's pin of the same number, by default. The controller
+    /// is in the kernel: with `KVM_CAP_SPLIT_IRQCHIP` the VMM has an [`IntxLine`] of its own. Calls are counted in `calls`.
+    pub fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
         Self { vm, gsi, calls }
     }
 }

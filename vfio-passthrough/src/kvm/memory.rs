@@ -1,5 +1,6 @@
 //! Memory slots of KVM.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,16 +13,25 @@ use super::{allocator, errno};
 use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
-/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION`.
+/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION` (Documentation/virt/kvm/api.rst, 4.35).
 pub struct KvmMemory {
     vm: Arc<VmFd>,
+    slots: Range<u32>,
     numbers: Arc<Mutex<Option<IdAllocator>>>,
     calls: Arc<KvmCalls>,
 }
 
+impl fmt::Debug for KvmMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmMemory").field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
 impl KvmMemory {
-    pub(super) fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
-        Self { vm, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
+    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in `calls`.
+    pub fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
+        let slots = numbers.clone();
+        Self { vm, slots, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
     }
 }
 

@@ -1,10 +1,15 @@
-//! The host traits on KVM: memory slots, MSI routing and the VFIO device of one VM.
+//! The host traits on KVM: memory slots, MSI routing, the INTx line, and the VFIO device of one VM.
+//!
+//! [`KvmHost`] is all of it in one value. A VMM that has a part of its own, such as an allocator of slots or a routing
+//! table, makes the others by themselves ([`KvmMemory::new`], [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and
+//! puts them into its [`VmmServices`].
 
 mod intx;
 mod link;
 mod memory;
 mod routing;
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +19,7 @@ use kvm_ioctls::VmFd;
 pub use intx::KvmLine;
 pub use link::KvmLink;
 pub use memory::KvmMemory;
-pub use routing::{KvmRouter, SoftwareDelivery};
+pub use routing::{DeferredRoutes, KvmGsi, KvmRouter};
 
 use crate::counters::KvmCalls;
 use crate::host::VmmServices;
@@ -27,12 +32,25 @@ pub struct KvmHost {
     calls: Arc<KvmCalls>,
 }
 
+impl fmt::Debug for KvmHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmHost")
+            .field("memory", &self.memory)
+            .field("router", &self.router)
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
+    }
+}
+
 impl KvmHost {
-    /// For a VM whose in-kernel interrupt controller has been created.
+    /// For a VM whose interrupt controllers have been created: `KVM_CREATE_IRQCHIP`, or local APICs alone by
+    /// `KVM_CAP_SPLIT_IRQCHIP` (see [`KvmRouter::remove_routes`]).
     ///
-    /// `memory_slots` and `gsis` are the numbers that may be used here; nobody else may use them. GSIs must
-    /// not be pins of an interrupt controller: on x86, take them from 24 on, up to 4095. The VM's whole
-    /// interrupt routing is kept here, the pins of the x86 controllers included: nobody else may set it.
+    /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes one for each part that
+    /// the guest reaches without an exit: 1, or 2 where the MSI-X table is in its middle. `gsis` are numbers of interrupt
+    /// routes, one for each vector that is in use; on x86 they begin at 24, after the pins of the IOAPIC, and end at 4095.
+    /// The VMM uses neither, except through [`memory`](Self::memory) and [`router`](Self::router), which also keeps the
+    /// VMM's own routes: nobody else calls `KVM_SET_GSI_ROUTING`.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
@@ -40,26 +58,15 @@ impl KvmHost {
         Self { vm, memory, router, calls }
     }
 
-    /// What a function without a pin asks for.
+    /// The services of a function whose INTx pin is not wired: the guest sees a function without a pin.
     pub fn services(&self) -> VmmServices {
         VmmServices { slots: self.memory.clone(), msi: self.router.clone(), intx: None, p2p: None }
     }
 
-    /// What a function asks for whose INTx pin is wired to the interrupt controller's input `gsi`.
+    /// The services of a function whose INTx pin is wired to the interrupt controller's input `gsi`.
     pub fn services_with_intx(&self, gsi: u32) -> VmmServices {
         let line = KvmLine::new(self.vm.clone(), gsi, self.calls.clone());
         VmmServices { intx: Some(Arc::new(line)), ..self.services() }
-    }
-
-    /// Lets the VMM deliver the first interrupts of vectors that the guest unmasks one by one, so that their
-    /// routes can be committed together: KVM takes its whole table anew in each commit. The VMM must poll what
-    /// is returned until it drops it; without it each change is committed at once.
-    ///
-    /// # Errors
-    ///
-    /// No epoll set could be made, or there is one already.
-    pub fn software_delivery(&self) -> io::Result<SoftwareDelivery> {
-        self.router.software_delivery()
     }
 
     /// The memory slots, for the VMM's own use of them too.
@@ -67,16 +74,21 @@ impl KvmHost {
         &self.memory
     }
 
+    /// The VM's routing table, for the VMM's own routes too.
+    pub fn router(&self) -> &Arc<KvmRouter> {
+        &self.router
+    }
+
     /// The calls made so far.
     pub fn calls(&self) -> &KvmCalls {
         &self.calls
     }
 
-    /// Makes the device by which KVM learns of VFIO groups (Documentation/virt/kvm/devices/vfio.rst).
+    /// Makes the VM's [`KvmLink`].
     ///
     /// # Errors
     ///
-    /// `ENODEV` where KVM is built without it.
+    /// As for [`KvmLink::new`].
     pub fn link(&self) -> io::Result<Arc<KvmLink>> {
         self.calls.create_device.increment();
         Ok(Arc::new(KvmLink::new(&self.vm)?))

@@ -1,11 +1,14 @@
 //! MSI routing of KVM: eventfds, irqfds and one routing table for the whole VM.
 
+mod deferred;
 mod entries;
 mod gsis;
-mod software;
+mod own;
 mod table;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +16,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub use software::SoftwareDelivery;
+pub use deferred::DeferredRoutes;
+pub use own::KvmGsi;
 use table::Table;
 
 use crate::counters::KvmCalls;
 use crate::host::{MsiMessage, MsiRouter, MsiVectors};
 
-/// Routes MSIs into the guest by irqfds, and keeps the VM's routing table.
+/// Routes MSIs into the guest by irqfds, and keeps the VM's routing table: those of functions, and the VMM's own.
+///
+/// `KVM_SET_GSI_ROUTING` replaces the whole table, so a VM has one of these, and nobody else makes that call. A VMM that
+/// has routes of its own sets them here ([`set_routes`](Self::set_routes)); one that has a table of its own implements
+/// [`MsiRouter`] instead (see the example `own_router`).
 pub struct KvmRouter {
     shared: Arc<Shared>,
 }
@@ -32,14 +40,35 @@ impl Shared {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lock().fmt(f)
+    }
+}
+
+impl fmt::Debug for KvmRouter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KvmRouter").field(&self.shared).finish()
+    }
+}
+
 impl KvmRouter {
-    pub(super) fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
+    /// For a VM whose local APICs are in the kernel. `gsis` are the numbers that vectors get; nobody else uses them, and
+    /// no pin of an interrupt controller has one of them: on x86, 24 to 4095. Calls are counted in `calls`.
+    pub fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let table = Table::new(vm, gsis, calls);
         Self { shared: Arc::new(Shared(Mutex::new(table))) }
     }
 
-    pub(super) fn software_delivery(&self) -> io::Result<SoftwareDelivery> {
-        SoftwareDelivery::new(self.shared.clone())
+    /// Defers the routes of vectors that the guest unmasks one by one, so that they are committed together, when one of
+    /// them fires or 16 are deferred. The VMM must poll the value until it drops it. A VMM that never calls this has
+    /// each change committed at once.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` where there is one already; the errno of `epoll_create1`.
+    pub fn defer_routes(&self) -> io::Result<DeferredRoutes> {
+        DeferredRoutes::new(self.shared.clone())
     }
 }
 
@@ -68,8 +97,8 @@ impl Vectors {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         match self.vectors.entry(vector) {
-            std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::btree_map::Entry::Vacant(entry) => {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
                 let eventfd = Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
                 Ok(entry.insert(Vector { eventfd, gsi: None }))
             }
@@ -112,24 +141,6 @@ impl MsiVectors for Vectors {
             .filter_map(|(vector, message)| Some((self.gsi(*vector)?, *message)))
             .collect();
         self.shared.lock().update(&changes)
-    }
-
-    fn is_pending(&self, vector: u16) -> bool {
-        let off = |gsi| self.shared.lock().is_off(gsi);
-        let Some(vector) = self.vectors.get(&vector).filter(|vector| vector.gsi.is_none_or(off))
-        else {
-            return false;
-        };
-        // An eventfd can only be looked at by reading it; what was read is put back, and adds to what came
-        // meanwhile.
-        vector.eventfd.read().is_ok_and(|count| vector.eventfd.write(count).is_ok())
-    }
-
-    fn clear_pending(&mut self, vector: u16) {
-        if let Some(vector) = self.vectors.get(&vector) {
-            // EAGAIN: there was nothing.
-            let _ = vector.eventfd.read();
-        }
     }
 }
 

@@ -125,20 +125,6 @@ impl MsiVectors for Vectors {
         }
         Ok(())
     }
-
-    fn is_pending(&self, vector: u16) -> bool {
-        let delivered = lock(&self.guest.messages).delivered.contains_key(&(self.owner, vector));
-        let eventfd = self.eventfds.get(&vector).filter(|_| !delivered);
-        eventfd
-            .is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
-    }
-
-    fn clear_pending(&mut self, vector: u16) {
-        // What is delivered has arrived.
-        lock(&self.guest.messages).collect();
-        // EAGAIN: there was nothing.
-        let _ = self.eventfds.get(&vector).map(|eventfd| eventfd.read());
-    }
 }
 
 impl Drop for Vectors {

@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Life};
 use super::keyboard::Keyboard;
-use super::main_loop::{FirstInterrupts, MainLoop};
+use super::main_loop::{FirstRoutes, MainLoop};
 use super::resources::{Resources, count_calls};
 use super::stats::Stats;
 use super::stop::{Outcome, Stop, StopOnRequest};
@@ -89,14 +89,14 @@ impl Vm {
         let keyboard = Keyboard::new(console.serial, console.drained, Arc::clone(stop));
         main_loop.add(Arc::new(Mutex::new(keyboard)));
         if resources.devices.is_some() {
-            main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
+            main_loop.add(Arc::new(Mutex::new(self.first_routes()?)));
         }
         Ok(main_loop)
     }
 
-    fn first_interrupts(&self) -> Result<FirstInterrupts, Error> {
-        let delivery = self.kvm_host.software_delivery();
-        delivery.map(FirstInterrupts).map_err(Error::system("an epoll set for interrupts"))
+    fn first_routes(&self) -> Result<FirstRoutes, Error> {
+        let deferred = self.kvm_host.router().defer_routes();
+        deferred.map(FirstRoutes).map_err(Error::system("an epoll set for interrupts"))
     }
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use vfio_passthrough::kvm::SoftwareDelivery;
+use vfio_passthrough::kvm::DeferredRoutes;
 use vmm_sys_util::epoll::EventSet;
 
 use super::control::Control;
@@ -138,12 +138,12 @@ impl MutEventSubscriber for LineBegun {
     }
 }
 
-/// Interrupts of vectors whose routes are not committed yet.
-pub(crate) struct FirstInterrupts(pub SoftwareDelivery);
+/// Commits the routes of vectors that the guest unmasked one by one, when one of them fires.
+pub(crate) struct FirstRoutes(pub DeferredRoutes);
 
-impl MutEventSubscriber for FirstInterrupts {
+impl MutEventSubscriber for FirstRoutes {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        self.0.deliver();
+        self.0.flush();
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
@@ -159,7 +159,7 @@ mod tests {
     use vfio_passthrough::kvm::KvmHost;
 
     #[test]
-    fn the_first_interrupt_of_a_vector_that_waits_wakes_the_main_thread_which_delivers_it() {
+    fn the_first_interrupt_of_a_deferred_vector_wakes_the_main_thread_which_commits_its_route() {
         let Ok(kvm) = Kvm::new() else {
             return eprintln!(
                 "the_first_interrupt_of_a_vector did not run: /dev/kvm does not open here"
@@ -169,16 +169,16 @@ mod tests {
         vm.create_irq_chip().unwrap();
         let host = KvmHost::new(Arc::new(vm), 0..1, 24..64);
         let mut manager = EventManager::<Subscriber>::new().unwrap();
-        let first = FirstInterrupts(host.software_delivery().unwrap());
+        let first = FirstRoutes(host.router().defer_routes().unwrap());
         manager.add_subscriber(Arc::new(Mutex::new(first)));
         let mut vectors = host.services().msi.allocate(4).unwrap();
         let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
-        // The first three of a VM are KVM's at once.
         (0..4).for_each(|vector| vectors.update(&[(vector, Some(message))]).unwrap());
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
         (0..4).for_each(|vector| vectors.trigger(vector).unwrap().write(1).unwrap());
         assert_eq!(manager.run_with_timeout(5000).unwrap(), 1);
-        assert_eq!(host.calls().signal_msi.value(), 1);
+        let calls = (host.calls().set_gsi_routing.value(), host.calls().irqfd.value());
+        assert_eq!(calls, (1, 4));
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0, "it is delivered");
     }
 }

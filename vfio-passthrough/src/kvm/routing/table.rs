@@ -1,41 +1,48 @@
-//! The VM's routing table, and what delivers each of its MSIs.
+//! The VM's routing table, and the irqfds of functions' vectors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::KvmIrqRouting;
+use kvm_bindings::kvm_irq_routing_entry;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::entries;
+use super::deferred::{EventfdSet, MAX_DEFERRED};
+use super::entries::{MAX_ENTRIES, Routes};
 use super::gsis::Gsis;
-use super::software::{PATIENCE, PROMPT, WaitingSet};
 use crate::counters::KvmCalls;
 use crate::host::MsiMessage;
 use crate::kvm::errno;
 
-/// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), by the VMM until its route
-/// is committed (*waiting*), or not at all: its eventfd then collects what fires.
+/// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), will be once it fires (*deferred*),
+/// or is not delivered: its eventfd then collects what fires.
 pub(super) struct Table {
     vm: Arc<VmFd>,
     calls: Arc<KvmCalls>,
     gsis: Gsis,
-    /// Of every GSI that is taken.
+    /// The eventfd of each GSI that a function has.
     eventfds: BTreeMap<u32, Arc<EventFd>>,
     /// As KVM has them. A vector that is masked keeps its own.
-    routes: BTreeMap<u32, MsiMessage>,
+    routes: Routes,
     attached: BTreeSet<u32>,
-    waiting: BTreeMap<u32, MsiMessage>,
-    /// Where somebody delivers what waits.
-    waiting_set: Option<Arc<WaitingSet>>,
-    /// So many more single vectors have their routes at once.
-    prompt: u32,
-    /// The vectors of which the VMM delivered an interrupt since the last commit.
-    delivered: BTreeSet<u32>,
-    /// One of them fired again: it is in use, and so probably are those beside it.
-    is_in_use: bool,
+    deferred: BTreeMap<u32, MsiMessage>,
+    /// Where the VMM polls the eventfds of those that are deferred.
+    polled: Option<Arc<EventfdSet>>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("gsis", &self.gsis)
+            .field("routes", &self.routes.msis)
+            .field("own", &self.routes.own.keys())
+            .field("attached", &self.attached)
+            .field("deferred", &self.deferred)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Table {
@@ -45,45 +52,66 @@ impl Table {
             calls,
             gsis: Gsis::new(gsis),
             eventfds: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            routes: Routes::new(),
             attached: BTreeSet::new(),
-            waiting: BTreeMap::new(),
-            waiting_set: None,
-            prompt: PROMPT,
-            delivered: BTreeSet::new(),
-            is_in_use: false,
+            deferred: BTreeMap::new(),
+            polled: None,
         }
     }
 
     /// A GSI for each of these, or none for any.
     pub(super) fn take(&mut self, eventfds: &[Arc<EventFd>]) -> io::Result<Vec<u32>> {
-        let gsis = self.gsis.allocate(eventfds.len())?;
+        let gsis = self.gsis.allocate(eventfds.len(), self.room())?;
         self.eventfds.extend(gsis.iter().copied().zip(eventfds.iter().cloned()));
         Ok(gsis)
+    }
+
+    /// A GSI for the VMM.
+    pub(super) fn take_own(&mut self) -> io::Result<u32> {
+        self.gsis.allocate_own(self.room())
+    }
+
+    /// The number of entries beside those of GSIs that are not given out here.
+    fn room(&self) -> usize {
+        let others = self.routes.own.iter().filter(|(gsi, _)| !self.gsis.is_given_out(**gsi));
+        MAX_ENTRIES.saturating_sub(others.map(|(_, entries)| entries.len()).sum())
+    }
+
+    /// Replaces the VMM's routes of the GSIs that these name.
+    pub(super) fn set_own(&mut self, entries: &[kvm_irq_routing_entry]) -> io::Result<()> {
+        if entries.iter().any(|entry| !self.gsis.is_vmms(entry.gsi)) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        self.commit(|routes| routes.set_own(entries))
+    }
+
+    /// Removes the VMM's routes of these GSIs.
+    pub(super) fn remove_own(&mut self, gsis: Range<u32>) -> io::Result<()> {
+        match self.routes.own.range(gsis.clone()).next() {
+            Some(_) => self.commit(|routes| routes.own.retain(|gsi, _| !gsis.contains(gsi))),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a GSI of the VMM back. What the kernel does not let go of stays.
+    pub(super) fn release_own(&mut self, gsi: u32) {
+        match self.remove_own(gsi..gsi.saturating_add(1)) {
+            Ok(()) => self.gsis.free(gsi),
+            Err(error) => log::error!("the route of GSI {gsi} stays: {error}"),
+        }
     }
 
     /// Nothing is left of any vector.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let maps = self.eventfds.is_empty() && self.routes.is_empty() && self.waiting.is_empty();
-        maps && self.attached.is_empty() && self.gsis.are_free()
+        let maps = self.eventfds.is_empty() && self.routes.msis.is_empty();
+        maps && self.deferred.is_empty() && self.attached.is_empty() && self.gsis.are_free()
     }
 
-    /// Single vectors wait from now on.
-    #[cfg(test)]
-    pub(super) fn end_prompt(&mut self) {
-        self.prompt = 0;
-    }
-
-    /// The GSIs that have routes.
+    /// The GSIs of functions that have routes.
     #[cfg(test)]
     pub(super) fn routed(&self) -> Vec<u32> {
-        self.routes.keys().copied().collect()
-    }
-
-    /// Neither attached nor waiting.
-    pub(super) fn is_off(&self, gsi: u32) -> bool {
-        !self.attached.contains(&gsi) && !self.waiting.contains_key(&gsi)
+        self.routes.msis.keys().copied().collect()
     }
 
     /// Delivers GSIs as these messages, or stops doing so. At most one commit.
@@ -94,17 +122,19 @@ impl Table {
                 // The route stays, for when the vector comes back: its irqfd is what is disarmed.
                 None => self.stop(*gsi)?,
                 Some(message) if self.resume(*gsi, *message)? => {}
-                Some(message) => new.push((*gsi, Some(*message))),
+                Some(message) => new.push((*gsi, *message)),
             }
         }
         match new.as_slice() {
             [] => Ok(()),
-            [(gsi, Some(message))] if self.wait(*gsi, *message) => {
-                self.settle_when_due();
+            [(gsi, message)] if self.defer(*gsi, *message) => {
+                if self.deferred.len() >= MAX_DEFERRED {
+                    self.flush_deferred();
+                }
                 Ok(())
             }
             _ => {
-                self.commit(&new)?;
+                self.commit(|routes| routes.msis.extend(new.iter().copied()))?;
                 new.iter().try_for_each(|(gsi, _)| self.attach(*gsi))
             }
         }
@@ -112,70 +142,60 @@ impl Table {
 
     /// Gives GSIs back, with one commit. What the kernel does not let go of stays.
     pub(super) fn release(&mut self, gsis: &[u32]) {
-        let mut stopped = Vec::new();
+        let mut stopped = BTreeSet::new();
         for gsi in gsis {
             match self.stop(*gsi) {
-                Ok(()) => stopped.push((*gsi, None)),
+                Ok(()) => {
+                    stopped.insert(*gsi);
+                }
                 // A route that its irqfd outlives crashes some hosts: both stay.
                 Err(error) => log::error!("the irqfd on GSI {gsi} stays, with its route: {error}"),
             }
         }
-        let routed = stopped.iter().any(|(gsi, _)| self.routes.contains_key(gsi));
+        let routed = stopped.iter().any(|gsi| self.routes.msis.contains_key(gsi));
+        let unroute = |routes: &mut Routes| routes.msis.retain(|gsi, _| !stopped.contains(gsi));
         if routed {
-            if let Err(error) = self.commit(&stopped) {
+            if let Err(error) = self.commit(unroute) {
                 // The routes stay, so their numbers must.
                 return log::error!("{} MSI routes stay: {error}", stopped.len());
             }
         }
-        for (gsi, _) in stopped {
+        for gsi in stopped {
             self.eventfds.remove(&gsi);
             self.gsis.free(gsi);
         }
     }
 
-    /// From now on single vectors wait, in `set`.
-    pub(super) fn begin_waiting(&mut self, set: Arc<WaitingSet>) -> io::Result<()> {
-        if self.waiting_set.is_some() {
+    /// From now on the routes of single vectors are deferred, and the VMM polls `set`.
+    pub(super) fn begin_deferring(&mut self, set: Arc<EventfdSet>) -> io::Result<()> {
+        if self.polled.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.waiting_set = Some(set);
+        self.polled = Some(set);
         Ok(())
     }
 
-    /// From now on none waits.
-    pub(super) fn end_waiting(&mut self) {
-        if !self.waiting.is_empty() {
-            self.settle();
-        }
-        self.waiting_set = None;
+    /// From now on none is deferred.
+    pub(super) fn end_deferring(&mut self) {
+        self.flush_deferred();
+        self.polled = None;
     }
 
-    /// Delivers what fired of the vectors that wait.
-    pub(super) fn deliver(&mut self) {
-        let fired = self.waiting_set.as_ref().map(|set| set.fired());
-        for gsi in fired.unwrap_or_default() {
-            let Some((message, eventfd)) = self.waiting.get(&gsi).zip(self.eventfds.get(&gsi))
-            else {
-                continue;
-            };
-            if eventfd.read().is_ok() {
-                self.calls.signal_msi.increment();
-                // A message that no CPU takes is lost, as it is by an irqfd.
-                let _ = self.vm.signal_msi(entries::signal(*message));
-                self.is_in_use |= !self.delivered.insert(gsi);
-            }
+    /// Commits deferred routes if one of their vectors has fired.
+    pub(super) fn flush_if_fired(&mut self) {
+        if self.polled.as_ref().is_some_and(|set| set.has_fired()) {
+            self.flush_deferred();
         }
-        self.settle_when_due();
     }
 
     /// True where the vector is delivered as this message now, without a commit; else it is not delivered,
     /// since an irqfd goes before its route changes.
     fn resume(&mut self, gsi: u32, message: MsiMessage) -> io::Result<bool> {
-        if let Some(waiting) = self.waiting.get_mut(&gsi) {
-            *waiting = message;
+        if let Some(deferred) = self.deferred.get_mut(&gsi) {
+            *deferred = message;
             return Ok(true);
         }
-        let routed = self.routes.get(&gsi) == Some(&message);
+        let routed = self.routes.msis.get(&gsi) == Some(&message);
         match routed {
             true => self.attach(gsi)?,
             false => self.detach(gsi)?,
@@ -184,81 +204,65 @@ impl Table {
     }
 
     fn stop(&mut self, gsi: u32) -> io::Result<()> {
-        if self.waiting.remove(&gsi).is_some() {
-            self.leave_waiting_set(gsi);
+        if self.deferred.remove(&gsi).is_some() {
+            self.stop_polling(gsi);
         }
         self.detach(gsi)
     }
 
-    /// Lets a vector wait; false where nobody would deliver it, and for the first few.
-    fn wait(&mut self, gsi: u32, message: MsiMessage) -> bool {
-        if let Some(left) = self.prompt.checked_sub(1) {
-            self.prompt = left;
-            return false;
-        }
-        let Some((set, eventfd)) = self.waiting_set.as_ref().zip(self.eventfds.get(&gsi)) else {
+    /// Defers the route of a vector; false where nobody polls.
+    fn defer(&mut self, gsi: u32, message: MsiMessage) -> bool {
+        let Some((set, eventfd)) = self.polled.as_ref().zip(self.eventfds.get(&gsi)) else {
             return false;
         };
-        let result = set.insert(gsi, eventfd);
-        if let Err(error) = &result {
-            log::debug!("GSI {gsi} does not wait: {error}");
-        } else {
-            self.waiting.insert(gsi, message);
+        let result = set.insert(eventfd);
+        match &result {
+            Ok(()) => {
+                self.deferred.insert(gsi, message);
+            }
+            Err(error) => log::debug!("the route of GSI {gsi} is not deferred: {error}"),
         }
         result.is_ok()
     }
 
-    fn leave_waiting_set(&self, gsi: u32) {
-        let member = self.waiting_set.as_ref().zip(self.eventfds.get(&gsi));
+    fn stop_polling(&self, gsi: u32) {
+        let member = self.polled.as_ref().zip(self.eventfds.get(&gsi));
         if let Some(Err(error)) = member.map(|(set, eventfd)| set.remove(eventfd)) {
             log::error!("the eventfd of GSI {gsi} stays in the epoll set: {error}");
         }
     }
 
-    fn settle_when_due(&mut self) {
-        if self.waiting.len() >= PATIENCE || self.is_in_use {
-            self.settle();
+    /// Commits deferred routes. Where that fails they stay deferred, and no interrupt is lost.
+    fn flush_deferred(&mut self) {
+        let count = self.deferred.len();
+        if count != 0
+            && let Err(error) = self.commit(|_| ())
+        {
+            log::warn!("{count} MSI routes stay deferred: KVM_SET_GSI_ROUTING: {error}");
         }
     }
 
-    /// Gives the vectors that wait their routes. Where that fails they go on waiting, and lose nothing.
-    fn settle(&mut self) {
-        if let Err(error) = self.commit(&[]) {
-            log::warn!("{} MSI vectors wait on: KVM_SET_GSI_ROUTING: {error}", self.waiting.len());
-        }
-    }
-
-    /// Changes routes, and gives those that wait theirs: one commit. After a failure all is as it was.
-    fn commit(&mut self, changes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
-        self.delivered.clear();
-        self.is_in_use = false;
+    /// Changes routes, and commits deferred ones: one call. After a failure all is as it was.
+    fn commit(&mut self, change: impl FnOnce(&mut Routes)) -> io::Result<()> {
         let mut routes = self.routes.clone();
-        routes.extend(&self.waiting);
-        for (gsi, message) in changes {
-            match message {
-                Some(message) => routes.insert(*gsi, *message),
-                None => routes.remove(gsi),
-            };
-        }
+        routes.msis.extend(&self.deferred);
+        change(&mut routes);
         self.set_routing(&routes)?;
         self.routes = routes;
-        for (gsi, message) in std::mem::take(&mut self.waiting) {
+        for (gsi, message) in std::mem::take(&mut self.deferred) {
             match self.attach(gsi) {
-                Ok(()) => self.leave_waiting_set(gsi),
+                Ok(()) => self.stop_polling(gsi),
                 Err(error) => {
-                    log::warn!("GSI {gsi} waits on: KVM_IRQFD: {error}");
-                    self.waiting.insert(gsi, message);
+                    log::warn!("GSI {gsi} stays deferred: KVM_IRQFD: {error}");
+                    self.deferred.insert(gsi, message);
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn set_routing(&self, routes: &BTreeMap<u32, MsiMessage>) -> io::Result<()> {
-        let msis = routes.iter().map(|(gsi, message)| entries::msi(*gsi, *message));
-        let entries: Vec<_> = entries::pins().chain(msis).collect();
-        let too_many = |_| io::Error::from_raw_os_error(libc::ENOSPC);
-        let table = KvmIrqRouting::from_entries(&entries).map_err(too_many)?;
+    pub(super) fn set_routing(&self, routes: &Routes) -> io::Result<()> {
+        let table = routes.table()?;
         self.calls.set_gsi_routing.increment();
         self.vm.set_gsi_routing(&table).map_err(errno)
     }

@@ -3,7 +3,7 @@
 
 use kvm_bindings::{
     kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
-    kvm_irqfd, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_irqfd, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use nix::libc;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
@@ -135,7 +135,6 @@ const MAIN_REQUESTS: &[Row] = &[
     kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
     request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
-    kvm_takes::<kvm_msi>("KVM_SIGNAL_MSI", 0xa5),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),

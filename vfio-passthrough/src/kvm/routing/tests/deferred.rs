@@ -1,4 +1,4 @@
-//! Vectors that wait for their routes, with a CPU whose APIC tells what arrived.
+//! Vectors whose routes are deferred, with a CPU whose APIC reports what arrived.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
@@ -18,6 +18,7 @@ const REQUESTS: usize = 0x200;
 const FIRST: u32 = 0x20;
 
 pub(super) struct Setup {
+    pub vm: Arc<VmFd>,
     pub calls: Arc<KvmCalls>,
     pub router: KvmRouter,
     cpu: VcpuFd,
@@ -31,9 +32,8 @@ impl Setup {
         apic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
         cpu.set_lapic(&apic).unwrap();
         let calls = Arc::new(KvmCalls::default());
-        let router = KvmRouter::new(vm, 24..4096, calls.clone());
-        router.shared.lock().end_prompt();
-        Some(Self { calls, router, cpu })
+        let router = KvmRouter::new(vm.clone(), 24..4096, calls.clone());
+        Some(Self { vm, calls, router, cpu })
     }
 
     /// What arrived since it was last forgotten, in the order of vectors.
@@ -61,7 +61,7 @@ impl Setup {
         self.arrived()
     }
 
-    fn commits(&self) -> u64 {
+    pub fn commits(&self) -> u64 {
         self.calls.set_gsi_routing.value()
     }
 }
@@ -82,45 +82,42 @@ fn is_readable(fd: &impl AsRawFd) -> bool {
 }
 
 #[test]
-fn vectors_unmasked_one_by_one_share_commits_and_lose_nothing() {
-    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_share_commits_and_lose_nothing")
-    else {
+fn sixteen_vectors_unmasked_one_by_one_share_a_commit() {
+    let name = "sixteen_vectors_unmasked_one_by_one_share_a_commit";
+    // Vectors, commits and irqfds; what is left is deferred.
+    for (count, commits, irqfds) in [(1, 0, 0), (3, 0, 0), (64, 4, 64), (2048, 128, 2048)] {
+        let Some(setup) = Setup::new(name) else {
+            return;
+        };
+        let _deferring = setup.router.defer_routes().unwrap();
+        let mut vectors = setup.router.allocate(count).unwrap();
+        for vector in 0..count {
+            vectors.update(&[(vector, to_cpu(vector))]).unwrap();
+        }
+        let found = (setup.commits(), setup.calls.irqfd.value());
+        assert_eq!(found, (commits, irqfds), "{count} vectors");
+    }
+}
+
+#[test]
+fn vectors_unmasked_one_by_one_lose_nothing() {
+    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_lose_nothing") else {
         return;
     };
-    let software = setup.router.software_delivery().unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
     let mut vectors = setup.router.allocate(64).unwrap();
     for vector in 0..64 {
         let trigger = vectors.trigger(vector).unwrap();
         vectors.update(&[(vector, to_cpu(vector))]).unwrap();
         trigger.write(1).unwrap();
-        software.deliver();
+        deferring.flush();
         assert_eq!(setup.arrived_at_last(1), [vector]);
     }
-    assert!(setup.commits() < 8, "{} commits", setup.commits());
-    // All over again: those that have their routes and the few that still wait.
+    assert_eq!(setup.commits(), 64, "each is in use, and must not wait");
     for vector in 0..64 {
         vectors.trigger(vector).unwrap().write(1).unwrap();
     }
-    software.deliver();
     assert_eq!(setup.arrived_at_last(64), (0..64).collect::<Vec<_>>());
-}
-
-#[test]
-fn the_first_few_have_their_routes_at_once_and_the_next_ones_wait() {
-    let name = "the_first_few_have_their_routes_at_once_and_the_next_ones_wait";
-    let Some(vm) = vm(name) else { return };
-    let calls = Arc::new(KvmCalls::default());
-    let router = KvmRouter::new(Arc::new(vm), 24..4096, calls.clone());
-    let software = router.software_delivery().unwrap();
-    let mut vectors = router.allocate(8).unwrap();
-    for vector in 0..8 {
-        vectors.update(&[(vector, to_cpu(vector))]).unwrap();
-        let routed = u64::from(vector + 1).min(3);
-        let costs = (calls.set_gsi_routing.value(), calls.irqfd.value());
-        assert_eq!(costs, (routed, routed));
-    }
-    drop(software);
-    assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), (4, 8));
 }
 
 #[test]
@@ -129,7 +126,7 @@ fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
     else {
         return;
     };
-    let _software = setup.router.software_delivery().unwrap();
+    let _deferring = setup.router.defer_routes().unwrap();
     let mut vectors = setup.router.allocate(16).unwrap();
     for vector in 0..16 {
         vectors.trigger(vector).unwrap().write(1).unwrap();
@@ -139,75 +136,76 @@ fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
     assert_eq!(setup.arrived_at_last(16), (0..16).collect::<Vec<_>>(), "nobody polled");
     vectors.trigger(3).unwrap().write(1).unwrap();
     assert_eq!(setup.arrived_at_last(1), [3]);
-    assert_eq!(setup.calls.signal_msi.value(), 0);
     vectors.update(&[(3, to_cpu(20))]).unwrap();
-    assert_eq!(setup.commits(), 1, "it waited before, and can again");
+    assert_eq!(setup.commits(), 1, "it was deferred before, and can be again");
 }
 
 #[test]
-fn a_vector_that_fires_often_costs_the_vmm_few_wakeups() {
-    let Some(setup) = Setup::new("a_vector_that_fires_often_costs_the_vmm_few_wakeups") else {
+fn a_vector_that_fires_often_wakes_the_vmm_once() {
+    let Some(setup) = Setup::new("a_vector_that_fires_often_wakes_the_vmm_once") else {
         return;
     };
-    let software = setup.router.software_delivery().unwrap();
-    let mut vectors = setup.router.allocate(1).unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
+    let mut vectors = setup.router.allocate(2).unwrap();
     vectors.update(&[(0, to_cpu(0))]).unwrap();
+    vectors.update(&[(1, to_cpu(1))]).unwrap();
     let trigger = vectors.trigger(0).unwrap();
     let mut wakeups = 0;
     for _ in 0..1000 {
         trigger.write(1).unwrap();
-        if is_readable(&software) {
+        if is_readable(&deferring) {
             wakeups += 1;
-            software.deliver();
+            deferring.flush();
         }
         assert_eq!(setup.arrived_at_last(1), [0]);
     }
-    assert_eq!((wakeups, setup.commits()), (2, 1));
+    assert_eq!((wakeups, setup.commits()), (1, 1));
+    assert_eq!(setup.calls.irqfd.value(), 2, "the other one has its route too");
 }
 
 #[test]
-fn a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked() {
-    let name = "a_waiting_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked";
+fn a_deferred_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked() {
+    let name = "a_deferred_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked";
     let Some(setup) = Setup::new(name) else {
         return;
     };
-    let software = setup.router.software_delivery().unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
     let mut vectors = setup.router.allocate(1).unwrap();
     let trigger = vectors.trigger(0).unwrap();
     vectors.update(&[(0, to_cpu(0))]).unwrap();
     trigger.write(1).unwrap();
     vectors.update(&[(0, None)]).unwrap();
     trigger.write(1).unwrap();
-    assert!(!is_readable(&software) && vectors.is_pending(0));
-    software.deliver();
+    assert!(!is_readable(&deferring) && is_signalled(&trigger));
+    deferring.flush();
     assert!(setup.arrived().is_empty());
     vectors.update(&[(0, to_cpu(5))]).unwrap();
-    assert!(is_readable(&software) && !vectors.is_pending(0));
-    software.deliver();
-    software.deliver();
-    assert_eq!(setup.arrived(), [5], "as its latest message");
-    assert_eq!((setup.commits(), setup.calls.signal_msi.value()), (0, 1));
+    assert!(is_readable(&deferring));
+    deferring.flush();
+    deferring.flush();
+    assert_eq!(setup.arrived_at_last(1), [5], "as its latest message");
+    assert_eq!(setup.commits(), 1);
 }
 
 #[test]
-fn a_vector_that_moves_waits_and_one_that_comes_back_does_not() {
-    let Some(setup) = Setup::new("a_vector_that_moves_waits_and_one_that_comes_back_does_not")
+fn a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not() {
+    let Some(setup) = Setup::new("a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not")
     else {
         return;
     };
-    let software = setup.router.software_delivery().unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
     let mut vectors = setup.router.allocate(2).unwrap();
     vectors.update(&[(0, to_cpu(0)), (1, to_cpu(1))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 2));
     vectors.update(&[(0, to_cpu(7))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 3), "its irqfd goes first");
-    vectors.trigger(0).unwrap().write(1).unwrap();
-    software.deliver();
-    assert_eq!(setup.arrived(), [7]);
     vectors.update(&[(1, None)]).unwrap();
     vectors.update(&[(1, to_cpu(1))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 5));
-    assert_eq!(setup.calls.signal_msi.value(), 1);
+    vectors.trigger(0).unwrap().write(1).unwrap();
+    deferring.flush();
+    assert_eq!(setup.arrived_at_last(1), [7]);
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 6));
 }
 
 #[test]
@@ -219,31 +217,64 @@ fn without_anybody_who_polls_every_change_is_committed_at_once() {
     let mut vectors = setup.router.allocate(4).unwrap();
     (0..2).for_each(|vector| vectors.update(&[(vector, to_cpu(vector))]).unwrap());
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
-    let software = setup.router.software_delivery().unwrap();
-    assert!(setup.router.software_delivery().is_err(), "one at a time");
+    let deferring = setup.router.defer_routes().unwrap();
+    let second = setup.router.defer_routes();
+    assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
     vectors.update(&[(2, to_cpu(2))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
-    drop(software);
+    drop(deferring);
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (3, 3));
     vectors.update(&[(3, to_cpu(3))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (4, 4));
 }
 
 #[test]
-fn vectors_that_wait_go_with_their_function() {
-    let Some(setup) = Setup::new("vectors_that_wait_go_with_their_function") else {
+fn deferred_vectors_go_with_their_function() {
+    let Some(setup) = Setup::new("deferred_vectors_go_with_their_function") else {
         return;
     };
-    let software = setup.router.software_delivery().unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
     let mut vectors = setup.router.allocate(1).unwrap();
     vectors.update(&[(0, to_cpu(0))]).unwrap();
     let trigger = vectors.trigger(0).unwrap();
     drop(vectors);
     trigger.write(1).unwrap();
-    assert!(!is_readable(&software));
-    software.deliver();
+    assert!(!is_readable(&deferring));
+    deferring.flush();
     assert!(setup.arrived().is_empty());
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (0, 0));
+}
+
+/// With 32-bit APIC IDs, KVM refuses a message whose upper address has one of its lower 8 bits set
+/// (`kvm_msi_route_invalid`), and with it the whole table.
+#[test]
+fn where_kvm_refuses_the_table_the_vmm_does_not_spin_and_nothing_is_lost() {
+    let name = "where_kvm_refuses_the_table_the_vmm_does_not_spin_and_nothing_is_lost";
+    let Some(setup) = Setup::new(name) else {
+        return;
+    };
+    let flags = u64::from(kvm_bindings::KVM_X2APIC_API_USE_32BIT_IDS);
+    let cap = kvm_bindings::kvm_enable_cap {
+        cap: kvm_bindings::KVM_CAP_X2APIC_API,
+        args: [flags, 0, 0, 0],
+        ..Default::default()
+    };
+    setup.vm.enable_cap(&cap).unwrap();
+    let deferring = setup.router.defer_routes().unwrap();
+    let mut vectors = setup.router.allocate(2).unwrap();
+    let refused = MsiMessage { address: 0x1_fee0_0000, data: FIRST };
+    vectors.update(&[(0, Some(refused))]).unwrap();
+    vectors.update(&[(1, to_cpu(1))]).unwrap();
+    let trigger = vectors.trigger(1).unwrap();
+    trigger.write(1).unwrap();
+    deferring.flush();
+    assert!(!is_readable(&deferring));
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 0));
+    vectors.update(&[(0, to_cpu(0))]).unwrap();
+    trigger.write(1).unwrap();
+    deferring.flush();
+    assert_eq!(setup.arrived_at_last(1), [1]);
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
 }
 
 /// Something that happens to four vectors.
@@ -277,7 +308,7 @@ proptest! {
             return Ok(());
         };
         let mut vectors = setup.router.allocate(4).unwrap();
-        let mut software = None;
+        let mut deferring = None;
         // The naive model: what is unmasked, and what fired and has not arrived.
         let mut unmasked: BTreeMap<u16, u16> = BTreeMap::new();
         let mut fired: BTreeSet<u16> = BTreeSet::new();
@@ -296,19 +327,21 @@ proptest! {
                     vectors.trigger(vector).unwrap().write(1).unwrap();
                     fired.insert(vector);
                 }
-                Event::Poll => software = match software.take() {
-                    None => Some(setup.router.software_delivery().unwrap()),
+                Event::Poll => deferring = match deferring.take() {
+                    None => Some(setup.router.defer_routes().unwrap()),
                     Some(_) => None,
                 },
             }
-            software.iter().for_each(SoftwareDelivery::deliver);
+            deferring.iter().for_each(DeferredRoutes::flush);
             let expected: BTreeSet<u16> =
                 fired.iter().filter_map(|vector| unmasked.get(vector).copied()).collect();
             let found = setup.arrived_at_last(expected.len());
             prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
             fired.retain(|vector| !unmasked.contains_key(vector));
-            for vector in 0..4 {
-                prop_assert_eq!(vectors.is_pending(vector), fired.contains(&vector));
+            // KVM empties the eventfd of an irqfd when the irqfd is detached.
+            for vector in (0..4).filter(|vector| !unmasked.contains_key(vector)) {
+                let trigger = vectors.trigger(vector).unwrap();
+                prop_assert_eq!(is_signalled(&trigger), fired.contains(&vector));
             }
         }
         drop(vectors);
