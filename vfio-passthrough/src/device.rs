@@ -33,7 +33,7 @@ impl FunctionDevice {
     /// its config space.
     pub fn new(address: PciAddress, device: Arc<dyn Device>) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
-            let reason = "VFIO does not call it a PCI device";
+            let reason = "it is not a PCI function (VFIO_DEVICE_FLAGS_PCI is not set)";
             return Err(Error::NotUsable { address, reason });
         }
         let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;

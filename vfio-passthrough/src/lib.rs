@@ -9,10 +9,10 @@
 //!                              |                |
 //!   function            config overlay       windows       MSI-X table -> plan -> binding
 //!     (pci, bars, irq)         |                |                           |
-//!   backend             region reads,         mmap                      SET_IRQS   DmaSpace:
-//!     (group)           and writes              |                           |     MAP_DMA, UNMAP_DMA
-//!   Linux                /dev/vfio/N: vfio-pci  |                        eventfds  /dev/vfio/vfio:
-//!                                               |                           |     type1v2
+//!   backend             region reads,         mmap                      SET_IRQS  DmaSpace:
+//!     (group)           and writes              |                           |    MAP_DMA, UNMAP_DMA
+//!   Linux                /dev/vfio/N: vfio-pci  |                        eventfds /dev/vfio/vfio:
+//!                                               |                           |    type1v2
 //!   VmmServices                            MemorySlots                  MsiRouter: irqfds, routes
 //!     (host, kvm)                KVM_SET_USER_MEMORY_REGION   KVM_IRQFD, KVM_SET_GSI_ROUTING
 //! ```

@@ -247,8 +247,8 @@ pub trait Device: Send + Sync {
     /// `EINVAL` if this process has not attached the group of one of the functions.
     fn reset_bus(&self) -> io::Result<()>;
 
-    /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`.
-    /// Calls that are under way in other threads end first: the last of them closes the file. The
+    /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`. It
+    /// does not wait for calls under way in other threads: the last of them closes the file. The
     /// kernel then disables the remaining interrupts. It releases the device when the region
     /// mappings are unmapped too.
     fn close(&self);
