@@ -1,21 +1,24 @@
 //! The port to the kernel: two traits, for an I/O address space and for a device, and their
 //! implementations.
 //!
-//! [`group`] implements them on VFIO's legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2)
-//! and vfio-ioctls. All `unsafe` of the crate's core is in this folder. The code above it is safe
-//! code on these two traits.
+//! The module `type1` implements an address space on VFIO's legacy interface (`/dev/vfio/vfio`,
+//! type1v2). [`context`](crate::context) implements a device of a group (`/dev/vfio/N`). All
+//! `unsafe` of the crate's core is in this folder. The code above it is safe code on these two
+//! traits.
 
 mod adjacent;
-pub mod group;
 mod info;
-mod ioctl;
+pub(crate) mod ioctl;
 mod kernel_mapping;
 mod limits;
 mod mmap;
 pub mod sysfs;
+pub(crate) mod type1;
 
 use std::io;
 use std::sync::Arc;
+
+pub use type1::ContainerError;
 
 pub(crate) use adjacent::AdjacentMemory;
 pub(crate) use kernel_mapping::KernelMapping;
