@@ -21,12 +21,15 @@ pub struct PciAddress {
 pub struct ParsePciAddressError(String);
 
 impl PciAddress {
-    /// The address in the numbers of the kernel's interfaces. `devfn` is device and function in one byte (PCI_DEVFN, linux/pci.h).
+    /// The address in the numbers of the kernel's interfaces. `devfn` is device and function in one
+    /// byte (PCI_DEVFN, linux/pci.h).
     pub(crate) const fn new(domain: u32, bus: u8, devfn: u8) -> Self {
         Self { domain, bus, device: devfn >> 3, function: devfn & 0b111 }
     }
 
-    /// The address in the last component of a sysfs path such as `/sys/bus/pci/devices/0000:01:00.0`. The path is not resolved: a symbolic link counts by its own name.
+    /// The address in the last component of a sysfs path such as
+    /// `/sys/bus/pci/devices/0000:01:00.0`. The path is not resolved: a symbolic link counts by its
+    /// own name.
     ///
     /// # Errors
     ///
@@ -73,7 +76,8 @@ impl fmt::Display for PciAddress {
     }
 }
 
-/// An I/O virtual address in bytes: the address that a device uses for DMA, and that the IOMMU translates.
+/// An I/O virtual address in bytes: the address that a device uses for DMA, and that the IOMMU
+/// translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Iova(pub u64);
 
@@ -104,12 +108,14 @@ impl BarIndex {
         (0..Self::COUNT).map(Self)
     }
 
-    /// The number: 0 to 5, or 6 for the ROM. VFIO's region indexes are the same numbers (`VFIO_PCI_BAR0_REGION_INDEX` to `VFIO_PCI_ROM_REGION_INDEX`, linux/vfio.h).
+    /// The number: 0 to 5, or 6 for the ROM. VFIO's region indexes are the same numbers
+    /// (`VFIO_PCI_BAR0_REGION_INDEX` to `VFIO_PCI_ROM_REGION_INDEX`, linux/vfio.h).
     pub const fn number(self) -> u8 {
         self.0
     }
 
-    /// The next register, which a 64-bit BAR uses for its upper half. `None` after BAR5 and for the ROM.
+    /// The next register, which a 64-bit BAR uses for its upper half. `None` after BAR5 and for the
+    /// ROM.
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).and_then(Self::new)
     }
@@ -137,7 +143,8 @@ impl ByteRange {
         }
     }
 
-    /// The bytes from `start` up to, but not including, `end`. The range is empty if `end` is not above `start`.
+    /// The bytes from `start` up to, but not including, `end`. The range is empty if `end` is not
+    /// above `start`.
     pub const fn between(start: u64, end: u64) -> Self {
         Self { start, size: end.saturating_sub(start) }
     }
@@ -191,7 +198,8 @@ impl ByteRange {
         parts.into_iter().filter(|part| !part.is_empty())
     }
 
-    /// The largest range inside this one whose start and end are multiples of `unit`. `unit` must be a power of two.
+    /// The largest range inside this one whose start and end are multiples of `unit`. `unit` must
+    /// be a power of two.
     pub fn shrink_to(self, unit: u64) -> Self {
         let mask = unit.saturating_sub(1);
         match self.start.checked_add(mask) {
@@ -200,7 +208,8 @@ impl ByteRange {
         }
     }
 
-    /// The smallest range around this one whose start and end are multiples of `unit`. `unit` must be a power of two.
+    /// The smallest range around this one whose start and end are multiples of `unit`. `unit` must
+    /// be a power of two.
     pub fn grow_to(self, unit: u64) -> Self {
         let mask = unit.saturating_sub(1);
         Self::between(self.start & !mask, self.end().saturating_add(mask) & !mask)

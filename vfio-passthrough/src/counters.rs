@@ -1,4 +1,5 @@
-//! Counters of calls to the kernel and of guest accesses that trapped. They are statistics: no code of this crate depends on a value.
+//! Counters of calls to the kernel and of guest accesses that trapped. They are statistics: no code
+//! of this crate depends on a value.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,7 +68,8 @@ counters! {
 }
 
 counters! {
-    /// Guest accesses to one function that trapped into the VMM, and peer-to-peer mappings of its BARs.
+    /// Guest accesses to one function that trapped into the VMM, and peer-to-peer mappings of its
+    /// BARs.
     FunctionTraps {
         /// Reads of config space.
         config_reads,

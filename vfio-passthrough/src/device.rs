@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::irq::IrqIndex;
 use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 
-/// The number of warnings that one function logs about failed accesses. The limit keeps a guest from filling the host's log.
+/// The number of warnings that one function logs about failed accesses. The limit keeps a guest
+/// from filling the host's log.
 const MAX_WARNINGS: u32 = 16;
 
 /// The first 256 bytes of config space.
@@ -28,10 +29,11 @@ pub(crate) struct FunctionDevice {
 }
 
 impl FunctionDevice {
-    /// Checks that the device is behind vfio-pci (`VFIO_DEVICE_FLAGS_PCI`), and gets the region of its config space.
+    /// Checks that the device is behind vfio-pci (`VFIO_DEVICE_FLAGS_PCI`), and gets the region of
+    /// its config space.
     pub fn new(address: PciAddress, device: Arc<dyn Device>) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
-            let reason = "VFIO does not call it a PCI device";
+            let reason = "it is not a PCI function (VFIO_DEVICE_FLAGS_PCI is not set)";
             return Err(Error::NotUsable { address, reason });
         }
         let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;
@@ -140,7 +142,8 @@ fn region(address: PciAddress, device: &dyn Device, region: u32) -> Result<Regio
     device.region(region).map_err(|source| Error::Region { address, operation, region, source })
 }
 
-/// Collects the results of steps that are all carried out. It keeps the first error and logs the others.
+/// Collects the results of steps that are all carried out. It keeps the first error and logs the
+/// others.
 pub(crate) struct FirstError<'a> {
     device: &'a FunctionDevice,
     result: Result<(), Error>,

@@ -10,9 +10,9 @@
 //!   function            config overlay       windows       MSI-X table -> plan -> binding
 //!     (pci, bars, irq)         |                |                           |
 //!   backend             region reads,         mmap                      SET_IRQS   DmaSpace:
-//!     (group)           and writes              |                           |      MAP_DMA, UNMAP_DMA
-//!   Linux                /dev/vfio/N: vfio-pci  |                        eventfds  /dev/vfio/vfio:
-//!                                               |                           |      type1v2
+//!     (context, type1)  and writes              |                           |       MAP_DMA,
+//!   Linux                /dev/vfio/N: vfio-pci  |                        eventfds   UNMAP_DMA
+//!                                               |                           |       /dev/vfio/vfio
 //!   VmmServices                            MemorySlots                  MsiRouter: irqfds, routes
 //!     (host, kvm)                KVM_SET_USER_MEMORY_REGION   KVM_IRQFD, KVM_SET_GSI_ROUTING
 //! ```
@@ -29,8 +29,8 @@
 //! # The order of calls
 //!
 //! 1. [`IommuContext::open`], then [`IommuContext::link`] with the hypervisor's VFIO device.
-//! 2. [`IommuContext::open_device`] for every device. This attaches the IOMMU groups. The ranges that
-//!    the IOMMU can map are known only after the last one.
+//! 2. [`IommuContext::open_device`] for every device. This attaches the IOMMU groups. The ranges
+//!    that the IOMMU can map are known only after the last one.
 //! 3. [`DmaSpace::iova_ranges`], to lay out guest memory. Then [`dma::allow_locked_memory`] and
 //!    [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`] for every device, with [`VmmServices`]. Then
@@ -55,8 +55,8 @@
 //!   cannot program the MSI-X table, and areas that cannot be mapped do not work.
 //! - Map all guest memory that devices access, with [`DmaSpace::map_all`], before the guest enables
 //!   bus mastering. Otherwise the IOMMU blocks the DMA.
-//! - Link the container to the hypervisor with [`IommuContext::link`]. Otherwise KVM does not learn of
-//!   non-coherent DMA (Documentation/virt/kvm/devices/vfio.rst), and VFIO drivers that need KVM
+//! - Link the context to the hypervisor with [`IommuContext::link`]. Otherwise KVM does not learn
+//!   of non-coherent DMA (Documentation/virt/kvm/devices/vfio.rst), and VFIO drivers that need KVM
 //!   refuse to open their device.
 //! - Carry out the effects that a call returns:
 //!   - [`slots_freed`](ConfigEffects::slots_freed): call [`PassthroughFunction::retry_placement`]

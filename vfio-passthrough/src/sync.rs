@@ -1,4 +1,5 @@
-//! The lock of a function: that of std, or with `--cfg shuttle` one whose scheduler a test controls.
+//! The lock of a function: that of std, or with `--cfg shuttle` one whose scheduler a test
+//! controls.
 
 #[cfg(shuttle)]
 pub use shuttle::sync::{Mutex, MutexGuard};

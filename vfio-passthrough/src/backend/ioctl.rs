@@ -46,12 +46,13 @@ fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `VFIO_GET_API_VERSION` and `VFIO_CHECK_EXTENSION`: whether a file is a container with a type1v2 IOMMU.
+/// `VFIO_GET_API_VERSION` and `VFIO_CHECK_EXTENSION`: whether a file is a container that supports a
+/// type1v2 IOMMU.
 pub(super) fn is_type1_container(file: &impl AsRawFd) -> bool {
-    // SAFETY: the call takes no argument; the kernel touches no memory of ours.
+    // SAFETY: the call takes no argument; the kernel accesses no memory of this process.
     let version = unsafe { ioctl(file, VFIO_GET_API_VERSION()) };
     let extension = sys::VFIO_TYPE1v2_IOMMU.into();
-    // SAFETY: the argument is a number; the kernel touches no memory of ours.
+    // SAFETY: the argument is a number; the kernel accesses no memory of this process.
     let has_type1 = unsafe { ioctl_with_val(file, VFIO_CHECK_EXTENSION(), extension) };
     u32::try_from(version) == Ok(sys::VFIO_API_VERSION) && has_type1 > 0
 }
@@ -60,7 +61,7 @@ pub(super) fn is_type1_container(file: &impl AsRawFd) -> bool {
 ///
 /// # Safety
 ///
-/// That of [`AddressSpace::map`](super::AddressSpace::map).
+/// The contract of [`AddressSpace::map`](super::AddressSpace::map).
 pub(super) unsafe fn map_dma(
     container: &impl AsRawFd,
     iova: u64,
@@ -74,12 +75,12 @@ pub(super) unsafe fn map_dma(
         iova,
         size,
     };
-    // SAFETY: the kernel reads the struct, which lives until the call returns, and lets devices write to the memory,
-    // which the caller promises to keep.
+    // SAFETY: the kernel reads the struct, which lives until the call returns. It lets devices
+    // write to the memory, which the caller keeps by contract.
     check(unsafe { ioctl_with_ref(container, VFIO_IOMMU_MAP_DMA(), &call) })
 }
 
-/// `VFIO_IOMMU_UNMAP_DMA`: `EINVAL` where less than all of it was mapped.
+/// `VFIO_IOMMU_UNMAP_DMA`. It is `EINVAL` if a part of the range was not mapped.
 pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::Result<()> {
     let mut call = sys::vfio_iommu_type1_dma_unmap {
         argsz: argsz::<sys::vfio_iommu_type1_dma_unmap>(),
@@ -87,9 +88,9 @@ pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::R
         size,
         ..Default::default()
     };
-    // SAFETY: the kernel reads and writes the struct, which is lent to it until the call returns.
+    // SAFETY: the kernel reads and writes the struct, which lives until the call returns.
     check(unsafe { ioctl_with_mut_ref(container, VFIO_IOMMU_UNMAP_DMA(), &mut call) })?;
-    // The kernel writes how many bytes it unmapped.
+    // The kernel writes the number of unmapped bytes.
     if call.size == size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 

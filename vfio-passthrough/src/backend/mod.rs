@@ -1,9 +1,10 @@
 //! The port to the kernel: two traits, for an I/O address space and for a device, and their
 //! implementations.
 //!
-//! [`group`] implements them on VFIO's legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2)
-//! and vfio-ioctls. All `unsafe` of the crate's core is in this folder. The code above it is safe
-//! code on these two traits.
+//! The module `type1` implements an address space on VFIO's legacy interface (`/dev/vfio/vfio`,
+//! type1v2). [`context`](crate::context) implements a device of a group (`/dev/vfio/N`). All
+//! `unsafe` of the crate's core is in this folder. The code above it is safe code on these two
+//! traits.
 
 mod adjacent;
 mod info;
@@ -249,8 +250,8 @@ pub trait Device: Send + Sync {
     /// `EINVAL` if this process has not attached the group of one of the functions.
     fn reset_bus(&self) -> io::Result<()>;
 
-    /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`.
-    /// Calls that are under way in other threads end first: the last of them closes the file. The
+    /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`. It
+    /// does not wait for calls under way in other threads: the last of them closes the file. The
     /// kernel then disables the remaining interrupts. It releases the device when the region
     /// mappings are unmapped too.
     fn close(&self);

@@ -33,7 +33,7 @@ pub(crate) fn regions(device: &FunctionDevice) -> Result<Vec<RegionInfo>, Error>
 }
 
 impl Bars {
-    /// `regions` are those of [`regions`].
+    /// `regions` is the result of the function [`regions`].
     pub fn new(device: Arc<FunctionDevice>, bars: Vec<Bar>, regions: Vec<RegionInfo>) -> Self {
         Self { device, bars, regions, rom: OnceLock::new() }
     }

@@ -36,8 +36,8 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaSpace {
-    /// A DMA space with one address space of the kernel. A [`IommuContext`](crate::IommuContext) has its
-    /// own: [`IommuContext::dma`](crate::IommuContext::dma).
+    /// A DMA space with one address space of the kernel. An [`IommuContext`](crate::IommuContext)
+    /// has its own: [`IommuContext::dma`](crate::IommuContext::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
         Self { state: Arc::new(Mutex::new(State::of(space))) }
     }

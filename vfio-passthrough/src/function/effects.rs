@@ -3,9 +3,10 @@
 use super::{PassthroughFunction, State};
 use crate::address::ByteRange;
 
-/// All that a VMM has to do because of a call. The value is made under the function's lock. Two
-/// vCPUs can change one function at once, and carry out their effects in either order. The larger
-/// [`sequence`](Self::sequence) is newer. [`coalesced_writes`](Self::coalesced_writes) and
+/// All that a VMM has to do because of a call. The value is made under the function's lock.
+///
+/// Two vCPUs can change one function at once, and carry out their effects in either order. The
+/// larger [`sequence`](Self::sequence) is newer. [`coalesced_writes`](Self::coalesced_writes) and
 /// [`bars`](Self::bars) are the whole state, not a difference: a VMM keeps the largest `sequence`
 /// that it applied, and ignores older values. [`slots_freed`](Self::slots_freed) is an event: a VMM
 /// handles it in any order.
