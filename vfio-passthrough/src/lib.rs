@@ -28,7 +28,7 @@
 //! 1. [`Container::open`], and [`Container::link`] with the hypervisor's VFIO device.
 //! 2. [`Container::open_device`] for every device: groups are attached here, and only then it is known what
 //!    the IOMMU can map.
-//! 3. [`DmaSpace::reach`], to lay out guest memory; [`dma::allow_locked_memory`]; [`DmaSpace::map_all`].
+//! 3. [`DmaSpace::iova_ranges`], to lay out guest memory; [`dma::allow_locked_memory`]; [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`]; BARs are placed by writing their registers, as firmware does.
 //! 5. While the guest runs: [`PassthroughFunction::request_event`] and [`PassthroughFunction::error_event`] are polled.
 //! 6. When the guest is gone: [`PassthroughFunction::shutdown`] first, then the mappings.
