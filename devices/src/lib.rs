@@ -1,15 +1,12 @@
 //! The fixed hardware of the guest: PCI root bus, serial port, reset and power.
 //!
-//! Everything here sits on the buses of [`vm_device`] and knows neither KVM nor VFIO. What is assigned
-//! to the guest joins the PCI root bus as a [`PciFunction`].
+//! Each device sits on a bus of [`vm_device`] and knows neither KVM nor VFIO. An assigned function
+//! joins the PCI root bus as a [`PciFunction`].
 //!
-//! A PC's other fixed hardware (i8042, CMOS clock, PIT, VGA) is absent on purpose, and the ACPI tables
-//! of the VMM say so: a guest that is told does not spend exits on finding out.
+//! The guest has no i8042, CMOS clock, PIT or VGA. The VMM's ACPI tables state that they are
+//! absent, so that the guest spends no exits on probing for them.
 
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails"))]
 
 mod pci;
 mod power;

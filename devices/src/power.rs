@@ -1,42 +1,42 @@
 //! Reset and power-off: the sleep registers of hardware-reduced ACPI and the reset register.
 //!
-//! Hardware-reduced ACPI (ACPI 6.5, 4.1) costs a guest the fewest exits: there is no PM timer, no
-//! event block and no SCI to probe, and S5 is one write.
+//! Hardware-reduced ACPI (ACPI 6.5, 4.1) costs a guest the fewest exits: it has no PM timer, no
+//! event block and no SCI, and S5 is one write.
 
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
-/// The sleep type that `_S5` in the DSDT names.
+/// The value of the sleep type field for S5, as `_S5` in the DSDT declares it.
 pub const SLEEP_TYPE_S5: u8 = 5;
-/// The value that the FADT tells the guest to write to the reset register.
+/// The value that resets the guest when written to the reset register; the FADT declares it.
 pub const RESET_VALUE: u8 = 0x01;
 
-/// Bit 5 of the sleep control register: go (ACPI 6.5, 4.8.3.7).
+/// Bit 5 of the sleep control register: enter the sleep state (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// Bits 4:2 of the sleep control register: the sleep type.
 const SLEEP_TYPE: u8 = 0b111 << 2;
 
-/// What the guest asked for.
+/// A guest's request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PowerRequest {
-    /// Sleep state S5.
+    /// The guest entered sleep state S5.
     PowerOff,
-    /// A reset.
+    /// The guest wrote the reset register.
     Reset,
 }
 
-/// Who hears of the guest's requests.
+/// Receives the guest's power requests.
 pub trait PowerSink: Send + Sync {
-    /// The guest asked for this; it may ask again before it stops.
+    /// Handles one request. The guest may make several before the VMM stops it.
     fn request(&self, request: PowerRequest);
 }
 
-/// The ports of reset and sleep.
+/// The sleep and reset registers, as a device on the port bus.
 pub struct PowerControl<S> {
     sink: S,
 }
 
-/// Where the registers are; these do not depend on who hears of them.
+/// Port numbers, which do not depend on the sink.
 impl PowerControl<()> {
     /// The first port.
     pub const BASE: u16 = 0x604;
@@ -46,19 +46,19 @@ impl PowerControl<()> {
     pub const SLEEP_CONTROL: u16 = Self::BASE;
     /// The sleep status register.
     pub const SLEEP_STATUS: u16 = Self::BASE + 1;
-    /// The reset register: not 0xCF9, which shares its dword with the PCI address register.
+    /// The reset register. It is not at 0xCF9, because that is within the PCI address register.
     pub const RESET: u16 = Self::BASE + 2;
 }
 
 impl<S: PowerSink> PowerControl<S> {
-    /// Registers whose writes reach `sink`.
+    /// Registers that pass requests to `sink`.
     pub fn new(sink: S) -> Self {
         Self { sink }
     }
 }
 
 impl<S: PowerSink> DevicePio for PowerControl<S> {
-    /// Both sleep registers and the reset register read zero: never asleep, never reset.
+    /// All registers read zero: no sleep or reset is in progress.
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
         data.fill(0);
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn s5_powers_off_and_other_sleep_types_do_not() {
+    fn only_sleep_type_s5_powers_off() {
         assert_eq!(written(PowerControl::SLEEP_CONTROL, 0x34), [PowerRequest::PowerOff]);
         for value in [0x14, 0x30, 0x00] {
             assert_eq!(written(PowerControl::SLEEP_CONTROL, value), [], "{value:#x}");
@@ -104,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn the_reset_register_takes_its_value_only() {
+    fn only_the_reset_value_resets() {
         assert_eq!(written(PowerControl::RESET, RESET_VALUE), [PowerRequest::Reset]);
         assert_eq!(written(PowerControl::RESET, 0x02), []);
     }
 
     #[test]
-    fn the_status_register_does_nothing_and_reads_zero() {
+    fn status_register_ignores_writes_and_reads_zero() {
         let requests = Requests::default();
         let power = PowerControl::new(&requests);
         power.pio_write(PioAddress(PowerControl::SLEEP_CONTROL), 1, &[0x34]);

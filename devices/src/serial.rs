@@ -1,4 +1,4 @@
-//! The serial port COM1: a 16550A whose other end is any [`Write`].
+//! The serial port COM1: a 16550A that sends its output to a [`Write`].
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -11,18 +11,18 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The serial port took no input.
+/// Why the serial port could not receive input.
 #[derive(Debug, Error)]
 pub enum SerialError {
-    /// A thread died in the middle of an access.
-    #[error("the serial port is unusable since a thread panicked in it")]
+    /// A thread panicked during an access.
+    #[error("the serial port is unusable because a thread panicked while it used it")]
     Poisoned,
-    /// The interrupt's eventfd could not be written.
-    #[error("the interrupt of the serial port could not be signalled: {0}")]
+    /// A write to the interrupt's eventfd failed.
+    #[error("cannot signal the interrupt of the serial port: {0}")]
     Interrupt(String),
 }
 
-/// The interrupt line, an irqfd in the host.
+/// The eventfd of the interrupt line; an irqfd on it injects the interrupt.
 struct Interrupt(EventFd);
 
 impl Trigger for Interrupt {
@@ -33,9 +33,9 @@ impl Trigger for Interrupt {
     }
 }
 
-/// Says when the receive FIFO has room again, to a host that found it full.
+/// Signals that the receive FIFO is empty after [`Serial::receive`] found it full.
 struct Drained {
-    awaited: AtomicBool,
+    is_awaited: AtomicBool,
     signal: EventFd,
 }
 
@@ -45,14 +45,14 @@ impl SerialEvents for Drained {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        if self.awaited.swap(false, Ordering::Relaxed) {
-            // A full counter already wakes the reader.
+        if self.is_awaited.swap(false, Ordering::Relaxed) {
+            // The write fails only if the counter is full; then the reader wakes up anyway.
             let _ = self.signal.write(1);
         }
     }
 }
 
-/// COM1.
+/// COM1, as a device on the port bus.
 pub struct Serial<W: Write> {
     uart: Mutex<Uart<Interrupt, Drained, W>>,
 }
@@ -62,21 +62,25 @@ impl<W: Write> Serial<W> {
     pub const BASE: u16 = 0x3f8;
     /// The number of ports.
     pub const SIZE: u16 = 8;
-    /// The interrupt that PCs give to COM1.
+    /// COM1's GSI on a PC.
     pub const GSI: u32 = 4;
 
-    /// A port that writes to `output`, interrupts by `interrupt`, and writes to `drained` when the guest
-    /// has emptied a receive FIFO that [`Serial::receive`] had found full.
+    /// A port that writes to `output` and signals `interrupt`. It signals `drained` when the guest
+    /// has emptied a receive FIFO that [`Serial::receive`] found full.
     pub fn new(interrupt: EventFd, drained: EventFd, output: W) -> Self {
-        let drained = Drained { awaited: AtomicBool::new(false), signal: drained };
+        let drained = Drained { is_awaited: AtomicBool::new(false), signal: drained };
         Self { uart: Mutex::new(Uart::with_events(Interrupt(interrupt), drained, output)) }
     }
 
-    /// Gives the guest as much of `input` as the receive FIFO takes, and returns how much that was.
+    /// Puts as much of `input` as fits into the receive FIFO, and returns the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`SerialError`], if a thread panicked in the port or the interrupt cannot be signalled.
     pub fn receive(&self, input: &[u8]) -> Result<usize, SerialError> {
         let mut uart = self.uart.lock().map_err(|_| SerialError::Poisoned)?;
         let fits = input.len().min(uart.fifo_capacity());
-        uart.events().awaited.store(fits < input.len(), Ordering::Relaxed);
+        uart.events().is_awaited.store(fits < input.len(), Ordering::Relaxed);
         match input.get(..fits) {
             Some(input) if fits > 0 => {
                 uart.enqueue_raw_bytes(input).map_err(|e| SerialError::Interrupt(format!("{e:?}")))
@@ -91,8 +95,8 @@ fn register(offset: PioAddressOffset) -> u8 {
     register
 }
 
-/// The registers are bytes; a wider access does what a byte access to its first port does, as does each
-/// byte of a string instruction, which arrives as one wide access.
+/// The registers have one byte. KVM reports a string instruction as one wide access, so each byte
+/// of a wide access is an access to its first port.
 impl<W: Write> DevicePio for Serial<W> {
     fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         match self.uart.lock() {
@@ -103,7 +107,7 @@ impl<W: Write> DevicePio for Serial<W> {
 
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         if let Ok(mut uart) = self.uart.lock() {
-            // Output that nobody takes is lost, as on a cable that is unplugged; the guest goes on.
+            // If the output fails, the byte is lost, as on an unplugged cable.
             data.iter().for_each(|byte| drop(uart.write(register(offset), *byte)));
         }
     }
@@ -152,14 +156,14 @@ mod tests {
     const INTERRUPT_ENABLE: u16 = 1;
 
     #[test]
-    fn a_string_write_puts_out_every_byte() {
+    fn writes_every_byte_of_a_string_instruction() {
         let port = port();
         port.serial.pio_write(BASE, 0, b"hello");
         assert_eq!(*port.output.0.lock().unwrap(), b"hello");
     }
 
     #[test]
-    fn input_interrupts_and_is_read_in_order() {
+    fn interrupts_for_input_and_returns_it_in_order() {
         let port = port();
         port.serial.pio_write(BASE, INTERRUPT_ENABLE, &[1]);
         assert_eq!(port.serial.receive(b"ab").unwrap(), 2);
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_fifo_takes_part_of_the_input_and_says_when_it_is_empty() {
+    fn signals_when_the_guest_has_emptied_a_full_fifo() {
         let port = port();
         let taken = port.serial.receive(&[b'x'; 200]).unwrap();
         assert!((1..200).contains(&taken));
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_room_that_was_there() {
+    fn signals_nothing_if_the_input_did_fit() {
         let port = port();
         port.serial.receive(b"a").unwrap();
         port.serial.pio_read(BASE, 0, &mut [0]);

@@ -1,10 +1,7 @@
-//! The guest's physical layout: [`Layout`] is planned once, purely, from what the guest needs and what the
-//! IOMMU can reach.
+//! The guest's physical layout. [`Layout::plan`] is a pure function from what the guest needs and
+//! what the IOMMU can reach to the addresses of RAM and BARs.
 
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails"))]
 
 mod layout;
 mod range;

@@ -82,11 +82,11 @@ fn hardware(
         device.resample().unwrap();
         let _ = device.dma_write(iommu, Iova(random.next(0x1000) & !3), &[7; 4]);
         if let Some(faults) = faults {
-            faults.strike(random.next(20)..20, Fault::Errno(libc::EIO));
+            faults.inject(random.next(20)..20, Fault::Errno(libc::EIO));
         }
     }
     if let Some(faults) = faults {
-        faults.heal();
+        faults.clear();
     }
 }
 

@@ -79,7 +79,7 @@ fn attach_use_detach(
     }
     let _ = function.config_write(0x42, &0x8000_u16.to_le_bytes());
     device.raise(1).unwrap();
-    assert_eq!(usize::try_from(VECTORS).unwrap(), device.irqs().bound());
+    assert_eq!(usize::try_from(VECTORS).unwrap(), device.irqs().bound.len());
     function.shutdown().unwrap();
     drop(mapping);
 }

@@ -132,7 +132,8 @@ impl Memory {
     /// The size in bytes of the pages that it is planned in: regions of RAM begin and end at
     /// multiples of it.
     pub(crate) fn page(&self) -> u64 {
-        // A region that begins on a huge page can have huge pages in the host and in the guest alike.
+        // A region that begins on a huge page can have huge pages in the host and in the guest
+        // alike.
         self.hugepages.unwrap_or(HugePages::Size2M).bytes()
     }
 }

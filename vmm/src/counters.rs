@@ -26,11 +26,12 @@ impl Clone for Count {
     }
 }
 
-/// How many places one device counts apart. A guest that goes through more is counted all the same, in
-/// [`Accesses`].
+/// How many places one device counts apart. A guest that goes through more is counted all the same,
+/// in [`Accesses`].
 const PLACES: usize = 1024;
 
-/// Where a guest traps: a count a place. A place is a port, or an offset from where the device begins in memory.
+/// Where a guest traps: a count a place. A place is a port, or an offset from where the device
+/// begins in memory.
 #[derive(Debug, Default)]
 pub(crate) struct PlaceCounts(Mutex<BTreeMap<u64, u64>>);
 
@@ -182,8 +183,8 @@ struct Traps {
     interrupts: BTreeMap<String, u64>,
 }
 
-/// Traps into the BARs of one assigned function, by their pages: those of BAR0 are `bars[0]`, those of the ROM
-/// the last.
+/// Traps into the BARs of one assigned function, by their pages: those of BAR0 are `bars[0]`, those
+/// of the ROM the last.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct BarAccessCounts([PlaceCounts; 7]);
 

@@ -1,12 +1,12 @@
 //! A small KVM VMM that boots a Linux guest with PCI devices of the host assigned to it.
 //!
-//! [`main`] is the program. Its rooms, of which each imports from those before it only: `config` (what was asked
-//! for), `host` (what is had of the host), `guest` (what the guest is), `passthrough` (the assigned devices), `run`
-//! (while the guest runs). `cli` parses the command line into `config`; `prepare` has the commands that look at the
-//! host and hand devices to VFIO.
+//! [`main`] is the program. Its rooms, of which each imports from those before it only: `config`
+//! (what was asked for), `host` (what is had of the host), `guest` (what the guest is),
+//! `passthrough` (the assigned devices), `run` (while the guest runs). `cli` parses the command
+//! line into `config`; `prepare` has the commands that look at the host and hand devices to VFIO.
 //!
-//! The main thread waits for events; one thread a CPU runs the guest. Each part ends what it began when it is
-//! dropped.
+//! The main thread waits for events; one thread a CPU runs the guest. Each part ends what it began
+//! when it is dropped.
 //!
 //! What is public here is for the tests and tools of this repository.
 
@@ -39,7 +39,9 @@ pub use error::Error;
 pub use guest::boot::{Boot, DEFAULT_CMDLINE, Kernel, Platform};
 pub use guest::memory::Ram;
 pub use host::files::Opened;
-pub use host::seccomp::{Filter, prepare as prepare_seccomp, rows as seccomp_rows};
+pub use host::seccomp::{
+    prepare as prepare_seccomp, restrict as restrict_thread, rows as seccomp_rows,
+};
 
 use cli::{Command, PrepareCommand};
 use host::logs::Style;

@@ -1,4 +1,4 @@
-//! Configuration access through memory (PCI Express 6.0, 7.2.2): one exit an access.
+//! Configuration access through memory (PCI Express 6.0, 7.2.2). Each access is one exit.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ impl Ecam {
     /// Bytes of one bus: 256 functions of 4 KiB.
     pub const SIZE: u64 = 1 << 20;
 
-    /// The window through which `root` is configured.
+    /// An ECAM window onto the functions of `root`.
     pub fn new(root: Arc<PciRoot>) -> Self {
         Self { root }
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_offset_names_function_and_register() {
+    fn selects_function_and_register_by_the_offset() {
         let mut root = PciRoot::new();
         let function = TestFunction::at(0, 0);
         root.insert(5, function.clone()).unwrap();
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_beyond_bus_0_are_all_ones() {
+    fn reads_all_ones_beyond_bus_0() {
         let ecam = Ecam::new(Arc::new(PciRoot::new()));
         let mut data = [0; 4];
         ecam.mmio_read(MmioAddress(0), Ecam::SIZE, &mut data);

@@ -2,14 +2,14 @@
 
 use super::{PciFunction, SlotsFreed};
 
-/// A host bridge without registers of its own: it identifies itself and ignores writes.
+/// A host bridge that has an identity and a class, and ignores writes.
 ///
-/// Linux wants a host bridge on bus 0 before it trusts mechanism #1.
+/// Linux uses configuration mechanism #1 only if it finds a host bridge on bus 0.
 #[derive(Debug, Default)]
 pub struct HostBridge;
 
-/// Vendor and device: Red Hat's generic PCI Express host bridge, which no driver binds and every
-/// operating system accepts.
+/// Vendor and device ID of Red Hat's generic PCI Express host bridge. No driver binds to it, and
+/// every operating system accepts it.
 const IDENTITY: u32 = 0x0008_1b36;
 /// Class 06 (bridge), subclass 00 (host), interface 00 (PCI Code and ID Assignment 1.11, 1.7).
 const CLASS: u32 = 0x0600_0000;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_host_bridge_at_any_width() {
+    fn reads_as_a_host_bridge_at_any_width() {
         let read = |offset, data: &mut [u8]| HostBridge.config_read(offset, data);
         let mut id = [0; 4];
         read(0, &mut id);
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_change_nothing() {
+    fn ignores_writes() {
         HostBridge.config_write(0, &[0xff; 4]);
         let mut id = [0; 2];
         HostBridge.config_read(0, &mut id);

@@ -10,7 +10,7 @@ use super::PciRoot;
 
 /// The ports 0xCF8 to 0xCFF.
 ///
-/// The guest serializes its accesses to this pair of registers itself, as it must on real hardware.
+/// The guest must serialize its accesses to this pair of registers, as on hardware.
 pub struct ConfigPorts {
     root: Arc<PciRoot>,
     address: AtomicU32,
@@ -25,13 +25,13 @@ impl ConfigPorts {
     /// The number of ports.
     pub const SIZE: u16 = 8;
 
-    /// The ports through which `root` is configured.
+    /// Configuration ports for the functions of `root`.
     pub fn new(root: Arc<PciRoot>) -> Self {
         Self { root, address: AtomicU32::new(0) }
     }
 
-    /// The function and register that a data access at `offset` names; none while not enabled or not on bus
-    /// 0.
+    /// The function and register of a data access at `offset`; `None` if the address register is
+    /// disabled or selects another bus than 0.
     fn target(&self, offset: PioAddressOffset) -> Option<(u8, u16)> {
         let address = self.address.load(Ordering::Relaxed);
         let [register, devfn, bus, _] = address.to_le_bytes();
@@ -53,7 +53,8 @@ impl DevicePio for ConfigPorts {
         }
     }
 
-    /// Only dword writes reach the address register; narrower ones belong to other devices at these ports.
+    /// Only a dword write sets the address register. Narrower writes address other devices at the
+    /// same ports, such as 0xCF9.
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         if offset == 0 {
             if let Ok(address) = data.try_into() {
@@ -80,7 +81,7 @@ mod tests {
     const BASE: PioAddress = PioAddress(ConfigPorts::BASE);
 
     #[test]
-    fn address_then_data() {
+    fn accesses_data_at_the_address_written_before() {
         let (ports, function) = ports();
         ports.pio_write(BASE, 0, &(ENABLE | 3 << 11 | 0x10).to_le_bytes());
         ports.pio_write(BASE, 6, &[1, 2]);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_reads_back_and_ignores_narrow_writes() {
+    fn address_reads_back_and_ignores_narrow_writes() {
         let (ports, _) = ports();
         ports.pio_write(BASE, 0, &0x8000_0000_u32.to_le_bytes());
         ports.pio_write(BASE, 0, &[0x55]);
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn disabled_or_on_another_bus_reads_all_ones() {
+    fn reads_all_ones_while_disabled_and_on_other_buses() {
         let (ports, function) = ports();
         for address in [3 << 11, ENABLE | 1 << 16 | 3 << 11] {
             ports.pio_write(BASE, 0, &u32::to_le_bytes(address));

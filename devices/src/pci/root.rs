@@ -1,4 +1,4 @@
-//! The functions of bus 0 and the routing of accesses to them.
+//! Bus 0: its functions, and the routing of accesses to them.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use vm_device::{DeviceMmio, DevicePio};
 
 use super::{PciFunction, SlotsFreed};
 
-/// Device numbers on one bus (PCI 3.0, 3.2.2.3.2: five bits).
+/// The number of device numbers on one bus (PCI 3.0, 3.2.2.3.2: five bits).
 pub const SLOTS: u8 = 32;
 
-/// What an access that no function claims reads: the master abort of PCI 3.0, 3.7.4.2.
+/// The value of each byte of a read that no function claims (master abort, PCI 3.0, 3.7.4.2).
 const MASTER_ABORT: u8 = 0xff;
 
-/// Why a function could not take its place on the bus.
+/// Why a function could not be put on the bus.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SlotError {
     /// All device numbers are taken.
     #[error("all {SLOTS} slots of PCI bus 0 are taken")]
     Full,
-    /// The device number is not one of bus 0.
+    /// The device number is above 0x1f.
     #[error("PCI slot {0:#x} does not exist: bus 0 has slots 0 to 0x1f")]
     NoSuchSlot(u8),
     /// The device number is taken.
@@ -40,7 +40,7 @@ impl PciRoot {
         Self::default()
     }
 
-    /// Puts `function` at device number `slot`.
+    /// Puts `function` at device number `slot`, 0 to 31.
     pub fn insert(&mut self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
         let place = self.slots.get_mut(usize::from(slot)).ok_or(SlotError::NoSuchSlot(slot))?;
         if place.is_some() {
@@ -60,7 +60,7 @@ impl PciRoot {
 
     /// Reads configuration space of the function at `devfn` (device number in bits 7:3).
     ///
-    /// Only function 0 of a device exists; all else reads as absent.
+    /// Only function 0 of a device exists; other functions read as absent.
     pub fn config_read(&self, devfn: u8, offset: u16, data: &mut [u8]) {
         match self.function(devfn) {
             Some(function) if is_config_access(offset, data.len()) => {
@@ -70,7 +70,8 @@ impl PciRoot {
         }
     }
 
-    /// Writes configuration space of the function at `devfn`; dropped if there is none.
+    /// Writes configuration space of the function at `devfn`. A write to an absent function is
+    /// ignored.
     pub fn config_write(&self, devfn: u8, offset: u16, data: &[u8]) {
         let function = self.function(devfn);
         if let Some(function) = function.filter(|_| is_config_access(offset, data.len())) {
@@ -78,7 +79,8 @@ impl PciRoot {
         }
     }
 
-    /// BARs may overlap for a while: retry those whose memory slot was refused because of that.
+    /// While a guest moves BARs they may overlap, and then a memory slot is refused. Retry those
+    /// BARs now that a slot is free.
     fn after_write(&self, SlotsFreed(freed): SlotsFreed) {
         if freed {
             self.functions().for_each(|function| function.retry_placement());
@@ -96,7 +98,7 @@ impl PciRoot {
     }
 }
 
-/// Configuration accesses are of 1, 2 or 4 bytes within one dword (PCI 3.0, 3.2.2.3.2).
+/// A configuration access has 1, 2 or 4 bytes within one dword (PCI 3.0, 3.2.2.3.2).
 fn is_config_access(offset: u16, len: usize) -> bool {
     let within_dword = usize::from(offset & 3).saturating_add(len) <= 4;
     matches!(len, 1 | 2 | 4) && within_dword
@@ -141,18 +143,18 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A function with one 16-byte memory BAR and one 4-byte I/O BAR, that remembers its config writes and
-    /// gives up memory by those of register 0x10.
+    /// A function with one 16-byte memory BAR and one 4-byte I/O BAR. It records config writes, and
+    /// reports freed slots for writes to register 0x10.
     pub struct TestFunction {
         pub bar: u64,
         pub port: u16,
         pub writes: Mutex<Vec<(u16, Vec<u8>)>>,
-        pub retried: AtomicU32,
+        pub retries: AtomicU32,
     }
 
     impl TestFunction {
         pub fn at(bar: u64, port: u16) -> Arc<Self> {
-            Arc::new(Self { bar, port, writes: Mutex::new(Vec::new()), retried: AtomicU32::new(0) })
+            Arc::new(Self { bar, port, writes: Mutex::new(Vec::new()), retries: AtomicU32::new(0) })
         }
     }
 
@@ -173,7 +175,7 @@ pub(super) mod tests {
         }
 
         fn retry_placement(&self) {
-            self.retried.fetch_add(1, Ordering::Relaxed);
+            self.retries.fetch_add(1, Ordering::Relaxed);
         }
 
         fn memory_read(&self, gpa: u64, data: &mut [u8]) -> bool {
@@ -200,7 +202,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn slots_fill_from_the_lowest_and_end_at_32() {
+    fn fills_slots_from_the_lowest_and_has_32() {
         let mut root = PciRoot::new();
         root.insert(1, TestFunction::at(0, 0)).unwrap();
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
@@ -212,7 +214,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn absent_functions_and_other_functions_of_a_device_read_all_ones() {
+    fn reads_all_ones_from_absent_functions() {
         let mut root = PciRoot::new();
         root.insert(2, TestFunction::at(0, 0)).unwrap();
         let read = |devfn, offset| {
@@ -226,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn accesses_that_cross_a_dword_never_reach_a_function() {
+    fn forwards_no_access_that_crosses_a_dword() {
         let mut root = PciRoot::new();
         let function = TestFunction::at(0, 0);
         root.insert(0, function.clone()).unwrap();
@@ -238,7 +240,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn memory_that_one_function_gives_up_is_offered_to_all() {
+    fn every_function_retries_placement_when_one_frees_slots() {
         let mut root = PciRoot::new();
         let functions = [TestFunction::at(0, 0), TestFunction::at(0, 0)];
         functions.iter().for_each(|function| {
@@ -246,17 +248,17 @@ pub(super) mod tests {
         });
         root.config_write(0, 4, &[0; 4]);
         root.config_write(0, 0x10, &[0; 4]);
-        let tried =
-            || functions.each_ref().map(|function| function.retried.load(Ordering::Relaxed));
-        assert_eq!(tried(), [1, 1]);
+        let retries =
+            || functions.each_ref().map(|function| function.retries.load(Ordering::Relaxed));
+        assert_eq!(retries(), [1, 1]);
         root.mmio_write(MmioAddress(0), 0x40, &[0; 4]);
-        assert_eq!(tried(), [1, 1], "no BAR is there");
+        assert_eq!(retries(), [1, 1], "no BAR decodes 0x40");
         root.mmio_write(MmioAddress(0), 0x8, &[0; 4]);
-        assert_eq!(tried(), [2, 2]);
+        assert_eq!(retries(), [2, 2]);
     }
 
     #[test]
-    fn an_access_goes_to_the_function_that_decodes_it() {
+    fn routes_an_access_to_the_function_that_decodes_it() {
         let mut root = PciRoot::new();
         root.push(TestFunction::at(0x2000, 0xc000)).unwrap();
         root.push(TestFunction::at(0x3000, 0xc010)).unwrap();

@@ -1,17 +1,18 @@
-//! Where RAM goes: from the lowest address up, around the 32-bit hole and all that is not reachable.
+//! Placement of RAM: from address 0 up, around the 32-bit hole and unreachable addresses.
 
-use super::table::size;
-use super::{FOUR_GIB, Layout, LayoutRequest, MIB, Shortage};
+use super::planned::{Layout, Shortage};
+use super::request::LayoutRequest;
+use super::units::{FOUR_GIB, MIB, size};
 use crate::AddressRange;
 use crate::range::subtract;
 
-/// Kernel and boot data are loaded here: RAM must begin with at least this much.
+/// RAM must have this many bytes from address 0 on: the VMM loads kernel and boot data there.
 const LOW_RAM: u64 = 64 * MIB;
-/// Each is a line of the firmware's memory map, of which Linux's zero page holds 128, a memory slot, and a
-/// mapping for DMA.
+/// The limit of RAM regions. Each takes a memory slot, a DMA mapping and an entry of the E820 map,
+/// which has 128 entries in Linux's zero page.
 const MOST_REGIONS: usize = 64;
 
-/// Adds RAM to `plan`; what there was room for, if that is not all.
+/// Adds RAM to `plan`: as much as fits, even if that is an error.
 pub(super) fn place(
     request: &LayoutRequest<'_>,
     reachable: &[AddressRange],
@@ -21,7 +22,7 @@ pub(super) fn place(
     let shortage = |why: String| Shortage { what: format!("{} of RAM", size(request.ram)), why };
     let page = request.ram_page;
     if !page.is_power_of_two() || request.ram.checked_rem(page) != Some(0) {
-        return Err(shortage(format!("it is to be of pages of {}", size(page))));
+        return Err(shortage(format!("the size is not a multiple of a page of {}", size(page))));
     }
     let hole = AddressRange::between(hole_start, FOUR_GIB);
     let mut left = request.ram;
@@ -37,12 +38,13 @@ pub(super) fn place(
     let low = AddressRange::new(0, request.ram.min(LOW_RAM));
     match plan.ram.first() {
         _ if left > 0 => Err(shortage(format!(
-            "{} are left over when all that CPUs and IOMMU reach in {MOST_REGIONS} regions is used",
+            "{} do not fit into the addresses that CPUs and IOMMU reach, in at most {MOST_REGIONS} \
+             regions",
             size(left)
         ))),
         Some(first) if first.contains(&low) => Ok(()),
-        _ => Err(shortage(format!(
-            "it must begin with {low}, which is reserved or out of the IOMMU's reach"
-        ))),
+        _ => {
+            Err(shortage(format!("RAM needs {low}, which is reserved or out of the IOMMU's reach")))
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! What was asked, what there is, and the plan, as tables for errors and logs.
+//! A layout request and a plan as tables, for errors and logs.
 
 use std::fmt;
 
-use super::{IoReach, Layout, LayoutRequest};
+use super::planned::Layout;
+use super::request::{IoReach, LayoutRequest};
+use super::units::size;
 use crate::AddressRange;
 
 impl fmt::Display for Layout {
@@ -23,10 +25,10 @@ impl fmt::Display for Layout {
 
 impl fmt::Display for LayoutRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "asked for:")?;
+        writeln!(f, "requested:")?;
         writeln!(f, "  {} of RAM in pages of {}", size(self.ram), size(self.ram_page))?;
         self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
-        writeln!(f, "there is:")?;
+        writeln!(f, "available:")?;
         row(f, "CPUs reach", &self.cpu.reach(), "")?;
         match self.reach {
             IoReach::Unrestricted => {}
@@ -54,14 +56,4 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, range: &AddressRange, what: &str)
         range.end().saturating_sub(1),
         size(range.size)
     )
-}
-
-/// A size in the largest unit that it is a multiple of.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let whole = units.iter().find(|(unit, _)| bytes.checked_rem(*unit) == Some(0));
-    match whole.filter(|_| bytes != 0) {
-        Some((unit, name)) => format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),
-        None => format!("{bytes} B"),
-    }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::range::subtract;
 
 const FORTY_EIGHT: [AddressRange; 2] = [
     AddressRange::inclusive(0, 0xfedf_ffff),
@@ -40,7 +41,7 @@ fn error(request: &LayoutRequest<'_>) -> String {
 }
 
 #[test]
-fn small_ram_is_one_region_and_the_bar_follows_at_4_gib() {
+fn places_small_ram_in_one_region_and_a_bar_at_4_gib() {
     let bars = [bar(0x4000, BarSpace::Memory64)];
     let plan = Layout::plan(&request(512 * MIB, &FORTY_EIGHT, &bars)).unwrap();
     assert_eq!(plan.ram, [AddressRange::new(0, 512 * MIB)]);
@@ -49,24 +50,24 @@ fn small_ram_is_one_region_and_the_bar_follows_at_4_gib() {
 }
 
 #[test]
-fn large_ram_goes_around_the_hole() {
+fn places_large_ram_around_the_32_bit_hole() {
     let plan = Layout::plan(&request(4 * GIB, &FORTY_EIGHT, &[])).unwrap();
     assert_eq!(plan.ram, [AddressRange::new(0, 3 * GIB), AddressRange::new(FOUR_GIB, GIB)]);
 }
 
 #[test]
-fn ram_goes_around_the_hypertransport_hole() {
+fn places_ram_around_hypertransport_on_amd() {
     let request = request(1100 * GIB, &FORTY_EIGHT, &[]);
     let plan = Layout::plan(&LayoutRequest { cpu: AMD, ..request }).unwrap();
     assert_eq!(plan.ram.len(), 3);
     assert_eq!(plan.ram[1].end(), 0xfd_0000_0000);
     assert_eq!(plan.ram[2].start, 0x100_0000_0000);
     let plan = Layout::plan(&request).unwrap();
-    assert_eq!(plan.ram.len(), 2, "it is AMD's alone");
+    assert_eq!(plan.ram.len(), 2, "only AMD has HyperTransport");
 }
 
 #[test]
-fn four_tib_are_planned_around_all_that_is_reserved() {
+fn places_four_tib_around_all_reserved_addresses() {
     let reserved = [reserved(0x7b80_0000, 0x7fff_ffff), reserved(1 << 41, (1 << 41) + MIB)];
     let bars = [bar(64 * GIB, BarSpace::Memory64), bar(MIB, BarSpace::Memory32)];
     let request =
@@ -79,7 +80,7 @@ fn four_tib_are_planned_around_all_that_is_reserved() {
 }
 
 #[test]
-fn four_tib_do_not_fit_39_bits_and_the_error_has_all_that_is_known() {
+fn error_has_the_request_the_available_addresses_and_the_plan() {
     let reserved = [reserved(0x7b80_0000, 0x7fff_ffff)];
     let text = error(&LayoutRequest {
         reserved: &reserved,
@@ -87,9 +88,9 @@ fn four_tib_do_not_fit_39_bits_and_the_error_has_all_that_is_known() {
         ..request(4096 * GIB, &THIRTY_NINE, &[bar(0x4000, BarSpace::Memory64)])
     });
     let parts = [
-        "for 4 TiB of RAM: 3671112 MiB are left over when all that CPUs and IOMMU reach in 64 regions is used\n",
-        "asked for:\n  4 TiB of RAM in pages of 2 MiB\n  BAR 0 of 0000:01:00.0 (16 KiB of 64-bit memory)\n",
-        "there is:\n  CPUs reach     0x000000000000-0xffffffffffff (256 TiB)\n",
+        "for 4 TiB of RAM: 3671112 MiB do not fit into the addresses that CPUs and IOMMU reach, in at most 64 regions\n",
+        "requested:\n  4 TiB of RAM in pages of 2 MiB\n  BAR 0 of 0000:01:00.0 (16 KiB of 64-bit memory)\n",
+        "available:\n  CPUs reach     0x000000000000-0xffffffffffff (256 TiB)\n",
         "  IOMMU reaches  0x0000fef00000-0x007fffffffff (520209 MiB)\n",
         "  reserved       0x0000fee00000-0x0000feefffff (1 MiB): interrupts\n",
         "  reserved       0x00fd00000000-0x00ffffffffff (12 GiB): HyperTransport\n",
@@ -100,7 +101,7 @@ fn four_tib_do_not_fit_39_bits_and_the_error_has_all_that_is_known() {
 }
 
 #[test]
-fn ram_goes_in_whole_pages_around_what_is_reserved() {
+fn places_ram_in_whole_pages() {
     let reserved = [reserved(0x6010_0000, 0x6010_0fff)];
     let request = LayoutRequest { reserved: &reserved, ..request(4 * GIB, &FORTY_EIGHT, &[]) };
     let plan = Layout::plan(&request).unwrap();
@@ -119,11 +120,12 @@ fn ram_goes_in_whole_pages_around_what_is_reserved() {
     ];
     assert_eq!(plan.ram, expected);
     let odd = LayoutRequest { ram: 5 * GIB / 2, ..large };
-    assert!(error(&odd).contains("for 2560 MiB of RAM: it is to be of pages of 1 GiB\n"));
+    let expected = "for 2560 MiB of RAM: the size is not a multiple of a page of 1 GiB\n";
+    assert!(error(&odd).contains(expected));
 }
 
 #[test]
-fn bars_keep_clear_of_what_is_reserved() {
+fn places_bars_outside_reserved_addresses() {
     let bars = [bar(16 * MIB, BarSpace::Memory32), bar(GIB, BarSpace::Memory64)];
     let reserved = [reserved(0xc000_0000, 0xdfff_ffff), reserved(FOUR_GIB, 2 * FOUR_GIB - 1)];
     let request = LayoutRequest { reserved: &reserved, ..request(512 * MIB, &FORTY_EIGHT, &bars) };
@@ -133,16 +135,16 @@ fn bars_keep_clear_of_what_is_reserved() {
 }
 
 #[test]
-fn ram_in_too_many_pieces_is_refused() {
+fn rejects_ram_in_more_than_64_regions() {
     let holes: Vec<_> = (64..512).map(|n| reserved(n << 22, (n << 22) + 1)).collect();
     let text = error(&LayoutRequest { reserved: &holes, ..request(4 * GIB, &FORTY_EIGHT, &[]) });
-    assert!(text.contains("in 64 regions"), "{text}");
+    assert!(text.contains("in at most 64 regions"), "{text}");
     assert_eq!(text.matches("\n  RAM ").count(), 64);
 }
 
 #[test]
-fn bars_share_the_windows_as_well_as_they_can() {
-    // Above RAM is room for one of the two, and the 32-bit BAR comes before what may go elsewhere.
+fn places_64_bit_bars_in_both_windows() {
+    // Above RAM is room for one 64-bit BAR. The 32-bit BAR is placed before the other one.
     let apertures = [AddressRange::new(0, 6 * GIB)];
     let bars = [
         bar(GIB, BarSpace::Memory64),
@@ -152,7 +154,7 @@ fn bars_share_the_windows_as_well_as_they_can() {
     let plan = Layout::plan(&request(3 * GIB, &apertures, &bars)).unwrap();
     let addresses: Vec<_> = plan.bars.iter().map(|bar| bar.address).collect();
     assert_eq!(addresses, [3 * GIB, 4 * GIB, 5 * GIB]);
-    // Two more go below 4 GiB where RAM leaves room there.
+    // With no addresses above 4 GiB, both go into the 32-bit window.
     let low = [AddressRange::new(0, FOUR_GIB)];
     let plan = Layout::plan(&request(GIB, &low, &bars[..2])).unwrap();
     let addresses: Vec<_> = plan.bars.iter().map(|bar| bar.address).collect();
@@ -160,7 +162,7 @@ fn bars_share_the_windows_as_well_as_they_can() {
 }
 
 #[test]
-fn with_39_bits_the_64_bit_window_ends_where_the_iommu_does() {
+fn limits_the_64_bit_window_to_the_iommus_address_bits() {
     let bars = [bar(16 * GIB, BarSpace::Memory64)];
     let plan = Layout::plan(&request(8 * GIB, &THIRTY_NINE, &bars)).unwrap();
     assert_eq!(plan.mmio64.end(), 1 << 39);
@@ -168,7 +170,7 @@ fn with_39_bits_the_64_bit_window_ends_where_the_iommu_does() {
 }
 
 #[test]
-fn the_guests_own_address_bits_bound_it_too() {
+fn limits_the_64_bit_window_to_the_guests_address_bits() {
     let narrow = LayoutRequest {
         cpu: CpuReach { address_bits: 36, ..CPU },
         ..request(GIB, &FORTY_EIGHT, &[])
@@ -179,7 +181,7 @@ fn the_guests_own_address_bits_bound_it_too() {
 }
 
 #[test]
-fn large_32_bit_bars_move_the_hole_down() {
+fn starts_the_hole_lower_for_large_32_bit_bars() {
     let bars = [bar(GIB, BarSpace::Memory32)];
     let plan = Layout::plan(&request(4 * GIB, &FORTY_EIGHT, &bars)).unwrap();
     assert_eq!(plan.ram[0].end(), 2 * GIB);
@@ -187,7 +189,7 @@ fn large_32_bit_bars_move_the_hole_down() {
 }
 
 #[test]
-fn a_64_bit_bar_goes_below_4_gib_when_nothing_above_is_reachable() {
+fn places_a_64_bit_bar_below_4_gib_if_nothing_above_is_reachable() {
     let low = [AddressRange::inclusive(0, 0xfedf_ffff)];
     let plan = Layout::plan(&request(GIB, &low, &[bar(0x4000, BarSpace::Memory64)])).unwrap();
     assert!(plan.mmio64.is_empty());
@@ -195,7 +197,7 @@ fn a_64_bit_bar_goes_below_4_gib_when_nothing_above_is_reachable() {
 }
 
 #[test]
-fn a_bar_smaller_than_a_page_has_a_page_to_itself() {
+fn gives_a_small_memory_bar_its_own_page() {
     let bars =
         [bar(0x100, BarSpace::Memory32), bar(0x80, BarSpace::Memory32), bar(0x20, BarSpace::Io)];
     let plan = Layout::plan(&request(GIB, &FORTY_EIGHT, &bars)).unwrap();
@@ -204,11 +206,11 @@ fn a_bar_smaller_than_a_page_has_a_page_to_itself() {
 }
 
 #[test]
-fn errors_name_the_bar_the_window_and_the_plan() {
+fn error_names_the_bar_and_the_window() {
     let bars = [bar(4 * GIB, BarSpace::Memory32)];
     let text = error(&request(GIB, &FORTY_EIGHT, &bars));
     for part in [
-        "for BAR 0 of 0000:01:00.0 (4 GiB of 32-bit memory): the 32-bit window has at most 2816 MiB left in one piece\n",
+        "for BAR 0 of 0000:01:00.0 (4 GiB of 32-bit memory): the largest free piece of the 32-bit window has 2816 MiB\n",
         "RAM            0x000000000000-0x00003fffffff (1 GiB)",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
@@ -216,17 +218,17 @@ fn errors_name_the_bar_the_window_and_the_plan() {
 }
 
 #[test]
-fn too_much_ram_says_how_much_is_left_over() {
+fn error_reports_how_much_ram_does_not_fit() {
     let low = [AddressRange::inclusive(0, 0xfedf_ffff)];
     let text = error(&request(4 * GIB, &low, &[]));
-    assert!(text.contains("4 GiB of RAM: 1 GiB are left over"), "{text}");
+    assert!(text.contains("4 GiB of RAM: 1 GiB do not fit into the addresses"), "{text}");
 }
 
 #[test]
-fn an_iommu_that_does_not_reach_low_memory_is_an_error() {
+fn rejects_an_iommu_that_does_not_reach_low_memory() {
     let high = [AddressRange::inclusive(MIB, 0xfedf_ffff)];
     let text = error(&request(GIB, &high, &[]));
-    assert!(text.contains("it must begin with 0x0-0x3ffffff, which is reserved or out"), "{text}");
+    assert!(text.contains("RAM needs 0x0-0x3ffffff, which is reserved or out"), "{text}");
 }
 
 fn any_bar() -> impl Strategy<Value = BarRequest> {
@@ -258,10 +260,10 @@ fn any_reserved() -> impl Strategy<Value = Vec<Reserved>> {
     prop::collection::vec(region, 0..8)
 }
 
-/// Where the boot data is, which nothing may take from RAM.
+/// The end of the boot data. If these addresses are reserved, every plan fails.
 const LOW: u64 = 64 * MIB;
 
-/// All that the plan uses of memory space.
+/// All ranges of memory space that the plan uses.
 fn memory_of(plan: &Layout) -> Vec<AddressRange> {
     let mut used = plan.ram.clone();
     used.extend([plan.mmio32, plan.ecam, plan.mmio64]);
@@ -269,7 +271,7 @@ fn memory_of(plan: &Layout) -> Vec<AddressRange> {
     used
 }
 
-/// What holds for every plan, whatever it was made from.
+/// Asserts what holds for every plan.
 fn assert_sound(request: &LayoutRequest<'_>, plan: &Layout) -> Result<(), TestCaseError> {
     let IoReach::Apertures(apertures) = request.reach else {
         return Err(TestCaseError::fail("an IOMMU"));
@@ -291,7 +293,8 @@ fn assert_sound(request: &LayoutRequest<'_>, plan: &Layout) -> Result<(), TestCa
     assert_bars(request.bars, plan)
 }
 
-/// Each is in a window, naturally aligned and alone, and those of one kind are in order of size.
+/// Asserts that each BAR is in a window, aligned to its size, and overlaps no other, and that the
+/// BARs of one kind are in order of size.
 fn assert_bars(bars: &[BarRequest], plan: &Layout) -> Result<(), TestCaseError> {
     prop_assert_eq!(plan.bars.len(), bars.len());
     for (at, bar) in plan.bars.iter().enumerate() {
@@ -339,9 +342,8 @@ proptest! {
         }
     }
 
-    /// Nothing is refused that has room to spare.
     #[test]
-    fn there_is_a_plan_where_there_is_room(
+    fn finds_a_plan_where_there_is_ample_room(
         ram in (32_u64..8192).prop_map(|pages| pages * 2 * MIB),
         reserved in any_reserved(),
         bars in prop::collection::vec(any_bar(), 0..12),

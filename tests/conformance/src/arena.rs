@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_passthrough::ByteRange;
+use std::ops::Range;
 
 /// The page size of the CPU and of IOMMUs.
 pub const PAGE: u64 = 4096;
@@ -40,13 +40,10 @@ impl Arena {
 
     /// As the model is told of it.
     #[must_use]
-    pub fn memory(&self) -> Vec<(ByteRange, bool)> {
+    pub fn memory(&self) -> Vec<(Range<u64>, bool)> {
         let writable = self.base.saturating_add(WRITABLE);
         let readable = writable.saturating_add(READABLE);
-        vec![
-            (ByteRange::between(self.base, writable), true),
-            (ByteRange::between(writable, readable), false),
-        ]
+        vec![(self.base..writable, true), (writable..readable, false)]
     }
 }
 

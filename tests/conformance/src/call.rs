@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_passthrough::model::core::{Fd, IrqData, IrqSet, MapDma, UnmapDma};
+use vfio_model::{Fd, IrqData, IrqSet, MapDma, UnmapDma};
 
 use crate::Core;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_passthrough::model::core::{Fd, IrqSet, MapDma, System, UnmapDma};
+use vfio_model::{Fd, IrqSet, MapDma, System, UnmapDma};
 
 /// What a user of `/dev/vfio` can do, legally or not. Structs that the kernel fills are buffers that begin with
 /// `argsz`, as in linux/vfio.h.

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
-use vfio_passthrough::model::core::{Description, Driver, Fd, Kernel, PciFunction, Region};
-use vfio_passthrough::{ByteRange, PciAddress};
+use vfio_model::PciAddress;
+use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, Region};
 
 use crate::Core;
 use crate::arena::Arena;
@@ -138,6 +139,7 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
                 size: word64(&region, 16),
                 flags: flags & !HAS_CAPABILITIES,
                 msix_mappable: flags & HAS_CAPABILITIES != 0,
+                sparse: None,
             });
         }
     }
@@ -152,6 +154,7 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
         msix: count(2)?,
         express: count(3).is_ok(),
         resets: word(&info, 4) & 1 != 0,
+        ..PciFunction::default()
     })
 }
 
@@ -176,7 +179,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The IOVA ranges of `VFIO_IOMMU_GET_INFO`.
-fn reach(info: &[u8]) -> Vec<ByteRange> {
+fn reach(info: &[u8]) -> Vec<Range<u64>> {
     let mut at = word(info, 16) as usize;
     while at != 0 && word(info, at) & 0xffff != 1 {
         at = word(info, at.saturating_add(4)) as usize;
@@ -186,7 +189,7 @@ fn reach(info: &[u8]) -> Vec<ByteRange> {
     (0..count)
         .map(|number| {
             let last = word64(info, place(number).saturating_add(8));
-            ByteRange::between(word64(info, place(number)), last.saturating_add(1))
+            word64(info, place(number))..last.saturating_add(1)
         })
         .collect()
 }

@@ -20,3 +20,8 @@ pub mod random;
 pub use call::{Call, Outcome, Player};
 pub use contract::Core;
 pub use host::Scene;
+
+/// The code of docs/embedding.md is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+pub struct Embedding;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
+use vfio_model::{Fd, MapDma, UnmapDma};
 use vfio_passthrough::host::HostMemory;
-use vfio_passthrough::model::core::{Fd, MapDma, UnmapDma};
 use vfio_passthrough::{Container, Iova, PciAddress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 

@@ -4,7 +4,7 @@
 
 use conformance::random::{self, Report};
 use conformance::{Scene, checks};
-use vfio_passthrough::model::core::Kernel;
+use vfio_model::Kernel;
 
 const KERNELS: [Kernel; 2] = [Kernel::Linux6_1, Kernel::Linux6_12];
 

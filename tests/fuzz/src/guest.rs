@@ -1,4 +1,5 @@
-//! What a guest does: config space, BARs, the MSI-X table, interrupts mixed with resets, and failures among it.
+//! Target `guest`: a guest accesses config space, BARs and the MSI-X table, the device raises
+//! interrupts, and calls fail.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use vfio_passthrough::model::{Fault, Faults, PciDevice};
 use crate::input::Input;
 use crate::oracle::Vm;
 
-/// Devices of several shapes.
+/// A device of the model: `kind` selects its MSI and MSI-X capabilities.
 pub fn device(kind: u8, faults: &Arc<Faults>) -> PciDevice {
     let resize = if kind & 1 == 0 { IrqFlags::empty() } else { IrqFlags::NORESIZE };
     let flags = IrqFlags::EVENTFD | resize;
@@ -28,9 +29,10 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let faults = Arc::new(Faults::default());
     let device = Arc::new(device(input.u8(), &faults));
-    let vm = Vm::new(faults.clone(), device.clone()).expect("an honest device is assigned");
+    let vm =
+        Vm::new(faults.clone(), device.clone()).expect("a device of the model can be assigned");
     let place = input.u8();
-    // As firmware leaves it.
+    // Place BAR0 and turn decoding on, as firmware does.
     let _ = vm.function.config_write(0x10, &(0xe000_0000 | u32::from(place) << 20).to_le_bytes());
     let _ = vm.function.config_write(0x04, &[6, 0]);
     let mut failed = false;
@@ -43,19 +45,19 @@ pub fn run(bytes: &[u8]) {
                 device.resample().unwrap();
             }
             10 => drop(vm.guest.arrived()),
-            11 => faults.strike(input.u8().into()..u64::from(input.u8()), Fault::Errno(libc::EIO)),
+            11 => faults.inject(input.u8().into()..u64::from(input.u8()), Fault::Errno(libc::EIO)),
             12 => {
-                vm.check_settled();
+                vm.check_idempotence();
                 failed = false;
             }
             _ => vm.access(&mut input),
         }
-        // A slot that could not be taken away stays until it is tried again.
-        failed |= !faults.struck().is_empty();
+        // After an injected failure, a slot whose removal failed may stay until the next retry.
+        failed |= !faults.failed().is_empty();
         if !failed {
             vm.check();
         }
     }
-    vm.check_settled();
+    vm.check_idempotence();
     vm.end();
 }

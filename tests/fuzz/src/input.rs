@@ -1,6 +1,6 @@
-//! Bytes of a fuzzer, read as what a target needs; zeros where they end.
+//! The bytes of a fuzzer, read as numbers. Reads past the end return zeros.
 
-/// What is left of an input.
+/// The bytes that a target has not read yet.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl Input<'_> {
@@ -32,7 +32,7 @@ impl Input<'_> {
         u64::from_le_bytes(self.bytes())
     }
 
-    /// At most 255 bytes.
+    /// A length byte, then as many bytes: at most 255.
     pub fn run(&mut self) -> Vec<u8> {
         let length = usize::from(self.u8()).min(self.0.len());
         let (now, rest) = self.0.split_at(length);

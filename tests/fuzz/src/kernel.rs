@@ -1,4 +1,4 @@
-//! Kernel images, initramfs and command lines of whatever kind.
+//! Target `kernel`: malformed kernel images, initramfs and command lines.
 
 use std::io::Write;
 
@@ -9,16 +9,16 @@ use vmm::{Boot, Kernel, Opened, Platform, Ram};
 use crate::input::Input;
 
 const RAM: u64 = 32 << 20;
-/// Where the command line goes.
+/// The guest physical address of the command line.
 const CMDLINE: u64 = 0x2_0000;
 
-/// A file of these bytes.
+/// An open file that contains `bytes`.
 fn file(bytes: &[u8]) -> Opened {
     let mut file = tempfile::NamedTempFile::new_in("/dev/shm")
         .or_else(|_| tempfile::NamedTempFile::new())
         .unwrap();
     file.write_all(bytes).unwrap();
-    // It is deleted, and stays open.
+    // The file is deleted when `file` is dropped; the open file keeps the contents.
     Opened::open("file", file.path()).unwrap()
 }
 

@@ -1,13 +1,18 @@
-//! Fuzzing: whatever a guest does, and whatever a device, sysfs or a kernel image says, nothing panics and what must
-//! hold does.
+//! Fuzz targets. They check that no input from a guest, a device, sysfs or a kernel image makes the
+//! code panic or breaks an invariant.
 //!
-//! `tests/fuzz/run TARGET [SECONDS]` runs a target with libFuzzer, guided by coverage, on stable Rust; what reaches new
-//! code is then in `target/fuzzing/found/TARGET`, and what is worth keeping is copied to `corpus/TARGET` by hand.
-//! `cargo test -p fuzz` runs the corpus. A target is a function of bytes that panics where something is wrong.
+//! A target is a function of bytes that panics on an error. `tests/fuzz/run TARGET [SECONDS]` runs
+//! one with libFuzzer on stable Rust. It writes inputs that reach new code to
+//! `target/fuzzing/found/TARGET`; copy those worth keeping to `corpus/TARGET`. `cargo test -p fuzz`
+//! runs the corpus.
 //!
-//! The oracle of the targets with a function in them ([`oracle`]): memory slots overlap neither RAM nor each other; no
-//! page of the MSI-X table or of the pending bits is mapped; what is bound in the host is what the guest asks for, so that
-//! asking again changes nothing; and when the function is shut down nothing is held.
+//! Targets with a PCI function check these invariants ([`oracle`]):
+//!
+//! - Memory slots overlap neither RAM nor each other.
+//! - No memory slot contains a page of the MSI-X table or of the pending bits.
+//! - The host binds what the guest asks for: when the guest writes the same values again, nothing
+//!   changes.
+//! - After shutdown, the function holds no slot, vector or pin.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -26,10 +31,10 @@ pub mod oracle;
 mod ports;
 mod sysfs;
 
-/// A target.
+/// A fuzz target: it panics if an invariant does not hold for these bytes.
 pub type Target = fn(&[u8]);
 
-/// The targets, by name.
+/// All targets with their names.
 pub const TARGETS: [(&str, Target); 6] = [
     ("guest", guest::run),
     ("ports", ports::run),
@@ -39,7 +44,7 @@ pub const TARGETS: [(&str, Target); 6] = [
     ("kernel", kernel::run),
 ];
 
-/// The target of this name.
+/// Finds the target called `name`.
 pub fn target(name: &str) -> Option<Target> {
     let found = TARGETS.iter().find(|(own, _)| *own == name)?;
     Some(found.1)

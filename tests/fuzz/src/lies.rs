@@ -1,4 +1,4 @@
-//! A device that lies: of its config space, its regions, its interrupts, and in what it answers.
+//! Target `lies`: a device with malformed config space, regions and interrupts, whose calls fail.
 
 use std::io;
 use std::sync::Arc;
@@ -14,29 +14,31 @@ use crate::input::Input;
 use crate::oracle::Vm;
 
 const CONFIG: u32 = 7;
+/// The size of each region of the model that can be mapped.
+const LARGEST: u64 = 1 << 40;
 
-/// It maps as a device of the model does, and says what it likes.
-struct Liar {
-    honest: Arc<PciDevice>,
+/// A device that maps regions as the model does, and takes all else from the input.
+struct LyingDevice {
+    model: Arc<PciDevice>,
     config: Vec<u8>,
     regions: Vec<RegionInfo>,
     irqs: [IrqInfo; 3],
-    /// Turned a bit by each answer.
-    mood: AtomicU8,
+    /// One bit for each call: 1 makes it fail. Each call rotates the bits.
+    failures: AtomicU8,
 }
 
-impl Liar {
-    fn refuses(&self) -> io::Result<()> {
-        let mood = self.mood.load(Ordering::Relaxed);
-        self.mood.store(mood.rotate_right(1), Ordering::Relaxed);
-        match mood & 1 {
+impl LyingDevice {
+    fn next_result(&self) -> io::Result<()> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        self.failures.store(failures.rotate_right(1), Ordering::Relaxed);
+        match failures & 1 {
             0 => Ok(()),
             _ => Err(io::Error::from_raw_os_error(libc::EIO)),
         }
     }
 }
 
-impl Device for Liar {
+impl Device for LyingDevice {
     fn flags(&self) -> DeviceFlags {
         DeviceFlags::PCI | DeviceFlags::RESET
     }
@@ -51,13 +53,13 @@ impl Device for Liar {
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
         match self.irqs.get(index as usize) {
             Some(irq) => Ok(*irq),
-            None => self.honest.irq(index),
+            None => self.model.irq(index),
         }
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
         if region.index != CONFIG {
-            return self.refuses();
+            return self.next_result();
         }
         let at = usize::try_from(offset).unwrap();
         data.iter_mut()
@@ -67,25 +69,25 @@ impl Device for Liar {
     }
 
     fn write(&self, _: &RegionInfo, _: u64, _: &[u8]) -> io::Result<()> {
-        self.refuses()
+        self.next_result()
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
-        self.honest.clone().mmap(region, range)
+        self.model.clone().mmap(region, range)
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         match call {
-            // What the host tells of it is heard, or there would be no function.
+            // Error and request interrupts succeed, or the function could not be built.
             SetIrqs::Trigger { index: 3.., .. } | SetIrqs::Disable { index: 3.. } => {
-                self.honest.set_irqs(call)
+                self.model.set_irqs(call)
             }
-            _ => self.refuses(),
+            _ => self.next_result(),
         }
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.refuses()
+        self.next_result()
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
@@ -97,14 +99,14 @@ impl Device for Liar {
     }
 
     fn close(&self) {
-        self.honest.close();
+        self.model.close();
     }
 }
 
 fn region(index: u32, input: &mut Input<'_>) -> RegionInfo {
     let kind = input.u8();
     let odd = u64::from(input.u16());
-    // Most are powers of two; some are huge, some are nothing that can be.
+    // Most sizes are powers of two. Some are huge, and some are not valid for a BAR.
     let size = match kind & 3 {
         0 => 0,
         1 => odd,
@@ -120,7 +122,7 @@ fn region(index: u32, input: &mut Input<'_>) -> RegionInfo {
         index,
         flags: RegionFlags::from_bits_retain(u32::from(!kind >> 2 & 7)),
         size,
-        file_offset: u64::from(index) << 36,
+        file_offset: u64::from(index) << 40,
         sparse,
     }
 }
@@ -129,7 +131,7 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let faults = Arc::new(Faults::default());
     let mut config = vec![0; if input.u8() & 1 == 0 { 0x1000 } else { 0x100 }];
-    // Type 0 and a list of capabilities, unless the input has it otherwise.
+    // The default is a type 0 header with a capability list; the input may overwrite it.
     config[0x06] = 0x10;
     config[0x34] = 0x40;
     for _ in 0..input.u8() & 0x3f {
@@ -149,9 +151,10 @@ pub fn run(bytes: &[u8]) {
         flags: IrqFlags::from_bits_retain(u32::from(input.u8() & 0xf)),
         count: u32::from(input.u16()),
     });
-    let honest = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
-    let mood = AtomicU8::new(input.u8());
-    let device = Arc::new(Liar { honest, config, regions, irqs, mood });
+    let model = PciDevice::new(faults.clone(), vec![0; 0x1000], &[LARGEST; 7], vec![]);
+    let model = Arc::new(model.unwrap());
+    let failures = AtomicU8::new(input.u8());
+    let device = Arc::new(LyingDevice { model, config, regions, irqs, failures });
     let Some(vm) = Vm::new(faults, device.clone()) else {
         return;
     };
@@ -160,7 +163,7 @@ pub fn run(bytes: &[u8]) {
         vm.access(&mut input);
         vm.check();
     }
-    device.mood.store(0, Ordering::Relaxed);
-    vm.check_settled();
+    device.failures.store(0, Ordering::Relaxed);
+    vm.check_idempotence();
     vm.end();
 }

@@ -1,4 +1,5 @@
-//! One target under libFuzzer: the one that FUZZ_TARGET names. Built with instrumentation by `run`.
+//! Runs the target that the variable FUZZ_TARGET names under libFuzzer. `run` builds this program
+//! with instrumentation.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]
@@ -14,5 +15,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
 #[cfg(not(fuzzing))]
 fn main() {
-    eprintln!("tests/fuzz/run TARGET [SECONDS] builds this with libFuzzer, and runs it");
+    eprintln!("this build has no libFuzzer; run: tests/fuzz/run TARGET [SECONDS]");
 }

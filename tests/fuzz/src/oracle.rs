@@ -1,4 +1,4 @@
-//! A function in a guest, and what must hold of it whatever happens.
+//! A PCI function in a guest, with the invariants that must hold after every access.
 
 use std::sync::Arc;
 
@@ -12,24 +12,24 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 use crate::input::Input;
 
 const PAGE: u64 = 0x1000;
-/// Where BARs go by default, and RAM is: a guest that moves BARs there must not get it.
+/// The address of RAM. A guest that moves a BAR here must not replace RAM.
 const RAM: u64 = 0x1000_0000;
 const RAM_SIZE: u64 = 0x10_0000;
 
 /// A guest with RAM and one function.
 pub struct Vm {
-    /// What fails.
+    /// The failures to inject.
     pub faults: Arc<Faults>,
-    /// The guest.
+    /// The model of the guest: its memory slots and interrupts.
     pub guest: Guest,
-    /// The function.
+    /// The function in the guest.
     pub function: Arc<PassthroughFunction>,
     msix: Option<MsixLayout>,
     ram: Box<dyn MemorySlot>,
 }
 
 impl Vm {
-    /// A guest that this device is assigned to; none where it cannot be.
+    /// Assigns `device` to a guest; `None` if that fails.
     pub fn new(faults: Arc<Faults>, device: Arc<dyn Device>) -> Option<Self> {
         let guest = Guest::new(faults.clone());
         let host = guest.host();
@@ -43,7 +43,7 @@ impl Vm {
         Some(Self { faults, guest, function: Arc::new(function), msix, ram })
     }
 
-    /// The guest's next access, of those that a bus lets through.
+    /// Makes the guest's next access. All are accesses that a bus would forward.
     pub fn access(&self, input: &mut Input<'_>) {
         let function = &self.function;
         let kind = input.u8();
@@ -55,7 +55,7 @@ impl Vm {
                 let offset = input.u16() & 0xfff & !(config as u16 - 1);
                 let _ = function.config_write(offset, &data[..config]);
             }
-            // The registers that do something are in the first 256 bytes.
+            // Most registers with side effects are in the first 256 bytes.
             2..=4 => {
                 let offset = u16::from(input.u8()) & !(config as u16 - 1);
                 let _ = function.config_write(offset, &data[..config]);
@@ -87,11 +87,11 @@ impl Vm {
         }
     }
 
-    /// What holds after each access.
+    /// Checks the memory slots after an access.
     pub fn check(&self) {
         let slots = self.guest.slots();
         let ram = ByteRange::new(RAM, RAM_SIZE).unwrap();
-        assert!(slots.contains(&ram), "RAM is where it was: {slots:x?}");
+        assert!(slots.contains(&ram), "RAM has lost its slot: {slots:x?}");
         for (index, slot) in slots.iter().enumerate() {
             assert!(!slots[index + 1..].iter().any(|other| slot.overlaps(*other)), "{slots:x?}");
             if *slot != ram {
@@ -100,14 +100,15 @@ impl Vm {
         }
     }
 
-    /// A guest may put BARs over one another, so a place may be in several.
+    /// Checks that a slot is within a BAR and holds no MSI-X structure. A guest may place BARs over
+    /// one another, so a slot may be within several.
     fn check_slot(&self, slot: ByteRange) {
         let offset_in =
             |bar: &&Bar| self.place(bar)?.offset_of(slot.start()).map(|offset| (bar.index, offset));
         let within = |bar: &&Bar| self.place(bar).is_some_and(|place| place.contains(slot));
         let bars = self.function.bars().iter().filter(within);
         let owners: Vec<_> = bars.filter_map(|bar| offset_in(&bar)).collect();
-        assert!(!owners.is_empty(), "{slot:x?} is within no BAR");
+        assert!(!owners.is_empty(), "slot {slot:x?} is within no BAR");
         let Some(layout) = self.msix else { return };
         let maps_msix = |(bar, offset): &(BarIndex, u64)| {
             let own = ByteRange::new(*offset, slot.size()).unwrap();
@@ -118,11 +119,11 @@ impl Vm {
         };
         assert!(
             !owners.iter().all(maps_msix),
-            "{slot:x?} maps {layout:x?} of the MSI-X structures"
+            "slot {slot:x?} maps a part of the MSI-X structures {layout:x?}"
         );
     }
 
-    /// Where the guest has put a BAR.
+    /// The address at which the guest has placed a BAR.
     fn place(&self, bar: &Bar) -> Option<ByteRange> {
         let mut register = [0; 8];
         self.function.config_read(bar.register(), &mut register[..bar.register_size()]);
@@ -142,26 +143,27 @@ impl Vm {
         calls.iter().map(|call| self.faults.made(*call)).sum()
     }
 
-    /// With nothing failing any more: what the guest asks for is there, and asking again changes nothing.
-    pub fn check_settled(&self) {
-        self.faults.heal();
-        self.ask_again();
-        // What one BAR gave up another may take.
-        self.ask_again();
+    /// Stops all failures, then checks that the guest has what it asked for: a repeated request
+    /// changes nothing.
+    pub fn check_idempotence(&self) {
+        self.faults.clear();
+        self.repeat_request();
+        // A BAR may take the slot that another BAR has freed.
+        self.repeat_request();
         let before = (self.changes(), self.guest.delivered(), self.guest.slots());
-        self.ask_again();
-        // Places that are refused, since BARs overlap, are asked for again.
+        self.repeat_request();
+        // A slot that is refused because BARs overlap is requested each time.
         let after = (self.guest.delivered(), self.guest.slots());
         assert_eq!((before.1, before.2), after);
         assert!(
             self.refused() != 0 || self.changes() == before.0,
-            "a second reconcile plans nothing"
+            "a repeated request makes calls"
         );
         self.check();
     }
 
-    /// The guest writes what it has: the command, and message control of MSI and MSI-X.
-    fn ask_again(&self) {
+    /// Writes the command register and the message control of MSI and MSI-X back as they are.
+    fn repeat_request(&self) {
         let offsets =
             [Some(0x04), capability(&self.function, 0x05), capability(&self.function, 0x11)];
         for (index, offset) in offsets.into_iter().enumerate() {
@@ -173,16 +175,16 @@ impl Vm {
         }
     }
 
-    /// How many places are asked for and refused.
+    /// The number of memory slots that are requested and refused.
     fn refused(&self) -> u64 {
         let before = self.faults.made(Call::PlaceSlot);
         let _ = self.function.retry_placement();
         self.faults.made(Call::PlaceSlot) - before
     }
 
-    /// Shuts down: nothing is held but RAM.
+    /// Shuts the function down, and checks that only RAM's slot is left.
     pub fn end(self) {
-        self.faults.heal();
+        self.faults.clear();
         let shut = self.function.shutdown();
         let slots = self.guest.slots();
         assert_eq!(
@@ -204,7 +206,7 @@ fn read<const N: usize>(function: &PassthroughFunction, offset: u16) -> [u8; N] 
     data
 }
 
-/// Where the guest sees a capability.
+/// The offset of a capability in the config space that the guest sees.
 fn capability(function: &PassthroughFunction, id: u8) -> Option<u16> {
     let mut next = read::<1>(function, 0x34)[0];
     for _ in 0..48 {

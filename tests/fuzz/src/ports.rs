@@ -1,4 +1,5 @@
-//! A guest that reaches two functions by ECAM, by CF8 and CFC, and by the windows of the host bridge.
+//! Target `ports`: a guest accesses two functions by ECAM, by CF8/CFC, and by the memory window of
+//! the host bridge.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::guest::device;
 use crate::input::Input;
 use crate::oracle::Vm;
 
-/// A function on the bus.
+/// A passthrough function as a function of the root bus.
 struct OnBus(Arc<PassthroughFunction>);
 
 impl PciFunction for OnBus {
@@ -50,7 +51,7 @@ pub fn run(bytes: &[u8]) {
     let vms = [0, 1].map(|_| {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(device(input.u8(), &faults));
-        let vm = Vm::new(faults, device).expect("an honest device is assigned");
+        let vm = Vm::new(faults, device).expect("a device of the model can be assigned");
         root.push(Arc::new(OnBus(vm.function.clone()))).unwrap();
         vm
     });
@@ -77,12 +78,12 @@ pub fn run(bytes: &[u8]) {
         vms.iter().for_each(Vm::check);
     }
     compare(&ecam, &ports);
-    vms.iter().for_each(Vm::check_settled);
+    vms.iter().for_each(Vm::check_idempotence);
     drop((ecam, ports, root));
     vms.into_iter().for_each(Vm::end);
 }
 
-/// Both mechanisms read the same of every slot.
+/// Checks that both configuration mechanisms read the same values from every slot.
 fn compare(ecam: &Ecam, ports: &ConfigPorts) {
     for (slot, register) in
         (0..4_u32).flat_map(|slot| (0..256).step_by(4).map(move |register| (slot, register)))

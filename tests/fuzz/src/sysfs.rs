@@ -1,7 +1,8 @@
-//! sysfs that lies: names, links, groups and reserved regions of whatever kind.
+//! Target `sysfs`: malformed names, links, groups and reserved regions in sysfs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
@@ -10,7 +11,7 @@ use crate::input::Input;
 
 const DRIVERS: [&str; 6] = ["vfio-pci", "mlx5_vfio_pci", "nvme", "pcieport", "", ".."];
 
-/// A name that a file can have.
+/// A valid file name.
 fn name(input: &mut Input<'_>) -> String {
     let kind = input.u8();
     match DRIVERS.get(usize::from(kind)) {
@@ -24,42 +25,58 @@ fn name(input: &mut Input<'_>) -> String {
     }
 }
 
+/// What the input says about a function.
+struct Function {
+    kind: u8,
+    driver: String,
+    group: String,
+}
+
+impl Function {
+    /// Whether it has the folder `vfio-dev`, as a function on a VFIO driver has.
+    fn has_vfio_dev(&self) -> bool {
+        self.kind & 4 != 0
+    }
+}
+
+/// Makes the files of function `number` below `tree`.
+fn make_function(tree: &Path, number: u8, input: &mut Input<'_>) -> Function {
+    let folder = tree.join(format!("bus/pci/devices/0000:01:00.{number}"));
+    fs::create_dir_all(&folder).unwrap();
+    let kind = input.u8();
+    let function = Function { kind, driver: name(input), group: name(input) };
+    if kind & 1 != 0 {
+        // The entry is a file, where the code expects a link.
+        let _ = fs::write(folder.join("driver"), []);
+    } else if kind & 2 == 0 {
+        let _ = symlink(format!("../drivers/{}", function.driver), folder.join("driver"));
+    }
+    if function.has_vfio_dev() {
+        fs::create_dir(folder.join("vfio-dev")).unwrap();
+    }
+    if kind & 8 == 0 {
+        let _ = symlink(format!("../groups/{}", function.group), folder.join("iommu_group"));
+    }
+    let members = tree.join("kernel/iommu_groups/1/devices");
+    fs::create_dir_all(&members).unwrap();
+    let member = if kind & 16 == 0 { format!("0000:01:00.{number}") } else { name(input) };
+    let _ = symlink(&folder, members.join(member));
+    function
+}
+
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let tree = tempfile::tempdir().unwrap();
     let address: PciAddress = "0000:01:00.0".parse().unwrap();
-    let devices = tree.path().join("bus/pci/devices");
-    let (mut drivers, mut groups) = (Vec::new(), Vec::new());
-    for function in 0..1 + (input.u8() & 3) {
-        let folder = devices.join(format!("0000:01:00.{function}"));
-        fs::create_dir_all(&folder).unwrap();
-        let kind = input.u8();
-        let (driver, group) = (name(&mut input), name(&mut input));
-        if kind & 1 != 0 {
-            // An entry that is no link, or one without a target, cannot be read.
-            let _ = fs::write(folder.join("driver"), []);
-        } else if kind & 2 == 0 {
-            let _ = symlink(format!("../drivers/{driver}"), folder.join("driver"));
-        }
-        if kind & 4 != 0 {
-            fs::create_dir(folder.join("vfio-dev")).unwrap();
-        }
-        if kind & 8 == 0 {
-            let _ = symlink(format!("../groups/{group}"), folder.join("iommu_group"));
-        }
-        let members = tree.path().join("kernel/iommu_groups/1/devices");
-        fs::create_dir_all(&members).unwrap();
-        let member =
-            if kind & 16 == 0 { format!("0000:01:00.{function}") } else { name(&mut input) };
-        let _ = symlink(&folder, members.join(member));
-        drivers.push((kind, driver));
-        groups.push(group);
-    }
+    let count = 1 + (input.u8() & 3);
+    let functions: Vec<_> =
+        (0..count).map(|number| make_function(tree.path(), number, &mut input)).collect();
     let sysfs = Sysfs::at(tree.path());
     if let Ok(group) = sysfs.ready_group(address) {
-        assert_eq!(groups[0].parse(), Ok(group), "the group is the link's");
-        let (kind, driver) = &drivers[0];
-        assert!(driver.contains("vfio") || kind & 4 != 0, "{driver} is no driver of VFIO");
+        let Function { driver, group: link, .. } = &functions[0];
+        assert_eq!(link.parse(), Ok(group), "the group is the link's");
+        let is_vfio = driver.contains("vfio") || functions[0].has_vfio_dev();
+        assert!(is_vfio, "{driver} is no driver of VFIO");
     }
     let text = sysfs.not_viable(address, 1).to_string();
     assert!(text.starts_with("0000:01:00.0: IOMMU group 1 is not viable: "), "{text}");

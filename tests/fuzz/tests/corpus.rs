@@ -1,4 +1,4 @@
-//! Every input that was ever of interest, through its target.
+//! Runs every input of the corpus through its target.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::fs;
@@ -13,7 +13,7 @@ fn every_input_of_the_corpus_passes() {
         inputs.sort();
         assert!(inputs.len() >= 10, "{name} has a corpus");
         for input in &inputs {
-            // The name of the input that fails is the last line.
+            // If the target panics, this is the last line of the output.
             println!("{}", input.display());
             target(&fs::read(input).unwrap());
         }

@@ -1,4 +1,4 @@
-//! Memory in a BAR: that of an ivshmem.
+//! Memory in a BAR: QEMU's ivshmem (docs/specs/ivshmem-spec.rst).
 
 use guest::Report;
 
@@ -6,20 +6,21 @@ use crate::pci;
 use crate::registers::{Config, MEMORY, Registers};
 use crate::system::Error;
 
-/// 1af4:1110, whose memory is BAR2.
+/// Vendor and device ID of an ivshmem.
 const ID: &str = "1af4:1110";
+/// The BAR that is the memory.
 pub const BAR: usize = 2;
-/// One word in so many bytes is written: each page has some.
+/// The distance between two words that are written, in bytes: each page has four.
 const STRIDE: usize = 1024;
 
-/// The device's address.
+/// The PCI address of the ivshmem.
 pub fn address() -> Result<String, Error> {
     let found = pci::functions()?.into_iter().find(|function| function.id == ID);
     let missing = || Error::file("find", "an ivshmem")(std::io::ErrorKind::NotFound.into());
     found.map(|function| function.address).ok_or_else(missing)
 }
 
-/// Writes words all over the memory, then reads them.
+/// Writes words across the whole memory, then reads them back.
 pub fn work() -> Result<Report, Error> {
     let config = Config::open(&address()?)?;
     config.set_command(MEMORY, true)?;

@@ -1,4 +1,4 @@
-//! The power button, as Linux passes it on: a key of an input device (linux/input-event-codes.h).
+//! The power button, which Linux reports as a key of an input device (linux/input-event-codes.h).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
@@ -13,13 +13,13 @@ use crate::report;
 use crate::system::Error;
 
 const FOLDER: &str = "/dev/input";
-/// `struct input_event` on 64 bits: a time of 16 bytes, type, code, value.
+/// The size of `struct input_event` on 64 bits: 16 bytes of time, then type, code and value.
 const EVENT: usize = 24;
 const KEY: u16 = 1;
 const POWER: u16 = 116;
 const DOWN: i32 = 1;
 
-/// Says that it listens, and then whether the button was pressed within that time.
+/// Reports that the guest listens, and reports a press of the button within `time`.
 pub fn wait_for(time: Duration) -> Result<(), Error> {
     let mut inputs = inputs()?;
     report::send(&Report::Button { pressed: false });
@@ -44,7 +44,7 @@ fn inputs() -> Result<Vec<File>, Error> {
     Ok(paths.filter_map(|path| open(path).ok()).collect())
 }
 
-/// Looks at all events that there are.
+/// Reads the pending events; whether one of them is a press of the power button.
 fn is_pressed(input: &mut File) -> bool {
     let mut event = [0; EVENT];
     while input.read(&mut event).is_ok_and(|count| count == EVENT) {

@@ -1,4 +1,4 @@
-//! Disks, read and written past the page cache.
+//! Disks, read and written with O_DIRECT.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -11,22 +11,22 @@ use sha2::{Digest as _, Sha256};
 
 use crate::system::Error;
 
-/// What one transfer moves at most.
+/// The most bytes of one transfer.
 const CHUNK: usize = 128 << 10;
 
-/// The size of a single read.
+/// The size of a single read in bytes.
 pub const BLOCK: u64 = 4096;
 
-/// How long controllers may take to show their disks.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the controllers may take until their disks appear.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A buffer that O_DIRECT accepts: aligned to the disk's blocks.
+/// A buffer for O_DIRECT, which must be aligned to the disk's blocks.
 #[repr(C, align(4096))]
 struct Chunk([u8; CHUNK]);
 
-/// An NVMe's namespace, or a SCSI disk.
+/// An NVMe namespace or a SCSI disk.
 pub struct Disk {
-    /// `nvme0n1`
+    /// The kernel's name, such as `nvme0n1`.
     pub name: String,
     path: String,
     file: File,
@@ -45,15 +45,15 @@ impl Disk {
         Ok(Self { name, path, file, chunk: Box::new(Chunk([0; CHUNK])) })
     }
 
-    /// The same disk, opened once more.
-    pub fn again(&self) -> Result<Self, Error> {
+    /// Opens the same disk once more.
+    pub fn reopen(&self) -> Result<Self, Error> {
         Self::open(self.name.clone())
     }
 
-    /// In bytes.
+    /// The size in bytes.
     pub fn size(&self) -> Result<u64, Error> {
         let path = format!("/sys/block/{}/size", self.name);
-        // The kernel counts in sectors of 512 bytes, whatever the disk's own are.
+        // The kernel counts in sectors of 512 bytes for every disk.
         Ok(crate::system::read(&path)?
             .trim()
             .parse::<u64>()
@@ -61,7 +61,7 @@ impl Disk {
             .saturating_mul(512))
     }
 
-    /// SHA-256 over the first `bytes`, in hexadecimal.
+    /// The SHA-256 of the first `bytes`, in hexadecimal.
     pub fn hash(&mut self, bytes: u64) -> Result<String, Error> {
         let mut hash = Sha256::new();
         for (offset, length) in chunks(0, bytes) {
@@ -70,7 +70,7 @@ impl Disk {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Writes the pattern to `bytes` from `start` on.
+    /// Writes `bytes` of the pattern from `start` on.
     pub fn write_pattern(&mut self, start: u64, bytes: u64) -> Result<(), Error> {
         for (offset, length) in chunks(start, bytes) {
             let buffer = self.chunk.0.get_mut(..length).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Disk {
         self.file.sync_all().map_err(Error::file("flush", &self.path))
     }
 
-    /// Whether the pattern is there.
+    /// Whether the disk has `bytes` of the pattern from `start` on.
     pub fn has_pattern(&mut self, start: u64, bytes: u64) -> Result<bool, Error> {
         for (offset, length) in chunks(start, bytes) {
             let buffer = self.read(offset, length)?;
@@ -91,8 +91,8 @@ impl Disk {
         Ok(true)
     }
 
-    /// Which reboot is due, if the machine is to do so `times` in all. How often it did is kept in the disk's last
-    /// block, which is 0 at the start and again at the end.
+    /// The number of the reboot to do now, from 1 to `times`, or `None` after the last. The disk's
+    /// last block holds the number of reboots done; it is 0 before the first and after the last.
     pub fn next_reboot(&mut self, times: u8) -> Result<Option<u8>, Error> {
         let last = self.size()?.saturating_sub(BLOCK);
         let done = self.read(last, 4096)?.first().copied().unwrap_or_default();
@@ -126,9 +126,9 @@ fn chunks(start: u64, bytes: u64) -> impl Iterator<Item = (u64, usize)> {
     })
 }
 
-/// Waits until `expected` disks are there, then opens them, by name.
+/// Waits for `expected` disks, then opens all disks, in the order of their names.
 pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
-    let deadline = Instant::now().checked_add(PATIENCE);
+    let deadline = Instant::now().checked_add(DISK_TIMEOUT);
     loop {
         let names = names();
         if names.len() >= expected {
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_cover_exactly_what_is_asked() {
+    fn chunks_cover_exactly_the_requested_bytes() {
         let found: Vec<_> = chunks(4096, CHUNK as u64 + 512).collect();
         assert_eq!(found, [(4096, CHUNK), (4096 + CHUNK as u64, 512)]);
         assert_eq!(chunks(0, 0).count(), 0);

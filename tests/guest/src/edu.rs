@@ -1,4 +1,5 @@
-//! QEMU's teaching device (docs/specs/edu.rst): a factorial, and DMA between memory and a buffer of its own.
+//! QEMU's teaching device (docs/specs/edu.rst). It computes a factorial, and does DMA between
+//! memory and its own buffer.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use crate::report;
 use crate::system::Error;
 use crate::vfio::Function;
 
-/// 1234:11e8.
+/// Vendor and device ID of an edu.
 const ID: &str = "1234:11e8";
-/// Registers.
+/// Offsets of registers in BAR0.
 const IDENTIFICATION: u64 = 0x00;
 const FACTORIAL: u64 = 0x08;
 const STATUS: u64 = 0x20;
@@ -23,27 +24,28 @@ const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;
 const COUNT: u64 = 0x90;
 const COMMAND: u64 = 0x98;
-/// The device's own buffer, for DMA only.
+/// The address of the device's buffer in its own address space; only its DMA reaches it.
 pub const BUFFER: u64 = 0x4_0000;
-/// How much is moved: half a page.
+/// The bytes of one transfer: half a page.
 const LENGTH: u32 = 2048;
-/// Bits of the command: begin, to memory, interrupt at the end.
+/// Bits of the command register: begin; move to memory; interrupt at the end.
 const BEGIN: u32 = 1;
 const TO_MEMORY: u32 = 1 << 1;
 const INTERRUPT: u32 = 1 << 2;
-/// Interrupt when the factorial is there.
+/// Bit of the status register: interrupt when the factorial is done.
 const ON_FACTORIAL: u32 = 0x80;
-/// Where no memory of the guest is: it has less.
-const NOWHERE: u64 = 0x6000_0000;
+/// An address above the guest's RAM.
+const UNMAPPED: u64 = 0x6000_0000;
 
-/// The device's address.
+/// The PCI address of the edu.
 pub fn address() -> Result<String, Error> {
     let found = pci::functions()?.into_iter().find(|function| function.id == ID);
     let missing = || Error::file("find", "an edu device")(std::io::ErrorKind::NotFound.into());
     found.map(|function| function.address).ok_or_else(missing)
 }
 
-/// Computes, copies, and strays; each with an interrupt.
+/// Computes a factorial, copies a page out and back, does DMA at an unmapped address, and copies
+/// again. Each operation ends with an interrupt.
 pub fn work() -> Result<Report, Error> {
     let edu = Function::open(&address()?)?;
     edu.write(STATUS, ON_FACTORIAL)?;
@@ -55,9 +57,9 @@ pub fn work() -> Result<Report, Error> {
     interrupts = interrupts.saturating_add(copy(&edu, out.physical()?, BUFFER, 0)?);
     interrupts = interrupts.saturating_add(copy(&edu, BUFFER, back.physical()?, TO_MEMORY)?);
     let copied = back.is_filled(1);
-    // Into nowhere and from nowhere; what comes is not ours.
-    interrupts = interrupts.saturating_add(copy(&edu, BUFFER, NOWHERE, TO_MEMORY)?);
-    interrupts = interrupts.saturating_add(copy(&edu, NOWHERE, BUFFER, 0)?);
+    // The IOMMU must stop these two; the device completes them with undefined data.
+    interrupts = interrupts.saturating_add(copy(&edu, BUFFER, UNMAPPED, TO_MEMORY)?);
+    interrupts = interrupts.saturating_add(copy(&edu, UNMAPPED, BUFFER, 0)?);
     out.fill(2);
     interrupts = interrupts.saturating_add(copy(&edu, out.physical()?, BUFFER, 0)?);
     interrupts = interrupts.saturating_add(copy(&edu, BUFFER, back.physical()?, TO_MEMORY)?);
@@ -70,7 +72,7 @@ pub fn work() -> Result<Report, Error> {
     })
 }
 
-/// Into memory, again and again. The first copy is reported when the second is under way.
+/// Copies into memory until `time` has passed. Reports the first copy while the second one runs.
 pub fn copy_for(time: Duration) -> Result<(), Error> {
     let edu = Function::open(&address()?)?;
     let page = Page::new()?;
@@ -92,7 +94,8 @@ fn copy(edu: &Function, from: u64, to: u64, direction: u32) -> Result<u64, Error
 }
 
 fn begin(edu: &Function, from: u64, to: u64, direction: u32) -> Result<(), Error> {
-    // The device takes an address in one access, and one of VFIO's has 32 bits.
+    // The device takes an address in one access, and this program accesses 32 bits at a time. So
+    // addresses must be below 4 GiB.
     for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, LENGTH.into())] {
         edu.write(register, low_half(value))?;
     }
@@ -103,14 +106,15 @@ fn low_half(value: u64) -> u32 {
     u32::try_from(value & 0xffff_ffff).unwrap_or_default()
 }
 
-/// Waits for the interrupt and acknowledges it.
+/// Waits for the interrupt and acknowledges it; returns the number of interrupts.
 fn finish(edu: &Function) -> Result<u64, Error> {
     let count = edu.interrupts();
     edu.write(ACKNOWLEDGE, edu.read(INTERRUPTS)?)?;
     Ok(count)
 }
 
-/// DMA into the device's buffer or, if `out`, from it, whatever comes of it. The device takes 100 ms.
+/// Copies into the device's buffer or, if `out`, from it, and ignores failures. The device takes
+/// 100 ms.
 pub fn transfer(edu: &Registers, from: u64, to: u64, out: bool) {
     for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, LENGTH.into())] {
         edu.write_long(usize::try_from(register).unwrap_or(usize::MAX), value);
@@ -121,8 +125,8 @@ pub fn transfer(edu: &Registers, from: u64, to: u64, out: bool) {
     }
 }
 
-/// Moves the BAR: with decoding off, with it on, while DMA runs, onto memory, onto the BAR of another function,
-/// and home.
+/// Moves the BAR with decoding off, with decoding on, during DMA, over RAM, over the BAR of another
+/// function, and back to its first address each time.
 pub fn wander() -> Result<Report, Error> {
     let config = Config::open(&address()?)?;
     let (home, size) = config.bar(0)?;
@@ -137,40 +141,40 @@ pub fn wander() -> Result<Report, Error> {
         Ok(())
     };
     let away = home.saturating_add(AWAY);
-    expect("at home it answers", answers(home))?;
+    expect("the BAR answers at its first address", answers(home))?;
     config.set_command(MEMORY, false)?;
-    expect("with decoding off it is silent", answers(home).map(|it| !it))?;
+    expect("the BAR does not answer with decoding off", answers(home).map(|it| !it))?;
     go(away)?;
     config.set_command(MEMORY, true)?;
-    expect("moved with decoding off it answers", answers(away))?;
-    expect("where it was it is silent", answers(home).map(|it| !it))?;
+    expect("a BAR moved with decoding off answers", answers(away))?;
+    expect("its old address does not answer", answers(home).map(|it| !it))?;
     go(home)?;
-    expect("moved with decoding on it answers", answers(home))?;
-    expect("where it was then it is silent", answers(away).map(|it| !it))?;
-    expect("DMA goes on while it moves", dma_while_moving(&config, home, away))?;
-    expect("memory under it is untouched", onto_memory(&config, size))?;
+    expect("a BAR moved with decoding on answers", answers(home))?;
+    expect("its second address does not answer", answers(away).map(|it| !it))?;
+    expect("DMA continues during a move", dma_while_moving(&config, home, away))?;
+    expect("RAM under the BAR keeps its contents", over_memory(&config, size))?;
     go(home)?;
-    expect("back from memory it answers", answers(home))?;
+    expect("a BAR moved away from RAM answers", answers(home))?;
     if let Some((other, value)) = neighbour()? {
         go(other & !size.saturating_sub(1))?;
-        let still = Registers::at(other, 4096).map(|it| it.read(STATUS_OF_NIC) == value);
-        expect("a BAR under it is untouched", still)?;
+        let same = Registers::at(other, 4096).map(|it| it.read(STATUS_OF_NIC) == value);
+        expect("another BAR under it still answers", same)?;
         go(home)?;
-        let still = Registers::at(other, 4096).map(|it| it.read(STATUS_OF_NIC) == value);
-        expect("a BAR that it left is untouched", still)?;
-        expect("back from another BAR it answers", answers(home))?;
+        let same = Registers::at(other, 4096).map(|it| it.read(STATUS_OF_NIC) == value);
+        expect("the other BAR answers after the move", same)?;
+        expect("a BAR moved away from another BAR answers", answers(home))?;
     }
     Ok(Report::Wander { wrong })
 }
 
-/// What the identification register says: version 1.0.
+/// The value of the identification register: version 1.0.
 const IDENTITY: u32 = 0x0100_00ed;
-/// How far it goes.
+/// The distance that the BAR moves, in bytes.
 const AWAY: u64 = 16 << 20;
-/// The e1000e's STATUS register, which says something else than 0 and all-ones.
+/// The e1000e's STATUS register, whose value is neither 0 nor all-ones.
 const STATUS_OF_NIC: usize = 8;
 
-/// The DMA takes 100 ms, during which the BAR moves there and back.
+/// Moves the BAR away while DMA of 100 ms runs, and back after it; whether the data is right.
 fn dma_while_moving(config: &Config, home: u64, away: u64) -> Result<bool, Error> {
     let (mut out, back) = (Page::new()?, Page::new()?);
     out.fill(3);
@@ -196,8 +200,8 @@ fn dma_while_moving(config: &Config, home: u64, away: u64) -> Result<bool, Error
     Ok(back.is_filled(3))
 }
 
-/// Puts the BAR over a page of ours, which must stay what it is.
-fn onto_memory(config: &Config, size: u64) -> Result<bool, Error> {
+/// Moves the BAR over a page of RAM; whether the page keeps its contents and can be written.
+fn over_memory(config: &Config, size: u64) -> Result<bool, Error> {
     let mut page = Page::new()?;
     page.fill(4);
     let place = page.physical()? & !size.saturating_sub(1);
@@ -207,7 +211,7 @@ fn onto_memory(config: &Config, size: u64) -> Result<bool, Error> {
     Ok(before && page.is_filled(5))
 }
 
-/// BAR0 of an e1000e, which is taken from its driver, and what its status register says.
+/// The address of BAR0 of an e1000e, and the value of its status register. Unbinds its driver.
 fn neighbour() -> Result<Option<(u64, u32)>, Error> {
     let found = pci::functions()?.into_iter().find(|function| function.id == "8086:10d3");
     let Some(function) = found else {

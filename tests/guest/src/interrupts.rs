@@ -1,4 +1,4 @@
-//! Interrupts of devices, from `/proc/interrupts`.
+//! Interrupt counts of devices, from `/proc/interrupts`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,15 @@ use guest::Interrupts;
 use crate::pci;
 use crate::system::{Error, read};
 
-/// How many interrupts each name has had, over all CPUs.
+/// The number of interrupts by name, over all CPUs.
 pub type Counts = BTreeMap<String, u64>;
 
-/// Now.
+/// Reads the counts.
 pub fn counts() -> Result<Counts, Error> {
     Ok(parse(&read("/proc/interrupts")?))
 }
 
-/// What came between the two, without those that did not change.
+/// The growth of the counts from `before` to `after`, without those that did not grow.
 pub fn since(before: &Counts, after: &Counts) -> Counts {
     let grown = |(name, count): (&String, &u64)| {
         let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
@@ -25,8 +25,8 @@ pub fn since(before: &Counts, after: &Counts) -> Counts {
     after.iter().filter_map(grown).collect()
 }
 
-/// By what a device interrupts: in its folder of sysfs the kernel lists vectors of MSI and MSI-X, each with
-/// its kind.
+/// How a device interrupts: `msi`, `msix` or `intx`. The kernel lists the MSI and MSI-X vectors of
+/// a device in its sysfs folder, each with its kind.
 pub fn kind(device: &str) -> Result<String, Error> {
     let vectors = fs::read_dir(format!("{device}/msi_irqs"));
     let vector = vectors.into_iter().flatten().flatten().next();
@@ -35,7 +35,7 @@ pub fn kind(device: &str) -> Result<String, Error> {
     })
 }
 
-/// How each function with a driver interrupts, and how often it has.
+/// The interrupts of each function that has a driver.
 pub fn of_functions() -> Result<Vec<Interrupts>, Error> {
     let by_number = by_number(&read("/proc/interrupts")?);
     let functions = pci::functions()?.into_iter();
@@ -56,7 +56,7 @@ pub fn of_functions() -> Result<Vec<Interrupts>, Error> {
         .collect()
 }
 
-/// The kernel's numbers of a device's interrupts.
+/// The IRQ numbers of a device, as in `/proc/interrupts`.
 fn numbers(folder: &str) -> Result<Vec<u32>, Error> {
     let vectors = fs::read_dir(format!("{folder}/msi_irqs")).into_iter().flatten().flatten();
     let numbers: Vec<u32> =
@@ -75,13 +75,14 @@ fn by_number(text: &str) -> BTreeMap<u32, u64> {
     text.lines().filter_map(line).collect()
 }
 
-/// The counts at the start of a line, over all CPUs.
+/// The sum of the numbers at the start of `rest`: one for each CPU.
 fn sum(rest: &str) -> u64 {
     rest.split_whitespace().map_while(|word| word.parse::<u64>().ok()).fold(0, u64::saturating_add)
 }
 
-/// A device's line is: number, a count per CPU, chip, hardware interrupt, and the names at the end.
-/// Lines of the architecture (`LOC:` and such) do not begin with a number.
+/// Parses `/proc/interrupts`. A device's line has a number, a count for each CPU, the chip, the
+/// hardware interrupt, and the names at the end. Lines of the architecture (such as `LOC:`) do not
+/// begin with a number.
 fn parse(text: &str) -> Counts {
     let mut counts = Counts::new();
     for line in text.lines() {
@@ -110,7 +111,7 @@ LOC:       1234       5678   Local timer interrupts
 ";
 
     #[test]
-    fn counts_are_summed_over_cpus() {
+    fn sums_counts_over_cpus() {
         let counts = parse(TWO_CPUS);
         assert_eq!(counts.get("nvme0q1"), Some(&10_003));
         assert_eq!(counts.get("ttyS0"), Some(&16));
@@ -118,12 +119,12 @@ LOC:       1234       5678   Local timer interrupts
     }
 
     #[test]
-    fn counts_are_found_by_number() {
+    fn finds_counts_by_number() {
         assert_eq!(by_number(TWO_CPUS), BTreeMap::from([(4, 16), (24, 12), (25, 10_003)]));
     }
 
     #[test]
-    fn only_what_grew_is_kept() {
+    fn keeps_only_counts_that_grew() {
         let before = parse(TWO_CPUS);
         let mut after = before.clone();
         after.insert("nvme0q1".into(), 10_010);

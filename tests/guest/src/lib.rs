@@ -1,242 +1,243 @@
-//! What the guest's init reports: the types, shared with the tests that read them.
+//! The reports of the guest's init, as types that init and tests share.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What stands before each report on the console.
+/// The text before each report on the console.
 pub const PREFIX: &str = "@guest ";
 
-/// One line from the guest.
+/// One report of the guest: one line of its console.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
-    /// The init runs: in place of what it says of itself, where the command line has `guest.brief`. Each byte of a
-    /// console is an exit, so whoever counts those up to here wants few.
+    /// The init has started, and the command line has `guest.brief`. Each byte on the console is an
+    /// exit, so benchmarks that count exits want this short report.
     Up,
-    /// The init runs.
+    /// The init has started.
     Init {
-        /// Since the kernel's start, by its own clock.
+        /// The time since the kernel's start, by the guest's clock.
         uptime_ns: u64,
-        /// CPUs that are online, as the kernel lists them (`0-1`).
+        /// The online CPUs, as the kernel lists them (`0-1`).
         cpus: String,
-        /// `MemTotal`.
+        /// `MemTotal` of `/proc/meminfo`.
         memory_kib: u64,
     },
     /// The PCI functions that the guest sees.
     Pci {
-        /// In the order of their addresses.
+        /// The functions, in the order of their addresses.
         functions: Vec<Function>,
     },
-    /// SHA-256 over the start of a disk.
+    /// The SHA-256 of the start of a disk.
     Hash {
-        /// The disk's name, `nvme0n1`.
+        /// The disk's name, such as `nvme0n1`.
         disk: String,
-        /// How much of it was read.
+        /// The number of bytes hashed.
         bytes: u64,
-        /// In hexadecimal.
+        /// The hash in hexadecimal.
         sha256: String,
     },
     /// A pattern was written and read back.
     Write {
         /// The disk's name.
         disk: String,
-        /// Where the pattern begins.
+        /// The offset of the pattern on the disk.
         offset: u64,
-        /// Its length.
+        /// The length of the pattern.
         bytes: u64,
-        /// Whether what was read back is what was written.
+        /// Whether the data read back equals the data written.
         same: bool,
     },
-    /// The guest listens to its power button, or has heard it.
+    /// The guest waits for its power button, or the button was pressed.
     Button {
         /// Whether it was pressed.
         pressed: bool,
     },
-    /// The edu device copies into memory, and goes on.
+    /// The edu device copies into memory, and continues.
     Copies {
-        /// How often it has done so.
+        /// The number of finished copies.
         done: u64,
     },
-    /// 4 KiB reads past the page cache.
+    /// Reads of 4 KiB with O_DIRECT.
     Read {
         /// The disk's name.
         disk: String,
-        /// How many at a time, each by a thread of its own.
+        /// The number of threads, each of which has one read in flight.
         depth: u64,
-        /// How many.
+        /// The number of reads.
         reads: u64,
-        /// For all of them together.
+        /// The time of all reads together.
         total_ns: u64,
-        /// Half of them took at most this long.
+        /// The median time of a read.
         median_ns: u64,
-        /// The slowest.
+        /// The time of the slowest read.
         worst_ns: u64,
-        /// Interrupts that came during exactly these reads, by their name in `/proc/interrupts`.
+        /// The interrupts during these reads, by name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
-    /// All disks are being read, each over and over.
+    /// The guest reads from all disks.
     Busy {
-        /// How many.
+        /// The number of disks.
         disks: usize,
     },
-    /// A disk that was being read fails.
+    /// A read of a disk failed.
     Lost {
         /// The disk's name.
         disk: String,
-        /// How many reads went well before.
+        /// The number of reads that succeeded before.
         reads: u64,
-        /// What the next one came to.
+        /// The error of the read that failed.
         error: String,
-        /// How many disks have failed so far.
+        /// The number of disks that have failed so far.
         lost: usize,
     },
     /// ARP requests to the network's router, one after the other.
     Net {
-        /// The network interface, `eth0`.
+        /// The network interface, such as `eth0`.
         interface: String,
-        /// How it interrupts: `intx`, `msi` or `msix`.
+        /// How the NIC interrupts: `intx`, `msi` or `msix`.
         kind: String,
-        /// How many requests were sent.
+        /// The number of requests sent.
         asked: u64,
-        /// For all of them together.
+        /// The time of all requests together.
         total_ns: u64,
-        /// How many were answered.
+        /// The number of requests answered.
         answered: u64,
-        /// Interrupts that came meanwhile, by their name in `/proc/interrupts`.
+        /// The interrupts during the requests, by name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
-    /// USB devices that were found, root hubs aside.
+    /// The USB devices, without root hubs.
     Usb {
-        /// Vendor and product of each, `0627:0001`, in order.
+        /// Vendor and product ID of each device, such as `0627:0001`, sorted.
         devices: Vec<String>,
         /// How each controller interrupts: `intx`, `msi` or `msix`.
         kinds: Vec<String>,
-        /// Interrupts so far, by their name in `/proc/interrupts`.
+        /// The interrupts so far, by name in `/proc/interrupts`.
         interrupts: BTreeMap<String, u64>,
     },
-    /// How each PCI function with a driver interrupts.
+    /// The interrupts of each PCI function that has a driver.
     Interrupts {
-        /// In the order of their addresses.
+        /// The functions, in the order of their addresses.
         functions: Vec<Interrupts>,
     },
-    /// What an edu device did; everything ends with an interrupt.
+    /// The edu device worked; each operation ended with an interrupt.
     Edu {
-        /// What it says it is.
+        /// The value of its identification register.
         identification: u32,
-        /// Of 10.
+        /// The factorial of 10, as the device computed it.
         factorial: u32,
-        /// Whether a page that it read and wrote back is what it was.
+        /// Whether a page kept its contents when the device read it and wrote it back.
         copied: bool,
-        /// The same, after DMA to and from where no memory is.
+        /// The same, after DMA at an unmapped address.
         copied_after_straying: bool,
-        /// How many came.
+        /// The number of interrupts.
         interrupts: u64,
     },
-    /// An edu's BAR was moved.
+    /// The edu device's BAR was moved.
     Wander {
-        /// What was not as it should be.
+        /// The expectations that did not hold.
         wrong: Vec<String>,
     },
-    /// An edu did DMA to the BAR of an ivshmem.
+    /// The edu device did DMA to the BAR of an ivshmem.
     P2p {
-        /// What it did not reach.
+        /// The accesses that should have reached the BAR and did not.
         unreached: Vec<String>,
-        /// When it changed what was not there for it.
+        /// The accesses that should not have reached the BAR and did.
         harmed: Vec<String>,
     },
-    /// Decoding, power and resets of an NVMe were toggled.
+    /// Decoding and the power state of an NVMe were toggled, and it was reset.
     Toggle {
-        /// How often decoding was.
+        /// The number of times that decoding went off and on.
         times: u64,
-        /// What its first register says.
+        /// The value of the NVMe's first register.
         value: u32,
-        /// How often something else was read.
+        /// The number of reads that returned a wrong value.
         wrong: u64,
-        /// How often the other thread read meanwhile.
+        /// The number of reads of the other thread.
         reads: u64,
     },
-    /// The machine is about to reboot.
+    /// The guest is about to reboot.
     Reboot {
-        /// For the how-many-th time.
+        /// The number of this reboot, from 1 on.
         number: u8,
     },
-    /// Something that takes long goes on.
+    /// A long step continues.
     Progress {
-        /// How often it was done.
+        /// The number of repetitions done.
         done: u64,
     },
     /// A BAR's memory was written and read back.
     Memory {
-        /// Its size in bytes.
+        /// The size of the memory in bytes.
         size: u64,
-        /// How many words were written, spread over it.
+        /// The number of words written.
         words: u64,
-        /// Whether they came back.
+        /// Whether all words were read back as written.
         same: bool,
     },
     /// Ports of a test device were written.
     Ports {
-        /// The device's name for its test.
+        /// The device's name for the test.
         name: String,
-        /// How many right writes it counted.
+        /// The number of correct writes that the device counted.
         count: u32,
     },
-    /// An expansion ROM.
+    /// The expansion ROM of a function.
     Rom {
         /// The function's address.
         address: String,
-        /// How much of it holds images.
+        /// The size of the ROM's images in bytes.
         bytes: u64,
-        /// Over that, in hexadecimal.
+        /// The SHA-256 of these bytes, in hexadecimal.
         sha256: String,
     },
-    /// A driver was taken from its device and given back, so many times.
+    /// A driver was unbound from a device and bound again.
     Rebind {
         /// The device's address.
         address: String,
-        /// How often.
+        /// The number of repetitions.
         times: u64,
     },
     /// A step failed.
     Error {
-        /// The step and the reason.
+        /// The text of the error.
         what: String,
     },
-    /// The guest ends now.
+    /// The guest is about to end.
     End {
-        /// In this way.
+        /// How it ends.
         ending: Ending,
     },
 }
 
-/// A PCI function as sysfs shows it.
+/// A PCI function, from sysfs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {
-    /// `0000:00:02.0`
+    /// The address, such as `0000:00:02.0`.
     pub address: String,
-    /// Vendor and device, `1b36:0010`.
+    /// Vendor and device ID, such as `1b36:0010`.
     pub id: String,
-    /// Class code, `010802`.
+    /// The class code, such as `010802`.
     pub class: String,
-    /// The driver bound to it.
+    /// The driver that the function is bound to.
     pub driver: Option<String>,
-    /// First and last address of each BAR in use, in order.
+    /// First and last address of each BAR with an address, in order.
     pub bars: Vec<(u64, u64)>,
 }
 
-/// A PCI function's interrupts.
+/// The interrupts of a PCI function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupts {
-    /// `0000:00:02.0`
+    /// The address, such as `0000:00:02.0`.
     pub address: String,
-    /// Its driver.
+    /// The driver that the function is bound to.
     pub driver: String,
-    /// `intx`, `msi` or `msix`.
+    /// The kind: `intx`, `msi` or `msix`.
     pub kind: String,
-    /// How many vectors the driver has.
+    /// The number of vectors that the driver has.
     pub vectors: usize,
-    /// How many came, over all vectors. Those of a line that others share are among them.
+    /// The number of interrupts over all vectors. On a shared line, those of other devices count
+    /// too.
     pub count: u64,
 }
 
@@ -244,23 +245,23 @@ pub struct Interrupts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// Power-off, by ACPI.
+    /// It powers off by ACPI.
     Off,
-    /// A restart. With `reboot=t` on the kernel's command line: a triple fault.
+    /// It restarts; by a triple fault if the kernel's command line has `reboot=t`.
     Reboot,
-    /// The init exits, on which the kernel panics.
+    /// Its init exits, so the kernel panics.
     Panic,
 }
 
-/// The byte at `offset` of the pattern that the guest writes: differs between neighbouring bytes and
-/// between neighbouring blocks, so a misplaced block shows.
+/// The byte at `offset` of the pattern that the guest writes. It differs between neighbouring bytes
+/// and between neighbouring blocks, so tests notice a misplaced block.
 #[must_use]
 pub fn pattern_byte(offset: u64) -> u8 {
     let mixed = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed.to_be_bytes().first().copied().unwrap_or_default()
 }
 
-/// The reports within a console's output, in order. Other lines are passed over.
+/// The reports within the output of a console, in order. Other lines are ignored.
 #[must_use]
 pub fn reports(console: &str) -> Vec<Report> {
     console
@@ -275,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_are_found_between_kernel_lines() {
+    fn finds_reports_between_kernel_lines() {
         let end = serde_json::to_string(&Report::End { ending: Ending::Off }).unwrap();
         let console =
             format!("[    0.1] Linux\r\n{PREFIX}{end}\r\n[    0.2] reboot: Power down\r\n");
@@ -283,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_report_is_not_a_report() {
+    fn ignores_an_incomplete_report() {
         assert_eq!(reports("@guest {\"report\":\"end\",\"endi"), []);
     }
 
     #[test]
-    fn the_pattern_tells_blocks_apart() {
+    fn pattern_differs_between_blocks() {
         let block = |start: u64| (start..start + 512).map(pattern_byte).collect::<Vec<_>>();
         assert_ne!(block(0), block(512));
         assert_ne!(block(0), block(4096));

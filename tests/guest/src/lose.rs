@@ -1,4 +1,4 @@
-//! Disks that fail while they are read.
+//! Reads disks until they fail, because the host takes them away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -11,21 +11,21 @@ use crate::report;
 use crate::steps::scattered;
 use crate::system::Error;
 
-/// Reads of each disk until it counts as busy.
+/// A disk is busy after this many reads.
 const BUSY: u64 = 20;
-/// Blocks that are read, over and over in an order that no read-ahead guesses.
+/// The number of blocks that are read, repeatedly and in a scattered order.
 const BLOCKS: u64 = 4096;
 
-/// What comes from the thread of a disk.
-enum Word {
+/// A message from the thread that reads a disk.
+enum Event {
     Busy,
     Failed { disk: String, reads: u64, error: String },
 }
 
-/// Reads all of so many disks at once, until `lost` of them have failed.
+/// Reads from `disks` disks at the same time, until `lost` of them have failed.
 pub fn lose(lost: usize, disks: usize) -> Result<(), Error> {
     let disks = disk::open_all(disks)?;
-    let (sender, words) = channel();
+    let (sender, events) = channel();
     let enough = AtomicBool::new(false);
     let (mut busy, mut failed) = (0_usize, 0_usize);
     thread::scope(|scope| {
@@ -35,15 +35,15 @@ pub fn lose(lost: usize, disks: usize) -> Result<(), Error> {
             scope.spawn(move || read(disk, &sender, enough));
         }
         drop(sender);
-        for word in words {
-            match word {
-                Word::Busy => {
+        for event in events {
+            match event {
+                Event::Busy => {
                     busy = busy.saturating_add(1);
                     if busy == count {
                         report::send(&Report::Busy { disks: busy });
                     }
                 }
-                Word::Failed { disk, reads, error } => {
+                Event::Failed { disk, reads, error } => {
                     failed = failed.saturating_add(1);
                     let lost = failed;
                     report::send(&Report::Lost { disk, reads, error, lost });
@@ -58,18 +58,18 @@ pub fn lose(lost: usize, disks: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads a disk until it fails. If nobody listens any more, it is enough.
-fn read(mut disk: Disk, sender: &Sender<Word>, enough: &AtomicBool) {
+/// Reads a disk until it fails, or `enough` is set, or nobody receives the events.
+fn read(mut disk: Disk, sender: &Sender<Event>, enough: &AtomicBool) {
     for (reads, offset) in (0..).zip(scattered(BLOCKS)) {
         if enough.load(Ordering::Relaxed) {
             return;
         }
-        if reads == BUSY && sender.send(Word::Busy).is_err() {
+        if reads == BUSY && sender.send(Event::Busy).is_err() {
             return;
         }
         if let Err(error) = disk.read_block(offset) {
             let (disk, error) = (disk.name.clone(), error.to_string());
-            let _ = sender.send(Word::Failed { disk, reads, error });
+            let _ = sender.send(Event::Failed { disk, reads, error });
             return;
         }
     }

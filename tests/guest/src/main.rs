@@ -1,7 +1,7 @@
-//! The init of the guest: the only program that runs in it.
+//! The init of the guest, and its only program.
 //!
-//! It does what the kernel command line asks in `guest.do=` (see [`plan`]), reports each step as one
-//! JSON line behind a prefix that nothing else prints (see [`report`]), and ends the machine.
+//! It carries out the steps of `guest.do=` on the kernel command line (see [`plan`]), reports each
+//! step as one line of JSON after a prefix (see [`report`]), and ends the machine.
 
 mod bar_memory;
 mod button;
@@ -28,11 +28,12 @@ mod vfio;
 use guest::{Ending, Report};
 use plan::Plan;
 
-/// Has the first report say that there is one, and no more.
+/// A word on the kernel command line: the first report is [`Report::Up`].
 const BRIEF: &str = "guest.brief";
 
 fn main() {
-    // The kernel hands its init what it does not understand itself; another program's arguments are ours.
+    // The kernel passes unknown words of its command line to the init as arguments. Another process
+    // than the init has the steps as its argument.
     if std::process::id() != 1
         && let Some(steps) = std::env::args().nth(1)
     {
@@ -49,14 +50,15 @@ fn main() {
     system::end(ending);
 }
 
-/// The steps by themselves, in a machine that has its own init: to be compared with the same in a guest.
+/// Carries out steps on a machine with its own init, so that benchmarks can compare them with the
+/// same steps in a guest.
 fn as_program(steps: &str) {
     let done = format!("guest.do={steps}").parse::<Plan>();
     let done = done.and_then(|plan| plan.steps.iter().try_for_each(steps::run));
     done.unwrap_or_else(|error| report::error(&error.to_string()));
 }
 
-/// Everything between the mounts and the end.
+/// Carries out the plan; returns how the machine is to end.
 fn work() -> Result<Ending, system::Error> {
     let command_line = system::command_line()?;
     let is_brief = command_line.split_whitespace().any(|word| word == BRIEF);

@@ -1,4 +1,4 @@
-//! A page that a device can be told of: it stays where it is, at a physical address that we know.
+//! A locked page of memory with a known physical address, for DMA.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -10,28 +10,28 @@ use crate::system::Error;
 
 const PAGE: usize = 4096;
 const PAGEMAP: &str = "/proc/self/pagemap";
-/// Bits of an entry (Documentation/admin-guide/mm/pagemap.rst).
+/// Bits of an entry of the page map (Documentation/admin-guide/mm/pagemap.rst).
 const PRESENT: u64 = 1 << 63;
 const FRAME: u64 = (1 << 55) - 1;
 
 #[repr(C, align(4096))]
 struct Aligned([u32; PAGE / 4]);
 
-/// How many words half a page has.
+/// The number of words of half a page.
 pub const HALF: u32 = 512;
 
-/// A page.
+/// A locked page.
 pub struct Page(Box<Aligned>);
 
 impl Page {
-    /// With zeros.
+    /// Allocates a page of zeros. Locks all memory of the process.
     pub fn new() -> Result<Self, Error> {
         mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
             .map_err(|errno| Error::file("lock", "memory")(errno.into()))?;
         Ok(Self(Box::new(Aligned([0; PAGE / 4]))))
     }
 
-    /// Where it is.
+    /// The physical address of the page.
     pub fn physical(&self) -> Result<u64, Error> {
         let index = (&raw const *self.0).addr() / PAGE;
         let mut entry = [0; 8];
@@ -45,25 +45,26 @@ impl Page {
         Ok(frame.ok_or_else(missing)?.saturating_mul(PAGE as u64))
     }
 
-    /// Fills its first half, which is what an edu's DMA moves: the device refuses to fill its buffer to the last
-    /// byte. With words that differ, and differ by `seed`.
+    /// Fills the first half with words that depend on their position and on `seed`. DMA of an edu
+    /// moves half a page, because the device refuses to fill its buffer to the last byte.
     pub fn fill(&mut self, seed: u32) {
         for (word, at) in self.0.0.iter_mut().zip(0..HALF) {
-            // A device reads it behind the compiler's back.
+            // A device reads the page by DMA, which the compiler does not see.
             // SAFETY: `word` is a valid, aligned reference.
             unsafe { std::ptr::write_volatile(word, value(seed, at)) };
         }
     }
 
-    /// Whether all words are those of [`fill`](Self::fill).
+    /// Whether the first half has the words that [`fill`](Self::fill) writes.
     pub fn is_filled(&self, seed: u32) -> bool {
-        // SAFETY: `word` is a valid, aligned reference; a device writes to it behind the compiler's back.
+        // A device writes the page by DMA, which the compiler does not see.
+        // SAFETY: `word` is a valid, aligned reference.
         let word = |word: &u32| unsafe { std::ptr::read_volatile(word) };
         self.0.0.iter().zip(0..HALF).all(|(own, at)| word(own) == value(seed, at))
     }
 }
 
-/// Word `at` of a page that is filled.
+/// The word at index `at` of a filled page.
 pub fn value(seed: u32, at: u32) -> u32 {
     at.wrapping_mul(0x9e37_79b9) ^ seed
 }

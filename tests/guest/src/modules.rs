@@ -1,4 +1,4 @@
-//! Loads the kernel modules that lie in the initramfs.
+//! Loads the kernel modules of the initramfs.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -8,10 +8,11 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 use crate::system::{self, Error};
 
-/// One path a line, dependencies first. Absent when the kernel has everything built in.
+/// The list of modules: one path on each line, dependencies first. It is absent if the kernel has
+/// no modules.
 const LIST: &str = "/modules.list";
 
-/// Loads them in the list's order.
+/// Loads the modules in the order of the list.
 pub fn load_listed() -> Result<(), Error> {
     let list = fs::read_to_string(LIST).unwrap_or_default();
     let command_line = system::command_line()?;
@@ -27,8 +28,8 @@ fn load(path: &str, command_line: &str) -> Result<(), Error> {
     }
 }
 
-/// What the command line says of a module: `nvme_core.multipath=0`. The kernel itself hears it only of what is
-/// built in.
+/// The parameters of a module on the command line, such as `nvme_core.multipath=0`. The kernel
+/// itself passes them only to built-in drivers.
 fn parameters(path: &str, command_line: &str) -> String {
     let name = Path::new(path).file_stem().unwrap_or_default();
     let prefix = format!("{}.", name.to_string_lossy().replace('-', "_"));
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_hears_its_own_parameters() {
+    fn passes_a_module_its_own_parameters() {
         let line = "quiet nvme_core.multipath=0 nvme.poll_queues=1 nvme_core.io_timeout=9";
         assert_eq!(parameters("/modules/nvme-core.ko", line), "multipath=0 io_timeout=9");
         assert_eq!(parameters("/modules/ahci.ko", line), "");

@@ -1,4 +1,4 @@
-//! Network interfaces: frames out and in, without a network stack's help.
+//! Network interfaces: sends and receives Ethernet frames without the network stack.
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,7 +13,7 @@ use nix::sys::time::TimeVal;
 
 use crate::system::{Error, read};
 
-/// Where the kernel shows them.
+/// The sysfs folder of network interfaces.
 const NET: &str = "/sys/class/net";
 /// IFF_UP (linux/if.h).
 const UP: &str = "0x1";
@@ -22,16 +22,16 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: TimeVal = TimeVal::new(1, 0);
 
-/// QEMU's user network: we are 10.0.2.15, the router is 10.0.2.2.
+/// IPv4 addresses on QEMU's user network: the guest's and the router's.
 const OURS: [u8; 4] = [10, 0, 2, 15];
 const ROUTER: [u8; 4] = [10, 0, 2, 2];
 
-/// Ethernet, IPv4, addresses of 6 and 4 bytes; then the operation (RFC 826).
+/// The start of an ARP message (RFC 826): Ethernet, IPv4, addresses of 6 and 4 bytes, operation.
 const ARP_REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
 const ARP_REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
 const ETHERTYPE_ARP: [u8; 2] = [8, 6];
 
-/// The interfaces that belong to devices, in the order of their names.
+/// The interfaces of devices, in the order of their names.
 pub fn interfaces() -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(NET).map_err(Error::file("list", NET))?;
     let names = entries.flatten().filter(|entry| entry.path().join("device").exists());
@@ -41,14 +41,14 @@ pub fn interfaces() -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// A way past the network stack to an interface that is up.
+/// A raw socket on an interface that is up.
 pub struct Wire {
     socket: OwnedFd,
     address: [u8; 6],
 }
 
 impl Wire {
-    /// Brings the interface up and waits for its link.
+    /// Turns the interface on and waits for its link.
     pub fn open(interface: &str) -> Result<Self, Error> {
         let flags = format!("{NET}/{interface}/flags");
         fs::write(&flags, UP).map_err(Error::file("write", &flags))?;
@@ -71,7 +71,7 @@ impl Wire {
         Ok(Self { socket, address })
     }
 
-    /// Asks the router for its address; whether it answered.
+    /// Sends an ARP request to the router; whether it answered.
     pub fn ask(&self) -> Result<bool, Error> {
         let failed =
             |action: &'static str| move |errno| Error::Net { action: action.to_owned(), errno };
@@ -81,7 +81,7 @@ impl Wire {
         loop {
             match recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) {
                 Ok(length) if is_reply(frame.get(..length).unwrap_or_default()) => return Ok(true),
-                // Something else that came by.
+                // Another frame: wait for the answer.
                 Ok(_) => {}
                 Err(nix::Error::EAGAIN) => return Ok(false),
                 Err(errno) => return Err(failed("receive")(errno)),
@@ -109,7 +109,7 @@ fn request(sender: [u8; 6]) -> Vec<u8> {
     parts.concat()
 }
 
-/// From the router, to us.
+/// Whether the frame is the router's ARP reply to the guest.
 fn is_reply(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&ETHERTYPE_ARP)
         && frame.get(14..22) == Some(&ARP_REPLY)
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_is_told_from_a_request_and_from_other_frames() {
+    fn recognizes_only_a_reply() {
         let mut frame = request([2; 6]);
         assert_eq!(frame.len(), 42);
         assert!(!is_reply(&frame));

@@ -1,4 +1,4 @@
-//! DMA of one device into the BAR of another: an edu's into an ivshmem's memory.
+//! Peer-to-peer DMA: an edu accesses the memory BAR of an ivshmem.
 
 use guest::Report;
 
@@ -8,13 +8,14 @@ use crate::memory::{HALF, Page, value};
 use crate::registers::{BAR0, BUS_MASTER, Config, MEMORY, Registers};
 use crate::system::Error;
 
-/// The two devices.
+/// The two devices: the edu does the DMA, the ivshmem has the memory.
 struct Pair {
     edu: Registers,
     memory: Config,
 }
 
-/// Writes and reads where the BAR is, where it went, where it is no more, and with its decoding off.
+/// Does DMA at the BAR's address, at a new address of the BAR, at its old address, and while its
+/// decoding is off.
 pub fn work() -> Result<Report, Error> {
     let config = Config::open(&edu::address()?)?;
     config.set_command(MEMORY | BUS_MASTER, true)?;
@@ -25,28 +26,30 @@ pub fn work() -> Result<Report, Error> {
     let (home, size) = pair.memory.bar(BAR)?;
     let away = home.saturating_add(size);
     let (mut unreached, mut harmed) = (Vec::new(), Vec::new());
-    let mut reach =
+    let mut must_reach =
         |what: &str, reached: bool| unreached.extend((!reached).then(|| what.to_owned()));
-    let mut spare = |what: &str, spared: bool| harmed.extend((!spared).then(|| what.to_owned()));
+    let mut must_not_reach =
+        |what: &str, same: bool| harmed.extend((!same).then(|| what.to_owned()));
 
     pair.memory.set_command(MEMORY, true)?;
-    reach("written", pair.writes(home, 1)?);
-    reach("read", pair.reads(home, 1)?);
+    must_reach("write", pair.writes(home, 1)?);
+    must_reach("read", pair.reads(home, 1)?);
     pair.go(away)?;
-    reach("written where it went", pair.writes(away, 2)?);
+    must_reach("write at the new address", pair.writes(away, 2)?);
     pair.fill(away, 3)?;
     pair.write(home, 4)?;
-    spare("where it is no more", pair.is_filled(away, 3)?);
+    must_not_reach("write at the old address", pair.is_filled(away, 3)?);
     pair.go(home)?;
     pair.memory.set_command(MEMORY, false)?;
     pair.write(home, 5)?;
     pair.memory.set_command(MEMORY, true)?;
-    spare("while decoding is off", pair.is_filled(home, 3)?);
-    reach("written when it is on again", pair.writes(home, 6)?);
+    must_not_reach("write while decoding is off", pair.is_filled(home, 3)?);
+    must_reach("write when decoding is on again", pair.writes(home, 6)?);
     Ok(Report::P2p { unreached, harmed })
 }
 
 impl Pair {
+    /// Moves the ivshmem's BAR.
     fn go(&self, to: u64) -> Result<(), Error> {
         let register = BAR0.saturating_add((BAR as u64).saturating_mul(4));
         let bytes = to.to_le_bytes();
@@ -55,7 +58,7 @@ impl Pair {
         self.memory.write(register.saturating_add(4), high)
     }
 
-    /// The edu writes what it read from a page.
+    /// Lets the edu copy a page to `to`.
     fn write(&self, to: u64, seed: u32) -> Result<(), Error> {
         let mut page = Page::new()?;
         page.fill(seed);
@@ -64,14 +67,14 @@ impl Pair {
         Ok(())
     }
 
-    /// It does, and the CPU finds it there.
+    /// The same; whether the CPU reads the page's words at `to`.
     fn writes(&self, to: u64, seed: u32) -> Result<bool, Error> {
         self.fill(to, 0)?;
         self.write(to, seed)?;
         self.is_filled(to, seed)
     }
 
-    /// The edu reads what the CPU wrote, and writes it to a page.
+    /// Lets the edu copy words that the CPU wrote at `from` to a page; whether the page has them.
     fn reads(&self, from: u64, seed: u32) -> Result<bool, Error> {
         self.fill(from, seed)?;
         let page = Page::new()?;
@@ -92,7 +95,7 @@ impl Pair {
     }
 }
 
-/// The words that are moved, each with its offset.
+/// The indices of the words that DMA moves, each with its offset in bytes.
 fn words() -> impl Iterator<Item = (usize, u32)> {
     (0..).step_by(4).zip(0..HALF)
 }

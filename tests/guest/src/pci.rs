@@ -15,7 +15,7 @@ pub const NVME_CLASS: &str = "010802";
 /// The class code of a SATA controller with AHCI (01 06 01).
 pub const SATA_CLASS: &str = "010601";
 
-/// All functions, by address.
+/// All functions, in the order of their addresses.
 pub fn functions() -> Result<Vec<Function>, Error> {
     functions_in(Path::new(DEVICES)).map_err(Error::file("list", DEVICES))
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_is_read_from_its_folder() {
+    fn reads_a_function_from_its_folder() {
         let devices = tempfile::tempdir().unwrap();
         let folder = devices.path().join("0000:00:02.0");
         fs::create_dir(&folder).unwrap();

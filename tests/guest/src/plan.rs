@@ -1,4 +1,5 @@
-//! What the kernel command line asks for: `guest.do=look,hash:4M,write:1M@8M,read:10000x32,pause:200,end:off`.
+//! The plan on the kernel command line, such as
+//! `guest.do=look,hash:4M,write:1M@8M,read:10000x32,pause:200,end:off`.
 
 use std::str::FromStr;
 
@@ -6,18 +7,18 @@ use guest::Ending;
 
 use crate::system::Error;
 
-/// The steps, then the end.
+/// The steps of the guest, and how it ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// In order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Power-off unless told.
+    /// How the guest ends; the default is power-off.
     pub ending: Ending,
-    /// How often to reboot before that. How often it was is kept on the first disk.
+    /// The number of reboots before the end. The first disk holds how many were done.
     pub reboots: u8,
 }
 
-/// One thing to do. Those on disks are done on every NVMe disk.
+/// One step. A step on a disk is done on every disk.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// List the PCI functions.
@@ -28,37 +29,37 @@ pub enum Step {
     Write { bytes: u64, offset: u64 },
     /// `count` reads of 4 KiB, `depth` at a time.
     Read { count: u64, depth: u64 },
-    /// `count` questions to the router on every network.
+    /// Send `count` ARP requests to the router on every network.
     Net { count: u64 },
-    /// Wait for a USB device, and list them.
+    /// Wait for a USB device, then list all.
     Usb,
-    /// Wait until there are so many disks in all.
+    /// Wait until there are `count` disks.
     Disks { count: usize },
-    /// Read from all of so many disks at once, until so many of them have failed.
+    /// Read from `disks` disks at the same time, until `lost` of them have failed.
     Lose { lost: usize, disks: usize },
-    /// List how functions interrupt.
+    /// List the interrupts of functions.
     Interrupts,
-    /// Drive the edu device.
+    /// Use the edu device.
     Edu,
-    /// Let the edu device copy without a pause, for so long.
+    /// Let the edu device copy without a pause for this time.
     Copy { milliseconds: u64 },
     /// Move the edu device's BAR.
     Wander,
-    /// Let the edu device write to the BAR of an ivshmem.
+    /// Let the edu device access the BAR of an ivshmem.
     P2p,
-    /// Toggle an NVMe's decoding so many times.
+    /// Toggle an NVMe's decoding `times` times, and its power state and resets less often.
     Toggle { times: u64 },
     /// Write and read a large BAR.
     Memory,
-    /// Write to a test device's ports, so many times.
+    /// Write `times` times to a test device's ports.
     Ports { times: u64 },
     /// Read the expansion ROMs.
     Rom,
-    /// Take drivers from NVMes and give them back, so many times.
+    /// Unbind and bind the driver of each NVMe, `times` times.
     Rebind { times: u64 },
-    /// Wait for the power button, for so long at most.
+    /// Wait for the power button for at most this time.
     Button { milliseconds: u64 },
-    /// Do nothing for a while, so that someone can look from outside.
+    /// Do nothing for this time, so that the lab can observe the guest.
     Pause { milliseconds: u64 },
 }
 
@@ -124,7 +125,7 @@ fn ending(value: &str) -> Option<Ending> {
     }
 }
 
-/// Bytes, or with K or M.
+/// Parses a number of bytes, with K or M as the unit if it has one.
 fn size(text: &str) -> Option<u64> {
     let (digits, unit) = match text.strip_suffix('M') {
         Some(digits) => (digits, 1 << 20),
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_line() {
+    fn parses_a_full_line() {
         let plan: Plan =
             "console=ttyS0 guest.do=look,hash:4M,write:1M@8M,read:10x4,pause:5,reboots:2,end:reboot quiet"
                 .parse()
@@ -154,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_a_look_and_power_off() {
+    fn defaults_to_a_look_and_power_off() {
         let plan: Plan = "console=ttyS0\n".parse().unwrap();
         assert_eq!(plan, Plan { steps: vec![Step::Look], ending: Ending::Off, reboots: 0 });
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn error_names_an_unknown_word() {
         for word in [
             "hash:4X",
             "hash:",

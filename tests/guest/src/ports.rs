@@ -1,5 +1,5 @@
-//! An I/O BAR: that of QEMU's test device (docs/specs/pci-testdev.rst). It runs tests by number; each has a
-//! header that says where to write what, and counts the right writes.
+//! An I/O BAR: QEMU's test device (docs/specs/pci-testdev.rst). The device has numbered tests. The
+//! header of a test states which byte to write at which offset, and counts the correct writes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -10,12 +10,13 @@ use crate::pci;
 use crate::registers::{Config, IO};
 use crate::system::Error;
 
-/// 1b36:0005, whose ports are BAR1.
+/// Vendor and device ID of the test device.
 const ID: &str = "1b36:0005";
+/// The I/O BAR.
 const BAR: usize = 1;
-/// Number of the test that involves nothing but the device's registers.
+/// The test without eventfds.
 const TEST: u8 = 0;
-/// The header: number, width, 2 bytes, offset, data, 3 bytes, count, name.
+/// Offsets of fields in the header of a test.
 const OFFSET: u64 = 4;
 const DATA: u64 = 8;
 const COUNT: u64 = 12;
@@ -23,7 +24,7 @@ const NAME: u64 = 16;
 const LONGEST_NAME: usize = 32;
 const PATH: &str = "/dev/port";
 
-/// Ports from a base on, a byte an access.
+/// Ports from a base on, accessed by bytes.
 struct Ports {
     base: u64,
     file: File,
@@ -44,7 +45,7 @@ impl Ports {
     }
 }
 
-/// Writes so many times what the test asks for, where it asks for it.
+/// Makes `times` correct writes.
 pub fn work(times: u64) -> Result<Report, Error> {
     let found = pci::functions()?.into_iter().find(|function| function.id == ID);
     let missing = || Error::file("find", "a pci-testdev")(std::io::ErrorKind::NotFound.into());

@@ -1,10 +1,11 @@
-//! Reports go to the console, one line each. Each byte costs an exit or more, so they are short.
+//! Prints reports on the console, one line each. Each byte costs an exit or more, so reports are
+//! short.
 
 use std::io::{Write as _, stdout};
 
 use guest::{PREFIX, Report};
 
-/// Prints one report. If the console is gone there is nobody to tell.
+/// Prints one report. A failed write to the console is ignored: there is no other way to report it.
 pub fn send(report: &Report) {
     if let Ok(json) = serde_json::to_string(report) {
         let _ = stdout().write_all(format!("{PREFIX}{json}\n").as_bytes());

@@ -1,4 +1,4 @@
-//! Expansion ROMs, as the kernel reads them from the BAR (PCI 3.0, 6.3).
+//! Expansion ROMs, which the kernel reads through the ROM BAR (PCI 3.0, 6.3).
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::pci;
 use crate::system::Error;
 
-/// The ROM of each function that has one; writing 1 to the attribute turns its decoding on.
+/// Reads the ROM of each function that has one.
 pub fn look() -> Result<Vec<Report>, Error> {
     let functions = pci::functions()?.into_iter();
     functions.filter_map(|function| read(&function.address).transpose()).collect()
@@ -19,6 +19,7 @@ fn read(address: &str) -> Result<Option<Report>, Error> {
     if !fs::exists(&path).map_err(Error::file("find", &path))? {
         return Ok(None);
     }
+    // Writing 1 allows reads of the attribute, for which the kernel turns the ROM's decoding on.
     fs::write(&path, "1").map_err(Error::file("write", &path))?;
     let content = fs::read(&path).map_err(Error::file("read", &path))?;
     fs::write(&path, "0").map_err(Error::file("write", &path))?;

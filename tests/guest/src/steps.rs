@@ -12,13 +12,13 @@ use crate::plan::Step;
 use crate::system::Error;
 use crate::{bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, toggle, usb};
 
-/// Reads are spread over this much of a disk.
+/// Reads go to the first 16 MiB of a disk.
 const READ_SPAN: u64 = 16 << 20;
 
-/// A thread that reads has its buffer elsewhere.
+/// The stack size of a thread that reads. Its buffer is on the heap.
 const READER_STACK: usize = 64 << 10;
 
-/// Does one step and reports it.
+/// Carries out one step and reports it.
 pub fn run(step: &Step) -> Result<(), Error> {
     let report = match *step {
         Step::Look => Report::Pci { functions: pci::functions()? },
@@ -61,7 +61,7 @@ fn on_networks(count: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// On every NVMe with a driver.
+/// Rebinds the driver of every NVMe that has one.
 fn rebind(times: u64) -> Result<(), Error> {
     let functions = pci::functions()?;
     for nvme in functions.iter().filter(|function| function.class == pci::NVME_CLASS) {
@@ -81,8 +81,8 @@ fn rebind(times: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// On all disks that there are, when there are as many as disk controllers: each has one here, but for a SATA controller
-/// that has no driver.
+/// Waits until every disk controller has its disk, then does `work` on each disk. A SATA controller
+/// without a driver does not count: that is the chipset's, with no disk.
 fn on_disks(work: impl Fn(&mut Disk) -> Result<Report, Error>) -> Result<(), Error> {
     let controllers = pci::functions()?
         .iter()
@@ -104,10 +104,11 @@ fn write(disk: &mut Disk, offset: u64, bytes: u64) -> Result<Report, Error> {
     Ok(Report::Write { disk: disk.name.clone(), offset, bytes, same })
 }
 
-/// So many reads at a time, each by a thread; nothing is printed between the two looks at the interrupts.
+/// Makes `count` reads by `depth` threads. Nothing is printed between the two reads of the
+/// interrupt counts, because that would cause interrupts.
 fn read(disk: &Disk, count: u64, depth: u64) -> Result<Report, Error> {
     let blocks = disk.size()?.min(READ_SPAN).checked_div(BLOCK).unwrap_or_default();
-    let disks = (0..depth).map(|_| disk.again()).collect::<Result<Vec<_>, _>>()?;
+    let disks = (0..depth).map(|_| disk.reopen()).collect::<Result<Vec<_>, _>>()?;
     let before = interrupts::counts()?;
     let start = Instant::now();
     let each = |(thread, disk): (u64, Disk)| {
@@ -165,7 +166,7 @@ fn ask(interface: &str, count: u64) -> Result<Report, Error> {
     })
 }
 
-/// Offsets of blocks, in an order that no read-ahead guesses and that is the same each time.
+/// Offsets of blocks in a scattered order that defeats read-ahead. The order is always the same.
 pub fn scattered(blocks: u64) -> impl Iterator<Item = u64> {
     (1u64..).map(move |n| {
         let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scattered_offsets_stay_on_the_disk() {
+    fn scattered_offsets_are_within_the_blocks() {
         assert!(scattered(7).take(1000).all(|offset| offset % BLOCK == 0 && offset < 7 * BLOCK));
         assert!(scattered(0).take(3).all(|offset| offset == 0));
     }

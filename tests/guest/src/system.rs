@@ -1,4 +1,4 @@
-//! The system around the init: mounts, command line, what there is, and the end.
+//! The system around the init: mounts, the command line, memory and CPUs, and the end.
 
 use std::fs;
 use std::io;
@@ -11,33 +11,33 @@ use nix::sys::termios::tcdrain;
 use nix::unistd::sync;
 use thiserror::Error;
 
-/// A step that could not be done.
+/// Why a step failed.
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("{action} {path}: {source}")]
     File { action: &'static str, path: String, source: io::Error },
-    #[error("guest.do: {0:?} is not understood")]
+    #[error("guest.do: unknown or malformed step {0:?}")]
     Plan(String),
-    #[error("no NVMe disk came up: {found} of {expected} there")]
+    #[error("disks are missing: {found} of {expected} appeared")]
     NoDisk { found: usize, expected: usize },
     #[error("network: {action}: {errno}")]
     Net { action: String, errno: nix::Error },
 }
 
 impl Error {
-    /// For `map_err`.
+    /// Makes an error of an action on a file, for `map_err`.
     pub fn file(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }
     }
 }
 
-/// Mounts what the kernel shows its state in.
+/// Mounts the kernel's file systems.
 pub fn mount_all() -> Result<(), Error> {
     for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         fs::create_dir_all(target).map_err(Error::file("create", target))?;
         match mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>) {
-            // CONFIG_DEVTMPFS_MOUNT has done it already.
+            // A kernel with CONFIG_DEVTMPFS_MOUNT has mounted /dev.
             Ok(()) | Err(nix::Error::EBUSY) => {}
             Err(errno) => return Err(Error::file("mount", target)(errno.into())),
         }
@@ -45,7 +45,7 @@ pub fn mount_all() -> Result<(), Error> {
     Ok(())
 }
 
-/// A file of the kernel's.
+/// Reads a file of procfs or sysfs.
 pub fn read(path: &str) -> Result<String, Error> {
     fs::read_to_string(path).map_err(Error::file("read", path))
 }
@@ -55,7 +55,7 @@ pub fn command_line() -> Result<String, Error> {
     read("/proc/cmdline")
 }
 
-/// What this machine is.
+/// Reports uptime, CPUs and memory.
 pub fn look() -> Result<Report, Error> {
     Ok(Report::Init {
         uptime_ns: uptime_ns(&read("/proc/uptime")?),
@@ -64,7 +64,7 @@ pub fn look() -> Result<Report, Error> {
     })
 }
 
-/// `/proc/uptime` has seconds with two decimals.
+/// Parses `/proc/uptime`, which begins with seconds with two decimals.
 fn uptime_ns(text: &str) -> u64 {
     let digits: String =
         text.chars().take_while(|c| !c.is_whitespace()).filter(char::is_ascii_digit).collect();
@@ -78,19 +78,18 @@ fn memory_kib(meminfo: &str) -> u64 {
         .unwrap_or_default()
 }
 
-/// Ends the machine. Does not return, except to panic the kernel.
+/// Ends the machine. It returns only for [`Ending::Panic`]: the kernel panics when its init exits.
 pub fn end(ending: Ending) {
     sync();
-    // The kernel's last words go to the console past what its terminal still holds: they would end up in our
-    // last line.
+    // The kernel's last messages overtake the output that its terminal still buffers, and would end
+    // up within the last report. So wait until that is printed.
     let _ = tcdrain(stdout());
     let mode = match ending {
         Ending::Off => RebootMode::RB_POWER_OFF,
         Ending::Reboot => RebootMode::RB_AUTOBOOT,
-        // The kernel panics when its init exits.
         Ending::Panic => return,
     };
-    // It fails only for a process without CAP_SYS_BOOT; then the exit that follows is the end.
+    // It fails only without CAP_SYS_BOOT, which the init has.
     let _ = reboot(mode);
 }
 
@@ -99,13 +98,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uptime_in_nanoseconds() {
+    fn parses_uptime_as_nanoseconds() {
         assert_eq!(uptime_ns("1.25 0.90\n"), 1_250_000_000);
         assert_eq!(uptime_ns(""), 0);
     }
 
     #[test]
-    fn memory_is_the_total() {
+    fn parses_the_total_memory() {
         assert_eq!(memory_kib("MemTotal:         491520 kB\nMemFree: 1 kB\n"), 491_520);
     }
 }

@@ -1,4 +1,5 @@
-//! Decoding on and off, power states and resets, while another thread reads the registers.
+//! Toggles decoding and the power state of an NVMe and resets it, while another thread reads its
+//! registers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{scope, sleep};
@@ -10,32 +11,33 @@ use crate::registers::{Config, MEMORY, Registers};
 use crate::system::Error;
 use crate::{pci, report};
 
-/// Power management, PCI Express (PCI Code and ID Assignment 2).
+/// IDs of the power management and the PCI Express capability (PCI Code and ID Assignment, 2).
 const PM: u8 = 0x01;
 const EXPRESS: u8 = 0x10;
-/// The control register of the former, and a state in which nothing is decoded.
+/// The power management control register, and the state D3hot, in which a function decodes nothing.
 const PM_CONTROL: u64 = 4;
 const D3_HOT: u16 = 3;
-/// The control register of the latter, and its bit that resets the function.
+/// The device control register of PCI Express, and its bit that starts an FLR.
 const EXPRESS_CONTROL: u64 = 8;
 const RESET: u16 = 1 << 15;
-/// What the specifications give a function to come back (PM 1.2, 5.6.1; PCIe 6.6.2).
+/// How long a function may take to be ready (PM 1.2, 5.6.1; PCIe 6.0, 6.6.2).
 const FROM_D3: Duration = Duration::from_millis(10);
 const FROM_RESET: Duration = Duration::from_millis(100);
 
-/// A machine that says nothing for long is taken for dead.
+/// A progress report is sent at least once for so many repetitions: the lab replaces a machine that
+/// prints nothing for long.
 const PROGRESS: u64 = 500;
 
-/// What is toggled, and how.
+/// The NVMe that is toggled.
 struct Subject {
     config: Config,
     registers: Registers,
-    /// The first register's value, which is not all-ones.
+    /// The value of the first register, which is not all-ones.
     value: u32,
 }
 
 impl Subject {
-    /// The first NVMe, whose registers begin with its capabilities.
+    /// Opens the first NVMe. Its first register is CAP, which is constant.
     fn open() -> Result<Self, Error> {
         let functions = pci::functions()?;
         let nvme = functions.iter().find(|function| function.class == pci::NVME_CLASS);
@@ -48,7 +50,8 @@ impl Subject {
         Ok(Self { config, registers, value })
     }
 
-    /// `times` off and on; how often what was read is not what it should be.
+    /// Switches off and on `times` times; returns the number of wrong reads. While off, the
+    /// register must read all-ones.
     fn toggle(
         &self,
         times: u64,
@@ -116,8 +119,8 @@ impl Subject {
     }
 }
 
-/// Toggles decoding `times`, the power state a hundredth as often, and resets a fifth of that, which take
-/// longest, while a thread reads.
+/// Toggles decoding `times` times and the power state `times / 100` times, and resets `times / 500`
+/// times, while a thread reads.
 pub fn toggle(times: u64) -> Result<Report, Error> {
     let subject = Subject::open()?;
     let (done, reads, strange) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));

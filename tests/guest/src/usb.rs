@@ -1,4 +1,5 @@
-//! USB devices, by sysfs. Finding one takes commands to its controller, and interrupts for their completion.
+//! USB devices, from sysfs. The kernel finds one only if commands to its controller complete with
+//! interrupts.
 
 use std::fs;
 use std::thread::sleep;
@@ -11,14 +12,14 @@ use crate::pci;
 use crate::system::{Error, read};
 
 const DEVICES: &str = "/sys/bus/usb/devices";
-/// The Linux Foundation's, whose devices are root hubs.
+/// The vendor ID of the Linux Foundation, whose devices are root hubs.
 const ROOT_HUB: &str = "1d6b";
-/// USB controllers with xHCI (PCI Code and ID Assignment 1.11, 1.13).
+/// The class code of a USB controller with xHCI (PCI Code and ID Assignment 1.11, 1.13).
 const XHCI_CLASS: &str = "0c0330";
-/// How long finding a device may take.
+/// How long a device may take to appear.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits for a device, and says what is there.
+/// Waits for a device, and reports all devices.
 pub fn look() -> Result<Report, Error> {
     let begin = Instant::now();
     let mut devices = devices()?;
@@ -34,7 +35,7 @@ pub fn look() -> Result<Report, Error> {
 
 fn devices() -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(DEVICES).map_err(Error::file("list", DEVICES))?;
-    // Interfaces lie among the devices, and have no such files.
+    // The folder also lists interfaces, which have no such files.
     let id =
         |name: &str, folder: &fs::DirEntry| read(&folder.path().join(name).to_string_lossy()).ok();
     let device = |folder: fs::DirEntry| {

@@ -1,4 +1,5 @@
-//! A function through the guest's own VFIO, without an IOMMU: the driver of devices that Linux has none for.
+//! A function by the guest's own VFIO, without an IOMMU. It gives interrupts of devices for which
+//! Linux has no driver.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd as _;
@@ -11,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::system::Error;
 
-/// linux/vfio.h: `_IO(';', 100 + n)`.
+/// The base of VFIO's ioctl numbers (linux/vfio.h): `_IO(';', 100 + n)`.
 const BASE: u16 = (b';' as u16) << 8 | 100;
 const SET_IOMMU: u8 = 2;
 const GROUP_SET_CONTAINER: u8 = 4;
@@ -20,11 +21,11 @@ const DEVICE_GET_REGION_INFO: u8 = 8;
 const DEVICE_SET_IRQS: u8 = 10;
 const NOIOMMU: usize = 8;
 const CONFIG_REGION: u32 = 7;
-/// `VFIO_PCI_MSI_IRQ_INDEX`; eventfds as data, trigger as action.
+/// `VFIO_PCI_MSI_IRQ_INDEX`, and the flags for eventfds as data and trigger as action.
 const MSI: u32 = 1;
 const TRIGGER_EVENTFD: u32 = 1 << 2 | 1 << 5;
 
-/// What is passed to an ioctl.
+/// The argument of an ioctl.
 enum Argument<'a> {
     Number(usize),
     Text(&'a std::ffi::CStr),
@@ -38,14 +39,15 @@ fn ioctl(file: &File, number: u8, argument: Argument<'_>) -> Result<i32, Error> 
         Argument::Text(text) => text.as_ptr().expose_provenance(),
         Argument::Words(words) => words.as_mut_ptr().expose_provenance(),
     };
-    // SAFETY: each request of this module takes what it is given here: a number; a string that ends with zero;
-    // or a struct of words that begins with its size in bytes, beyond which the kernel neither reads nor writes.
+    // SAFETY: each request of this module takes the argument that it is given: a number; a string
+    // that ends with zero; or a struct of words. Such a struct is a single fd, or begins with its
+    // size in bytes, beyond which the kernel neither reads nor writes.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
     Errno::result(result)
         .map_err(|errno| Error::file("VFIO ioctl", &number.to_string())(errno.into()))
 }
 
-/// A function that is ours.
+/// An open function, with its group and its container.
 pub struct Function {
     device: File,
     bar0: u64,
@@ -56,7 +58,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// Takes a function, with MSI on.
+    /// Binds a function to vfio-pci, opens it, and turns MSI on.
     pub fn open(address: &str) -> Result<Self, Error> {
         let write =
             |path: &str, text: &str| fs::write(path, text).map_err(Error::file("write", path));
@@ -78,7 +80,7 @@ impl Function {
         ioctl(&container, SET_IOMMU, Argument::Number(NOIOMMU))?;
         let text = std::ffi::CString::new(address).unwrap_or_default();
         let fd = ioctl(&group, GROUP_GET_DEVICE_FD, Argument::Text(&text))?;
-        // SAFETY: the kernel has just made this fd for us.
+        // SAFETY: the ioctl returned this fd, and nobody else owns it.
         let device = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
         let msi = EventFd::from_flags(EfdFlags::EFD_NONBLOCK);
         let msi = msi.map_err(|errno| Error::file("create", "an eventfd")(errno.into()))?;
@@ -93,7 +95,7 @@ impl Function {
         ioctl(&device, DEVICE_SET_IRQS, Argument::Words(words))?;
         let (bar0, config) = (region(&device, 0)?, region(&device, CONFIG_REGION)?);
         let function = Self { device, bar0, config, msi, _group: group, _container: container };
-        // Memory and bus mastering.
+        // Turn memory decoding and bus mastering on.
         function.write_at(function.config, 4, &6_u16.to_le_bytes())?;
         Ok(function)
     }
@@ -103,7 +105,7 @@ impl Function {
         done.map_err(Error::file("write", "a region"))
     }
 
-    /// A register of BAR0.
+    /// Reads a register of BAR0.
     pub fn read(&self, offset: u64) -> Result<u32, Error> {
         let mut data = [0; 4];
         let done = self.device.read_exact_at(&mut data, self.bar0.saturating_add(offset));
@@ -111,12 +113,12 @@ impl Function {
         Ok(u32::from_le_bytes(data))
     }
 
-    /// A register of BAR0.
+    /// Writes a register of BAR0.
     pub fn write(&self, offset: u64, value: u32) -> Result<(), Error> {
         self.write_at(self.bar0, offset, &value.to_le_bytes())
     }
 
-    /// Waits for an interrupt, and says how many came; none if it takes too long.
+    /// Waits up to 2 s for an interrupt, and returns the number of interrupts since the last call.
     pub fn interrupts(&self) -> u64 {
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(2) {
@@ -129,7 +131,7 @@ impl Function {
     }
 }
 
-/// Where a region begins in the device's file.
+/// The offset of a region in the device's file.
 fn region(device: &File, index: u32) -> Result<u64, Error> {
     let mut words = [32, 0, index, 0, 0, 0, 0, 0];
     ioctl(device, DEVICE_GET_REGION_INFO, Argument::Words(&mut words))?;

@@ -1,4 +1,4 @@
-//! What is fetched or built once and kept, under the user's XDG cache folder.
+//! The cache of fetched and built files, in the user's XDG cache folder.
 
 use std::env;
 use std::fs::{self, File};
@@ -8,16 +8,17 @@ use tempfile::TempDir;
 
 use crate::Error;
 
-/// The folder of that name is the lab's own; deleting it costs only time.
+/// The name of the cache folder. It may be deleted: the lab makes it again.
 const NAME: &str = "vfio-passthrough-lab";
 
-/// The cache. An entry is a folder, and is there only when it is whole.
+/// The cache. An entry is a folder, and exists only if it is complete.
 pub struct Cache {
     folder: PathBuf,
 }
 
 impl Cache {
-    /// The user's (XDG Base Directory Specification: `$XDG_CACHE_HOME`, else `~/.cache`).
+    /// Opens the user's cache (XDG Base Directory Specification: below `$XDG_CACHE_HOME`, or else
+    /// below `~/.cache`).
     pub fn of_user() -> Result<Self, Error> {
         let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
         let set =
@@ -30,9 +31,9 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// The entry `name`, made by `make` in an empty folder if it is not there yet. A `make` that fails or is
-    /// interrupted leaves no entry: the folder gets its name when it is complete. Of two labs that want the same
-    /// one makes it, and the other waits.
+    /// Returns the entry `name`. If it does not exist, `make` fills an empty folder, which then
+    /// becomes the entry; if `make` fails or is interrupted, there is no entry. If two processes
+    /// want the same entry, one makes it and the other waits.
     pub fn entry(
         &self,
         name: &str,
@@ -42,26 +43,26 @@ impl Cache {
         if entry.exists() {
             return Ok(entry);
         }
-        let _alone = self.lock(name)?;
+        let _lock = self.lock(name)?;
         if entry.exists() {
             return Ok(entry);
         }
         let draft = self.scratch()?;
         make(draft.path())?;
         fs::rename(draft.path(), &entry).map_err(Error::file("name", &entry))?;
-        // It has a name now, and is no scratch folder any more.
+        // The folder has another name now: do not delete it.
         drop(draft.keep());
         Ok(entry)
     }
 
-    /// Locked until it is dropped, or its process ends.
+    /// Locks an entry until the returned file is closed.
     fn lock(&self, name: &str) -> Result<File, Error> {
         let path = self.folder.join(format!(".{name}.lock"));
         let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
         locked.map_err(Error::file("lock", &path))
     }
 
-    /// A folder that is deleted after use, on the same file system as the entries.
+    /// A temporary folder on the file system of the entries.
     pub fn scratch(&self) -> Result<TempDir, Error> {
         let scratch = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&self.folder);
         scratch.map_err(Error::file("create a folder in", &self.folder))
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_made_once() {
+    fn makes_an_entry_once() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("lab")).unwrap();
         let make =
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_make_leaves_nothing() {
+    fn failed_make_leaves_no_entry() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().to_owned()).unwrap();
         let half = |draft: &Path| {
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_want_one_entry_make_it_once() {
+    fn two_threads_make_one_entry_once() {
         use std::sync::atomic::{AtomicU32, Ordering};
         let folder = tempfile::tempdir().unwrap();
         let made = AtomicU32::new(0);

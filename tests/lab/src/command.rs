@@ -1,4 +1,4 @@
-//! Programs of the host's, run to their end.
+//! Programs on the host.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::process::{Command, Output, Stdio};
 
 use crate::Error;
 
-/// A program with its arguments, and what it is expected to do: succeed.
+/// A command on the host that is expected to succeed.
 pub struct Tool(Command);
 
 impl Tool {
-    /// Nothing is read from the terminal.
+    /// A command without arguments, and with an empty standard input.
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
@@ -18,49 +18,53 @@ impl Tool {
         Self(command)
     }
 
-    /// Adds arguments.
+    /// Appends arguments.
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.0.args(arguments);
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
     }
 
-    /// Takes a variable away.
+    /// Removes an environment variable.
     #[must_use]
     pub fn without_env(mut self, name: &str) -> Self {
         self.0.env_remove(name);
         self
     }
 
-    /// Runs it in this folder.
+    /// Sets the working directory.
     #[must_use]
     pub fn folder(mut self, folder: &Path) -> Self {
         self.0.current_dir(folder);
         self
     }
 
-    /// Runs it in silence; what it says is in the error if it fails.
+    /// Runs the command without showing its output.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`], with the status and the end of the output, if the command fails.
     pub fn run(self) -> Result<(), Error> {
         self.output().map(|_| ())
     }
 
-    /// Runs it and returns its standard output.
+    /// Runs the command and returns its standard output; fails like [`run`](Self::run).
     pub fn output(mut self) -> Result<Vec<u8>, Error> {
         let output = self.0.output().map_err(|error| self.failure(&error.to_string()))?;
         if output.status.success() {
             return Ok(output.stdout);
         }
-        Err(self.failure(&said(&output)))
+        Err(self.failure(&status_and_output(&output)))
     }
 
-    /// The command itself, for those who follow its output.
+    /// The command, for a caller that starts it.
     #[must_use]
     pub fn into_command(self) -> Command {
         self.0
@@ -71,20 +75,20 @@ impl Tool {
     }
 }
 
-/// A command as one would type it.
+/// The command line as text, for messages.
 #[must_use]
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// Its status and the last lines that it printed.
-fn said(output: &Output) -> String {
+/// The status and the last lines of the output.
+fn status_and_output(output: &Output) -> String {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     format!("{}\n{}", output.status, last_lines(&String::from_utf8_lossy(&text), 15))
 }
 
-/// The end of a text.
+/// The last `count` lines of `text`.
 #[must_use]
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
@@ -96,20 +100,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_what_the_program_said() {
+    fn error_has_status_and_output() {
         let error =
             Tool::new("sh").args(["-c", "echo sorry >&2; exit 3"]).run().unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("sorry"), "{error}");
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn error_names_a_missing_program() {
         let error = Tool::new("/no/such/program").run().unwrap_err().to_string();
         assert!(error.contains("/no/such/program"), "{error}");
     }
 
     #[test]
-    fn the_last_lines_of_a_short_text_are_all_of_it() {
+    fn last_lines_of_a_short_text_are_the_whole_text() {
         assert_eq!(last_lines("a\nb\nc", 2), "b\nc");
         assert_eq!(last_lines("a", 2), "a");
     }

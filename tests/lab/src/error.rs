@@ -1,4 +1,4 @@
-//! What can go wrong in the lab.
+//! The errors of the lab.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,95 +7,100 @@ use thiserror::Error as ThisError;
 
 use crate::command::last_lines;
 
-/// A failure of the lab, or of what it was asked to do in L1.
+/// A failure of the lab, or of a request to the agent in L1.
 #[derive(Debug, ThisError)]
 pub enum Error {
-    /// A file or a folder of the host's.
+    /// An action on a file or folder of the host failed.
     #[error("{action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The action, a verb.
         action: &'static str,
-        /// On this.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A program of the host's could not be run, or failed.
+    /// A command could not be run, or failed.
     #[error("`{command}` failed: {why}")]
     Command {
-        /// With its arguments.
+        /// The command line.
         command: String,
-        /// Its status, and the end of what it said.
+        /// The status and the end of the output, or why the command could not be run.
         why: String,
     },
-    /// Debian has no such kernel here.
+    /// The host's Debian has no package of such a kernel.
     #[error(
-        "no package of a Linux {series} kernel: {tried} name none (Debian 12 or later is needed)"
+        "found no package of a Linux {series} kernel: none of {tried} depends on one \
+         (the lab needs Debian 12 or later)"
     )]
     NoKernelPackage {
-        /// `6.12`
+        /// The series, such as `6.12`.
         series: &'static str,
-        /// The metapackages that were asked.
+        /// The metapackages that were tried.
         tried: String,
     },
-    /// A module that the lab needs is not in the kernel's package.
+    /// The kernel's package lacks a module.
     #[error("the kernel has no module {0:?}")]
     NoModule(String),
-    /// The emulated machine has printed and answered nothing for too long.
+    /// The emulated machine printed and answered nothing for too long, or its kernel reported a
+    /// hang.
     #[error(
-        "the emulated machine made no progress for {seconds} s; the last of its output:\n{console}"
+        "the emulated machine made no progress for {seconds} s; the end of its output:\n{console}"
     )]
     Stalled {
-        /// By the host's clock.
+        /// The time without progress, by the host's clock.
         seconds: u64,
-        /// What it printed last.
+        /// The end of the machine's output.
         console: String,
     },
-    /// The emulated machine has ended unasked.
-    #[error("the emulated machine ended by itself; the last of its output:\n{console}")]
+    /// The emulated machine ended without a request.
+    #[error("the emulated machine ended unexpectedly; the end of its output:\n{console}")]
     Gone {
-        /// What it printed last.
+        /// The end of the machine's output.
         console: String,
     },
-    /// The agent in L1 could not do what it was asked.
+    /// A request to the agent in L1 failed.
     #[error("in L1: {0}")]
     Refused(String),
-    /// An answer that the request does not have.
-    #[error("the agent in L1 answered out of turn: {0}")]
-    Confused(String),
-    /// A message that is not JSON, or a report that is not what it should be.
-    #[error("{what} cannot be read: {source}")]
+    /// The agent sent another kind of answer than the request has.
+    #[error("the agent in L1 sent an unexpected answer: {0}")]
+    UnexpectedAnswer(String),
+    /// A text is not the expected JSON.
+    #[error("cannot convert {what} from or to JSON: {source}")]
     Json {
-        /// Of what.
+        /// What the text is.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// QEMU's monitor refused something, or is gone.
-    #[error("QEMU's monitor, {command}: {why}")]
+    /// QEMU's monitor rejected a command, or its connection ended.
+    #[error("QEMU's monitor: {command}: {why}")]
     Monitor {
-        /// The command, or what was waited for.
+        /// The command, or the message that the lab waited for.
         command: String,
-        /// Its own words.
+        /// The monitor's error, or the cause.
         why: String,
     },
-    /// A machine needs them.
-    #[error("this lab has been set up without programs")]
+    /// A machine needs programs, and the lab was set up without.
+    #[error("this lab was set up without programs")]
     NoPrograms,
-    /// The kernel's source is not what the lab knows.
-    #[error("{} has no place for the guard of injections; is this Linux 6.12?", .0.display())]
+    /// The kernel's source lacks the line that the guard against double interrupts replaces.
+    #[error("{} lacks the line that the guard replaces; is this Linux 6.12?", .0.display())]
     NoGuard(PathBuf),
-    /// The lab must be root: for apt, and for nothing else.
-    #[error("{0} is missing; as root the lab installs it, or run: apt-get install -y {0}")]
+    /// Packages are missing, and only root can install them.
+    #[error(
+        "missing packages: {0}; run the lab as root, which installs them, or run: \
+         apt-get install -y {0}"
+    )]
     NotRoot(String),
 }
 
 impl Error {
-    /// If a machine has stopped or gone: with the end of what the program in it printed.
+    /// Adds the end of a program's output to an error of the machine that it ran on.
     #[must_use]
     pub fn after(self, printed: &str) -> Self {
         let with = |console: String| {
-            format!("{console}\n--- the program in it:\n{}", last_lines(printed, 15))
+            format!("{console}\n--- output of the program in L1:\n{}", last_lines(printed, 15))
         };
         match self {
             Self::Stalled { seconds, console } => Self::Stalled { seconds, console: with(console) },
@@ -104,13 +109,13 @@ impl Error {
         }
     }
 
-    /// For `map_err`.
+    /// Makes an error of an action on a file, for `map_err`.
     pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::File { action, path, source }
     }
 
-    /// For `map_err`.
+    /// Makes an error of a conversion, for `map_err`.
     pub fn json(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         move |source| Self::Json { what, source }
     }

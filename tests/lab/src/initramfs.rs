@@ -1,4 +1,4 @@
-//! Archives that a kernel unpacks as its first root (Documentation/driver-api/early-userspace/buffer-format).
+//! Initramfs archives (Documentation/driver-api/early-userspace/buffer-format).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 
 use crate::Error;
 
-/// An archive in the making.
+/// An archive that is being written.
 pub struct Initramfs {
     path: PathBuf,
     out: BufWriter<File>,
@@ -17,7 +17,7 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// Begins the archive with its `/init`, which is a program.
+    /// Begins an archive at `path` with the program `init` as `/init`.
     pub fn create(path: &Path, init: &Path) -> Result<Self, Error> {
         let file = File::create(path).map_err(Error::file("create", path))?;
         let mut archive =
@@ -26,13 +26,13 @@ impl Initramfs {
         Ok(archive)
     }
 
-    /// Adds a file of the host's as `name`, which is absolute. It can be executed.
+    /// Adds a file of the host as `name`, an absolute path. It is executable.
     pub fn add(&mut self, name: &str, file: &Path) -> Result<(), Error> {
         let contents = fs::read(file).map_err(Error::file("read", file))?;
         self.write(name, &contents)
     }
 
-    /// Adds modules, and `/modules.list` with their names in order.
+    /// Adds modules, and `/modules.list` with their paths in the same order.
     pub fn add_modules(&mut self, modules: &[PathBuf]) -> Result<(), Error> {
         let mut list = String::new();
         for module in modules {
@@ -45,7 +45,7 @@ impl Initramfs {
         self.write(crate::protocol::MODULE_LIST, list.as_bytes())
     }
 
-    /// Adds a file with these contents.
+    /// Adds an executable file with these contents, and the folders above it.
     pub fn write(&mut self, name: &str, contents: &[u8]) -> Result<(), Error> {
         let name = name.trim_start_matches('/');
         for (end, _) in name.match_indices('/') {
@@ -84,7 +84,7 @@ mod tests {
     use cpio::newc::Reader;
 
     #[test]
-    fn folders_come_before_what_is_in_them() {
+    fn adds_a_folder_before_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let init = folder.path().join("program");
         fs::write(&init, "the init").unwrap();

@@ -11,11 +11,12 @@ use crate::modules::load_order;
 use crate::small_kernel::fingerprint;
 use crate::{Error, packages, say, small_kernel};
 
-/// Modules for L1, dependencies aside.
+/// Modules for L1, without their dependencies.
 const L1_MODULES: &[&str] =
     &["virtio_pci", "virtio_console", "kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
 
-/// Modules that an L2 may want: those of [`Device::modules`](crate::Device::modules), and its power button's.
+/// Modules for L2: those of [`Device::modules`](crate::Device::modules), and those of the power
+/// button.
 const L2_MODULES: &[&str] = &[
     "nvme",
     "e1000",
@@ -33,7 +34,7 @@ const L2_MODULES: &[&str] = &[
 /// A kernel for L1 and L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {
-    /// Built here from Debian's source, with few options: boots fastest.
+    /// A 6.12 kernel with few options, built from Debian's source. It boots fastest.
     Small,
     /// Debian's 6.12.
     #[value(name = "6.12")]
@@ -43,20 +44,20 @@ pub enum Kernel {
     Stock61,
 }
 
-/// A kernel on the disk.
+/// The files of a kernel.
 #[derive(Clone, Debug)]
 pub struct KernelFiles {
     /// The bzImage.
     pub image: PathBuf,
-    /// Modules for L1, in the order to load them.
+    /// The modules for L1, in load order.
     pub l1_modules: Vec<PathBuf>,
-    /// Where modules are, with a list for each that an L2 may want.
+    /// The folder of modules. `NAME.list` lists the module NAME for L2 with its dependencies.
     pub folder: PathBuf,
 }
 
 impl KernelFiles {
-    /// These modules with all that they need, in the order to load them. Where a kernel has everything built
-    /// in, there are none.
+    /// The files of the modules `wanted` and of their dependencies, in load order. Built-in modules
+    /// have none.
     pub fn modules(&self, wanted: &[&str]) -> Result<Vec<PathBuf>, Error> {
         let mut modules: Vec<PathBuf> = Vec::new();
         for name in wanted {
@@ -70,7 +71,7 @@ impl KernelFiles {
     }
 }
 
-/// A list of modules; one that is not there is empty.
+/// Reads a list of modules; a missing list is empty.
 fn list(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
     let path = folder.join(name);
     match fs::read_to_string(&path) {
@@ -81,7 +82,7 @@ fn list(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
 }
 
 impl Kernel {
-    /// Fetches or builds it unless that has been done.
+    /// Returns the kernel's files; fetches or builds them if the cache lacks them.
     pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
         match self {
             Self::Small => small_kernel::files(cache),
@@ -92,7 +93,7 @@ impl Kernel {
         }
     }
 
-    /// As people call it.
+    /// The kernel's name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -104,7 +105,7 @@ impl Kernel {
 }
 
 fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<KernelFiles, Error> {
-    // With other modules, it is another entry.
+    // Another list of modules makes another entry.
     let modules = fingerprint(&[L1_MODULES, L2_MODULES].concat().join(" "));
     let folder = cache.entry(&format!("linux-{series}-{modules}"), |draft| {
         let package = packages::kernel_package(series, metapackages)?;
@@ -115,7 +116,7 @@ fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<K
     Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list(&folder, "l1.list")?, folder })
 }
 
-/// From an unpacked package: the image, and the modules that L1 and L2 load.
+/// Copies the image and the modules of L1 and L2 from an unpacked package to `kept`.
 fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
     let image = entry_named(&package.join("boot"), "vmlinuz-")?;
     copy(&image, &kept.join("vmlinuz"))?;
@@ -143,7 +144,7 @@ fn module_root(package: &Path) -> PathBuf {
     if old.is_dir() { old } else { package.join("usr/lib/modules") }
 }
 
-/// `modules.dep` comes with some versions of the package, and else is made by its installation.
+/// Reads `modules.dep`. Packages without it make it when they are installed, so run `depmod`.
 fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
     let path = tree.join("modules.dep");
     if !path.exists() {
@@ -154,8 +155,8 @@ fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }
 
-/// Copies a module, decompressed: `finit_module` of a kernel without decompression takes no other. Returns
-/// its name.
+/// Copies a module and decompresses it, because not every kernel loads compressed modules. Returns
+/// the module's file name.
 fn keep_module(module: &Path, kept: &Path) -> Result<String, Error> {
     let compressed = module.extension().is_some_and(|extension| extension == "xz");
     let stem = if compressed { module.file_stem() } else { module.file_name() };
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_and_modules_are_kept_and_listed() {
+    fn keeps_image_and_modules_with_their_lists() {
         let package = tempfile::tempdir().unwrap();
         let tree = package.path().join("lib/modules/6.1.0-56-amd64");
         fs::create_dir_all(&tree).unwrap();

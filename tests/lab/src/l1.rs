@@ -1,4 +1,4 @@
-//! An L1 that runs: QEMU, its console, and the agent in it.
+//! A running L1: the QEMU process, its console, and the connection to the agent in L1.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -14,22 +14,22 @@ use tempfile::TempDir;
 use crate::command::Tool;
 use crate::machine::{Machine, MachineFiles};
 use crate::protocol::{Finished, Message, Program, Request, Stream};
-use crate::watchdog::{PATIENCE, Watchdog};
+use crate::watchdog::{SILENCE_LIMIT, Watchdog};
 use crate::{Error, Lab, Monitor, lab};
 
-/// How many lines of the console are kept for error messages.
+/// The number of console lines that are kept for error messages.
 const CONSOLE_LINES: usize = 40;
 
-/// Who sees what programs in L1 print.
+/// Whether the lab shows the output of programs in L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
-    /// The user, at once.
+    /// The lab prints the output when it arrives.
     Shown,
-    /// Only who asked for the run.
+    /// Only the caller of [`L1::run`] gets the output.
     Silent,
 }
 
-/// A running L1. It ends when this is dropped.
+/// A running L1. Dropping it ends the machine.
 pub struct L1 {
     qemu: Child,
     agent: UnixStream,
@@ -40,27 +40,26 @@ pub struct L1 {
     machine: Machine,
     images: Vec<PathBuf>,
     monitor: Monitor,
-    /// From L1's kernel's start to its readiness, by its own clock.
     ready_ns: u64,
     unguarded: Option<String>,
     _folder: TempDir,
 }
 
-/// What comes from L1.
+/// An event of L1.
 enum Event {
     Message(Message),
     Console(String),
     Gone,
 }
 
-/// A program that ran in L1.
+/// The result of a program that ran in L1.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// How it ended, and what its triggers saw.
+    /// How the program ended, and the results of its triggers.
     pub finished: Finished,
-    /// What it wrote.
+    /// Its standard output.
     pub stdout: String,
-    /// What it complained of.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -69,7 +68,7 @@ impl L1 {
     pub fn boot(lab: &Lab, machine: &Machine, echo: Echo) -> Result<Self, Error> {
         let folder = tempfile::Builder::new().prefix("lab-").tempdir();
         let folder = folder.map_err(Error::file("create a folder in", std::env::temp_dir()))?;
-        let files = lab.furnish(machine, folder.path())?;
+        let files = lab.make_files(machine, folder.path())?;
         let listener =
             UnixListener::bind(&files.socket).map_err(Error::file("listen on", &files.socket))?;
         let mut qemu = start(machine, &files)?;
@@ -94,31 +93,31 @@ impl L1 {
         };
         match l1.answer()? {
             Message::Ready { at_ns, unguarded } => (l1.ready_ns, l1.unguarded) = (at_ns, unguarded),
-            other => return Err(confused(&other)),
+            other => return Err(unexpected(&other)),
         }
         Ok(l1)
     }
 
-    /// What it was made from.
+    /// The description of the machine.
     #[must_use]
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// From its kernel's start to its readiness, by its own clock.
+    /// The time from the start of L1's kernel until the agent was ready, by L1's clock.
     #[must_use]
     pub fn ready_ns(&self) -> u64 {
         self.ready_ns
     }
 
-    /// Why interrupts may come to L2 twice, if they may. The small kernel keeps them from it by itself,
-    /// others need the agent's probe.
+    /// Why L2 may get an interrupt twice, or `None` if a guard prevents that. The small kernel has
+    /// a guard built in; other kernels need the agent's probe (see the agent's `guard`).
     #[must_use]
     pub fn unguarded(&self) -> Option<&str> {
         self.unguarded.as_deref().filter(|_| self.machine.kernel != crate::Kernel::Small)
     }
 
-    /// The disk image behind NVMe number `index`, as it is now.
+    /// Reads the disk image of device number `index`.
     pub fn image(&self, index: usize) -> Result<Vec<u8>, Error> {
         let path = self.images.get(index).cloned().unwrap_or_default();
         std::fs::read(&path).map_err(Error::file("read", &path))
@@ -134,8 +133,8 @@ impl L1 {
         self.run_along(program, |_, _| Ok(()))
     }
 
-    /// Runs a program to its end. `along` is called with all that it has printed each time it prints, and may do
-    /// something to the machine.
+    /// Runs a program to its end. Each time the program prints, calls `along` with the whole
+    /// standard output so far; `along` may use QEMU's monitor.
     pub fn run_along(
         &mut self,
         program: Program,
@@ -158,46 +157,46 @@ impl L1 {
                 Message::Finished(finished) => {
                     return Ok(Run { finished: *finished, stdout, stderr });
                 }
-                other => return Err(confused(&other)),
+                other => return Err(unexpected(&other)),
             }
         }
     }
 
-    /// A file of L1's.
+    /// Reads a file of L1, or lists a folder.
     pub fn read(&mut self, path: &str) -> Result<String, Error> {
         match self.ask(&Request::Read { path: path.into() })? {
             Message::Contents { contents } => Ok(contents),
-            other => Err(confused(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
-    /// What its kernel has said so far.
+    /// Reads the messages of L1's kernel.
     pub fn kernel_log(&mut self) -> Result<String, Error> {
         match self.ask(&Request::KernelLog)? {
             Message::Contents { contents } => Ok(contents),
-            other => Err(confused(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
-    /// Does something that has no result.
-    pub fn tell(&mut self, request: &Request) -> Result<(), Error> {
+    /// Performs a request that has no result.
+    pub fn perform(&mut self, request: &Request) -> Result<(), Error> {
         match self.ask(request)? {
             Message::Done => Ok(()),
-            other => Err(confused(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
-    /// Gives a PCI function to a driver, or to none.
+    /// Binds a PCI function to a driver, or unbinds it.
     pub fn bind(&mut self, address: &str, driver: Option<&str>) -> Result<(), Error> {
-        self.tell(&Request::Bind { address: address.into(), driver: driver.map(str::to_owned) })
+        self.perform(&Request::Bind { address: address.into(), driver: driver.map(str::to_owned) })
     }
 
-    /// Plugs NVMe number `index` in again, and waits until L1's kernel has found it.
+    /// Plugs NVMe number `index` in again, and waits until L1's kernel finds it.
     pub fn plug(&mut self, index: usize) -> Result<(), Error> {
         let device = self.machine.nvme(index);
         self.monitor.execute("device_add", &device)?;
         let path = format!("/sys/bus/pci/devices/{}/vendor", self.machine.address(index));
-        let deadline = Instant::now().checked_add(PATIENCE);
+        let deadline = Instant::now().checked_add(SILENCE_LIMIT);
         loop {
             match self.read(&path) {
                 Err(Error::Refused(_))
@@ -212,7 +211,7 @@ impl L1 {
 
     /// Renames a file or a device node.
     pub fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
-        self.tell(&Request::Rename { from: from.into(), to: to.into() })
+        self.perform(&Request::Rename { from: from.into(), to: to.into() })
     }
 
     fn ask(&mut self, request: &Request) -> Result<Message, Error> {
@@ -224,10 +223,10 @@ impl L1 {
         let mut line = serde_json::to_vec(request).map_err(Error::json("a request"))?;
         line.push(b'\n');
         self.watchdog.sign_of_life(Instant::now());
-        self.agent.write_all(&line).map_err(|_| Error::Gone { console: self.last_words() })
+        self.agent.write_all(&line).map_err(|_| Error::Gone { console: self.console_tail() })
     }
 
-    /// The next message, unless the machine ends or falls silent first.
+    /// Waits for the next message. Fails if the machine ends, or stays silent for too long.
     fn answer(&mut self) -> Result<Message, Error> {
         loop {
             let left = self.watchdog.left(Instant::now()).unwrap_or_default();
@@ -239,11 +238,11 @@ impl L1 {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let seconds = PATIENCE.as_secs();
-                    return Err(Error::Stalled { seconds, console: self.last_words() });
+                    let seconds = SILENCE_LIMIT.as_secs();
+                    return Err(Error::Stalled { seconds, console: self.console_tail() });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Gone { console: self.last_words() });
+                    return Err(Error::Gone { console: self.console_tail() });
                 }
             }
         }
@@ -252,10 +251,10 @@ impl L1 {
     fn take(&mut self, event: Event) -> Result<Option<Message>, Error> {
         match event {
             Event::Message(Message::Failed { why }) => Err(Error::Refused(why)),
-            Event::Message(Message::Output { text, .. }) if tells_of_a_hang(&text) => {
+            Event::Message(Message::Output { text, .. }) if reports_a_hang(&text) => {
                 Err(Error::Stalled {
-                    seconds: HANG_TOLD_AFTER,
-                    console: format!("{}\n{text}", self.last_words()),
+                    seconds: HANG_REPORTED_AFTER,
+                    console: format!("{}\n{text}", self.console_tail()),
                 })
             }
             Event::Message(message) => Ok(Some(message)),
@@ -266,12 +265,12 @@ impl L1 {
                 }
                 Ok(None)
             }
-            Event::Gone => Err(Error::Gone { console: self.last_words() }),
+            Event::Gone => Err(Error::Gone { console: self.console_tail() }),
         }
     }
 
     fn show(&self, stream: Stream, text: &str) {
-        // If the user's terminal is gone, there is nobody to show it to.
+        // A failed write to the user's terminal must not fail the run.
         let _ = match (self.echo, stream) {
             (Echo::Silent, _) => Ok(()),
             (Echo::Shown, Stream::Out) => lab::out(text),
@@ -279,24 +278,24 @@ impl L1 {
         };
     }
 
-    fn last_words(&self) -> String {
+    fn console_tail(&self) -> String {
         self.console.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// A kernel waits so long before it tells of a hang (`CONFIG_RCU_CPU_STALL_TIMEOUT`).
-const HANG_TOLD_AFTER: u64 = 21;
+/// The seconds after which a kernel reports a hang (`CONFIG_RCU_CPU_STALL_TIMEOUT`).
+const HANG_REPORTED_AFTER: u64 = 21;
 
-/// Whether a kernel tells that a CPU of its own does nothing any more (Documentation/RCU/stallwarn.rst). It does so again
-/// and again, so that what it prints is no sign of life. QEMU's SVM hangs an L2 whose kernel cannot have the guard so,
-/// now and then (see `small_kernel`).
-fn tells_of_a_hang(text: &str) -> bool {
+/// Whether a kernel reports that one of its CPUs hangs (Documentation/RCU/stallwarn.rst). Such
+/// reports repeat, so the watchdog would never see silence. QEMU's emulation of SVM hangs an L2 now
+/// and then if L1 has no guard (see the agent's `guard`).
+fn reports_a_hang(text: &str) -> bool {
     text.contains("rcu: INFO: ") && text.contains("stall")
 }
 
 impl Drop for L1 {
     fn drop(&mut self) {
-        // It has no state that is worth an orderly end. If it is gone already, so much the better.
+        // L1 has no state to save. Both calls fail only if QEMU has ended.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
@@ -309,7 +308,7 @@ fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
     command.spawn().map_err(Error::file("start", Path::new("qemu-system-x86_64")))
 }
 
-/// Waits for QEMU to connect. If it refuses its arguments, it ends instead.
+/// Waits until QEMU connects, or ends because it rejects its arguments.
 fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error> {
     let failed =
         |error: std::io::Error| Error::Gone { console: format!("QEMU did not start: {error}") };
@@ -329,8 +328,11 @@ fn accept(listener: &UnixListener, qemu: &mut Child) -> Result<UnixStream, Error
         if let Some(status) = qemu.try_wait().map_err(failed)? {
             return Err(Error::Gone { console: format!("QEMU ended at once: {status}") });
         }
-        if start.elapsed() > PATIENCE {
-            return Err(Error::Stalled { seconds: PATIENCE.as_secs(), console: String::new() });
+        if start.elapsed() > SILENCE_LIMIT {
+            return Err(Error::Stalled {
+                seconds: SILENCE_LIMIT.as_secs(),
+                console: String::new(),
+            });
         }
     }
 }
@@ -341,7 +343,7 @@ fn follow_console(qemu: &mut Child, sender: Sender<Event>) {
     };
     thread::spawn(move || {
         each_line(console, |line| sender.send(Event::Console(line)).is_ok());
-        // The console closes when QEMU ends. Nobody may be listening any more.
+        // The console closes when QEMU ends. The send fails if the receiver has been dropped.
         let _ = sender.send(Event::Gone);
     });
 }
@@ -359,7 +361,7 @@ fn follow_agent(agent: &UnixStream, sender: Sender<Event>) -> std::io::Result<()
     Ok(())
 }
 
-/// Calls `take` with each line until it says no or the source ends.
+/// Calls `take` with each line until it returns `false` or the source ends.
 fn each_line(source: impl Read, mut take: impl FnMut(String) -> bool) {
     let mut source = BufReader::new(source);
     let mut line = Vec::new();
@@ -371,8 +373,8 @@ fn each_line(source: impl Read, mut take: impl FnMut(String) -> bool) {
     }
 }
 
-fn confused(message: &Message) -> Error {
-    Error::Confused(format!("{message:?}"))
+fn unexpected(message: &Message) -> Error {
+    Error::UnexpectedAnswer(format!("{message:?}"))
 }
 
 #[cfg(test)]
@@ -380,12 +382,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_that_tells_of_a_hang_is_no_sign_of_life() {
+    fn recognizes_a_kernels_report_of_a_hang() {
         let hang = "[   84.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\r\n";
-        assert!(tells_of_a_hang(hang));
-        assert!(tells_of_a_hang("rcu: INFO: rcu_sched self-detected stall on CPU"));
+        assert!(reports_a_hang(hang));
+        assert!(reports_a_hang("rcu: INFO: rcu_sched self-detected stall on CPU"));
         for line in ["rcu: Hierarchical RCU implementation.", "nvme nvme0: stalled"] {
-            assert!(!tells_of_a_hang(line), "{line}");
+            assert!(!reports_a_hang(line), "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A guest (L2): what to run in it, and what came of it.
+//! A guest (L2): its description, and the result of a boot.
 
 use guest::Report;
 use serde_json::Value;
@@ -7,13 +7,13 @@ use crate::lab::place;
 use crate::protocol::{Ending, Finished, Program, Request, Trigger};
 use crate::{Error, L1, Monitor, Run};
 
-/// Where the VMM writes its counters in L1.
+/// The file in L1 to which the VMM writes its counters.
 const STATS: &str = "/tmp/stats.json";
 
-/// A guest to be booted by the VMM in L1.
+/// The description of a guest, which the VMM boots in L1.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// The program with its arguments and how it is run.
+    /// How the VMM is run; [`boot`](Self::boot) sets its arguments.
     pub program: Program,
     steps: String,
     command_line: String,
@@ -26,7 +26,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// One vCPU, 512 MiB, no device. It does `steps` (see the crate `guest`) and ends.
+    /// A guest with one vCPU, 512 MiB and no device. It carries out `steps` (see the crate `guest`)
+    /// and ends.
     #[must_use]
     pub fn new(steps: &str) -> Self {
         Self {
@@ -38,75 +39,76 @@ impl Guest {
             devices: Vec::new(),
             kernel: place::KERNEL.into(),
             initrd: place::INITRD.into(),
-            // A guest that panics or resets is to end, not to begin again.
+            // The VMM ends when the guest panics or resets.
             extra: vec!["--no-reboot".into()],
         }
     }
 
-    /// Booted again when it reboots.
+    /// Lets the VMM boot the guest again when it reboots.
     #[must_use]
     pub fn reboots(mut self) -> Self {
         self.extra.retain(|argument| argument != "--no-reboot");
         self
     }
 
-    /// With a device of L1: its address, or its folder in sysfs.
+    /// Assigns a device of L1: an address, or a folder in sysfs.
     #[must_use]
     pub fn device(mut self, device: &str) -> Self {
         self.devices.push(device.into());
         self
     }
 
-    /// With a device of L1 that cannot be reset.
+    /// Assigns a device of L1 that has no reset.
     #[must_use]
     pub fn device_without_reset(self, device: &str) -> Self {
         self.device(&format!("{device},reset=none"))
     }
 
-    /// With so many vCPUs.
+    /// Sets the number of vCPUs.
     #[must_use]
     pub fn cpus(self, cpus: u32) -> Self {
         Self { cpus, ..self }
     }
 
-    /// With so much RAM, in the VMM's notation.
+    /// Sets the RAM, in the notation of the VMM's `--memory`.
     #[must_use]
     pub fn memory(self, memory: &str) -> Self {
         Self { memory: memory.into(), ..self }
     }
 
-    /// With this in front of the steps on its kernel's command line.
+    /// Sets the part of the kernel's command line before the steps.
     #[must_use]
     pub fn command_line(self, command_line: &str) -> Self {
         Self { command_line: command_line.into(), ..self }
     }
 
-    /// With another file in L1 as its kernel.
+    /// Sets the kernel, a file in L1.
     #[must_use]
     pub fn kernel(self, kernel: &str) -> Self {
         Self { kernel: kernel.into(), ..self }
     }
 
-    /// With the small kernel, which has VFIO without an IOMMU: Debian's have not. For machines with an edu.
+    /// Uses the small kernel, which has VFIO without an IOMMU; Debian's kernels have not. Only
+    /// machines with an edu have it.
     #[must_use]
     pub fn small(self) -> Self {
         self.kernel(place::SMALL_KERNEL).initrd(place::SMALL_INITRD)
     }
 
-    /// With another file in L1 as its initrd.
+    /// Sets the initrd, a file in L1.
     #[must_use]
     pub fn initrd(self, initrd: &str) -> Self {
         Self { initrd: initrd.into(), ..self }
     }
 
-    /// With more arguments for the VMM.
+    /// Appends arguments for the VMM.
     #[must_use]
     pub fn arguments<S: Into<String>>(mut self, extra: impl IntoIterator<Item = S>) -> Self {
         self.extra.extend(extra.into_iter().map(Into::into));
         self
     }
 
-    /// Looks at files of L1 when the guest first prints `marker`.
+    /// Reads files of L1 when the guest first prints `marker`.
     #[must_use]
     pub fn look_at(mut self, marker: &str, files: &[&str]) -> Self {
         let files = files.iter().map(|file| (*file).to_owned()).collect();
@@ -114,7 +116,8 @@ impl Guest {
         self
     }
 
-    /// Asks the VMM's control socket when the guest first prints `marker`: methods and what is asked for.
+    /// Sends requests to the VMM's control socket when the guest first prints `marker`. A request
+    /// is a method and the name of a resource.
     #[must_use]
     pub fn ask_at(mut self, marker: &str, socket: &str, asked: &[(&str, &str)]) -> Self {
         let ask = |(method, what): &(&str, &str)| {
@@ -151,14 +154,15 @@ impl Guest {
         self
     }
 
-    /// Kills the VMM when it has run for so many nanoseconds of L1's, unless it has ended.
+    /// Kills the VMM after `nanoseconds` of L1's clock, unless it has ended.
     #[must_use]
     pub fn kill_after(mut self, nanoseconds: u64) -> Self {
         self.program.signal_after = Some((nanoseconds, 9));
         self
     }
 
-    /// With a limit of locked memory, and as a user without capabilities: root's would not be limited.
+    /// Runs the VMM as `user` without capabilities, with a limit of locked memory in bytes. The
+    /// limit does not hold for root.
     #[must_use]
     pub fn limited(mut self, user: u32, memlock: u64) -> Self {
         self.program.user = Some(user);
@@ -166,20 +170,20 @@ impl Guest {
         self
     }
 
-    /// With files of L1 that the VMM is passed open: see [`Program::open`].
+    /// Passes open files of L1 to the VMM: see [`Program::open`].
     #[must_use]
     pub fn open(mut self, files: &[String]) -> Self {
         self.program.open = files.to_vec();
         self
     }
 
-    /// The kernel's command line.
+    /// The kernel's command line: the part set before, and the steps.
     #[must_use]
     pub fn kernel_command_line(&self) -> String {
         format!("{} guest.do={}", self.command_line, self.steps)
     }
 
-    /// The VMM's arguments, its name first.
+    /// The VMM's command line, its path first.
     #[must_use]
     pub fn vmm_arguments(&self) -> Vec<String> {
         let mut arguments = vec![place::VMM.to_owned()];
@@ -201,13 +205,13 @@ impl Guest {
         arguments
     }
 
-    /// Boots it in `l1` by the VMM and waits for its end.
+    /// Boots the guest in `l1` and waits for its end.
     pub fn boot(&self, l1: &mut L1) -> Result<Outcome, Error> {
         self.boot_along(l1, |_, _| Ok(()))
     }
 
-    /// The same; `along` may do something to L1 whenever the guest has printed something, and is given all of
-    /// it.
+    /// The same. Each time the guest prints, calls `along` with its whole output so far; `along`
+    /// may use QEMU's monitor.
     pub fn boot_along(
         &self,
         l1: &mut L1,
@@ -216,26 +220,26 @@ impl Guest {
         let mut program = self.program.clone();
         program.arguments = self.vmm_arguments();
         program.arguments.extend(["--stats".into(), STATS.into()]);
-        l1.tell(&Request::Remove { path: STATS.into() })?;
+        l1.perform(&Request::Remove { path: STATS.into() })?;
         let run = l1.run_along(program, along)?;
-        // A VMM that failed or was killed has none.
+        // A VMM that failed or was killed wrote no counters.
         let stats = l1.read(STATS).unwrap_or_default();
         Ok(Outcome::new(run, &stats))
     }
 }
 
-/// What came of a guest.
+/// The result of a boot of a guest.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// How the VMM ended and what was seen on the way.
+    /// How the VMM ended, and the results of its triggers.
     pub finished: Finished,
-    /// The guest's console.
+    /// The output of the guest's console.
     pub console: String,
-    /// What the VMM complained of.
+    /// The VMM's standard error.
     pub stderr: String,
-    /// What the guest's init reported.
+    /// The reports of the guest's init.
     pub reports: Vec<Report>,
-    /// The VMM's counters; null when it left none.
+    /// The VMM's counters; null if it wrote none.
     pub stats: Value,
 }
 
@@ -250,22 +254,22 @@ impl Outcome {
         }
     }
 
-    /// Whether the VMM ended with status 0 and the guest said that it ends.
+    /// Whether the VMM ended with status 0 and the guest's last report is its end.
     #[must_use]
     pub fn is_success(&self) -> bool {
         let ended = matches!(self.reports.last(), Some(Report::End { .. }));
         self.finished.ending == Ending::Status(0) && ended
     }
 
-    /// A counter of the VMM's, by its path (`/exits/total`); none if it is not there.
+    /// A counter of the VMM by its path, such as `/exits/total`.
     #[must_use]
     pub fn counter(&self, path: &str) -> Option<u64> {
         self.stats.pointer(path).and_then(Value::as_u64)
     }
 
-    /// All that is known, for a test that failed.
+    /// The whole result as text, for a failed test.
     #[must_use]
-    pub fn account(&self) -> String {
+    pub fn details(&self) -> String {
         format!(
             "the VMM ended by {:?}\n--- stderr\n{}\n--- console\n{}\n--- counters\n{}",
             self.finished.ending, self.stderr, self.console, self.stats
@@ -278,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_vmm_gets_what_the_guest_is() {
+    fn vmm_arguments_describe_the_guest() {
         let guest = Guest::new("hash:4M").device("0000:00:02.0").cpus(2).arguments(["--verbose"]);
         let line = guest.vmm_arguments().join(" ");
         assert!(
@@ -291,12 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_found_by_their_path() {
+    fn finds_counters_by_their_path() {
         let finished = Finished { ending: Ending::Status(0), elapsed_ns: 1, sightings: Vec::new() };
         let run = Run { finished, stdout: String::new(), stderr: String::new() };
         let outcome = Outcome::new(run, r#"{"exits":{"total":7}}"#);
         assert_eq!(outcome.counter("/exits/total"), Some(7));
         assert_eq!(outcome.counter("/exits/none"), None);
-        assert!(!outcome.is_success(), "the guest has said nothing");
+        assert!(!outcome.is_success(), "the guest reported no end");
     }
 }

@@ -1,4 +1,4 @@
-//! The set-up: packages, kernels, programs, images; whatever is there already is left alone.
+//! The set-up of packages, kernels, programs and images. It makes only what is missing.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -10,70 +10,79 @@ use crate::cache::Cache;
 use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
-use crate::programs::Programs;
+use crate::programs::{EXAMPLES, Programs};
 use crate::{Error, Kernel, packages};
 
-/// Where things lie in L1.
+/// Paths in L1.
 pub mod place {
     /// The VMM.
     pub const VMM: &str = "/vmm";
-    /// The program that holds the model of /dev/vfio against L1's.
+    /// The program that compares the model of /dev/vfio with L1's /dev/vfio.
     pub const CONFORMANCE: &str = "/conformance";
-    /// The library's example that attaches and detaches a device.
-    pub const ATTACH: &str = "/attach";
+
     /// The guest's kernel.
     pub const KERNEL: &str = "/l2/kernel";
     /// The guest's initramfs.
     pub const INITRD: &str = "/l2/initrd";
-    /// The small kernel, on machines that have a device which only it can drive.
+    /// The small kernel for guests, on machines with an edu.
     pub const SMALL_KERNEL: &str = "/l2/small-kernel";
-    /// An initramfs without modules.
+    /// The initramfs of the small kernel, without modules.
     pub const SMALL_INITRD: &str = "/l2/small-initrd";
+
+    /// The path of the library's example `name`, one of [`EXAMPLES`](crate::EXAMPLES).
+    #[must_use]
+    pub fn example(name: &str) -> String {
+        format!("/examples/{name}")
+    }
 }
 
-/// The size of a disk image; sparse but for its start.
+/// The size of a disk image in bytes. It is sparse after its start.
 const IMAGE_SIZE: u64 = 64 << 20;
 
-/// How much of an image's start is random.
+/// The number of random bytes at the start of an image.
 const RANDOM_SIZE: u64 = 4 << 20;
 
-/// All that machines are made from.
+/// The kernels and programs that machines need.
 pub struct Lab {
     cache: Cache,
     programs: Option<Programs>,
 }
 
 impl Lab {
-    /// Installs what is missing and builds the programs.
+    /// Installs missing packages and builds the programs.
     pub fn set_up() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
         Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build()?) })
     }
 
-    /// For kernels only.
+    /// Sets up a lab that has kernels only, and cannot boot a machine.
     pub fn without_programs() -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
         Ok(Self { cache: Cache::of_user()?, programs: None })
     }
 
-    /// Installs what the comparison with QEMU needs beyond that.
+    /// Like [`set_up`](Self::set_up), with the packages of `cargo lab bench`.
     pub fn set_up_for_bench() -> Result<Self, Error> {
         packages::ensure(packages::BENCH)?;
         Self::set_up()
     }
 
-    /// Makes sure that all kernels are there, before the tests begin.
+    /// Fetches or builds all kernels that the cache lacks.
     pub fn kernels(&self) -> Result<(), Error> {
         Kernel::value_variants().iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
     }
 
-    /// Makes sure that a kernel is there, without booting it.
+    /// Fetches or builds a kernel if the cache lacks it; returns its image.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf, Error> {
         kernel.files(&self.cache).map(|files| files.image)
     }
 
-    /// Makes the files of a machine, in `folder`.
-    pub(crate) fn furnish(&self, machine: &Machine, folder: &Path) -> Result<MachineFiles, Error> {
+    /// Makes the files of a machine in `folder`.
+    pub(crate) fn make_files(
+        &self,
+        machine: &Machine,
+        folder: &Path,
+    ) -> Result<MachineFiles, Error> {
         let kernel = machine.kernel.files(&self.cache)?;
         let l2_initrd = folder.join("l2.cpio");
         self.l2_initrd(&kernel, machine, &l2_initrd)?;
@@ -98,12 +107,12 @@ impl Lab {
         })
     }
 
-    /// The VMM, as it is built.
+    /// The program of the VMM on the host.
     pub fn vmm_program(&self) -> Result<&Path, Error> {
         Ok(&self.programs()?.vmm)
     }
 
-    /// The guest's init, which also runs as a program of its own.
+    /// The program of the guest's init on the host. It also runs as an ordinary program.
     pub fn guest_program(&self) -> Result<&Path, Error> {
         Ok(&self.programs()?.guest)
     }
@@ -112,7 +121,8 @@ impl Lab {
         self.programs.as_ref().ok_or(Error::NoPrograms)
     }
 
-    /// With the drivers of the machine's devices only: each costs every boot of L2 some of its time.
+    /// Makes the initramfs of L2. It has only the drivers of the machine's devices, because each
+    /// makes every boot of L2 slower.
     fn l2_initrd(&self, kernel: &KernelFiles, machine: &Machine, path: &Path) -> Result<(), Error> {
         let wanted: Vec<&str> = machine
             .devices
@@ -126,7 +136,7 @@ impl Lab {
         archive.finish()
     }
 
-    /// With `files` for L2, each with its place in L1.
+    /// Makes the initramfs of L1, with the programs and `files`, each with its path in L1.
     fn l1_initrd(
         &self,
         kernel: &KernelFiles,
@@ -138,7 +148,9 @@ impl Lab {
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
         archive.add(place::CONFORMANCE, &programs.conformance)?;
-        archive.add(place::ATTACH, &programs.attach)?;
+        for name in EXAMPLES {
+            archive.add(&place::example(name), &programs.examples.join(name))?;
+        }
         for (place, file) in files {
             archive.add(place, file)?;
         }
@@ -146,7 +158,7 @@ impl Lab {
     }
 }
 
-/// A disk image for a device that is a disk.
+/// Makes the disk image of a device, if it has one.
 fn image(device: Device, path: PathBuf) -> Result<PathBuf, Error> {
     if device.is_disk() {
         let random = File::open("/dev/urandom").map_err(Error::file("open", "/dev/urandom"))?;
@@ -159,19 +171,19 @@ fn image(device: Device, path: PathBuf) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Tells the user what the lab does, on standard error: the standard output is the guest's.
+/// Prints a message of the lab on standard error, because the standard output is the guest's.
 pub fn say(what: &str) {
     eprintln!("lab: {what}");
 }
 
-/// Passes on what a guest printed.
+/// Prints a guest's output on standard output.
 pub(crate) fn out(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// SHA-256 of bytes, in hexadecimal, as the guest reports it.
+/// The SHA-256 of `bytes`, in hexadecimal.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest as _, Sha256};
@@ -183,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_begins_with_random_data() {
+    fn image_begins_with_random_data() {
         let folder = tempfile::tempdir().unwrap();
         let path = image(Device::Nvme, folder.path().join("0.img")).unwrap();
         let bytes = std::fs::read(path).unwrap();
@@ -193,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_disk_has_no_image() {
+    fn makes_no_image_for_a_device_without_a_disk() {
         let path = image(Device::E1000e, "/no/such/folder/1.img".into()).unwrap();
         assert!(!path.exists());
     }
 
     #[test]
-    fn the_hash_is_sha_256() {
+    fn hashes_by_sha_256() {
         assert!(sha256(b"").starts_with("e3b0c44298fc1c149afbf4c8996fb924"));
     }
 }

@@ -1,9 +1,12 @@
-//! The nested machine: a whole computer with an IOMMU in software emulation (L1), with the VMM in it and
-//! its guest (L2) in that.
+//! The lab: tests in a nested machine, without hardware.
 //!
-//! [`Lab`] does the set-up. A [`Machine`] describes an L1; [`L1`] is one that runs, and has its [`agent`
-//! protocol](protocol) behind ordinary methods, so a test is ordinary code on the host. [`Pool`] shares
-//! booted machines between tests and replaces one that has stopped.
+//! - L1 is a PC with an IOMMU that QEMU emulates. It runs Linux, with the lab's agent as its init.
+//! - L2 is a Linux guest that the VMM boots in L1.
+//! - A lane is a part of the nested tests. Lanes run at the same time, each with its own L1.
+//!
+//! [`Lab`] does the set-up. A [`Machine`] describes an L1, and an [`L1`] is a running one. Its
+//! methods talk to the agent (see [`protocol`]), so a test is ordinary code on the host. A [`Pool`]
+//! shares booted machines between tests, and replaces a machine that has stopped.
 
 mod cache;
 mod command;
@@ -32,17 +35,18 @@ pub use lab::{Lab, place, say, sha256};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
-pub use programs::workspace;
+pub use programs::{EXAMPLES, workspace};
 
-/// The variable that tells the nested tests which lane to run; without it they run all.
+/// The environment variable with the number of the lane to run; without it, the nested tests run
+/// all lanes.
 pub const LANE: &str = "LAB_LANE";
-/// In how many lanes they are. A lane has its own machines, so lanes can run at the same time.
+/// The number of lanes.
 pub const LANES: usize = 2;
 
-/// The variable that asks for the long form of tests that do a thing many times.
+/// The environment variable that, if set, selects the long form of tests that repeat an action.
 pub const LONG: &str = "LAB_LONG";
 
-/// How often a test does what it repeats: `few` times in CI, `many` times by `cargo lab test --long`.
+/// The number of repetitions of a test: `few` in CI, `many` with `cargo lab test --long`.
 #[must_use]
 pub fn times(few: u64, many: u64) -> u64 {
     let is_long = std::env::var_os(LONG).is_some();

@@ -1,4 +1,4 @@
-//! What an L1 is made of, and the QEMU command line that makes it.
+//! The description of an L1, and QEMU's command line for it.
 
 mod devices;
 
@@ -8,50 +8,51 @@ use serde_json::Value;
 
 use crate::Kernel;
 
-/// Slots of q35's bus 0 for devices: 0 is the host bridge, 1d ours, 1f the chipset's.
+/// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
+/// is the chipset's.
 const FIRST_SLOT: usize = 2;
 
-/// A device of L1, to be assigned to L2. Those behind a port of their own can be reset with their bus.
+/// A device of L1, for assignment to L2. A device behind its own port can be reset with its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// With a disk image of its own. Resets by FLR.
+    /// An NVMe with its own disk image. Its reset is an FLR.
     Nvme,
-    /// Behind a port, with a disk image, and with virtual functions that share it.
+    /// An NVMe behind a port, with a disk image that its virtual functions share.
     NvmeWithVfs,
-    /// As [`Device::Nvme`], behind a port at which it can be unplugged. Resets by FLR.
+    /// An NVMe like [`Device::Nvme`], behind a port from which it can be unplugged.
     PluggedNvme,
-    /// A PCIe NIC. Resets by power management.
+    /// A PCIe NIC. Its reset is by power management.
     E1000e,
-    /// Behind a port, which hears of its errors: a source of random numbers. Resets by FLR.
+    /// A virtio-rng behind a port that reports AER errors. Its reset is an FLR.
     VirtioRng,
-    /// A conventional NIC: INTx, ports. Cannot be reset.
+    /// A conventional PCI NIC with INTx and an I/O BAR. It has no reset.
     Rtl8139,
-    /// A conventional NIC that has ports and nothing else. Cannot be reset.
+    /// A conventional PCI NIC with an I/O BAR only. It has no reset.
     Ne2k,
-    /// Behind a port: a SATA controller with MSI, with a disk that has an image.
+    /// A SATA controller with MSI behind a port, with a disk that has an image.
     Ahci,
-    /// Behind a port: a USB controller that has MSI and no MSI-X, with a tablet at it.
+    /// A USB controller with MSI and without MSI-X behind a port, with a tablet.
     Xhci,
-    /// Behind a port: a USB controller with MSI-X, with a disk that has an image.
+    /// A USB controller with MSI-X behind a port, with a disk that has an image.
     UsbDisk,
-    /// A teaching device that does DMA as it is told, with INTx and MSI. Cannot be reset.
+    /// QEMU's teaching device, with programmable DMA, INTx and MSI. It has no reset.
     Edu,
-    /// Memory and ports to be accessed. Cannot be reset.
+    /// QEMU's pci-testdev, with a memory and an I/O BAR. It has no reset.
     Testdev,
-    /// Memory in a large prefetchable BAR of 64 bits. Cannot be reset.
+    /// An ivshmem: memory in a large prefetchable 64-bit BAR. It has no reset.
     Ivshmem,
-    /// A bridge to conventional PCI with two e1000 and an rtl8139 behind it: all of it is one group, and the NICs
-    /// are reset together.
+    /// A bridge to conventional PCI with two e1000 and an rtl8139. They are one IOMMU group, and
+    /// the NICs are reset together.
     SharedGroup,
 }
 
-/// How many virtual functions a [`Device::NvmeWithVfs`] has.
+/// The number of virtual functions of a [`Device::NvmeWithVfs`].
 pub const VFS: u16 = 16;
-/// The size of an ivshmem's memory.
+/// The size of an ivshmem's memory in bytes.
 pub const IVSHMEM_SIZE: u64 = 256 << 20;
 
 impl Device {
-    /// Whether it has a disk image.
+    /// Whether the device has a disk image.
     #[must_use]
     pub fn is_disk(self) -> bool {
         matches!(
@@ -60,7 +61,7 @@ impl Device {
         )
     }
 
-    /// Whether a bus of its own is between it and the root bus.
+    /// Whether the device is on its own bus, not on the root bus.
     fn has_bus(self) -> bool {
         matches!(
             self,
@@ -74,7 +75,7 @@ impl Device {
         )
     }
 
-    /// The drivers of L2 for it.
+    /// The modules that L2 needs for the device.
     #[must_use]
     pub fn modules(self) -> &'static [&'static str] {
         match self {
@@ -85,7 +86,7 @@ impl Device {
             Self::Ahci => &["ahci", "sd_mod"],
             Self::Xhci => &["xhci-pci"],
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
-            // The guest's init drives them.
+            // The guest's init uses these without a driver.
             Self::Edu | Self::Testdev | Self::Ivshmem => &[],
             Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
@@ -93,12 +94,12 @@ impl Device {
     }
 }
 
-/// What stands between L1's devices and its memory.
+/// The IOMMU of L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Iommu {
-    /// VT-d. Many client machines have 39 address bits.
+    /// Intel VT-d.
     Intel {
-        /// How many bits an address has.
+        /// The width of IOVAs in bits: 48, or 39 as on many client machines.
         address_bits: u8,
     },
     /// AMD-Vi.
@@ -106,7 +107,7 @@ pub enum Iommu {
 }
 
 impl Iommu {
-    /// QEMU's word for it.
+    /// The argument of QEMU's `-device`.
     fn device(self) -> String {
         match self {
             Self::Intel { address_bits } => {
@@ -117,27 +118,28 @@ impl Iommu {
     }
 }
 
-/// An L1 to be.
+/// The description of an L1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// What it runs; L2 runs the same.
+    /// The kernel of L1 and of L2.
     pub kernel: Kernel,
-    /// Its IOMMU.
+    /// The IOMMU.
     pub iommu: Iommu,
-    /// Its RAM.
+    /// The RAM in MiB.
     pub memory_mib: u32,
-    /// In order of their slots, from 0000:00:02.0 on.
+    /// The devices, in the order of their slots from 0000:00:02.0 on.
     pub devices: Vec<Device>,
-    /// Whether it can mount the host's root.
+    /// Whether L1 can mount the host's root.
     pub host_share: bool,
-    /// Whether its kernel clears and copies memory by byte-wise string instructions (ERMS), each byte of which
-    /// counts as an instruction here. Hardware with ERMS takes 32 bytes or more in a cycle, so that this makes
-    /// memory ten times slower than it is; without it the kernel takes instructions of 8 bytes.
+    /// Whether L1's CPU has ERMS, so that its kernel clears and copies memory by byte-wise string
+    /// instructions. Each byte counts as an instruction here, while hardware moves 32 bytes or more
+    /// in a cycle. So ERMS makes memory ten times slower than on hardware. Without it, the kernel
+    /// uses instructions of 8 bytes.
     pub byte_strings: bool,
 }
 
 impl Machine {
-    /// One NVMe behind an Intel IOMMU of 48 bits, 2 GiB of RAM.
+    /// A machine with one NVMe, an Intel IOMMU of 48 bits, and 2 GiB of RAM.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
         Self {
@@ -150,37 +152,37 @@ impl Machine {
         }
     }
 
-    /// With another IOMMU.
+    /// Sets the IOMMU.
     #[must_use]
     pub fn iommu(self, iommu: Iommu) -> Self {
         Self { iommu, ..self }
     }
 
-    /// With so much RAM.
+    /// Sets the RAM in MiB.
     #[must_use]
     pub fn memory_mib(self, memory_mib: u32) -> Self {
         Self { memory_mib, ..self }
     }
 
-    /// With these devices.
+    /// Sets the devices.
     #[must_use]
     pub fn devices(self, devices: &[Device]) -> Self {
         Self { devices: devices.to_vec(), ..self }
     }
 
-    /// With the host's root as a file system that can be mounted.
+    /// Lets L1 mount the host's root.
     #[must_use]
     pub fn with_host_share(self) -> Self {
         Self { host_share: true, ..self }
     }
 
-    /// With a kernel that clears and copies memory byte by byte.
+    /// Gives the CPU ERMS: see [`byte_strings`](Self::byte_strings).
     #[must_use]
     pub fn with_byte_strings(self) -> Self {
         Self { byte_strings: true, ..self }
     }
 
-    /// The address of device number `index` in L1. For a shared group: of its bridge.
+    /// The address of device number `index` in L1. For a shared group it is the bridge's address.
     #[must_use]
     pub fn address(&self, index: usize) -> String {
         match self.devices.get(index) {
@@ -191,20 +193,21 @@ impl Machine {
         }
     }
 
-    /// The address of the first device of a kind, which must be there.
+    /// The address of the first device of a kind. The machine must have one.
     #[must_use]
     pub fn address_of(&self, device: Device) -> String {
         let index = self.devices.iter().position(|own| *own == device);
         self.address(index.unwrap_or(usize::MAX))
     }
 
-    /// The name that QEMU has for device number `index`, where that is one that is unplugged or errs.
+    /// QEMU's ID of device number `index`. Only devices that tests unplug or inject errors into
+    /// have one.
     #[must_use]
     pub fn id(&self, index: usize) -> String {
         format!("device{index}")
     }
 
-    /// What QEMU makes device number `index` of, an NVMe, once more: for `device_add`.
+    /// The arguments of QMP's `device_add` that plug the NVMe with number `index` in again.
     #[must_use]
     pub fn nvme(&self, index: usize) -> Value {
         let text = Value::String;
@@ -214,7 +217,7 @@ impl Machine {
             .collect()
     }
 
-    /// The three NICs of a shared group, the rtl8139 last.
+    /// The addresses of the three NICs of the shared group; the rtl8139 is the last.
     #[must_use]
     pub fn nics(&self) -> [String; 3] {
         let index = self.devices.iter().position(|own| *own == Device::SharedGroup);
@@ -222,8 +225,8 @@ impl Machine {
         [1, 2, 3].map(|slot| format!("0000:{bus:02x}:{slot:02x}.0"))
     }
 
-    /// The virtual function `number` of the first NVMe that has them, on the same bus: they follow one another
-    /// (first VF offset 1, VF stride 1).
+    /// The address of virtual function `number`, from 1 on, of the first [`Device::NvmeWithVfs`].
+    /// They follow the physical function (first VF offset 1, VF stride 1).
     #[must_use]
     pub fn vf(&self, number: u16) -> String {
         let index = self.devices.iter().position(|own| *own == Device::NvmeWithVfs);
@@ -231,13 +234,13 @@ impl Machine {
         format!("0000:{bus:02x}:{:02x}.{}", number >> 3, number & 7)
     }
 
-    /// Firmware numbers buses in the order of their bridges' slots.
+    /// The bus of device number `index`: firmware numbers buses in the order of the slots.
     fn bus(&self, index: usize) -> usize {
         let before = self.devices.iter().take(index);
         before.filter(|device| device.has_bus()).count().saturating_add(1)
     }
 
-    /// The arguments of QEMU.
+    /// QEMU's arguments.
     pub(crate) fn arguments(&self, files: &MachineFiles) -> Vec<String> {
         let mut arguments = self.base(files);
         for (index, device) in self.devices.iter().enumerate() {
@@ -252,8 +255,8 @@ impl Machine {
         arguments
     }
 
-    /// Time in it is the number of instructions that it has run, so what it measures does not depend on how
-    /// busy the host is.
+    /// QEMU's arguments without devices. L1's clock counts the instructions that L1 has run
+    /// (`-icount`), so measurements do not depend on the load of the host.
     fn base(&self, files: &MachineFiles) -> Vec<String> {
         let text = format!(
             "-machine q35 -cpu {cpu} -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
@@ -285,18 +288,18 @@ impl Machine {
     }
 }
 
-/// The files that a machine runs on.
+/// The files of a machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MachineFiles {
-    /// Its kernel.
+    /// L1's kernel.
     pub kernel: PathBuf,
-    /// Its initramfs.
+    /// L1's initramfs.
     pub initrd: PathBuf,
-    /// The socket behind the agent's port.
+    /// The socket of the agent's port.
     pub socket: PathBuf,
     /// The socket of QEMU's monitor.
     pub monitor: PathBuf,
-    /// A disk image per device; unused for those that are no disks.
+    /// The path of a disk image for each device; only devices with a disk have the file.
     pub images: Vec<PathBuf>,
 }
 
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_counted_in_instructions() {
+    fn counts_time_in_instructions() {
         let line = line(&Machine::new(Kernel::Small));
         assert!(
             line.contains("-accel tcg,thread=single -icount shift=0,sleep=on -smp 1"),
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_iommu_is_the_one_that_was_asked_for() {
+    fn has_the_requested_iommu() {
         let with = |iommu| line(&Machine::new(Kernel::Small).iommu(iommu));
         assert!(line(&Machine::new(Kernel::Small)).contains("intel-iommu,intremap=on,aw-bits=48"));
         assert!(with(Iommu::Intel { address_bits: 39 }).contains("aw-bits=39"));
@@ -331,13 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_cleared_by_the_byte_only_when_asked() {
+    fn has_erms_only_on_request() {
         assert!(line(&Machine::new(Kernel::Small)).contains("-cpu max,-erms,-fsrm -accel"));
         assert!(line(&Machine::new(Kernel::Small).with_byte_strings()).contains("-cpu max -accel"));
     }
 
     #[test]
-    fn each_device_is_where_its_address_says() {
+    fn puts_each_device_at_its_address() {
         let machine =
             Machine::new(Kernel::Small).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup]);
         let line = line(&machine);
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_behind_a_port_is_on_the_bus_that_firmware_gives_it() {
+    fn numbers_buses_as_firmware_does() {
         let machine = Machine::new(Kernel::Small).devices(&[
             Device::Nvme,
             Device::Ahci,
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_shared_only_when_asked() {
+    fn shares_the_host_only_on_request() {
         assert!(!line(&Machine::new(Kernel::Small)).contains("virtfs"));
         assert!(line(&Machine::new(Kernel::Small).with_host_share()).contains("readonly=on"));
     }

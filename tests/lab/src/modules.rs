@@ -1,9 +1,9 @@
-//! Kernel modules: which ones a module needs, by the `modules.dep` of its kernel.
+//! Dependencies of kernel modules, from `modules.dep`.
 
 use crate::Error;
 
-/// Paths of the modules named `wanted` and of all that they need, each once, in an order in which they can be
-/// loaded. Those that `modules.builtin` lists need no loading.
+/// The paths of the modules `wanted` and of their dependencies, each once, in load order. Modules
+/// that `modules.builtin` lists are left out.
 pub fn load_order(
     modules_dep: &str,
     modules_builtin: &str,
@@ -23,7 +23,8 @@ pub fn load_order(
     Ok(order)
 }
 
-/// A line is `module: its dependencies`, nearest first and complete (depmod(8)); the reverse can be loaded.
+/// The load order of one line of `modules.dep`. A line is `module: dependencies`, with all
+/// dependencies and the nearest first (depmod(8)), so the reverse order can be loaded.
 fn chain(line: &str) -> impl Iterator<Item = &str> {
     let (module, dependencies) = line.split_once(':').unwrap_or((line, ""));
     dependencies.split_whitespace().rev().chain([module])
@@ -33,7 +34,8 @@ fn names(line: &str, wanted: &str) -> bool {
     line.split_once(':').is_some_and(|(path, _)| module_name(path) == wanted.replace('-', "_"))
 }
 
-/// `kernel/arch/x86/kvm/kvm-amd.ko.xz` is `kvm_amd`: the kernel takes `-` for `_`.
+/// The name of the module at `path`: `kernel/arch/x86/kvm/kvm-amd.ko.xz` is `kvm_amd`. In names of
+/// modules, `-` and `_` are equal.
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split('.').next().unwrap_or(file).replace('-', "_")
@@ -54,7 +56,7 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
 ";
 
     #[test]
-    fn dependencies_come_first_and_once() {
+    fn loads_dependencies_first_and_once() {
         let order = load_order(
             DEP,
             "kernel/drivers/char/virtio_console.ko\n",
@@ -66,7 +68,7 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
     }
 
     #[test]
-    fn uncompressed_modules_are_found_too() {
+    fn finds_uncompressed_modules() {
         let order = load_order(DEP, "kernel/drivers/char/virtio_console.ko\n", &["nvme"]).unwrap();
         assert_eq!(
             order,
@@ -75,13 +77,13 @@ kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
     }
 
     #[test]
-    fn what_is_built_in_is_not_loaded() {
+    fn loads_no_built_in_module() {
         let builtin = "kernel/drivers/char/virtio_console.ko\n";
         assert_eq!(load_order(DEP, builtin, &["virtio_console"]).unwrap(), Vec::<String>::new());
     }
 
     #[test]
-    fn a_module_that_is_not_there_is_named() {
+    fn error_names_a_missing_module() {
         let error = load_order(DEP, "kernel/drivers/char/virtio_console.ko\n", &["e1000"])
             .unwrap_err()
             .to_string();

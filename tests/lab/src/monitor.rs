@@ -1,4 +1,4 @@
-//! QEMU's monitor (QMP): what happens to L1's hardware while it runs.
+//! QEMU's monitor (QMP). It changes L1's hardware while L1 runs.
 
 use std::io::{BufRead as _, BufReader, Error as IoError, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::watchdog::PATIENCE;
+use crate::watchdog::SILENCE_LIMIT;
 
 /// A connection to the monitor.
 pub struct Monitor {
@@ -17,18 +17,20 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Connects to the monitor at `path` and greets it.
+    /// Connects to the monitor at `path` and negotiates its capabilities.
     pub fn connect(path: &Path) -> Result<Self, Error> {
         let stream = UnixStream::connect(path).map_err(Error::file("connect to", path))?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(Error::file("set a time-out of", path))?;
+        stream
+            .set_read_timeout(Some(SILENCE_LIMIT))
+            .map_err(Error::file("set a time-out of", path))?;
         let mut monitor = Self { lines: BufReader::new(stream) };
-        // It greets first, and takes no command before its capabilities are agreed on.
+        // The monitor sends a greeting, and rejects other commands before this one.
         monitor.message("greeting")?;
         monitor.execute("qmp_capabilities", &json!({}))?;
         Ok(monitor)
     }
 
-    /// Runs a command of QMP; what it returns.
+    /// Runs a QMP command and returns its result.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
         let sent = self.lines.get_mut().write_all(line.as_bytes());
@@ -43,35 +45,36 @@ impl Monitor {
                 let command = command.to_owned();
                 return Err(Error::Monitor { command, why });
             }
-            // All else is an event.
+            // Any other message is an event: ignore it.
         }
     }
 
-    /// Asks L1 to let a device go, as whoever presses the button at its slot does.
+    /// Asks L1 to release a device, as a press of the button at its slot does.
     pub fn unplug(&mut self, device: &str) -> Result<(), Error> {
         self.execute("device_del", &json!({ "id": device })).map(drop)
     }
 
-    /// Has a device tell of an uncorrectable error that is not fatal: nothing came back (PCIe 6.2.7, completion
-    /// timeout).
-    pub fn fail(&mut self, device: &str) -> Result<(), Error> {
+    /// Makes a device report a non-fatal uncorrectable error: a completion timeout (PCIe 6.0,
+    /// 6.2.7).
+    pub fn inject_error(&mut self, device: &str) -> Result<(), Error> {
         let line = format!("pcie_aer_inject_error {device} COMP_TIME");
-        let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
-        match said.as_str() {
-            Some(said) if said.starts_with("OK") => Ok(()),
-            _ => Err(Error::Monitor { command: line, why: said.to_string() }),
+        let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
+        match answer.as_str() {
+            Some(text) if text.starts_with("OK") => Ok(()),
+            _ => Err(Error::Monitor { command: line, why: answer.to_string() }),
         }
     }
 
-    /// Waits until L1 has let a device go that it was asked for. (The event `DEVICE_DELETED` waits for QEMU's own
-    /// users of the device too, now and then for ever.)
-    pub fn unplugged(&mut self, device: &str) -> Result<(), Error> {
+    /// Waits until a device that L1 was asked to release is gone from its bus. The event
+    /// `DEVICE_DELETED` is no use: it also waits for QEMU's own users of the device, sometimes for
+    /// ever.
+    pub fn wait_unplugged(&mut self, device: &str) -> Result<(), Error> {
         let begin = Instant::now();
         while self.has(device)? {
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > SILENCE_LIMIT {
                 return Err(Error::Monitor {
                     command: "device_del".into(),
-                    why: format!("L1 does not let go of {device}"),
+                    why: format!("L1 does not release {device}"),
                 });
             }
             thread::sleep(Duration::from_millis(2));
@@ -102,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// A monitor that answers each line with the next of `answers`.
+    /// Connects to a fake monitor that answers each line with the next of `answers`.
     fn monitor(answers: &[&'static str]) -> Result<Monitor, Error> {
         let answers = [&["{\"return\":{}}"], answers].concat();
         let folder = tempfile::tempdir().unwrap();
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_unplugged_when_it_is_on_no_bus() {
+    fn waits_until_a_device_is_on_no_bus() {
         let event = "{\"event\":\"DEVICE_DELETED\",\"data\":{\"device\":\"d0\"}}\n{\"return\":{}}";
         let there =
             "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d0\"}]}}]}]}";
@@ -130,29 +133,29 @@ mod tests {
             "{\"return\":[{\"devices\":[{\"pci_bridge\":{\"devices\":[{\"qdev_id\":\"d01\"}]}}]}]}";
         let mut monitor = monitor(&[event, there, gone]).unwrap();
         monitor.unplug("d0").unwrap();
-        monitor.unplugged("d0").unwrap();
-        // Nothing is left to answer it.
-        assert!(monitor.unplugged("d01").is_err());
+        monitor.wait_unplugged("d0").unwrap();
+        // The fake monitor has no more answers.
+        assert!(monitor.wait_unplugged("d01").is_err());
     }
 
     #[test]
-    fn what_it_refuses_is_told_with_the_command() {
+    fn error_has_the_command_and_the_monitors_text() {
         let mut monitor = monitor(&["{\"error\":{\"desc\":\"Device 'd1' not found\"}}"]).unwrap();
         let text = monitor.unplug("d1").unwrap_err().to_string();
         assert!(text.contains("device_del") && text.contains("'d1' not found"), "{text}");
     }
 
     #[test]
-    fn an_error_that_cannot_be_had_is_told() {
+    fn reports_a_failed_error_injection() {
         let mut monitor =
             monitor(&["{\"return\":\"OK id: d0\"}", "{\"return\":\"no device\"}"]).unwrap();
-        monitor.fail("d0").unwrap();
-        let text = monitor.fail("d1").unwrap_err().to_string();
+        monitor.inject_error("d0").unwrap();
+        let text = monitor.inject_error("d1").unwrap_err().to_string();
         assert!(text.contains("no device"), "{text}");
     }
 
     #[test]
-    fn a_monitor_that_ends_is_an_error() {
+    fn reports_a_closed_connection() {
         assert!(monitor(&[]).unwrap().unplug("device0").is_err());
     }
 }

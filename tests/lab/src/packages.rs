@@ -1,4 +1,4 @@
-//! Debian packages: installed when a program is missing, fetched and unpacked for kernels.
+//! Debian packages. The lab installs those that it needs, and fetches and unpacks those of kernels.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use nix::unistd::Uid;
 use crate::command::Tool;
 use crate::{Error, say};
 
-/// Something the lab needs of the host, and the package that has it.
+/// A package that the lab needs on the host.
 pub struct Need {
-    /// A file of it.
+    /// A file of the package; if it exists, the package is installed.
     pub file: &'static str,
-    /// The package.
+    /// The name of the package.
     pub package: &'static str,
 }
 
@@ -20,16 +20,16 @@ const fn need(file: &'static str, package: &'static str) -> Need {
     Need { file, package }
 }
 
-/// For every command.
+/// The packages for all commands of the lab.
 pub const BASE: &[Need] = &[
     need("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     need("/usr/bin/xz", "xz-utils"),
     need("/usr/bin/cc", "gcc"),
-    // The static libc, for the programs that run where no libraries are.
+    // The static libc: L1 and L2 have no shared libraries.
     need("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 
-/// To build a kernel.
+/// The packages for building a kernel.
 pub const KERNEL_BUILD: &[Need] = &[
     need("/usr/bin/make", "make"),
     need("/usr/bin/flex", "flex"),
@@ -41,13 +41,13 @@ pub const KERNEL_BUILD: &[Need] = &[
     need("/usr/include/openssl/ssl.h", "libssl-dev"),
 ];
 
-/// To list the modules of a kernel package that does not.
+/// The package of `depmod`, for kernel packages without `modules.dep`.
 pub const DEPMOD: &[Need] = &[need("/sbin/depmod", "kmod")];
 
-/// For `cargo lab bench`.
+/// The packages for `cargo lab bench`.
 pub const BENCH: &[Need] = &[need("/usr/bin/strace", "strace")];
 
-/// Installs what is missing.
+/// Installs the packages that are missing.
 pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     let missing: Vec<&str> = needs
         .iter()
@@ -67,7 +67,7 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     })
 }
 
-/// The kernel package of `series` that one of `metapackages` names.
+/// The kernel package of `series` on which one of `metapackages` depends.
 pub fn kernel_package(series: &'static str, metapackages: &[&str]) -> Result<String, Error> {
     let none = || Error::NoKernelPackage { series, tried: metapackages.join(", ") };
     with_fresh_lists(|| {
@@ -81,7 +81,7 @@ fn dependencies(package: &str) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// In what `apt-cache depends` says of a metapackage, the kernel of that series.
+/// Finds the kernel of `series` in the output of `apt-cache depends`.
 fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
     let prefix = format!("linux-image-{series}.");
     let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -111,8 +111,8 @@ fn only_file(folder: &Path) -> Result<PathBuf, Error> {
         .ok_or_else(missing)
 }
 
-/// Does `work`; if it fails, does it again with new package lists: those of a fresh machine are absent or
-/// old.
+/// Does `work`. If it fails, updates the package lists and does it again, because a new machine has
+/// no lists or old ones.
 fn with_fresh_lists<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     work().or_else(|first| {
         if !Uid::effective().is_root() {
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metapackage_names_the_kernel_of_its_series() {
+    fn finds_the_kernel_of_a_series() {
         let six_twelve = "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n";
         assert_eq!(
             concrete_kernel(six_twelve, "6.12").unwrap(),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_installed() {
+    fn installs_no_package_that_is_there() {
         ensure(&[need("/etc/passwd", "no-such-package")]).unwrap();
     }
 }

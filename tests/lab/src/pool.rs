@@ -1,37 +1,35 @@
-//! Booted machines, shared by the tests that ask for equal ones.
+//! Booted machines, which tests that need equal ones share.
 
 use crate::{Echo, Error, L1, Lab, Machine, say};
 
-/// A test that stalls so many machines in a row is what stalls them.
+/// After this many replacements for one test, the test itself is taken as the cause, and fails.
 const MOST_REPLACEMENTS: u32 = 2;
 
-/// Boots machines and keeps the last one for the next test.
+/// Boots machines, and keeps the last one for the next test.
 pub struct Pool {
     lab: Lab,
     idle: Option<L1>,
     tally: Tally,
 }
 
-/// What the pool has seen.
+/// The counters of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Machines booted.
+    /// The number of machines booted.
     pub booted: u32,
-    /// Machines that stopped making progress, and were replaced.
+    /// The number of machines that stopped making progress.
     pub faults: u32,
-    /// Pieces of work that ran on machines, those on machines that stopped included.
-    pub runs: u32,
 }
 
 impl Pool {
-    /// No machine yet.
+    /// A pool without a machine.
     #[must_use]
     pub fn new(lab: Lab) -> Self {
         Self { lab, idle: None, tally: Tally::default() }
     }
 
-    /// Does `work` in such a machine. If the machine stops making progress, it is replaced and counted, and
-    /// the work begins anew; there is no other reason to do it twice.
+    /// Does `work` in a machine like `machine`. If the machine stops making progress, replaces it,
+    /// counts it, and starts the work again. No other error is retried.
     pub fn with<T>(
         &mut self,
         machine: &Machine,
@@ -42,28 +40,28 @@ impl Pool {
             match self.attempt(machine, &work) {
                 Err(Error::Stalled { console, .. }) if replaced < MOST_REPLACEMENTS => {
                     replaced = replaced.saturating_add(1);
-                    say(&format!(
-                        "the emulated machine stopped and is replaced; its last words:\n{console}"
-                    ));
+                    let what =
+                        "the emulated machine stopped and is replaced; the end of its output";
+                    say(&format!("{what}:\n{console}"));
                 }
                 result => return result,
             }
         }
     }
 
-    /// So far.
+    /// The counters so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// A machine goes back only after success: work that failed or panicked may have left it in any state.
+    /// Does `work` once. The pool keeps the machine only after success, because failed work may
+    /// have left it in any state.
     fn attempt<T>(
         &mut self,
         machine: &Machine,
         work: &impl Fn(&mut L1) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.tally.runs = self.tally.runs.saturating_add(1);
         let result = self.take(machine).and_then(|mut l1| {
             let done = work(&mut l1)?;
             self.idle = Some(l1);

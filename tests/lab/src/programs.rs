@@ -1,4 +1,4 @@
-//! The project's programs that run in L1 and L2, built static: there is nothing else there.
+//! The project's programs for L1 and L2. They are static, because L1 and L2 have no libraries.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::command::Tool;
 use crate::{Error, say};
 
-/// Given explicitly, so that the flags hold for the programs and not for build scripts.
+/// The target is given explicitly, so that RUSTFLAGS do not apply to build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Where they are.
+/// The examples of `vfio-passthrough` that run in L1.
+pub const EXAMPLES: &[&str] = &["attach"];
+
+/// The paths of the programs on the host.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The VMM.
@@ -18,16 +21,16 @@ pub struct Programs {
     pub agent: PathBuf,
     /// The init of L2.
     pub guest: PathBuf,
-    /// What holds the model of /dev/vfio against L1's.
+    /// The program that compares the model of /dev/vfio with L1's /dev/vfio.
     pub conformance: PathBuf,
-    /// The example that attaches and detaches.
-    pub attach: PathBuf,
+    /// The folder of the examples; [`EXAMPLES`] has their names.
+    pub examples: PathBuf,
 }
 
 impl Programs {
-    /// Builds them; does nothing if they are as new as their sources.
+    /// Builds the programs. Cargo builds only what has changed.
     pub fn build() -> Result<Self, Error> {
-        say("building vmm, guest, agent and conformance (release, static)");
+        say("building vmm, guest, agent, conformance and the examples (release, static)");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let target = target_folder();
         Tool::new(cargo)
@@ -36,10 +39,11 @@ impl Programs {
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
             .args(["--package", "conformance", "--bin", "conformance"])
             .args(["--bin", "vmm", "--bin", "guest", "--bin", "agent"])
-            .args(["--package", "vfio-passthrough", "--example", "attach"])
+            .args(["--package", "vfio-passthrough"])
+            .args(EXAMPLES.iter().flat_map(|name| ["--example", name]))
             .args(["--features", "vfio-passthrough/kvm"])
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            // Flags by another way would win over these.
+            // This variable would take precedence over RUSTFLAGS.
             .without_env("CARGO_ENCODED_RUSTFLAGS")
             .folder(&workspace())
             .run()?;
@@ -49,19 +53,19 @@ impl Programs {
             agent: built.join("agent"),
             guest: built.join("guest"),
             conformance: built.join("conformance"),
-            attach: built.join("examples/attach"),
+            examples: built.join("examples"),
         })
     }
 }
 
-/// The root of the source tree.
+/// The root folder of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// Beside cargo's own, so that the two builds do not lock each other out.
+/// A target folder within cargo's, so that this build does not wait for the lock of the other.
 fn target_folder() -> PathBuf {
     let set = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     set.unwrap_or_else(|| workspace().join("target")).join("lab")

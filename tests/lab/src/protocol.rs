@@ -1,131 +1,133 @@
-//! What the lab and its agent in L1 say to each other: JSON, one message a line.
+//! The protocol between the lab and its agent in L1: JSON, one message on each line.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the virtio-serial port that they talk over.
+/// The name of the virtio-serial port that carries the protocol.
 pub const PORT_NAME: &str = "lab";
 
-/// The modules that the agent loads at its start, one path a line, dependencies first.
+/// The file with the modules that the agent loads at its start: one path on each line, in load
+/// order.
 pub const MODULE_LIST: &str = "/modules.list";
 
-/// From the lab to the agent.
+/// A request of the lab to the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Run a program to its end.
     Run(Box<Program>),
-    /// Read a file, of the kernel's or another.
+    /// Read a file, or list a folder.
     Read {
-        /// Absolute.
+        /// The absolute path.
         path: String,
     },
-    /// Write a file, in folders that are made if need be.
+    /// Write a file. Missing folders are made.
     Write {
-        /// Absolute.
+        /// The absolute path.
         path: String,
-        /// The whole of it.
+        /// The contents of the file.
         contents: String,
     },
     /// Rename a file or a device node.
     Rename {
-        /// As it is called.
+        /// The old path.
         from: String,
-        /// As it is to be called.
+        /// The new path.
         to: String,
     },
     /// Copy a file.
     Copy {
-        /// What.
+        /// The path of the file.
         from: String,
-        /// As what.
+        /// The path of the copy.
         to: String,
     },
-    /// Mount a file over another, which may be one of the kernel's, for as long as it is not uncovered.
+    /// Mount a file over another one, such as one of sysfs, until [`Request::Uncover`].
     Cover {
-        /// The file that is not to be seen.
+        /// The path of the file to cover.
         path: String,
-        /// What is read in its place.
+        /// The contents that reads return.
         contents: String,
     },
-    /// Let a covered file be seen again.
+    /// Unmount what covers a file.
     Uncover {
-        /// As it was given.
+        /// The path of the covered file.
         path: String,
     },
-    /// Delete a file, if it is there.
+    /// Delete a file, if it exists.
     Remove {
-        /// Absolute.
+        /// The absolute path.
         path: String,
     },
-    /// Give a file or a device node to a user, or all that are in a folder.
+    /// Change the owner of a file or device node, or of all files in a folder.
     Own {
-        /// Absolute.
+        /// The absolute path.
         path: String,
-        /// The user's number.
+        /// The number of the user, and of the group.
         user: u32,
     },
-    /// Take a PCI function from its driver and give it to another, or to none.
+    /// Unbind a PCI function, and bind it to a driver if one is given.
     Bind {
-        /// `0000:00:02.0`
+        /// The function's address, such as `0000:00:02.0`.
         address: String,
-        /// The driver's name.
+        /// The name of the driver.
         driver: Option<String>,
     },
-    /// Give an NVMe virtual functions, without a driver.
+    /// Make virtual functions of an NVMe, without a driver.
     VirtualFunctions {
-        /// The physical function's.
+        /// The address of the physical function.
         address: String,
-        /// How many.
+        /// The number of virtual functions.
         count: u16,
     },
-    /// What L1's kernel has said so far.
+    /// Read the messages of L1's kernel.
     KernelLog,
-    /// Mount the host's root, read-only, with the kernel's file systems in it.
+    /// Mount the host's root read-only, with the kernel's file systems in it.
     Share {
-        /// Where; programs run there with [`Program::root`].
+        /// The mount point; [`Program::root`] runs programs there.
         at: String,
     },
     /// Power off.
     Stop,
 }
 
-/// From the agent to the lab.
+/// A message of the agent to the lab.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// L1 is up, modules loaded.
+    /// L1 is ready, and has loaded its modules.
     Ready {
-        /// L1's clock, since its kernel began.
+        /// The time since the start of L1's kernel, by L1's clock.
         at_ns: u64,
-        /// Why no probe keeps interrupts of L2 from coming twice, if so (see the agent's `guard`).
+        /// Why the agent could not set its guard against double interrupts (see the agent's
+        /// `guard`); `None` if it could.
         unguarded: Option<String>,
     },
-    /// Some of a running program's output, as it comes.
+    /// A piece of a running program's output.
     Output {
-        /// From which of the two.
+        /// The stream that the program wrote to.
         stream: Stream,
-        /// What it wrote.
+        /// The text.
         text: String,
     },
     /// The program has ended.
     Finished(Box<Finished>),
-    /// The file's contents.
+    /// A request returned a text.
     Contents {
-        /// The whole of it.
+        /// The text.
         contents: String,
     },
-    /// Done, nothing to say.
+    /// A request without a result succeeded.
     Done,
-    /// Not done.
+    /// A request failed.
     Failed {
-        /// What and why.
+        /// The request and the error.
         why: String,
     },
 }
 
-/// One of a program's two outputs.
+/// An output stream of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
@@ -140,47 +142,50 @@ pub enum Stream {
 pub struct Program {
     /// The program and its arguments.
     pub arguments: Vec<String>,
-    /// What it reads; then its input ends.
+    /// The whole standard input.
     pub input: String,
-    /// Its limit of locked memory in bytes, if another than L1's.
+    /// The limit of locked memory in bytes; `None` keeps the agent's.
     pub memlock: Option<u64>,
-    /// Its limit of address space in bytes, if another than L1's.
+    /// The limit of address space in bytes; `None` keeps the agent's.
     pub address_space: Option<u64>,
-    /// Runs as this user, so without capabilities, if given.
+    /// The user to run as, without capabilities; `None` is root.
     pub user: Option<u32>,
-    /// Runs with this folder as its root, if given.
+    /// The folder to use as the root; `None` is L1's root.
     pub root: Option<String>,
-    /// Files that it inherits open: `{0}` in an argument is the first one's number, and so on. Nodes can be written to.
+    /// Files that the program inherits open. `{0}` in an argument stands for the fd of the first
+    /// one, and so on. Device nodes are open for writing too.
     pub open: Vec<String>,
-    /// What to do on its output.
+    /// Actions on the program's output. They come in this order.
     pub triggers: Vec<Trigger>,
-    /// A signal to send to it so many nanoseconds of L1's after exec, if it still runs then.
+    /// A time in nanoseconds of L1's clock after exec, and the signal to send then, if the program
+    /// still runs.
     pub signal_after: Option<(u64, i32)>,
 }
 
-/// Something done when a program first prints a text.
+/// The actions when a program first prints a text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trigger {
-    /// The text, in one line of the standard output.
+    /// The text, within one line of the standard output.
     pub marker: String,
-    /// Files to read then. `{pid}` stands for the program's process.
+    /// Files to read. `{pid}` stands for the program's process ID.
     pub files: Vec<String>,
-    /// Requests to make then of a UNIX socket, one connection each: its path, and what is written.
+    /// Requests to UNIX sockets, each on its own connection: the path of the socket, and the text
+    /// to write.
     pub asks: Vec<(String, String)>,
-    /// Another program to run then, with its arguments, to its end; none if empty.
+    /// Another program to run to its end, with its arguments; none if empty.
     pub program: Vec<String>,
-    /// A signal to send to the program then, if any.
+    /// A signal to send to the program.
     pub signal: Option<i32>,
 }
 
-/// How a program went.
+/// The result of a program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// Exit status or signal.
+    /// How the program ended.
     pub ending: Ending,
-    /// From exec to the end, by L1's clock.
+    /// The time from exec to the end, by L1's clock.
     pub elapsed_ns: u64,
-    /// For each trigger that came, what was seen.
+    /// The results of the triggers whose text was printed.
     pub sightings: Vec<Sighting>,
 }
 
@@ -188,22 +193,22 @@ pub struct Finished {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// By itself, with this status.
+    /// It exited with this status.
     Status(i32),
-    /// By this signal.
+    /// This signal killed it.
     Signal(i32),
 }
 
-/// A trigger's text was seen.
+/// The result of a trigger.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sighting {
-    /// The trigger's.
+    /// The text of the trigger.
     pub marker: String,
-    /// Since exec, by L1's clock.
+    /// The time from exec to the text, by L1's clock.
     pub after_ns: u64,
-    /// The trigger's files, as they were. One that could not be read is absent.
+    /// The contents of the trigger's files by path. Files that could not be read are absent.
     pub files: BTreeMap<String, String>,
-    /// What was answered to the trigger's requests, and what its program wrote, to either output.
+    /// The answers to the trigger's requests, then the output of its program.
     pub said: String,
 }
 
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_line_whatever_it_carries() {
+    fn encodes_a_message_as_one_line() {
         round_trip(&Message::Output { stream: Stream::Err, text: "a\nb\r\n\u{1b}[0m\"".into() });
         round_trip(&Message::Finished(Box::new(Finished {
             ending: Ending::Signal(9),
@@ -231,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_survives_the_wire() {
+    fn decodes_an_encoded_request() {
         round_trip(&Request::Bind { address: "0000:00:02.0".into(), driver: None });
         round_trip(&Request::Run(Box::new(Program {
             arguments: vec!["/vmm".into(), "--cmdline".into(), "a b\n".into()],

@@ -1,4 +1,4 @@
-//! Builds the small kernel from Debian's source package, once.
+//! Builds the small kernel from Debian's source package.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,27 +12,27 @@ use crate::command::{Tool, last_lines, shown};
 use crate::kernel::KernelFiles;
 use crate::{Error, packages, say};
 
-/// The options beyond `make tinyconfig`, with reasons.
+/// The options beyond `make tinyconfig`.
 const OPTIONS: &str = include_str!("../kernel.config");
 
-/// Debian's package of the source.
+/// Debian's source package.
 const PACKAGE: &str = "linux-source-6.12";
 
-/// Where KVM decides to send itself an interrupt before it enters L2.
+/// The line of KVM that decides to send itself an interrupt before it enters L2.
 const KICK: &str = "if (force_immediate_exit)\n";
 
-/// The same, for injections too.
+/// The replacement of that line, which also does so when it injects an interrupt.
 const KICK_ON_INJECTION: &str = "if (force_immediate_exit || svm->vmcb->control.event_inj)\n";
 
-/// How many lines of make's output pass between two signs of life.
-const LINES_PER_SIGN: usize = 400;
+/// The number of lines of make's output between two lines of progress.
+const LINES_PER_MESSAGE: usize = 400;
 
-/// The kernel; built if these options have not been built yet. Everything is built in, so it has no modules.
+/// Returns the kernel's files; builds them if the cache lacks a kernel with these options. It has
+/// no modules.
 pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
-    let folder = cache.entry(
-        &format!("linux-small-{}", fingerprint(&[OPTIONS, KICK_ON_INJECTION].concat())),
-        |draft| build(cache, draft),
-    )?;
+    let input: Vec<&str> = options(OPTIONS).chain([KICK_ON_INJECTION]).collect();
+    let name = format!("linux-small-{}", fingerprint(&input.join("\n")));
+    let folder = cache.entry(&name, |draft| build(cache, draft))?;
     Ok(KernelFiles { image: folder.join("bzImage"), l1_modules: Vec::new(), folder })
 }
 
@@ -60,8 +60,8 @@ fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
     Tool::new("tar").args(["--strip-components=1", "-xf"]).args([&archive]).folder(source).run()
 }
 
-/// Has KVM leave L2 right after each injection, as it does for its own purposes already: the agent's `guard`
-/// says why this emulation needs it, and does it for kernels that are as they are.
+/// Makes KVM exit from L2 right after each injection. The agent's `guard` explains why, and does
+/// the same for unmodified kernels.
 fn guard_injections(source: &Path) -> Result<(), Error> {
     let path = source.join("arch/x86/kvm/svm/svm.c");
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
@@ -82,19 +82,24 @@ fn configure(source: &Path) -> Result<(), Error> {
     let result = source.join(".config");
     let result = fs::read_to_string(&result).map_err(Error::file("read", &result))?;
     for option in not_taken(OPTIONS, &result) {
-        say(&format!("note: this kernel does not take {option}"));
+        say(&format!("note: the kernel's configuration does not have {option}"));
     }
     Ok(())
 }
 
-/// Options that were asked for and are not in the configuration that came of it.
-fn not_taken<'a>(asked: &'a str, result: &str) -> Vec<&'a str> {
-    let set = asked.lines().filter(|line| line.starts_with("CONFIG_"));
-    set.filter(|option| !result.lines().any(|line| line == *option) && !is_off(option, result))
+/// The lines of a configuration without comments.
+fn options(config: &str) -> impl Iterator<Item = &str> {
+    config.lines().filter(|line| line.starts_with("CONFIG_"))
+}
+
+/// The requested options that the resulting configuration lacks.
+fn not_taken<'a>(requested: &'a str, result: &str) -> Vec<&'a str> {
+    options(requested)
+        .filter(|option| !result.lines().any(|line| line == *option) && !is_off(option, result))
         .collect()
 }
 
-/// An option that is off is a comment in the result, or absent.
+/// Whether `option` requests "off" and the configuration has that: as a comment, or not at all.
 fn is_off(option: &str, result: &str) -> bool {
     let Some(name) = option.strip_suffix("=n") else {
         return false;
@@ -120,8 +125,8 @@ fn compile(source: &Path) -> Result<(), Error> {
     if status.success() {
         return Ok(());
     }
-    let said = fs::read_to_string(&log).unwrap_or_default();
-    Err(failed(format!("{status}\n{}", last_lines(&said, 15))))
+    let output = fs::read_to_string(&log).unwrap_or_default();
+    Err(failed(format!("{status}\n{}", last_lines(&output, 15))))
 }
 
 fn show_progress(make: &mut Child) {
@@ -129,14 +134,14 @@ fn show_progress(make: &mut Child) {
         return;
     };
     for (number, line) in BufReader::new(output).lines().map_while(Result::ok).enumerate() {
-        if number % LINES_PER_SIGN == LINES_PER_SIGN - 1 {
+        if number % LINES_PER_MESSAGE == LINES_PER_MESSAGE - 1 {
             say(&format!("  {} steps, now at {}", number.saturating_add(1), line.trim()));
         }
     }
 }
 
 fn make(source: &Path) -> Tool {
-    // A name and a date of our own: the same options give the same kernel.
+    // With a fixed name and date, the same options give the same kernel.
     Tool::new("make")
         .folder(source)
         .env("KBUILD_BUILD_USER", "lab")
@@ -145,7 +150,7 @@ fn make(source: &Path) -> Tool {
         .without_env("MAKEFLAGS")
 }
 
-/// Tells one text from another, for names in the cache.
+/// A short hash of `options`, for names in the cache.
 pub fn fingerprint(options: &str) -> String {
     Sha256::digest(options).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -155,14 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_option_that_was_dropped_is_named() {
-        let asked = "# why\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=n\nCONFIG_D=n\n";
+    fn names_the_options_that_are_missing() {
+        let requested = "# why\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=n\nCONFIG_D=n\n";
         let result = "CONFIG_A=y\n# CONFIG_C is not set\nCONFIG_D=y\n";
-        assert_eq!(not_taken(asked, result), ["CONFIG_B=y", "CONFIG_D=n"]);
+        assert_eq!(not_taken(requested, result), ["CONFIG_B=y", "CONFIG_D=n"]);
     }
 
     #[test]
-    fn the_guard_is_put_where_kvm_decides_and_not_elsewhere() {
+    fn replaces_the_line_that_decides_and_reports_its_absence() {
         let source = tempfile::tempdir().unwrap();
         let folder = source.path().join("arch/x86/kvm/svm");
         fs::create_dir_all(&folder).unwrap();
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn other_options_are_another_kernel() {
+    fn fingerprint_depends_on_the_options() {
         assert_ne!(fingerprint("CONFIG_A=y"), fingerprint("CONFIG_A=n"));
         assert_eq!(fingerprint("").len(), 12);
     }

@@ -1,30 +1,31 @@
-//! Decides that an emulated machine has stopped: by the host's clock, because its own may be what stopped.
+//! Detects that an emulated machine has stopped. It uses the host's clock, because the machine's
+//! clock stops too.
 
 use std::time::{Duration, Instant};
 
-/// Much longer than anything in the machine is silent.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a machine may be silent. No step of a test is silent for nearly as long.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Knows when the last sign of life came.
+/// The time of the machine's last sign of life: a line of output or an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Watchdog {
     last: Instant,
 }
 
 impl Watchdog {
-    /// Begins to wait.
+    /// Starts at the time `now`.
     pub fn new(now: Instant) -> Self {
         Self { last: now }
     }
 
-    /// Something was printed or answered.
+    /// Records a sign of life at the time `now`.
     pub fn sign_of_life(&mut self, now: Instant) {
         self.last = now;
     }
 
-    /// How long the machine may still be silent; nothing when it has been so for too long.
+    /// How much longer the machine may be silent; `None` if it was silent for too long.
     pub fn left(&self, now: Instant) -> Option<Duration> {
-        PATIENCE
+        SILENCE_LIMIT
             .checked_sub(now.saturating_duration_since(self.last))
             .filter(|left| !left.is_zero())
     }
@@ -35,20 +36,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_borne_for_the_patience_and_no_longer() {
+    fn allows_silence_up_to_the_limit() {
         let start = Instant::now();
         let dog = Watchdog::new(start);
-        assert_eq!(dog.left(start), Some(PATIENCE));
-        assert_eq!(dog.left(start + PATIENCE / 2), Some(PATIENCE / 2));
-        assert_eq!(dog.left(start + PATIENCE), None);
-        assert_eq!(dog.left(start + PATIENCE * 2), None);
+        assert_eq!(dog.left(start), Some(SILENCE_LIMIT));
+        assert_eq!(dog.left(start + SILENCE_LIMIT / 2), Some(SILENCE_LIMIT / 2));
+        assert_eq!(dog.left(start + SILENCE_LIMIT), None);
+        assert_eq!(dog.left(start + SILENCE_LIMIT * 2), None);
     }
 
     #[test]
-    fn a_sign_of_life_starts_it_anew() {
+    fn sign_of_life_restarts_the_time() {
         let start = Instant::now();
         let mut dog = Watchdog::new(start);
-        dog.sign_of_life(start + PATIENCE / 2);
-        assert_eq!(dog.left(start + PATIENCE), Some(PATIENCE / 2));
+        dog.sign_of_life(start + SILENCE_LIMIT / 2);
+        assert_eq!(dog.left(start + SILENCE_LIMIT), Some(SILENCE_LIMIT / 2));
     }
 }

@@ -1,15 +1,16 @@
-//! The legacy interface: a container (`/dev/vfio/vfio`) with a type1v2 IOMMU, groups (`/dev/vfio/N`),
-//! devices.
+//! The legacy interface: a container (`/dev/vfio/vfio`) with a type1v2 IOMMU, groups
+//! (`/dev/vfio/N`), devices.
 //!
-//! vfio-ioctls opens the container, checks it, and maps memory. Groups and devices are opened here, in the
-//! order that the kernel asks for: group, status, `SET_CONTAINER`, `SET_IOMMU` once a container, what is mapped
-//! already, the link to the hypervisor, and only then the device, since some drivers want to know KVM when they
-//! are opened. A hot reset needs the files of groups, which vfio-ioctls keeps to itself.
+//! vfio-ioctls opens the container, checks it, and maps memory. Groups and devices are opened here,
+//! in the order that the kernel asks for: group, status, `SET_CONTAINER`, `SET_IOMMU` once a
+//! container, what is mapped already, the link to the hypervisor, and only then the device, since
+//! some drivers want to know KVM when they are opened. A hot reset needs the files of groups, which
+//! vfio-ioctls keeps to itself.
 
 mod device;
-pub(crate) mod error;
+mod error;
 mod membership;
-pub(crate) mod spaces;
+mod spaces;
 mod type1;
 
 use std::collections::BTreeMap;
@@ -28,15 +29,15 @@ use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// The VFIO container of a guest's devices. A group that cannot share it gets another one from the kernel, which is
-/// kept in step (see [`DmaSpace`]).
+/// The VFIO container of a guest's devices. A group that cannot share it gets another one from the
+/// kernel, which is kept in step (see [`DmaSpace`]).
 pub struct Container {
     sysfs: Sysfs,
     dma: DmaSpace,
     groups: Mutex<Groups>,
     calls: Arc<VfioCalls>,
-    /// Who has the functions that a reset of a bus would reach, as it was when that was first asked: a VMM that may open no
-    /// file any more can ask again.
+    /// Who has the functions that a reset of a bus would reach, as it was when that was first
+    /// asked: a VMM that may open no file any more can ask again.
     drivers: Mutex<BTreeMap<PciAddress, Driver>>,
 }
 
@@ -52,7 +53,8 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::OpenContainer`] (`ENOENT` and `ENODEV`: no module; `EACCES`), [`Error::Unsupported`].
+    /// [`Error::OpenContainer`] (`ENOENT` and `ENODEV`: no module; `EACCES`),
+    /// [`Error::Unsupported`].
     pub fn open() -> Result<Arc<Self>, Error> {
         let calls = Arc::<VfioCalls>::default();
         let groups = Groups::new(Type1::open(calls.clone())?);
@@ -75,8 +77,8 @@ impl Container {
         &self.calls
     }
 
-    /// Tells a hypervisor of all groups that are attached now and later. A former one is told that they are
-    /// gone: so a guest that reboots into a new VM keeps its devices and their mappings.
+    /// Tells a hypervisor of all groups that are attached now and later. A former one is told that
+    /// they are gone: so a guest that reboots into a new VM keeps its devices and their mappings.
     ///
     /// # Errors
     ///
@@ -85,8 +87,8 @@ impl Container {
         self.groups().link(link)
     }
 
-    /// Attaches the group of a device, if it is not yet, and opens the device. All that is mapped is mapped for
-    /// it, too, also where no device was open before. The kernel resets a function
+    /// Attaches the group of a device, if it is not yet, and opens the device. All that is mapped
+    /// is mapped for it, too, also where no device was open before. The kernel resets a function
     /// that can be reset when it is opened (`vfio_pci_core_enable`), so it comes as after power-on.
     ///
     /// # Errors
@@ -96,9 +98,9 @@ impl Container {
         self.open_device_of(address, None)
     }
 
-    /// As [`open_device`](Self::open_device), by the file of its group (`/dev/vfio/N`, for reading and writing) that
-    /// somebody else has opened, so that this process needs no right to open it. Where the group is attached already,
-    /// that file is closed.
+    /// As [`open_device`](Self::open_device), by the file of its group (`/dev/vfio/N`, for reading
+    /// and writing) that somebody else has opened, so that this process needs no right to open it.
+    /// Where the group is attached already, that file is closed.
     ///
     /// # Errors
     ///
@@ -132,7 +134,8 @@ impl Container {
         let driver = self.driver(address);
         BusMember {
             address,
-            // The kernel resets nothing that a driver of its own, or none, has (vfio_pci_dev_set_resettable).
+            // The kernel resets nothing that a driver of its own, or none, has
+            // (vfio_pci_dev_set_resettable).
             ours: self.groups().file(group).is_some() && driver.is_vfio,
             driver: driver.name,
         }

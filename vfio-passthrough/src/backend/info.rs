@@ -1,9 +1,12 @@
-//! Reads the capability chains that VFIO appends to its info structs (linux/vfio.h, `struct
-//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets are
-//! checked, and a chain ends.
+//! What VFIO's info structs say, with the capability chains behind them (linux/vfio.h, `struct
+//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets
+//! are checked, and a chain ends.
+
+use std::mem::offset_of;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use super::{IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 use crate::address::{ByteRange, PciAddress};
 
 /// More than any chain there is; one that is longer loops.
@@ -12,16 +15,73 @@ const MAX_CAPABILITIES: usize = 64;
 /// `id`, `version`, `next`.
 const HEADER_SIZE: usize = 8;
 
+impl RegionInfo {
+    /// What a reply of `VFIO_DEVICE_GET_REGION_INFO` says: `struct vfio_region_info` and the
+    /// capabilities behind it, whatever they are. What the reply is too short for is 0, or not
+    /// there.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        let flags = u32_at(reply, offset_of!(sys::vfio_region_info, flags));
+        let first = match flags & sys::VFIO_REGION_INFO_FLAG_CAPS {
+            0 => 0,
+            _ => u32_at(reply, offset_of!(sys::vfio_region_info, cap_offset)),
+        };
+        Self {
+            index: u32_at(reply, offset_of!(sys::vfio_region_info, index)),
+            flags: RegionFlags::from_bits_retain(flags),
+            size: u64_at(reply, offset_of!(sys::vfio_region_info, size)),
+            file_offset: u64_at(reply, offset_of!(sys::vfio_region_info, offset)),
+            sparse: capabilities(reply, first).find_map(sparse_areas),
+        }
+    }
+}
+
+impl IrqInfo {
+    /// What a reply of `VFIO_DEVICE_GET_IRQ_INFO` says, `struct vfio_irq_info`. What the reply is
+    /// too short for is 0.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        Self {
+            index: u32_at(reply, offset_of!(sys::vfio_irq_info, index)),
+            flags: IrqFlags::from_bits_retain(u32_at(reply, offset_of!(sys::vfio_irq_info, flags))),
+            count: u32_at(reply, offset_of!(sys::vfio_irq_info, count)),
+        }
+    }
+}
+
+impl IommuInfo {
+    /// What a reply of `VFIO_IOMMU_GET_INFO` says: `struct vfio_iommu_type1_info` and the
+    /// capabilities behind it, whatever they are. What the reply is too short for is not there.
+    pub fn from_reply(reply: &[u8]) -> Self {
+        let flags = u32_at(reply, offset_of!(sys::vfio_iommu_type1_info, flags));
+        let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
+            0 => 0,
+            _ => u32_at(reply, offset_of!(sys::vfio_iommu_type1_info, cap_offset)),
+        };
+        Self {
+            iova_ranges: capabilities(reply, first).find_map(iova_ranges),
+            dma_avail: capabilities(reply, first).find_map(dma_avail),
+        }
+    }
+}
+
+/// A word of a reply; 0 beyond its end.
+pub(super) fn u32_at(reply: &[u8], offset: usize) -> u32 {
+    array(reply, offset).map_or(0, u32::from_ne_bytes)
+}
+
+fn u64_at(reply: &[u8], offset: usize) -> u64 {
+    array(reply, offset).map_or(0, u64::from_ne_bytes)
+}
+
 /// A capability: its id and the bytes after its header, up to the end of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capability<'a> {
+struct Capability<'a> {
     pub id: u16,
     pub body: &'a [u8],
 }
 
-/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is 0 for
-/// none.
-pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
+/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is
+/// 0 for none.
+fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
     let mut next = first as usize;
     std::iter::from_fn(move || {
         let bytes = buffer.get(next..).filter(|_| next != 0)?;
@@ -34,7 +94,7 @@ pub(super) fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Ca
 }
 
 /// The areas of `struct vfio_region_info_cap_sparse_mmap`.
-pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
     // nr_areas and a reserved word, then pairs of offset and size.
     Some(
@@ -46,7 +106,7 @@ pub(super) fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>>
 }
 
 /// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`, whose ends are inclusive.
-pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
+fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
     // A range up to u64::MAX loses its last byte, which no page-aligned mapping can use alone.
     Some(
@@ -57,12 +117,13 @@ pub(super) fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> 
 }
 
 /// The number in `struct vfio_iommu_type1_info_dma_avail`.
-pub(super) fn dma_avail(capability: Capability<'_>) -> Option<u32> {
+fn dma_avail(capability: Capability<'_>) -> Option<u32> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
     array(capability.body, 0).map(u32::from_ne_bytes)
 }
 
-/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and function.
+/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and
+/// function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
     let member = |entry: &[u8]| {
         let [g0, g1, g2, g3, d0, d1, bus, devfn] = *entry.first_chunk()?;
@@ -77,7 +138,8 @@ fn is(capability: Capability<'_>, id: u32) -> Option<()> {
     (u32::from(capability.id) == id).then_some(())
 }
 
-/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends first.
+/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends
+/// first.
 fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
     let rest = body.get(8..).unwrap_or_default();

@@ -15,7 +15,7 @@ use vmm_sys_util::ioctl::{
 };
 use vmm_sys_util::ioctl_io_nr;
 
-use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo, SetIrqs, info};
+use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo, SetIrqs, info};
 use crate::address::PciAddress;
 
 ioctl_io_nr!(VFIO_SET_IOMMU, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 2);
@@ -100,41 +100,16 @@ pub(super) fn reset(device: &impl AsRawFd) -> io::Result<()> {
 
 /// `VFIO_DEVICE_GET_REGION_INFO` with its capabilities.
 pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
-    let reply = info_call(
-        device,
-        VFIO_DEVICE_GET_REGION_INFO(),
-        size_of::<sys::vfio_region_info>(),
-        index,
-    )?;
-    let flags = reply.u32_at(offset_of!(sys::vfio_region_info, flags));
-    let first = match flags & sys::VFIO_REGION_INFO_FLAG_CAPS {
-        0 => 0,
-        _ => reply.u32_at(offset_of!(sys::vfio_region_info, cap_offset)),
-    };
-    let capabilities = || info::capabilities(&reply.0, first);
-    Ok(RegionInfo {
-        index,
-        flags: RegionFlags::from_bits_retain(flags),
-        size: reply.u64_at(offset_of!(sys::vfio_region_info, size)),
-        file_offset: reply.u64_at(offset_of!(sys::vfio_region_info, offset)),
-        sparse: capabilities().find_map(info::sparse_areas),
-    })
+    let request = VFIO_DEVICE_GET_REGION_INFO();
+    let reply = info_call(device, request, size_of::<sys::vfio_region_info>(), index)?;
+    Ok(RegionInfo::from_reply(&reply))
 }
 
 /// `VFIO_IOMMU_GET_INFO` of a container with its capabilities.
 pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
-    let reply =
-        info_call(container, VFIO_IOMMU_GET_INFO(), size_of::<sys::vfio_iommu_type1_info>(), 0)?;
-    let flags = reply.u32_at(offset_of!(sys::vfio_iommu_type1_info, flags));
-    let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
-        0 => 0,
-        _ => reply.u32_at(offset_of!(sys::vfio_iommu_type1_info, cap_offset)),
-    };
-    let capabilities = || info::capabilities(&reply.0, first);
-    Ok(IommuInfo {
-        iova_ranges: capabilities().find_map(info::iova_ranges),
-        dma_avail: capabilities().find_map(info::dma_avail),
-    })
+    let request = VFIO_IOMMU_GET_INFO();
+    let reply = info_call(container, request, size_of::<sys::vfio_iommu_type1_info>(), 0)?;
+    Ok(IommuInfo::from_reply(&reply))
 }
 
 const TRIGGER_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
@@ -200,11 +175,10 @@ pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
         let result = check(unsafe {
             ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), bytes.as_mut_ptr())
         });
-        let reply = Reply(bytes);
-        let count = reply.u32_at(offset_of!(sys::vfio_pci_hot_reset_info, count)) as usize;
+        let count = info::u32_at(&bytes, offset_of!(sys::vfio_pci_hot_reset_info, count)) as usize;
         match result {
             Ok(()) => {
-                return Ok(info::bus_members(reply.0.get(header..).unwrap_or_default(), count));
+                return Ok(info::bus_members(bytes.get(header..).unwrap_or_default(), count));
             }
             Err(error)
                 if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS =>
@@ -233,25 +207,6 @@ pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<(
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
 }
 
-/// What an info ioctl wrote: the struct and the capabilities behind it.
-struct Reply(Vec<u8>);
-
-impl Reply {
-    fn u32_at(&self, offset: usize) -> u32 {
-        self.0
-            .get(offset..)
-            .and_then(|bytes| bytes.first_chunk())
-            .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-    }
-
-    fn u64_at(&self, offset: usize) -> u64 {
-        self.0
-            .get(offset..)
-            .and_then(|bytes| bytes.first_chunk())
-            .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-    }
-}
-
 /// What holds an info struct with its capabilities as a rule, so that one call does.
 const USUAL_INFO_SIZE: usize = 512;
 
@@ -265,7 +220,7 @@ fn info_call(
     request: libc::c_ulong,
     size: usize,
     index: u32,
-) -> io::Result<Reply> {
+) -> io::Result<Vec<u8>> {
     let mut size = size.max(USUAL_INFO_SIZE);
     // Once to learn the size, once to fetch; once more should the size have grown between the two.
     for _ in 0..3 {
@@ -276,10 +231,9 @@ fn info_call(
         // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
         // copies bytewise, so no alignment is asked for.
         check(unsafe { ioctl_with_mut_ptr(fd, request, bytes.as_mut_ptr()) })?;
-        let reply = Reply(bytes);
-        match reply.u32_at(0) as usize {
+        match info::u32_at(&bytes, 0) as usize {
             needed if needed > size && needed <= MAX_INFO_SIZE => size = needed,
-            _ => return Ok(reply),
+            _ => return Ok(bytes),
         }
     }
     Err(io::Error::from_raw_os_error(libc::E2BIG))

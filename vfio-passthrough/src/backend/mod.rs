@@ -1,8 +1,9 @@
-//! The port to the kernel: what the crate needs of an IOMMU address space and of a device, and who provides
-//! it.
+//! The port to the kernel: what the crate needs of an IOMMU address space and of a device, and who
+//! provides it.
 //!
-//! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All `unsafe`
-//! of the crate's core is in this folder; above it everything is safe code over these two traits.
+//! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All
+//! `unsafe` of the crate's core is in this folder; above it everything is safe code over these two
+//! traits.
 
 mod adjacent;
 pub mod group;
@@ -75,8 +76,8 @@ pub struct RegionInfo {
     pub size: u64,
     /// Where it starts in the device's file.
     pub file_offset: u64,
-    /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative to the
-    /// region.
+    /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative
+    /// to the region.
     pub sparse: Option<Vec<ByteRange>>,
 }
 
@@ -94,8 +95,8 @@ pub struct IrqInfo {
 /// A call of `VFIO_DEVICE_SET_IRQS`.
 #[derive(Clone, Copy, Debug)]
 pub enum SetIrqs<'a> {
-    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None` frees a
-    /// vector. Enables the index where it was off.
+    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None`
+    /// frees a vector. Enables the index where it was off.
     Trigger {
         /// The index.
         index: u32,
@@ -104,7 +105,8 @@ pub enum SetIrqs<'a> {
         /// An eventfd a vector.
         eventfds: &'a [Option<Arc<EventFd>>],
     },
-    /// The first vector is unmasked whenever this eventfd is signalled (`DATA_EVENTFD | ACTION_UNMASK`).
+    /// The first vector is unmasked whenever this eventfd is signalled (`DATA_EVENTFD |
+    /// ACTION_UNMASK`).
     UnmaskOn {
         /// The index, one that is masked when it fires.
         index: u32,
@@ -147,17 +149,19 @@ pub trait AddressSpace: Send + Sync {
     /// The errno of the ioctl; `EINVAL` before a group was attached.
     fn info(&self) -> io::Result<IommuInfo>;
 
-    /// Lets the devices read and write `size` bytes at `host`, at the address `iova`. The kernel pins them.
+    /// Lets the devices read and write `size` bytes at `host`, at the address `iova`. The kernel
+    /// pins them.
     ///
     /// # Errors
     ///
-    /// `EEXIST`: overlaps a mapping. `EINVAL`: not aligned, or outside of the IOVA ranges. `ENOMEM`: over
-    /// RLIMIT_MEMLOCK. `ENOSPC`: too many mappings. `EFAULT`: not mapped in this process.
+    /// `EEXIST`: overlaps a mapping. `EINVAL`: not aligned, or outside of the IOVA ranges.
+    /// `ENOMEM`: over RLIMIT_MEMLOCK. `ENOSPC`: too many mappings. `EFAULT`: not mapped in this
+    /// process.
     ///
     /// # Safety
     ///
-    /// The memory stays mapped and is used as [`HostMemory`](crate::host::HostMemory) demands until `unmap`
-    /// of the same range succeeded, or the address space is gone.
+    /// The memory stays mapped and is used as [`HostMemory`](crate::host::HostMemory) demands until
+    /// `unmap` of the same range succeeded, or the address space is gone.
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()>;
 
     /// Ends a mapping. When this succeeds no device reaches the memory any more.
@@ -197,31 +201,23 @@ pub trait Device: Send + Sync {
     /// `ENODEV` where neither can be reset: on a root bus, as a rule.
     fn bus_members(&self) -> io::Result<Vec<BusMember>>;
 
-    /// Resets the function's bus or slot, with all that is on it. BAR mappings fault until it is done.
+    /// Resets the function's bus or slot, with all that is on it. BAR mappings fault until it is
+    /// done.
     ///
     /// # Errors
     ///
     /// `EINVAL` where a function is in a group that is not ours.
     fn reset_bus(&self) -> io::Result<()>;
 
-    /// Closes the device for good, whoever else holds this value: every call fails with `ENODEV` from here on. Calls that
-    /// are under way in other threads are not waited for; the last of them closes the file. The kernel then turns
-    /// off what interrupts are left, and has the device back once its mappings are gone too.
+    /// Closes the device for good, whoever else holds this value: every call fails with `ENODEV`
+    /// from here on. Calls that are under way in other threads are not waited for; the last of them
+    /// closes the file. The kernel then turns off what interrupts are left, and has the device back
+    /// once its mappings are gone too.
     fn close(&self);
 }
 
-/// The ranges that each capability of a chain holds, which starts at `first` of an info struct: areas that can be
-/// mapped, or where the IOMMU can map. For tests with chains that lie.
-#[cfg(feature = "model")]
-pub fn ranges_of_chain(buffer: &[u8], first: u32) -> Vec<Vec<ByteRange>> {
-    info::capabilities(buffer, first)
-        .filter_map(|capability| {
-            info::sparse_areas(capability).or_else(|| info::iova_ranges(capability))
-        })
-        .collect()
-}
-
-/// Bounds of an access to a region; the kernel would fold what lies outside into the next region's offsets.
+/// Bounds of an access to a region; the kernel would fold what lies outside into the next region's
+/// offsets.
 pub(crate) fn file_position(region: &RegionInfo, offset: u64, length: usize) -> io::Result<u64> {
     let inside =
         ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);

@@ -1,4 +1,5 @@
-//! What no program may let happen: the model goes on, and the test that looks at its ledger fails, by name.
+//! What no program may let happen: the model goes on, and the test that looks at its ledger fails,
+//! by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use crate::address::ByteRange;
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     /// In words.
-    pub rung: Vec<String>,
+    pub raised: Vec<String>,
     /// What guests have in their memory, by where it is in this process.
     slots: BTreeMap<usize, ByteRange>,
     /// Mapped regions that fault, by where they are in this process: vfio-pci has zapped them.
@@ -38,7 +39,7 @@ impl Alarms {
 
     fn look_at(&mut self, address: usize) {
         if let Some(range) = self.slots.get(&address).filter(|_| self.zapped.contains(&address)) {
-            self.rung.push(format!(
+            self.raised.push(format!(
                 "the guest has memory of a device at {range} that the device does not decode: an access of a vCPU faults"
             ));
         }

@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::opened::ADDRESS;
 use super::{Iommu, PciDevice, errno, lock};
 use crate::address::{ByteRange, Iova};
-use crate::pci::regs::{COMMAND, Command};
 
 impl PciDevice {
     /// The device reads memory, as far as its driver lets it: with bus mastering on.
     ///
     /// # Errors
     ///
-    /// `EPERM` where bus mastering is off: nothing happens. `EFAULT` where the IOMMU has no mapping, or one to memory that is
-    /// gone: that is an alarm ([`Faults::alarms`](super::Faults::alarms)), since it is never right.
+    /// `EPERM` where bus mastering is off: nothing happens. `EFAULT` where the IOMMU has no
+    /// mapping, or one to memory that is gone: that is an alarm
+    /// ([`Faults::alarms`](super::Faults::alarms)), since it is never right.
     pub fn dma_read(&self, iommu: &Iommu, iova: Iova, data: &mut [u8]) -> io::Result<()> {
         let length = data.len();
         self.master(|| {
@@ -31,7 +32,7 @@ impl PciDevice {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`dma_read`](Self::dma_read).
     pub fn dma_write(&self, iommu: &Iommu, iova: Iova, data: &[u8]) -> io::Result<()> {
         self.master(|| {
             let mut rest = data;
@@ -43,12 +44,10 @@ impl PciDevice {
         })
     }
 
-    /// A write of the command register waits for DMA that is under way: after it there is none.
+    /// DMA that is under way holds up a write of the command register: after that there is none.
     fn master(&self, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let _no_config_write = lock(&self.irqs);
-        let mut command = [0; 2];
-        self.config(COMMAND.into(), &mut command)?;
-        match Command::from_bits_retain(u16::from_le_bytes(command)).contains(Command::BUS_MASTER) {
+        let _no_config_write = lock(&self.mmaps);
+        match self.opened.system.masters_bus(ADDRESS) {
             true => act(),
             false => Err(errno(libc::EPERM)),
         }
@@ -56,8 +55,8 @@ impl PciDevice {
 }
 
 impl Iommu {
-    /// Carries out DMA, mapping by mapping: `act` is told where in the memory of this process, and how many bytes. By way
-    /// of a file, so that memory that is gone is an error.
+    /// Carries out DMA, mapping by mapping: `act` is told where in the memory of this process, and
+    /// how many bytes. By way of a file, so that memory that is gone is an error.
     fn each_piece(
         &self,
         what: &str,
@@ -82,7 +81,7 @@ impl Iommu {
 
     fn stray(&self, what: &str, range: ByteRange, why: &str) -> io::Result<()> {
         self.faults.with_alarms(|alarms| {
-            alarms.rung.push(format!("a device {what} {range}: there is {why}"))
+            alarms.raised.push(format!("a device {what} {range}: there is {why}"))
         });
         Err(errno(libc::EFAULT))
     }

@@ -105,7 +105,8 @@ impl MsiVectors for Vectors {
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()> {
         lock(&self.guest.messages).collect();
         self.guest.faults.pass(Call::Route).inspect_err(|_| {
-            // An irqfd goes before its route changes: with the change failed, nothing delivers the vector.
+            // An irqfd goes before its route changes: with the change failed, nothing delivers the
+            // vector.
             let mut messages = lock(&self.guest.messages);
             let vectors = changes.iter().filter(|(_, message)| message.is_some());
             for (vector, _) in vectors {

@@ -1,12 +1,15 @@
-//! VFIO as a program: an IOMMU, devices and a guest's side in memory, for tests without hardware, with
-//! failures where a test wants them.
+//! VFIO in memory: an IOMMU, devices and a guest's side, for tests without hardware, with failures
+//! where a test wants them.
 //!
-//! A device is described by its config bytes, the sizes of its BARs and its interrupts ([`PciDevice::new`]), and acts:
-//! it fires interrupts and does DMA. Its memory is decoded as its command register and power state say. Any call can be made to fail
-//! ([`Faults`]). A test ends with an empty [`Ledger`]: nothing is held, and nothing happened that never should
+//! [`PciDevice`] and [`Iommu`] implement the backend's traits by the calls that a VMM makes of the
+//! kernel, on [`vfio_model`], which has Linux's rules and errnos. What this module adds is for
+//! tests.
+//!
+//! A device is described by its config bytes, the sizes of its BARs and its interrupts
+//! ([`PciDevice::new`]), and acts: it fires interrupts and does DMA. Its memory is decoded as its
+//! command register and power state say. Any call can be made to fail ([`Faults`]). A test ends
+//! with an empty [`Ledger`]: nothing is held, and nothing happened that never should
 //! ([`Faults::alarms`]), or it says what.
-//!
-//! The rules and errnos are those of Linux's type1v2 and vfio-pci as far as this crate calls them.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -17,7 +20,8 @@
 //! let faults = Arc::new(Faults::default());
 //! let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
 //! let guest = Guest::new(faults);
-//! let function = PassthroughFunction::new("01:00.0".parse()?, device, &guest.host(), ResetPolicy::Required)?;
+//! let (address, policy) = ("01:00.0".parse()?, ResetPolicy::Required);
+//! let function = PassthroughFunction::new(address, device, &guest.host(), policy)?;
 //! let mut vendor = [0; 2];
 //! function.config_read(0, &mut vendor);
 //! assert_eq!(vendor, [0x36, 0x1b]);
@@ -25,16 +29,13 @@
 //! ```
 
 mod alarms;
-mod containers;
-pub mod core;
 mod decoding;
 mod dma;
-mod events;
 mod guest;
 mod iommu;
-mod irqs;
 mod ledger;
 mod messages;
+mod opened;
 mod pci;
 
 use std::collections::BTreeMap;
@@ -42,10 +43,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use containers::Containers;
 pub use guest::Guest;
 pub use iommu::Iommu;
-pub use irqs::IrqsState;
 pub use ledger::Ledger;
 pub use pci::PciDevice;
 
@@ -54,12 +53,6 @@ use alarms::Alarms;
 /// A call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
-    /// `open` of `/dev/vfio/vfio`.
-    OpenContainer,
-    /// `VFIO_GROUP_SET_CONTAINER`.
-    SetContainer,
-    /// `VFIO_SET_IOMMU`.
-    SetIommu,
     /// `VFIO_IOMMU_MAP_DMA`.
     MapDma,
     /// `VFIO_IOMMU_UNMAP_DMA`.
@@ -105,7 +98,7 @@ pub enum Fault {
     Short(usize),
 }
 
-/// Which calls fail, and how many were made.
+/// The calls that fail, and how many were made.
 #[derive(Debug, Default)]
 pub struct Faults {
     state: Mutex<State>,
@@ -116,9 +109,9 @@ struct State {
     made: BTreeMap<Call, u64>,
     planned: BTreeMap<(Call, u64), i32>,
     /// Calls of whatever kind that fail, by the number that each has among all.
-    strike: Option<(Range<u64>, Fault)>,
+    injected: Option<(Range<u64>, Fault)>,
     /// The kind of each call that failed as planned.
-    struck: Vec<Call>,
+    failed: Vec<Call>,
     /// The kind of each call, once somebody asked.
     trail: Option<Vec<Call>>,
     alarms: Alarms,
@@ -135,11 +128,11 @@ impl State {
         let made = self.made.entry(call).or_default();
         let nth = *made;
         *made = made.saturating_add(1);
-        let strike = self.strike.as_ref().filter(|(calls, _)| calls.contains(&number));
-        let strike = strike.map(|(_, fault)| *fault);
+        let injected = self.injected.as_ref().filter(|(calls, _)| calls.contains(&number));
+        let injected = injected.map(|(_, fault)| *fault);
         let planned = self.planned.remove(&(call, nth)).map(Fault::Errno);
         let moves_bytes = matches!(call, Call::Read | Call::Write);
-        planned.or(strike.filter(|fault| moves_bytes || matches!(fault, Fault::Errno(_))))
+        planned.or(injected.filter(|fault| moves_bytes || matches!(fault, Fault::Errno(_))))
     }
 }
 
@@ -152,18 +145,18 @@ impl Faults {
     }
 
     /// These calls of all that are made from now on (0 is the next), of whatever kind, fail.
-    pub fn strike(&self, calls: Range<u64>, fault: Fault) {
+    pub fn inject(&self, calls: Range<u64>, fault: Fault) {
         let mut state = lock(&self.state);
         let now = state.all_made();
         let calls = now.saturating_add(calls.start)..now.saturating_add(calls.end);
-        state.strike = Some((calls, fault));
+        state.injected = Some((calls, fault));
     }
 
     /// No call fails any more, whatever was asked for before.
-    pub fn heal(&self) {
+    pub fn clear(&self) {
         let mut state = lock(&self.state);
         state.planned.clear();
-        state.strike = None;
+        state.injected = None;
     }
 
     /// How many of these calls were made, failed ones included.
@@ -182,14 +175,15 @@ impl Faults {
     }
 
     /// The calls that failed as planned since the last look.
-    pub fn struck(&self) -> Vec<Call> {
-        std::mem::take(&mut lock(&self.state).struck)
+    pub fn failed(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.state).failed)
     }
 
-    /// What no program may let happen, in words: DMA to what is not mapped or not there any more, and memory of a
-    /// device in a guest while the device does not decode it. It is in a [`Ledger`], too.
+    /// What no program may let happen, in words: DMA to what is not mapped or not there any more,
+    /// and memory of a device in a guest while the device does not decode it. It is in a
+    /// [`Ledger`], too.
     pub fn alarms(&self) -> Vec<String> {
-        lock(&self.state).alarms.rung.clone()
+        lock(&self.state).alarms.raised.clone()
     }
 
     fn with_alarms<T>(&self, act: impl FnOnce(&mut Alarms) -> T) -> T {
@@ -211,7 +205,7 @@ impl Faults {
         let Some(fault) = state.next(call) else {
             return Ok(());
         };
-        state.struck.push(call);
+        state.failed.push(call);
         drop(state);
         match fault {
             Fault::Errno(number) => Err(errno(number)),
@@ -229,4 +223,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn errno(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
+}
+
+/// The room for a reply of an info ioctl, capabilities included.
+const INFO_SIZE: u32 = 4096;
+
+/// What an info ioctl answers, whose argument begins with `argsz`, flags and an index.
+fn info_reply(index: u32, call: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
+    let words = [INFO_SIZE, 0, index];
+    let mut reply: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    reply.resize(INFO_SIZE as usize, 0);
+    call(&mut reply)?;
+    Ok(reply)
 }

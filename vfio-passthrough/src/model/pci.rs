@@ -1,84 +1,62 @@
 //! A device behind vfio-pci.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX,
+    VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+};
+use vfio_model::{Interrupts, PciFunction, Region};
 
 use super::decoding::Mmaps;
-use super::events::Events;
-use super::irqs::{IrqsState, msix_layout};
-use super::{Call, Faults, errno, lock};
+use super::opened::{ADDRESS, Opened, Shape};
+use super::{Call, Faults, errno, info_reply, lock};
 use crate::address::ByteRange;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap,
     SetIrqs, file_position,
 };
 use crate::host::HostMemory as _;
-use crate::irq::IrqIndex;
 use crate::pci::msi::MsiLayout;
-use crate::pci::msix::MsixLayout;
-use crate::pci::regs::{COMMAND, Command};
 
-/// The size of the file range that each region has.
-const REGION_STRIDE: u64 = 1 << 36;
-
-/// A PCI function in memory: its regions lie one after the other in a file, as vfio-pci has them.
+/// A PCI function in memory, opened by way of the group that it has to itself.
 pub struct PciDevice {
     pub(super) faults: Arc<Faults>,
-    file: File,
-    regions: Vec<RegionInfo>,
-    irq_infos: Vec<IrqInfo>,
-    pub(super) power_on: Vec<u8>,
-    pub(super) msix: Option<MsixLayout>,
-    pub(super) irqs: Mutex<IrqsState>,
-    pub(super) events: Events,
-    flags: DeviceFlags,
-    /// Bits of config space that read zero whatever is written, by offset.
-    pub(super) zeros: Vec<(u64, u8)>,
+    shape: Shape,
+    pub(super) opened: Opened,
     pub(super) mmaps: Mutex<Mmaps>,
-    /// What is on its bus; nothing where the bus cannot be reset.
-    bus: Vec<BusMember>,
+    /// How often the host has asked for the device.
+    requests: AtomicU64,
 }
 
 impl PciDevice {
-    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits; an INTx
-    /// pin, PCI Express and power management.
+    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits;
+    /// an INTx pin, PCI Express and power management.
     ///
     /// # Errors
     ///
-    /// No file could be made for the device's memory.
+    /// It could not be opened.
     pub fn nvme(faults: Arc<Faults>, msix: IrqFlags) -> io::Result<Self> {
-        let mut config = vec![0; 0x1000];
-        let mut put = |offset: usize, bytes: &[u8]| {
-            config.iter_mut().skip(offset).zip(bytes).for_each(|(old, new)| *old = *new);
-        };
-        put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]);
-        put(0x10, &[4]);
-        put(0x34, &[0x40]);
-        put(0x3d, &[1]);
-        put(0x40, &[0x11, 0x80, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-        put(0x60, &[0x01, 0, 3, 0]);
-        put(0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]);
-        let intx = IrqInfo {
-            index: IrqIndex::Intx.number(),
-            flags: IrqFlags::EVENTFD | IrqFlags::AUTOMASKED,
-            count: 1,
-        };
-        let msix = IrqInfo { index: IrqIndex::Msix.number(), flags: msix, count: 65 };
-        Self::new(faults, config, &[0x4000], vec![intx, msix])
+        let irq = |index, count, flags| IrqInfo { index, flags, count };
+        let irqs = vec![
+            irq(VFIO_PCI_INTX_IRQ_INDEX, 1, IrqFlags::AUTOMASKED),
+            irq(VFIO_PCI_MSIX_IRQ_INDEX, 65, msix),
+        ];
+        let mut config = PciFunction::nvme().config;
+        config.resize(0x1000, 0);
+        Self::new(faults, config, &[0x4000], irqs)
     }
 
-    /// A function with an INTx pin, MSI of this form (message control) and MSI-X of so many vectors, where there
-    /// is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express, with FLR); in BAR0 the table at 0x1_0000 and
-    /// the pending bits at 0x1_8000.
+    /// A function with an INTx pin, MSI of this form (message control) and MSI-X of so many
+    /// vectors, where there is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express,
+    /// with FLR); in BAR0 the table at 0x1_0000 and the pending bits at 0x1_8000.
     ///
     /// # Errors
     ///
-    /// No file could be made for the device's memory.
+    /// It could not be opened.
     pub fn with_interrupts(
         faults: Arc<Faults>,
         msi: Option<u16>,
@@ -104,229 +82,294 @@ impl PciDevice {
             first = 0x40;
         }
         put(0x34, &[first]);
-        let irq = |kind: IrqIndex, flags, count: u16| IrqInfo {
-            index: kind.number(),
-            flags,
-            count: count.into(),
-        };
-        let intx = irq(IrqIndex::Intx, IrqFlags::EVENTFD | IrqFlags::AUTOMASKED, 1);
-        let fixed = IrqFlags::EVENTFD | IrqFlags::NORESIZE;
-        let msi = msi.map(|control| irq(IrqIndex::Msi, fixed, MsiLayout::new(control).vectors()));
-        let msix = msix.map(|(vectors, flags)| irq(IrqIndex::Msix, flags, vectors));
+        let irq = |index, flags, count: u16| IrqInfo { index, flags, count: count.into() };
+        let intx = irq(VFIO_PCI_INTX_IRQ_INDEX, IrqFlags::AUTOMASKED, 1);
+        let msi = msi.map(|control| {
+            let vectors = MsiLayout::new(control).vectors();
+            irq(VFIO_PCI_MSI_IRQ_INDEX, IrqFlags::NORESIZE, vectors)
+        });
+        let msix = msix.map(|(vectors, flags)| irq(VFIO_PCI_MSIX_IRQ_INDEX, flags, vectors));
         let irqs = [Some(intx), msi, msix].into_iter().flatten().collect();
         Self::new(faults, config, &[0x2_0000], irqs)
     }
 
-    /// A function with this config space, and with regions of these sizes: of BAR0 to BAR5 and the ROM.
+    /// A function with this config space, with regions of these sizes, of BAR0 to BAR5 and the ROM,
+    /// and with so many interrupts of each kind. MSI-X with [`NORESIZE`](IrqFlags::NORESIZE) makes
+    /// it a device of a kernel that cannot add vectors; other flags are those that vfio-pci gives.
     ///
     /// # Errors
     ///
-    /// No file could be made for the device's memory.
+    /// It could not be opened.
     pub fn new(
         faults: Arc<Faults>,
         config: Vec<u8>,
         bars: &[u64],
         irqs: Vec<IrqInfo>,
     ) -> io::Result<Self> {
-        let flags = RegionFlags::READ | RegionFlags::WRITE;
-        let region = |index: u32| {
-            let bar = usize::try_from(index).ok().and_then(|index| bars.get(index)).copied();
-            let is_config = index == VFIO_PCI_CONFIG_REGION_INDEX;
-            let size = if is_config { config.len() as u64 } else { bar.unwrap_or(0) };
-            let flags = if is_config { flags } else { flags | RegionFlags::MMAP };
-            let file_offset = u64::from(index).saturating_mul(REGION_STRIDE);
-            RegionInfo { index, flags, size, file_offset, ..RegionInfo::default() }
+        let find = |index: u32| irqs.iter().find(|irq| irq.index == index);
+        let count = |index: u32| find(index).map_or(0, |irq| irq.count);
+        let read_write = (RegionFlags::READ | RegionFlags::WRITE).bits();
+        let bar = |index: usize| Region {
+            size: bars.get(index).copied().unwrap_or(0),
+            flags: read_write | RegionFlags::MMAP.bits(),
+            ..Region::default()
         };
-        let regions: Vec<_> = (0..=VFIO_PCI_CONFIG_REGION_INDEX).map(region).collect();
-        let irqs = irqs.into_iter().chain(Events::infos()).collect();
-        let file = tempfile::tempfile()?;
-        file.set_len(REGION_STRIDE.saturating_mul(regions.len() as u64))?;
-        let device = Self {
-            faults,
-            file,
-            regions,
-            irq_infos: irqs,
-            msix: msix_layout(&config),
-            power_on: config,
-            irqs: Mutex::default(),
-            events: Events::default(),
-            flags: DeviceFlags::PCI | DeviceFlags::RESET,
+        let config_region =
+            Region { size: config.len() as u64, flags: read_write, ..Region::default() };
+        let regions = (0..VFIO_PCI_CONFIG_REGION_INDEX as usize).map(bar);
+        let function = PciFunction {
+            regions: regions.chain([config_region]).collect(),
+            intx: count(VFIO_PCI_INTX_IRQ_INDEX) != 0,
+            msi: count(VFIO_PCI_MSI_IRQ_INDEX),
+            msix: count(VFIO_PCI_MSIX_IRQ_INDEX),
+            express: true,
+            resets: true,
+            config,
             zeros: Vec::new(),
-            mmaps: Mutex::default(),
+        };
+        let msix = find(VFIO_PCI_MSIX_IRQ_INDEX);
+        let shape = Shape {
+            grows_msix: !msix.is_some_and(|irq| irq.flags.contains(IrqFlags::NORESIZE)),
+            function,
             bus: Vec::new(),
         };
-        device.power_on()?;
-        // vfio-pci enables a function when it is opened (pci_enable_device).
-        let enabled = Command::MEMORY | Command::IO;
-        device.poke(VFIO_PCI_CONFIG_REGION_INDEX, COMMAND.into(), &enabled.bits().to_le_bytes())?;
-        device.zap()?;
-        Ok(device)
+        Ok(Self {
+            faults,
+            opened: shape.open()?,
+            shape,
+            mmaps: Mutex::default(),
+            requests: AtomicU64::new(0),
+        })
     }
 
-    /// One without a reset of its own, on a bus with these functions; a bus without any cannot be reset.
+    /// Another one, opened anew. It stays as it was where it cannot be opened, as no shape is.
+    fn changed(mut self, change: impl FnOnce(&mut Shape)) -> Self {
+        change(&mut self.shape);
+        if let Ok(opened) = self.shape.open() {
+            self.opened = opened;
+        }
+        self
+    }
+
+    /// One without a reset of its own, on a bus with these functions; a bus without any cannot be
+    /// reset.
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
-        let flags = self.flags.difference(DeviceFlags::RESET);
-        Self { flags, bus, ..self }
+        self.changed(|shape| {
+            shape.function.resets = false;
+            shape.bus = bus;
+        })
     }
 
     /// One where bits of a byte of config space are zero whatever is written.
-    pub fn with_zeros(mut self, offset: u64, bits: u8) -> Self {
-        self.zeros.push((offset, bits));
-        self
+    pub fn with_zeros(self, offset: u64, bits: u8) -> Self {
+        self.changed(|shape| shape.function.zeros.push((offset, bits)))
     }
 
-    /// One that describes a region in another way.
-    pub fn with_region(mut self, index: u32, change: impl FnOnce(&mut RegionInfo)) -> Self {
-        let mut regions = self.regions.iter_mut();
-        if let Some(region) = regions.find(|region| region.index == index) {
-            change(region);
-        }
-        self
+    /// One that describes a region in another way: its size, its flags, and where it can be mapped.
+    pub fn with_region(self, index: u32, change: impl FnOnce(&mut RegionInfo)) -> Self {
+        let mut info = self.region_info(index).unwrap_or_default();
+        change(&mut info);
+        let area = |area: &ByteRange| area.start()..area.end();
+        let region = Region {
+            size: info.size,
+            flags: info.flags.bits(),
+            sparse: info.sparse.map(|areas| areas.iter().map(area).collect()),
+            ..Region::default()
+        };
+        self.changed(|shape| {
+            let mut regions = shape.function.regions.iter_mut();
+            regions.nth(index as usize).into_iter().for_each(|own| *own = region.clone());
+        })
     }
 
-    fn without_zeros(&self, region: u32, offset: u64, data: &[u8]) -> Vec<u8> {
-        let mut data = data.to_vec();
-        if region == VFIO_PCI_CONFIG_REGION_INDEX {
-            for (byte, at) in data.iter_mut().zip(offset..) {
-                let zeros = self.zeros.iter().filter(|(offset, _)| *offset == at);
-                zeros.for_each(|(_, bits)| *byte &= !bits);
-            }
-        }
-        data
-    }
-
-    /// Bytes of the real config space, which the guest does not see all of.
+    /// Bytes of the real config space, which the guest does not see all of; zeros beyond its end.
     ///
     /// # Errors
     ///
-    /// The offset is out of range.
+    /// None that is expected.
     pub fn config(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.peek(VFIO_PCI_CONFIG_REGION_INDEX, offset, data)
+        let offset = usize::try_from(offset).map_err(|_| errno(libc::EINVAL))?;
+        self.opened.system.config(ADDRESS, offset, data)
     }
 
-    pub(super) fn find_irq(&self, index: u32) -> IrqInfo {
-        let known = self.irq_infos.iter().find(|info| info.index == index);
-        known.copied().unwrap_or(IrqInfo { index, ..IrqInfo::default() })
+    /// What is bound to its interrupts.
+    pub fn irqs(&self) -> Interrupts {
+        self.opened.system.interrupts(ADDRESS)
     }
 
-    fn power_on(&self) -> io::Result<()> {
-        self.poke(VFIO_PCI_CONFIG_REGION_INDEX, 0, &self.power_on)?;
-        self.zap()?;
-        self.quiesce()
+    /// How many of its events somebody hears.
+    pub fn heard(&self) -> usize {
+        self.irqs().events.len()
     }
 
-    /// Reads what the hardware has in a region.
-    pub(super) fn peek(&self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let position = file_position(self.find(region)?, offset, data.len())?;
-        self.file.read_exact_at(data, position)
+    /// The device fires a vector of MSI or MSI-X, whichever is on: its eventfd is signalled. A
+    /// vector of MSI-X without one is masked by the host's kernel: its pending bit is set. Nothing
+    /// happens where neither is on, or for a vector that is not there.
+    ///
+    /// # Errors
+    ///
+    /// The pending bits could not be written.
+    pub fn raise(&self, vector: u16) -> io::Result<()> {
+        self.opened.system.fire(ADDRESS, vector.into())
     }
 
-    /// Changes what the hardware has in a region.
-    pub(super) fn poke(&self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
-        let position = file_position(self.find(region)?, offset, data.len())?;
-        self.file.write_all_at(data, position)
+    /// The device asserts its pin, or stops doing so.
+    ///
+    /// # Errors
+    ///
+    /// None that is expected.
+    pub fn assert_pin(&self, asserted: bool) -> io::Result<()> {
+        self.opened.system.assert_pin(ADDRESS, asserted)
     }
 
-    fn find(&self, index: u32) -> io::Result<&RegionInfo> {
-        self.regions.iter().find(|region| region.index == index).ok_or_else(|| errno(libc::EINVAL))
+    /// vfio-pci looks whether the pin is to be unmasked, as it does when the resample eventfd is
+    /// signalled.
+    ///
+    /// # Errors
+    ///
+    /// None that is expected.
+    pub fn resample(&self) -> io::Result<()> {
+        self.opened.system.poll_unmask(ADDRESS);
+        Ok(())
+    }
+
+    /// The device reports an uncorrectable error.
+    ///
+    /// # Errors
+    ///
+    /// None that is expected.
+    pub fn fail(&self) -> io::Result<()> {
+        self.opened.system.report_error(ADDRESS);
+        Ok(())
+    }
+
+    /// The host asks for the device, as it does every 10 s until it has it. How often it has asked;
+    /// nobody is asked once it [has it back](Self::is_given_back).
+    ///
+    /// # Errors
+    ///
+    /// None that is expected.
+    pub fn ask_for(&self) -> io::Result<u64> {
+        if self.is_given_back() {
+            return Ok(self.requests.load(Ordering::Relaxed));
+        }
+        self.opened.system.unbind(ADDRESS)?;
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(before.saturating_add(1))
+    }
+
+    /// The host has the device back: its file is closed, and nothing of it is mapped.
+    pub fn is_given_back(&self) -> bool {
+        !self.opened.system.is_open(ADDRESS)
+    }
+
+    fn region_info(&self, index: u32) -> io::Result<RegionInfo> {
+        let file = self.opened.file()?;
+        let reply = info_reply(index, |reply| file.system.region_info(file.fd, reply))?;
+        Ok(RegionInfo::from_reply(&reply))
+    }
+
+    fn pread(&self, position: u64, data: &mut [u8]) -> io::Result<()> {
+        let file = self.opened.file()?;
+        match file.system.read(file.fd, position, data)? {
+            length if length == data.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn pwrite(&self, position: u64, data: &[u8]) -> io::Result<()> {
+        let file = self.opened.file()?;
+        self.changing_decoding(|| match file.system.write(file.fd, position, data)? {
+            length if length == data.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        })
     }
 }
 
 impl Device for PciDevice {
     fn flags(&self) -> DeviceFlags {
-        self.flags
+        let file = self.opened.file();
+        let reply =
+            file.and_then(|file| info_reply(0, |reply| file.system.device_info(file.fd, reply)));
+        let resets = reply.is_ok_and(|reply| {
+            reply.get(4).is_some_and(|low| u32::from(*low) & VFIO_DEVICE_FLAGS_RESET != 0)
+        });
+        match resets {
+            true => DeviceFlags::PCI | DeviceFlags::RESET,
+            false => DeviceFlags::PCI,
+        }
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
         self.faults.pass(Call::RegionInfo)?;
-        self.events.check_open()?;
-        self.find(index).cloned()
+        self.region_info(index)
     }
 
     fn irq(&self, index: u32) -> io::Result<IrqInfo> {
         self.faults.pass(Call::IrqInfo)?;
-        self.events.check_open()?;
-        Ok(self.find_irq(index))
+        let file = self.opened.file()?;
+        let reply = info_reply(index, |reply| file.system.irq_info(file.fd, reply))?;
+        Ok(IrqInfo::from_reply(&reply))
     }
 
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let position = file_position(region, offset, data.len());
+        let position = file_position(region, offset, data.len())?;
         self.faults.pass_bytes(Call::Read, |length| {
             let (part, _) = data.split_at_mut(length.min(data.len()));
-            position.as_ref().map_or(Ok(()), |position| self.file.read_exact_at(part, *position))
+            self.pread(position, part)
         })?;
-        self.events.check_open()?;
-        self.reaches(region.index)?;
-        self.file.read_exact_at(data, position?)
+        self.pread(position, data)
     }
 
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
-        let data = self.without_zeros(region.index, offset, data);
+        let position = file_position(region, offset, data.len())?;
         self.faults.pass_bytes(Call::Write, |length| {
             let (part, _) = data.split_at(length.min(data.len()));
-            self.poke(region.index, offset, part)
+            self.pwrite(position, part)
         })?;
-        self.events.check_open()?;
-        self.reaches(region.index)?;
-        self.poke(region.index, offset, &data)?;
-        self.zap()?;
-        // The command register may have let the pin go.
-        self.signal_pin(&mut lock(&self.irqs))
+        self.pwrite(position, data)
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
         self.faults.pass(Call::Mmap)?;
         let length = usize::try_from(range.size()).map_err(|_| errno(libc::EINVAL))?;
         let position = file_position(region, range.start(), length)?;
-        self.events.check_open()?;
-        let hold = self.clone().hold();
-        let mmap = RegionMmap::new(
-            hold.clone(),
-            self.file.as_fd(),
-            position,
-            range.start(),
-            range.size(),
-        )?;
+        let file = self.opened.file()?;
+        let memory = file.system.mmap(file.fd, position, range.size())?;
+        let hold = self.clone().hold(file);
+        let mmap =
+            RegionMmap::new(hold.clone(), memory.as_fd(), position, range.start(), range.size())?;
         self.mapped(&hold, mmap.host_address().addr());
         Ok(mmap)
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         self.faults.pass(Call::SetIrqs)?;
-        self.events.check_open()?;
-        self.change_irqs(call)
+        self.opened.file()?.set_irqs(call)
     }
 
     fn reset(&self) -> io::Result<()> {
         self.faults.pass(Call::Reset)?;
-        self.events.check_open()?;
-        match self.flags.contains(DeviceFlags::RESET) {
-            true => self.power_on(),
-            // vfio_pci_ioctl_reset.
-            false => Err(errno(libc::EINVAL)),
-        }
+        let file = self.opened.file()?;
+        self.changing_decoding(|| file.system.reset(file.fd))
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         self.faults.pass(Call::BusMembers)?;
-        self.events.check_open()?;
-        match self.bus.as_slice() {
-            [] => Err(errno(libc::ENODEV)),
-            members => Ok(members.to_vec()),
-        }
+        let file = self.opened.file()?;
+        info_reply(0, |reply| file.system.hot_reset_info(file.fd, reply))?;
+        Ok(self.shape.bus.clone())
     }
 
     fn reset_bus(&self) -> io::Result<()> {
         self.faults.pass(Call::ResetBus)?;
-        self.events.check_open()?;
-        match self.bus.iter().all(|member| member.ours) {
-            true if !self.bus.is_empty() => self.power_on(),
-            _ => Err(errno(libc::EINVAL)),
-        }
+        let file = self.opened.file()?;
+        self.changing_decoding(|| file.system.hot_reset(file.fd, &self.opened.groups))
     }
 
     fn close(&self) {
-        self.events.close();
-        lock(&self.irqs).off();
+        // Closed out of the lock; a mapping may hold it still.
+        let file = lock(&self.opened.file).take();
+        drop(file);
     }
 }

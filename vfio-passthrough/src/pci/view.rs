@@ -1,23 +1,39 @@
-//! Decides, once, what the guest sees of each byte of config space. ARCHITECTURE.md shows this table.
+//! Decides, once, what the guest sees of each byte of config space. `docs/devices.md` has the same
+//! tables, and a test compares them. *Hidden* is an emulated zero.
 //!
-//! | bytes | are | the guest sees |
-//! |---|---|---|
-//! | identity, class, subsystem, Min_Gnt, Max_Lat, reserved ones of the header | emulated | the device's, read once: they never change |
-//! | command | emulated | what it wrote; new values are passed on to the device, whose SERR# stays on where the host has it on |
-//! | status | forwarded | the device's, but for the capability-list bit, which is emulated |
-//! | cache line size, latency timer, interrupt line | emulated | what it wrote; the device does not hear of it |
-//! | header type | emulated | the device's, less the multifunction bit |
-//! | BIST, CardBus pointer | hidden | zeros |
-//! | BARs, ROM | emulated | the sizes of VFIO's regions, and the addresses that it wrote |
-//! | interrupt pin | emulated | the device's where VFIO and the host VMM have a line for it, else none |
-//! | headers of capabilities | emulated | lists without the hidden ones, cut where they loop or lead nowhere |
-//! | MSI, MSI-X | emulated | the device's form, and what it wrote: none of that reaches the device |
-//! | power management | forwarded | the device's; another power state moves BARs out of guest memory and back |
-//! | PCI Express | forwarded | the device's, but for what is emulated: an endpoint is integrated in the root complex, without registers of links, slots and root ports; FLR is done by us |
-//! | advanced features | forwarded | the device's; FLR is done by us |
-//! | enhanced allocation; SR-IOV, ARI, ATS, PRI, PASID, resizable BARs (also of VFs) | hidden | zeros that ignore writes |
-//! | capabilities whose registers run into the next one; a second one of a kind that is emulated | hidden | zeros that ignore writes |
-//! | all others, up to 256 bytes (conventional PCI) or 4096 (PCI Express) | forwarded | the device's, as the host's kernel virtualizes them |
+//! | register | kind | the guest sees | why |
+//! |---|---|---|---|
+//! | vendor, device, revision, class, subsystem, Min_Gnt, Max_Lat, reserved bytes | emulated | the device's values, read once | they never change, so no read has to reach the device |
+//! | command | emulated | what it wrote | a new value changes memory slots first, and is then written to the device. SERR# stays on if the host has it on, so that the host still hears of errors |
+//! | status | forwarded | the device's bits | only the bit for the capability list is emulated, because the list is |
+//! | cache line size, latency timer, interrupt line | emulated | what it wrote | the device does not hear of it |
+//! | header type | emulated | the device's, without the multifunction bit | the guest sees one function in each slot |
+//! | BIST | hidden | zero | no guest driver needs it |
+//! | CardBus pointer | hidden | zero | no guest driver needs it |
+//! | BARs, ROM address | emulated | sizes from VFIO's regions, and the addresses that it wrote | the host's addresses stay in the device |
+//! | interrupt pin | emulated | the device's, or none | a pin is shown only if VFIO has it and the VMM provides a line |
+//! | capability pointer | emulated | the first capability that is shown | |
+//!
+//! | capability | id | kind | what we do, and why |
+//! |---|---|---|---|
+//! | Power Management | 0x01 | forwarded | a change of the power state removes BARs from guest memory first, and D0 places them again: a device in D3hot does not answer |
+//! | MSI | 0x05 | emulated | the form is the device's; address, data and mask are the guest's, and do not reach the device. The host's kernel programs the device |
+//! | PCI Express | 0x10 | forwarded, with emulated parts | an endpoint is shown as integrated in the root complex, because the guest has no port above it (PCIe 1.3.2.3); registers of links, slots and root ports are hidden. The FLR bit is emulated |
+//! | MSI-X | 0x11 | emulated | as MSI. The pages of the table and of the pending bits are trapped |
+//! | Advanced Features | 0x13 | forwarded | the FLR bit is emulated |
+//! | Enhanced Allocation | 0x14 | hidden | its BARs have fixed addresses, which a guest cannot use |
+//! | all others, such as vendor-specific and VPD | | forwarded | as the host's kernel virtualizes them |
+//!
+//! | extended capability | id | kind | why |
+//! |---|---|---|---|
+//! | ARI | 0x000e | hidden | describes how the host numbers functions |
+//! | ATS | 0x000f | hidden | it is part of the set-up of the host's IOMMU |
+//! | SR-IOV | 0x0010 | hidden | a guest must not create functions on the host |
+//! | Page Requests | 0x0013 | hidden | as ATS |
+//! | Resizable BAR | 0x0015 | hidden | a new size would not match VFIO's region |
+//! | PASID | 0x001b | hidden | as ATS |
+//! | VF Resizable BAR | 0x0024 | hidden | as Resizable BAR |
+//! | all others, such as AER and serial number | | forwarded | as the host's kernel virtualizes them |
 
 mod capabilities;
 

@@ -1,35 +1,48 @@
-//! What the program asks of the kernel, answered by the model where it is about VFIO. These functions take the place of
-//! those of the C library in this program.
+//! What the program asks of the kernel, answered by the model where it is about VFIO. These
+//! functions take the place of those of the C library in this program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::io;
+use std::ops::Range;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::bus::Bus;
-use vfio_passthrough::model::core::{Fd, IrqData, IrqSet, MapDma, System, UnmapDma};
+use vfio_model::{Fd, System};
 
-/// A host, what of it is open in this process, and which call fails.
+/// A host, what of it is open in this process, and which calls fail.
 pub struct World {
     pub system: System,
     /// `/sys`.
-    pub sysfs: String,
+    sysfs: PathBuf,
     /// Files of this process that stand for files of the model.
     fds: BTreeMap<c_int, Fd>,
-    /// Of those, the ones of groups and of devices.
-    groups: BTreeMap<c_int, u32>,
+    /// The devices' files among them.
     devices: BTreeSet<Fd>,
-    pub bus: Bus,
-    pub calls: u64,
-    /// The number of a call, and its errno.
-    pub strike: Option<(u64, i32)>,
-    /// The request of the call that failed so, if there was one yet; 0 for an open.
-    pub struck: Option<u32>,
+    /// The containers that were opened, in order.
+    containers: Vec<Fd>,
+    /// The request of each call; 0 for an open.
+    pub calls: Vec<u32>,
+    /// The numbers of calls that fail, and with which errno.
+    inject: Option<(Range<usize>, i32)>,
+    /// The next call of this request fails.
+    inject_next: Option<(u32, i32)>,
+    /// The requests of those that failed so.
+    pub failed: Vec<u32>,
+    /// How many resets of a bus there were.
+    pub bus_resets: u64,
     /// The errno of each unmapping that failed.
     pub not_unmapped: Vec<Option<i32>>,
 }
 
-/// `VFIO_IOMMU_UNMAP_DMA`
+/// Requests, by their number from `VFIO_BASE` on.
+pub const SET_IOMMU: u32 = 2;
+pub const SET_CONTAINER: u32 = 4;
+/// `VFIO_IOMMU_GET_INFO`; on a device, `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+pub const INFO: u32 = 12;
+/// `VFIO_IOMMU_MAP_DMA`; on a device, `VFIO_DEVICE_PCI_HOT_RESET`.
+pub const MAP: u32 = 13;
 pub const UNMAP: u32 = 14;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
@@ -39,18 +52,26 @@ pub fn world() -> MutexGuard<'static, Option<World>> {
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Another world. The former one closes its files when the lock is free again, since closing takes
+/// it.
+pub fn set_world(world: World) {
+    let former = self::world().replace(world);
+    drop(former);
+}
+
 impl World {
-    pub fn new(system: System, sysfs: String) -> Self {
+    pub fn new(system: System, sysfs: PathBuf) -> Self {
         Self {
             system,
             sysfs,
             fds: BTreeMap::new(),
-            groups: BTreeMap::new(),
             devices: BTreeSet::new(),
-            bus: Bus::default(),
-            calls: 0,
-            strike: None,
-            struck: None,
+            containers: Vec::new(),
+            calls: Vec::new(),
+            inject: None,
+            inject_next: None,
+            failed: Vec::new(),
+            bus_resets: 0,
             not_unmapped: Vec::new(),
         }
     }
@@ -59,31 +80,60 @@ impl World {
         self.fds.get(&fd).copied().unwrap_or(Fd(fd))
     }
 
-    /// The group that a file is of.
-    pub fn group(&self, fd: c_int) -> Option<u32> {
-        self.groups.get(&fd).copied()
+    /// These calls, of those from now on, fail.
+    pub fn inject(&mut self, calls: Range<usize>, errno: i32) {
+        let now = self.calls.len();
+        self.inject = Some((now + calls.start..now.saturating_add(calls.end), errno));
+    }
+
+    /// The next call of a request fails.
+    pub fn inject_next(&mut self, request: u32, errno: i32) {
+        self.inject_next = Some((request, errno));
+    }
+
+    /// No call fails any more.
+    pub fn clear(&mut self) {
+        (self.inject, self.inject_next) = (None, None);
+    }
+
+    /// How many calls of a request there were.
+    pub fn made(&self, request: u32) -> usize {
+        self.calls.iter().filter(|call| **call == request).count()
+    }
+
+    /// What is mapped in each container, in the order in which they were opened.
+    pub fn mappings(&self) -> Vec<Vec<Range<u64>>> {
+        // One that is closed has none.
+        let mappings = |fd: &Fd| self.system.mappings(*fd).unwrap_or_default();
+        self.containers.iter().map(mappings).collect()
     }
 
     fn pass(&mut self, request: u32) -> io::Result<()> {
-        let number = self.calls;
-        self.calls += 1;
-        match self.strike {
-            Some((nth, errno)) if nth == number => {
-                self.struck = Some(request);
+        let number = self.calls.len();
+        self.calls.push(request);
+        let next = self.inject_next.take_if(|(wanted, _)| *wanted == request);
+        let injected = self.inject.as_ref().filter(|(calls, _)| calls.contains(&number));
+        match next.map(|(_, errno)| errno).or(injected.map(|(_, errno)| *errno)) {
+            Some(errno) => {
+                self.failed.push(request);
                 Err(io::Error::from_raw_os_error(errno))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
-    /// An anonymous file that stands for one of the model, of a size that has room for all regions.
-    fn stand_in(&mut self, fd: Fd) -> c_int {
-        // SAFETY: the name is a string that ends with a zero byte.
-        let file = unsafe { libc::memfd_create(c"model".as_ptr(), libc::MFD_CLOEXEC) };
-        // SAFETY: no memory is touched.
-        unsafe { libc::ftruncate(file, 16 << 40) };
+    /// A file that stands for one of the model.
+    fn stand_in(&mut self, file: OwnedFd, fd: Fd) -> c_int {
+        let file = file.into_raw_fd();
         self.fds.insert(file, fd);
         file
+    }
+
+    fn anonymous(&mut self, fd: Fd) -> c_int {
+        // SAFETY: the name is a string that ends with a zero byte.
+        let file = unsafe { libc::memfd_create(c"model".as_ptr(), libc::MFD_CLOEXEC) };
+        // SAFETY: the file was made just now, and nobody else has it.
+        self.stand_in(unsafe { OwnedFd::from_raw_fd(file) }, fd)
     }
 
     fn open(&mut self, path: &str) -> io::Result<c_int> {
@@ -91,116 +141,47 @@ impl World {
         let name = path.strip_prefix("/dev/vfio/").unwrap_or_default();
         if name == "vfio" {
             let container = self.system.open_container();
-            return Ok(self.stand_in(container));
+            self.containers.push(container);
+            return Ok(self.anonymous(container));
         }
-        let number = name.parse().unwrap();
-        let group = self.system.open_group(number)?;
-        let file = self.stand_in(group);
-        self.groups.insert(file, number);
-        Ok(file)
+        let group = self.system.open_group(name.parse().unwrap())?;
+        Ok(self.anonymous(group))
+    }
+
+    /// The number by which this process knows a device's file, which has the device's memory in it.
+    fn opened(&mut self, device: Fd) -> io::Result<c_int> {
+        let memory = self.system.mmap(device, 0, 0)?;
+        self.devices.insert(device);
+        Ok(self.stand_in(memory.try_clone()?.into(), device))
     }
 
     fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
         self.pass(request)?;
-        let system = &self.system;
-        let signed = |value: u32| value as i32;
-        Ok(match request {
-            0 => signed(system.api_version(fd)?),
-            1 => signed(system.check_extension(fd, argument as u64)?),
-            2 => system.set_iommu(fd, argument as u64).map(|()| 0)?,
-            3 => {
-                let [argsz, flags] = words(argument);
-                *flags = system.group_status(fd, *argsz)?;
-                0
-            }
-            4 => {
-                let [container] = words(argument);
-                system.set_container(fd, self.fd(*container as i32)).map(|()| 0)?
-            }
-            6 => {
-                let device = system.open_device(fd, &text(argument as *const c_char))?;
-                let file = self.stand_in(device);
-                self.devices.insert(device);
-                write_config(file);
-                file
-            }
-            10 => self.set_irqs(fd, argument).map(|()| 0)?,
-            11 => system.reset(fd).map(|()| 0)?,
-            12 if self.devices.contains(&fd) => self.bus_info(argument).map(|()| 0)?,
-            13 if self.devices.contains(&fd) => self.reset_bus(argument).map(|()| 0)?,
-            13 | UNMAP => self.dma(fd, request, argument).map(|()| 0)?,
-            _ => self.info(fd, request, argument).map(|()| 0)?,
-        })
-    }
-
-    fn info(&self, fd: Fd, request: u32, argument: usize) -> io::Result<()> {
-        let [argsz] = words(argument);
-        let buffer = bytes(argument, *argsz as usize);
+        let mut number = argument.to_ne_bytes();
+        let argument = match request {
+            0..=2 | 5 | 11 => &mut number[..],
+            SET_CONTAINER => bytes(argument, 4),
+            6 => bytes(argument, text(argument as *const c_char).len()),
+            _ => bytes(
+                argument,
+                u32::from_ne_bytes(*bytes(argument, 4).first_chunk().unwrap()) as usize,
+            ),
+        };
+        let (system, fds) = (&self.system, &mut self.fds);
+        // Eventfds are the kernel's own: the model has one for each.
+        let mut translate = |file| *fds.entry(file).or_insert_with(|| system.open_eventfd());
+        let result = system.ioctl(fd, request, argument, &mut translate)?;
         match request {
-            7 => self.system.device_info(fd, buffer),
-            8 => self.system.region_info(fd, buffer),
-            9 => self.system.irq_info(fd, buffer),
-            12 => self.system.iommu_info(fd, buffer),
-            _ => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
+            6 => return self.opened(Fd(result)),
+            MAP if self.devices.contains(&fd) => self.bus_resets += 1,
+            _ => {}
         }
+        Ok(result)
     }
-
-    fn dma(&self, fd: Fd, request: u32, argument: usize) -> io::Result<()> {
-        let [argsz, flags] = *words(argument);
-        if request == UNMAP {
-            let [iova, size] = longs(argument + 8);
-            let call = UnmapDma { argsz, flags, iova: *iova, size: *size };
-            return self.system.unmap_dma(fd, &call).map(|bytes| *size = bytes);
-        }
-        let [vaddr, iova, size] = *longs(argument + 8);
-        self.system.map_dma(fd, &MapDma { argsz, flags, vaddr, iova, size })
-    }
-
-    fn set_irqs(&mut self, fd: Fd, argument: usize) -> io::Result<()> {
-        let [argsz, flags, index, start, count] = *words(argument);
-        let mut fds = Vec::new();
-        for place in 0..(argsz as usize - 20) / 4 {
-            let [number] = *words(argument + 20 + 4 * place);
-            let number = number as i32;
-            // Eventfds are the kernel's own: the model has one for each.
-            if number >= 0 && !self.fds.contains_key(&number) {
-                self.fds.insert(number, self.system.open_eventfd());
-            }
-            fds.push(self.fd(number));
-        }
-        let data = if fds.is_empty() { IrqData::None } else { IrqData::Eventfds(fds) };
-        self.system.set_irqs(fd, &IrqSet { argsz, flags, index, start, count, data })
-    }
-}
-
-/// An NVMe's identity, a BAR, MSI-X with its table in it, and FLR, where its config space is.
-fn write_config(file: c_int) {
-    let parts: [(i64, &[u8]); 6] = [
-        (0x00, &[0x36, 0x1b, 0x10, 0x00, 3, 0, 0x10, 0, 2, 2, 8, 1]),
-        (0x10, &[4]),
-        (0x34, &[0x40]),
-        (0x3d, &[1]),
-        (0x40, &[0x11, 0x80, 64, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]),
-        (0x80, &[0x10, 0, 2, 0, 0, 0, 0, 0x10]),
-    ];
-    for (offset, part) in parts {
-        // SAFETY: the kernel reads as many bytes as there are.
-        unsafe { libc::pwrite64(file, part.as_ptr().cast(), part.len(), (7 << 40) + offset) };
-    }
-}
-
-pub fn words<const N: usize>(address: usize) -> &'static mut [u32; N] {
-    // SAFETY: the argument of an ioctl, which the caller lends for the call, is at least as long; it is aligned.
-    unsafe { &mut *(address as *mut [u32; N]) }
-}
-
-fn longs<const N: usize>(address: usize) -> &'static mut [u64; N] {
-    // SAFETY: as for `words`.
-    unsafe { &mut *(address as *mut [u64; N]) }
 }
 
 fn bytes(address: usize, length: usize) -> &'static mut [u8] {
-    // SAFETY: as for `words`; the argument says itself how long it is.
+    // SAFETY: the argument of a call, which the caller lends for it, is at least as long.
     unsafe { std::slice::from_raw_parts_mut(address as *mut u8, length) }
 }
 
@@ -209,13 +190,13 @@ fn text(pointer: *const c_char) -> String {
     unsafe { CStr::from_ptr(pointer) }.to_str().unwrap_or_default().to_owned()
 }
 
-fn answer(result: io::Result<c_int>) -> c_int {
+fn answer<T: From<i8>>(result: io::Result<T>) -> T {
     result.unwrap_or_else(|error| {
         // SAFETY: it touches nothing.
         let errno = unsafe { libc::__errno_location() };
         // SAFETY: the place of this thread's errno.
         unsafe { *errno = error.raw_os_error().unwrap_or(libc::EIO) };
-        -1
+        T::from(-1)
     })
 }
 
@@ -224,7 +205,9 @@ fn place(path: *const c_char) -> CString {
     let path = text(path);
     let sysfs = world().as_ref().map(|world| world.sysfs.clone());
     match (path.strip_prefix("/sys/bus"), sysfs) {
-        (Some(rest), Some(sysfs)) => CString::new(format!("{sysfs}/bus{rest}")).unwrap(),
+        (Some(rest), Some(sysfs)) => {
+            CString::new(format!("{}/bus{rest}", sysfs.display())).unwrap()
+        }
         _ => CString::new(path).unwrap(),
     }
 }
@@ -247,10 +230,8 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if name.starts_with("/dev/vfio/") {
-        if let Some(world) = world().as_mut() {
-            return answer(world.open(&name));
-        }
+    if let Some(world) = world().as_mut().filter(|_| name.starts_with("/dev/vfio/")) {
+        return answer(world.open(&name));
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
@@ -260,13 +241,38 @@ extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c
 extern "C" fn close(fd: c_int) -> c_int {
     if let Some(world) = world().as_mut() {
         if let Some(file) = world.fds.remove(&fd) {
-            world.groups.remove(&fd);
             world.devices.remove(&file);
             world.system.close(file).unwrap();
         }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> isize {
+    if let Some(world) = world().as_ref() {
+        if let Some(device) = world.fds.get(&fd) {
+            let data = bytes(buffer as usize, size);
+            let read = world.system.read(*device, offset as u64, data);
+            return answer(read.map(|size| size as isize));
+        }
+    }
+    // SAFETY: what the caller asked for.
+    unsafe { libc::syscall(libc::SYS_pread64, fd, buffer, size, offset) as isize }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -> isize {
+    if let Some(world) = world().as_ref() {
+        if let Some(device) = world.fds.get(&fd) {
+            let data = bytes(buffer as usize, size);
+            let written = world.system.write(*device, offset as u64, data);
+            return answer(written.map(|size| size as isize));
+        }
+    }
+    // SAFETY: what the caller asked for.
+    unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, size, offset) as isize }
 }
 
 #[unsafe(no_mangle)]

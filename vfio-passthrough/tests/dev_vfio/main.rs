@@ -1,19 +1,21 @@
-//! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are attached, used by a guest and
-//! given back, one at the guest's end and one while it runs; then each call of the kernel fails in turn, with each errno. And
-//! the host takes all of them away.
+//! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are
+//! attached, used by a guest and given back, one at the guest's end and one while it runs; then
+//! each call of the kernel fails in turn, with each errno. And the host takes all of them away.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
-mod bus;
+mod groups;
 mod libc;
+#[path = "../failures/lines.rs"]
+mod lines;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::libc::{UNMAP, World, world};
+use self::libc::{INFO, SET_CONTAINER, UNMAP, World, set_world, world};
 use ::libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
+use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::host::{GroupLink, HostMemory};
-use vfio_passthrough::model::core::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::model::{Faults, Guest};
 use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, ResetPolicy};
 use vm_memory::{GuestAddress, GuestRegionMmap};
@@ -21,10 +23,12 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
 const DEVICES: [(&str, u32); 2] = [("0000:01:00.0", 5), ("0000:02:00.0", 6)];
 
-/// `/sys` of a host with both devices at vfio-pci.
-fn sysfs() -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (device, group) in DEVICES {
+/// `/sys` of a host with these devices at vfio-pci, each with its group.
+fn sysfs(devices: impl IntoIterator<Item = (String, u32)>) -> tempfile::TempDir {
+    // In memory, since there are thousands.
+    let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    let root = root.unwrap();
+    for (device, group) in devices {
         let folder = root.path().join("bus/pci/devices").join(device);
         std::fs::create_dir_all(&folder).unwrap();
         std::os::unix::fs::symlink("../drivers/vfio-pci", folder.join("driver")).unwrap();
@@ -103,8 +107,8 @@ fn live(kvm: Fd, host: Host) -> Result<(), String> {
 /// What came of a life in which a call failed.
 struct Outcome {
     result: Result<(), String>,
-    calls: u64,
-    struck: Option<u32>,
+    calls: usize,
+    failed: Option<u32>,
     bus_resets: u64,
     /// Files, containers, and locked bytes that are left.
     left: (Vec<Fd>, usize, u64),
@@ -120,37 +124,41 @@ enum Resets {
     WithTheBus,
 }
 
-fn run(kernel: Kernel, resets: Resets, strike: Option<(u64, i32)>, host: Host) -> Outcome {
+fn run(kernel: Kernel, resets: Resets, inject: Option<(usize, i32)>, host: Host) -> Outcome {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let root = sysfs();
+    let root = sysfs(DEVICES.map(|(device, group)| (device.to_owned(), group)));
     let mut description = Description::new(kernel);
     for (device, group) in DEVICES {
         let function =
             PciFunction { resets: resets == Resets::EachByItself, ..PciFunction::nvme() };
         description = description.device(device.parse().unwrap(), group, Driver::Vfio, function);
     }
+    // A bridge is above both.
+    description = description.bus(DEVICES.map(|(device, _)| device.parse().unwrap()));
     let system = description.build();
     let kvm = system.open_kvm();
-    let mut own = World::new(system, root.path().to_string_lossy().into_owned());
-    own.strike = strike;
-    own.bus.members = DEVICES.iter().map(|(_, group)| *group).zip([1, 2]).collect();
-    *world() = Some(own);
+    let mut own = World::new(system, root.path().to_owned());
+    if let Some((call, errno)) = inject {
+        own.inject(call..call + 1, errno);
+    }
+    set_world(own);
     let result = live(kvm, host);
     let own = world().take().unwrap();
     own.system.close(kvm).unwrap();
     Outcome {
         result,
-        calls: own.calls,
-        struck: own.struck,
-        bus_resets: own.bus.resets,
+        calls: own.calls.len(),
+        failed: own.failed.first().copied(),
         left: (own.system.open_fds(), own.system.containers(), own.system.locked_memory()),
         not_unmapped: own.not_unmapped,
+        bus_resets: own.bus_resets,
         drivers: DEVICES.map(|(device, _)| own.system.driver(device.parse().unwrap())),
     }
 }
 
-/// With the last device of a group that is taken away the kernel detaches the group when that device's file is closed
-/// (vfio_device_remove_group), and with the last group all mappings go: what is unmapped is unmapped before.
+/// With the last device of a group that is taken away the kernel detaches the group when that
+/// device's file is closed (vfio_device_remove_group), and with the last group all mappings go:
+/// what is unmapped is unmapped before.
 #[test]
 fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
     let take_all: Host = |system| {
@@ -166,43 +174,46 @@ fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
     }
 }
 
-/// Whether a failed call is told of, or made up for.
-fn is_told(resets: Resets, struck: u32, errno: i32) -> bool {
-    match (struck, errno) {
-        // What a guest asks for and does not get is logged; a group that a container refuses gets another one.
-        (4 | 8 | 10 | UNMAP, _) => false,
+/// Whether a failed call is an error of the program; others are made up for, or logged.
+fn is_told(resets: Resets, failed: u32, errno: i32) -> bool {
+    match (failed, errno) {
+        // What a guest asks for and does not get is logged; a group that a container refuses gets
+        // another one.
+        (SET_CONTAINER | 8 | 10 | UNMAP, _) => false,
         // VFIO says so that there is no such interrupt.
         (9, EINVAL) => false,
-        // And so that it has more to tell of the bus: it is asked again. Of a container, the call tells of the IOMMU.
-        (12, ENOSPC) => resets == Resets::EachByItself,
+        // And so that it has more to tell of the bus: it is asked again. Of a container, the call
+        // tells of the IOMMU.
+        (INFO, ENOSPC) => resets == Resets::EachByItself,
         _ => true,
     }
 }
 
-fn every_call_fails(kernel: Kernel, resets: Resets) -> u64 {
+fn every_call_fails(kernel: Kernel, resets: Resets) -> usize {
     let good = run(kernel, resets, None, NOTHING);
     assert_eq!((good.result, good.left), (Ok(()), (vec![], 0, 0)), "{kernel:?}, {resets:?}");
     let expected = if resets == Resets::WithTheBus { 5 } else { 0 };
     assert_eq!(good.bus_resets, expected, "{kernel:?}, {resets:?}");
     for (call, errno) in (0..good.calls).flat_map(|call| ERRNOS.map(|errno| (call, errno))) {
         let outcome = run(kernel, resets, Some((call, errno)), NOTHING);
-        let struck = outcome.struck.unwrap();
+        let failed = outcome.failed.unwrap();
         let point =
-            format!("{kernel:?}, {resets:?}: call {call} (request {struck}) with errno {errno}");
+            format!("{kernel:?}, {resets:?}: call {call} (request {failed}) with errno {errno}");
         assert_eq!(outcome.left, (vec![], 0, 0), "{point}: {:?}", outcome.result);
-        // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has none for them.
+        // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has
+        // none for them.
         if let Err(error) = &outcome.result {
-            let named = struck < 2 && error.starts_with("/dev/vfio/vfio: ")
+            let named = failed < 2 && error.starts_with("/dev/vfio/vfio: ")
                 || error.contains(&format!("(os error {errno})"))
                 || errno == EBUSY && error.contains("(EBUSY)")
                 // Whoever always has more to tell of the bus is not asked for ever.
-                || (struck, errno) == (12, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
+                || (failed, errno) == (INFO, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
                 || errno == ENODEV && error.contains("(ENODEV)");
             assert!(named, "{point}: {error}");
         }
-        assert!(outcome.result.is_err() || !is_told(resets, struck, errno), "{point} is not told");
+        assert!(outcome.result.is_err() || !is_told(resets, failed, errno), "{point} is not told");
     }
-    good.calls * ERRNOS.len() as u64
+    good.calls * ERRNOS.len()
 }
 
 #[test]

@@ -16,30 +16,30 @@ const SHAPES: [Shape; 4] = [Shape::Dynamic, Shape::NoResize, Shape::BusReset, Sh
 fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String> {
     let parts = Parts::new(shape);
     lines::keep();
-    parts.faults.strike(call..call + 1, fault);
+    parts.faults.inject(call..call + 1, fault);
     let mappings = map(&parts.iommu);
     let dma_failed = mappings.as_ref().err().map(ToString::to_string);
     let function = parts.attach();
-    let failed = function.as_ref().err().map(ToString::to_string);
-    let struck = parts.faults.struck().first().copied();
-    if let Some(struck) = struck {
+    let error = function.as_ref().err().map(ToString::to_string);
+    let failed = parts.faults.failed().first().copied();
+    if let Some(failed) = failed {
         let whom = if dma_failed.is_some() { "" } else { NAME };
-        let lines: Vec<_> = lines::taken().into_iter().chain(dma_failed).chain(failed).collect();
-        let told = lines.iter().any(|line| names(line, whom, struck, fault));
+        let lines: Vec<_> = lines::taken().into_iter().chain(dma_failed).chain(error).collect();
+        let told = lines.iter().any(|line| names(line, whom, failed, fault));
         // Not every device has events, and that is how VFIO says so.
-        let no_event = (struck, fault) == (Call::IrqInfo, Fault::Errno(libc::EINVAL));
+        let no_event = (failed, fault) == (Call::IrqInfo, Fault::Errno(libc::EINVAL));
         let unheard = no_event && parts.device.heard() == 1;
-        check(told || unheard, || format!("{struck:?} is not told: {lines:?}"))?;
-        let goes_on = struck == Call::Mmap || whom.is_empty() || unheard;
-        check(function.is_ok() == goes_on, || format!("{struck:?}: {lines:?}"))?;
+        check(told || unheard, || format!("{failed:?} is not told: {lines:?}"))?;
+        let goes_on = failed == Call::Mmap || whom.is_empty() || unheard;
+        check(function.is_ok() == goes_on, || format!("{failed:?}: {lines:?}"))?;
     }
     drop((function, mappings));
-    parts.faults.heal();
+    parts.faults.clear();
     let left = (parts.ledger(), parts.holders());
-    check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
+    check(left == Default::default(), || format!("{failed:?}: left: {left:?}"))?;
     let again = (map(&parts.iommu).is_ok(), parts.attach().is_ok());
-    check(again == (true, true), || format!("{struck:?}: not again: {again:?}"))?;
-    Ok(struck)
+    check(again == (true, true), || format!("{failed:?}: not again: {again:?}"))?;
+    Ok(failed)
 }
 
 #[test]
@@ -66,17 +66,17 @@ fn in_use(shape: Shape, messages: bool) -> Setup {
 fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Option<Call>, String> {
     let setup = in_use(shape, messages);
     lines::keep();
-    setup.faults.strike(call..call + 1, fault);
-    let failed = setup.function.shutdown().err().map(|error| error.to_string());
-    let struck = setup.faults.struck().first().copied();
-    if let Some(struck) = struck {
-        let told = failed.as_ref().is_some_and(|error| names(error, NAME, struck, fault));
-        check(told, || format!("{struck:?} is not told: {failed:?}"))?;
+    setup.faults.inject(call..call + 1, fault);
+    let error = setup.function.shutdown().err().map(|error| error.to_string());
+    let failed = setup.faults.failed().first().copied();
+    if let Some(failed) = failed {
+        let told = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
+        check(told, || format!("{failed:?} is not told: {error:?}"))?;
     }
     let parts = setup.end();
     let left = (parts.ledger(), parts.holders());
-    check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
-    Ok(struck)
+    check(left == Default::default(), || format!("{failed:?}: left: {left:?}"))?;
+    Ok(failed)
 }
 
 /// Functions in use, as they are detached.
@@ -106,24 +106,24 @@ fn a_function_that_goes_does_so_whatever_fails_once() {
 /// Shuts a function down some of whose calls failed before and fail now, as if the device and the host had gone. What stays is the memory of slots
 /// that were not taken away, and what VFIO has until the device is closed; a line tells of each.
 pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
-    let failed = setup.function.shutdown().err().map(|error| error.to_string());
-    let struck = setup.faults.struck().first().copied();
+    let error = setup.function.shutdown().err().map(|error| error.to_string());
+    let failed = setup.faults.failed().first().copied();
     let parts = setup.end();
     let lines = lines::taken();
-    if let Some(struck) = struck {
-        let told = lines.iter().chain(&failed).any(|line| names(line, NAME, struck, fault));
-        check(told, || format!("{struck:?} is not told: {failed:?}, {lines:?}"))?;
+    if let Some(failed) = failed {
+        let told = lines.iter().chain(&error).any(|line| names(line, NAME, failed, fault));
+        check(told, || format!("{failed:?} is not told: {error:?}, {lines:?}"))?;
     }
     let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
     let Ledger { mappings, slots, delivered, pins, interrupts, events, .. } = parts.ledger();
     let held = (delivered, pins);
-    check(held == (0, 0), || format!("{struck:?}: left: {held:?}"))?;
+    check(held == (0, 0), || format!("{failed:?}: left: {held:?}"))?;
     // An area may stay in both.
     let areas: BTreeSet<_> = slots.iter().chain(&mappings).collect();
     let stays = (areas.len(), slots.len(), mappings.len());
     let leaked = (parts.holders(), tells("the slot at "), tells("its memory is leaked"));
     check(leaked == stays, || {
-        format!("{struck:?}: {slots:x?} and {mappings:x?} stay, leaked and told {leaked:?}")
+        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, leaked and told {leaked:?}")
     })?;
     let bound = interrupts.is_some();
     let closing = format!("{NAME}: ");
@@ -131,13 +131,13 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
         line.starts_with(&closing) && line.contains(" stays bound until the device is closed: ")
     });
     let told = tells_bound.count() == usize::from(bound) + events;
-    check(told, || format!("{struck:?}: bound {bound} and {events} events, told {lines:?}"))?;
+    check(told, || format!("{failed:?}: bound {bound} and {events} events, told {lines:?}"))?;
     // Closed: nobody holds it, where no memory was leaked.
     let guest = parts.guest.clone();
     let closed = Arc::into_inner(parts.device).is_some();
-    check(closed == areas.is_empty(), || format!("{struck:?}: closed {closed}, with {areas:x?}"))?;
-    check(!closed || guest.triggers() == 0, || format!("{struck:?}: eventfds are left"))?;
-    Ok(struck)
+    check(closed == areas.is_empty(), || format!("{failed:?}: closed {closed}, with {areas:x?}"))?;
+    check(!closed || guest.triggers() == 0, || format!("{failed:?}: eventfds are left"))?;
+    Ok(failed)
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_function_whose_device_is_lost_leaks_what_cannot_be_undone_and_says_so() {
         sweep(&name, calls, |call, fault| {
             let setup = in_use(shape, messages);
             lines::keep();
-            setup.faults.strike(call..u64::MAX, fault);
+            setup.faults.inject(call..u64::MAX, fault);
             lose(setup, fault)
         })
     };
@@ -168,17 +168,17 @@ fn give_up(
 ) -> Result<Option<Call>, String> {
     let setup = in_use(shape, messages);
     lines::keep();
-    setup.faults.strike(call..until, fault);
-    let failed = setup.function.detach().1.err().map(|error| error.to_string());
-    let struck = setup.faults.struck().first().copied();
-    setup.faults.heal();
-    check(setup.device.is_given_back(), || format!("{struck:?}: the host does not have it"))?;
-    if let Some(struck) = struck {
-        let told = failed.as_ref().is_some_and(|error| names(error, NAME, struck, fault));
-        check(told, || format!("{struck:?} is not told: {failed:?}"))?;
+    setup.faults.inject(call..until, fault);
+    let error = setup.function.detach().1.err().map(|error| error.to_string());
+    let failed = setup.faults.failed().first().copied();
+    setup.faults.clear();
+    check(setup.device.is_given_back(), || format!("{failed:?}: the host does not have it"))?;
+    if let Some(failed) = failed {
+        let told = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
+        check(told, || format!("{failed:?} is not told: {error:?}"))?;
     }
     let read = setup.perform(Access::BarRead(0))?;
-    check(read == [0xff; 4], || format!("{struck:?}: reads {read:x?}"))?;
+    check(read == [0xff; 4], || format!("{failed:?}: reads {read:x?}"))?;
     let parts = setup.end();
     let Ledger { slots, mappings, .. } = parts.ledger();
     let lines = lines::taken();
@@ -186,13 +186,13 @@ fn give_up(
     let (stay, told) =
         ((slots.len(), mappings.len()), (tells("the slot at "), tells("its memory is leaked")));
     check(stay == told && (stay == (0, 0) || until == u64::MAX), || {
-        format!("{struck:?}: {slots:x?} and {mappings:x?} stay, {told:?} are told")
+        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, {told:?} are told")
     })?;
     let left = Ledger { slots: Vec::new(), mappings: Vec::new(), ..parts.ledger() };
     check((left, parts.holders()) == Default::default(), || {
-        format!("{struck:?}: left: {:?}", parts.ledger())
+        format!("{failed:?}: left: {:?}", parts.ledger())
     })?;
-    Ok(struck)
+    Ok(failed)
 }
 
 #[test]

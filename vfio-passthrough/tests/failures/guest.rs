@@ -154,7 +154,7 @@ impl Scenario {
         let mut first = None;
         for (access, (good_read, good)) in self.swept.iter().zip(good) {
             let result = setup.perform(*access);
-            let calls = setup.faults.struck();
+            let calls = setup.faults.failed();
             let Some(call) = calls.first() else {
                 check(result? == *good_read, || format!("{access:?} reads wrongly"))?;
                 continue;
@@ -163,7 +163,7 @@ impl Scenario {
             let lines: Vec<_> = lines::taken().into_iter().chain(result.err()).collect();
             let told = lines.iter().any(|line| names(line, NAME, *call, fault));
             check(told, || format!("{access:?}: {call:?} is not told: {lines:?}"))?;
-            setup.faults.heal();
+            setup.faults.clear();
             let read = setup.perform(*access)?;
             check(read == *good_read, || format!("{access:?} after {call:?}: read {read:x?}"))?;
             if calls.contains(&Call::PlaceSlot) {
@@ -184,14 +184,14 @@ impl Scenario {
         sweep(&format!("{}, {together} together", self.name), calls, |call, fault| {
             let setup = self.setup();
             lines::keep();
-            setup.faults.strike(call..call + together, fault);
-            let struck = self.perform(&setup, fault, &good)?;
-            setup.faults.heal();
+            setup.faults.inject(call..call + together, fault);
+            let failed = self.perform(&setup, fault, &good)?;
+            setup.faults.clear();
             setup.function.shutdown().map_err(|error| error.to_string())?;
             let parts = setup.end();
             let left = (parts.ledger(), parts.holders());
-            check(left == Default::default(), || format!("{struck:?}: left: {left:?}"))?;
-            Ok(struck)
+            check(left == Default::default(), || format!("{failed:?}: left: {left:?}"))?;
+            Ok(failed)
         })
     }
 }
@@ -214,7 +214,7 @@ fn a_device_that_is_lost_while_the_guest_uses_it_leaks_what_cannot_be_undone_and
         sweep(&format!("lost, {}", scenario.name), calls, |call, fault| {
             let setup = scenario.setup();
             lines::keep();
-            setup.faults.strike(call..u64::MAX, fault);
+            setup.faults.inject(call..u64::MAX, fault);
             for access in scenario.swept {
                 // As the VMM would.
                 let result = setup.perform(*access);

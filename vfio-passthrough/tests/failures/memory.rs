@@ -48,14 +48,14 @@ fn alive(pieces: &[Weak<GuestRegionMmap<()>>]) -> usize {
 fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, String> {
     let space = space();
     lines::keep();
-    space.faults.strike(calls, fault);
+    space.faults.inject(calls, fault);
     let (pieces, added) = add(&space);
-    let struck = space.faults.struck();
+    let failed = space.faults.failed();
     let (mapped, undone) = (
         space.iommu.mappings().len() - 1,
-        struck.iter().filter(|call| **call == Call::UnmapDma).count(),
+        failed.iter().filter(|call| **call == Call::UnmapDma).count(),
     );
-    if let Some(first) = struck.first() {
+    if let Some(first) = failed.first() {
         let error = added.as_ref().err().map(ToString::to_string).unwrap_or_default();
         check(names(&error, "", *first, fault), || format!("{first:?} is not told: {error}"))?;
         let range = if *first == Call::MapDma { "0x" } else { "" };
@@ -69,30 +69,30 @@ fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, Str
     }
     drop(added);
     check(alive(&pieces) == undone, || "memory is left".to_owned())?;
-    Ok(struck.first().copied())
+    Ok(failed.first().copied())
 }
 
 /// `calls` fail as memory is removed, each piece by itself.
 fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, String> {
     let space = space();
     let (pieces, added) = add(&space);
-    space.faults.strike(calls, fault);
+    space.faults.inject(calls, fault);
     let errors: Vec<String> = added
         .unwrap()
         .into_iter()
         .filter_map(|mapping| Some(mapping.unmap().err()?.to_string()))
         .collect();
-    let struck = space.faults.struck();
+    let failed = space.faults.failed();
     for error in &errors {
         let told =
             names(error, "0x", Call::UnmapDma, fault) && error.contains("its memory is kept");
         check(told, || error.clone())?;
     }
     let left = (errors.len(), space.iommu.mappings().len() - 1, alive(&pieces));
-    check(left == (struck.len(), struck.len(), struck.len()), || {
-        format!("{struck:?}: left: {left:?}")
+    check(left == (failed.len(), failed.len(), failed.len()), || {
+        format!("{failed:?}: left: {left:?}")
     })?;
-    Ok(struck.first().copied())
+    Ok(failed.first().copied())
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A function of the model, and what can be done with it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vfio_passthrough::backend::{BusMember, IrqFlags};
@@ -75,7 +76,7 @@ pub struct Picture {
     slots: Vec<ByteRange>,
     delivered: Vec<(u16, MsiMessage)>,
     active: Option<u32>,
-    bound: Vec<bool>,
+    bound: BTreeSet<u32>,
     pins: usize,
     resampled: bool,
     /// Config space as the hardware has it, and as the guest sees it.
@@ -206,9 +207,9 @@ impl Setup {
             slots: self.guest.slots(),
             delivered: self.guest.delivered().into_iter().collect(),
             active: irqs.active,
-            bound: irqs.eventfds.iter().map(Option::is_some).collect(),
+            bound: irqs.bound,
             pins: self.guest.pins(),
-            resampled: irqs.resample.is_some(),
+            resampled: irqs.unmasks,
             config: [real, seen],
         }
     }

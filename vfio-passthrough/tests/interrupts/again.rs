@@ -60,7 +60,11 @@ fn check(setup: &Setup, Use(kind, vectors): Use, number: u16, flags: IrqFlags, c
         ON_MSIX if flags == NORESIZE => 6,
         _ => usize::from(vectors),
     };
-    assert_eq!((irqs.bound(), setup.guest.delivered().len()), (bound, vectors.into()), "{case}");
+    assert_eq!(
+        (irqs.bound.len(), setup.guest.delivered().len()),
+        (bound, vectors.into()),
+        "{case}"
+    );
     (0..6).for_each(|vector| setup.device.raise(vector).unwrap());
     let expected: BTreeMap<_, _> = (0..vectors).map(|vector| (number + vector, 1)).collect();
     assert_eq!(setup.arrived(), expected, "{case}");

@@ -18,8 +18,8 @@ pub(crate) use prepare::PrepareCommand;
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
-/// The guest's disk and network card are the assigned devices; its console is this terminal. The commands
-/// prepare the host for that.
+/// The guest's disk and network card are the assigned devices; its console is this terminal. The
+/// commands prepare the host for that.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_long_help = AFTER_HELP, after_help = "See --help for examples.")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -58,7 +58,8 @@ pub(crate) enum Command {
 pub(crate) struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     ///
-    /// 'fd=N' in place of a path, here and for --initrd and --kvm, is a file that was passed in already open.
+    /// 'fd=N' in place of a path, here and for --initrd and --kvm, is a file that was passed in
+    /// already open.
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kernel: Source,
 
@@ -68,7 +69,8 @@ pub(crate) struct Args {
 
     /// Kernel parameters, put after the built-in ones so that they win
     ///
-    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial port.
+    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial
+    /// port.
     #[arg(
         long,
         value_name = "STR",
@@ -84,23 +86,24 @@ pub(crate) struct Args {
 
     /// Guest RAM: its size (512M, 4G), and of what it is made
     ///
-    /// SIZE, or size=SIZE, is in bytes, or with a suffix: K, M, G, T (powers of 1024); at least 64M. Options:
-    /// hugepages=2M or 1G takes it from the huge pages that the host has reserved; thp=off keeps the kernel
-    /// from making huge pages of small ones; shared=on makes it a file in memory (memfd); prefault=on has all
-    /// of it from the host before the guest starts.
+    /// SIZE, or size=SIZE, is in bytes, or with a suffix: K, M, G, T (powers of 1024); at least
+    /// 64M. Options: hugepages=2M or 1G takes it from the huge pages that the host has reserved;
+    /// thp=off keeps the kernel from making huge pages of small ones; shared=on makes it a file in
+    /// memory (memfd); prefault=on has all of it from the host before the guest starts.
     ///
-    /// With --vfio all of it is pinned in the host's memory at start, and counts against the locked-memory
-    /// limit (ulimit -l); prefault=off then leaves it to the pinning to get it.
+    /// With --vfio all of it is pinned in the host's memory at start, and counts against the
+    /// locked-memory limit (ulimit -l); prefault=off then leaves it to the pinning to get it.
     #[arg(long, value_name = "SIZE[,OPTION]...", default_value = "512M")]
     memory: Memory,
 
     /// A PCI device to assign, bound to vfio-pci; may be given several times
     ///
-    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device that cannot
-    /// be reset is refused, since the guest would get it in the state in which its last user left it;
-    /// 'PATH,reset=none' takes it so. Assigned devices reach each other's BARs by DMA (peer-to-peer) where the
-    /// IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this one. 'PATH,fd=N', or 'fd=N' where its group has
-    /// no other device: the group's node (/dev/vfio/N) was passed in already open.
+    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device
+    /// that cannot be reset is refused, since the guest would get it in the state in which its last
+    /// user left it; 'PATH,reset=none' takes it so. Assigned devices reach each other's BARs by DMA
+    /// (peer-to-peer) where the IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this
+    /// one. 'PATH,fd=N', or 'fd=N' where its group has no other device: the group's node
+    /// (/dev/vfio/N) was passed in already open.
     #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,fd=N]")]
     vfio: Vec<Passthrough>,
 
@@ -110,8 +113,8 @@ pub(crate) struct Args {
 
     /// What is done when a device has told of an uncorrectable error (PCIe AER)
     ///
-    /// A device that the host asks for, since its driver is unbound or it is unplugged, is detached at once, whatever
-    /// this says: the guest goes on, and finds a dead device.
+    /// A device that the host asks for, since its driver is unbound or it is unplugged, is detached
+    /// at once, whatever this says: the guest goes on, and finds a dead device.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     on_error: OnError,
 
@@ -119,24 +122,28 @@ pub(crate) struct Args {
     #[arg(long)]
     no_reboot: bool,
 
-    /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM (PCI_MMCONFIG)
+    /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM
+    /// (PCI_MMCONFIG)
     ///
-    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds pci=noearly
-    /// to the built-in kernel parameters.
+    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds
+    /// pci=noearly to the built-in kernel parameters.
     #[arg(long)]
     pci_ports: bool,
 
     /// What becomes of a system call that the VMM does not need once the guest runs: on, log or off
     ///
-    /// on: it ends the VMM with a message that names it. log: it is made, and the kernel logs it ('dmesg').
-    /// off: nothing. For tests of the lists, 'on,without=THREAD:CALL' takes a call from one.
+    /// on: it ends the VMM with a message that names it. log: it is made, and the kernel logs it
+    /// ('dmesg'). off: nothing. For tests of the lists, 'on,without=THREAD:CALL' takes a call from
+    /// one.
     #[arg(long, value_name = "MODE", default_value = "on")]
     seccomp: Seccomp,
 
-    /// A UNIX socket to make, by which the guest can be looked at and controlled while it runs [default: none]
+    /// A UNIX socket to make, by which the guest can be looked at and controlled while it runs
+    /// [default: none]
     ///
     /// It speaks HTTP, for the user of this process only: curl --unix-socket PATH
-    /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button, vm.shutdown.
+    /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button,
+    /// vm.shutdown.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 

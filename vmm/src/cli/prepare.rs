@@ -34,8 +34,8 @@ pub(crate) enum PrepareCommand {
     },
     /// Give devices to vfio-pci; what is there already stays (as root)
     ///
-    /// All that are named, or none if one fails. The host loses them; 'vmm unbind' brings them back, and so
-    /// does a reboot.
+    /// All that are named, or none if one fails. The host loses them; 'vmm unbind' brings them
+    /// back, and so does a reboot.
     Bind {
         /// PCI devices: their addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]

@@ -40,11 +40,11 @@ pub(crate) fn reach(supported: &CpuId) -> CpuReach {
     CpuReach { address_bits: address_bits(supported), hypertransport: is_amd(supported) }
 }
 
-/// The guest's physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]: the guest's;
-/// EAX[7:0]: the CPU's).
+/// The guest's physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]:
+/// the guest's; EAX[7:0]: the CPU's).
 ///
-/// KVM says the guest's since 6.10, where they are fewer; before that, a CPU of 52 bits may have page tables of
-/// four levels, which map 48.
+/// KVM says the guest's since 6.10, where they are fewer; before that, a CPU of 52 bits may have
+/// page tables of four levels, which map 48.
 fn address_bits(supported: &CpuId) -> u8 {
     let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
     match leaf.map(|entry| entry.eax.to_le_bytes()) {
@@ -114,15 +114,17 @@ impl Topology {
         entry.edx = if self.count > 1 { entry.edx | HTT } else { entry.edx & !HTT };
     }
 
-    /// EAX[31:26]: cores in the package less one; EAX[25:14]: CPUs that share the cache less one: the third
-    /// level by all, the others by none. Six bits hold 64 cores, beyond which leaf 0xb is what counts.
+    /// EAX[31:26]: cores in the package less one; EAX[25:14]: CPUs that share the cache less one:
+    /// the third level by all, the others by none. Six bits hold 64 cores, beyond which leaf 0xb is
+    /// what counts.
     fn caches(&self, entry: &mut kvm_cpuid_entry2) {
         let level = entry.eax >> 5 & 0b111;
         let sharing = if level == 3 { self.last() } else { 0 };
         entry.eax = entry.eax & 0x3fff | sharing << 14 | self.last().min(63) << 26;
     }
 
-    /// Without CMP_LEGACY the logical processors of leaf 1 would be threads of one core (APM 3, E.4.2).
+    /// Without CMP_LEGACY the logical processors of leaf 1 would be threads of one core (APM 3,
+    /// E.4.2).
     fn extended_features(&self, entry: &mut kvm_cpuid_entry2) {
         entry.ecx &= !(TOPOLOGY_EXTENSIONS | CMP_LEGACY);
         if self.is_amd && self.count > 1 {
@@ -130,8 +132,8 @@ impl Topology {
         }
     }
 
-    /// Threads of a core, of which there is one, and cores of the package (SDM 2A, CPUID, leaf 0xb). KVM answers
-    /// for what is behind the last level.
+    /// Threads of a core, of which there is one, and cores of the package (SDM 2A, CPUID, leaf
+    /// 0xb). KVM answers for what is behind the last level.
     fn levels(&self, leaf: u32) -> [kvm_cpuid_entry2; 2] {
         let level = |index, shift, cpus, kind| kvm_cpuid_entry2 {
             function: leaf,

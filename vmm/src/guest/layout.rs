@@ -62,7 +62,8 @@ pub(crate) fn reserved(
 pub(crate) mod fixture {
     use super::*;
 
-    /// A layout with so much RAM around the ranges of `reserved`, which are of first and last address.
+    /// A layout with so much RAM around the ranges of `reserved`, which are of first and last
+    /// address.
     pub(crate) fn layout(memory: &str, reserved: &[(u64, u64)]) -> Layout {
         let reserved: Vec<_> = reserved
             .iter()

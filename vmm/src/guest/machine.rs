@@ -54,9 +54,11 @@ impl Buses {
         self.0.register_mmio(range, device).map_err(refused)
     }
 
-    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of mechanism #1.
+    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of
+    /// mechanism #1.
     ///
-    /// Linux prefers the ports where they are there: with an NVMe, 894 exits up to init against 696.
+    /// Linux prefers the ports where they are there: with an NVMe, 894 exits up to init against
+    /// 696.
     pub(crate) fn add_pci(
         &mut self,
         root: PciRoot,
@@ -90,8 +92,6 @@ pub(crate) struct Console {
     pub(crate) drained: EventFd,
     /// The unfinished line, for the main loop.
     pub(crate) pending: Arc<Pending>,
-    /// What presses the power button, which is beside it.
-    pub(crate) power_button: EventFd,
 }
 
 /// An eventfd that raises an edge-triggered line.
@@ -102,22 +102,26 @@ fn line(vm: &VmFd, gsi: u32, calls: &Calls) -> Result<EventFd, Error> {
     Ok(interrupt)
 }
 
+/// An eventfd that presses the guest's power button.
+pub(crate) fn power_button(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
+    line(vm, POWER_BUTTON_GSI, calls)
+}
+
 impl Buses {
-    /// Adds COM1, with its interrupt through KVM, and the power button's.
+    /// Adds COM1, with its interrupt through KVM.
     pub(crate) fn add_console(
         &mut self,
         vm: &VmFd,
         (calls, counts): (&Calls, &DeviceCounts),
     ) -> Result<Console, Error> {
         let interrupt = line(vm, Serial::<Output>::GSI, calls)?;
-        let power_button = line(vm, POWER_BUTTON_GSI, calls)?;
         let drained = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
         let pending = Pending::new()?;
         let signal = drained.try_clone().map_err(Error::system("dup"))?;
         let serial = Arc::new(Serial::new(interrupt, signal, Output(Arc::clone(&pending))));
         let counted = counts.counted("serial", Arc::clone(&serial));
         self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
-        Ok(Console { serial, drained, pending, power_button })
+        Ok(Console { serial, drained, pending })
     }
 
     /// Adds the registers of power and reset, which ask `sink`.

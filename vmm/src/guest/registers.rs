@@ -9,7 +9,8 @@ use crate::counters::Calls;
 use crate::error::Error;
 
 const GDT: u64 = 0x500;
-/// Null, null, code at selector 0x10, data at 0x18 (Linux's `__BOOT_CS` and `__BOOT_DS`), TSS at 0x20.
+/// Null, null, code at selector 0x10, data at 0x18 (Linux's `__BOOT_CS` and `__BOOT_DS`), TSS at
+/// 0x20.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TSS: u16 = 0x20;
@@ -26,8 +27,8 @@ const RFLAGS: u64 = 1 << 1;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on (bit 11), write-back: with a device assigned, KVM on Intel lets the guest's MTRRs choose the
-/// memory type, and after reset they say uncached for all of RAM.
+/// MTRRs on (bit 11), write-back: with a device assigned, KVM on Intel lets the guest's MTRRs
+/// choose the memory type, and after reset they say uncached for all of RAM.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Segment types, as in a descriptor.
@@ -122,7 +123,8 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
         [msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK), msr(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING)];
     let msrs = Msrs::from_entries(&entries)
         .map_err(|e| Error::Vcpu(format!("no room for MSRs: {e:?}")))?;
-    // KVM stops at the first that it does not know and says how many it set: both are advice to the guest.
+    // KVM stops at the first that it does not know and says how many it set: both are advice to the
+    // guest.
     vcpu.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
     Ok(())
 }

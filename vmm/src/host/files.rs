@@ -1,4 +1,5 @@
-//! The files that a guest is booted from, opened once: none is opened while it runs, nor when it reboots.
+//! The files that a guest is booted from, opened once: none is opened while it runs, nor when it
+//! reboots.
 
 use std::fs::File;
 use std::io::{self, Seek};

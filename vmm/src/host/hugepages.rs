@@ -27,7 +27,8 @@ fn check_at(folder: &Path, memory: &Memory) -> Result<(), String> {
     let Some(all) = count("nr_hugepages") else {
         return Err(format!("this host has no huge pages of {page}\n  {}", advice(page)));
     };
-    // Reserved ones are promised to others. Surplus ones are made when they are needed, if they can be.
+    // Reserved ones are promised to others. Surplus ones are made when they are needed, if they can
+    // be.
     let known = |name| count(name).unwrap_or(0);
     let surplus = known("nr_overcommit_hugepages").saturating_sub(known("surplus_hugepages"));
     let free = known("free_hugepages").saturating_sub(known("resv_hugepages"));

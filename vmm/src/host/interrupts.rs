@@ -1,5 +1,5 @@
-//! What the host's kernel counts of the interrupts of assigned devices: it passes them on by itself, and this VMM
-//! sees none of them.
+//! What the host's kernel counts of the interrupts of assigned devices: it passes them on by
+//! itself, and this VMM sees none of them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -28,8 +28,8 @@ impl Interrupts {
         Self(File::open("/proc/interrupts").ok())
     }
 
-    /// Adds those of the device at `address` to `counts`: of vectors that are bound now. The kernel forgets a
-    /// vector's count when it is unbound.
+    /// Adds those of the device at `address` to `counts`: of vectors that are bound now. The kernel
+    /// forgets a vector's count when it is unbound.
     pub(crate) fn count(&self, addresses: &[String], counts: &FunctionCounts) {
         let text = self.0.as_ref().map(read).unwrap_or_default();
         let vectors = text.lines().filter_map(vector);
@@ -49,8 +49,9 @@ fn read(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// ` 45:  10  0  IR-PCI-MSIX-0000:00:02.0  0-edge  vfio-msix[0](0000:00:02.0)`: a number, a count for each CPU,
-/// and at the end who has it, which vfio-pci writes so (drivers/vfio/pci/vfio_pci_intrs.c).
+/// ` 45:  10  0  IR-PCI-MSIX-0000:00:02.0  0-edge  vfio-msix[0](0000:00:02.0)`: a number, a count
+/// for each CPU, and at the end who has it, which vfio-pci writes so
+/// (drivers/vfio/pci/vfio_pci_intrs.c).
 fn vector(line: &str) -> Option<Vector<'_>> {
     let mut words = line.split_whitespace();
     words.next()?.strip_suffix(':')?;

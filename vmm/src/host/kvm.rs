@@ -19,8 +19,8 @@ use crate::error::Error;
 /// Three pages that KVM takes on Intel hosts for real mode: below 4 GiB, clear of everything else.
 const TSS: usize = 0xfffb_d000;
 
-/// The youngest of what this VMM cannot do without, and how errors call it: a KVM that has it (Linux 3.2) has user
-/// memory, interrupt controllers, irqfds and extended CPUID too.
+/// The youngest of what this VMM cannot do without, and how errors call it: a KVM that has it
+/// (Linux 3.2) has user memory, interrupt controllers, irqfds and extended CPUID too.
 const NEEDED: Cap = Cap::TscDeadlineTimer;
 const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 

@@ -1,6 +1,7 @@
-//! Landlock, where the kernel has it: no file, no TCP port and no process of others is there for the VMM once a guest
-//! runs, whatever its lists of system calls let pass. What is open stays open: the right to use a file is looked at
-//! when it is opened (Documentation/userspace-api/landlock.rst).
+//! Landlock, where the kernel has it: no file, no TCP port and no process of others is there for
+//! the VMM once a guest runs, whatever its lists of system calls let pass. What is open stays open:
+//! the right to use a file is looked at when it is opened
+//! (Documentation/userspace-api/landlock.rst).
 
 use std::path::Path;
 
@@ -21,8 +22,8 @@ const TESTED: ABI = ABI::V7;
 ///
 /// # Errors
 ///
-/// [`Error::Landlock`], where the kernel has Landlock and refuses this; E2BIG, when 16 parents of this process have
-/// done so before.
+/// [`Error::Landlock`], where the kernel has Landlock and refuses this; E2BIG, when 16 parents of
+/// this process have done so before.
 pub(crate) fn restrict(thread: Thread, socket: Option<&Path>) -> Result<(), Error> {
     let failed = |why: String| Error::Landlock { why };
     let ruled = rule(thread, socket.map(folder)).map_err(|error| failed(error.to_string()))?;
@@ -42,8 +43,8 @@ fn rule(
     folder: Option<&Path>,
 ) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let scope = match thread {
-        // It kicks CPUs' threads, which are under the main thread's rules. Before Linux 6.15 a signal to a thread of
-        // the same process, but under other rules, was refused, too.
+        // It kicks CPUs' threads, which are under the main thread's rules. Before Linux 6.15 a
+        // signal to a thread of the same process, but under other rules, was refused, too.
         Thread::Control => Scope::AbstractUnixSocket.into(),
         Thread::Main | Thread::Vcpu => Scope::from_all(TESTED),
     };
@@ -81,7 +82,8 @@ mod tests {
 
     use super::*;
 
-    /// What a thread under the rules of `thread` comes to; none where this kernel does not know all of them.
+    /// What a thread under the rules of `thread` comes to; none where this kernel does not know all
+    /// of them.
     fn under<T: Send>(
         thread: Thread,
         socket: Option<&Path>,

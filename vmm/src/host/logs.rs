@@ -1,5 +1,5 @@
-//! What the VMM says on its standard error: for a reader at a terminal, or, where that is the journal, with the
-//! level in front of each line that journald takes it from (sd-daemon(3)).
+//! What the VMM says on its standard error: for a reader at a terminal, or, where that is the
+//! journal, with the level in front of each line that journald takes it from (sd-daemon(3)).
 
 use std::env;
 use std::fs;
@@ -58,8 +58,8 @@ impl Style {
     }
 }
 
-/// `JOURNAL_STREAM` has the device and the inode of what systemd connected; it is inherited by programs whose
-/// standard error is something else.
+/// `JOURNAL_STREAM` has the device and the inode of what systemd connected; it is inherited by
+/// programs whose standard error is something else.
 fn is_journal(variable: &str, stderr: (u64, u64)) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let stream = variable.split_once(':');

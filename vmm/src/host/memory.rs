@@ -25,15 +25,16 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
     }
 }
 
-/// What to say where all of the guest's RAM is pinned at once and the host has not that much to spare. It may
-/// make room yet, by swapping others out. Huge pages that are reserved are nobody else's.
+/// What to say where all of the guest's RAM is pinned at once and the host has not that much to
+/// spare. It may make room yet, by swapping others out. Huge pages that are reserved are nobody
+/// else's.
 pub(crate) fn shortage(asked: Memory) -> Option<String> {
     let own = asked.hugepages.is_none();
     own.then(|| told_shortage(asked.size, &meminfo()?)).flatten()
 }
 
-/// What the host says of its memory first: what there is, what is free, what is to spare. All of it would take as many
-/// reads as a string needs to grow.
+/// What the host says of its memory first: what there is, what is free, what is to spare. All of it
+/// would take as many reads as a string needs to grow.
 fn meminfo() -> Option<String> {
     let mut start = [0; 128];
     let length = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)).ok()?;

@@ -1,4 +1,5 @@
-//! What the VMM has of the host: KVM, files, limits of what its threads may do, and what the host says of itself.
+//! What the VMM has of the host: KVM, files, limits of what its threads may do, and what the host
+//! says of itself.
 
 pub(crate) mod epoll;
 pub(crate) mod files;

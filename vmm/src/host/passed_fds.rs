@@ -17,7 +17,8 @@ const FIRST: RawFd = 3;
 pub(crate) struct PassedFds(BTreeMap<RawFd, (&'static str, File)>);
 
 impl PassedFds {
-    /// Takes all that `config` names. To be called before the VMM opens any file, since that one would get a free number.
+    /// Takes all that `config` names. To be called before the VMM opens any file, since that one
+    /// would get a free number.
     ///
     /// # Errors
     ///
@@ -52,7 +53,8 @@ impl PassedFds {
             let why = "no file was passed by this number (EBADF)\n  a shell passes one so: vmm --kernel fd=3 3<bzImage";
             return Err(Error::passed_fd(option, fd, why));
         }
-        // SAFETY: it is open, whoever started this process has passed it for this option, and it is taken once.
+        // SAFETY: it is open, whoever started this process has passed it for this option, and it is
+        // taken once.
         let file = unsafe { OwnedFd::from_raw_fd(fd) };
         self.0.insert(fd, (option, file.into()));
         Ok(())

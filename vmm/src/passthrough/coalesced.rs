@@ -1,8 +1,9 @@
-//! Writes of the guest that KVM coalesces, in place of leaving the guest for each (KVM's coalesced MMIO and PIO:
-//! Documentation/virt/kvm/api.rst, 4.116).
+//! Writes of the guest that KVM coalesces, in place of leaving the guest for each (KVM's coalesced
+//! MMIO and PIO: Documentation/virt/kvm/api.rst, 4.116).
 //!
-//! Only for writes that may come late. KVM puts them into a ring that all CPUs of a VM share, and whoever handles
-//! an exit first replays what is in it: so nothing that the guest does overtakes what it wrote.
+//! Only for writes that may come late. KVM puts them into a ring that all CPUs of a VM share, and
+//! whoever handles an exit first replays what is in it: so nothing that the guest does overtakes
+//! what it wrote.
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -15,8 +16,9 @@ use vfio_passthrough::{ByteRange, ConfigEffects};
 use super::sync::Mutex;
 use crate::error::Error;
 
-/// The address register of PCI configuration mechanism #1, whether there is one or not: the access that it is
-/// for, to the data register, is an exit. Linux writes it for each slot before it has found ECAM.
+/// The address register of PCI configuration mechanism #1, whether there is one or not: the access
+/// that it is for, to the data register, is an exit. Linux writes it for each slot before it has
+/// found ECAM.
 const CONFIG_ADDRESS: IoEventAddress = IoEventAddress::Pio(ConfigPorts::BASE as u64);
 const CONFIG_ADDRESS_SIZE: u32 = 4;
 
@@ -32,7 +34,8 @@ struct Ring {
 }
 
 impl CoalescedWrites {
-    /// Finds the ring, by any CPU of the VM. From here on whoever runs its CPUs must call [`CoalescedWrites::replay`].
+    /// Finds the ring, by any CPU of the VM. From here on whoever runs its CPUs must call
+    /// [`CoalescedWrites::replay`].
     pub(crate) fn open(&self, vm: &Arc<VmFd>, vcpu: &VcpuFd) -> Result<(), Error> {
         // It came after that for memory (Linux 4.20).
         if !vm.check_extension(Cap::CoalescedPio) {
@@ -69,7 +72,8 @@ impl CoalescedWrites {
 
 /// Coalesces the guest's writes to a range of its memory.
 pub(crate) trait Coalesce: Send + Sync {
-    /// Coalesces writes to `size` bytes from `start` on until the value is dropped; `None` where each is an exit.
+    /// Coalesces writes to `size` bytes from `start` on until the value is dropped; `None` where
+    /// each is an exit.
     fn coalesce(&self, start: u64, size: u32) -> Option<Box<dyn Send>>;
 }
 
@@ -81,7 +85,8 @@ impl Coalesce for CoalescedWrites {
 }
 
 fn address(write: &kvm_coalesced_mmio) -> IoEventAddress {
-    // SAFETY: both variants of the union are one number: KVM's, or the zero of a kernel that coalesces no ports.
+    // SAFETY: both variants of the union are one number: KVM's, or the zero of a kernel that
+    // coalesces no ports.
     match unsafe { write.__bindgen_anon_1.pio } {
         0 => IoEventAddress::Mmio(write.phys_addr),
         _ => IoEventAddress::Pio(write.phys_addr),
@@ -139,8 +144,8 @@ impl CoalescedRange {
         Self { writes, now: Mutex::default() }
     }
 
-    /// Coalesces where `effects` say, unless newer ones came first. Writes to the former place are still to be
-    /// replayed.
+    /// Coalesces where `effects` say, unless newer ones came first. Writes to the former place are
+    /// still to be replayed.
     pub(crate) fn apply(&self, effects: &ConfigEffects) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if effects.sequence <= now.sequence {

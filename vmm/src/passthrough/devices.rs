@@ -23,7 +23,8 @@ use crate::host::passed_fds::PassedFds;
 /// The host bridge has slot 0.
 const FIRST_SLOT: u8 = 1;
 
-/// The assigned devices, opened, and the I/O address space that they share. They stay while the guest reboots.
+/// The assigned devices, opened, and the I/O address space that they share. They stay while the
+/// guest reboots.
 pub(crate) struct Devices {
     container: Arc<Container>,
     opened: Vec<Opened>,
@@ -39,7 +40,8 @@ struct Opened {
 }
 
 impl Devices {
-    /// Opens the devices that are asked for in one container, known to the VM of `host`; none if none are.
+    /// Opens the devices that are asked for in one container, known to the VM of `host`; none if
+    /// none are.
     pub(crate) fn open(
         asked: &[Passthrough],
         addresses: Vec<PciAddress>,
@@ -69,8 +71,8 @@ impl Devices {
         link(&self.container, host)
     }
 
-    /// The functions as they are after power-on, in the VM of `host`: of the devices that were not detached in the
-    /// guest's lives before.
+    /// The functions as they are after power-on, in the VM of `host`: of the devices that were not
+    /// detached in the guest's lives before.
     pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
         // There must be another device that reaches it.
         let others = self.opened.len() > 1;

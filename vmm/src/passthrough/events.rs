@@ -1,5 +1,5 @@
-//! What the host reports of assigned devices: a request for one, or an error of one. [`decide`] says what is done,
-//! and [`DeviceEvents`] does it.
+//! What the host reports of assigned devices: a request for one, or an error of one. [`decide`]
+//! says what is done, and [`DeviceEvents`] does it.
 
 use std::sync::Arc;
 
@@ -72,8 +72,8 @@ impl DeviceEvents {
         }
     }
 
-    /// Answers what is reported and not answered yet: a request that came while the main loop ended must not wait for
-    /// the guest's next life.
+    /// Answers what is reported and not answered yet: a request that came while the main loop ended
+    /// must not wait for the guest's next life.
     pub(crate) fn catch_up(&mut self) {
         (0..self.devices.len()).for_each(|index| self.hear(index));
     }

@@ -46,7 +46,8 @@ impl PciFunction for GuestFunction {
 }
 
 impl GuestFunction {
-    /// `function`, whose traps `counts` counts, and whose writes that may come late `writes` coalesces.
+    /// `function`, whose traps `counts` counts, and whose writes that may come late `writes`
+    /// coalesces.
     pub(crate) fn new(
         function: &Arc<PassthroughFunction>,
         writes: Arc<dyn Coalesce>,

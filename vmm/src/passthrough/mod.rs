@@ -1,4 +1,5 @@
-//! The assigned devices: which they are, how they are opened and placed, and what the host reports of them.
+//! The assigned devices: which they are, how they are opened and placed, and what the host reports
+//! of them.
 
 pub(crate) mod addresses;
 pub(crate) mod coalesced;

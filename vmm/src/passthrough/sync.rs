@@ -1,4 +1,5 @@
-//! The lock of what vCPUs share: std's, or in builds with `--cfg shuttle` one whose scheduler a test drives.
+//! The lock of what vCPUs share: std's, or in builds with `--cfg shuttle` one whose scheduler a
+//! test drives.
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::Mutex;

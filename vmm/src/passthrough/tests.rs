@@ -13,8 +13,8 @@ use super::coalesced::CoalescedWrites;
 use super::function::GuestFunction;
 use crate::counters::FunctionCounts;
 
-/// Two functions of the model on a bus, with 16 KiB in BAR0 each, of which 8 KiB are direct, at the same
-/// place.
+/// Two functions of the model on a bus, with 16 KiB in BAR0 each, of which 8 KiB are direct, at the
+/// same place.
 fn two_at(gpa: u32) -> (PciRoot, Guest) {
     let guest = Guest::new(Arc::default());
     let mut root = PciRoot::new();

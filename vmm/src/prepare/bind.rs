@@ -1,5 +1,5 @@
-//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where a step
-//! fails.
+//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where
+//! a step fails.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,5 @@
-//! What the host itself needs a device for: disks with mounted file systems or swap, NICs with the default
-//! route.
+//! What the host itself needs a device for: disks with mounted file systems or swap, NICs with the
+//! default route.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,8 @@ pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     holders
 }
 
-/// Lines of mountinfo: `id parent major:minor root place options... - kind source options` (proc(5)).
+/// Lines of mountinfo: `id parent major:minor root place options... - kind source options`
+/// (proc(5)).
 fn mounts(tree: &Tree) -> Vec<Holder> {
     let text = tree.text("proc/self/mountinfo").unwrap_or_default();
     let mount = |line: &str| {
@@ -140,8 +141,9 @@ fn functions(folder: &Path) -> BTreeSet<PciAddress> {
     found
 }
 
-/// What a device is made of: the disks of a device mapper's or an array's (a partition's are those of the
-/// whole), the interfaces below a bridge, a bond or a VLAN, the controllers of an NVMe with several paths.
+/// What a device is made of: the disks of a device mapper's or an array's (a partition's are those
+/// of the whole), the interfaces below a bridge, a bond or a VLAN, the controllers of an NVMe with
+/// several paths.
 fn lower(folder: &Path) -> Vec<PathBuf> {
     let whole = [Some(folder), folder.parent()].into_iter().flatten();
     let mut below: Vec<_> = whole.flat_map(|disk| entries(&disk.join("slaves"), "")).collect();

@@ -136,8 +136,8 @@ impl Inventory {
 }
 
 impl Device {
-    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header, and vfio-pci
-    /// takes none of them.
+    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header,
+    /// and vfio-pci takes none of them.
     pub(crate) fn is_bridge(&self) -> bool {
         matches!(self.class >> 8, 0x0604 | 0x0607 | 0x0609)
     }

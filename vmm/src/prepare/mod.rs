@@ -1,8 +1,9 @@
-//! The commands that prepare a host for a guest with devices: `vmm check`, `devices`, `bind`, `unbind`.
+//! The commands that prepare a host for a guest with devices: `vmm check`, `devices`, `bind`,
+//! `unbind`.
 //!
-//! [`inventory`] and [`holders`] read what the host is; [`plan`] decides which writes give a device away or
-//! take it back; [`mod@bind`] carries them out; [`mod@check`] judges. All read below one root, so that tests run on
-//! trees of their own.
+//! [`inventory`] and [`holders`] read what the host is; [`plan`] decides which writes give a device
+//! away or take it back; [`mod@bind`] carries them out; [`mod@check`] judges. All read below one
+//! root, so that tests run on trees of their own.
 
 pub(crate) mod bind;
 pub(crate) mod check;

@@ -21,8 +21,8 @@ impl Names {
         Self::parse(&text.unwrap_or_default())
     }
 
-    /// Lines are `vvvv  vendor`, then for each of its devices a tab and `dddd  device`; deeper ones are
-    /// subsystems. Classes follow, as `C cc  class`.
+    /// Lines are `vvvv  vendor`, then for each of its devices a tab and `dddd  device`; deeper ones
+    /// are subsystems. Classes follow, as `C cc  class`.
     fn parse(text: &str) -> Self {
         let mut names = Self::default();
         let mut vendor = None;

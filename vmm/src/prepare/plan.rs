@@ -1,5 +1,5 @@
-//! Which writes to sysfs give a device to vfio-pci and take it back (Documentation/ABI/testing/sysfs-bus-pci).
-//! Pure: from who has it to what is to be done.
+//! Which writes to sysfs give a device to vfio-pci and take it back
+//! (Documentation/ABI/testing/sysfs-bus-pci). Pure: from who has it to what is to be done.
 
 use vfio_passthrough::PciAddress;
 
@@ -55,8 +55,8 @@ pub(crate) fn to_vfio(now: &Binding) -> Vec<Step> {
     steps
 }
 
-/// The steps to the driver of the host's that had the device, or, where that is not known, to one that knows it; none
-/// where one has it already.
+/// The steps to the driver of the host's that had the device, or, where that is not known, to one
+/// that knows it; none where one has it already.
 pub(crate) fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
     let ours = now.driver_override.as_deref() == Some(VFIO_PCI)
         || now.vfio && now.driver_override.is_some() && now.driver_override == now.driver;

@@ -1,5 +1,5 @@
-//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of their own; and
-//! nothing that such a tree can hold is worse than a file that is not there.
+//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of
+//! their own; and nothing that such a tree can hold is worse than a file that is not there.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -7,6 +7,7 @@ use kvm_ioctls::VcpuFd;
 use nix::sys::signalfd::SignalFd;
 use serde_json::Value;
 use vfio_passthrough::kvm::KvmHost;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Life};
 use super::keyboard::Keyboard;
@@ -20,7 +21,7 @@ use crate::config::{Config, Thread};
 use crate::error::Error;
 use crate::guest::boot::{Boot, Entry, Kernel, Platform};
 use crate::guest::console::RawTerminal;
-use crate::guest::machine::{Buses, Console};
+use crate::guest::machine::{self, Buses, Console};
 use crate::guest::{registers, vcpus};
 use crate::host::landlock;
 use crate::passthrough::devices::Devices;
@@ -43,21 +44,15 @@ impl Vm {
         stats.phase("load");
         let slots = resources.ram.place(self.kvm_host.memory().as_ref())?;
         let stop = Arc::new(Stop::new()?);
-        let (buses, console) = self.buses(resources, config, pci, &stop, stats)?;
+        let (buses, console, power_button) = self.buses(resources, config, pci, &stop, stats)?;
         let vcpus = self.vcpus(resources, config, entry, stats)?;
         let shared = self.machine(resources, buses, &stop, stats);
-        let Console { serial, drained, pending, power_button } = console;
-        let mut main_loop = MainLoop::new(&stop, asked, &pending, stats)?;
         let terminal = RawTerminal::enter();
-        let keyboard = Keyboard::new(serial, drained, Arc::clone(&stop));
-        main_loop.add(Arc::new(Mutex::new(keyboard)));
-        if resources.devices.is_some() {
-            main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
-        }
+        let mut main_loop = self.main_loop(resources, asked, console, &stop, stats)?;
         let events = device_events(functions, config, &stop);
         main_loop.add(events.clone());
         if self.is_first {
-            give_up_rights(resources, config)?;
+            restrict_threads(resources, config)?;
         }
         stats.phase("set_up");
 
@@ -69,7 +64,8 @@ impl Vm {
         });
         let looped = main_loop.run();
         stats.phase("guest");
-        // CPUs first, so that nothing is programmed any more; then the devices; then the memory they reach.
+        // CPUs first, so that nothing is programmed any more; then the devices; then the memory
+        // they reach.
         control.end();
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
@@ -78,6 +74,24 @@ impl Vm {
         count(&self.kvm_host, &self.functions, stats);
         stats.phase("end");
         looped.and(outcome_of(stop)).and_then(|outcome| shut_down.map(|()| outcome))
+    }
+
+    /// The main loop with all that it waits for in any life.
+    fn main_loop(
+        &self,
+        resources: &Resources,
+        asked: (&Arc<SignalFd>, &Arc<Control>),
+        console: Console,
+        stop: &Arc<Stop>,
+        stats: &Arc<Stats>,
+    ) -> Result<MainLoop, Error> {
+        let mut main_loop = MainLoop::new(stop, asked, &console.pending, stats)?;
+        let keyboard = Keyboard::new(console.serial, console.drained, Arc::clone(stop));
+        main_loop.add(Arc::new(Mutex::new(keyboard)));
+        if resources.devices.is_some() {
+            main_loop.add(Arc::new(Mutex::new(self.first_interrupts()?)));
+        }
+        Ok(main_loop)
     }
 
     fn first_interrupts(&self) -> Result<FirstInterrupts, Error> {
@@ -120,6 +134,7 @@ impl Vm {
         Ok((root, functions))
     }
 
+    /// The buses with all devices, the console, and what presses the power button.
     fn buses(
         &self,
         resources: &Resources,
@@ -127,13 +142,14 @@ impl Vm {
         pci: PciRoot,
         stop: &Arc<Stop>,
         stats: &Stats,
-    ) -> Result<(Buses, Console), Error> {
+    ) -> Result<(Buses, Console, EventFd), Error> {
         let counts = &stats.devices.fixed;
         let mut buses = Buses::default();
         let console = buses.add_console(&self.fd, (&stats.kvm_ioctls, counts))?;
+        let power_button = machine::power_button(&self.fd, &stats.kvm_ioctls)?;
         buses.add_power(StopOnRequest(Arc::clone(stop)), counts)?;
         buses.add_pci(pci, &resources.layout, config.pci_ports, counts)?;
-        Ok((buses, console))
+        Ok((buses, console, power_button))
     }
 
     fn vcpus(
@@ -197,7 +213,7 @@ fn device_events(
 }
 
 /// Holds the main thread, and those that it starts, to what a guest that runs needs.
-fn give_up_rights(resources: &Resources, config: &Config) -> Result<(), Error> {
+fn restrict_threads(resources: &Resources, config: &Config) -> Result<(), Error> {
     vcpu::prepare_kicks()?;
     landlock::restrict(Thread::Main, config.control.as_deref())?;
     resources.filters.main.install()

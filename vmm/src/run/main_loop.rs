@@ -1,5 +1,5 @@
-//! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no route yet,
-//! what the host tells of devices, and the end.
+//! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no
+//! route yet, what the host tells of devices, and the end.
 
 use std::sync::{Arc, Mutex};
 

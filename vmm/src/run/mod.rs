@@ -1,4 +1,5 @@
-//! While a guest runs: its lives, its CPUs' threads, the main loop, the control socket, counters, and the end.
+//! While a guest runs: its lives, its CPUs' threads, the main loop, the control socket, counters,
+//! and the end.
 
 pub(crate) mod control;
 mod keyboard;

@@ -27,8 +27,8 @@ pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
     }
 }
 
-/// Keeps the C library from giving each thread a heap of its own (128 MiB of address space, for threads that allocate
-/// next to nothing), and from looking for that at how many CPUs there are.
+/// Keeps the C library from giving each thread a heap of its own (128 MiB of address space, for
+/// threads that allocate next to nothing), and from looking for that at how many CPUs there are.
 fn one_heap() {
     // SAFETY: sets a number, under the allocator's lock.
     let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };

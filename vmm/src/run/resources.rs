@@ -1,7 +1,7 @@
 //! What outlives a reboot of the guest: the opened devices, and RAM with its DMA mappings.
 //!
-//! Each life of the guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs, interrupt
-//! controllers and functions are as after power-on without a list of what to put back.
+//! Each life of the guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs,
+//! interrupt controllers and functions are as after power-on without a list of what to put back.
 
 use std::sync::Arc;
 
@@ -64,8 +64,8 @@ impl Filters {
     }
 }
 
-/// RAM that is made ready while the devices are opened, where the guest will have it unless the IOMMU
-/// objects.
+/// RAM that is made ready while the devices are opened, where the guest will have it unless the
+/// IOMMU objects.
 struct Prepared {
     ranges: Vec<AddressRange>,
     ram: Ram,
@@ -114,7 +114,8 @@ impl Resources {
             reserved: &reserved,
             bars: &[],
         };
-        // Without devices RAM is not pinned, and the guest's first touch gets a page, unless asked otherwise.
+        // Without devices RAM is not pinned, and the guest's first touch gets a page, unless asked
+        // otherwise.
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel wants a group's VM to be known before its devices are opened.

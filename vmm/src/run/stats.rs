@@ -30,8 +30,8 @@ pub(crate) struct Exits {
     pub(crate) hlt: Count,
     /// All else, such as signals.
     pub(crate) other: Count,
-    /// Coalesced writes, which came with another exit: see [`crate::passthrough::coalesced`]. They are in no other
-    /// count of exits.
+    /// Coalesced writes, which came with another exit: see [`crate::passthrough::coalesced`]. They
+    /// are in no other count of exits.
     #[serde(rename = "posted")]
     pub(crate) coalesced: Count,
 }
@@ -83,7 +83,8 @@ pub(crate) struct DeviceStats {
     pub(crate) unclaimed: Accesses,
 }
 
-/// Everything that is counted. A copy stays as it is, except that devices go on counting accesses to them in both.
+/// Everything that is counted. A copy stays as it is, except that devices go on counting accesses
+/// to them in both.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Stats {
     phases_ns: Phases,
@@ -104,8 +105,8 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Ends a phase of the start: what passed since the last one ended is its time. A phase that comes again
-    /// when the guest reboots is not counted again.
+    /// Ends a phase of the start: what passed since the last one ended is its time. A phase that
+    /// comes again when the guest reboots is not counted again.
     pub(crate) fn phase(&self, name: &'static str) {
         self.phases_ns.end(name);
     }
@@ -117,7 +118,8 @@ impl Stats {
     }
 }
 
-/// Where everything is written at the end, as JSON. It is opened at the start: no file is opened while a guest runs.
+/// Where everything is written at the end, as JSON. It is opened at the start: no file is opened
+/// while a guest runs.
 pub(crate) struct StatsFile {
     path: PathBuf,
     file: File,

@@ -12,7 +12,8 @@ use crate::passthrough::coalesced::CoalescedWrites;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
-/// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit (`KVM_MAX_IRQ_ROUTES`).
+/// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit
+/// (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
 
 /// One life of the guest.

@@ -13,7 +13,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use vmm::{Filter, Seccomp, Thread};
+use vmm::{Seccomp, Thread};
 
 use super::*;
 
@@ -248,17 +248,16 @@ fn under(option: &str, does: &str) -> Output {
 fn a_thread_under_a_list() {
     let Ok(asked) = env::var(UNDER) else { return };
     let (option, does) = asked.split_once(' ').unwrap();
-    let thread = match option {
+    let kind = match option {
         _ if option.contains("=vcpu:") => Thread::Vcpu,
         _ if option.contains("=control:") => Thread::Control,
         _ => Thread::Main,
     };
     let seccomp: Seccomp = option.parse().unwrap();
     vmm::prepare_seccomp(&seccomp).unwrap();
-    let filter = Filter::new(&seccomp, thread).unwrap();
     let does = does.to_owned();
     let thread = thread::spawn(move || {
-        filter.install().unwrap();
+        vmm::restrict_thread(&seccomp, kind).unwrap();
         match does.as_str() {
             // Memory of all sizes from the allocator, and back.
             "memory" => {

@@ -1,7 +1,7 @@
 //! Device fds: what they tell, and their interrupts.
 
 use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
-use vfio_passthrough::model::core::{Fd, IrqData, IrqSet};
+use vfio_model::{Fd, IrqData, IrqSet};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;

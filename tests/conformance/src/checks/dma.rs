@@ -1,7 +1,7 @@
 //! type1: maps and unmaps, and what the IOMMU tells of itself.
 
 use libc::{EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC};
-use vfio_passthrough::model::core::{MapDma, UnmapDma};
+use vfio_model::{MapDma, UnmapDma};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;
@@ -81,11 +81,11 @@ fn overlap<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 fn reach<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
     for range in stage.scene.description.reach.clone() {
-        let inside = map_of(stage, range.end().saturating_sub(PAGE), 1);
+        let inside = map_of(stage, range.end.saturating_sub(PAGE), 1);
         done(stage.core.map_dma(container, &inside))?;
-        let outside = map_of(stage, range.end(), 1);
+        let outside = map_of(stage, range.end, 1);
         fails(stage.core.map_dma(container, &outside), EINVAL)?;
-        let across = map_of(stage, range.end().saturating_sub(2 * PAGE), 4);
+        let across = map_of(stage, range.end.saturating_sub(2 * PAGE), 4);
         fails(stage.core.map_dma(container, &across), EEXIST)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Containers, groups, and what keeps them.
 
 use libc::{EBADF, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTTY, EPERM};
-use vfio_passthrough::model::core::{Driver, Fd};
+use vfio_model::{Driver, Fd};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;

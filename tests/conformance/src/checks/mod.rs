@@ -9,7 +9,7 @@ use std::io;
 use std::panic::Location;
 
 use serde::Serialize;
-use vfio_passthrough::model::core::{Fd, Kernel};
+use vfio_model::{Fd, Kernel};
 
 use crate::{Core, Scene};
 

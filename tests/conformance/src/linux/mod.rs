@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{IntoRawFd as _, RawFd};
 
-use vfio_passthrough::model::core::{Fd, IrqSet, MapDma, UnmapDma};
+use vfio_model::{Fd, IrqSet, MapDma, UnmapDma};
 
 use crate::Core;
 use ioctl::{Argument, ioctl};

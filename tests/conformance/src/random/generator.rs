@@ -1,7 +1,7 @@
 //! Makes calls: mostly such that could succeed, on files that are open, with arguments on the edge of what is
 //! allowed.
 
-use vfio_passthrough::model::core::{IrqData, IrqSet, MapDma, UnmapDma};
+use vfio_model::{IrqData, IrqSet, MapDma, UnmapDma};
 
 use super::numbers::Numbers;
 use crate::Scene;
@@ -237,7 +237,7 @@ impl<'a> Generator<'a> {
         }
         let mut edges = vec![0, 0, 0, 0, 0, 0, 0, 0_u64.wrapping_sub(8 * PAGE)];
         for range in &self.scene.description.reach {
-            edges.extend([range.start(), range.end()].map(|edge| edge.wrapping_sub(4 * PAGE)));
+            edges.extend([range.start, range.end].map(|edge| edge.wrapping_sub(4 * PAGE)));
         }
         let edge = self.numbers.any(&edges);
         let iova = edge.wrapping_add(self.numbers.below(24).wrapping_mul(PAGE));

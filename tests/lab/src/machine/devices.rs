@@ -1,43 +1,37 @@
-//! QEMU's words for the devices.
+//! QEMU's arguments for the devices.
 
 use std::path::Path;
 
 use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS};
 
-/// The arguments that make device number `index`.
+/// The arguments for device number `index`.
 pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<String> {
     let slot = FIRST_SLOT.saturating_add(index);
     if device == Device::PluggedNvme {
-        // A drive of its own would go with it when it is unplugged.
-        let file = format!(
-            "driver=raw,node-name=disk{index},file.driver=file,file.filename={}",
-            image.display()
-        );
-        let properties = nvme(index).map(|(name, value)| format!("{name}={value}"));
-        let device = devices([port(index, slot), properties.join(",")]);
-        return [vec!["-blockdev".to_owned(), file], device].concat();
+        return plugged_nvme(index, slot, image);
     }
     if device.is_disk() {
         let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
         return [vec!["-drive".to_owned(), drive], disk(index, slot, device)].concat();
     }
+    let on_root = |model| nic(model, &format!("net{index}"), &format!("addr={slot:x}"));
     match device {
-        Device::E1000e => nic("e1000e", &format!("net{index}"), &format!("addr={slot:x}")),
-        // Of QEMU's devices those of virtio alone have reports of errors that can be turned on (PCIe 7.5.3.4).
+        Device::E1000e => on_root("e1000e"),
+        // Only QEMU's virtio devices have AER that can be turned on (PCIe 6.0, 7.5.3.4).
         Device::VirtioRng => devices([
             port(index, slot),
             format!(
                 "virtio-rng-pci,id=device{index},bus=port{index},aer=on,disable-legacy=on,iommu_platform=on"
             ),
         ]),
-        Device::Rtl8139 => nic("rtl8139", &format!("net{index}"), &format!("addr={slot:x}")),
-        Device::Ne2k => nic("ne2k_pci", &format!("net{index}"), &format!("addr={slot:x}")),
+        Device::Rtl8139 => on_root("rtl8139"),
+        Device::Ne2k => on_root("ne2k_pci"),
         Device::Xhci => devices([
             port(index, slot),
             format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,bus=port{index}"),
             format!("usb-tablet,bus=usb{index}.0"),
         ]),
-        // It puts 64 bits on the bus, so that it can be told to go anywhere.
+        // With a DMA mask of 64 bits the device can be programmed for any address.
         Device::Edu => devices([format!("edu,dma_mask=0xffffffffffffffff,addr={slot:x}")]),
         Device::Ivshmem => {
             let memory =
@@ -57,7 +51,18 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     }
 }
 
-/// A controller and the disk at it.
+/// An NVMe that can be unplugged. `-blockdev` keeps its image open then; `-drive` would not.
+fn plugged_nvme(index: usize, slot: usize, image: &Path) -> Vec<String> {
+    let file = format!(
+        "driver=raw,node-name=disk{index},file.driver=file,file.filename={}",
+        image.display()
+    );
+    let properties = nvme(index).map(|(name, value)| format!("{name}={value}"));
+    let device = devices([port(index, slot), properties.join(",")]);
+    [vec!["-blockdev".to_owned(), file], device].concat()
+}
+
+/// A controller with its disk.
 fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
     let behind = format!("bus=port{index}");
     match device {
@@ -93,7 +98,7 @@ pub(super) fn nvme(index: usize) -> [(&'static str, String); 6] {
         ("serial", format!("lab{index}")),
         ("drive", format!("disk{index}")),
         ("bus", format!("port{index}")),
-        // QEMU may keep one that was unplugged, and its drive, while the next is plugged in.
+        // QEMU may still hold an unplugged NVMe and its image when the next one is plugged in.
         ("share-rw", "on".to_owned()),
     ]
 }
@@ -106,9 +111,9 @@ fn devices<const N: usize>(devices: [String; N]) -> Vec<String> {
     devices.into_iter().flat_map(|device| ["-device".to_owned(), device]).collect()
 }
 
-/// A NIC with a network of its own, which leads nowhere.
+/// A NIC with its own network, which has only QEMU's router.
 fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
-    let network_of_its_own = format!("user,id={network},restrict=on");
+    let netdev = format!("user,id={network},restrict=on");
     let device = format!("{model},netdev={network},{place}");
-    vec!["-netdev".into(), network_of_its_own, "-device".into(), device]
+    vec!["-netdev".into(), netdev, "-device".into(), device]
 }

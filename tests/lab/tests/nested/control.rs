@@ -1,4 +1,4 @@
-//! A Linux guest that is controlled by the socket of its VMM, while its device is busy.
+//! Control of a guest by its VMM's socket, while the guest's device is busy.
 
 use guest::Report;
 use lab::protocol::Request;
@@ -8,8 +8,8 @@ use crate::Test;
 use crate::support::{assigned, boot, hashes};
 
 pub const TESTS: &[Test] = &[
-    ("control: a guest is paused under I/O, and hears its power button", control),
-    ("control: a guest's VMM reaches no file but its socket's", confined),
+    ("control: pauses a guest during I/O, and presses its power button", control),
+    ("control: the VMM removes no file outside of its socket's folder", confined),
 ];
 
 const SOCKET: &str = "/tmp/vm.sock";
@@ -22,26 +22,18 @@ fn control(l1: &mut L1) -> Result<(), Error> {
     let expected = sha256(&l1.image(0)?[..1 << 20]);
     let put = |what: &'static str| ("PUT", what);
     let get = |what: &'static str| ("GET", what);
+    let while_paused =
+        [put("vm.pause"), get("vm.info"), get("vm.counters"), get("vm.counters"), put("vm.resume")];
     let guest = Guest::new("hash:64K,read:2000,hash:1M,button:5000")
         .device(&device)
         .arguments(["--control", SOCKET])
         .ask_at(INIT, SOCKET, &[get("vm.info"), get("vm.devices")])
-        // The guest has begun to read.
-        .ask_at(
-            HASH,
-            SOCKET,
-            &[
-                put("vm.pause"),
-                get("vm.info"),
-                get("vm.counters"),
-                get("vm.counters"),
-                put("vm.resume"),
-            ],
-        )
+        // The guest has just begun its reads.
+        .ask_at(HASH, SOCKET, &while_paused)
         .ask_at(LISTENS, SOCKET, &[put("vm.power-button")]);
     let outcome = boot(l1, &guest)?;
     let [first, paused, button] = &outcome.finished.sightings[..] else {
-        panic!("{}", outcome.account())
+        panic!("{}", outcome.details())
     };
     assert!(
         first.said.contains("\"state\":\"running\"") && first.said.contains(&device),
@@ -57,33 +49,34 @@ fn control(l1: &mut L1) -> Result<(), Error> {
     }
     assert!(button.said.contains("204 No Content"), "{button:?}");
     let pressed = Report::Button { pressed: true };
-    assert!(outcome.reports.contains(&pressed), "{}", outcome.account());
+    assert!(outcome.reports.contains(&pressed), "{}", outcome.details());
     assert_eq!(
         hashes(&outcome).iter().filter(|hash| **hash == expected).count(),
         1,
         "{}",
-        outcome.account()
+        outcome.details()
     );
     Ok(())
 }
 
-/// What is at the socket's path when a VMM ends, it removes; under Landlock, if that is in the folder that the socket was
-/// made in. All else that it does to files its lists of system calls do not even know.
+/// At its end the VMM removes the file at the path of its socket. Landlock allows that only in the
+/// folder in which the socket was made. So if another folder replaces that one while the VMM runs,
+/// a file there stays. The seccomp filters allow no other call that changes a file.
 fn confined(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let [own, other] = ["/tmp/own", "/tmp/other"];
     let [socket, file] = [own, other].map(|folder| format!("{folder}/vm.sock"));
     for path in [&format!("{own}/here"), &file] {
-        l1.tell(&Request::Write { path: path.clone(), contents: "another's".into() })?;
+        l1.perform(&Request::Write { path: path.clone(), contents: "another's".into() })?;
     }
     let exchange = ["/init", "exchange", own, other].map(str::to_owned).to_vec();
     let guest = Guest::new("hash:64K").device(&device).arguments(["--control", &socket]);
     let outcome = boot(l1, &guest.run_at(INIT, exchange))?;
-    assert_eq!(outcome.finished.sightings[0].said.trim(), "Ok(())", "{}", outcome.account());
+    assert_eq!(outcome.finished.sightings[0].said.trim(), "Ok(())", "{}", outcome.details());
     assert_eq!(l1.read(own)?, "vm.sock", "another's");
     assert!(l1.read(other)?.contains("vm.sock"), "its own");
-    // Where nobody interferes, the socket is removed.
-    l1.tell(&Request::Remove { path: socket.clone() })?;
+    // Without an exchange, the VMM removes the socket.
+    l1.perform(&Request::Remove { path: socket.clone() })?;
     boot(l1, &Guest::new("hash:64K").device(&device).arguments(["--control", &socket]))?;
     assert_eq!(l1.read(own)?, "");
     Ok(())

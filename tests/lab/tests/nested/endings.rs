@@ -1,4 +1,4 @@
-//! Each way in which a guest ends is an end of the VMM with a status.
+//! The VMM ends with a defined status when its guest ends.
 
 use lab::protocol::Ending;
 use lab::{Error, Guest, L1};
@@ -10,12 +10,12 @@ pub const TESTS: &[Test] = &[
     ("power-off ends the VMM with status 0", power_off),
     ("a reboot ends the VMM with status 0", reboot),
     ("a panic that reboots ends the VMM with status 0", panic),
-    ("a triple fault is told and is no success", triple_fault),
+    ("a triple fault is reported and ends the VMM with an error", triple_fault),
 ];
 
 fn power_off(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot(l1, &Guest::new("end:off"))?;
-    assert_eq!(outcome.stderr, "", "nothing to complain of");
+    assert_eq!(outcome.stderr, "", "the VMM prints no message");
     Ok(())
 }
 
@@ -27,7 +27,7 @@ fn reboot(l1: &mut L1) -> Result<(), Error> {
 fn panic(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let outcome = boot(l1, &Guest::new("read:10,end:panic").device(&device))?;
-    assert!(outcome.console.contains("Attempted to kill init"), "{}", outcome.account());
+    assert!(outcome.console.contains("Attempted to kill init"), "{}", outcome.details());
     Ok(())
 }
 
@@ -36,7 +36,7 @@ fn triple_fault(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let guest = Guest::new("read:10,end:reboot").command_line("console=ttyS0 quiet reboot=t");
     let outcome = guest.device(&device).boot(l1)?;
-    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.account());
-    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.account());
+    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.details());
+    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.details());
     Ok(())
 }

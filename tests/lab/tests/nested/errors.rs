@@ -1,43 +1,38 @@
-//! Whatever keeps a guest from starting is told: what, which, why, and the command that mends it.
+//! The VMM's errors name what failed, why, and the command that remedies it.
 
 use lab::protocol::{Ending, Request};
 use lab::{Error, Guest, L1, place};
 
 use crate::Test;
-use crate::support::{VFIO, assigned};
+use crate::support::{NOBODY, VFIO, assert_parts, assigned};
 
 pub const TESTS: &[Test] = &[
-    ("error: no /dev/kvm", no_kvm),
-    ("error: no /dev/vfio/vfio", no_vfio),
-    ("error: no such device", no_such_device),
-    ("error: not a device's address", not_an_address),
-    ("error: device bound to another driver", other_driver),
-    ("error: device bound to no driver", no_driver),
-    ("error: group not viable", not_viable),
-    ("error: group busy", busy),
-    ("error: no such kernel", no_kernel),
-    ("error: the kernel is none", not_a_kernel),
-    ("error: no such initrd", no_initrd),
-    ("error: memory size impossible", impossible_memory),
-    ("error: locked-memory limit too low", memlock),
+    ("error: reports a missing /dev/kvm", no_kvm),
+    ("error: reports a missing /dev/vfio/vfio", no_vfio),
+    ("error: reports a missing device", no_such_device),
+    ("error: rejects a text that is no PCI address", not_an_address),
+    ("error: reports a device on another driver", other_driver),
+    ("error: reports a device without a driver", no_driver),
+    ("error: reports a group that is not viable", not_viable),
+    ("error: reports a busy group", busy),
+    ("error: reports a missing kernel", no_kernel),
+    ("error: rejects a file that is no kernel", not_a_kernel),
+    ("error: reports a missing initrd", no_initrd),
+    ("error: rejects an impossible memory size", impossible_memory),
+    ("error: reports a low limit of locked memory", memlock),
 ];
 
-/// A user without any capability.
-const NOBODY: u32 = 65534;
-
-/// The VMM must fail, and its message must have all of `parts`.
+/// Asserts that the VMM fails before the guest starts, with an error that has all of `parts`.
 fn assert_error(l1: &mut L1, guest: &Guest, parts: &[&str]) -> Result<(), Error> {
     let outcome = guest.boot(l1)?;
-    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.account());
-    assert!(outcome.stderr.starts_with("error: "), "{}", outcome.account());
-    for part in parts {
-        assert!(outcome.stderr.contains(part), "no {part:?} in:\n{}", outcome.account());
-    }
-    assert_eq!(outcome.console, "", "the guest has not begun");
+    assert!(matches!(outcome.finished.ending, Ending::Status(1..)), "{}", outcome.details());
+    assert!(outcome.stderr.starts_with("error: "), "{}", outcome.details());
+    assert_parts(&outcome.stderr, parts);
+    assert_eq!(outcome.console, "", "the guest has started");
     Ok(())
 }
 
-/// A guest that would do nothing.
+/// A guest without steps.
 fn guest() -> Guest {
     Guest::new("end:off")
 }
@@ -81,7 +76,7 @@ fn no_driver(l1: &mut L1) -> Result<(), Error> {
     assert_error(l1, &guest().device(&device), &parts)
 }
 
-/// Of two NICs behind one bridge, one is the host's.
+/// The host uses one of the NICs behind a bridge.
 fn not_viable(l1: &mut L1) -> Result<(), Error> {
     let [ours, hosts] = ["0000:01:01.0", "0000:01:02.0"];
     l1.bind(ours, VFIO)?;
@@ -91,17 +86,15 @@ fn not_viable(l1: &mut L1) -> Result<(), Error> {
     l1.bind(hosts, VFIO)
 }
 
-/// Another VMM has the device.
+/// A second VMM wants the device that the first one uses.
 fn busy(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let second = guest().device(&device).vmm_arguments();
     let first = Guest::new("pause:500").device(&device).run_at("\"report\":\"init\"", second);
     let outcome = first.boot(l1)?;
-    assert!(outcome.is_success(), "the first is not disturbed\n{}", outcome.account());
-    let said = &outcome.finished.sightings[0].said;
-    for part in ["error: ", &device, "group", "EBUSY", "fuser -v /dev/vfio/"] {
-        assert!(said.contains(part), "no {part:?} in:\n{said}");
-    }
+    assert!(outcome.is_success(), "the first VMM was disturbed\n{}", outcome.details());
+    let parts = ["error: ", &device, "group", "EBUSY", "fuser -v /dev/vfio/"];
+    assert_parts(&outcome.finished.sightings[0].said, &parts);
     Ok(())
 }
 
@@ -130,11 +123,11 @@ fn impossible_memory(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// The message has the value that is needed, in KiB as `ulimit -l` takes it.
+/// The error has the needed limit in KiB, as `ulimit -l` takes it.
 fn memlock(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     for path in ["/dev/kvm", "/dev/vfio"] {
-        l1.tell(&Request::Own { path: path.into(), user: NOBODY })?;
+        l1.perform(&Request::Own { path: path.into(), user: NOBODY })?;
     }
     let guest = guest().device(&device).limited(NOBODY, 64 << 10);
     assert_error(l1, &guest, &["RLIMIT_MEMLOCK", "ulimit -l 524288", "64 KiB"])

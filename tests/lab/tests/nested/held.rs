@@ -1,18 +1,20 @@
-//! What L1's kernel holds for those who use its devices, and what it says of them.
+//! The memory that L1's kernel holds for users of VFIO, and the bus mastering of devices.
 
 use lab::{Error, L1};
 
-/// The kernel's counters of pages.
+/// The file of the kernel's page counters.
 pub const VMSTAT: &str = "/proc/vmstat";
-/// The kernel counts per CPU and sums up once a second; reading this makes it do so at once.
+/// A read of this file makes the kernel sum up the counters of all CPUs at once. Otherwise it does
+/// so once in a second.
 pub const REFRESH: &str = "/proc/sys/vm/stat_refresh";
 
-/// What L1's kernel holds for all its users of VFIO.
+/// The pages that L1's kernel holds for all users of VFIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Pages pinned for DMA and not yet given back (`pin_user_pages`, counted since Linux 5.7).
+    /// The pages that are pinned (`pin_user_pages`, counted since Linux 5.7).
     pub pinned_pages: u64,
-    /// Pages that the IOMMU's tables take (since 6.11); they go with the mappings.
+    /// The pages of the IOMMU's tables (counted since 6.11). The kernel frees them with the
+    /// mappings.
     pub table_pages: Option<u64>,
 }
 
@@ -32,16 +34,17 @@ impl Held {
     }
 }
 
-/// The number behind a name at the start of a line.
+/// The number that follows `name` on the line that begins with `name`.
 pub fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.split_whitespace().next() == Some(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Bit 2 of the command register (PCI Local Bus 3.0, 6.2.2), by the kernel's own view of the device.
+/// Whether a device is a bus master: bit 2 of the command register (PCI 3.0, 6.2.2), read in L1.
 pub fn is_bus_master(l1: &mut L1, device: &str) -> Result<bool, Error> {
     let config = l1.read(&format!("/sys/bus/pci/devices/{device}/config"))?;
-    // A byte that is no text is one replacement character, so the command is the fifth; it is below 0x80.
+    // Each byte is one character: the agent replaces bytes that are not UTF-8. The low byte of the
+    // command register is at offset 4, and below 0x80.
     let command = config.chars().nth(4).map_or(u32::MAX, u32::from);
     Ok(command & 1 << 2 != 0)
 }

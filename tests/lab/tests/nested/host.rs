@@ -1,4 +1,4 @@
-//! The host takes a device away that a guest uses.
+//! The host takes a device away from a running guest, or the device reports an error.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use lab::{Device, Error, Guest, L1, Outcome, times};
 use crate::Test;
 use crate::support::{assigned, boot, boot_along, counter, take};
 
-/// All behind ports of their own.
+/// The devices of the machine; each is behind its own port.
 pub const DEVICES: &[Device] = &[
     Device::PluggedNvme,
     Device::PluggedNvme,
@@ -19,19 +19,19 @@ pub const DEVICES: &[Device] = &[
 ];
 
 pub const TESTS: &[Test] = &[
-    ("devices are unbound under I/O", unbound),
-    ("devices are unplugged under I/O", unplugged),
-    ("a guest reboots without what it has lost", reboots_without),
-    ("a device tells of an error", errs),
+    ("host: the host unbinds devices during I/O", unbound),
+    ("host: the host unplugs devices during I/O", unplugged),
+    ("host: a guest reboots without a device that the host has unbound", reboots_without),
+    ("host: the VMM handles a device's error as --on-error selects", errs),
 ];
 
 const DISKS: usize = 4;
-/// What the VMM has to let a device go.
+/// The longest time that an unbind may take, in nanoseconds.
 const MOST_NS: u64 = 2_000_000_000;
-/// The guest's driver waits a second for a disk that does not answer, and not 30.
-const IMPATIENT: &str = "console=ttyS0 panic=-1 quiet nvme_core.io_timeout=1";
+/// A kernel command line with an I/O timeout of 1 s instead of 30 s for NVMes.
+const SHORT_TIMEOUT: &str = "console=ttyS0 panic=-1 quiet nvme_core.io_timeout=1";
 
-/// What the guest prints when device number `index` is to go: all disks are being read, and so many have failed.
+/// The text that the guest prints when `index` disks have failed and it reads from the others.
 fn marker(index: usize) -> String {
     match index {
         0 => "\"report\":\"busy\"".to_owned(),
@@ -39,26 +39,26 @@ fn marker(index: usize) -> String {
     }
 }
 
-/// A guest that reads four disks until `count` of them have failed.
+/// A guest that reads from four disks until `count` of them have failed.
 fn reader(l1: &mut L1, count: usize) -> Result<Guest, Error> {
-    let guest = Guest::new(&format!("lose:{count}@{DISKS}")).command_line(IMPATIENT);
+    let guest = Guest::new(&format!("lose:{count}@{DISKS}")).command_line(SHORT_TIMEOUT);
     (0..DISKS).try_fold(guest, |guest, index| Ok(guest.device(&assigned(l1, index)?)))
 }
 
-/// The guest lost so many disks and ended by itself, and the VMM told of each device in one line.
+/// Asserts that `count` disks failed in the guest, and that the VMM reported each in one line.
 fn check_lost(l1: &L1, outcome: &Outcome, count: usize) {
     let lost = outcome.reports.iter().filter(|report| matches!(report, Report::Lost { .. }));
-    assert_eq!(lost.count(), count, "{}", outcome.account());
+    assert_eq!(lost.count(), count, "{}", outcome.details());
     let lines: Vec<&str> = outcome.stderr.lines().collect();
-    assert_eq!(lines.len(), count, "{}", outcome.account());
+    assert_eq!(lines.len(), count, "{}", outcome.details());
     for (index, line) in lines.iter().enumerate() {
         let address = l1.machine().address(index);
         assert!(line.contains(&format!("{address}: the host asks for the device")), "{line}");
     }
 }
 
-/// Does `round` with as many devices as are left, until so many have been taken; says how long each took: in L1's
-/// time where the host unbinds, by the outer clock where QEMU unplugs.
+/// Takes 4 devices away, or 50 in the long form: repeats `round`, which takes up to four away and
+/// returns how long each took. Prints the median and returns the longest time.
 fn repeat(
     what: &str,
     l1: &mut L1,
@@ -79,7 +79,7 @@ fn repeat(
 }
 
 fn unbound(l1: &mut L1) -> Result<(), Error> {
-    let longest = repeat("unbound under I/O", l1, |l1, count| {
+    let longest = repeat("unbound during I/O", l1, |l1, count| {
         let mut guest = reader(l1, count)?;
         for index in 0..count {
             let address = l1.machine().address(index);
@@ -94,14 +94,14 @@ fn unbound(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// Of `unbound in 123 ns`.
+/// The time in the agent's answer, such as `unbound in 123 ns`.
 fn nanoseconds(said: &str) -> u64 {
     let number = said.strip_prefix("unbound in ").and_then(|rest| rest.trim().strip_suffix(" ns"));
     number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not unbound: {said}"))
 }
 
 fn unplugged(l1: &mut L1) -> Result<(), Error> {
-    repeat("unplugged under I/O", l1, |l1, count| {
+    repeat("unplugged during I/O", l1, |l1, count| {
         let guest = reader(l1, count)?;
         let ids: Vec<String> = (0..count).map(|index| l1.machine().id(index)).collect();
         let mut taken = Vec::new();
@@ -110,7 +110,7 @@ fn unplugged(l1: &mut L1) -> Result<(), Error> {
                 let id = &ids[taken.len()];
                 let begin = Instant::now();
                 monitor.unplug(id)?;
-                monitor.unplugged(id)?;
+                monitor.wait_unplugged(id)?;
                 taken.push(u64::try_from(begin.elapsed().as_nanos()).unwrap());
             }
             Ok(())
@@ -122,30 +122,30 @@ fn unplugged(l1: &mut L1) -> Result<(), Error> {
     .map(drop)
 }
 
-/// The second of two disks goes, and the guest comes back with the first.
+/// The host unbinds the second of two disks, and the guest reboots with the first.
 fn reboots_without(l1: &mut L1) -> Result<(), Error> {
     let (stays, goes) = (assigned(l1, 0)?, assigned(l1, 1)?);
     let unbind = vec!["/init".into(), "unbind".into(), goes.clone()];
     let guest = Guest::new("lose:1@2,reboots:1")
-        .command_line(IMPATIENT)
+        .command_line(SHORT_TIMEOUT)
         .reboots()
         .device(&stays)
         .device(&goes)
         .run_at(&marker(0), unbind);
     let outcome = guest.boot(l1)?;
-    assert!(outcome.is_success(), "{}", outcome.account());
+    assert!(outcome.is_success(), "{}", outcome.details());
     assert_eq!(counter(&outcome, "/reboots"), 1);
     let one_of_two =
         |report: &Report| matches!(report, Report::Error { what } if what.contains("1 of 2"));
-    assert!(outcome.reports.iter().any(one_of_two), "{}", outcome.account());
+    assert!(outcome.reports.iter().any(one_of_two), "{}", outcome.details());
     Ok(())
 }
 
-/// By AER: from the device to its port, to L1's kernel, to vfio-pci, to the VMM, which does as it was told.
+/// An AER error goes from the device to its port, to L1's kernel, to vfio-pci, and to the VMM.
 fn errs(l1: &mut L1) -> Result<(), Error> {
     let device = take(l1, Device::VirtioRng)?;
     let id = l1.machine().id(DISKS);
-    for (policy, steps, status, says) in [
+    for (policy, steps, status, message) in [
         ("stop", "pause:5000", 1, "so the guest is stopped"),
         ("reset", "pause:500", 0, "it is reset"),
         ("detach", "pause:500", 0, "it is taken from the guest"),
@@ -157,14 +157,14 @@ fn errs(l1: &mut L1) -> Result<(), Error> {
             guest.arguments(["--on-error", policy]).boot_along(l1, |monitor, printed| {
                 if !has_failed && printed.contains("\"report\":\"init\"") {
                     has_failed = true;
-                    monitor.fail(&id)?;
+                    monitor.inject_error(&id)?;
                 }
                 Ok(())
             })?;
-        let account = outcome.account();
-        assert_eq!(outcome.finished.ending, Ending::Status(status), "{account}");
+        let details = outcome.details();
+        assert_eq!(outcome.finished.ending, Ending::Status(status), "{details}");
         let line = outcome.stderr.lines().find(|line| line.contains(&device));
-        assert!(line.is_some_and(|line| line.contains(says)), "{account}");
+        assert!(line.is_some_and(|line| line.contains(message)), "{details}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! However the VMM leaves, it leaves nothing: no page pinned or mapped, no DMA, no interrupt, and a device that
-//! works for the next guest at once.
+//! Nothing stays after any end of the VMM: no page is pinned or mapped, the device does no DMA, and
+//! it works for the next guest at once.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,18 @@ use crate::support::{assert_refused, assigned, boot, faults, take};
 
 /// On machines with an NVMe first; on the fastest kernel only.
 pub const TESTS: &[Test] = &[
-    ("leaving: by a signal, an abort or a triple fault", by_signal),
-    ("leaving: killed at random moments", killed),
-    ("leaving: without memory for the guest", without_memory),
-    ("leaving: one process attaches and detaches again and again", attach),
+    ("leaving: nothing stays after a signal, an abort or a triple fault", by_signal),
+    ("leaving: nothing stays after a kill at a random moment", killed),
+    ("leaving: nothing stays when memory for the guest is short", without_memory),
+    ("leaving: one process attaches and detaches a device repeatedly", attach),
 ];
 
-/// For a kernel that can count its calls.
+/// For kernels with kprobes.
 pub const ON_STOCK: &[Test] = &[("leaving: the kernel resets the device of a killed VMM", reset)];
 
 /// On a machine with an edu.
-pub const ON_ZOO: &[Test] = &[("leaving: DMA under way reaches nothing", dma_under_way)];
+pub const ON_ALL_DEVICES: &[Test] =
+    &[("leaving: DMA in progress reaches nothing after the end", dma_in_progress)];
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -31,12 +32,12 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 const HASH: &str = "\"report\":\"hash\"";
-/// In the middle of these it ends.
+/// Steps during which the VMM ends.
 const BUSY: &str = "hash:64K,read:100000";
-const UNDER_IO: &str = "under I/O";
+const DURING_IO: &str = "during I/O";
 const SMALL: &str = "64M";
 
-/// What must be after the end as it was before the start.
+/// The state before a VMM starts, which must be the same after its end.
 struct Before {
     device: String,
     held: Held,
@@ -48,23 +49,24 @@ impl Before {
         Ok(Self { device, held: Held::now(l1)?, faults: faults(l1)? })
     }
 
-    /// Nothing is held, nothing moves, and nothing that moved was stopped by the IOMMU only.
-    fn assert_again(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
+    /// Asserts that the kernel holds the same pages, that the device is no bus master, and that the
+    /// IOMMU reported no fault.
+    fn assert_restored(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
         assert_eq!(Held::now(l1)?, self.held, "{how}");
         assert!(!is_bus_master(l1, &self.device)?, "{how}: {} may do DMA", self.device);
         assert_eq!(faults(l1)?, self.faults, "{how}\n{}", l1.kernel_log()?);
         Ok(())
     }
 
-    /// That, and the next guest has the device at once.
+    /// The same, and that the next guest can use the device at once.
     fn assert_usable(&self, l1: &mut L1, how: &str) -> Result<(), Error> {
-        self.assert_again(l1, how)?;
+        self.assert_restored(l1, how)?;
         let next = Guest::new("hash:64K").memory(SMALL).device(&self.device);
         boot(l1, &next).map(drop)
     }
 }
 
-/// A panic of any of its threads aborts the VMM as built (`panic = "abort"`), which is SIGABRT.
+/// SIGABRT stands for a panic of a thread: the VMM is built with `panic = "abort"`.
 fn by_signal(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
@@ -72,16 +74,17 @@ fn by_signal(l1: &mut L1) -> Result<(), Error> {
     for (signal, ending) in orderly.into_iter().chain([(SIGABRT, Ending::Signal(SIGABRT))]) {
         let guest = Guest::new(BUSY).memory(SMALL).device(&before.device);
         let outcome = guest.signal_at(HASH, signal).boot(l1)?;
-        assert_eq!(outcome.finished.ending, ending, "{}", outcome.account());
+        assert_eq!(outcome.finished.ending, ending, "{}", outcome.details());
         before.assert_usable(l1, &format!("signal {signal}"))?;
     }
     let guest = Guest::new("read:10,end:reboot").command_line("console=ttyS0 quiet reboot=t");
     let outcome = guest.memory(SMALL).device(&before.device).boot(l1)?;
-    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.account());
+    assert!(outcome.stderr.contains("triple fault"), "{}", outcome.details());
     before.assert_usable(l1, "a triple fault")
 }
 
-/// Of as many equal parts of its life as there are kills, each has one.
+/// Divides the run time of a VMM into equal parts, and kills one VMM at a random moment of each
+/// part.
 fn killed(l1: &mut L1) -> Result<(), Error> {
     let kills = times(8, 200);
     let device = assigned(l1, 0)?;
@@ -94,9 +97,9 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
     for kill in 0..kills {
         let moment = (life / kills) * kill + random.below(life / kills);
         let outcome = guest.clone().kill_after(moment).boot(l1)?;
-        // The last may have come too late.
+        // The last kill may come after the end.
         let was_killed = outcome.finished.ending == Ending::Signal(SIGKILL);
-        assert!(was_killed || outcome.is_success(), "{}", outcome.account());
+        assert!(was_killed || outcome.is_success(), "{}", outcome.details());
         *ends.entry(reached(&outcome)).or_insert(0_u64) += 1;
         before.assert_usable(l1, &format!("killed after {moment} ns"))?;
         if (kill + 1).is_multiple_of(25) {
@@ -104,23 +107,26 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
         }
     }
     println!("killed: {ends:?}");
-    assert!(ends.contains_key(UNDER_IO) && ends.len() > 1, "in its boot, and under I/O: {ends:?}");
+    assert!(
+        ends.contains_key(DURING_IO) && ends.len() > 1,
+        "no kill during I/O, or none before it: {ends:?}"
+    );
     Ok(())
 }
 
-/// How far a guest came.
+/// How far a guest came before the kill.
 fn reached(outcome: &Outcome) -> &'static str {
     let seen = |text| outcome.console.contains(text);
     match () {
-        () if outcome.finished.ending != Ending::Signal(SIGKILL) => "too late",
-        () if seen(HASH) => UNDER_IO,
+        () if outcome.finished.ending != Ending::Signal(SIGKILL) => "after the end",
+        () if seen(HASH) => DURING_IO,
         () if seen("\"report\":\"init\"") => "in the guest's init",
         () if !outcome.console.is_empty() => "in the guest's kernel",
-        () => "before the guest said anything",
+        () => "before the guest printed anything",
     }
 }
 
-/// Knuth's MMIX generator: its seed is printed.
+/// Knuth's MMIX generator.
 struct Random(u64);
 
 impl Random {
@@ -137,8 +143,8 @@ impl Random {
     }
 }
 
-/// Address space that ends is an error that helps. Memory that ends while it is populated is the kernel's
-/// out-of-memory killer, after a warning.
+/// With too little address space, the VMM reports an error with a remedy. With too little memory it
+/// prints a warning, and the kernel's out-of-memory killer ends it.
 fn without_memory(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
@@ -151,25 +157,26 @@ fn without_memory(l1: &mut L1) -> Result<(), Error> {
     let has_mib = field(&l1.read("/proc/meminfo")?, "MemTotal:").unwrap() >> 10;
     let all = format!("{}M", has_mib & !1);
     let outcome = Guest::new("hash:64K").memory(&all).device(&before.device).boot(l1)?;
-    assert_eq!(outcome.finished.ending, Ending::Signal(SIGKILL), "{}", outcome.account());
+    assert_eq!(outcome.finished.ending, Ending::Signal(SIGKILL), "{}", outcome.details());
     let warning = format!("--memory {all}: this host has ");
-    assert!(outcome.stderr.contains(&warning), "{}", outcome.account());
+    assert!(outcome.stderr.contains(&warning), "{}", outcome.details());
     before.assert_usable(l1, "out of memory")
 }
 
-/// Its VM has as many slots and GSIs as one device takes, and it looks at itself for all else.
+/// The example's VM has only as many slots and GSIs as one device takes, and the example checks its
+/// own fds, mappings and memory.
 fn attach(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Before::of(l1, device)?;
     let count = times(20, 200).to_string();
     let run = l1.run(Program {
-        arguments: [place::ATTACH, &before.device, &count].map(str::to_owned).to_vec(),
+        arguments: [place::example("attach"), before.device.clone(), count.clone()].to_vec(),
         ..Program::default()
     })?;
     println!("{}", run.stdout);
-    let said = format!("{}{}", run.stdout, run.stderr);
-    assert_eq!(run.finished.ending, Ending::Status(0), "{said}");
-    assert!(run.stdout.contains(&format!("after {count}: Held")), "{said}");
+    let output = format!("{}{}", run.stdout, run.stderr);
+    assert_eq!(run.finished.ending, Ending::Status(0), "{output}");
+    assert!(run.stdout.contains(&format!("after {count}: Held")), "{output}");
     before.assert_usable(l1, "attached and detached")
 }
 
@@ -177,10 +184,10 @@ const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
 const HITS: &str = "/sys/kernel/tracing/kprobe_profile";
 const PROBE_ON: &str = "/sys/kernel/tracing/events/kprobes/device_reset/enable";
 
-/// Once when the VMM opens the device, and once more when the kernel closes it in its place.
+/// The kernel resets the device when the VMM opens it, and when it closes the killed VMM's file.
 fn reset(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
-    // All ways in which vfio-pci resets a single function go through this.
+    // vfio-pci calls this function for every reset of a single function.
     write(l1, PROBES, "p:device_reset __pci_reset_function_locked")?;
     write(l1, PROBE_ON, "1")?;
     let guest = Guest::new(BUSY).memory("128M").device(&device);
@@ -190,17 +197,17 @@ fn reset(l1: &mut L1) -> Result<(), Error> {
     let after = hits(&l1.read(HITS)?);
     write(l1, PROBE_ON, "0")?;
     write(l1, PROBES, "")?;
-    assert_eq!((seen, after), (Some(1), Some(2)), "{}", outcome.account());
+    assert_eq!((seen, after), (Some(1), Some(2)), "{}", outcome.details());
     Ok(())
 }
 
 fn write(l1: &mut L1, path: &str, contents: &str) -> Result<(), Error> {
-    l1.tell(&Request::Write { path: path.into(), contents: contents.into() })
+    l1.perform(&Request::Write { path: path.into(), contents: contents.into() })
 }
 
-/// The device moves memory at any time, each time for a tenth of a second, and has no reset. It is stopped by
-/// the kernel before its memory is unmapped: no access of it reaches the IOMMU.
-fn dma_under_way(l1: &mut L1) -> Result<(), Error> {
+/// The device always does DMA, each of which takes 0.1 s, and has no reset. The kernel turns its
+/// bus mastering off before it unmaps its memory, so the IOMMU reports no fault.
+fn dma_in_progress(l1: &mut L1) -> Result<(), Error> {
     let device = take(l1, Device::Edu)?;
     let before = Before::of(l1, device)?;
     for signal in [SIGKILL, SIGABRT, SIGTERM] {
@@ -209,12 +216,12 @@ fn dma_under_way(l1: &mut L1) -> Result<(), Error> {
             .device_without_reset(&before.device)
             .signal_at("\"report\":\"copies\"", signal)
             .boot(l1)?;
-        assert!(!outcome.is_success(), "{}", outcome.account());
-        before.assert_again(l1, &format!("signal {signal}"))?;
-        // Longer than what was under way.
+        assert!(!outcome.is_success(), "{}", outcome.details());
+        before.assert_restored(l1, &format!("signal {signal}"))?;
+        // This takes longer than the DMA in progress.
         let wait = Guest::new("pause:300").small().memory("128M");
         boot(l1, &wait)?;
-        before.assert_again(l1, &format!("a while after signal {signal}"))?;
+        before.assert_restored(l1, &format!("a while after signal {signal}"))?;
     }
     Ok(())
 }

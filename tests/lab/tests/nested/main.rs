@@ -1,7 +1,7 @@
-//! What the project must show on a machine with an IOMMU, shown in the nested machine.
+//! Tests in the nested machine, which has an IOMMU.
 //!
-//! These are ignored unless asked for, as `cargo lab test` does: they boot emulated machines. Tests that ask
-//! for equal machines share one, so the list is in order of machines.
+//! They boot emulated machines, so `cargo test` ignores them and `cargo lab test` runs them. Tests
+//! with equal machines share one, so the lists are in the order of machines.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
@@ -13,6 +13,7 @@ mod data;
 mod devices;
 mod endings;
 mod errors;
+mod examples;
 mod held;
 mod host;
 mod layout;
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
 use libtest_mimic::{Arguments, Trial};
 
-/// A test: its name, and what it does in a machine.
+/// A test: its name, and the function that runs it on a machine.
 type Test = (&'static str, fn(&mut L1) -> Result<(), Error>);
 
 /// The machine for most tests: two NVMes in groups of their own, and a group of several devices.
@@ -43,40 +44,72 @@ fn full(kernel: Kernel) -> Machine {
     Machine::new(kernel).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup])
 }
 
-/// With an IOMMU of 39 address bits, as many client machines have.
+/// A machine with an IOMMU of 39 address bits, as many client machines have.
 fn narrow(kernel: Kernel) -> Machine {
     Machine::new(kernel).iommu(Iommu::Intel { address_bits: 39 })
 }
 
-/// With an IOMMU of AMD's, and RAM for large guests.
+/// A machine with AMD's IOMMU, and with RAM for large guests.
 fn amd() -> Machine {
     Machine::new(Kernel::Stock612).iommu(Iommu::Amd).memory_mib(6144)
 }
 
-/// With a device of each kind.
-fn zoo(kernel: Kernel) -> Machine {
+/// A machine with a device of each kind.
+fn all_devices(kernel: Kernel) -> Machine {
     Machine::new(kernel).devices(devices::DEVICES).memory_mib(3072)
 }
 
-/// Tests that share a machine, with the machine's name.
+/// Tests that share a machine: the machine's name, its description, and the tests.
 type Group = (&'static str, Machine, Vec<Test>);
 
-/// Every test, those of equal machines together. The lanes take about as long as one another.
+/// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
-    let main = [data::TESTS, reads::TESTS, mappings::TESTS].concat();
-    let rest = [
+    [first_lane(), second_lane()]
+}
+
+fn tests_of_the_data_path() -> Vec<Test> {
+    [data::TESTS, reads::TESTS, mappings::TESTS].concat()
+}
+
+fn tests_of_all_devices() -> Vec<Test> {
+    [devices::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES].concat()
+}
+
+fn first_lane() -> Vec<Group> {
+    let stock = [
+        tests_of_the_data_path().as_slice(),
         shapes::TESTS,
         layout::TESTS,
         big::HUGE_PAGES,
         endings::TESTS,
         errors::TESTS,
         moves::TESTS,
+        leaving::ON_STOCK,
+        control::TESTS,
+        tools::TESTS,
+        conformance::TESTS,
     ]
     .concat();
-    let of_zoo = [devices::TESTS, p2p::TESTS, moves::ON_ZOO, leaving::ON_ZOO].concat();
+    let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
+    let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
+    let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
+    vec![
+        ("6.12", full(Kernel::Stock612), stock),
+        ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
+        ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
+        ("6.12", xhci, usb::TESTS.to_vec()),
+        ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
+        ("small", e1000e, nics::TESTS.to_vec()),
+        ("small, ports", ports, host::TESTS.to_vec()),
+        ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
+    ]
+}
+
+fn second_lane() -> Vec<Group> {
     let small = [
-        main.as_slice(),
+        tests_of_the_data_path().as_slice(),
         endings::TESTS,
+        examples::TESTS,
         leaving::TESTS,
         moves::TESTS,
         moves::LONG,
@@ -84,47 +117,17 @@ fn lanes() -> [Vec<Group>; LANES] {
         privilege::TESTS,
     ]
     .concat();
-    let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
-    let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
-    let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
-    [
-        vec![
-            (
-                "6.12",
-                full(Kernel::Stock612),
-                [
-                    main.as_slice(),
-                    &rest,
-                    leaving::ON_STOCK,
-                    control::TESTS,
-                    tools::TESTS,
-                    conformance::TESTS,
-                ]
-                .concat(),
-            ),
-            ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
-            ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
-            ("6.12", xhci, usb::TESTS.to_vec()),
-            ("6.12", zoo(Kernel::Stock612), of_zoo.clone()),
-            ("small", e1000e, nics::TESTS.to_vec()),
-            ("small, ports", ports, host::TESTS.to_vec()),
-            ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
-        ],
-        vec![
-            ("small", full(Kernel::Small), small),
-            // MSI-X of its VFIO cannot grow (NORESIZE), unlike 6.12's. Too old for the guard that many reads
-            // need.
-            (
-                "6.1",
-                full(Kernel::Stock61),
-                [data::TESTS, moves::TESTS, conformance::TESTS].concat(),
-            ),
-            ("6.1", zoo(Kernel::Stock61), of_zoo),
-        ],
+    // The VFIO of 6.1 cannot add MSI-X vectors (NORESIZE), unlike that of 6.12. 6.1 cannot have the
+    // guard, without which tests with many reads fail.
+    let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
+    vec![
+        ("small", full(Kernel::Small), small),
+        ("6.1", full(Kernel::Stock61), old),
+        ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]
 }
 
-/// Those of the lane that is asked for, or all.
+/// The groups of the lane in the environment variable, or of all lanes.
 fn groups() -> Vec<Group> {
     let lane = std::env::var(LANE).ok();
     let lane: Option<usize> = lane.map(|lane| lane.parse().expect("a lane is a number"));
@@ -153,13 +156,13 @@ fn trial(group: &str, machine: Machine, (name, test): Test, machines: Machines) 
     Trial::test(format!("{name} ({group})"), run).with_ignored_flag(true)
 }
 
-/// The machines of all tests; nothing is set up before the first test that runs.
+/// The pool of machines. The lab is set up when the first test runs, not when tests are listed.
 #[derive(Clone, Default)]
 struct Machines(Arc<Mutex<Option<Pool>>>);
 
 impl Machines {
     fn run(&self, machine: &Machine, test: fn(&mut L1) -> Result<(), Error>) -> Result<(), Error> {
-        // A test that panicked has left the pool without a machine, and sound.
+        // After a panic of a test the pool is sound: it has no machine.
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.is_none() {
             *pool = Some(Pool::new(Lab::set_up()?));
@@ -167,7 +170,7 @@ impl Machines {
         pool.as_mut().expect("it was just made").with(machine, test)
     }
 
-    /// Says how many machines there were, and ends the last.
+    /// Prints the number of machines, which `cargo lab test` counts, and ends the last machine.
     fn report(&self) {
         if let Some(pool) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let tally = pool.tally();

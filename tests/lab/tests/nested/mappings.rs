@@ -1,4 +1,4 @@
-//! What is mapped for DMA, while a guest runs and after its end.
+//! Mappings for DMA while a guest runs and after its end.
 
 use lab::protocol::{Ending, Program, Sighting};
 use lab::{Error, Guest, L1, place};
@@ -8,10 +8,10 @@ use crate::held::{Held, REFRESH, VMSTAT, field, is_bus_master};
 use crate::support::{assigned, boot, boot_with_nvme, counter};
 
 pub const TESTS: &[Test] = &[
-    ("one MAP_DMA a RAM region", one_map_a_region),
+    ("each RAM region takes one MAP_DMA", one_map_for_a_region),
     ("nothing stays mapped or pinned after the end", nothing_stays_after_the_end),
     ("nothing stays mapped or pinned after SIGKILL", nothing_stays_after_a_kill),
-    ("mapping costs what the ioctl costs", map_cost),
+    ("mapping costs at most 10% more than the bare ioctl", map_cost),
 ];
 
 /// The guest's RAM.
@@ -21,15 +21,15 @@ const INIT: &str = "\"report\":\"init\"";
 const HASH: &str = "\"report\":\"hash\"";
 const STATUS: &str = "/proc/{pid}/status";
 
-fn one_map_a_region(l1: &mut L1) -> Result<(), Error> {
+fn one_map_for_a_region(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot_with_nvme(l1, "look")?;
     let regions = counter(&outcome, "/ram_regions");
-    assert!(regions > 0, "{}", outcome.account());
-    assert_eq!(counter(&outcome, "/vfio_ioctls/map_dma"), regions, "{}", outcome.account());
+    assert!(regions > 0, "{}", outcome.details());
+    assert_eq!(counter(&outcome, "/vfio_ioctls/map_dma"), regions, "{}", outcome.details());
     Ok(())
 }
 
-/// Of memory that is there, in one run and in turns, by L1's clock of instructions.
+/// Compares the two in turns in one run, with populated memory, by L1's clock.
 fn map_cost(l1: &mut L1) -> Result<(), Error> {
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?];
     let words =
@@ -56,21 +56,21 @@ fn nothing_stays_after_the_end(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// In the middle of reads; and the device works for the next guest at once.
+/// Kills the VMM during reads. The device works for the next guest at once.
 fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let before = Held::now(l1)?;
     let guest = Guest::new("hash:4M,read:100000").device(&device);
     let killed = guest.look_at(INIT, &[REFRESH, VMSTAT, STATUS]).signal_at(HASH, 9).boot(l1)?;
-    assert_eq!(killed.finished.ending, Ending::Signal(9), "{}", killed.account());
+    assert_eq!(killed.finished.ending, Ending::Signal(9), "{}", killed.details());
     assert_held(&killed.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
     assert!(!is_bus_master(l1, &device)?, "{device} may still do DMA");
     boot(l1, &Guest::new("hash:4M").device(&device)).map(|_| ())
 }
 
-/// While the guest ran, its RAM was pinned, mapped, and counted against the process's limit: what is looked
-/// for after the end can be seen.
+/// Asserts that the guest's RAM was pinned, mapped and counted as locked while the guest ran. So
+/// the counters that are compared after the end do change.
 fn assert_held(seen: &Sighting, before: &Held) {
     let during = Held::of(&seen.files[VMSTAT]);
     let ram_pages = RAM_KIB / 4;

@@ -1,5 +1,5 @@
-//! A NIC whose driver can be told by what to interrupt: the pin or MSI-X. (Told to use MSI, QEMU's e1000e
-//! signals nothing to its host either; `usb` has a device that does.)
+//! A NIC whose driver has an option for INTx or MSI-X. With MSI, QEMU's e1000e signals no
+//! interrupts even without a VMM; `usb` tests MSI with another device.
 
 use guest::Report;
 use lab::{Error, Guest, L1};
@@ -8,16 +8,17 @@ use crate::Test;
 use crate::support::{assigned, boot, counter};
 
 pub const TESTS: &[Test] = &[
-    ("an e1000e answers by INTx", |l1| answers(l1, 0, "intx")),
-    ("an e1000e answers by MSI-X", |l1| answers(l1, 2, "msix")),
+    ("an e1000e interrupts by INTx without the VMM", |l1| answers(l1, 0, "intx")),
+    ("an e1000e interrupts by MSI-X without the VMM", |l1| answers(l1, 2, "msix")),
 ];
 
 const ASKED: u64 = 200;
 
-/// Beside them the VMM is woken by the console, and does what a boot and an end need.
+/// The limit of wake-ups and SET_IRQS calls: the console wakes the VMM, and boot and end need some.
 const FEW: u64 = ASKED / 2;
 
-/// Each question is answered, and each answer comes with an interrupt, of which the VMM hears nothing.
+/// Each ARP request is answered, and each answer comes with an interrupt that does not wake the
+/// VMM.
 fn answers(l1: &mut L1, mode: u8, kind: &str) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let guest = Guest::new(&format!("look,net:{ASKED}"));
@@ -28,14 +29,14 @@ fn answers(l1: &mut L1, mode: u8, kind: &str) -> Result<(), Error> {
         _ => None,
     });
     let (found, answered, interrupts) =
-        net.unwrap_or_else(|| panic!("no network\n{}", outcome.account()));
-    assert_eq!((found.as_str(), *answered), (kind, ASKED), "{}", outcome.account());
+        net.unwrap_or_else(|| panic!("no network\n{}", outcome.details()));
+    assert_eq!((found.as_str(), *answered), (kind, ASKED), "{}", outcome.details());
     let of_nic = interrupts.iter().filter(|(name, _)| name.starts_with("eth0"));
     let count: u64 = of_nic.map(|(_, count)| count).sum();
-    assert!(count >= ASKED, "{count} interrupts\n{}", outcome.account());
+    assert!(count >= ASKED, "{count} interrupts\n{}", outcome.details());
     for path in ["/wakeups", "/vfio_ioctls/set_irqs"] {
         let calls = counter(&outcome, path);
-        assert!(calls < FEW, "{calls} of {path}\n{}", outcome.account());
+        assert!(calls < FEW, "{calls} of {path}\n{}", outcome.details());
     }
     Ok(())
 }

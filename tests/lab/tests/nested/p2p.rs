@@ -1,4 +1,4 @@
-//! DMA from one assigned device to another.
+//! Peer-to-peer DMA between assigned devices.
 
 use guest::Report;
 use lab::{Device, Error, Guest, L1, Outcome};
@@ -8,17 +8,17 @@ use crate::support::{boot, counter, faults, take};
 
 /// On a machine with devices of each kind.
 pub const TESTS: &[Test] = &[
-    ("an edu reaches the memory of an ivshmem where its BAR is", reached),
-    ("an edu does not reach it with p2p=off", kept_off),
+    ("DMA of an edu reaches the BAR of an ivshmem", reached),
+    ("DMA of an edu does not reach the BAR of an ivshmem with p2p=off", kept_off),
 ];
 
-/// What the edu did not reach, and what it should not have.
+/// The number of accesses that did not reach the BAR, and the accesses that should not have.
 fn found(outcome: &Outcome) -> (usize, Vec<String>) {
     let found = outcome.reports.iter().find_map(|report| match report {
         Report::P2p { unreached, harmed } => Some((unreached.clone(), harmed.clone())),
         _ => None,
     });
-    let (unreached, harmed) = found.unwrap_or_else(|| panic!("no report\n{}", outcome.account()));
+    let (unreached, harmed) = found.unwrap_or_else(|| panic!("no report\n{}", outcome.details()));
     (unreached.len(), harmed)
 }
 
@@ -31,18 +31,18 @@ fn guest(l1: &mut L1, option: &str) -> Result<(Guest, String), Error> {
     Ok((guest, memory))
 }
 
-/// Astray it faults, and nothing is harmed.
+/// The IOMMU stops DMA at the BAR's old address and while decoding is off.
 fn reached(l1: &mut L1) -> Result<(), Error> {
     let before = faults(l1)?;
     let (guest, memory) = guest(l1, "")?;
     let outcome = boot(l1, &guest)?;
-    assert_eq!(found(&outcome), (0, vec![]), "{}", outcome.account());
-    assert!(faults(l1)? > before, "{}", outcome.account());
+    assert_eq!(found(&outcome), (0, vec![]), "{}", outcome.details());
+    assert!(faults(l1)? > before, "{}", outcome.details());
     let calls =
         ["maps", "unmaps"].map(|call| counter(&outcome, &format!("/devices/{memory}/p2p_{call}")));
-    // On, away, back, and on again; its registers are less than a page.
-    assert_eq!(calls, [4, 4], "{}", outcome.account());
-    assert!(!outcome.stderr.contains("DMA of other devices"), "{}", outcome.account());
+    // Decoding on, moved away, moved back, on again. BAR0 is smaller than a page and is not mapped.
+    assert_eq!(calls, [4, 4], "{}", outcome.details());
+    assert!(!outcome.stderr.contains("DMA of other devices"), "{}", outcome.details());
     Ok(())
 }
 
@@ -50,8 +50,8 @@ fn kept_off(l1: &mut L1) -> Result<(), Error> {
     let before = faults(l1)?;
     let (guest, memory) = guest(l1, ",p2p=off")?;
     let outcome = boot(l1, &guest)?;
-    assert_eq!(found(&outcome), (4, vec![]), "{}", outcome.account());
-    assert!(faults(l1)? > before, "{}", outcome.account());
+    assert_eq!(found(&outcome), (4, vec![]), "{}", outcome.details());
+    assert!(faults(l1)? > before, "{}", outcome.details());
     assert_eq!(counter(&outcome, &format!("/devices/{memory}/p2p_maps")), 0);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The VMM does with the least: as an ordinary user, with the system calls of its lists and no other.
+//! The VMM runs as an ordinary user, with only the system calls of its seccomp lists.
 
 use lab::protocol::{Ending, Program, Request};
 use lab::{Error, Guest, L1, place, sha256, times};
@@ -8,9 +8,9 @@ use crate::support::{VFIO, assigned, boot, hashes};
 
 /// On a machine with two NVMes first, and a group of several devices; on the fastest kernel only.
 pub const TESTS: &[Test] = &[
-    ("privilege: an ordinary user without capabilities", ordinary),
-    ("privilege: what a user may not open is passed in open", passed),
-    ("privilege: each system call for devices is needed", needed),
+    ("privilege: an ordinary user without capabilities runs the VMM", ordinary),
+    ("privilege: the VMM uses files that are passed open", passed),
+    ("privilege: the VMM needs each system call for devices", needed),
 ];
 
 const USER: u32 = 1000;
@@ -18,18 +18,19 @@ const INIT: &str = "\"report\":\"init\"";
 const STATUS: &str = "/proc/{pid}/status";
 const HASHED: usize = 1 << 20;
 
-/// Rows that are needed with devices only. The tests of `vmm` see to all others.
+/// The rows of the lists that are needed only with devices. The tests of `vmm` check all others.
 const ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-devices.txt");
-/// What a VMM ends with that made a call which is on no list.
+/// How a VMM ends after a call that is on no list.
 const NOT_ALLOWED: Ending = Ending::Status(159);
 
+/// Gives `/dev/kvm` and the nodes of `/dev/vfio` to a user.
 fn own(l1: &mut L1, user: u32) -> Result<(), Error> {
     ["/dev/kvm", "/dev/vfio"]
         .iter()
-        .try_for_each(|path| l1.tell(&Request::Own { path: (*path).into(), user }))
+        .try_for_each(|path| l1.perform(&Request::Own { path: (*path).into(), user }))
 }
 
-/// `/dev/kvm` and the group's node are its own, and it may lock the guest's memory.
+/// The user owns `/dev/kvm` and the group's node, and may lock the guest's memory.
 fn ordinary(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     own(l1, USER)?;
@@ -42,7 +43,7 @@ fn ordinary(l1: &mut L1) -> Result<(), Error> {
         .reboots();
     let outcome = boot(l1, &guest)?;
     own(l1, 0)?;
-    assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.account());
+    assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.details());
     let status = &outcome.finished.sightings[0].files[STATUS];
     let value = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -52,12 +53,12 @@ fn ordinary(l1: &mut L1) -> Result<(), Error> {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(value(set), "0000000000000000", "{set}");
     }
-    // 2: by a filter (proc(5)).
+    // 2 is SECCOMP_MODE_FILTER (proc(5)).
     assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1", "2"));
     Ok(())
 }
 
-/// That of a device's group.
+/// The path of the node of a device's group.
 fn node(l1: &mut L1, device: &str) -> Result<String, Error> {
     let list = l1.run(Program {
         arguments: [place::VMM, "devices"].map(str::to_owned).to_vec(),
@@ -67,7 +68,8 @@ fn node(l1: &mut L1, device: &str) -> Result<String, Error> {
     Ok(format!("/dev/vfio/{}", line.split_whitespace().nth(1).unwrap()))
 }
 
-/// A guest of whose files, of KVM and of this group's node nothing is its user's.
+/// A guest whose VMM gets kernel, initrd, /dev/kvm and the group's node as open files. Its user may
+/// open none of them.
 fn all_passed(node: &str) -> Guest {
     let files = [place::KERNEL, place::INITRD, "/dev/kvm", node].map(str::to_owned);
     Guest::new("hash:1M,reboots:1")
@@ -87,7 +89,7 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     let named = format!("{device},fd={{3}}");
     for name in ["fd={3}", &named] {
         let outcome = boot(l1, &all_passed(&own).device(name))?;
-        assert_eq!(hashes(&outcome), vec![expected.clone(); 2], "{}", outcome.account());
+        assert_eq!(hashes(&outcome), vec![expected.clone(); 2], "{}", outcome.details());
     }
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
@@ -96,16 +98,17 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     let several = [nics[1].as_str(), "name one: --vfio ADDRESS,fd="];
     for (name, parts) in [(named.as_str(), wrong), ("fd={3}", several)] {
         let outcome = all_passed(&other).device(name).boot(l1)?;
-        assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.account());
+        assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.details());
         for part in parts {
-            assert!(outcome.stderr.contains(part), "no {part:?}: {}", outcome.account());
+            assert!(outcome.stderr.contains(part), "no {part:?}: {}", outcome.details());
         }
     }
     Ok(())
 }
 
-/// The VMM without one of its calls ends, and names it. A guest that reads, and boots again, does most: its BARs come, are
-/// reached by another device, and go; MSI-X, INTx; two devices are reset with their bus. Another resets its NVMe.
+/// Takes each row from the lists in turn: the VMM must end, and name the call. The first guest
+/// needs most calls: it reads, reboots, maps and unmaps BARs for peer-to-peer DMA, uses MSI-X and
+/// INTx, and has two devices that are reset with their bus. The second guest resets its NVMe.
 fn needed(l1: &mut L1) -> Result<(), Error> {
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
@@ -120,7 +123,8 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
     let mut unneeded = Vec::new();
     for row in ROWS.lines().step_by(usize::try_from(times(4, 1)).unwrap()) {
         let mut is_missed = false;
-        // A VMM that ended at a reboot leaves word of that on the disk, and the next guest boots but once.
+        // If the VMM ends at the guest's reboot, the disk still holds the number of reboots, and
+        // the next guest does not reboot. So try the first guest twice.
         for guest in [&guests[0], &guests[0], &guests[1]] {
             is_missed = is_missed || misses(l1, guest, row)?;
         }
@@ -132,6 +136,7 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the VMM without `row` ends and names the call.
 fn misses(l1: &mut L1, guest: &Guest, row: &str) -> Result<bool, Error> {
     let option = format!("--seccomp=on,without={row}");
     let outcome = guest.clone().arguments([option]).boot(l1)?;

@@ -1,4 +1,4 @@
-//! The data path does not pass through the VMM.
+//! Reads of a disk do not involve the VMM.
 
 use guest::Report;
 use lab::{Error, L1, Outcome};
@@ -11,42 +11,43 @@ pub const TESTS: &[Test] =
 
 const READS: u64 = 10_000;
 
-/// Each a trap of the guest's into the VMM.
+/// Counters of accesses that the VMM handles.
 const COUNTERS: [&str; 4] = ["config_reads", "config_writes", "bar_reads", "bar_writes"];
 
-/// The console wakes the VMM now and then, and so do the first two interrupts of a vector, until its route is
-/// committed; interrupts that it had to pass on by hand for good would do so 10,000 times.
+/// The limit of wake-ups. The console causes up to 20, and the first two interrupts of a vector
+/// cause one each, until its route is committed. If the VMM injected all interrupts itself, there
+/// would be 10,000.
 const FEW_WAKEUPS: u64 = 20 + 2;
 
-/// Two boots differ by the reads alone, so the difference of the counters is what the reads cost.
+/// Two boots differ only by the reads, so the difference of the counters is the cost of the reads.
 fn reads_are_free(l1: &mut L1) -> Result<(), Error> {
     assert_eq!(
         l1.unguarded(),
         None,
-        "an interrupt that comes twice would be counted, and handled by traps"
+        "without the guard, a double interrupt would be counted and handled"
     );
     let address = l1.machine().address(0);
     let without = boot_with_nvme(l1, "read:0")?;
     let with = boot_with_nvme(l1, &format!("read:{READS}"))?;
     for name in COUNTERS {
         let path = format!("/devices/{address}/{name}");
-        assert_eq!(counter(&with, &path), counter(&without, &path), "{name}\n{}", with.account());
+        assert_eq!(counter(&with, &path), counter(&without, &path), "{name}\n{}", with.details());
     }
-    // The main thread's, and the CPUs' that a signal brought out of the guest.
+    // Wake-ups of the main thread, and exits of vCPUs because of a signal.
     for path in ["/wakeups", "/exits/other"] {
         let more = counter(&with, path).saturating_sub(counter(&without, path));
-        assert!(more <= FEW_WAKEUPS, "{more} more of {path}\n{}", with.account());
+        assert!(more <= FEW_WAKEUPS, "{more} more of {path}\n{}", with.details());
     }
-    assert_eq!(nvme_interrupts(&with), READS, "one interrupt per read\n{}", with.account());
+    assert_eq!(nvme_interrupts(&with), READS, "one interrupt per read\n{}", with.details());
     Ok(())
 }
 
-/// Those that the guest had from the NVMe during exactly the reads.
+/// The number of the NVMe's interrupts during the reads.
 fn nvme_interrupts(outcome: &Outcome) -> u64 {
     let of_reads = outcome.reports.iter().find_map(|report| match report {
         Report::Read { interrupts, .. } => Some(interrupts),
         _ => None,
     });
-    let of_reads = of_reads.unwrap_or_else(|| panic!("no reads\n{}", outcome.account()));
+    let of_reads = of_reads.unwrap_or_else(|| panic!("no reads\n{}", outcome.details()));
     of_reads.iter().filter(|(name, _)| name.starts_with("nvme")).map(|(_, count)| count).sum()
 }

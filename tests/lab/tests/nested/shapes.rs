@@ -1,4 +1,4 @@
-//! Other shapes of machines and guests.
+//! Guests without a device, with two devices, and with several vCPUs.
 
 use guest::{Function, Report};
 use lab::{Error, Guest, L1, Outcome, sha256};
@@ -7,17 +7,17 @@ use crate::Test;
 use crate::support::{assigned, boot, hashes};
 
 pub const TESTS: &[Test] = &[
-    ("a guest without a device", no_device),
-    ("two NVMes of two groups in one guest", two_nvmes),
-    ("a guest with two vCPUs", |l1| several_cpus(l1, 2)),
-    ("a guest with 16 vCPUs", |l1| several_cpus(l1, 16)),
+    ("a guest boots without a device", no_device),
+    ("two NVMes of two groups work in one guest", two_nvmes),
+    ("a guest runs on two vCPUs", |l1| several_cpus(l1, 2)),
+    ("a guest runs on 16 vCPUs", |l1| several_cpus(l1, 16)),
 ];
 
 const HASHED: usize = 4 << 20;
 
 fn no_device(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot(l1, &Guest::new("look"))?;
-    assert_eq!(nvmes(&outcome), [], "{}", outcome.account());
+    assert_eq!(nvmes(&outcome), [], "{}", outcome.details());
     Ok(())
 }
 
@@ -27,9 +27,9 @@ fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
     expected.sort();
     let guest = Guest::new("look,hash:4M,read:100").device(&devices[0]).device(&devices[1]);
     let outcome = boot(l1, &guest)?;
-    // Which controller the guest's kernel calls nvme0 depends on which was ready first.
-    assert_eq!(hashes(&outcome), expected, "{}", outcome.account());
-    assert_eq!(nvmes(&outcome).len(), 2, "{}", outcome.account());
+    // The guest's kernel names controllers in the order in which they are ready.
+    assert_eq!(hashes(&outcome), expected, "{}", outcome.details());
+    assert_eq!(nvmes(&outcome).len(), 2, "{}", outcome.details());
     Ok(())
 }
 
@@ -38,10 +38,10 @@ fn several_cpus(l1: &mut L1, count: u32) -> Result<(), Error> {
     let expected = sha256(&l1.image(0)?[..HASHED]);
     let outcome = boot(l1, &Guest::new("hash:4M,read:1000").device(&device).cpus(count))?;
     let Some(Report::Init { cpus, .. }) = outcome.reports.first() else {
-        panic!("no first report\n{}", outcome.account());
+        panic!("no first report\n{}", outcome.details());
     };
     assert_eq!(*cpus, format!("0-{}", count - 1));
-    assert_eq!(hashes(&outcome), [expected], "{}", outcome.account());
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
     Ok(())
 }
 
@@ -50,6 +50,6 @@ fn nvmes(outcome: &Outcome) -> Vec<Function> {
         Report::Pci { functions } => Some(functions),
         _ => None,
     });
-    let functions = functions.unwrap_or_else(|| panic!("no functions\n{}", outcome.account()));
+    let functions = functions.unwrap_or_else(|| panic!("no functions\n{}", outcome.details()));
     functions.iter().filter(|function| function.class == "010802").cloned().collect()
 }

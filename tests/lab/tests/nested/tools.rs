@@ -1,45 +1,36 @@
-//! The commands that prepare a host, on a real kernel: `vmm check`, `devices`, `bind`, `unbind`.
+//! The commands that prepare a host: `vmm check`, `devices`, `bind` and `unbind`.
 
 use lab::protocol::{Ending, Program};
 use lab::{Error, Guest, L1, Run, place};
 
 use crate::Test;
-use crate::support::{VFIO, assigned, boot};
+use crate::support::{NOBODY, VFIO, assert_parts, assigned, boot};
 
 pub const TESTS: &[Test] = &[
-    ("tools: a device goes to vfio-pci and back, twice", round_trip),
-    ("tools: a bound NVMe is listed, checked and boots a guest", bound),
-    ("tools: who breaks a group is named by all", shared_group),
-    ("tools: a device in use is not taken away", in_use),
-    ("tools: a user that may not is told", no_permission),
+    ("tools: bind and unbind move a device to vfio-pci and back, twice", round_trip),
+    ("tools: a bound NVMe is listed, passes the check and boots a guest", bound),
+    ("tools: all commands name the device that makes a group not viable", shared_group),
+    ("tools: unbind refuses a device in use", in_use),
+    ("tools: bind reports a missing permission", no_permission),
 ];
 
-/// A user without any capability.
-const NOBODY: u32 = 65534;
+const SUCCESS: Ending = Ending::Status(0);
 
-const GOOD: Ending = Ending::Status(0);
-
-/// Runs the program in L1 with these words.
+/// Runs `vmm` in L1 with these words as arguments.
 fn vmm(l1: &mut L1, words: &str, user: Option<u32>) -> Result<Run, Error> {
     let words = [place::VMM].into_iter().chain(words.split(' '));
     l1.run(Program { arguments: words.map(str::to_owned).collect(), user, ..Program::default() })
 }
 
-/// What it said, where it ended so.
-fn says(l1: &mut L1, words: &str, ending: Ending) -> Result<String, Error> {
+/// Runs `vmm` as root and asserts how it ends; returns its output.
+fn output(l1: &mut L1, words: &str, ending: Ending) -> Result<String, Error> {
     let run = vmm(l1, words, None)?;
     let text = format!("{}{}", run.stdout, run.stderr);
-    assert_eq!(run.finished.ending, ending, "vmm {words} said:\n{text}");
+    assert_eq!(run.finished.ending, ending, "vmm {words} printed:\n{text}");
     Ok(text)
 }
 
-fn assert_parts(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in:\n{text}");
-    }
-}
-
-/// The driver that has a device and the one that may, as the kernel tells them.
+/// Asserts a device's driver and its `driver_override`, from sysfs.
 fn assert_at(l1: &mut L1, device: &str, driver: &str, driver_override: &str) -> Result<(), Error> {
     let folder = format!("/sys/bus/pci/devices/{device}");
     assert_parts(&l1.read(&format!("{folder}/uevent"))?, &[&format!("DRIVER={driver}\n")]);
@@ -51,16 +42,16 @@ fn round_trip(l1: &mut L1) -> Result<(), Error> {
     let device = l1.machine().address(0);
     l1.bind(&device, Some("nvme"))?;
     for _ in 0..2 {
-        let text = says(l1, &format!("bind {device}"), GOOD)?;
+        let text = output(l1, &format!("bind {device}"), SUCCESS)?;
         assert_parts(&text, &[&format!("{device}: vfio-pci (was: nvme); alone in group ")]);
         assert_at(l1, &device, "vfio-pci", "vfio-pci")?;
-        let text = says(l1, &format!("bind {device}"), GOOD)?;
+        let text = output(l1, &format!("bind {device}"), SUCCESS)?;
         assert_parts(&text, &[&format!("{device}: vfio-pci, as before")]);
 
-        let text = says(l1, &format!("unbind {device}"), GOOD)?;
+        let text = output(l1, &format!("unbind {device}"), SUCCESS)?;
         assert_parts(&text, &[&format!("{device}: nvme (was: vfio-pci)")]);
         assert_at(l1, &device, "nvme", "(null)")?;
-        let text = says(l1, &format!("unbind {device}"), GOOD)?;
+        let text = output(l1, &format!("unbind {device}"), SUCCESS)?;
         assert_parts(&text, &[&format!("{device}: nvme, as before")]);
     }
     Ok(())
@@ -68,13 +59,13 @@ fn round_trip(l1: &mut L1) -> Result<(), Error> {
 
 fn bound(l1: &mut L1) -> Result<(), Error> {
     let device = l1.machine().address(0);
-    says(l1, &format!("bind {device}"), GOOD)?;
-    let list = says(l1, "devices", GOOD)?;
+    output(l1, &format!("bind {device}"), SUCCESS)?;
+    let list = output(l1, "devices", SUCCESS)?;
     let line = list.lines().find(|line| line.starts_with(&device));
     let line = line.unwrap_or_else(|| panic!("no {device} in:\n{list}"));
     assert_parts(line, &[" vfio-pci ", " yes ", "1b36:0010, class 010802"]);
 
-    let text = says(l1, &format!("check {device}"), GOOD)?;
+    let text = output(l1, &format!("check {device}"), SUCCESS)?;
     assert!(!text.contains("FAIL") && !text.contains("warning"), "{text}");
     let parts =
         ["remaps interrupts", "(msi)", "resets by: ", "BAR0 16K 64-bit", "MSI-X with 65 vectors"];
@@ -82,7 +73,7 @@ fn bound(l1: &mut L1) -> Result<(), Error> {
     boot(l1, &Guest::new("hash:64K,end:off").device(&device)).map(|_| ())
 }
 
-/// Two NICs behind one bridge.
+/// A group of NICs behind a bridge is not viable while the host uses one of them.
 fn shared_group(l1: &mut L1) -> Result<(), Error> {
     let [ours, hosts] = ["0000:01:01.0", "0000:01:02.0"];
     l1.bind(ours, Some("e1000"))?;
@@ -90,17 +81,17 @@ fn shared_group(l1: &mut L1) -> Result<(), Error> {
     let reason = format!("is not viable, since {hosts} is bound to e1000");
     let mend = format!("vmm bind {hosts}");
 
-    let text = says(l1, &format!("bind {ours}"), GOOD)?;
+    let text = output(l1, &format!("bind {ours}"), SUCCESS)?;
     assert_parts(&text, &["warning: group ", &reason, &mend, &format!("{hosts} (e1000)")]);
-    assert_parts(&says(l1, "devices", GOOD)?, &[&format!("{reason}: {mend}")]);
-    let text = says(l1, &format!("check {ours}"), Ending::Status(1))?;
+    assert_parts(&output(l1, "devices", SUCCESS)?, &[&format!("{reason}: {mend}")]);
+    let text = output(l1, &format!("check {ours}"), Ending::Status(1))?;
     assert_parts(&text, &["FAIL", &reason, &format!("mend: {mend}\n")]);
 
-    let text = says(l1, &mend["vmm ".len()..], GOOD)?;
+    let text = output(l1, &mend["vmm ".len()..], SUCCESS)?;
     assert!(!text.contains("warning"), "{text}");
-    let text = says(l1, &format!("check {ours} {hosts}"), GOOD)?;
+    let text = output(l1, &format!("check {ours} {hosts}"), SUCCESS)?;
     assert!(!text.contains("FAIL"), "{text}");
-    says(l1, &format!("unbind {ours} {hosts}"), GOOD)?;
+    output(l1, &format!("unbind {ours} {hosts}"), SUCCESS)?;
     assert_at(l1, ours, "e1000", "(null)")?;
     assert_at(l1, hosts, "e1000", "(null)")?;
     l1.bind(ours, VFIO)?;
@@ -121,7 +112,7 @@ fn no_permission(l1: &mut L1) -> Result<(), Error> {
     let device = l1.machine().address(0);
     l1.bind(&device, Some("nvme"))?;
     let run = vmm(l1, &format!("bind {device}"), Some(NOBODY))?;
-    assert_ne!(run.finished.ending, GOOD);
+    assert_ne!(run.finished.ending, SUCCESS);
     assert_parts(
         &run.stderr,
         &["error: ", &device, "driver_override", "Permission denied", "sudo"],

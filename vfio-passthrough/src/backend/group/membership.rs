@@ -8,25 +8,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Container;
-use super::error::{Error, SET_CONTAINER, SET_IOMMU};
-use super::spaces::{Candidate, Spaces};
+use super::error::Error;
+use super::spaces::{Opened, Spaces};
 use super::type1::Type1;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
 use crate::counters::VfioCalls;
-use crate::dma::{self, DmaSpace};
+use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
 /// The groups that are attached, and the containers that they are in.
 pub(super) struct Groups {
-    spaces: Spaces<Type1>,
+    spaces: Spaces,
     members: BTreeMap<u32, Member>,
     link: Option<Arc<dyn GroupLink>>,
 }
 
-/// A group that is attached. Dropping it tells the hypervisor, then detaches it: the kernel does so when the
-/// file is closed (vfio_group_fops_release).
+/// A group that is attached. Dropping it tells the hypervisor, then detaches it: the kernel does so
+/// when the file is closed (vfio_group_fops_release).
 struct Member {
     users: usize,
     linked: Option<Linked>,
@@ -49,7 +49,8 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// One more user of a group, which is attached unless it is: by the file `opened`, or by its node.
+    /// One more user of a group, which is attached unless it is: by the file `opened`, or by its
+    /// node.
     pub fn join(
         &mut self,
         address: PciAddress,
@@ -61,7 +62,7 @@ impl Groups {
             let file = opened.map_or_else(|| open(address, number), Ok)?;
             let file = Arc::new(viable(file, address, number, sysfs)?);
             let candidate = Opened { address, number, file: &file, calls };
-            self.spaces.join(number, &candidate)?;
+            self.spaces.join(&candidate)?;
             let link = self.link.clone();
             let linked = link.map(|link| Linked::new(number, link, file.clone()));
             let linked = linked.transpose().inspect_err(|_| self.spaces.leave(number))?;
@@ -74,9 +75,9 @@ impl Groups {
         Ok(())
     }
 
-    /// A user of a group closes its device and is gone. The kernel may detach the group as soon as the device is
-    /// closed, if the host wants all of the group back (vfio_device_remove_group): with the group's last user its
-    /// mappings end before.
+    /// A user of a group closes its device and is gone. The kernel may detach the group as soon as
+    /// the device is closed, if the host wants all of the group back (vfio_device_remove_group):
+    /// with the group's last user its mappings end before.
     fn leave(&mut self, number: u32, device: Option<File>) {
         let Some(member) = self.members.get_mut(&number) else {
             return;
@@ -86,15 +87,16 @@ impl Groups {
         if is_last {
             self.spaces.leave(number);
         }
-        // The kernel keeps a group open, and so closed to others, until the files of its devices are closed.
+        // The kernel keeps a group open, and so closed to others, until the files of its devices
+        // are closed.
         drop(device);
         if is_last {
             self.members.remove(&number);
         }
     }
 
-    /// Tells another hypervisor of all groups. The former is told first that they are gone, since the kernel
-    /// keeps one VM a group (vfio_file_set_kvm).
+    /// Tells another hypervisor of all groups. The former is told first that they are gone, since
+    /// the kernel keeps one VM a group (vfio_file_set_kvm).
     pub fn link(&mut self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
         self.link = Some(link.clone());
         self.members.values_mut().for_each(|member| member.linked = None);
@@ -125,42 +127,6 @@ fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<
     if viable { Ok(file) } else { Err(Error::NotReady(sysfs.not_viable(address, group))) }
 }
 
-/// A group's file, to be attached.
-struct Opened<'a> {
-    address: PciAddress,
-    number: u32,
-    file: &'a File,
-    calls: &'a Arc<VfioCalls>,
-}
-
-impl Opened<'_> {
-    fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> Error {
-        let (address, group) = (self.address, self.number);
-        move |source| Error::Attach { address, group, call, source }
-    }
-}
-
-impl Candidate<Type1> for Opened<'_> {
-    type Error = Error;
-
-    fn attach(&self, container: &Type1, first: bool) -> Result<(), Error> {
-        // Where the container has an IOMMU driver, this gives the group to it.
-        ioctl::set_container(self.file, &container.vfio).map_err(self.failed(SET_CONTAINER))?;
-        if first {
-            ioctl::set_iommu(&container.vfio).map_err(self.failed(SET_IOMMU))?;
-        }
-        Ok(())
-    }
-
-    fn open(&self) -> Result<Type1, Error> {
-        Type1::open(self.calls.clone())
-    }
-
-    fn not_replayed(&self, source: dma::Error) -> Error {
-        Error::Replay { address: self.address, group: self.number, source }
-    }
-}
-
 /// A device of a group, which stays attached while this lives.
 pub(super) struct Membership {
     container: Arc<Container>,
@@ -170,7 +136,8 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Attaches the group of `address` unless it is, by its open file where there is one, and opens the device.
+    /// Attaches the group of `address` unless it is, by its open file where there is one, and opens
+    /// the device.
     pub fn new(
         container: &Arc<Container>,
         address: PciAddress,

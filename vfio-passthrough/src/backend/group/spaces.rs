@@ -1,53 +1,68 @@
-//! Which container each group is in. A container holds groups that the same IOMMU mappings serve; a group
-//! that none takes gets one of its own, with the same mappings.
+//! Which container each group is in. A container holds groups that the same IOMMU mappings serve; a
+//! group that none takes gets one of its own, with the same mappings.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
-use crate::backend::AddressSpace;
+use super::error::{Error, SET_CONTAINER, SET_IOMMU};
+use super::type1::Type1;
+use crate::address::PciAddress;
+use crate::backend::{AddressSpace, ioctl};
+use crate::counters::VfioCalls;
 use crate::dma::{self, DmaSpace};
 
-/// A group that is to be attached to one of the containers `S`. What it fails with is dropped where another
-/// container takes it.
-pub(crate) trait Candidate<S> {
-    /// Why it is in none.
-    type Error: Display;
+/// A group's file, to be attached.
+pub(super) struct Opened<'a> {
+    pub address: PciAddress,
+    pub number: u32,
+    pub file: &'a File,
+    pub calls: &'a Arc<VfioCalls>,
+}
 
-    /// Attaches it. `first`: the container has no group, and no IOMMU until it has this one.
-    ///
-    /// # Errors
-    ///
-    /// It is not attached, or only until the caller lets go of its file.
-    fn attach(&self, container: &S, first: bool) -> Result<(), Self::Error>;
+impl Opened<'_> {
+    fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let (address, group) = (self.address, self.number);
+        move |source| Error::Attach { address, group, call, source }
+    }
 
-    /// A container for it alone.
-    fn open(&self) -> Result<S, Self::Error>;
+    /// Attaches the group. `first`: the container has no group, and no IOMMU until it has this one.
+    /// After a failure the group is attached only until its file is closed.
+    fn attach(&self, container: &Type1, first: bool) -> Result<(), Error> {
+        // Where the container has an IOMMU driver, this gives the group to it.
+        ioctl::set_container(self.file, &container.vfio).map_err(self.failed(SET_CONTAINER))?;
+        if first {
+            ioctl::set_iommu(&container.vfio).map_err(self.failed(SET_IOMMU))?;
+        }
+        Ok(())
+    }
 
-    /// What is mapped could not be mapped for it.
-    fn not_replayed(&self, error: dma::Error) -> Self::Error;
+    fn not_replayed(&self, source: dma::Error) -> Error {
+        Error::Replay { address: self.address, group: self.number, source }
+    }
 }
 
 /// The containers of a guest.
-pub(crate) struct Spaces<S> {
+pub(super) struct Spaces {
     dma: DmaSpace,
-    containers: Vec<Container<S>>,
+    containers: Vec<Container>,
 }
 
-struct Container<S> {
-    space: Arc<S>,
+struct Container {
+    space: Arc<Type1>,
     groups: BTreeSet<u32>,
 }
 
-impl<S> Container<S> {
-    fn new(space: S) -> Self {
+impl Container {
+    fn new(space: Type1) -> Self {
         Self { space: Arc::new(space), groups: BTreeSet::new() }
     }
 }
 
-impl<S: AddressSpace + 'static> Spaces<S> {
+impl Spaces {
     /// A container without a group.
-    pub fn new(first: S) -> Self {
+    pub fn new(first: Type1) -> Self {
         Self { dma: DmaSpace::default(), containers: vec![Container::new(first)] }
     }
 
@@ -56,9 +71,10 @@ impl<S: AddressSpace + 'static> Spaces<S> {
         &self.dma
     }
 
-    /// Attaches a group: where others are, if one of those containers takes it, else alone, and then with all
-    /// that is mapped.
-    pub fn join<C: Candidate<S>>(&mut self, group: u32, candidate: &C) -> Result<(), C::Error> {
+    /// Attaches a group: where others are, if one of those containers takes it, else alone, and
+    /// then with all that is mapped.
+    pub fn join(&mut self, candidate: &Opened<'_>) -> Result<(), Error> {
+        let group = candidate.number;
         for container in self.containers.iter_mut().filter(|own| !own.groups.is_empty()) {
             match candidate.attach(&container.space, false) {
                 Ok(()) => {
@@ -82,15 +98,16 @@ impl<S: AddressSpace + 'static> Spaces<S> {
     }
 
     /// A container without a group, in which the kernel has nothing mapped.
-    fn take_idle<C: Candidate<S>>(&mut self, candidate: &C) -> Result<Container<S>, C::Error> {
+    fn take_idle(&mut self, candidate: &Opened<'_>) -> Result<Container, Error> {
         match self.containers.iter().position(|own| own.groups.is_empty()) {
             Some(index) => Ok(self.containers.remove(index)),
-            None => candidate.open().map(Container::new),
+            None => Type1::open(candidate.calls.clone()).map(Container::new),
         }
     }
 
-    /// A group is about to be detached. With the last one of a container the kernel drops the IOMMU and every
-    /// mapping (vfio_group_detach_container), so they are ended before, and are there for the next one.
+    /// A group is about to be detached. With the last one of a container the kernel drops the IOMMU
+    /// and every mapping (vfio_group_detach_container), so they are ended before, and are there for
+    /// the next one.
     pub fn leave(&mut self, group: u32) {
         let mut containers = self.containers.iter_mut();
         let Some(own) = containers.find_map(|own| own.groups.remove(&group).then_some(own)) else {

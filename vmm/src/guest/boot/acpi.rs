@@ -1,6 +1,7 @@
 //! ACPI tables: what there is, and (as much to the point) what there is not.
 //!
-//! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or VGA.
+//! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or
+//! VGA.
 
 mod aml;
 
@@ -33,15 +34,16 @@ const IO_APIC: u32 = 0xfec0_0000;
 const FIRST_PCI_GSI: u32 = 16;
 const PCI_GSIS: u32 = 8;
 
-/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1, clear, say
-/// that there are no legacy devices and no i8042.
+/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1,
+/// clear, say that there are no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
 /// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4
 /// and 5), there is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
 const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
-/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI interrupt.
+/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI
+/// interrupt.
 pub(crate) const POWER_BUTTON_GSI: u32 = 9;
 /// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
@@ -217,8 +219,8 @@ fn serial() -> Vec<u8> {
     device(b"COM1", 0x0501, vec![resources(&descriptors)])
 }
 
-/// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one (ACPI 6.5,
-/// 4.8.2.2.1.2, 5.6.9).
+/// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one
+/// (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
 fn power_button() -> Vec<u8> {
     let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
     let notify = aml::notify(b"_SB_", b"PWRB", PRESSED);

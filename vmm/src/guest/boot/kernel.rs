@@ -92,8 +92,9 @@ impl Kernel {
         }
     }
 
-    /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is zero must
-    /// be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it is.
+    /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is
+    /// zero must be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it
+    /// is.
     pub fn load_again(
         image: &Opened,
         memory: &GuestMemoryMmap,

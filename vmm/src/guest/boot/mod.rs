@@ -39,9 +39,10 @@ pub use kernel::Kernel;
 /// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1";
 
-/// Keeps Linux from looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000 on AMD
-/// CPUs of family 15, where it looks for an AGP bridge on 256 buses. Only with PCI ports: without them Linux
-/// would have no configuration access at all until it has found ECAM, and say so.
+/// Keeps Linux from looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000
+/// on AMD CPUs of family 15, where it looks for an AGP bridge on 256 buses. Only with PCI ports:
+/// without them Linux would have no configuration access at all until it has found ECAM, and say
+/// so.
 const NO_EARLY_PCI: &str = "pci=noearly";
 
 /// The boot data of a loaded kernel.
@@ -132,7 +133,8 @@ mod tests {
     fn an_initrd_is_in_one_piece_of_ram_as_high_as_the_kernel_takes_it() {
         let kernel = Kernel::Pvh { entry: 1 << 20, end: 16 << 20 };
         let layout = layout("6G", &[(0x1000_0000, 0x101f_ffff), (0xb000_0000, 0xb000_0fff)]);
-        // The pieces: to 256 MiB, from 258 MiB to 2816 MiB, to 3 GiB, and above 4 GiB, which is too high.
+        // The pieces: to 256 MiB, from 258 MiB to 2816 MiB, to 3 GiB, and above 4 GiB, which is too
+        // high.
         let cases = [
             (1 << 20, Some((3 << 30) - (1 << 20))),
             (1, Some((3 << 30) - 4096)),

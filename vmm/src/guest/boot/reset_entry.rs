@@ -1,7 +1,7 @@
 //! What a guest finds where a BIOS has its reset entry, F000:FFF0.
 //!
-//! Linux jumps there to reboot when ACPI is hardware-reduced and it was built with EFI: it then prefers EFI's
-//! reset to ACPI's reset register, and where there is no EFI goes on with the BIOS.
+//! Linux jumps there to reboot when ACPI is hardware-reduced and it was built with EFI: it then
+//! prefers EFI's reset to ACPI's reset register, and where there is no EFI goes on with the BIOS.
 
 use devices::{PowerControl, RESET_VALUE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

@@ -1,8 +1,8 @@
 //! The guest's output to stdout, a line at a time.
 //!
-//! A UART gives single bytes, and a system call for each would cost more than the exits that brought them.
-//! So a line is written when it ends; what stays without an end (a prompt, an echo) is written by the main
-//! thread a moment later.
+//! A UART gives single bytes, and a system call for each would cost more than the exits that
+//! brought them. So a line is written when it ends; what stays without an end (a prompt, an echo)
+//! is written by the main thread a moment later.
 
 use std::io::{self, Write, stdout};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,13 +34,14 @@ impl Pending {
         Ok(Arc::new(Self { line: Mutex::default(), signal }))
     }
 
-    /// Written when a line has begun that needs looking after: call [`Pending::write_unfinished`] from then on.
+    /// Written when a line has begun that needs looking after: call [`Pending::write_unfinished`]
+    /// from then on.
     pub(crate) fn signal(&self) -> &EventFd {
         &self.signal
     }
 
-    /// Writes what has no end yet. `false` if there was nothing: then no more looking after is needed until
-    /// the next signal.
+    /// Writes what has no end yet. `false` if there was nothing: then no more looking after is
+    /// needed until the next signal.
     pub(crate) fn write_unfinished(&self) -> bool {
         let mut line = self.lock();
         line.is_watched = !line.bytes.is_empty();

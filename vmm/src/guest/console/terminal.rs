@@ -6,7 +6,8 @@ use std::sync::{Mutex, Once, PoisonError};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
 
-/// The terminal's own mode while it is raw. Global, since a panic hook has nothing else to find it by.
+/// The terminal's own mode while it is raw. Global, since a panic hook has nothing else to find it
+/// by.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 static HOOK: Once = Once::new();
 
@@ -25,7 +26,8 @@ impl RawTerminal {
             HOOK.call_once(restore_on_panic);
             let mut raw = own.clone();
             cfmakeraw(&mut raw);
-            // stdout is the same terminal as a rule, and the messages of this process end in a mere newline.
+            // stdout is the same terminal as a rule, and the messages of this process end in a mere
+            // newline.
             raw.output_flags = own.output_flags;
             *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
             set(&raw);

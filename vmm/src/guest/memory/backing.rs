@@ -35,8 +35,8 @@ pub(crate) fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegio
     region.map(Arc::new).ok_or_else(|| failed("it ends above 2^64".into()))
 }
 
-/// Huge pages are reserved when they are mapped: where there are too few, that fails, and not a later access
-/// of the guest.
+/// Huge pages are reserved when they are mapped: where there are too few, that fails, and not a
+/// later access of the guest.
 fn flags(memory: Memory) -> i32 {
     let kind = match memory.shared {
         true => libc::MAP_SHARED,
@@ -74,8 +74,8 @@ fn advise(region: &MmapRegion, memory: Memory) {
         _ => MmapAdvise::MADV_HUGEPAGE,
     };
     if let Some(start) = NonNull::new(region.as_ptr().cast()) {
-        // SAFETY: the advice changes neither contents nor validity of the mapping, which is ours and covers
-        // these bytes.
+        // SAFETY: the advice changes neither contents nor validity of the mapping, which is ours
+        // and covers these bytes.
         let advised = unsafe { madvise(start, region.size(), advice) };
         advised.unwrap_or_else(|e| log::debug!("no advice on huge pages for guest RAM: {e}"));
     }
@@ -93,8 +93,8 @@ mod tests {
         map(&AddressRange::new(0, 64 << 20), options.parse().unwrap())
     }
 
-    /// The line of /proc/self/smaps with the flags of the mapping that begins where `region` does, and the one
-    /// that names it.
+    /// The line of /proc/self/smaps with the flags of the mapping that begins where `region` does,
+    /// and the one that names it.
     fn smaps(region: &GuestRegionMmap) -> (String, String) {
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", region.as_ptr().addr());
@@ -124,7 +124,8 @@ mod tests {
         assert_eq!(u32::from_le_bytes(read), 7);
     }
 
-    /// With or without reserved pages on this host: all of them are had when it is mapped, or it fails.
+    /// With or without reserved pages on this host: all of them are had when it is mapped, or it
+    /// fails.
     #[test]
     fn huge_pages_are_had_when_they_are_mapped_or_refused() {
         for options in ["64M,hugepages=2M", "64M,hugepages=2M,shared=on"] {

@@ -1,4 +1,5 @@
-//! Guest RAM: memory of this process, or a file in memory; of pages as the kernel has them, or of huge ones.
+//! Guest RAM: memory of this process, or a file in memory; of pages as the kernel has them, or of
+//! huge ones.
 
 mod backing;
 mod populate;
@@ -20,7 +21,8 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Reserves `ranges` of guest physical memory, of plain memory; nothing is touched, so nothing is used yet.
+    /// Reserves `ranges` of guest physical memory, of plain memory; nothing is touched, so nothing
+    /// is used yet.
     pub fn new(ranges: &[AddressRange]) -> Result<Self, Error> {
         Self::of(ranges, Memory::default())
     }

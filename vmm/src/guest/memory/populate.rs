@@ -12,9 +12,9 @@ use vm_memory::{GuestRegionMmap, MmapRegion};
 
 /// RAM that is being filled with zeroed pages by threads of their own.
 ///
-/// Pinning RAM that was never touched is mostly clearing pages, which takes no lock and any number of CPUs;
-/// and opening a device is mostly waiting for its reset (100 ms for an FLR, PCIe 6.0, 6.6.2). So both go on
-/// at once.
+/// Pinning RAM that was never touched is mostly clearing pages, which takes no lock and any number
+/// of CPUs; and opening a device is mostly waiting for its reset (100 ms for an FLR, PCIe 6.0,
+/// 6.6.2). So both go on at once.
 pub(crate) struct Populating {
     threads: Vec<JoinHandle<()>>,
     /// How many bytes are there, as they come.
@@ -108,8 +108,8 @@ fn populate(region: &GuestRegionMmap, start: usize, done: &Sender<usize>) {
     for at in (start..end).step_by(STEP) {
         let length = end.saturating_sub(at).min(STEP);
         if let Some(address) = NonNull::new(region.as_ptr().wrapping_add(at).cast()) {
-            // SAFETY: MADV_POPULATE_WRITE faults pages in and changes no contents; these bytes are within the
-            // mapping, which the region keeps alive.
+            // SAFETY: MADV_POPULATE_WRITE faults pages in and changes no contents; these bytes are
+            // within the mapping, which the region keeps alive.
             let populated = unsafe { madvise(address, length, MmapAdvise::MADV_POPULATE_WRITE) };
             // Linux before 5.14 has no such advice.
             populated.unwrap_or_else(|e| log::debug!("guest RAM is not populated ahead: {e}"));

@@ -1,5 +1,5 @@
-//! The lists. Each row is needed: `tests/program/seccomp.rs` takes one after the other away, `tests/lab` those that
-//! only an assigned device needs.
+//! The lists. Each row is needed: `tests/program/seccomp.rs` takes one after the other away,
+//! `tests/lab` those that only an assigned device needs.
 
 use kvm_bindings::{
     kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
@@ -65,8 +65,9 @@ const fn terminal(name: &'static str, number: u32) -> Row {
     request(name, _IOC_NONE, TERMINAL, number, 0)
 }
 
-/// What the C library and Rust's do for every thread: memory, locks, signals, the thread's end, and that of
-/// the process, with a message, by `abort` too; and files are closed by whoever used them last.
+/// What the C library and Rust's do for every thread: memory, locks, signals, the thread's end, and
+/// that of the process, with a message, by `abort` too; and files are closed by whoever used them
+/// last.
 const EVERY: &[Row] = calls![
     SYS_write SYS_close SYS_mmap SYS_munmap SYS_brk SYS_rt_sigprocmask SYS_mremap SYS_madvise
     SYS_getpid SYS_exit SYS_gettid SYS_futex SYS_tgkill SYS_exit_group SYS_sigaltstack
@@ -97,14 +98,14 @@ const VCPU_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_SET_IRQS", 110),
     // FLR.
     vfio("VFIO_DEVICE_RESET", 111),
-    // BARs are mapped for the guest's other devices. VFIO_DEVICE_PCI_HOT_RESET, by which the main thread resets a
-    // bus, has the number of the first.
+    // BARs are mapped for the guest's other devices. VFIO_DEVICE_PCI_HOT_RESET, by which the main
+    // thread resets a bus, has the number of the first.
     vfio("VFIO_IOMMU_MAP_DMA", 113),
     vfio("VFIO_IOMMU_UNMAP_DMA", 114),
 ];
 
-/// What the main thread does beside what CPUs' threads do: it waits for events, starts threads, takes the machine
-/// apart, makes another when the guest reboots, and writes the counters.
+/// What the main thread does beside what CPUs' threads do: it waits for events, starts threads,
+/// takes the machine apart, makes another when the guest reboots, and writes the counters.
 const MAIN: &[Row] = calls![
     SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink SYS_restart_syscall
     SYS_clock_gettime SYS_clock_nanosleep SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
@@ -140,8 +141,8 @@ const MAIN_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
 ];
 
-/// What the control socket's thread does: it waits, reads a request, answers, and looks at the kernel's list of
-/// interrupts.
+/// What the control socket's thread does: it waits, reads a request, answers, and looks at the
+/// kernel's list of interrupts.
 const CONTROL: &[Row] = calls![
     SYS_poll SYS_pread64 SYS_sendto SYS_recvfrom SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
 ];

@@ -1,7 +1,9 @@
-//! Which system calls each kind of thread may make from just before the guest's first instruction on.
+//! Which system calls each kind of thread may make from just before the guest's first instruction
+//! on.
 //!
-//! The lists are in `lists`. A thread that is started by another has that one's filter, too, so all that a CPU's
-//! thread may do is on the main thread's list. A call outside ends the VMM: see `violation`.
+//! The lists are in `lists`. A thread that is started by another has that one's filter, too, so all
+//! that a CPU's thread may do is on the main thread's list. A call outside ends the VMM: see
+//! `violation`.
 
 mod lists;
 mod names;
@@ -33,7 +35,7 @@ pub fn rows() -> impl Iterator<Item = String> {
 }
 
 /// The filter of a kind of thread.
-pub struct Filter {
+pub(crate) struct Filter {
     thread: Thread,
     /// None where there are no lists.
     program: Option<BpfProgram>,
@@ -45,8 +47,8 @@ impl fmt::Debug for Filter {
     }
 }
 
-/// Has a violation reported, and sees to it that this process and what it starts gain no privileges by
-/// `execve`.
+/// Has a violation reported, and sees to it that this process and what it starts gain no privileges
+/// by `execve`.
 pub fn prepare(seccomp: &Seccomp) -> Result<(), Error> {
     match seccomp.mode {
         SeccompMode::On => violation::listen(),
@@ -56,13 +58,18 @@ pub fn prepare(seccomp: &Seccomp) -> Result<(), Error> {
     }
 }
 
+/// Holds the calling thread, and those that it starts, to the list of a kind of thread.
+pub fn restrict(seccomp: &Seccomp, thread: Thread) -> Result<(), Error> {
+    Filter::new(seccomp, thread)?.install()
+}
+
 impl Filter {
     /// The filter for threads of a kind.
     ///
     /// # Errors
     ///
     /// Where a list cannot become a program for the kernel.
-    pub fn new(seccomp: &Seccomp, thread: Thread) -> Result<Self, Error> {
+    pub(crate) fn new(seccomp: &Seccomp, thread: Thread) -> Result<Self, Error> {
         let failed = |error: BackendError| Error::Seccomp {
             what: "compiling a filter",
             why: error.to_string(),
@@ -79,7 +86,7 @@ impl Filter {
     }
 
     /// Holds the calling thread, and those that it starts, to the list. There is no way back.
-    pub fn install(&self) -> Result<(), Error> {
+    pub(crate) fn install(&self) -> Result<(), Error> {
         let Some(program) = &self.program else {
             return Ok(());
         };

@@ -1,4 +1,5 @@
-//! How the system calls of x86-64 are called (arch/x86/entry/syscalls/syscall_64.tbl, by the crate libc).
+//! How the system calls of x86-64 are called (arch/x86/entry/syscalls/syscall_64.tbl, by the crate
+//! libc).
 
 use nix::libc;
 

@@ -1,4 +1,5 @@
-//! A call that is on no list: the kernel sends SIGSYS in its place, and this names it and ends the process.
+//! A call that is on no list: the kernel sends SIGSYS in its place, and this names it and ends the
+//! process.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -32,8 +33,8 @@ pub(crate) fn listen() -> Result<(), Error> {
     })
 }
 
-/// The part of `siginfo_t` that a filter fills in (include/uapi/asm-generic/siginfo.h, `_sigsys`): three ints, the
-/// address after its padding, then these.
+/// The part of `siginfo_t` that a filter fills in (include/uapi/asm-generic/siginfo.h, `_sigsys`):
+/// three ints, the address after its padding, then these.
 #[repr(C)]
 struct Sigsys {
     _kind: [c_int; 3],

@@ -65,7 +65,8 @@ const CAPABILITIES: usize = 0x34;
 /// PCI 3.0, 6.2.4.
 const INTERRUPT_PIN: usize = 0x3d;
 
-/// What config space says of interrupts; nothing where only its header may be read, as without root.
+/// What config space says of interrupts; nothing where only its header may be read, as without
+/// root.
 pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     if config.len() < 256 {
         return None;
@@ -94,8 +95,8 @@ pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     Some(interrupts)
 }
 
-/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one less (VT-d 4.1,
-/// 11.4.2).
+/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one
+/// less (VT-d 4.1, 11.4.2).
 pub(crate) fn translated_bits(capability: u64) -> u8 {
     let [_, _, mgaw, ..] = capability.to_le_bytes();
     (mgaw & 0x3f).saturating_add(1)

@@ -1,4 +1,5 @@
-//! `vmm check`: whether this host and these devices are ready for a guest, and what mends what is not.
+//! `vmm check`: whether this host and these devices are ready for a guest, and what mends what is
+//! not.
 
 mod device;
 mod facts;

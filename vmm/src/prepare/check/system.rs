@@ -117,8 +117,9 @@ fn no_iommu(host: &Inventory) -> Line {
 
 const UNSAFE: &str = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
-/// VFIO refuses groups whose devices could write any interrupt (vfio_iommu_type1_attach_group). The kernel
-/// names its remapped interrupts so on both makes of IOMMU (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
+/// VFIO refuses groups whose devices could write any interrupt (vfio_iommu_type1_attach_group). The
+/// kernel names its remapped interrupts so on both makes of IOMMU
+/// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
 fn remapping(host: &Inventory) -> Line {
     let interrupts = host.tree.text("proc/interrupts").unwrap_or_default();
     let check = "interrupt-remapping";
@@ -190,8 +191,8 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
     }
 }
 
-/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and clear of what
-/// the groups reserve. The kernel has the last word when the groups are attached.
+/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and
+/// clear of what the groups reserve. The kernel has the last word when the groups are attached.
 fn layout(host: &Inventory, cpu: CpuReach, functions: &[Function], asked: Memory) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
     let reserved = reserved(&host.sysfs, functions.iter().map(|f| f.address));

@@ -1,7 +1,7 @@
 //! The guest as it can be asked: its [`Control`] is there from the start to the end of the VMM.
 //!
-//! A guest that runs is its [`Life`]: between two of a guest that reboots, and before the first, there is none, and
-//! nothing can be asked.
+//! A guest that runs is its [`Life`]: between two of a guest that reboots, and before the first,
+//! there is none, and nothing can be asked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -64,7 +64,8 @@ impl Control {
         *lock(&self.life) = Some(life);
     }
 
-    /// The guest runs no more: nobody here uses anything of it when this returns, and its CPUs have stopped.
+    /// The guest runs no more: nobody here uses anything of it when this returns, and its CPUs have
+    /// stopped.
     pub(crate) fn end(&self) {
         drop(lock(&self.life).take());
     }
@@ -88,8 +89,8 @@ impl Control {
         self.on_life(|life| life.vcpus.resume())
     }
 
-    /// Presses the power button; what the guest does then is its affair. Presses while it has not heard of the
-    /// last one are one.
+    /// Presses the power button; what the guest does then is its affair. Presses while it has not
+    /// heard of the last one are one.
     pub(crate) fn press_power_button(&self) -> Result<(), NotRunning> {
         self.on_life(|life| drop(life.power_button.write(1)))
     }

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 request and its response on a stream. A connection carries one of each: whoever controls a VM
-//! asks seldom.
+//! One HTTP/1.1 request and its response on a stream. A connection carries one of each: whoever
+//! controls a VM asks seldom.
 
 use std::io::{self, Read, Write};
 

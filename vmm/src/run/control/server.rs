@@ -34,8 +34,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens at `path`, for the user of this process only. A socket that nobody listens at any more is
-    /// replaced. The thread is held to `filter`, and to what is open.
+    /// Listens at `path`, for the user of this process only. A socket that nobody listens at any
+    /// more is replaced. The thread is held to `filter`, and to what is open.
     pub(crate) fn start(
         path: &Path,
         control: &Arc<Control>,

@@ -133,7 +133,8 @@ impl Vcpu {
         }
         while !machine.stop.is_requested() {
             if machine.gate.pass() {
-                // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has no kvmclock.
+                // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has
+                // no kvmclock.
                 let _ = self.fd.kvmclock_ctrl();
                 continue;
             }
@@ -152,8 +153,9 @@ impl Vcpu {
                 exits.io_in.add_one();
                 let data: *mut [u8] = data;
                 let width = port_width(&mut self.fd);
-                // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie past the end of the
-                // struct that `port_width` looked at (api.rst, 5: data_offset), and nothing else refers to them.
+                // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie
+                // past the end of the struct that `port_width` looked at (api.rst, 5: data_offset),
+                // and nothing else refers to them.
                 let data = unsafe { &mut *data };
                 let each = data.chunks_mut(width);
                 machine.in_order(|machine| each.for_each(|data| machine.port_read(port, data)));
@@ -207,16 +209,17 @@ impl Vcpu {
     }
 }
 
-/// How many bytes each access of the last exit has, which is one of ports. A string instruction makes many of them in
-/// one exit, all of the same port (Documentation/virt/kvm/api.rst, 5: `KVM_EXIT_IO`).
+/// How many bytes each access of the last exit has, which is one of ports. A string instruction
+/// makes many of them in one exit, all of the same port (Documentation/virt/kvm/api.rst, 5:
+/// `KVM_EXIT_IO`).
 fn port_width(fd: &mut VcpuFd) -> usize {
     // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this exit.
     let io = unsafe { fd.get_kvm_run().__bindgen_anon_1.io };
     usize::from(io.size.max(1))
 }
 
-/// Stops the machine when its thread panics. That is for those who build this with unwinding: where a panic
-/// aborts, as in this program's release build, the process is gone before.
+/// Stops the machine when its thread panics. That is for those who build this with unwinding: where
+/// a panic aborts, as in this program's release build, the process is gone before.
 struct TellPanic<'a>(&'a Stop, u8);
 
 impl Drop for TellPanic<'_> {
@@ -246,8 +249,8 @@ fn fatal(exit: &VcpuExit<'_>) -> String {
 }
 
 impl Machine {
-    /// Replays what the guest wrote before, then makes this access, then replays what came while it ended a coalesced
-    /// zone, since no later exit may come for that.
+    /// Replays what the guest wrote before, then makes this access, then replays what came while it
+    /// ended a coalesced zone, since no later exit may come for that.
     fn in_order(&self, access: impl FnOnce(&Self)) {
         self.replay_coalesced();
         access(self);
@@ -302,8 +305,8 @@ impl RunningVcpu {
 }
 
 impl Drop for RunningVcpu {
-    /// Kicks the thread until it has seen that all stops: a kick between its look and `KVM_RUN` is lost, the
-    /// next one is not.
+    /// Kicks the thread until it has seen that all stops: a kick between its look and `KVM_RUN` is
+    /// lost, the next one is not.
     fn drop(&mut self) {
         self.stop.request(Outcome::Quit);
         let Some(thread) = self.thread.take() else {

@@ -1,4 +1,4 @@
-//! The port to the lab.
+//! The virtio-serial port to the lab.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Error, Result, Write as _};
@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use lab::protocol::{Message, PORT_NAME, Request};
 
-/// Where the kernel lists virtio-serial ports; each has a file `name`.
+/// The sysfs folder of virtio-serial ports. The folder of each port has a file `name`.
 const PORTS: &str = "/sys/class/virtio-ports";
 
-/// The port's driver needs a moment after the kernel has started the init: at most this many tries of 1 ms.
+/// How often to look for the port, once in a millisecond: the port's driver may not be ready when
+/// the kernel starts the init.
 const TRIES: u32 = 5000;
 
-/// Sends messages, from any thread.
+/// Sends messages. All threads share one.
 #[derive(Clone)]
 pub struct Sender(Arc<Mutex<File>>);
 
 impl Sender {
-    /// One message, whole.
+    /// Sends one message as one line.
     pub fn send(&self, message: &Message) -> Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
@@ -28,7 +29,7 @@ impl Sender {
     }
 }
 
-/// Requests as they come. Ends when the lab closes its side.
+/// Receives requests. The iterator ends when the lab closes the port.
 pub struct Requests(BufReader<File>);
 
 impl Iterator for Requests {

@@ -1,14 +1,14 @@
-//! Keeps L2 from getting an interrupt twice.
+//! The guard: it prevents that L2 gets an interrupt twice.
 //!
-//! QEMU's emulation of SVM (seen in 7.2) does not forget an interrupt that VMRUN has injected: until the next
-//! #VMEXIT, it may deliver it once more, and even while L2 has interrupts off. L2 then counts an interrupt
-//! that nobody sent, or takes a lock that it holds and hangs: about one in 25,000 interrupts. An external
-//! interrupt of L1's that is pending at VMRUN makes the #VMEXIT come before L2's first instruction, and after
-//! the injection.
+//! QEMU's emulation of SVM (seen in 7.2) keeps an interrupt that VMRUN has injected. Until the next
+//! #VMEXIT it may deliver the interrupt again, even while L2 has interrupts off. Then L2 counts one
+//! interrupt too many, or takes a lock that it already holds and hangs. This happens about once in
+//! 25,000 interrupts. If an external interrupt of L1 is pending at VMRUN, the #VMEXIT follows right
+//! after the injection, before L2's first instruction.
 //!
-//! The small kernel's KVM is built to send itself one. In a stock kernel, a probe on the entry of L2, where
-//! L1 has interrupts off, does so by a side effect: perf wakes its reader from an interrupt that it sends to
-//! itself.
+//! The small kernel's KVM is modified to send itself such an interrupt. In an unmodified kernel, a
+//! probe does so by a side effect. The probe is on the function that enters L2, which runs with
+//! L1's interrupts off, and perf wakes its reader by an interrupt that the CPU sends to itself.
 
 use std::ffi::CString;
 use std::fs;
@@ -21,19 +21,20 @@ use perf_event::{Builder, Sampler};
 
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// A probe on the function of kvm-amd that enters L2, with whether an external interrupt is injected.
+/// A probe on kvm-amd's function that enters L2. It records whether an interrupt is injected.
 const PROBE: &str = "f:lab/enter svm_vcpu_run injected=vcpu->arch.interrupt.injected";
 
-/// Of the wake-ups, only those on injections: one on each entry would keep L2 from running at all.
+/// Wake up only for injections. If every entry did so, L2 would never run an instruction.
 const FILTER: &str = "injected==1";
 
-/// Room for the samples, which are of no interest; they are thrown away between programs.
+/// The size of the buffer for samples. They are not used, and are discarded between programs.
 const SAMPLES: usize = 16 << 20;
 
-/// The probe, while it lives.
+/// The probe. Dropping it removes the probe.
 pub struct Guard(Sampler);
 
-// PERF_EVENT_IOC_SET_FILTER. Its number says the size of a pointer, and it takes the string itself.
+// PERF_EVENT_IOC_SET_FILTER. The number encodes the size of a pointer, but the argument is the
+// pointer itself.
 nix::ioctl_write_ptr_bad!(
     set_filter,
     nix::request_code_write!(b'$', 6, size_of::<*const std::ffi::c_char>()),
@@ -41,7 +42,8 @@ nix::ioctl_write_ptr_bad!(
 );
 
 impl Guard {
-    /// Sets the probe. Fails on kernels without such probes, among them the small one, which needs none.
+    /// Sets the probe. It fails on kernels without such probes, such as the small one, which needs
+    /// no probe.
     pub fn set() -> Result<Self> {
         match mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>) {
             Ok(()) | Err(nix::Error::EBUSY) => {}
@@ -60,14 +62,14 @@ impl Guard {
             .wakeup_events(1);
         let mut sampler = builder.build()?.sampled(SAMPLES)?;
         let filter = CString::new(FILTER)?;
-        // SAFETY: PERF_EVENT_IOC_SET_FILTER reads a string that ends with a zero, as a CString's does, and
-        // keeps no pointer to it.
+        // SAFETY: PERF_EVENT_IOC_SET_FILTER reads a string that ends with zero, which a CString
+        // does, and keeps no pointer to it.
         unsafe { set_filter(sampler.as_counter().as_raw_fd(), filter.as_ptr()) }?;
         sampler.as_counter_mut().enable()?;
         Ok(Self(sampler))
     }
 
-    /// Makes room: without it there are no wake-ups.
+    /// Discards the samples: perf does not wake its reader while the buffer is full.
     pub fn make_room(&mut self) {
         while self.0.next_record().is_some() {}
     }

@@ -1,4 +1,7 @@
-//! The init of L1: mounts, loads modules, and does what the lab asks over a virtio-serial port.
+//! The agent, the init of L1. It mounts file systems, loads modules, and serves the lab's requests.
+//!
+//! Tests also run it as an ordinary program in L1: `/init in-root ...`, `/init unbind ADDRESS` and
+//! `/init exchange PATH PATH`.
 
 mod channel;
 mod guard;
@@ -20,7 +23,7 @@ use guard::Guard;
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|word| word == run::IN_ROOT) {
-        // Returns only if it fails.
+        // This returns only if it fails.
         eprintln!("agent: {}", run::exec_in_root(&arguments));
         std::process::exit(127);
     }
@@ -35,15 +38,15 @@ fn main() {
         return println!("{:?}", setup::exchange(one, other));
     }
     if let Err(error) = serve() {
-        // The console is all there is: it ends up in the lab's log of L1.
+        // The lab keeps the end of the console for its error messages.
         eprintln!("agent: {error}");
     }
     sync();
-    // Fails only without CAP_SYS_BOOT; an init has it.
+    // This fails only without CAP_SYS_BOOT, which the init has.
     let _ = reboot(RebootMode::RB_POWER_OFF);
 }
 
-/// Serves until told to stop, or until the lab is gone.
+/// Serves requests until the lab asks to stop or closes the port.
 fn serve() -> std::io::Result<()> {
     setup::mount_all()?;
     setup::load_modules()?;

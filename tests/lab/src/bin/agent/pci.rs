@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::run::now_ns;
 
-/// The agent's first argument when it shall unbind a function, whose address is the second, and say how it went.
+/// The agent's first argument to unbind the function whose address is the second argument.
 pub const UNBIND: &str = "unbind";
 
-/// Takes a function from its driver; how long that took, in L1's nanoseconds, or why it did not.
+/// Unbinds a function; returns a text with the time that it took by L1's clock, or with the error.
 pub fn unbind(address: &str) -> String {
     let path = Path::new("/sys/bus/pci/devices").join(address).join("driver/unbind");
     let begun = now_ns();
@@ -19,13 +19,13 @@ pub fn unbind(address: &str) -> String {
     }
 }
 
-/// Unbinds a function from what it has, then binds it to `driver`.
+/// Unbinds a function from its driver, then binds it to `driver`, if any.
 pub fn bind(address: &str, driver: Option<&str>) -> Result<()> {
     let folder = Path::new("/sys/bus/pci/devices").join(address);
     if folder.join("driver").exists() {
         fs::write(folder.join("driver/unbind"), address)?;
     }
-    // An empty line takes an override away.
+    // An empty line clears the override.
     fs::write(folder.join("driver_override"), driver.unwrap_or("\n"))?;
     match driver {
         Some(_) => fs::write("/sys/bus/pci/drivers_probe", address),

@@ -1,4 +1,4 @@
-//! Runs programs, passes on what they print, and watches for the texts that triggers wait for.
+//! Runs programs, forwards their output to the lab, and acts on triggers.
 
 use std::collections::BTreeMap;
 use std::env::set_current_dir;
@@ -23,17 +23,18 @@ use nix::unistd::Pid;
 use crate::channel::Sender;
 use crate::setup;
 
-/// The agent's first argument when it shall become a program in another root.
+/// The agent's first argument to execute a program in another root: see [`exec_in_root`].
 pub const IN_ROOT: &str = "in-root";
 
-/// L1's clock. On instruction count it is the number of instructions that L1 has run.
+/// L1's clock in nanoseconds. With QEMU's `-icount` it is the number of instructions that L1 has
+/// run.
 pub fn now_ns() -> u64 {
     let time =
         clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, and sends its output as it comes.
 pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     let started_ns = now_ns();
     let mut child = spawn(program)?;
@@ -73,7 +74,7 @@ fn spawn(program: &Program) -> Result<Child> {
         }
         None => program.arguments.clone(),
     };
-    // Open in this process until it has started the program.
+    // The files stay open in this process until the program has started.
     let opened = program.open.iter().map(inherited).collect::<Result<Vec<_>>>()?;
     let arguments: Vec<_> = arguments.iter().map(|text| numbered(text, &opened)).collect();
     let (name, arguments) = arguments.split_first().ok_or(Error::other("no program"))?;
@@ -91,14 +92,14 @@ fn spawn(program: &Program) -> Result<Child> {
     with_limits(&limits, || command.spawn())
 }
 
-/// A file that a program which is started inherits.
+/// Opens a file that a started program inherits.
 fn inherited(path: &String) -> Result<File> {
     let file = File::options().read(true).write(path.starts_with("/dev/")).open(path)?;
     fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(file)
 }
 
-/// An argument with the numbers of such files.
+/// Replaces `{0}`, `{1}` and so on in an argument by the fds of `opened`.
 fn numbered(text: &str, opened: &[File]) -> String {
     let files = opened.iter().enumerate();
     files.fold(text.to_owned(), |text, (index, file)| {
@@ -106,8 +107,9 @@ fn numbered(text: &str, opened: &[File]) -> String {
     })
 }
 
-/// Becomes the program of `arguments`, which are: the agent, [`IN_ROOT`], the new root, the program, its own.
-/// An own process does it because std offers no safe way to do so between fork and exec.
+/// Executes a program in another root, and returns only on an error. `arguments` are: the agent,
+/// [`IN_ROOT`], the new root, the program, and the program's arguments. The agent runs itself for
+/// this, because std has no safe way to change the root between fork and exec.
 pub fn exec_in_root(arguments: &[String]) -> Error {
     let Some((root, [name, rest @ ..])) = arguments.get(2..).and_then(<[String]>::split_first)
     else {
@@ -119,7 +121,8 @@ pub fn exec_in_root(arguments: &[String]) -> Error {
     }
 }
 
-/// Limits are inherited, so the agent has them itself while it starts the program.
+/// Does `work` with these limits. A program inherits limits, so the agent sets its own while it
+/// starts the program.
 fn with_limits<T>(
     limits: &[(Resource, Option<u64>)],
     work: impl FnOnce() -> Result<T>,
@@ -137,7 +140,7 @@ fn with_limits<T>(
     result
 }
 
-/// The process may have ended by itself; then there is nobody left to hear it.
+/// Sends a signal. An error is ignored: the process may have ended.
 fn send(process: Pid, signal: i32) {
     let _ = Signal::try_from(signal).map(|signal| kill(process, signal));
 }
@@ -147,7 +150,7 @@ fn feed(child: &mut Child, input: &str) -> Result<()> {
         return Ok(());
     };
     match pipe.write_all(input.as_bytes()) {
-        // It ended before it read its input: its status tells why.
+        // The program ended before it read its input. Its status is reported.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
@@ -164,10 +167,11 @@ fn join(thread: Option<JoinHandle<Vec<Sighting>>>) -> Result<Vec<Sighting>> {
     let Some(thread) = thread else {
         return Ok(Vec::new());
     };
-    thread.join().map_err(|_| Error::other("the thread that follows the output died"))
+    thread.join().map_err(|_| Error::other("the thread that reads the output panicked"))
 }
 
-/// Passes on what comes from `pipe`, until it ends.
+/// Starts a thread that forwards the output in `pipe` until it ends, and acts on the triggers of
+/// `watch`.
 fn follow(
     mut pipe: impl Read + Send + 'static,
     stream: Stream,
@@ -182,7 +186,7 @@ fn follow(
             let text =
                 String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
             seen.push_str(&text);
-            // What is measured comes first, passing it on costs time.
+            // Act on triggers before sending, because they measure time and sending takes time.
             sightings.extend(watch.look(&seen, sightings.len()));
             keep_last_line(&mut seen);
             if sender.send(&Message::Output { stream, text }).is_err() {
@@ -193,15 +197,15 @@ fn follow(
     })
 }
 
-/// A text that is waited for lies in one line.
+/// Keeps only the incomplete last line: a trigger's text is within one line.
 fn keep_last_line(seen: &mut String) {
     if let Some(end) = seen.rfind('\n') {
         seen.drain(..=end);
     }
 }
 
-/// What another program writes until its end.
-fn said(name: &str, arguments: &[String]) -> String {
+/// Runs another program to its end; returns its output or the error.
+fn output_of(name: &str, arguments: &[String]) -> String {
     match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => {
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -210,8 +214,8 @@ fn said(name: &str, arguments: &[String]) -> String {
     }
 }
 
-/// What is answered at a UNIX socket until it is closed.
-fn asked(socket: &str, request: &str) -> String {
+/// Sends a request to a UNIX socket; returns the answer until the other side closes, or the error.
+fn answer_of(socket: &str, request: &str) -> String {
     let mut answer = String::new();
     let done = UnixStream::connect(socket).and_then(|mut stream| {
         stream.write_all(request.as_bytes())?;
@@ -223,7 +227,7 @@ fn asked(socket: &str, request: &str) -> String {
     }
 }
 
-/// The texts that are waited for, one after the other.
+/// The triggers of a program.
 struct Watch {
     process: Pid,
     started_ns: u64,
@@ -235,7 +239,8 @@ impl Watch {
         Self { process, started_ns: 0, triggers: Vec::new() }
     }
 
-    /// Checks for the triggers from number `done` on, in order, and acts on those that came.
+    /// Looks for the texts of the triggers from number `done` on, in order, and acts on those
+    /// found.
     fn look(&self, seen: &str, done: usize) -> Vec<Sighting> {
         let waiting = self.triggers.iter().skip(done);
         waiting
@@ -251,9 +256,9 @@ impl Watch {
             Some((path.clone(), setup::read(&real).ok()?))
         };
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
-        let answers = trigger.asks.iter().map(|(socket, request)| asked(socket, request));
+        let answers = trigger.asks.iter().map(|(socket, request)| answer_of(socket, request));
         let program = trigger.program.split_first();
-        let said = answers.chain(program.map(|(name, rest)| said(name, rest))).collect();
+        let said = answers.chain(program.map(|(name, rest)| output_of(name, rest))).collect();
         if let Some(signal) = trigger.signal {
             send(self.process, signal);
         }

@@ -1,4 +1,4 @@
-//! What L1 needs before it can serve.
+//! Mounts, modules and files of L1.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount, umount};
 
-/// Kind and place of the kernel's own file systems.
+/// The kernel's file systems: type and mount point.
 const KERNEL_MOUNTS: [(&str, &str); 5] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
@@ -33,7 +33,7 @@ fn mount_under(root: &Path) -> Result<()> {
             fs::create_dir_all(&target)?;
         }
         match mount(Some(kind), &target, Some(kind), MsFlags::empty(), None::<&str>) {
-            // The kernel may have mounted /dev.
+            // EBUSY: the kernel has mounted /dev.
             Ok(()) | Err(nix::Error::EBUSY) => {}
             Err(errno) => return Err(named(&format!("mount {}", target.display()), errno.into())),
         }
@@ -41,7 +41,7 @@ fn mount_under(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Mounts the host's root at `at`, with L1's own kernel file systems over its.
+/// Mounts the host's root at `at`, with L1's kernel file systems in it.
 pub fn share(at: &Path) -> Result<()> {
     fs::create_dir_all(at)?;
     let options = "trans=virtio,version=9p2000.L,msize=1048576,cache=loose";
@@ -50,7 +50,7 @@ pub fn share(at: &Path) -> Result<()> {
     mount_under(at)
 }
 
-/// Loads the modules of the list, in its order.
+/// Loads the modules of the initramfs, in the order of their list.
 pub fn load_modules() -> Result<()> {
     for path in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
         let file = File::open(path).map_err(|error| named(path, error))?;
@@ -62,9 +62,8 @@ pub fn load_modules() -> Result<()> {
     Ok(())
 }
 
-/// A file as text. Bytes that are none (of a config space, say) are replaced.
-///
-/// Of a folder: the names in it, a line each.
+/// Reads a file as text, or the names in a folder, one on each line. Bytes of a file that are not
+/// UTF-8 become replacement characters.
 pub fn read(path: &str) -> Result<String> {
     if !Path::new(path).is_dir() {
         return Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned());
@@ -74,7 +73,7 @@ pub fn read(path: &str) -> Result<String> {
     Ok(names.collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
-/// Writes a file, in folders that are made if need be.
+/// Writes a file, and makes missing folders.
 pub fn write(path: &Path, contents: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -82,15 +81,15 @@ pub fn write(path: &Path, contents: &str) -> Result<()> {
     fs::write(path, contents)
 }
 
-/// The word for [`exchange`], by which the agent is run as a program.
+/// The agent's first argument to exchange the two paths that follow.
 pub const EXCHANGE: &str = "exchange";
 
-/// Puts each of two files or folders in the place of the other.
+/// Exchanges two files or folders atomically.
 pub fn exchange(one: &str, other: &str) -> Result<()> {
     renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).map_err(Error::from)
 }
 
-/// What the kernel has said so far.
+/// Reads the messages of the kernel.
 pub fn kernel_log() -> Result<String> {
     let mut log = String::new();
     let mut file = File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg")?;
@@ -101,17 +100,17 @@ pub fn kernel_log() -> Result<String> {
                 log.push_str(&String::from_utf8_lossy(record.get(..length).unwrap_or_default()))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(log),
-            // The oldest records were overwritten meanwhile.
+            // EPIPE: the kernel overwrote the next record; the next read continues after it.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// What covers a file; deleted once it is mounted, so one name is enough.
+/// The file that is mounted over another. It is deleted after the mount, so one path is enough.
 const COVER: &str = "/tmp/cover";
 
-/// Mounts a file with these contents over another.
+/// Mounts a file with `contents` over the file at `path`.
 pub fn cover(path: &str, contents: &str) -> Result<()> {
     fs::write(COVER, contents)?;
     let mounted = mount(Some(COVER), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
@@ -119,12 +118,12 @@ pub fn cover(path: &str, contents: &str) -> Result<()> {
     fs::remove_file(COVER)
 }
 
-/// Takes away what covers a file.
+/// Unmounts what covers the file at `path`.
 pub fn uncover(path: &str) -> Result<()> {
     umount(path).map_err(|errno| named(&format!("uncover {path}"), errno.into()))
 }
 
-/// Deletes a file. One that is not there is as good as deleted.
+/// Deletes a file, if it exists.
 pub fn remove(path: &str) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -132,7 +131,7 @@ pub fn remove(path: &str) -> Result<()> {
     }
 }
 
-/// Gives a file, or the files in a folder, to a user.
+/// Changes the owner of a file, or of all files in a folder.
 pub fn own(path: &Path, user: u32) -> Result<()> {
     if path.is_dir() {
         return fs::read_dir(path)?.try_for_each(|entry| own(&entry?.path(), user));
@@ -140,6 +139,7 @@ pub fn own(path: &Path, user: u32) -> Result<()> {
     chown(path, Some(user), Some(user))
 }
 
+/// Adds the failed action to an error.
 fn named(what: &str, error: Error) -> Error {
     Error::new(error.kind(), format!("{what}: {error}"))
 }

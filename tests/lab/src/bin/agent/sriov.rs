@@ -1,4 +1,4 @@
-//! Virtual functions of an NVMe (NVMe 1.4, 8.5), by its driver in L1.
+//! Virtual functions of an NVMe (NVMe 1.4, 8.5), made with its driver in L1.
 
 use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Result};
@@ -23,10 +23,11 @@ const VECTORS: u32 = 1;
 const TAKE_FROM_PRIMARY: u32 = 1;
 const ASSIGN: u32 = 8;
 const ONLINE: u32 = 9;
-/// What each gets: an admin queue and two others, and a vector for each.
+/// The number of queues and of vectors of each function: an admin queue and two I/O queues.
 const EACH: u32 = 3;
 
-/// Gives `count` functions to the NVMe at `address`, each with queues and vectors, and no driver.
+/// Makes `count` virtual functions of the NVMe at `address`, each with queues and vectors, and
+/// without a driver.
 pub fn enable(address: &str, count: u16) -> Result<()> {
     let folder = Path::new("/sys/bus/pci/devices").join(address);
     if fs::read_to_string(folder.join("sriov_numvfs"))?.trim() == count.to_string() {
@@ -50,7 +51,7 @@ pub fn enable(address: &str, count: u16) -> Result<()> {
     Ok(())
 }
 
-/// A driver that was just bound starts its controller by itself, and until then takes no command (EAGAIN).
+/// Waits until the driver has started its controller. Before that it rejects commands with EAGAIN.
 fn wait_until_live(state: &Path) -> Result<()> {
     for _ in 0..500 {
         if fs::read_to_string(state)?.trim() == "live" {
@@ -58,10 +59,10 @@ fn wait_until_live(state: &Path) -> Result<()> {
         }
         sleep(Duration::from_millis(10));
     }
-    Err(Error::other(format!("{}: not live for 5 s", state.display())))
+    Err(Error::other(format!("{}: did not become live within 5 s", state.display())))
 }
 
-/// A controller's node.
+/// The device node of a controller.
 struct Controller(File);
 
 impl Controller {
@@ -76,7 +77,7 @@ impl Controller {
         let [opcode, .., dword10, dword11, _, _, _, _, _, _] = &mut command;
         (*opcode, *dword10) = (VIRTUALIZATION, controller << 16 | resource << 8 | action);
         *dword11 = number;
-        // SAFETY: the kernel reads and writes the 72 bytes of the command, which live until it returns.
+        // SAFETY: the kernel reads and writes the 72 bytes of `command`, which outlives the call.
         let status =
             unsafe { libc::ioctl(self.0.as_raw_fd(), ADMIN_COMMAND, command.as_mut_ptr()) };
         match status {

@@ -1,4 +1,4 @@
-//! `cargo lab boot`.
+//! `cargo lab boot`: one nested boot, with its output shown.
 
 use clap::Args;
 use guest::Report;
@@ -6,25 +6,25 @@ use lab::{Echo, Error, Guest, Iommu, Kernel, L1, Lab, Machine, Outcome, say, sha
 
 #[derive(Args)]
 pub struct Arguments {
-    /// What L1 and L2 run.
+    /// The kernel of L1 and L2.
     #[arg(long, value_enum, default_value_t = Kernel::Stock612)]
     kernel: Kernel,
-    /// The guest's RAM (512M, 1G).
+    /// The guest's RAM, such as 512M or 1G.
     #[arg(long, default_value = "512M")]
     memory: String,
-    /// The guest's vCPUs.
+    /// The number of vCPUs of the guest.
     #[arg(long, default_value_t = 1)]
     cpus: u32,
-    /// How many bits an address has in the IOMMU.
+    /// The width of addresses of the IOMMU in bits.
     #[arg(long, default_value_t = 48)]
     iommu_bits: u8,
-    /// The IOMMU is AMD's, in place of Intel's.
+    /// Use AMD's IOMMU instead of Intel's.
     #[arg(long, conflicts_with = "iommu_bits")]
     amd_iommu: bool,
-    /// What the guest's init does.
+    /// The steps of the guest's init (see tests/guest/src/plan.rs).
     #[arg(long, default_value = "look,hash:4M,write:1M@8M,read:1000,end:off")]
     steps: String,
-    /// Shows the VMM's counters at the end, as JSON.
+    /// Print the VMM's counters at the end, as JSON.
     #[arg(long)]
     counters: bool,
     /// More arguments for vmm.
@@ -32,7 +32,7 @@ pub struct Arguments {
     vmm: Vec<String>,
 }
 
-/// Boots L1 and L2 in the user's sight, and says how it went.
+/// Boots L1 and L2, prints their output and a summary; returns whether all steps succeeded.
 pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up()?;
     let machine = Machine::new(arguments.kernel).iommu(match arguments.amd_iommu {
@@ -47,7 +47,7 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
     let mut l1 = L1::boot(&lab, &machine, Echo::Shown)?;
     say(&format!("L1 is ready after {}", seconds(l1.ready_ns())));
     if let Some(why) = l1.unguarded() {
-        say(&format!("L2 may get an interrupt twice, and hang (no guard: {why})"));
+        say(&format!("warning: L2 may get an interrupt twice and hang (no guard: {why})"));
     }
     let device = machine.address(0);
     l1.bind(&device, Some("vfio-pci"))?;
@@ -64,7 +64,7 @@ pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
 
 fn guest(arguments: &Arguments, device: &str) -> Guest {
     Guest::new(&arguments.steps)
-        // Not quiet: here somebody watches.
+        // Without `quiet`, so that the user sees the guest's kernel.
         .command_line("console=ttyS0 panic=-1")
         .device(&format!("/sys/bus/pci/devices/{device}"))
         .cpus(arguments.cpus)
@@ -72,7 +72,7 @@ fn guest(arguments: &Arguments, device: &str) -> Guest {
         .arguments(&arguments.vmm)
 }
 
-/// The command as one would type it.
+/// The VMM's command line, with quotes, for messages.
 fn shown(guest: &Guest) -> String {
     let quoted = |word: String| {
         if word.contains(' ') { format!("'{word}'") } else { word }
@@ -80,7 +80,7 @@ fn shown(guest: &Guest) -> String {
     guest.vmm_arguments().into_iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// No step failed, and what the guest read is what the disk holds.
+/// Whether no step failed and the guest read the contents of the disk.
 fn is_sound(outcome: &Outcome, disk: &[u8]) -> bool {
     outcome.reports.iter().all(|report| match report {
         Report::Error { .. } => false,
@@ -95,20 +95,20 @@ fn hash_of(disk: &[u8], bytes: u64) -> String {
     sha256(disk.get(..length).unwrap_or(disk))
 }
 
-/// In words.
+/// The summary of the boot as text.
 fn summary(arguments: &Arguments, outcome: &Outcome, disk: &[u8]) -> String {
     let took = seconds(outcome.finished.elapsed_ns);
     let end = match (outcome.is_success(), is_sound(outcome, disk)) {
-        (true, true) => "and all of it went well",
-        (true, false) => "but not all that it did went well",
-        (false, _) => "but it did not end as it should",
+        (true, true) => "and all steps succeeded",
+        (true, false) => "but a step FAILED",
+        (false, _) => "but it did NOT end as expected",
     };
     let mut lines = vec![format!(
-        "the guest (L2: {} vCPU, {}, one NVMe assigned) ran for {took} of L1's time, {end}:",
+        "the guest (L2: {} vCPU, {}, one assigned NVMe) ran for {took} of L1's time, {end}:",
         arguments.cpus, arguments.memory
     )];
     lines.extend(outcome.reports.iter().filter_map(|report| in_words(report, disk)));
-    lines.push(format!("  vmm ended by {:?}", outcome.finished.ending));
+    lines.push(format!("  vmm ended with {:?}", outcome.finished.ending));
     lines.join("\n")
 }
 
@@ -117,20 +117,18 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
         Report::Init { uptime_ns, cpus, memory_kib } => {
             let ready = seconds(*uptime_ns);
             format!(
-                "  its init ran {ready} after its kernel's start, on CPUs {cpus}, with {memory_kib} KiB of RAM"
+                "  its init started {ready} after its kernel, on CPUs {cpus}, with {memory_kib} KiB \
+                 of RAM"
             )
         }
         Report::Pci { functions } => format!("  it sees {} PCI functions", functions.len()),
         Report::Hash { disk: name, bytes, sha256: found } => {
-            let same =
-                if *found == hash_of(disk, *bytes) { "the same as" } else { "NOT the same as" };
-            format!(
-                "  the first {bytes} bytes of {name} have {same} the SHA-256 of the host's image"
-            )
+            let is = if *found == hash_of(disk, *bytes) { "equals" } else { "does NOT equal" };
+            format!("  the SHA-256 of the first {bytes} bytes of {name} {is} that of the image")
         }
         Report::Write { disk, bytes, same, .. } => {
-            let same = if *same { "the same" } else { "something ELSE" };
-            format!("  it wrote {bytes} bytes to {disk} and read back {same}")
+            let same = if *same { "the same" } else { "OTHER" };
+            format!("  it wrote {bytes} bytes to {disk} and read back {same} data")
         }
         Report::Read { disk, reads, median_ns, interrupts, .. } => {
             let interrupts: u64 = interrupts.values().copied().fold(0, u64::saturating_add);
@@ -139,18 +137,18 @@ fn in_words(report: &Report, disk: &[u8]) -> Option<String> {
                 "  {reads} reads of 4 KiB from {disk}: {median} us each (median), {interrupts} interrupts"
             )
         }
-        Report::Error { what } => format!("  it FAILED: {what}"),
+        Report::Error { what } => format!("  a step FAILED: {what}"),
         Report::Net { interface, kind, asked, answered, .. } => {
-            format!("  {answered} of {asked} questions on {interface} ({kind}) were answered")
+            format!("  {answered} of {asked} ARP requests on {interface} ({kind}) were answered")
         }
         Report::Usb { devices, kinds, .. } => {
             format!(
-                "  {} USB devices at controllers that interrupt by {}",
+                "  {} USB devices; their controllers interrupt by {}",
                 devices.len(),
                 kinds.join(", ")
             )
         }
-        // The end, and steps that only tests ask for.
+        // The end, and steps of tests.
         _ => return None,
     })
 }
@@ -164,15 +162,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_hash_is_said() {
+    fn summary_reports_a_wrong_hash() {
         let report = Report::Hash { disk: "nvme0n1".into(), bytes: 4, sha256: sha256(b"abcd") };
-        assert!(in_words(&report, b"abcdefgh").unwrap().contains("the same as"));
-        assert!(in_words(&report, b"abcXefgh").unwrap().contains("NOT the same as"));
+        assert!(in_words(&report, b"abcdefgh").unwrap().contains(" equals "));
+        assert!(in_words(&report, b"abcXefgh").unwrap().contains(" does NOT equal "));
     }
 
     #[test]
-    fn a_guest_without_controllers_is_not_shown_as_one_with() {
-        let report = Report::Error { what: "no NVMe disk came up".into() };
-        assert!(in_words(&report, b"").unwrap().contains("no NVMe disk came up"));
+    fn summary_reports_a_failed_step() {
+        let report = Report::Error { what: "disks are missing: 0 of 1 appeared".into() };
+        assert!(in_words(&report, b"").unwrap().contains("FAILED: disks are missing"));
     }
 }

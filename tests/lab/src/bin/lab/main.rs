@@ -1,4 +1,4 @@
-//! `cargo lab`: the project in its nested machine.
+//! `cargo lab`: runs the project in a nested machine.
 
 mod bench;
 mod boot;
@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::{Error, Kernel, Lab, say};
 
-/// Runs the project in an emulated machine that has what it needs: an IOMMU, and KVM. No hardware is asked
-/// for; whatever is missing is installed, fetched or built, and kept in ~/.cache/vfio-passthrough-lab.
+/// Runs the project in an emulated machine that has an IOMMU and KVM. It needs no special hardware.
+/// As root, it installs missing packages. It fetches and builds kernels once, and keeps them in
+/// ~/.cache/vfio-passthrough-lab.
 #[derive(Parser)]
 #[command(name = "cargo lab")]
 struct Arguments {
@@ -20,13 +21,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boots the emulated machine (L1), and in it `vmm` with a Linux guest (L2) that has an NVMe assigned.
+    /// Boot the emulated machine (L1), and in it `vmm` with a Linux guest (L2) that has an assigned
+    /// NVMe.
     Boot(boot::Arguments),
-    /// Runs every test of the project, from unit tests to those in the emulated machine.
+    /// Run all tests of the project, from unit tests to tests in the emulated machine.
     Test(suite::Arguments),
-    /// Builds the small kernel, unless that has been done.
+    /// Build the small kernel, if it is not in the cache.
     Kernel,
-    /// Compares `vmm` with QEMU in one emulated machine.
+    /// Compare `vmm` with QEMU in one emulated machine.
     Bench(bench::Arguments),
 }
 
@@ -49,6 +51,6 @@ fn main() -> ExitCode {
 
 fn kernel() -> Result<bool, Error> {
     let image = Lab::without_programs()?.kernel(Kernel::Small)?;
-    say(&format!("the small kernel is {}", image.display()));
+    say(&format!("the small kernel is at {}", image.display()));
     Ok(true)
 }

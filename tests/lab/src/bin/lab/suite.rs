@@ -1,4 +1,4 @@
-//! `cargo lab test`: all tests, and one count.
+//! `cargo lab test`: runs all tests, and counts them.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
@@ -10,50 +10,51 @@ use lab::{Error, LANE, LANES, LONG, Lab, Tool, say, workspace};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Only nested tests whose names contain this.
+    /// Run only nested tests whose names contain this text.
     filter: Option<String>,
-    /// Only the tests in the emulated machine.
+    /// Run only the tests in the emulated machine.
     #[arg(long)]
     nested: bool,
-    /// Repeat what tests repeat as often as a release asks for: 50 removals of a device, 200 kills.
+    /// Repeat actions as often as a release needs, such as 50 removals of a device and 200 kills.
     #[arg(long)]
     long: bool,
 }
 
-/// What came of tests.
+/// The results of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     passed: u64,
     failed: u64,
     skipped: u64,
-    /// Emulated machines booted, and how many of them stopped.
+    /// The number of emulated machines booted, and of those that stopped.
     machines: u64,
     faults: u64,
-    /// A test program that did not get as far as a count.
+    /// The number of test programs that ended without a result.
     broken: u64,
 }
 
-/// Runs them and says how many passed.
+/// Runs the tests and prints the results; returns whether all passed.
 pub fn run(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up()?;
     lab.kernels()?;
     let mut total = Count::default();
     if !arguments.nested && arguments.filter.is_none() {
-        say("tests that need no emulated machine");
+        say("running tests without the emulated machine");
         total = cargo_test(&["--workspace", "--quiet"], &[], show)?;
     }
-    say("tests in the emulated machine");
+    say("running tests in the emulated machine");
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let nested = nested(filter, arguments.long)?;
-    // The first part has skipped those that the second runs.
+    // The first part counted the tests of the second part as skipped.
     total.skipped = total.skipped.saturating_sub(nested.passed.saturating_add(nested.failed));
     total = total.and(nested);
     say(&total.in_words());
     Ok(total.is_success())
 }
 
-/// Runs the nested tests, a lane a CPU as far as there are lanes: an emulated machine keeps one CPU busy. What
-/// all but the first print is shown at the end.
+/// Runs the nested tests. With enough CPUs the lanes run at the same time, because an emulated
+/// machine uses one CPU. The output of the first lane is shown at once, that of the others at the
+/// end.
 fn nested(filter: &str, is_long: bool) -> Result<Count, Error> {
     let arguments = ["--package", "lab", "--test", "nested", "--", "--ignored", filter];
     let long = is_long.then_some((LONG, "1".to_owned()));
@@ -90,7 +91,7 @@ fn show(line: &str) {
     println!("{line}");
 }
 
-/// Runs `cargo test`, passes on what it prints, and counts.
+/// Runs `cargo test`, passes each line of its output to `show`, and counts the results.
 fn cargo_test(
     arguments: &[&str],
     variables: &[(&str, String)],
@@ -118,12 +119,13 @@ fn cargo_test(
         count = count.and(counted(&line));
     }
     let ended = child.wait().map_err(failed)?.success();
-    // cargo fails for failed tests, which are counted; without any, something did not build or crashed.
+    // cargo fails if tests failed. Without a failed test, a build failed or a test program crashed.
     let broken = u64::from(!ended && count.failed == 0);
     Ok(Count { broken, ..count })
 }
 
-/// What a line of a test program adds: `test result: ok. 3 passed; 0 failed; 1 ignored; ...` is libtest's.
+/// The results on a line of a test program: libtest prints `test result: ok. 3 passed; 0 failed;
+/// ...`.
 fn counted(line: &str) -> Count {
     if let Some(result) = line.strip_prefix("test result:") {
         let (passed, failed) = (number_before(result, "passed"), number_before(result, "failed"));
@@ -169,14 +171,14 @@ impl Count {
 
     fn in_words(self) -> String {
         let Self { passed, failed, skipped, machines, faults, broken } = self;
-        let verdict = if self.is_success() { "all is well" } else { "NOT all is well" };
+        let verdict = if self.is_success() { "success" } else { "FAILURE" };
         let broken = match broken {
             0 => String::new(),
-            _ => format!(", {broken} test programs that did not build or broke off"),
+            _ => format!(", {broken} test programs that did not build or ended without a result"),
         };
         format!(
             "{verdict}: {passed} tests passed, {failed} failed, {skipped} skipped{broken}; \
-             {machines} emulated machines booted, {faults} of them stopped and replaced"
+             {machines} emulated machines booted, {faults} of them stopped and were replaced"
         )
     }
 }
@@ -186,24 +188,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_a_test_program_is_counted() {
+    fn counts_the_results_of_a_test_program() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
         assert_eq!(counted(line), Count { passed: 12, failed: 3, skipped: 1, ..Count::default() });
     }
 
     #[test]
-    fn machines_are_counted() {
+    fn counts_machines() {
         let line = "nested machines: 7 booted, 1 replaced";
         assert_eq!(counted(line), Count { machines: 7, faults: 1, ..Count::default() });
     }
 
     #[test]
-    fn other_lines_count_nothing() {
+    fn ignores_other_lines() {
         assert_eq!(counted("test pool::tests::x ... ok"), Count::default());
     }
 
     #[test]
-    fn nothing_passed_is_no_success() {
+    fn succeeds_only_if_a_test_passed_and_none_failed() {
         assert!(!Count::default().is_success());
         assert!(Count { passed: 1, ..Count::default() }.is_success());
         assert!(!Count { passed: 1, broken: 1, ..Count::default() }.is_success());

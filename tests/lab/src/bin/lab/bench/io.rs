@@ -1,7 +1,10 @@
-//! What an I/O costs: exits, interrupts, instructions and time, with QEMU, with `vmm`, and in L1 without a VMM.
+//! The cost of an I/O operation in exits, interrupts, instructions and time: with QEMU, with `vmm`,
+//! and in L1 without a VMM.
 //!
-//! Each step is done three times: with some operations, with one more, and with many. What the last two differ in,
-//! less what the first two do, is the cost of the operations, without that of starting, printing and looking.
+//! Each workload runs three times in one guest: with a few operations, with one more, and with
+//! many. The counters are read at the end of each run, so their growth during a run also contains
+//! the cost of start, print and measurement. The growth during the third run, less that during the
+//! second, is the cost of the additional operations alone.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +17,25 @@ use super::measure::{Guest, Vmm};
 use super::plot;
 use super::{HOST, booted, keep, write};
 
-/// Counters of all VMs that live (Documentation/virt/kvm: debugfs); and since its start, how long L1 was idle.
+/// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs), and the kernel's
+/// statistics, which have L1's idle time.
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
 const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
 const PORT_EXITS: &str = "/sys/kernel/debug/kvm/io_exits";
 const STAT: &str = "/proc/stat";
-/// The unit of times there (USER_HZ is 100 on x86).
+/// The unit of time in [`STAT`], in nanoseconds (USER_HZ is 100 on x86).
 const TICK_NS: f64 = 1e7;
 
-/// Operations of the first step. The second has one more: it is told from the first by that.
+/// Operations of the first run. The second has one more, so that its report differs.
 const FEW: u64 = 100;
-/// Operations of the third step, beyond those of the second: the idle time is known to 10 ms only.
+/// Operations of the third run beyond those of the second. It is a large number, because the idle
+/// time has a resolution of 10 ms.
 const MANY: u64 = 20_000;
 
-/// NVMe is number 0, the NIC number 1.
+/// The devices of the machine: [`Work::device`] is an index into this list.
 const DEVICES: [Device; 2] = [Device::Nvme, Device::E1000e];
 
-/// What is done, and with how many CPUs, of which each has a queue.
+/// The workloads, each with the number of CPUs. The NVMe has a queue for each CPU.
 const WORKS: [(Work, u32); 5] = [
     (Work::Reads(1), 1),
     (Work::Reads(32), 1),
@@ -39,12 +44,12 @@ const WORKS: [(Work, u32); 5] = [
     (Work::Reads(32), 2),
 ];
 
-/// Who runs the driver.
+/// The machine that runs the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum Host {
     /// A guest of this VMM.
     Guest(Vmm),
-    /// L1 itself.
+    /// L1 itself, without a VMM.
     Nobody,
 }
 
@@ -59,12 +64,12 @@ impl Host {
     }
 }
 
-/// What is done.
+/// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum Work {
-    /// Reads of 4 KiB, so many at a time.
+    /// Reads of 4 KiB, with this queue depth.
     Reads(u64),
-    /// Requests to the router, one at a time.
+    /// ARP requests to the router, one at a time.
     Requests,
 }
 
@@ -90,7 +95,7 @@ impl Work {
         }
     }
 
-    /// What the guest prints at the end of a step.
+    /// A text that only the guest's report of this step has.
     fn marker(self, count: u64) -> String {
         match self {
             Self::Reads(depth) => format!("\"depth\":{depth},\"reads\":{count},"),
@@ -108,7 +113,7 @@ impl Work {
     }
 }
 
-/// What was counted up to a place.
+/// The counters at the end of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
     exits: f64,
@@ -118,28 +123,28 @@ struct Counts {
     idle_ns: f64,
 }
 
-/// The cost of an operation.
+/// The cost of one operation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Cost {
     what: String,
     host: Host,
-    /// Out of the guest, of any kind.
+    /// Exits of any kind.
     exits: f64,
-    /// Of these to userspace.
+    /// Exits to userspace.
     userspace_exits: f64,
-    /// Interrupts of the device that its driver had.
+    /// Interrupts of the device that its driver handled.
     interrupts: f64,
-    /// That L1 ran, the guest's, its own and the VMM's, less those of its idle loop.
+    /// Instructions of L1, with those of the guest and of the VMM, and without the idle loop.
     instructions: f64,
-    /// In L1's time.
+    /// Microseconds of L1's time.
     us: f64,
 }
 
-/// Measures all of it, and keeps a table and plots of what could be measured.
+/// Measures all workloads, and writes a table and plots of what could be measured.
 pub fn run(lab: &Lab) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
-    l1.tell(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
+    l1.perform(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
     let measured = measure(&mut l1, &mut costs);
     let text = table(&costs);
@@ -153,10 +158,11 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
     measured
 }
 
-/// Adds each cost as it is known: what was measured before a machine stalls is not lost.
+/// Measures all workloads. Adds each cost to `costs` at once, so that none is lost if a machine
+/// stalls.
 fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
     for (work, cpus) in WORKS {
-        // L1 has one CPU, and so one queue.
+        // L1 has one CPU, and so the NVMe has one queue there.
         for host in HOSTS.into_iter().filter(|host| *host != Host::Nobody || cpus == 1) {
             say(&format!("{}: {}", work.name(cpus), host.name()));
             costs.push(cost(l1, work, cpus, host)?);
@@ -165,7 +171,7 @@ fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A file's name, its title, and the value of a bar.
+/// A plot: the name of its file, its title, and the value of a bar.
 type Plot = (&'static str, &'static str, fn(&Cost) -> f64);
 
 const PLOTS: [Plot; 2] = [
@@ -173,7 +179,7 @@ const PLOTS: [Plot; 2] = [
     ("io-instructions.svg", "instructions of an operation", |cost| cost.instructions),
 ];
 
-/// Where the guest's program is, as L1's agent sees it: the host's root is there.
+/// The path of the guest's program in L1, where the host's root is mounted.
 fn place(lab: &Lab) -> Result<String, Error> {
     Ok(format!("{HOST}{}", lab.guest_program()?.display()))
 }
@@ -222,7 +228,7 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
 fn counts(seen: &Sighting, interrupts: u64) -> Counts {
     let text = |file: &str| seen.files.get(file).map_or("", String::as_str);
     let number = |file: &str| text(file).trim().parse().unwrap_or(0.0);
-    // proc(5): after the name user, nice, system; then idle, and idle while somebody waits for a disk.
+    // proc(5): name, user, nice, system, idle, iowait. Both of the last are idle time.
     let idle = text(STAT).split_whitespace().skip(4).take(2);
     let idle: f64 = idle.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     Counts {
@@ -234,7 +240,7 @@ fn counts(seen: &Sighting, interrupts: u64) -> Counts {
     }
 }
 
-/// How many interrupts of the device itself came in a step of that work.
+/// The number of the device's interrupts in a report of `work`.
 fn interrupts_of(work: Work, report: Report) -> Option<u64> {
     let of = |interrupts: BTreeMap<String, u64>, name: &str| {
         let own = interrupts.into_iter().filter(|(own, _)| own.starts_with(name));
@@ -250,7 +256,8 @@ fn interrupts_of(work: Work, report: Report) -> Option<u64> {
 }
 
 impl Cost {
-    /// Of what was counted at the end of each of the three steps. Interrupts are each step's own.
+    /// The cost from the counters at the end of each of the three runs. The interrupts are those of
+    /// each run alone.
     fn new(
         what: String,
         host: Host,
@@ -274,7 +281,7 @@ impl Cost {
         }
     }
 
-    /// So many for each interrupt that the driver had.
+    /// Exits for each interrupt; 0 without interrupts.
     fn by_interrupt(&self, exits: f64) -> f64 {
         if self.interrupts > 0.0 { exits / self.interrupts } else { 0.0 }
     }
@@ -282,10 +289,10 @@ impl Cost {
 
 fn table(costs: &[Cost]) -> String {
     let mut text = format!(
-        "What one operation costs (a 4 KiB read; an ARP request and its answer), over {MANY} of them, in an L1 of \
-         one CPU. Instructions are all that L1 ran for it, the guest's among them; how long it was idle is known \
-         to 10 ms.\n\n\
-         | | who | exits | to userspace | interrupts | exits for an interrupt | to userspace | instructions | us |\n\
+        "The cost of one operation (a 4 KiB read; an ARP request and its answer), averaged over \
+         {MANY} operations, in an L1 with one CPU. Instructions are all that L1 ran, with those of \
+         the guest. The idle time of L1 has a resolution of 10 ms.\n\n\
+         | | VMM | exits | to userspace | interrupts | exits for an interrupt | to userspace | instructions | us |\n\
          |---|---|---|---|---|---|---|---|---|\n"
     );
     for cost in costs {
@@ -310,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_every_step_costs_is_not_an_operations() {
+    fn cost_of_an_operation_excludes_the_cost_of_a_run() {
         let at = |operations: f64, steps: f64| Counts {
             exits: 2.0 * operations + 500.0 * steps,
             userspace_exits: 400.0 * steps,

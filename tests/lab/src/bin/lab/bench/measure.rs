@@ -1,4 +1,4 @@
-//! One boot, and what it shows.
+//! The measurement of one boot.
 
 use guest::{Report, reports};
 use lab::protocol::{Ending, Program, Sighting, Trigger};
@@ -9,92 +9,92 @@ use serde_json::Value;
 use super::HOST;
 use super::syscalls::Syscalls;
 
-/// What the guest's init prints first.
+/// The first report of the guest's init.
 const INIT: &str = "\"report\":\"up\"";
 
-/// Counters of all VMs that live (Documentation/virt/kvm: debugfs).
+/// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs).
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
 const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
 const PORT_EXITS: &str = "/sys/kernel/debug/kvm/io_exits";
 const SMAPS: &str = "/proc/{pid}/smaps";
 
-/// Where strace writes, as seen in the host's root.
+/// The file that strace writes, within the host's root.
 const STRACE: &str = "/tmp/strace";
-/// Where `vmm` writes its counters, as seen there.
+/// The file to which `vmm` writes its counters, within the host's root.
 const STATS: &str = "/tmp/stats.json";
 
-/// A mapping of so much is the guest's RAM, of which 256 MiB or more are measured.
+/// A mapping of at least this size is the guest's RAM. Guests have 256 MiB or more.
 const RAM_AT_LEAST_KIB: u64 = 128 << 10;
 
-/// A guest to boot.
+/// The description of a guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// Its RAM.
+    /// The RAM in MiB.
     pub memory_mib: u64,
-    /// Its CPUs.
+    /// The number of CPUs.
     pub cpus: u32,
-    /// Its devices, as L1 has them.
+    /// The addresses of the assigned devices in L1.
     pub devices: Vec<String>,
 }
 
 impl Guest {
-    /// 512 MiB, one CPU, and these devices.
+    /// A guest with 512 MiB, one CPU, and these devices.
     pub fn with(devices: &[String]) -> Self {
         Self { memory_mib: 512, cpus: 1, devices: devices.to_vec() }
     }
 }
 
-/// A program that boots the guest.
+/// A VMM that boots the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Vmm {
-    /// The host's.
+    /// The host's QEMU.
     Qemu,
-    /// This project's.
+    /// This project's `vmm`.
     Ours,
 }
 
-/// All that was measured of one VMM.
+/// The measurements of one VMM.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    /// Of which.
+    /// The VMM.
     pub vmm: Vmm,
-    /// What it and its threads made in one boot.
+    /// The system calls of one boot, of all threads.
     pub syscalls: Syscalls,
-    /// In order.
+    /// The boots, in order.
     pub boots: Vec<Boot>,
-    /// Others, with an L1 that clears memory byte by byte.
+    /// The boots in an L1 with ERMS, which clears memory byte by byte.
     pub boots_by_byte: Vec<Boot>,
 }
 
-/// One boot.
+/// The measurements of one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Boot {
-    /// From exec to the first word of the guest's init.
+    /// The time from exec to the first report of the guest's init.
     pub to_init_ns: u64,
-    /// Of any kind, up to then.
+    /// Exits of any kind up to then.
     pub exits: u64,
-    /// Those that userspace served for memory.
+    /// MMIO exits to userspace up to then.
     pub mmio_exits: u64,
-    /// Those for ports.
+    /// Port exits up to then.
     pub port_exits: u64,
-    /// Resident memory of the process besides the guest's RAM.
+    /// The proportional resident memory of the process without the guest's RAM.
     pub overhead_kib: u64,
-    /// A 4 KiB read, with one at a time; the median.
+    /// The median time of a 4 KiB read, at queue depth 1.
     pub read_ns: u64,
 }
 
 impl Figures {
-    /// Nothing measured yet.
+    /// Figures without a measurement.
     pub fn new(vmm: Vmm) -> Self {
         Self { vmm, syscalls: Syscalls::default(), boots: Vec::new(), boots_by_byte: Vec::new() }
     }
 
-    /// The median over all boots of one of their figures.
+    /// The median of a figure over all boots.
     pub fn median(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
         median(&self.boots, figure)
     }
 
-    /// The same where L1 clears memory byte by byte.
+    /// The median of a figure over all boots in an L1 with ERMS.
     pub fn median_by_byte(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
         median(&self.boots_by_byte, figure)
     }
@@ -107,7 +107,7 @@ fn median(boots: &[Boot], figure: impl Fn(&Boot) -> u64) -> u64 {
 }
 
 impl Vmm {
-    /// As people call it.
+    /// The VMM's name for tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qemu => "QEMU",
@@ -115,10 +115,11 @@ impl Vmm {
         }
     }
 
-    /// Boots the guest once.
+    /// Boots the guest once and measures; the guest makes `reads` reads.
     pub fn boot(self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
         let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
-        // The guest waits after its first word, so what is looked at then stands still.
+        // The guest pauses after its first report, so that the counters do not change while the
+        // agent reads them.
         let reads = match reads {
             0 => String::new(),
             _ => format!("read:{reads},"),
@@ -130,7 +131,7 @@ impl Vmm {
         boot_of(&run).ok_or_else(|| self.failed(&run))
     }
 
-    /// What strace has to say of a boot.
+    /// Boots the guest under strace; returns strace's output.
     pub fn trace(self, l1: &mut L1, guest: &Guest) -> Result<String, Error> {
         let strace = ["/usr/bin/strace", "-f", "-o", STRACE].map(str::to_owned);
         let arguments = [strace.as_slice(), &self.arguments(guest, "end:off", "")].concat();
@@ -141,7 +142,7 @@ impl Vmm {
         }
     }
 
-    /// What `vmm --stats` counts in a boot.
+    /// Boots the guest with `vmm --stats`; returns the counters.
     pub fn stats(self, l1: &mut L1, guest: &Guest) -> Result<Value, Error> {
         let run = l1.run(Program {
             arguments: self.arguments(guest, "end:off", &format!("--stats {STATS}")),
@@ -152,7 +153,7 @@ impl Vmm {
         serde_json::from_str(&stats).map_err(|_| self.failed(&run))
     }
 
-    /// What boots `guest`, which does `steps`; `more` is for `vmm` only.
+    /// The command line that boots `guest` with these steps. `more` are arguments for `vmm` only.
     pub fn arguments(self, guest: &Guest, steps: &str, more: &str) -> Vec<String> {
         let (memory, cpus) = (guest.memory_mib, guest.cpus);
         let each = |prefix: &str| -> String {
@@ -182,7 +183,7 @@ impl Vmm {
     }
 }
 
-/// None if the guest did not get through.
+/// The measurements of a run; `None` if the guest did not report its end.
 fn boot_of(run: &Run) -> Option<Boot> {
     let seen = run.finished.sightings.first()?;
     let reports = reports(&run.stdout);
@@ -207,7 +208,7 @@ fn number(seen: &Sighting, file: &str) -> Option<u64> {
     seen.files.get(file)?.trim().parse().ok()
 }
 
-/// Proportional resident size of all mappings but the guest's RAM.
+/// The sum of the proportional resident sizes of all mappings without the guest's RAM.
 fn overhead_kib(smaps: &str) -> u64 {
     let (mut sum, mut is_ram) = (0u64, false);
     for line in smaps.lines() {
@@ -229,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guests_ram_is_not_overhead() {
+    fn overhead_excludes_the_guests_ram() {
         let smaps = "\
 7f0000000000-7f0020000000 rw-p 00000000 00:00 0
 Size:             524288 kB
@@ -245,7 +246,7 @@ Pss_Dirty:           600 kB
     }
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn median_is_the_middle_value() {
         let boot = |to_init_ns| Boot {
             to_init_ns,
             exits: 0,

@@ -1,9 +1,9 @@
-//! `cargo lab bench`: the same guest, booted by QEMU and by `vmm` in one L1, in turns.
+//! `cargo lab bench`: QEMU and `vmm` boot the same guest in one L1, in turns.
 //!
-//! L1's time is the number of instructions that it has run, so what is measured is the software, and two runs
-//! of the same differ by about one percent.
+//! L1's clock counts the instructions that L1 has run, so the bench measures only software. Two
+//! runs differ by about one percent.
 
-mod heat;
+mod accesses;
 mod io;
 mod measure;
 mod plot;
@@ -21,32 +21,33 @@ use serde::Serialize;
 use measure::{Boot, Figures, Guest, Vmm};
 use syscalls::Syscalls;
 
-/// Where the host's root is in L1.
+/// The mount point of the host's root in L1.
 const HOST: &str = "/host";
 
 /// A part of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// One guest's start, against QEMU.
+    /// The start of a guest, compared with QEMU.
     Start,
-    /// What an I/O costs, against QEMU and against no VMM.
+    /// The cost of an I/O operation, compared with QEMU and with no VMM.
     Io,
-    /// The start by the number of devices and by RAM.
+    /// The start by number of devices and by size of RAM.
     Scale,
 }
 
 #[derive(Args)]
 pub struct Arguments {
-    /// What to measure [default: all of it]
+    /// The parts to run [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How often each of the two boots the guest, after one boot that is not counted.
+    /// How often each VMM boots the guest, after one boot that is not counted.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How many 4 KiB reads the guest makes.
+    /// The number of 4 KiB reads of the guest.
     #[arg(long, default_value_t = 5000)]
     reads: u32,
-    /// How much RAM the largest guest has, in MiB. The host needs 1.5 GiB more, twice for 8192.
+    /// The RAM of the largest guest of `scale` in MiB. The host needs 1.5 GiB more than that, and 3
+    /// GiB more for 8192.
     #[arg(long, default_value_t = 4096)]
     most_memory: u64,
 }
@@ -57,7 +58,7 @@ impl Arguments {
     }
 }
 
-/// Measures, prints tables, and says which goals are met.
+/// Measures and prints tables; returns whether all goals are met.
 pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     let lab = Lab::set_up_for_bench()?;
     lab.kernel(Kernel::Small)?;
@@ -89,12 +90,12 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
         (figures.boots, figures.boots_by_byte) = (boots, by_byte);
     }
     let [qemu, ours] = figures;
-    let heat = heat::rows(&stats);
+    let accesses = accesses::rows(&stats);
     let text = [
         table::table(&qemu, &ours, arguments),
-        heat::table(&heat),
-        heat::exits(&stats),
-        heat::phases(&stats),
+        accesses::table(&accesses),
+        accesses::exits(&stats),
+        accesses::phases(&stats),
         syscalls::table(&qemu, &ours),
     ]
     .join("\n");
@@ -103,7 +104,7 @@ fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
     let size = fs::metadata(program).map_err(Error::file("look at", program))?.len();
     let goals = table::goals(&qemu, &ours, size.div_ceil(1024));
     goals.iter().for_each(|goal| println!("{goal}"));
-    keep("vmm-against-qemu", &text, &(qemu, ours, heat))?;
+    keep("vmm-against-qemu", &text, &(qemu, ours, accesses))?;
     Ok(goals.iter().all(|goal| goal.is_met()))
 }
 
@@ -114,17 +115,17 @@ fn booted(lab: &Lab, machine: &Machine) -> Result<L1, Error> {
     Ok(l1)
 }
 
-/// What is timed lies in memory: the host's root is slow to read.
+/// Copies the timed programs into L1's memory, because reads from the host's root are slow.
 fn prepare(l1: &mut L1) -> Result<(), Error> {
-    l1.tell(&Request::Share { at: HOST.into() })?;
+    l1.perform(&Request::Share { at: HOST.into() })?;
     for (from, to) in [(place::VMM, "vmm"), (place::KERNEL, "kernel"), (place::INITRD, "initrd")] {
-        l1.tell(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
+        l1.perform(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
     }
     let device = l1.machine().address(0);
     l1.bind(&device, Some("vfio-pci"))
 }
 
-/// The boots of both, in turns, after one of each that is not counted.
+/// Boots the guest with both VMMs in turns, after one boot of each that is not counted.
 fn compare(l1: &mut L1, guest: &Guest, arguments: &Arguments) -> Result<[Vec<Boot>; 2], Error> {
     let mut boots = [Vec::new(), Vec::new()];
     for round in 0..=arguments.rounds {
@@ -137,14 +138,14 @@ fn compare(l1: &mut L1, guest: &Guest, arguments: &Arguments) -> Result<[Vec<Boo
     Ok(boots)
 }
 
-/// Keeps a part's text, and its figures for comparisons over time.
+/// Writes the table of a part, and its figures as JSON.
 fn keep(name: &str, text: &str, figures: &impl Serialize) -> Result<(), Error> {
     let json = serde_json::to_string_pretty(figures).map_err(Error::json("the figures"))?;
     write(&format!("{name}.md"), text)?;
     write(&format!("{name}.json"), &json)
 }
 
-/// Writes a file that whoever runs the bench may look at.
+/// Writes a file below `target/bench`.
 fn write(name: &str, contents: &str) -> Result<(), Error> {
     let folder = workspace().join("target/bench");
     let path = folder.join(name);

@@ -1,24 +1,24 @@
-//! Plots as SVG: points and the line through them, and bars.
+//! Plots as SVG: points with a line, and bars.
 
 use lab::Error;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (600, 360);
-/// What axes and bars are labelled with.
+/// The font of labels.
 const FONT: (&str, u32) = ("sans-serif", 13);
 
 /// A straight line, by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Line {
-    /// Where x is 0.
+    /// The value at x = 0.
     pub offset: f64,
-    /// For each x.
+    /// The growth for each unit of x.
     pub slope: f64,
-    /// How much of the points' variance the line explains, up to 1.
+    /// The coefficient of determination, 0 to 1.
     pub fit: f64,
 }
 
-/// The line through points; a flat one where they have one x.
+/// Fits a line to points; the line is flat if all points have the same x.
 pub fn line(points: &[(f64, f64)]) -> Line {
     let count = points.len().max(1) as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
@@ -34,13 +34,13 @@ pub fn line(points: &[(f64, f64)]) -> Line {
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// The points with their line, from 0 on both axes.
+/// Plots the points with their line. Both axes begin at 0.
 pub fn svg(title: &str, x_name: &str, points: &[(f64, f64)]) -> Result<String, Error> {
     let mut out = String::new();
     drawn(title, draw_points(&mut out, title, x_name, points)).map(|()| out)
 }
 
-/// Bars, each with its name, from above.
+/// Plots bars with their names, from top to bottom.
 pub fn bars(title: &str, bars: &[(String, f64)]) -> Result<String, Error> {
     let mut out = String::new();
     drawn(title, draw_bars(&mut out, title, bars)).map(|()| out)
@@ -53,7 +53,7 @@ fn drawn(title: &str, result: Drawn) -> Result<(), Error> {
     })
 }
 
-/// Where an axis ends.
+/// The end of an axis: somewhat above the largest value.
 fn end(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(1e-9, f64::max) * 1.05
 }
@@ -104,7 +104,7 @@ fn draw_bars(out: &mut String, title: &str, bars: &[(String, f64)]) -> Drawn {
     Ok(())
 }
 
-/// Short: three digits that count.
+/// Formats a number with about three significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_is_that_of_the_points() {
+    fn fits_a_line_to_the_points() {
         let exact = line(&[(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)]);
         assert!((exact.slope - 2.0).abs() < 1e-9 && (exact.offset - 3.0).abs() < 1e-9);
         assert!((exact.fit - 1.0).abs() < 1e-9);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_and_every_bar_is_drawn_inside() {
+    fn draws_every_point_and_every_bar_inside() {
         let points = svg("exits", "devices", &[(1.0, 100.0), (16.0, 1600.0)]).unwrap();
         assert_eq!(points.matches("<circle").count(), 2);
         assert!(points.contains("devices"));

@@ -1,4 +1,5 @@
-//! What the start takes with 1 to 16 devices, and with 256 MiB and more of RAM: linear, with which slope.
+//! The start with 1 to 16 devices and with 256 MiB to 8 GiB of RAM, and a line fitted to each
+//! figure.
 
 use lab::protocol::Request;
 use lab::{Device, Error, Kernel, L1, Lab, Machine, VFS, say};
@@ -12,12 +13,12 @@ use super::{booted, keep, write};
 
 const DEVICES: [u16; 5] = [1, 2, 4, 8, 16];
 const MEMORY_MIB: [u64; 6] = [256, 512, 1024, 2048, 4096, 8192];
-/// What L1 needs beside the guest's RAM.
+/// The RAM that L1 needs beside the guest's.
 const OWN_MIB: u64 = 1536;
-/// What each further device may add to the memory beyond the guest's.
+/// The goal: the most memory beyond the guest's RAM that each further device may add.
 const MOST_KIB_EACH: u64 = 256;
 
-/// A start.
+/// The measurements of a start.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Start {
     devices: u16,
@@ -26,7 +27,7 @@ struct Start {
     syscalls: u64,
 }
 
-/// A figure of a start: its name, its value, and its unit.
+/// A figure of a start: its name, its unit, and its value.
 type Figure = (&'static str, &'static str, fn(&Start) -> f64);
 
 const FIGURES: [Figure; 4] = [
@@ -38,14 +39,15 @@ const FIGURES: [Figure; 4] = [
     (OVERHEAD, "KiB", overhead),
 ];
 
-/// The figure that a goal is set for.
+/// The figure that has a goal.
 const OVERHEAD: &str = "memory beyond the guest's";
 
 fn overhead(start: &Start) -> f64 {
     start.boot.overhead_kib as f64
 }
 
-/// Measures with guests of up to `most_mib` of RAM, and keeps tables and plots. Whether the goal is met.
+/// Measures guests of up to `most_mib` of RAM, and writes tables and plots; returns whether the
+/// goal is met.
 pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     let sizes: Vec<u64> = MEMORY_MIB.into_iter().filter(|size| *size <= most_mib).collect();
     let largest = sizes.last().copied().unwrap_or_default().saturating_add(OWN_MIB);
@@ -66,8 +68,8 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     let by_devices_text = table("devices", &by_devices, |start| f64::from(start.devices))?;
     let by_memory_text = table("GiB of RAM", &by_memory, |start| start.memory_mib as f64 / 1024.0)?;
     let text = format!(
-        "Starts by devices (virtual functions of an NVMe, 512 MiB of RAM):\n\n{}\nStarts by RAM (one device):\n\n{}",
-        by_devices_text, by_memory_text
+        "Starts by devices (virtual functions of an NVMe, 512 MiB of RAM):\n\n{by_devices_text}\n\
+         Starts by RAM (one device):\n\n{by_memory_text}"
     );
     let points: Vec<_> =
         by_devices.iter().map(|start| (f64::from(start.devices), overhead(start))).collect();
@@ -82,11 +84,11 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
     Ok(goal.is_met())
 }
 
-/// All of the first NVMe's, bound to vfio-pci. Its own driver makes them.
+/// Makes the virtual functions of the first NVMe with its driver, and binds them to vfio-pci.
 fn virtual_functions(l1: &mut L1) -> Result<Vec<String>, Error> {
     let address = l1.machine().address(0);
     l1.bind(&address, Some("nvme"))?;
-    l1.tell(&Request::VirtualFunctions { address, count: VFS })?;
+    l1.perform(&Request::VirtualFunctions { address, count: VFS })?;
     (1..=VFS)
         .map(|number| {
             let function = l1.machine().vf(number);
@@ -106,7 +108,7 @@ fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Erro
     })
 }
 
-/// A table of all figures by `x`, with the lines through them; each figure's plot is kept beside it.
+/// A table of all figures by `x`, with the fitted lines. Writes a plot of each figure.
 fn table(x_name: &str, starts: &[Start], x: fn(&Start) -> f64) -> Result<String, Error> {
     let xs: Vec<String> = starts.iter().map(|start| number(x(start))).collect();
     let mut text = format!(

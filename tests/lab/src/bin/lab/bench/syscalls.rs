@@ -1,4 +1,4 @@
-//! The system calls of a boot, as strace saw them.
+//! The system calls of a boot, from the output of strace.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,21 @@ use serde::Serialize;
 
 use super::measure::Figures;
 
-/// How many kinds of system calls are told.
+/// The number of system calls that the table names.
 const NAMED_CALLS: usize = 40;
 
 /// The system calls of a program and its threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Syscalls {
-    /// All of them.
+    /// The number of calls.
     pub total: u64,
-    /// By name, most first. Those of `ioctl` have the request beside it.
+    /// The number of calls by name, the largest first. The name of an `ioctl` includes its request.
     pub by_name: Vec<(String, u64)>,
 }
 
 impl Syscalls {
-    /// Counts what `strace -f -o` wrote: a call a line, after the thread's number.
+    /// Counts the calls in the output of `strace -f -o`, in which a line has a thread ID and a
+    /// call.
     pub fn of(trace: &str) -> Self {
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         for name in trace.lines().filter_map(name) {
@@ -31,14 +32,15 @@ impl Syscalls {
         Self { total: by_name.iter().map(|(_, count)| *count).sum(), by_name }
     }
 
-    /// All but `KVM_RUN`: the exits that it returns for are counted by themselves.
-    pub fn but_for_runs(&self) -> u64 {
+    /// The number of calls without `KVM_RUN`, because the table counts exits separately.
+    pub fn without_runs(&self) -> u64 {
         let runs = self.by_name.iter().filter(|(name, _)| name == "ioctl KVM_RUN");
         self.total.saturating_sub(runs.map(|(_, count)| count).sum())
     }
 }
 
-/// None for what is no call: a signal, a thread's end, the second half of a call that another thread's came between.
+/// The name of the call on a line. `None` for other lines: a signal, the end of a thread, or the
+/// second half of a call that a call of another thread interrupted.
 fn name(line: &str) -> Option<String> {
     let (_, call) = line.split_once(' ')?;
     let (name, arguments) = call.trim_start().split_once('(')?;
@@ -55,7 +57,7 @@ fn name(line: &str) -> Option<String> {
     })
 }
 
-/// Those of both, by name.
+/// The system calls of both VMMs as a Markdown table.
 pub fn table(qemu: &Figures, ours: &Figures) -> String {
     let mut text = "| system call | QEMU | vmm |\n|---|---|---|\n".to_owned();
     let of = |figures: &Figures, name: &str| {
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_call_counts_once_and_ioctls_by_their_request() {
+    fn counts_every_call_once_and_ioctls_by_request() {
         let trace = "\
 17 execve(\"/tmp/vmm\", [\"/tmp/vmm\"], 0x7ffd /* 3 vars */) = 0
 17 ioctl(5, KVM_RUN, 0)                    = 0
@@ -90,7 +92,7 @@ mod tests {
         let expected =
             [("ioctl KVM_RUN", 2), ("execve", 1), ("getpid", 1), ("ioctl _IOC(_IOC_WRITE", 1)];
         assert_eq!((calls.total, named.as_slice()), (5, expected.as_slice()));
-        assert_eq!(calls.but_for_runs(), 3);
+        assert_eq!(calls.without_runs(), 3);
         assert_eq!(Syscalls::of(""), Syscalls::default());
     }
 }

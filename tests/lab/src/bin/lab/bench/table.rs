@@ -1,26 +1,25 @@
-//! The figures side by side, and the goals.
+//! The comparison of the VMMs as a table, and the goals.
 
 use std::fmt::{self, Display, Formatter};
 
 use super::Arguments;
 use super::measure::{Boot, Figures};
 
-/// Something to reach.
+/// A goal: it is met if `value` is at most `most`.
 pub struct Goal {
     what: &'static str,
-    /// Met when at most `most`, in thousandths where it is a ratio.
     value: u64,
     most: u64,
     unit: &'static str,
 }
 
 impl Goal {
-    /// Something of which there may be at most `most`.
+    /// The goal that `value` is at most `most`.
     pub fn new(what: &'static str, value: u64, most: u64, unit: &'static str) -> Self {
         Self { what, value, most, unit }
     }
 
-    /// Whether it is.
+    /// Whether the goal is met.
     pub fn is_met(&self) -> bool {
         self.value <= self.most
     }
@@ -41,15 +40,15 @@ fn userspace_exits(boot: &Boot) -> u64 {
     boot.mmio_exits.saturating_add(boot.port_exits)
 }
 
-/// What the project wants to reach against QEMU.
+/// The goals of the start, in part relative to QEMU.
 pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
     let to_init = percent(ours.median(|boot| boot.to_init_ns), qemu.median(|boot| boot.to_init_ns));
     let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
     let mut goals = vec![
         Goal::new("exec to guest init:", to_init, 35, "% of QEMU's"),
         Goal::new(
-            "system calls of a boot, KVM_RUN not counted:",
-            ours.syscalls.but_for_runs(),
+            "system calls of a boot, without KVM_RUN:",
+            ours.syscalls.without_runs(),
             400,
             "",
         ),
@@ -61,13 +60,13 @@ pub fn goals(qemu: &Figures, ours: &Figures, binary_kib: u64) -> Vec<Goal> {
         ),
         Goal::new("the program's size:", binary_kib, 3 * 1024, "KiB"),
     ];
-    // The two take turns in one machine; a percent is within what repeats.
+    // Two measurements of the same differ by up to one percent.
     let reads = Goal::new("time of a 4 KiB read:", read, 101, "% of QEMU's");
     goals.extend((read > 0).then_some(reads));
     goals
 }
 
-/// Rounded up, so that what is a bit above a goal does not meet it.
+/// `ours` in percent of `qemu`, rounded up: a value slightly above a goal does not meet it.
 fn percent(ours: u64, qemu: u64) -> u64 {
     match qemu {
         0 => u64::MAX,
@@ -75,16 +74,14 @@ fn percent(ours: u64, qemu: u64) -> u64 {
     }
 }
 
-/// A row's name, and its value.
+/// A row of the table: its name and its value.
 type Row = (&'static str, fn(&Figures) -> String);
 
 const ROWS: [Row; 9] = [
-    ("exec to guest init (s of 1 ns an instruction)", |f| {
+    ("exec to guest init (s, at 1 ns per instruction)", |f| {
         seconds(f.median(|boot| boot.to_init_ns))
     }),
-    ("the same, L1 clearing memory byte by byte", |f| {
-        seconds(f.median_by_byte(|boot| boot.to_init_ns))
-    }),
+    ("the same, in an L1 with ERMS", |f| seconds(f.median_by_byte(|boot| boot.to_init_ns))),
     ("exits up to init, all", |f| f.median(|boot| boot.exits).to_string()),
     ("exits up to init to userspace", |f| f.median(userspace_exits).to_string()),
     ("of these MMIO / port", |f| {
@@ -92,16 +89,17 @@ const ROWS: [Row; 9] = [
         format!("{mmio} / {port}")
     }),
     ("system calls of a boot", |f| f.syscalls.total.to_string()),
-    ("of these all but KVM_RUN", |f| f.syscalls.but_for_runs().to_string()),
+    ("of these without KVM_RUN", |f| f.syscalls.without_runs().to_string()),
     ("memory beyond guest RAM (KiB)", |f| f.median(|boot| boot.overhead_kib).to_string()),
     ("4 KiB read, one at a time (us)", |f| thousandths(f.median(|boot| boot.read_ns))),
 ];
 
-/// The table, with medians over the rounds.
+/// The comparison as a Markdown table, with medians over the rounds.
 pub fn table(qemu: &Figures, ours: &Figures, arguments: &Arguments) -> String {
     let mut text = format!(
-        "One guest (small kernel, 512 MiB, one vCPU, one NVMe); medians of {} rounds, with {} reads each, in L1's \
-         time of 1 ns an instruction. KVM's count of port exits has those that it handled itself.\n\n\
+        "One guest (small kernel, 512 MiB, one vCPU, one NVMe): medians of {} rounds with {} reads \
+         each. L1's time is 1 ns per instruction. Port exits include those that KVM handled \
+         itself.\n\n\
          | | QEMU | vmm |\n|---|---|---|\n",
         arguments.rounds, arguments.reads
     );
@@ -143,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_met_up_to_its_limit() {
+    fn goal_is_met_up_to_its_limit() {
         let qemu = figures(Vmm::Qemu, 2000, 0);
         assert!(goals(&qemu, &figures(Vmm::Ours, 700, 400), 3072).iter().all(Goal::is_met));
         let missed = goals(&qemu, &figures(Vmm::Ours, 701, 401), 3073);
@@ -151,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_meets_no_ratio() {
+    fn goal_relative_to_qemu_is_not_met_without_a_measurement() {
         let none = Figures::new(Vmm::Qemu);
         assert!(!goals(&none, &figures(Vmm::Ours, 1000, 0), 0)[0].is_met());
     }
 
     #[test]
-    fn thousandths_keep_their_zeros() {
+    fn formats_thousandths_with_leading_zeros() {
         assert_eq!(thousandths(1_007), "1.007");
     }
 }

@@ -1,0 +1,93 @@
+//! What a layout is planned from.
+
+use super::bar::BarRequest;
+use crate::AddressRange;
+use crate::range::subtract;
+
+/// x86: a DMA write here is an interrupt, not a memory access (SDM 3A, Message Address Register),
+/// even if the IOMMU's apertures contain it.
+const INTERRUPTS: AddressRange = AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff);
+/// AMD: addresses of HyperTransport below 1 TiB, at which DMA reaches no memory (AMD I/O
+/// Virtualization Technology 3.08, 2.1.2, table 3).
+const HYPERTRANSPORT: AddressRange = AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff);
+
+/// The addresses that the CPUs of host and guest can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuReach {
+    /// The width of guest physical addresses in bits.
+    pub address_bits: u8,
+    /// Whether HyperTransport reserves addresses below 1 TiB, as on AMD hosts.
+    pub hypertransport: bool,
+}
+
+impl CpuReach {
+    pub(super) fn reach(&self) -> AddressRange {
+        let end = 1_u64.checked_shl(self.address_bits.into());
+        AddressRange::new(0, end.unwrap_or(u64::MAX))
+    }
+}
+
+/// The addresses that the IOMMU translates.
+#[derive(Debug, Clone, Copy)]
+pub enum IoReach<'a> {
+    /// No device is assigned, so no IOMMU restricts the layout.
+    Unrestricted,
+    /// The ranges of IOVAs that the IOMMU translates.
+    Apertures(&'a [AddressRange]),
+}
+
+/// Addresses that the layout must not use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// The addresses.
+    pub range: AddressRange,
+    /// The owner of the addresses, for errors.
+    pub what: String,
+}
+
+/// The input of [`Layout::plan`].
+#[derive(Debug, Clone, Copy)]
+pub struct LayoutRequest<'a> {
+    /// Bytes of RAM, a multiple of `ram_page`.
+    pub ram: u64,
+    /// The size in bytes of a page of RAM. Regions begin and end at multiples of it.
+    pub ram_page: u64,
+    /// The addresses that the CPUs can use.
+    pub cpu: CpuReach,
+    /// The addresses that the IOMMU translates.
+    pub reach: IoReach<'a>,
+    /// Reserved addresses, without those that x86 and AMD reserve.
+    pub reserved: &'a [Reserved],
+    /// The BARs of all assigned functions.
+    pub bars: &'a [BarRequest],
+}
+
+impl LayoutRequest<'_> {
+    pub(super) fn all_reserved(&self) -> impl Iterator<Item = (AddressRange, &str)> {
+        let hypertransport = self.cpu.hypertransport.then_some(HYPERTRANSPORT);
+        let asked = self.reserved.iter().map(|reserved| (reserved.range, reserved.what.as_str()));
+        std::iter::once((INTERRUPTS, "interrupts"))
+            .chain(hypertransport.map(|range| (range, "HyperTransport")))
+            .chain(asked)
+    }
+
+    /// The addresses that CPUs and IOMMU both reach and nobody reserves, in ascending order.
+    pub(super) fn reachable(&self) -> Vec<AddressRange> {
+        let cpu = self.cpu.reach();
+        let mut ranges: Vec<_> = match self.reach {
+            IoReach::Unrestricted => vec![cpu],
+            IoReach::Apertures(apertures) => {
+                apertures.iter().map(|aperture| aperture.intersection(&cpu)).collect()
+            }
+        };
+        ranges.sort_unstable();
+        let mut end = 0;
+        for range in &mut ranges {
+            *range = AddressRange::between(range.start.max(end), range.end());
+            end = end.max(range.end());
+        }
+        ranges.retain(|range| !range.is_empty());
+        let holes: Vec<_> = self.all_reserved().map(|(range, _)| range).collect();
+        subtract(ranges, &holes)
+    }
+}

@@ -1,0 +1,46 @@
+//! The examples of `vfio-passthrough` run with an assigned NVMe.
+
+use lab::protocol::{Ending, Program};
+use lab::{EXAMPLES, Error, L1, place};
+
+use crate::Test;
+use crate::support::{assert_parts, assigned};
+
+/// On a machine with an NVMe first.
+pub const TESTS: &[Test] = &[("examples: each runs with an assigned NVMe", run_all)];
+
+/// An example, and what it must print. `{device}` stands for the NVMe's address.
+struct Example {
+    /// The name, one of [`EXAMPLES`].
+    name: &'static str,
+    /// The arguments.
+    arguments: &'static [&'static str],
+    /// Texts that the standard output must contain.
+    output: &'static [&'static str],
+}
+
+const TABLE: &[Example] = &[Example {
+    name: "attach",
+    arguments: &["{device}", "6"],
+    output: &["after 5: Held {", "after 6: Held {"],
+}];
+
+fn run_all(l1: &mut L1) -> Result<(), Error> {
+    let names: Vec<_> = TABLE.iter().map(|example| example.name).collect();
+    assert_eq!(names, EXAMPLES, "the table has every example");
+    let device = assigned(l1, 0)?;
+    TABLE.iter().try_for_each(|example| run(l1, example, &device))
+}
+
+fn run(l1: &mut L1, example: &Example, device: &str) -> Result<(), Error> {
+    let with_device = |text: &&str| text.replace("{device}", device);
+    let arguments = example.arguments.iter().map(with_device);
+    let arguments = std::iter::once(place::example(example.name)).chain(arguments).collect();
+    let run = l1.run(Program { arguments, ..Program::default() })?;
+    let text = format!("{}: {}{}", example.name, run.stdout, run.stderr);
+    assert_eq!(run.finished.ending, Ending::Status(0), "{text}");
+    println!("{text}");
+    let expected: Vec<_> = example.output.iter().map(with_device).collect();
+    assert_parts(&run.stdout, &expected);
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Open files: what an fd refers to, and what holds a file after its fd is closed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::{io, mem};
+
+use crate::PciAddress;
+use crate::errno;
+use crate::events::{Event, Eventfd};
+
+/// A file descriptor of a [`System`](super::System). Any number may be passed anywhere, as to the
+/// kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fd(pub i32);
+
+/// A container, apart from its file: it lives as long as its file or a group in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ContainerId(pub u64);
+
+/// What an open file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Container(ContainerId),
+    Group(u32),
+    /// A group's, of which vfio-pci has no device any more.
+    Revoked,
+    Device(PciAddress),
+    Eventfd,
+    /// KVM's VFIO device.
+    Kvm,
+}
+
+#[derive(Debug)]
+struct File {
+    kind: Kind,
+    /// Whether its fd is not closed yet.
+    is_open: bool,
+    /// The KVM devices that hold it.
+    links: Vec<Fd>,
+}
+
+/// All open files. An fd is not used twice.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    files: BTreeMap<Fd, File>,
+    /// What is behind open eventfds.
+    events: BTreeMap<Fd, Event>,
+    last: i32,
+}
+
+impl Files {
+    pub fn open(&mut self, kind: Kind) -> Fd {
+        // Standard input, output and error have the numbers below.
+        self.last = self.last.max(2).saturating_add(1);
+        let fd = Fd(self.last);
+        let file = File { kind, is_open: true, links: Vec::new() };
+        self.files.insert(fd, file);
+        fd
+    }
+
+    pub fn open_eventfd(&mut self, event: Arc<dyn Eventfd>) -> Fd {
+        let fd = self.open(Kind::Eventfd);
+        self.events.insert(fd, Event(event));
+        fd
+    }
+
+    /// What an fd refers to; EBADF if nothing.
+    pub fn kind(&self, fd: Fd) -> io::Result<Kind> {
+        let file = self.files.get(&fd).filter(|file| file.is_open);
+        file.map(|file| file.kind).ok_or_else(|| errno(libc::EBADF))
+    }
+
+    /// The eventfd of an fd: EBADF for none, EINVAL for a file of another kind.
+    pub fn eventfd(&self, fd: Fd) -> io::Result<Event> {
+        self.kind(fd)?;
+        let event = self.events.get(&fd).cloned();
+        event.ok_or_else(|| errno(libc::EINVAL))
+    }
+
+    /// The files that there are, those that only a link holds included.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.files.values().map(|file| file.kind)
+    }
+
+    /// The open fds.
+    pub fn fds(&self) -> impl Iterator<Item = Fd> {
+        self.files.iter().filter(|(_, file)| file.is_open).map(|(fd, _)| *fd)
+    }
+
+    pub fn exists(&self, kind: Kind) -> bool {
+        self.kinds().any(|other| other == kind)
+    }
+
+    /// How many files refer to it.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.kinds().filter(|other| *other == kind).count()
+    }
+
+    /// Closes an fd. Returns the files that are gone with it.
+    pub fn close(&mut self, fd: Fd) -> io::Result<Vec<Kind>> {
+        let kind = self.kind(fd)?;
+        if let Some(file) = self.files.get_mut(&fd) {
+            file.is_open = false;
+        }
+        self.events.remove(&fd);
+        if kind == Kind::Kvm {
+            for file in self.files.values_mut() {
+                file.links.retain(|kvm| *kvm != fd);
+            }
+        }
+        Ok(self.sweep())
+    }
+
+    /// Takes away the files that nothing holds.
+    fn sweep(&mut self) -> Vec<Kind> {
+        let is_held = |(_, file): &(Fd, File)| file.is_open || !file.links.is_empty();
+        let (held, gone): (_, Vec<_>) = mem::take(&mut self.files).into_iter().partition(is_held);
+        self.files = held.into_iter().collect();
+        gone.into_iter().map(|(_, file)| file.kind).collect()
+    }
+
+    /// The files of a group are of no use any more.
+    pub fn revoke(&mut self, group: u32) {
+        let files = self.files.values_mut();
+        files
+            .filter(|file| file.kind == Kind::Group(group))
+            .for_each(|file| file.kind = Kind::Revoked);
+    }
+
+    pub fn is_linked(&self, kind: Kind) -> bool {
+        let mut linked = self.files.values().filter(|file| !file.links.is_empty());
+        linked.any(|file| file.kind == kind)
+    }
+
+    /// What a KVM holds.
+    pub fn linked_with(&self, kvm: Fd) -> Vec<Kind> {
+        let linked = self.files.values().filter(|file| file.links.contains(&kvm));
+        linked.map(|file| file.kind).collect()
+    }
+
+    /// Links a file with a KVM; false if it is linked with it already.
+    pub fn link(&mut self, kvm: Fd, fd: Fd) -> bool {
+        match self.files.get_mut(&fd).filter(|file| !file.links.contains(&kvm)) {
+            Some(file) => {
+                file.links.push(kvm);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a link away; false if there is none.
+    pub fn unlink(&mut self, kvm: Fd, fd: Fd) -> bool {
+        let Some(file) = self.files.get_mut(&fd) else {
+            return false;
+        };
+        let before = file.links.len();
+        file.links.retain(|other| *other != kvm);
+        file.links.len() < before
+    }
+}

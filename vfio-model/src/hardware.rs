@@ -1,0 +1,221 @@
+//! A PCI function by itself: its config space, its memory, its pin, whoever has it open.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use vfio_bindings::bindings::vfio as sys;
+
+use crate::{PciFunction, regions};
+
+/// Registers of config space (PCI 3.0, 6.1).
+pub(crate) const COMMAND: usize = 0x04;
+const STATUS: usize = 0x06;
+const BAR0: usize = 0x10;
+const CAPABILITIES: usize = 0x34;
+
+/// `Command` (PCI 3.0, 6.2.2).
+const IO_SPACE: u8 = 1;
+const MEMORY_SPACE: u8 = 1 << 1;
+const BUS_MASTER: u8 = 1 << 2;
+/// In the upper byte: Interrupt Disable.
+const INTX_DISABLE: u8 = 1 << 2;
+/// `Status`: Interrupt Status (PCI 3.0, 6.2.3).
+const INTERRUPT_STATUS: u8 = 1 << 3;
+
+/// Ids of capabilities.
+const POWER_MANAGEMENT: u8 = 0x01;
+const MSIX: u8 = 0x11;
+
+/// The power state in the control register of power management (PCI PM 1.2, 3.2.4).
+const POWER_STATE: u8 = 0b11;
+const D3HOT: u8 = 0b11;
+
+/// A list of capabilities has at most so many in 256 bytes.
+const MAX_CAPABILITIES: usize = 48;
+
+/// A function that is plugged in.
+pub(crate) struct Hardware {
+    power_on: Vec<u8>,
+    config: Vec<u8>,
+    /// Bits of config space that are zero whatever is written.
+    zeros: Vec<(u64, u8)>,
+    /// All other regions, at the offsets that the device's file has them at.
+    memory: Option<Arc<File>>,
+    /// It asserts its pin.
+    pub asserted: bool,
+    /// Vectors of MSI-X that fired while the host had them masked.
+    pending: BTreeSet<u32>,
+}
+
+impl fmt::Debug for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hardware").finish_non_exhaustive()
+    }
+}
+
+impl Hardware {
+    pub fn new(function: &PciFunction) -> Self {
+        let mut config = function.config.clone();
+        let region = function.regions.get(sys::VFIO_PCI_CONFIG_REGION_INDEX as usize);
+        let size = region.map_or(0, |region| usize::try_from(region.size).unwrap_or(0));
+        config.resize(size, 0);
+        Self {
+            power_on: config.clone(),
+            config,
+            zeros: function.zeros.clone(),
+            memory: None,
+            asserted: false,
+            pending: BTreeSet::new(),
+        }
+    }
+
+    /// The memory, which is made when it is first asked for.
+    pub fn memory(&mut self) -> io::Result<&Arc<File>> {
+        let memory = match self.memory.take() {
+            Some(memory) => memory,
+            None => Arc::new(new_memory()?),
+        };
+        Ok(self.memory.insert(memory))
+    }
+
+    /// Config space from an offset on, as far as it reaches.
+    pub fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let bytes = self.config.get(offset..).unwrap_or_default();
+        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    /// A write of config space, as far as it reaches.
+    pub fn write_config(&mut self, offset: usize, data: &[u8]) {
+        let bytes = self.config.get_mut(offset..).unwrap_or_default();
+        for ((byte, value), at) in bytes.iter_mut().zip(data).zip(offset as u64..) {
+            let zeros = self.zeros.iter().filter(|(place, _)| *place == at);
+            *byte = zeros.fold(*value, |value, (_, bits)| value & !bits);
+        }
+    }
+
+    fn config_byte(&self, offset: usize) -> u8 {
+        self.config.get(offset).copied().unwrap_or(0)
+    }
+
+    /// Config space, the pin and the pending bits are as after power-on.
+    pub fn power_on(&mut self) -> io::Result<()> {
+        self.config.clone_from(&self.power_on);
+        self.asserted = false;
+        self.forget_pending()
+    }
+
+    /// `pci_enable_device`.
+    pub fn enable(&mut self) {
+        self.write_config(COMMAND, &[self.config_byte(COMMAND) | IO_SPACE | MEMORY_SPACE]);
+    }
+
+    /// `pci_clear_master`.
+    pub fn clear_master(&mut self) {
+        self.write_config(COMMAND, &[self.config_byte(COMMAND) & !BUS_MASTER]);
+    }
+
+    pub fn masters_bus(&self) -> bool {
+        self.config_byte(COMMAND) & BUS_MASTER != 0
+    }
+
+    pub fn intx_is_disabled(&self) -> bool {
+        self.config_byte(COMMAND.saturating_add(1)) & INTX_DISABLE != 0
+    }
+
+    /// Asserts the pin or stops doing so. Interrupt Status shows it whether or not it may fire.
+    pub fn assert_pin(&mut self, asserted: bool) {
+        self.asserted = asserted;
+        let status = self.config_byte(STATUS) & !INTERRUPT_STATUS;
+        self.write_config(STATUS, &[status | if asserted { INTERRUPT_STATUS } else { 0 }]);
+    }
+
+    /// Whether it answers in its memory regions (`__vfio_pci_memory_enabled`): Memory Space is
+    /// enabled, and it is not in D3hot. A virtual function has no bit of its own for the former
+    /// (PCIe 9.3.4.1.3).
+    pub fn decodes_memory(&self) -> bool {
+        let has_no_bit =
+            |(offset, bits): &(u64, u8)| *offset == COMMAND as u64 && bits & MEMORY_SPACE != 0;
+        let enabled =
+            self.config_byte(COMMAND) & MEMORY_SPACE != 0 || self.zeros.iter().any(has_no_bit);
+        let power = self.capability(POWER_MANAGEMENT);
+        let state = power.map_or(0, |at| self.config_byte(at.saturating_add(4)) & POWER_STATE);
+        enabled && state != D3HOT
+    }
+
+    /// Whether a BAR, or the ROM, is memory and not I/O ports.
+    pub fn is_memory(&self, region: u32) -> bool {
+        let register = (region as usize).saturating_mul(4).saturating_add(BAR0);
+        let is_io = || self.power_on.get(register).is_some_and(|low| low & 1 != 0);
+        match region {
+            ..sys::VFIO_PCI_ROM_REGION_INDEX => !is_io(),
+            sys::VFIO_PCI_ROM_REGION_INDEX => true,
+            _ => false,
+        }
+    }
+
+    /// Where a capability is. The list is the one at power-on: a driver cannot change it.
+    fn capability(&self, id: u8) -> Option<usize> {
+        let byte = |at: usize| self.power_on.get(at).copied();
+        let next = |at: &usize| byte(at.saturating_add(1)).map(usize::from);
+        let first = byte(CAPABILITIES).map(usize::from);
+        let mut list = std::iter::successors(first, next).take(MAX_CAPABILITIES);
+        list.find(|at| *at != 0 && byte(*at) == Some(id))
+    }
+
+    /// Whether a vector fired while it was masked; not any more, from here on.
+    pub fn take_pending(&mut self, vectors: impl Iterator<Item = u32>) -> io::Result<Vec<u32>> {
+        if self.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let taken: Vec<_> = vectors.filter(|vector| self.pending.contains(vector)).collect();
+        for vector in &taken {
+            self.set_pending(*vector, false)?;
+        }
+        Ok(taken)
+    }
+
+    pub fn forget_pending(&mut self) -> io::Result<()> {
+        let all = self.pending.clone();
+        all.into_iter().try_for_each(|vector| self.set_pending(vector, false))
+    }
+
+    /// Sets or clears a pending bit (PCI 3.0, 6.8.2.8).
+    pub fn set_pending(&mut self, vector: u32, pending: bool) -> io::Result<()> {
+        match pending {
+            true => self.pending.insert(vector),
+            false => self.pending.remove(&vector),
+        };
+        let Some(byte) = self.pending_byte(vector) else {
+            return Ok(());
+        };
+        let mut bits = [0];
+        let bit = 1_u8.wrapping_shl(vector);
+        let memory = self.memory()?;
+        memory.read_exact_at(&mut bits, byte)?;
+        bits = bits.map(|bits| if pending { bits | bit } else { bits & !bit });
+        memory.write_all_at(&bits, byte)
+    }
+
+    /// Where in memory the pending bit of a vector is: its byte; the bit has the vector's number
+    /// modulo 8.
+    fn pending_byte(&self, vector: u32) -> Option<u64> {
+        let register = self.capability(MSIX)?.checked_add(8)?;
+        let place = self.power_on.get(register..)?.first_chunk()?;
+        let place = u32::from_le_bytes(*place);
+        let (bar, offset) = (place & 0b111, place & !0b111);
+        regions::position(bar, u64::from(offset)).checked_add(u64::from(vector / 8))
+    }
+}
+
+/// Room for all regions but config space, of which nothing is allocated until it is written.
+fn new_memory() -> io::Result<File> {
+    let file =
+        File::from(memfd_create(c"vfio-model", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?);
+    file.set_len(regions::position(sys::VFIO_PCI_CONFIG_REGION_INDEX, 0))?;
+    Ok(file)
+}

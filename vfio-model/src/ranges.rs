@@ -1,0 +1,42 @@
+//! Ranges of addresses. A range whose end is not above its start is empty.
+
+use std::ops::Range;
+
+/// `size` bytes from `start` on; `None` where the end does not fit 64 bits.
+pub(crate) fn sized(start: u64, size: u64) -> Option<Range<u64>> {
+    start.checked_add(size).map(|end| start..end)
+}
+
+/// Whether two ranges share a byte.
+pub(crate) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    !one.is_empty() && !other.is_empty() && one.start < other.end && other.start < one.end
+}
+
+/// What is left of a range without a hole, empty parts left out.
+pub(crate) fn without(range: Range<u64>, hole: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let parts = match overlap(&range, hole) {
+        true => [range.start..hole.start, hole.end..range.end],
+        false => [range, 0..0],
+    };
+    parts.into_iter().filter(|part| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_inside_the_range_and_outside_the_hole(
+            a in 0u64..64, b in 0u64..64, c in 0u64..64, d in 0u64..64,
+        ) {
+            let parts: Vec<_> = without(a..b, &(c..d)).collect();
+            for byte in 0..64 {
+                let expected = (a..b).contains(&byte) && !(c..d).contains(&byte);
+                let found = parts.iter().filter(|part| part.contains(&byte)).count();
+                prop_assert_eq!(found, usize::from(expected), "byte {}", byte);
+            }
+        }
+    }
+}

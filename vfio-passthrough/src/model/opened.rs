@@ -1,0 +1,149 @@
+//! A device of `vfio-model`, opened as a VMM opens it.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use vfio_bindings::bindings::vfio as sys;
+use vfio_model::{
+    Description, Driver, Eventfd, Fd, IrqData, IrqSet, Kernel, PciAddress, PciFunction, System,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{errno, lock};
+use crate::backend::{BusMember, SetIrqs};
+
+/// Where the device is.
+pub(super) const ADDRESS: PciAddress = PciAddress::new(0, 1, 0);
+
+/// Its group; those of others on its bus have the numbers that follow.
+const GROUP: u32 = 0;
+
+/// What a device is.
+pub(super) struct Shape {
+    /// The host's kernel can add vectors to MSI-X.
+    pub grows_msix: bool,
+    pub function: PciFunction,
+    /// What is on its bus; nothing where the bus cannot be reset.
+    pub bus: Vec<BusMember>,
+}
+
+/// A device that is open, until it is closed.
+pub(super) struct Opened {
+    pub system: Arc<System>,
+    /// Its group, and the others on its bus that are ours.
+    pub groups: Vec<Fd>,
+    pub file: Mutex<Option<Arc<DeviceFile>>>,
+}
+
+/// The device's file, closed with the last who holds it.
+pub(super) struct DeviceFile {
+    pub system: Arc<System>,
+    pub fd: Fd,
+}
+
+impl Shape {
+    pub fn open(&self) -> io::Result<Opened> {
+        let system = Arc::new(self.description().build());
+        let (container, group) = (system.open_container(), system.open_group(GROUP)?);
+        system.set_container(group, container)?;
+        system.set_iommu(container, sys::VFIO_TYPE1v2_IOMMU.into())?;
+        let fd = system.open_device(group, &ADDRESS.to_string())?;
+        let ours = self.neighbours().filter(|(_, _, member)| member.ours);
+        let others = ours.map(|(group, ..)| system.open_group(group));
+        let groups = [Ok(group)].into_iter().chain(others).collect::<io::Result<_>>()?;
+        let file = DeviceFile { system: system.clone(), fd };
+        Ok(Opened { system, groups, file: Mutex::new(Some(Arc::new(file))) })
+    }
+
+    fn description(&self) -> Description {
+        let kernel = match self.grows_msix {
+            true => Kernel::Linux6_12,
+            false => Kernel::Linux6_1,
+        };
+        let own =
+            Description::new(kernel).device(ADDRESS, GROUP, Driver::Vfio, self.function.clone());
+        if self.bus.is_empty() {
+            return own;
+        }
+        let all = self.neighbours().fold(own, |description, (group, address, member)| {
+            let driver = if member.ours { Driver::Vfio } else { Driver::Host };
+            description.device(address, group, driver, PciFunction::default())
+        });
+        all.bus(self.neighbours().map(|(_, address, _)| address).chain([ADDRESS]))
+    }
+
+    /// The other functions on the bus, each in a group of its own.
+    fn neighbours(&self) -> impl Iterator<Item = (u32, PciAddress, &BusMember)> {
+        let groups = GROUP.saturating_add(1)..;
+        groups.zip(&self.bus).filter_map(|(group, member)| {
+            let address = member.address.to_string().parse().ok()?;
+            (address != ADDRESS).then_some((group, address, member))
+        })
+    }
+}
+
+impl Opened {
+    /// The device's file: ENODEV once it is closed.
+    pub fn file(&self) -> io::Result<Arc<DeviceFile>> {
+        lock(&self.file).clone().ok_or_else(|| errno(libc::ENODEV))
+    }
+}
+
+impl Drop for DeviceFile {
+    fn drop(&mut self) {
+        // It is open: nobody else closes it.
+        let _ = self.system.close(self.fd);
+    }
+}
+
+impl DeviceFile {
+    /// `VFIO_DEVICE_SET_IRQS`. The kernel holds the eventfds, whose fds are closed again.
+    pub fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
+        let unmask;
+        let (action, index, start, eventfds) = match call {
+            SetIrqs::Trigger { index, start, eventfds } => {
+                (sys::VFIO_IRQ_SET_ACTION_TRIGGER, index, start, eventfds)
+            }
+            SetIrqs::UnmaskOn { index, eventfd } => {
+                unmask = [Some(eventfd.clone())];
+                (sys::VFIO_IRQ_SET_ACTION_UNMASK, index, 0, unmask.as_slice())
+            }
+            SetIrqs::Disable { index } => {
+                let flags = sys::VFIO_IRQ_SET_ACTION_TRIGGER | sys::VFIO_IRQ_SET_DATA_NONE;
+                let set = IrqSet::new(flags, index, 0, 0, IrqData::None);
+                return self.system.set_irqs(self.fd, &set);
+            }
+        };
+        let fds: Vec<Fd> = eventfds.iter().map(|eventfd| self.open_eventfd(eventfd)).collect();
+        let count = u32::try_from(fds.len()).map_err(|_| errno(libc::EINVAL))?;
+        let flags = action | sys::VFIO_IRQ_SET_DATA_EVENTFD;
+        let set = IrqSet::new(flags, index, start, count, IrqData::Eventfds(fds.clone()));
+        let result = self.system.set_irqs(self.fd, &set);
+        for fd in fds.into_iter().filter(|fd| *fd != NO_EVENTFD) {
+            self.system.close(fd)?;
+        }
+        result
+    }
+
+    fn open_eventfd(&self, eventfd: &Option<Arc<EventFd>>) -> Fd {
+        let own = eventfd.as_ref().map(|eventfd| Arc::new(Own(eventfd.clone())));
+        own.map_or(NO_EVENTFD, |own| self.system.open_eventfd_of(own))
+    }
+}
+
+/// What frees a vector.
+const NO_EVENTFD: Fd = Fd(-1);
+
+/// An eventfd of this process.
+struct Own(Arc<EventFd>);
+
+impl Eventfd for Own {
+    fn signal(&self) {
+        // EAGAIN: it has been signalled as often as can be.
+        let _ = self.0.write(1);
+    }
+
+    fn take(&self) -> u64 {
+        self.0.read().unwrap_or(0)
+    }
+}

@@ -1,0 +1,363 @@
+//! Groups in containers: memory is mapped once for all that share one, and in step for those that
+//! do not; at each failure, in step or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{MutexGuard, Weak};
+
+use proptest::prelude::*;
+use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::dma::Mapping;
+
+use super::libc::{MAP, SET_CONTAINER, SET_IOMMU, set_world};
+use super::*;
+
+const SIZE: u64 = 1 << 20;
+const GROUPS: u32 = 16;
+
+fn device(group: u32) -> String {
+    format!("0000:{:02x}:00.{}", 1 + group / 8, group % 8)
+}
+
+/// A host with a device in each group, and a container for them.
+struct Setup {
+    container: Arc<Container>,
+    devices: BTreeMap<u32, Arc<GroupDevice>>,
+    /// Removed at the end.
+    _sysfs: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Some groups share with no other.
+fn setup(alone: &[u32]) -> Setup {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let root = sysfs((0..GROUPS).map(|group| (device(group), group)));
+    let mut description = Description::new(Kernel::Linux6_12);
+    for group in 0..GROUPS {
+        let address = device(group).parse().unwrap();
+        description = description.device(address, group, Driver::Vfio, PciFunction::nvme());
+    }
+    let description = alone.iter().fold(description, |all, group| all.alone(*group));
+    set_world(World::new(description.build(), root.path().to_owned()));
+    Setup {
+        container: Container::open().unwrap(),
+        devices: BTreeMap::new(),
+        _sysfs: root,
+        _turn: turn,
+    }
+}
+
+/// Looks at the host, or changes it.
+fn with<T>(act: impl FnOnce(&mut World) -> T) -> T {
+    act(world().as_mut().unwrap())
+}
+
+fn mappings() -> Vec<Vec<Range<u64>>> {
+    with(|world| world.mappings())
+}
+
+fn memory() -> Arc<GuestRegionMmap<()>> {
+    Arc::new(GuestRegionMmap::from_range(GuestAddress(0), SIZE as usize, None).unwrap())
+}
+
+fn pieces(pieces: &[u64]) -> Vec<Range<u64>> {
+    pieces.iter().map(|piece| piece * SIZE..(piece + 1) * SIZE).collect()
+}
+
+impl Setup {
+    fn attach(&mut self, group: u32) -> Result<(), String> {
+        let device = self.container.open_device(device(group).parse().unwrap());
+        self.devices.insert(group, device.map_err(text)?);
+        Ok(())
+    }
+
+    fn detach(&mut self, group: u32) {
+        drop(self.devices.remove(&group));
+    }
+
+    fn map(&self, piece: u64) -> Mapping {
+        self.container.dma().map(Iova(piece * SIZE), memory()).unwrap()
+    }
+}
+
+#[test]
+fn sixteen_groups_share_what_is_mapped_once() {
+    let mut setup = setup(&[]);
+    setup.attach(0).unwrap();
+    let _mappings = [setup.map(0), setup.map(4)];
+    (1..GROUPS).for_each(|group| setup.attach(group).unwrap());
+    let made = with(|world| [MAP, SET_CONTAINER, SET_IOMMU].map(|request| world.made(request)));
+    assert_eq!(made, [2, 16, 1]);
+    assert_eq!(mappings(), [pieces(&[0, 4])], "in one container");
+}
+
+#[test]
+fn a_group_that_cannot_share_is_kept_in_step_in_a_container_of_its_own() {
+    let mut setup = setup(&[2]);
+    setup.attach(1).unwrap();
+    let first = setup.map(0);
+    setup.attach(2).unwrap();
+    let second = setup.map(1);
+    assert_eq!(mappings(), [pieces(&[0, 1]), pieces(&[0, 1])]);
+    drop(first);
+    assert_eq!(mappings(), [pieces(&[1]), pieces(&[1])]);
+    second.unmap().unwrap();
+    assert_eq!(mappings(), [vec![], vec![]]);
+}
+
+#[test]
+fn all_that_is_mapped_comes_back_with_the_last_group() {
+    let mut setup = setup(&[]);
+    setup.attach(1).unwrap();
+    let stays = setup.map(0);
+    let goes = setup.map(1);
+    setup.detach(1);
+    assert_eq!(mappings(), [vec![]], "the kernel has no IOMMU for it");
+    assert_eq!(with(|world| world.made(UNMAP)), 2, "unmapped before the kernel did");
+    drop(goes);
+    let comes = setup.map(2);
+    setup.attach(3).unwrap();
+    assert_eq!(mappings(), [pieces(&[0, 2])]);
+    drop((stays, comes));
+    assert_eq!(mappings(), [vec![]]);
+}
+
+#[test]
+fn without_a_group_mappings_do_not_overlap_either() {
+    let setup = setup(&[]);
+    let _first = setup.map(0);
+    let error = setup.container.dma().map(Iova(SIZE / 2), memory()).err().unwrap();
+    assert!(error.to_string().contains("overlaps a mapping"), "{error}");
+    assert_eq!(with(|world| world.made(MAP)), 0);
+}
+
+#[test]
+fn a_group_for_which_memory_cannot_be_mapped_is_an_error_that_says_so() {
+    let mut setup = setup(&[]);
+    let _mapping = setup.map(0);
+    with(|world| world.inject_next(MAP, ENOMEM));
+    let error = setup.attach(7).unwrap_err();
+    let begin =
+        "0000:01:00.7: IOMMU group 7: cannot map 0x0-0xfffff for DMA: Cannot allocate memory";
+    assert!(error.starts_with(begin) && error.contains("ulimit -l"), "{error}");
+    setup.attach(7).unwrap();
+    assert_eq!(mappings(), [pieces(&[0])], "and then it works");
+}
+
+/// What may happen to groups and memory.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Attach(u32),
+    Detach(u32),
+    Map(u64),
+    Unmap(u64),
+    /// The next call that maps fails.
+    Fail,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..4_u32).prop_map(Step::Attach),
+        (0..4_u32).prop_map(Step::Detach),
+        (0..6_u64).prop_map(Step::Map),
+        (0..6_u64).prop_map(Step::Unmap),
+        Just(Step::Fail),
+    ]
+}
+
+proptest! {
+    /// Groups 2 and 3 share with nobody. Whatever happens, each container with a group has all
+    /// mappings, and the others have none.
+    #[test]
+    fn containers_are_in_step_whatever_happens(steps in prop::collection::vec(step(), 1..60)) {
+        let mut setup = setup(&[2, 3]);
+        let mut mapped = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Attach(group) if setup.devices.contains_key(&group) => {}
+                // Where a call fails, it is not attached.
+                Step::Attach(group) => drop(setup.attach(group)),
+                Step::Detach(group) => setup.detach(group),
+                Step::Map(piece) if !mapped.contains_key(&piece) => {
+                    if let Ok(mapping) = setup.container.dma().map(Iova(piece * SIZE), memory()) {
+                        mapped.insert(piece, mapping);
+                    }
+                }
+                Step::Unmap(piece) => drop(mapped.remove(&piece)),
+                Step::Fail => with(|world| world.inject_next(MAP, ENOSPC)),
+                Step::Map(_) => {}
+            }
+            let all = pieces(&mapped.keys().copied().collect::<Vec<_>>());
+            let used: Vec<_> = mappings().into_iter().filter(|own| !own.is_empty()).collect();
+            let attached: BTreeSet<u32> = setup.devices.keys().copied().collect();
+            let alone = attached.iter().filter(|group| **group > 1).count();
+            let shared = attached.len() - alone;
+            prop_assert!(used.iter().all(|own| *own == all), "{:?} {:?}", used, all);
+            if !all.is_empty() {
+                prop_assert_eq!(used.len(), alone + usize::from(shared > 0), "{:?}", attached);
+            }
+        }
+    }
+}
+
+/// A container with a group and two pieces of memory in it, for a second group that cannot be in
+/// it.
+struct Pair {
+    setup: Setup,
+    pieces: Vec<Weak<GuestRegionMmap<()>>>,
+    mappings: Vec<Mapping>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut setup = setup(&[2]);
+        setup.attach(1).unwrap();
+        let mut pair = Self { setup, pieces: Vec::new(), mappings: Vec::new() };
+        (0..2).for_each(|_| pair.map().unwrap());
+        pair
+    }
+
+    fn with_both() -> Self {
+        let mut pair = Self::new();
+        pair.setup.attach(2).unwrap();
+        pair
+    }
+
+    /// One piece more, which nothing else holds.
+    fn map(&mut self) -> Result<(), String> {
+        let piece = memory();
+        let iova = Iova(self.pieces.len() as u64 * SIZE);
+        self.pieces.push(Arc::downgrade(&piece));
+        let mapping = self.setup.container.dma().map(iova, piece);
+        self.mappings.push(mapping.map_err(text)?);
+        Ok(())
+    }
+
+    fn alive(&self) -> usize {
+        let pieces = self.pieces.iter();
+        pieces.filter(|piece| piece.strong_count() != 0).count()
+    }
+}
+
+/// How much is mapped in each container.
+fn counts() -> [usize; 2] {
+    let mappings = mappings();
+    [0, 1].map(|container| mappings.get(container).map_or(0, Vec::len))
+}
+
+/// The requests that failed, and how much could not be unmapped, each of which a line says.
+fn failures(point: &str) -> (Vec<u32>, usize) {
+    let failed = with(|world| {
+        world.clear();
+        std::mem::take(&mut world.failed)
+    });
+    let kept = failed.iter().filter(|request| **request == UNMAP).count();
+    let lines = lines::taken();
+    let leaks = lines.iter().filter(|line| line.contains("its memory is leaked"));
+    assert_eq!(leaks.count(), kept, "{point}: {failed:?}");
+    (failed, kept)
+}
+
+/// Fails these calls as `act` runs on a pair. What failed, what came of it, and how much could not
+/// be unmapped.
+fn fail<T>(
+    pair: &mut Pair,
+    calls: &Range<usize>,
+    errno: i32,
+    act: impl FnOnce(&mut Pair) -> T,
+) -> (T, Vec<u32>, usize) {
+    lines::keep();
+    with(|world| world.inject(calls.clone(), errno));
+    let result = act(pair);
+    let (failed, kept) = failures(&format!("calls {calls:?} with {errno}"));
+    (result, failed, kept)
+}
+
+/// Fails each call of `trial`, alone and with all that follow, with each errno; `trial` says
+/// whether there was such a call.
+fn sweep(name: &str, trial: impl Fn(&Range<usize>, i32) -> bool) -> usize {
+    let mut points = 0;
+    for errno in ERRNOS {
+        for call in 0.. {
+            if !trial(&(call..call + 1), errno) {
+                break;
+            }
+            assert!(trial(&(call..usize::MAX), errno));
+            points += 2;
+        }
+    }
+    println!("{name}: {points} points");
+    points
+}
+
+/// A group is attached that cannot share.
+fn attaching(calls: &Range<usize>, errno: i32) -> bool {
+    let mut pair = Pair::new();
+    let (attached, failed, kept) = fail(&mut pair, calls, errno, |pair| pair.setup.attach(2));
+    let point = format!("calls {calls:?} with {errno}: {failed:?}, {attached:?}");
+    // What the container of the other refuses is tried alone.
+    let may_work = failed.iter().all(|request| *request == SET_CONTAINER);
+    assert!(attached.is_err() || may_work, "{point}");
+    // With the group's file the kernel drops what it has mapped for it.
+    let second = if attached.is_ok() { 2 } else { 0 };
+    assert_eq!(counts(), [2, second], "{point}");
+    pair.mappings.clear();
+    assert!(pair.alive() <= kept, "{point}");
+    !failed.is_empty()
+}
+
+/// Memory is mapped for both.
+fn mapping(calls: &Range<usize>, errno: i32) -> bool {
+    let mut pair = Pair::with_both();
+    let (mapped, failed, kept) = fail(&mut pair, calls, errno, Pair::map);
+    let point = format!("calls {calls:?} with {errno}: {failed:?}, {mapped:?}");
+    assert_eq!(mapped.is_ok(), failed.is_empty(), "{point}");
+    if let Err(error) = mapped {
+        let named = error.contains("0x200000-") && error.contains(&format!("(os error {errno})"));
+        assert!(named, "{point}");
+    }
+    let whole = pair.mappings.len();
+    assert_eq!(counts(), [whole + kept, whole], "{point}");
+    assert_eq!(pair.alive(), whole + kept, "freed, or left: {point}");
+    !failed.is_empty()
+}
+
+/// Memory is unmapped from both.
+fn unmapping(calls: &Range<usize>, errno: i32) -> bool {
+    let mut pair = Pair::with_both();
+    let ((), failed, kept) = fail(&mut pair, calls, errno, |pair| pair.mappings.clear());
+    let point = format!("calls {calls:?} with {errno}: {failed:?}");
+    assert_eq!(counts().iter().sum::<usize>(), kept, "{point}");
+    check_leaked(&pair, kept, &point);
+    !failed.is_empty()
+}
+
+/// The second group leaves. With its file the kernel drops what it has mapped for it, which cannot
+/// be known.
+fn leaving(calls: &Range<usize>, errno: i32) -> bool {
+    let mut pair = Pair::with_both();
+    let ((), failed, kept) = fail(&mut pair, calls, errno, |pair| pair.setup.detach(2));
+    let point = format!("calls {calls:?} with {errno}: {failed:?}");
+    assert_eq!(counts(), [2, 0], "{point}");
+    pair.mappings.clear();
+    check_leaked(&pair, kept, &point);
+    !failed.is_empty()
+}
+
+/// What could not be unmapped is alive; it may be the same memory twice.
+fn check_leaked(pair: &Pair, kept: usize, point: &str) {
+    let alive = pair.alive();
+    assert!(alive <= kept && (alive == 0) == (kept == 0), "{point}: {alive} are alive");
+}
+
+#[test]
+fn containers_are_in_step_or_as_before_and_what_the_kernel_keeps_leaks() {
+    let points = [
+        sweep("a group gets its own container", attaching),
+        sweep("memory is mapped in step", mapping),
+        sweep("memory is unmapped in step", unmapping),
+        sweep("a group leaves", leaving),
+    ];
+    println!("groups: {} points", points.into_iter().sum::<usize>());
+    assert!(points.iter().all(|points| points / ERRNOS.len() >= 4), "{points:?}");
+}
