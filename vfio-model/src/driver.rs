@@ -1,5 +1,5 @@
-//! What a driver in the kernel asks of the core for a device of its own: to be told of KVMs and of
-//! unmaps, and pages to be pinned (the external interface of the VFIO core 0.3, as 5.4 has it).
+//! The interface of the VFIO core for drivers in the kernel: notifiers of KVMs and of unmaps, and
+//! pinned pages (core 0.3, as Linux 5.4 has it).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use crate::PciAddress;
 use crate::files::Kind;
 use crate::{Driver, Fd, State, errno};
 
-/// What a driver is told of (`vfio_register_notifier`).
+/// A kind of notifier (`vfio_register_notifier`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notifier {
     /// `VFIO_IOMMU_NOTIFY`: memory with pinned pages in it is unmapped.
@@ -18,7 +18,7 @@ pub enum Notifier {
     Group,
 }
 
-/// What a driver was told.
+/// A call of a notifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// `VFIO_GROUP_NOTIFY_SET_KVM`
@@ -36,7 +36,7 @@ const MAX_PAGES: usize = 4096 / 8;
 /// The one event that there is of each kind of notifier.
 const EVENT: u64 = 1;
 
-/// Who is told of what.
+/// All notifiers, and their calls.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     /// The KVM of each group.
@@ -50,7 +50,7 @@ struct Registered {
     device: PciAddress,
     group: u32,
     kind: Notifier,
-    /// It is on the chain; if not, only what it was told is left.
+    /// Whether it is on the chain; its former calls stay if not.
     on: bool,
     told: Vec<Notice>,
 }
@@ -62,7 +62,7 @@ impl Notices {
             .for_each(|own| own.told.push(notice.clone()));
     }
 
-    /// The chain of a group is empty from now on: of a user that is gone nobody is left.
+    /// Empties the chain of a group whose user is gone.
     pub fn forget(&mut self, kind: Notifier, group: u32) {
         let all = self.all.values_mut();
         all.filter(|own| own.kind == kind && own.group == group).for_each(|own| own.on = false);
@@ -74,8 +74,8 @@ impl Notices {
 }
 
 impl State {
-    /// A file was linked with a KVM, or is so no more: drivers that wait for it are told, later
-    /// ones will be.
+    /// A file was linked with a KVM, or is so no more: calls the notifiers of that, and those that
+    /// are registered later.
     pub fn tell_of_kvm(&mut self, kind: Kind, kvm: Option<Fd>) {
         let Kind::Group(group) = kind else {
             return;
@@ -139,7 +139,7 @@ impl State {
         container.map(|container| container.groups.clone()).unwrap_or_default()
     }
 
-    /// What pages are asked of, and whether somebody there is told of unmaps.
+    /// The group that has the pages, and whether it has a notifier of unmaps.
     fn pinning(&self, device: PciAddress, pages: &[u64]) -> io::Result<(u32, bool)> {
         if pages.is_empty() {
             return Err(errno(libc::EINVAL));

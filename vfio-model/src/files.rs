@@ -1,8 +1,9 @@
 //! Open files: what an fd refers to, and what holds a file after its fd is closed.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::mem;
 use std::sync::Arc;
-use std::{io, mem};
 
 use crate::PciAddress;
 use crate::errno;

@@ -93,8 +93,8 @@ impl<'a> Reply<'a> {
         put(&mut self.fields, offset, &value.to_ne_bytes());
     }
 
-    /// Adds the capabilities behind a struct of `size` bytes, whose word at `offset` leads to them
-    /// and whose flag `flag` (in its second word) tells of them; writes all of it.
+    /// Adds the capabilities behind a struct of `size` bytes and writes all of it. The word at
+    /// `offset` leads to them, and `flag`, in the second word, says that there are any.
     pub fn finish(mut self, capabilities: &Capabilities, size: usize, flag: u32, offset: usize) {
         if !capabilities.bytes.is_empty() {
             let flags = word(&self.fields, 4) | flag;

@@ -28,7 +28,7 @@ impl System {
     ) -> io::Result<i32> {
         match request {
             0 => self.api_version(fd).map(|version| version as i32),
-            1 => self.check_extension(fd, long(argument, 0)).map(|answer| answer as i32),
+            1 => self.check_extension(fd, long(argument, 0)).map(|found| found as i32),
             2 => self.set_iommu(fd, long(argument, 0)).map(|()| 0),
             3 => self.group_status_of(fd, argument),
             4 => self.set_container(fd, fd_at(argument, 0, fds)).map(|()| 0),
@@ -114,9 +114,8 @@ fn irq_set(argument: &[u8], fds: &mut dyn FnMut(i32) -> Fd) -> IrqSet {
 
 /// So many fds behind a struct of a size, or as many as there are.
 fn fds_behind(argument: &[u8], size: usize, count: u32, fds: &mut dyn FnMut(i32) -> Fd) -> Vec<Fd> {
-    let words = argument.get(size..).unwrap_or_default().chunks_exact(4);
-    let words = words.filter_map(|word| word.first_chunk()).take(count as usize);
-    words.map(|bytes| translate(i32::from_ne_bytes(*bytes), fds)).collect()
+    let words = argument.get(size..).unwrap_or_default().chunks_exact(4).take(count as usize);
+    words.map(|bytes| fd_at(bytes, 0, fds)).collect()
 }
 
 fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {

@@ -332,10 +332,10 @@ impl System {
         self.state().bind(device, driver)
     }
 
-    /// A driver of a device asks to be told of something (`vfio_register_notifier`): EINVAL for
-    /// other `events` than 1, which is the one that each kind has, and until the group is ready for
-    /// use; ENODEV for a group that VFIO does not know. Where the group is linked with a KVM, all
-    /// who are told of that are told again.
+    /// A driver of a device registers a notifier (`vfio_register_notifier`): EINVAL for other
+    /// `events` than 1, which is the one event of each kind, and until the group is ready for use;
+    /// ENODEV for a group that VFIO does not know. Where the group is linked with a KVM, all
+    /// notifiers of that kind are called again.
     pub fn register_notifier(
         &self,
         device: PciAddress,
@@ -345,13 +345,13 @@ impl System {
         self.state().register_notifier(device, kind, events)
     }
 
-    /// It wants to be told no more (`vfio_unregister_notifier`): ENOENT for one that is not told;
-    /// EINVAL once the group is not in use any more.
+    /// Unregisters a notifier (`vfio_unregister_notifier`): ENOENT for one that is not
+    /// registered; EINVAL once the group is not in use any more.
     pub fn unregister_notifier(&self, notifier: u64) -> io::Result<()> {
         self.state().unregister_notifier(notifier)
     }
 
-    /// What a notifier was told so far.
+    /// The calls of a notifier so far.
     pub fn notices(&self, notifier: u64) -> Vec<Notice> {
         self.state().notices.told(notifier)
     }
@@ -360,7 +360,7 @@ impl System {
     /// (`vfio_pin_pages`): where each is in the process, as a page number. EINVAL for none, E2BIG
     /// for more than 512, EPERM for a group without an IOMMU or for an access
     /// (`VFIO_DMA_MAP_FLAG_*`) that the mapping does not have, EINVAL for what is not mapped, until
-    /// the group is ready for use, and until somebody is told of unmaps; EACCES for a type1 of
+    /// the group is ready for use, and until there is a notifier of unmaps; EACCES for a type1 of
     /// version 1.
     pub fn pin_pages(
         &self,
@@ -371,7 +371,7 @@ impl System {
         self.state().pin_pages(device, pages, access)
     }
 
-    /// It lets go of pages (`vfio_unpin_pages`), up to the first that is not mapped: how many.
+    /// Unpins pages (`vfio_unpin_pages`), up to the first that is not mapped: how many.
     /// Errors as for [`pin_pages`](Self::pin_pages).
     pub fn unpin_pages(&self, device: PciAddress, pages: &[u64]) -> io::Result<usize> {
         self.state().unpin_pages(device, pages)

@@ -17,9 +17,8 @@ impl Type1 {
         Some((mapping, at >> SHIFT))
     }
 
-    /// Pins all of these pages or none: where each is. Version 1 has it not (EACCES); somebody must
-    /// be there to be told of unmaps (EINVAL); a page must be mapped (EINVAL) with this access
-    /// (EPERM).
+    /// Pins all of these pages or none: where each is. Version 1 cannot (EACCES). There must be a
+    /// notifier of unmaps (EINVAL), and each page must be mapped (EINVAL) with this access (EPERM).
     pub fn pin(&mut self, pages: &[u64], access: u32, is_told: bool) -> io::Result<Vec<u64>> {
         if !self.is_v2() {
             return Err(errno(libc::EACCES));
@@ -68,7 +67,7 @@ impl Type1 {
         pages.map(|(page, _)| *page).take_while(move |page| *page < range.end >> SHIFT)
     }
 
-    /// Drivers were told that a mapping goes.
+    /// Drivers unpin what they have in a mapping that goes.
     pub(crate) fn let_go(&mut self, range: &Range<u64>) {
         self.pins.retain(|page, _| !range.contains(&(page << SHIFT)));
     }

@@ -25,8 +25,8 @@
 //!
 //! # Order
 //!
-//! 1. [`Container::open`], and [`Container::link`] with the hypervisor's VFIO device.
-//! 2. [`Container::open_device`] for every device: groups are attached here, and only then it is known what
+//! 1. [`IommuContext::open`], and [`IommuContext::link`] with the hypervisor's VFIO device.
+//! 2. [`IommuContext::open_device`] for every device: groups are attached here, and only then it is known what
 //!    the IOMMU can map.
 //! 3. [`DmaSpace::iova_ranges`], to lay out guest memory; [`dma::allow_locked_memory`]; [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`]; BARs are placed by writing their registers, as firmware does.
@@ -47,6 +47,7 @@
 pub mod address;
 pub mod backend;
 mod bars;
+pub mod context;
 pub mod counters;
 mod device;
 pub mod dma;
@@ -62,7 +63,7 @@ pub mod pci;
 mod sync;
 
 pub use address::{BarIndex, ByteRange, Iova, PciAddress};
-pub use backend::group::Container;
+pub use context::IommuContext;
 pub use dma::DmaSpace;
 pub use function::{ConfigEffects, PassthroughFunction, ResetPolicy};
 pub use host::VmmServices;

@@ -18,6 +18,8 @@ use vmm_sys_util::ioctl_io_nr;
 use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo, SetIrqs, info};
 use crate::address::PciAddress;
 
+ioctl_io_nr!(VFIO_GET_API_VERSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE);
+ioctl_io_nr!(VFIO_CHECK_EXTENSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 1);
 ioctl_io_nr!(VFIO_SET_IOMMU, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 2);
 ioctl_io_nr!(VFIO_GROUP_GET_STATUS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 3);
 ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 4);
@@ -28,6 +30,8 @@ ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 9
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
+ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
+ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 14);
 
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
@@ -41,8 +45,55 @@ fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `VFIO_GET_API_VERSION` and `VFIO_CHECK_EXTENSION`: whether a file is a container with a type1v2 IOMMU.
+pub(super) fn is_type1_container(file: &impl AsRawFd) -> bool {
+    // SAFETY: the call takes no argument; the kernel touches no memory of ours.
+    let version = unsafe { ioctl(file, VFIO_GET_API_VERSION()) };
+    let extension = sys::VFIO_TYPE1v2_IOMMU.into();
+    // SAFETY: the argument is a number; the kernel touches no memory of ours.
+    let has_type1 = unsafe { ioctl_with_val(file, VFIO_CHECK_EXTENSION(), extension) };
+    u32::try_from(version) == Ok(sys::VFIO_API_VERSION) && has_type1 > 0
+}
+
+/// `VFIO_IOMMU_MAP_DMA`, for reading and writing.
+///
+/// # Safety
+///
+/// That of [`AddressSpace::map`](super::AddressSpace::map).
+pub(super) unsafe fn map_dma(
+    container: &impl AsRawFd,
+    iova: u64,
+    size: u64,
+    host: *mut u8,
+) -> io::Result<()> {
+    let call = sys::vfio_iommu_type1_dma_map {
+        argsz: argsz::<sys::vfio_iommu_type1_dma_map>(),
+        flags: sys::VFIO_DMA_MAP_FLAG_READ | sys::VFIO_DMA_MAP_FLAG_WRITE,
+        vaddr: host.expose_provenance() as u64,
+        iova,
+        size,
+    };
+    // SAFETY: the kernel reads the struct, which lives until the call returns, and lets devices write to the memory,
+    // which the caller promises to keep.
+    check(unsafe { ioctl_with_ref(container, VFIO_IOMMU_MAP_DMA(), &call) })
+}
+
+/// `VFIO_IOMMU_UNMAP_DMA`: `EINVAL` where less than all of it was mapped.
+pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::Result<()> {
+    let mut call = sys::vfio_iommu_type1_dma_unmap {
+        argsz: argsz::<sys::vfio_iommu_type1_dma_unmap>(),
+        iova,
+        size,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads and writes the struct, which is lent to it until the call returns.
+    check(unsafe { ioctl_with_mut_ref(container, VFIO_IOMMU_UNMAP_DMA(), &mut call) })?;
+    // The kernel writes how many bytes it unmapped.
+    if call.size == size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+}
+
 /// `VFIO_GROUP_GET_STATUS`: whether no driver of the host has a device of the group.
-pub(super) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
+pub(crate) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
     let mut data =
         sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
@@ -51,20 +102,20 @@ pub(super) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
 }
 
 /// `VFIO_GROUP_SET_CONTAINER`.
-pub(super) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
     let fd = container.as_raw_fd();
     // SAFETY: the kernel reads one int, which lives until the call returns.
     check(unsafe { ioctl_with_ref(group, VFIO_GROUP_SET_CONTAINER(), &fd) })
 }
 
 /// `VFIO_SET_IOMMU`, type1v2.
-pub(super) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: the argument is a number; the kernel touches no memory of ours.
     check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
 }
 
 /// `VFIO_GROUP_GET_DEVICE_FD`.
-pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
+pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
     // An address has no zero byte.
     let name = CString::new(address.to_string()).unwrap_or_default();
     // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call returns.
@@ -75,7 +126,7 @@ pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Resu
 }
 
 /// `VFIO_DEVICE_GET_INFO`.
-pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
+pub(crate) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
     let mut data =
         sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
@@ -84,7 +135,7 @@ pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
 }
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
-pub(super) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
+pub(crate) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
     let mut data =
         sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
@@ -93,20 +144,20 @@ pub(super) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo>
 }
 
 /// `VFIO_DEVICE_RESET`.
-pub(super) fn reset(device: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn reset(device: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: the ioctl takes no argument and touches no memory of ours.
     check(unsafe { ioctl(device, VFIO_DEVICE_RESET()) })
 }
 
 /// `VFIO_DEVICE_GET_REGION_INFO` with its capabilities.
-pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
+pub(crate) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
     let request = VFIO_DEVICE_GET_REGION_INFO();
     let reply = info_call(device, request, size_of::<sys::vfio_region_info>(), index)?;
     Ok(RegionInfo::from_reply(&reply))
 }
 
 /// `VFIO_IOMMU_GET_INFO` of a container with its capabilities.
-pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
+pub(crate) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
     let request = VFIO_IOMMU_GET_INFO();
     let reply = info_call(container, request, size_of::<sys::vfio_iommu_type1_info>(), 0)?;
     Ok(IommuInfo::from_reply(&reply))
@@ -117,7 +168,7 @@ const TRIGGER_NONE: u32 = sys::VFIO_IRQ_SET_DATA_NONE | sys::VFIO_IRQ_SET_ACTION
 const UNMASK_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_UNMASK;
 
 /// `VFIO_DEVICE_SET_IRQS`.
-pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
+pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
     let resample;
     let (kind, index, start, eventfds) = match call {
         SetIrqs::Trigger { index, start, eventfds } => (TRIGGER_EVENTFD, index, start, eventfds),
@@ -160,7 +211,7 @@ fn check_vectors(result: i32) -> io::Result<()> {
 const MAX_BUS_MEMBERS: usize = 4096;
 
 /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its group.
-pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
+pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
     let header = size_of::<sys::vfio_pci_hot_reset_info>();
     let entry = size_of::<sys::vfio_pci_dependent_device>();
     let mut room = 0_usize;
@@ -192,7 +243,7 @@ pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
 }
 
 /// `VFIO_DEVICE_PCI_HOT_RESET`: `groups` prove that we own all that is reset.
-pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
+pub(crate) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(groups.len()).map_err(too_many)?;
     // The header's three words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct

@@ -6,16 +6,18 @@
 //! traits.
 
 mod adjacent;
-pub mod group;
 mod info;
-mod ioctl;
+pub(crate) mod ioctl;
 mod kernel_mapping;
 mod limits;
 mod mmap;
 pub mod sysfs;
+pub(crate) mod type1;
 
 use std::io;
 use std::sync::Arc;
+
+pub use type1::ContainerError;
 
 pub(crate) use adjacent::AdjacentMemory;
 pub(crate) use kernel_mapping::KernelMapping;

@@ -36,8 +36,8 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaSpace {
-    /// The mappings of one address space of the kernel. That of a [`Container`](crate::Container) is
-    /// [`Container::dma`](crate::Container::dma).
+    /// The mappings of one address space of the kernel. That of a [`IommuContext`](crate::IommuContext) is
+    /// [`IommuContext::dma`](crate::IommuContext::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
         Self { state: Arc::new(Mutex::new(State::of(space))) }
     }

@@ -55,7 +55,7 @@ impl PciDevice {
 }
 
 impl Iommu {
-    /// Carries out DMA, mapping by mapping: `act` is told where in the memory of this process, and
+    /// Carries out DMA, mapping by mapping: `act` gets the place in the memory of this process, and
     /// how many bytes. By way of a file, so that memory that is gone is an error.
     fn each_piece(
         &self,

@@ -230,8 +230,10 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if let Some(world) = world().as_mut().filter(|_| name.starts_with("/dev/vfio/")) {
-        return answer(world.open(&name));
+    if name.starts_with("/dev/vfio/") {
+        if let Some(world) = world().as_mut() {
+            return answer(world.open(&name));
+        }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
@@ -251,12 +253,12 @@ extern "C" fn close(fd: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> isize {
-    if let Some(world) = world().as_ref() {
-        if let Some(device) = world.fds.get(&fd) {
-            let data = bytes(buffer as usize, size);
-            let read = world.system.read(*device, offset as u64, data);
-            return answer(read.map(|size| size as isize));
-        }
+    if let Some((world, device)) =
+        world().as_ref().and_then(|world| Some((world, world.fds.get(&fd)?)))
+    {
+        let data = bytes(buffer as usize, size);
+        let read = world.system.read(*device, offset as u64, data);
+        return answer(read.map(|length| length as isize));
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_pread64, fd, buffer, size, offset) as isize }
@@ -264,12 +266,12 @@ extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> i
 
 #[unsafe(no_mangle)]
 extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -> isize {
-    if let Some(world) = world().as_ref() {
-        if let Some(device) = world.fds.get(&fd) {
-            let data = bytes(buffer as usize, size);
-            let written = world.system.write(*device, offset as u64, data);
-            return answer(written.map(|size| size as isize));
-        }
+    if let Some((world, device)) =
+        world().as_ref().and_then(|world| Some((world, world.fds.get(&fd)?)))
+    {
+        let data = bytes(buffer as usize, size);
+        let written = world.system.write(*device, offset as u64, data);
+        return answer(written.map(|length| length as isize));
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, size, offset) as isize }

@@ -17,7 +17,7 @@ use ::libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
 use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::host::{GroupLink, HostMemory};
 use vfio_passthrough::model::{Faults, Guest};
-use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{BarIndex, IommuContext, Iova, PassthroughFunction, ResetPolicy};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
@@ -69,7 +69,7 @@ const NOTHING: Host = |_| {};
 
 /// A guest's life: what failed, if anything did.
 fn live(kvm: Fd, host: Host) -> Result<(), String> {
-    let container = Container::open().map_err(text)?;
+    let container = IommuContext::open().map_err(text)?;
     container.link(Arc::new(Link(kvm))).map_err(text)?;
     let mut devices = Vec::new();
     for (device, _) in DEVICES {
@@ -177,16 +177,26 @@ fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
 /// Whether a failed call is an error of the program; others are made up for, or logged.
 fn is_told(resets: Resets, failed: u32, errno: i32) -> bool {
     match (failed, errno) {
-        // What a guest asks for and does not get is logged; a group that a container refuses gets
-        // another one.
+        // A guest's failed access is logged; a group that a container refuses gets another one.
         (SET_CONTAINER | 8 | 10 | UNMAP, _) => false,
-        // VFIO says so that there is no such interrupt.
+        // This errno means that there is no such interrupt.
         (9, EINVAL) => false,
-        // And so that it has more to tell of the bus: it is asked again. Of a container, the call
-        // tells of the IOMMU.
+        // On a device, this errno means that the bus has more functions: the program asks again.
         (INFO, ENOSPC) => resets == Resets::EachByItself,
         _ => true,
     }
+}
+
+/// Whether an error names the errno of the call that failed.
+fn is_named(failed: u32, errno: i32, error: &str) -> bool {
+    // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has none for
+    // them.
+    failed < 2 && error.starts_with("/dev/vfio/vfio: ")
+        || error.contains(&format!("(os error {errno})"))
+        || errno == EBUSY && error.contains("(EBUSY)")
+        // The program does not ask for ever.
+        || (failed, errno) == (INFO, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
+        || errno == ENODEV && error.contains("(ENODEV)")
 }
 
 fn every_call_fails(kernel: Kernel, resets: Resets) -> usize {
@@ -200,16 +210,8 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> usize {
         let point =
             format!("{kernel:?}, {resets:?}: call {call} (request {failed}) with errno {errno}");
         assert_eq!(outcome.left, (vec![], 0, 0), "{point}: {:?}", outcome.result);
-        // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has
-        // none for them.
         if let Err(error) = &outcome.result {
-            let named = failed < 2 && error.starts_with("/dev/vfio/vfio: ")
-                || error.contains(&format!("(os error {errno})"))
-                || errno == EBUSY && error.contains("(EBUSY)")
-                // Whoever always has more to tell of the bus is not asked for ever.
-                || (failed, errno) == (INFO, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
-                || errno == ENODEV && error.contains("(ENODEV)");
-            assert!(named, "{point}: {error}");
+            assert!(is_named(failed, errno, error), "{point}: {error}");
         }
         assert!(outcome.result.is_err() || !is_told(resets, failed, errno), "{point} is not told");
     }

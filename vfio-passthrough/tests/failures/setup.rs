@@ -179,10 +179,10 @@ impl Setup {
         match access {
             Access::Read(offset) => function.config_read(offset, &mut data),
             Access::Write16(offset, value) => {
-                drop(function.config_write(offset, &value.to_le_bytes()))
+                _ = function.config_write(offset, &value.to_le_bytes())
             }
             Access::Write32(offset, value) => {
-                drop(function.config_write(offset, &value.to_le_bytes()))
+                _ = function.config_write(offset, &value.to_le_bytes())
             }
             Access::BarRead(offset) => function.bar_read(bar0(), offset, &mut data),
             Access::BarWrite(offset, value) => {
