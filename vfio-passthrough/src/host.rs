@@ -4,7 +4,6 @@
 //! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose hypervisor layer hides
 //! the errno returns `io::Error::other`.
 
-use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use vm_memory::GuestRegionMmap;
 use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::dma::DmaSpace;
 pub use crate::pci::message::MsiMessage;
 
 /// Memory of this process that a device or a guest may read and write at any time.
@@ -144,27 +142,4 @@ pub trait GroupLink: Send + Sync {
     ///
     /// The hypervisor's errno.
     fn remove(&self, group: BorrowedFd<'_>) -> io::Result<()>;
-}
-
-/// What a function needs of the VMM that it is in.
-#[derive(Clone)]
-pub struct VmmServices {
-    /// Puts BARs into the guest's memory.
-    pub slots: Arc<dyn MemorySlots>,
-    /// Routes message-signalled interrupts into the guest.
-    pub msi: Arc<dyn MsiRouter>,
-    /// The line that the function's INTx pin is wired to. Without one the guest sees a function without a pin.
-    pub intx: Option<Arc<dyn IntxLine>>,
-    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory and
-    /// the IOMMU can map them; `None`: nowhere. The guest's only function needs none.
-    pub p2p: Option<DmaSpace>,
-}
-
-impl fmt::Debug for VmmServices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VmmServices")
-            .field("intx", &self.intx.is_some())
-            .field("p2p", &self.p2p.is_some())
-            .finish_non_exhaustive()
-    }
 }

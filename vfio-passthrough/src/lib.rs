@@ -107,14 +107,15 @@ pub mod kvm;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pci;
+mod services;
 mod sync;
 
 pub use address::{BarIndex, ByteRange, Iova, PciAddress};
 pub use context::IommuContext;
 pub use dma::DmaSpace;
 pub use function::{ConfigEffects, PassthroughFunction, ResetPolicy};
-pub use host::VmmServices;
 pub use pci::bar::{Bar, BarKind, Space};
+pub use services::VmmServices;
 
 /// The doctests compile the README's code.
 #[cfg(all(doctest, feature = "kvm", feature = "model"))]

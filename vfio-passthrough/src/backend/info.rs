@@ -6,7 +6,7 @@ use std::mem::offset_of;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use super::{IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
+use super::description::{IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 use crate::address::{ByteRange, PciAddress};
 
 /// The most capabilities that are read: more than any real chain has. A longer chain loops.

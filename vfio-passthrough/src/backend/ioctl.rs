@@ -15,7 +15,9 @@ use vmm_sys_util::ioctl::{
 };
 use vmm_sys_util::ioctl_io_nr;
 
-use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo, SetIrqs, info};
+use super::description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo};
+use super::device::SetIrqs;
+use super::info;
 use crate::address::PciAddress;
 
 ioctl_io_nr!(VFIO_GET_API_VERSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE);

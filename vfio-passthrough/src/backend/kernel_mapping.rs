@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use super::AddressSpace;
+use super::address_space::AddressSpace;
 use crate::address::ByteRange;
 use crate::host::HostMemory;
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use vfio_ioctls::{VfioContainer, VfioError};
 
+use super::address_space::AddressSpace;
+use super::description::IommuInfo;
 use super::ioctl;
-use super::{AddressSpace, IommuInfo};
 use crate::counters::VfioCalls;
 
 /// Why there is no container.

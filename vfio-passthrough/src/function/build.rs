@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::events::HostEvents;
-use super::reset::{BUS_RESET, choose};
-use super::{PassthroughFunction, Reset, ResetPolicy, State};
+use super::reset::{BUS_RESET, Reset, ResetPolicy, choose};
+use super::state::{PassthroughFunction, State};
 use crate::address::PciAddress;
 use crate::backend::{Device, RegionInfo};
 use crate::bars::placement::Placement;
@@ -14,13 +14,13 @@ use crate::bars::{Bars, regions};
 use crate::counters::FunctionTraps;
 use crate::device::{ConventionalConfig, FunctionDevice};
 use crate::error::Error;
-use crate::host::VmmServices;
 use crate::irq::binding::Binding;
 use crate::irq::intx::Intx;
 use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
 use crate::pci::regs::{COMMAND, Command};
 use crate::pci::view::RegionSizes;
+use crate::services::VmmServices;
 use crate::sync::Mutex;
 
 impl PassthroughFunction {

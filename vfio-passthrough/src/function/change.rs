@@ -1,6 +1,8 @@
 //! Carries out the guest's writes.
 
-use super::{ConfigEffects, PassthroughFunction, State};
+use super::effects::ConfigEffects;
+use super::state::{PassthroughFunction, State};
+use crate::address::ByteRange;
 use crate::device::FirstError;
 use crate::error::Error;
 use crate::irq;
@@ -99,5 +101,34 @@ impl PassthroughFunction {
 
     pub(super) fn interrupt_error(&self, source: irq::Error) -> Error {
         Error::Interrupts { address: self.address(), source }
+    }
+
+    /// The effects of the changes just made. The lock has been held since the first of them.
+    pub(super) fn effects(&self, state: &mut State) -> ConfigEffects {
+        state.sequence = state.sequence.saturating_add(1);
+        ConfigEffects {
+            sequence: state.sequence,
+            slots_freed: state.placement.take_freed(),
+            coalesced_writes: self.coalesced_writes(state),
+            bars: self.bar_addresses(state),
+        }
+    }
+
+    fn coalesced_writes(&self, state: &State) -> Option<ByteRange> {
+        let layout = self.msix.filter(|_| state.running)?;
+        let mut bars = self.bars().iter();
+        let bar = bars.find(|bar| bar.index == layout.table_bar)?;
+        let base = state.config.decoded(bar).filter(|_| state.interrupts.is_table_idle())?;
+        ByteRange::new(base.checked_add(layout.table.start())?, layout.table.size())
+    }
+
+    fn bar_addresses(&self, state: &State) -> [Option<u64>; 7] {
+        let mut addresses = [None; 7];
+        for bar in self.bars.all().iter().filter(|_| state.running) {
+            if let Some(address) = addresses.get_mut(usize::from(bar.index.number())) {
+                *address = state.config.decoded(bar);
+            }
+        }
+        addresses
     }
 }

@@ -4,8 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::reset::BUS_RESET;
-use super::{ConfigEffects, PassthroughFunction, Reset, State};
+use super::effects::ConfigEffects;
+use super::reset::{BUS_RESET, Reset};
+use super::state::{PassthroughFunction, State};
 use crate::device::FirstError;
 use crate::error::Error;
 use crate::irq::Interrupts;

@@ -22,7 +22,7 @@ pub use memory::KvmMemory;
 pub use routing::{DeferredRoutes, KvmGsi, KvmRouter};
 
 use crate::counters::KvmCalls;
-use crate::host::VmmServices;
+use crate::services::VmmServices;
 
 /// All that this crate asks of a host VMM, on KVM.
 pub struct KvmHost {

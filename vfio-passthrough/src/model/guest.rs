@@ -9,8 +9,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::messages::Messages;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
-use crate::host::VmmServices;
 use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots};
+use crate::services::VmmServices;
 
 /// The trigger and the resample eventfd of a pin that is wired.
 type Wire = [Arc<EventFd>; 2];

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
-use super::Sysfs;
+use super::tree::Sysfs;
 use crate::address::ByteRange;
 
 /// The kernel shows a page at most (`iommu_group_show_resv_regions`).

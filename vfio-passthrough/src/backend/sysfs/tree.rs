@@ -1,8 +1,6 @@
 //! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests
 //! run on fixture trees.
 
-mod reserved;
-
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,12 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
 
-pub use reserved::{ReservedKind, ReservedRegion};
-
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// Where a driver or a group cannot be told.

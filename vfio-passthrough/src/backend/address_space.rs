@@ -1,0 +1,38 @@
+//! The port to an I/O address space of the kernel.
+
+use std::io;
+
+use super::description::IommuInfo;
+
+/// An I/O address space: a VFIO container, or an IOAS of iommufd.
+pub trait AddressSpace: Send + Sync {
+    /// The limits of the address space. They can change when a group is attached.
+    ///
+    /// # Errors
+    ///
+    /// The errno of the ioctl: `EINVAL` before a group was attached.
+    fn info(&self) -> io::Result<IommuInfo>;
+
+    /// Maps `size` bytes of memory at `host` to the I/O virtual address `iova`, for reads and
+    /// writes of the devices. The kernel pins the memory. All three are multiples of the page size.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if the range overlaps a mapping, `EINVAL` if it is not aligned or is outside of the
+    /// IOVA ranges, `ENOMEM` if it exceeds RLIMIT_MEMLOCK, `ENOSPC` if there are too many mappings,
+    /// `EFAULT` if the memory is not mapped in this process.
+    ///
+    /// # Safety
+    ///
+    /// Until `unmap` of the same range succeeds or the address space is dropped, the memory must
+    /// stay mapped in this process, and must be accessed only as
+    /// [`HostMemory`](crate::host::HostMemory) requires.
+    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()>;
+
+    /// Unmaps a range that one `map` mapped. After a success, no device can access the memory.
+    ///
+    /// # Errors
+    ///
+    /// The errno of the ioctl. Devices may still access the memory.
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+}
