@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::{env, fs};
 
 use kvm_ioctls::Kvm;
-use vfio_passthrough::host::{HostMemory, MemorySlots};
+use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::{KvmHost, KvmLink};
 use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy};
 use vm_memory::{GuestAddress, GuestMemoryRegion, GuestRegionMmap};

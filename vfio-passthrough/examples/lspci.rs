@@ -18,8 +18,7 @@ use std::sync::Arc;
 
 use vfio_passthrough::backend::Device;
 use vfio_passthrough::host::{
-    HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots, MsiMessage, MsiRouter,
-    MsiVectors,
+    HostMemory, IntxConnection, IntxLine, MemorySlots, MsiMessage, MsiRouter, MsiVectors,
 };
 use vfio_passthrough::pci::bar::{Bar, BarKind};
 use vfio_passthrough::pci::caps;
@@ -167,7 +166,11 @@ fn unsupported<T>() -> io::Result<T> {
 }
 
 impl MemorySlots for Nobody {
-    fn place(&self, _: u64, _: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+    unsafe fn map(&self, _: u64, _: &dyn HostMemory) -> io::Result<u32> {
+        unsupported()
+    }
+
+    fn unmap(&self, _: u32, _: u64, _: &dyn HostMemory) -> io::Result<()> {
         unsupported()
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vfio_passthrough::backend::Device;
 use vfio_passthrough::dma::allow_locked_memory;
-use vfio_passthrough::host::{HostMemory, MemorySlots};
+use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
     BarIndex, ConfigEffects, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,

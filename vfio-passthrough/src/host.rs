@@ -4,6 +4,8 @@
 //! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose hypervisor layer hides
 //! the errno returns `io::Error::other`.
 
+mod slot;
+
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::dma::DmaSpace;
 pub use crate::pci::message::MsiMessage;
+pub use slot::MemorySlot;
 
 /// Memory of this process that a device or a guest may read and write at any time.
 ///
@@ -45,26 +48,43 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
     }
 }
 
-/// Puts memory of this process at a place of the guest's physical address space.
+/// Puts memory of this process into the guest's physical address space, by two calls of the hypervisor. The library calls
+/// them through [`MemorySlot`], which keeps the memory alive and removes it once.
 pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the slot is removed.
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, and returns a number of the VMM's choice,
+    /// which [`unmap`](Self::unmap) is called with.
     ///
     /// # Errors
     ///
     /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out, `EINVAL`
     /// where the guest cannot have that address. The guest's accesses to the BAR then trap into the VMM.
-    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>>;
-}
+    ///
+    /// # Safety
+    ///
+    /// The memory stays as [`HostMemory`] demands until `unmap` of the same slot succeeded, or the VM is gone.
+    unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32>;
 
-/// Memory that is in the guest's address space. The slot keeps the memory alive. Dropping it removes it; where the
-/// hypervisor refuses that, the memory is leaked rather than freed under the guest, and a line is logged.
-pub trait MemorySlot: Send {
-    /// Removes the memory from the guest. Does nothing where it was removed before.
+    /// Removes memory from the guest: the slot `number`, with the same `gpa` and `memory`. Called until it succeeds.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno. The memory stays in the guest, and alive; the crate calls this again.
-    fn remove(&mut self) -> io::Result<()>;
+    /// The hypervisor's errno: the memory stays in the guest.
+    fn unmap(&self, number: u32, gpa: u64, memory: &dyn HostMemory) -> io::Result<()>;
+}
+
+impl dyn MemorySlots {
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](MemorySlots::map).
+    pub fn place(
+        self: &Arc<Self>,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+    ) -> io::Result<MemorySlot> {
+        MemorySlot::new(self.clone(), gpa, memory)
+    }
 }
 
 /// Routes message-signalled interrupts into the guest.

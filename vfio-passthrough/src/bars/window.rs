@@ -17,7 +17,7 @@ pub struct Window {
     area: ByteRange,
     mmap: Arc<RegionMmap>,
     /// Where it is in the guest now.
-    placed: Option<(u64, Box<dyn MemorySlot>)>,
+    placed: Option<(u64, MemorySlot)>,
     /// Where other devices reach it.
     mapping: Option<Mapping>,
     /// They do not, where it is now.
@@ -91,7 +91,7 @@ impl Window {
     /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
     /// since it overlaps something, leaves the window trapped: accesses then go through the VMM, which is
     /// slow and right.
-    pub fn place(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
+    pub fn place(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
             self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
         }
