@@ -4,88 +4,18 @@
 //! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose hypervisor layer hides
 //! the errno returns `io::Error::other`.
 
-mod slot;
+mod memory;
 
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use vm_memory::GuestRegionMmap;
-use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::dma::DmaSpace;
 pub use crate::pci::message::MsiMessage;
-pub use slot::MemorySlot;
-
-/// Memory of this process that a device or a guest may read and write at any time.
-///
-/// # Safety
-///
-/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, and stay where they are. Both
-/// methods always return the same.
-///
-/// A guest and its devices write to the memory when they like, as vCPUs do. The VMM's own accesses therefore go through
-/// raw pointers, volatile or atomic, as those of vm-memory do, and never through a Rust reference.
-pub unsafe trait HostMemory: Send + Sync {
-    /// The address of the memory in this process, aligned to a page.
-    fn host_address(&self) -> *mut u8;
-    /// The size in bytes, a multiple of the page size.
-    fn size(&self) -> u64;
-}
-
-// SAFETY: a region owns its mapping (it holds an `Arc` of the `MmapRegion`, which unmaps when dropped and
-// never moves or resizes), and vm-memory accesses it by volatile operations on raw pointers only.
-unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
-    fn host_address(&self) -> *mut u8 {
-        self.as_ptr()
-    }
-
-    fn size(&self) -> u64 {
-        // usize is at most 64 bits wide on every target of Linux.
-        (**self).size() as u64
-    }
-}
-
-/// Puts memory of this process into the guest's physical address space, by two calls of the hypervisor. The library calls
-/// them through [`MemorySlot`], which keeps the memory alive and removes it once.
-pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, and returns a number of the VMM's choice,
-    /// which [`unmap`](Self::unmap) is called with.
-    ///
-    /// # Errors
-    ///
-    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out, `EINVAL`
-    /// where the guest cannot have that address. The guest's accesses to the BAR then trap into the VMM.
-    ///
-    /// # Safety
-    ///
-    /// The memory stays as [`HostMemory`] demands until `unmap` of the same slot succeeded, or the VM is gone.
-    unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32>;
-
-    /// Removes memory from the guest: the slot `number`, with the same `gpa` and `memory`. Called until it succeeds.
-    ///
-    /// # Errors
-    ///
-    /// The hypervisor's errno: the memory stays in the guest.
-    fn unmap(&self, number: u32, gpa: u64, memory: &dyn HostMemory) -> io::Result<()>;
-}
-
-impl dyn MemorySlots {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As for [`map`](MemorySlots::map).
-    pub fn place(
-        self: &Arc<Self>,
-        gpa: u64,
-        memory: Arc<dyn HostMemory>,
-    ) -> io::Result<MemorySlot> {
-        MemorySlot::new(self.clone(), gpa, memory)
-    }
-}
+pub use memory::{HostMemory, MemorySlot, MemorySlots};
 
 /// Routes message-signalled interrupts into the guest.
 ///

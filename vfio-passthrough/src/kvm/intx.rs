@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::errno;
+use super::errno::errno;
 use crate::counters::KvmCalls;
 use crate::host::{IntxConnection, IntxLine};
 

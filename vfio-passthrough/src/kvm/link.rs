@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
-use super::errno;
+use super::errno::errno;
 use crate::host::GroupLink;
 
 /// KVM's VFIO device of one VM: KVM learns from it which IOMMU groups the VM has. Interrupts of assigned devices can then

@@ -9,7 +9,8 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_allocator::IdAllocator;
 
-use super::{allocator, errno};
+use super::errno::errno;
+use super::numbers::allocator;
 use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 

@@ -4,9 +4,11 @@
 //! table, makes the others by themselves ([`KvmMemory::new`], [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and
 //! puts them into its [`VmmServices`].
 
+mod errno;
 mod intx;
 mod link;
 mod memory;
+mod numbers;
 mod routing;
 
 use std::fmt;
@@ -93,16 +95,6 @@ impl KvmHost {
         self.calls.create_device.increment();
         Ok(Arc::new(KvmLink::new(&self.vm)?))
     }
-}
-
-fn errno(error: kvm_ioctls::Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno())
-}
-
-/// Numbers that are handed out and given back.
-fn allocator(range: Range<u32>) -> Option<vm_allocator::IdAllocator> {
-    let last = range.end.checked_sub(1)?;
-    vm_allocator::IdAllocator::new(range.start, last).ok()
 }
 
 #[cfg(test)]

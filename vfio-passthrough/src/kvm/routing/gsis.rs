@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use vm_allocator::IdAllocator;
 
-use crate::kvm::allocator;
+use crate::kvm::numbers::allocator;
 
 pub(super) struct Gsis {
     range: Range<u32>,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_irq_routing_entry;
 
-use super::{KvmRouter, Shared};
+use super::router::KvmRouter;
+use super::shared::Shared;
 
 impl KvmRouter {
     /// Sets the VMM's own routes of the GSIs that `routes` names, in place of those that these GSIs had; other GSIs keep

@@ -10,12 +10,12 @@ use kvm_bindings::kvm_irq_routing_entry;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::deferred::{EventfdSet, MAX_DEFERRED};
 use super::entries::{MAX_ENTRIES, Routes};
+use super::eventfds::{EventfdSet, MAX_DEFERRED};
 use super::gsis::Gsis;
 use crate::counters::KvmCalls;
 use crate::host::MsiMessage;
-use crate::kvm::errno;
+use crate::kvm::errno::errno;
 
 /// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), will be once it fires (*deferred*),
 /// or is not delivered: its eventfd then collects what fires.
