@@ -1,11 +1,12 @@
-//! Prints a device as a guest would see it: config space, BARs and capabilities, as `lspci -xxx -v` does in short.
+//! Prints a device as a guest would see it: config space, BARs and capabilities, as `lspci -xxx -v`
+//! does in short.
 //!
 //! ```console
 //! # cargo run --example lspci -- 0000:01:00.0
 //! ```
 //!
-//! The device is bound to vfio-pci; opening it resets it. There is no VM, so the traits of [`host`] do nothing here:
-//! this is the least that the library asks of its user.
+//! The device is bound to vfio-pci; opening it resets it. There is no VM, so the traits of [`host`]
+//! do nothing here: this is the least that the library asks of its user.
 //!
 //! [`host`]: vfio_passthrough::host
 #![allow(clippy::arithmetic_side_effects, reason = "a program that overflows fails")]
@@ -158,7 +159,8 @@ fn extended_name(id: u16) -> String {
     name.to_owned()
 }
 
-/// The VMM of nobody. Nothing of it is called, since nobody enables the function's memory or its interrupts.
+/// The VMM of nobody. Nothing of it is called, since nobody enables the function's memory or its
+/// interrupts.
 struct Nobody;
 
 fn unsupported<T>() -> io::Result<T> {

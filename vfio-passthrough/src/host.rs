@@ -1,8 +1,8 @@
-//! What this crate asks of the VMM that uses it. It knows nothing else of a VMM: no bus, no allocator, no VM type. The
-//! feature `kvm` has all of it ready made on kvm-ioctls.
+//! What this crate asks of the VMM that uses it. It knows nothing else of a VMM: no bus, no
+//! allocator, no VM type. The feature `kvm` has all of it ready made on kvm-ioctls.
 //!
-//! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose hypervisor layer hides
-//! the errno returns `io::Error::other`.
+//! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose
+//! hypervisor layer hides the errno returns `io::Error::other`.
 
 mod memory;
 
@@ -19,11 +19,13 @@ pub use memory::{HostMemory, MemorySlot, MemorySlots};
 
 /// Routes message-signalled interrupts into the guest.
 ///
-/// On KVM, `kvm::KvmRouter` (feature `kvm`) does so, and takes the VMM's own routes too. A VMM with a routing table of
-/// its own implements this trait and [`MsiVectors`]: see the example `own_router`.
+/// On KVM, `kvm::KvmRouter` (feature `kvm`) does so, and takes the VMM's own routes too. A VMM with
+/// a routing table of its own implements this trait and [`MsiVectors`]: see the example
+/// `own_router`.
 pub trait MsiRouter: Send + Sync {
-    /// Room for `count` vectors (1 to 2048), none delivered yet. A function calls it once for MSI and once for MSI-X, when
-    /// it is made. It need take nothing from the host until a vector is used.
+    /// Room for `count` vectors (1 to 2048), none delivered yet. A function calls it once for MSI
+    /// and once for MSI-X, when it is made. It need take nothing from the host until a vector is
+    /// used.
     ///
     /// # Errors
     ///
@@ -31,33 +33,39 @@ pub trait MsiRouter: Send + Sync {
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>>;
 }
 
-/// The vectors of one function, numbered from 0. Dropping it gives back every irqfd, then every route, then every GSI.
+/// The vectors of one function, numbered from 0. Dropping it gives back every irqfd, then every
+/// route, then every GSI.
 ///
-/// A vector that is not delivered is masked: its trigger collects what fires. It is the pending bit that the guest reads,
-/// and is delivered when the vector comes back, as KVM does when an irqfd is attached to an eventfd that is readable.
+/// A vector that is not delivered is masked: its trigger collects what fires. It is the pending bit
+/// that the guest reads, and is delivered when the vector comes back, as KVM does when an irqfd is
+/// attached to an eventfd that is readable.
 pub trait MsiVectors: Send {
-    /// The eventfd that VFIO signals when the vector fires, non-blocking. The same one for the life of the vector.
+    /// The eventfd that VFIO signals when the vector fires, non-blocking. The same one for the life
+    /// of the vector.
     ///
     /// # Errors
     ///
     /// The errno of `eventfd2`.
     fn trigger(&mut self, vector: u16) -> io::Result<Arc<EventFd>>;
 
-    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops delivery.
+    /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops
+    /// delivery.
     ///
-    /// An irqfd is detached before its route changes, and attached after it was committed. KVM replaces its whole table in
-    /// each `KVM_SET_GSI_ROUTING`: one call is enough for a batch, and none is needed where no message is new.
+    /// An irqfd is detached before its route changes, and attached after it was committed. KVM
+    /// replaces its whole table in each `KVM_SET_GSI_ROUTING`: one call is enough for a batch, and
+    /// none is needed where no message is new.
     ///
     /// # Errors
     ///
-    /// `StorageFull` where GSIs ran out, with how many were asked for, used and free; then none was taken and
-    /// nothing changed. Else the hypervisor's errno: a vector of the batch may then be as it was, or as asked,
-    /// or not delivered, and the crate gives it again with the guest's next access.
+    /// `StorageFull` where GSIs ran out, with how many were asked for, used and free; then none was
+    /// taken and nothing changed. Else the hypervisor's errno: a vector of the batch may then be as
+    /// it was, or as asked, or not delivered, and the crate gives it again with the guest's next
+    /// access.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 }
 
-/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is wired to (PCI 2.2.6).
-/// Functions may share it.
+/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is
+/// wired to (PCI 2.2.6). Functions may share it.
 pub trait IntxLine: Send + Sync {
     /// Wires the pin to the line, until the connection is dropped.
     ///
@@ -72,16 +80,17 @@ pub trait IntxConnection: Send {
     /// VFIO signals this eventfd when the pin is asserted, and masks the pin.
     fn trigger(&self) -> &Arc<EventFd>;
 
-    /// The hypervisor signals this eventfd when the guest has acknowledged the interrupt; VFIO then unmasks the pin, and
-    /// fires again where it is still asserted. A VMM with an IOAPIC of its own lowers the line and writes to this eventfd
-    /// when the guest ends the interrupt (EOI).
+    /// The hypervisor signals this eventfd when the guest has acknowledged the interrupt; VFIO then
+    /// unmasks the pin, and fires again where it is still asserted. A VMM with an IOAPIC of its own
+    /// lowers the line and writes to this eventfd when the guest ends the interrupt (EOI).
     fn resample(&self) -> &Arc<EventFd>;
 }
 
 /// The hypervisor's own interest in IOMMU groups: KVM wants to know which ones a VM has
 /// (Documentation/virt/kvm/devices/vfio.rst).
 pub trait GroupLink: Send + Sync {
-    /// Reports that the VM has a group, by the group's file (`/dev/vfio/N`), before its devices are opened.
+    /// Reports that the VM has a group, by the group's file (`/dev/vfio/N`), before its devices are
+    /// opened.
     ///
     /// # Errors
     ///
@@ -103,10 +112,12 @@ pub struct VmmServices {
     pub slots: Arc<dyn MemorySlots>,
     /// Routes message-signalled interrupts into the guest.
     pub msi: Arc<dyn MsiRouter>,
-    /// The line that the function's INTx pin is wired to. Without one the guest sees a function without a pin.
+    /// The line that the function's INTx pin is wired to. Without one the guest sees a function
+    /// without a pin.
     pub intx: Option<Arc<dyn IntxLine>>,
-    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory and
-    /// the IOMMU can map them; `None`: nowhere. The guest's only function needs none.
+    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the
+    /// guest's memory and the IOMMU can map them; `None`: nowhere. The guest's only function needs
+    /// none.
     pub p2p: Option<DmaSpace>,
 }
 

@@ -11,11 +11,12 @@ use vm_memory::bitmap::Bitmap;
 ///
 /// # Safety
 ///
-/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, and stay where they are. Both
-/// methods always return the same.
+/// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, and
+/// stay where they are. Both methods always return the same.
 ///
-/// A guest and its devices write to the memory when they like, as vCPUs do. The VMM's own accesses therefore go through
-/// raw pointers, volatile or atomic, as those of vm-memory do, and never through a Rust reference.
+/// A guest and its devices write to the memory when they like, as vCPUs do. The VMM's own accesses
+/// therefore go through raw pointers, volatile or atomic, as those of vm-memory do, and never
+/// through a Rust reference.
 pub unsafe trait HostMemory: Send + Sync {
     /// The address of the memory in this process, aligned to a page.
     fn host_address(&self) -> *mut u8;
@@ -23,8 +24,9 @@ pub unsafe trait HostMemory: Send + Sync {
     fn size(&self) -> u64;
 }
 
-// SAFETY: a region owns its mapping (it holds an `Arc` of the `MmapRegion`, which unmaps when dropped and
-// never moves or resizes), and vm-memory accesses it by volatile operations on raw pointers only.
+// SAFETY: a region owns its mapping (it holds an `Arc` of the `MmapRegion`, which unmaps when
+// dropped and never moves or resizes), and vm-memory accesses it by volatile operations on raw
+// pointers only.
 unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
     fn host_address(&self) -> *mut u8 {
         self.as_ptr()
@@ -36,23 +38,27 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
     }
 }
 
-/// Puts memory of this process into the guest's physical address space, by two calls of the hypervisor. The library calls
-/// them through [`MemorySlot`], which keeps the memory alive and removes it once.
+/// Puts memory of this process into the guest's physical address space, by two calls of the
+/// hypervisor. The library calls them through [`MemorySlot`], which keeps the memory alive and
+/// removes it once.
 pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, and returns a number of the VMM's choice,
-    /// which [`unmap`](Self::unmap) is called with.
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, and returns a
+    /// number of the VMM's choice, which [`unmap`](Self::unmap) is called with.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots ran out, `EINVAL`
-    /// where the guest cannot have that address. The guest's accesses to the BAR then trap into the VMM.
+    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots
+    /// ran out, `EINVAL` where the guest cannot have that address. The guest's accesses to the BAR
+    /// then trap into the VMM.
     ///
     /// # Safety
     ///
-    /// The memory stays as [`HostMemory`] demands until `unmap` of the same slot succeeded, or the VM is gone.
+    /// The memory stays as [`HostMemory`] demands until `unmap` of the same slot succeeded, or the
+    /// VM is gone.
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32>;
 
-    /// Removes memory from the guest: the slot `number`, with the same `gpa` and `memory`. Called until it succeeds.
+    /// Removes memory from the guest: the slot `number`, with the same `gpa` and `memory`. Called
+    /// until it succeeds.
     ///
     /// # Errors
     ///
@@ -61,7 +67,8 @@ pub trait MemorySlots: Send + Sync {
 }
 
 impl dyn MemorySlots {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is dropped.
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -96,8 +103,8 @@ impl MemorySlot {
         gpa: u64,
         memory: Arc<dyn HostMemory>,
     ) -> io::Result<Self> {
-        // SAFETY: the memory is what a `HostMemory` promises as long as it lives. The value holds it
-        // until `unmap` succeeds, and leaks it where that never does.
+        // SAFETY: the memory is what a `HostMemory` promises as long as it lives. The value holds
+        // it until `unmap` succeeds, and leaks it where that never does.
         let number = unsafe { slots.map(gpa, &*memory) }?;
         Ok(Self { slots, number, gpa, memory: Some(memory) })
     }

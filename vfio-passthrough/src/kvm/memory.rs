@@ -14,7 +14,8 @@ use super::numbers::allocator;
 use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
-/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION` (Documentation/virt/kvm/api.rst, 4.35).
+/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION` (Documentation/virt/kvm/api.rst,
+/// 4.35).
 pub struct KvmMemory {
     vm: Arc<VmFd>,
     slots: Range<u32>,
@@ -29,18 +30,21 @@ impl fmt::Debug for KvmMemory {
 }
 
 impl KvmMemory {
-    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in `calls`.
+    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in
+    /// `calls`.
     pub fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let slots = numbers.clone();
         Self { vm, slots, numbers: Mutex::new(allocator(numbers)), calls }
     }
 
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is dropped.
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` where slots ran out; the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` where the range overlaps another
-    /// slot, `EINVAL` where the address is not page-aligned or not in the guest's address space.
+    /// `ENOSPC` where slots ran out; the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` where the
+    /// range overlaps another slot, `EINVAL` where the address is not page-aligned or not in the
+    /// guest's address space.
     pub fn place(
         self: &Arc<Self>,
         gpa: u64,

@@ -1,10 +1,11 @@
 //! Routes that are committed later, together.
 //!
-//! KVM replaces its whole routing table in each `KVM_SET_GSI_ROUTING`, so a guest that unmasks its vectors one by one
-//! makes KVM copy a table that grows each time. Instead, the route of a single vector is *deferred*: the vector's
-//! eventfd collects what fires, in an epoll set that the VMM polls. One commit then routes all deferred vectors: when
-//! one of them fires, when there are 16, or with any other change of the table. KVM delivers what an
-//! eventfd has collected when its irqfd is attached.
+//! KVM replaces its whole routing table in each `KVM_SET_GSI_ROUTING`, so a guest that unmasks its
+//! vectors one by one makes KVM copy a table that grows each time. Instead, the route of a single
+//! vector is *deferred*: the vector's eventfd collects what fires, in an epoll set that the VMM
+//! polls. One commit then routes all deferred vectors: when one of them fires, when there are 16,
+//! or with any other change of the table. KVM delivers what an eventfd has collected when its irqfd
+//! is attached.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use super::eventfds::EventfdSet;
 use super::shared::Shared;
 
-/// The VMM polls this file descriptor for reading, and calls [`flush`](Self::flush) when it is readable: a vector with a
-/// deferred route has fired.
+/// The VMM polls this file descriptor for reading, and calls [`flush`](Self::flush) when it is
+/// readable: a vector with a deferred route has fired.
 ///
 /// Dropping it commits all deferred routes; from then on each change is committed at once.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ impl DeferredRoutes {
         Ok(Self { shared, eventfds })
     }
 
-    /// Commits all deferred routes if one of their vectors has fired. Never waits for an interrupt. Where KVM refuses, a
-    /// line is logged, no interrupt is lost, and the next interrupt or change retries.
+    /// Commits all deferred routes if one of their vectors has fired. Never waits for an interrupt.
+    /// Where KVM refuses, a line is logged, no interrupt is lost, and the next interrupt or change
+    /// retries.
     pub fn flush(&self) {
         self.shared.lock().flush_if_fired();
     }

@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The number of deferred routes that are committed although none of their vectors has fired: the first interrupt waits
-/// until so many irqfds are attached, about 0.1 ms.
+/// The number of deferred routes that are committed although none of their vectors has fired: the
+/// first interrupt waits until so many irqfds are attached, about 0.1 ms.
 ///
-/// Measured with vectors unmasked one by one, against a commit for each: 64 take 0.25 ms and not 1.4 ms, 520 take 4.7 ms
-/// and not 53 ms, 2048 take 35 ms and not 520 ms (`cargo bench --bench passthrough -- routing`).
+/// Measured with vectors unmasked one by one, against a commit for each: 64 take 0.25 ms and not
+/// 1.4 ms, 520 take 4.7 ms and not 53 ms, 2048 take 35 ms and not 520 ms (`cargo bench --bench
+/// passthrough -- routing`).
 pub(super) const MAX_DEFERRED: usize = 16;
 
 /// The eventfds of the vectors with deferred routes.

@@ -19,7 +19,8 @@ pub(super) struct Vectors {
 
 struct Vector {
     eventfd: Arc<EventFd>,
-    /// Taken when the vector is first delivered, and kept with its route: unmasking then costs an irqfd only.
+    /// Taken when the vector is first delivered, and kept with its route: unmasking then costs an
+    /// irqfd only.
     gsi: Option<u32>,
 }
 
