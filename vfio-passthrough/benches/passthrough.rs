@@ -1,7 +1,8 @@
-//! What the library itself costs, where no IOMMU is needed: on the model, and, for routing, on a real KVM.
+//! What the library itself costs, where no IOMMU is needed: on the model, and, for routing, on a
+//! real KVM.
 //!
-//! `cargo bench -p vfio-passthrough`. Devices of the model answer from a file, so that what is measured includes
-//! a `pread` or a `pwrite` of it wherever the device is asked.
+//! `cargo bench -p vfio-passthrough`. Devices of the model answer from a file, so that what is
+//! measured includes a `pread` or a `pwrite` of it wherever the device is asked.
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
@@ -64,7 +65,8 @@ fn config(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The guest's writes to an entry: while the function is masked, and of an entry's mask while it is not.
+/// The guest's writes to an entry: while the function is masked, and of an entry's mask while it is
+/// not.
 fn msix_table(criterion: &mut Criterion) {
     let bar = BarIndex::new(0).unwrap();
     let mut group = criterion.benchmark_group("MSI-X table write");
@@ -112,7 +114,8 @@ fn plans(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A VM's routes, and the vectors of one function whose eventfds and GSIs are there, none delivered.
+/// A VM's routes, and the vectors of one function whose eventfds and GSIs are there, none
+/// delivered.
 struct Routed {
     vectors: Box<dyn MsiVectors>,
     messages: Vec<(u16, Option<MsiMessage>)>,
@@ -157,8 +160,8 @@ impl Routed {
 /// A way to deliver all of them.
 type Way = fn(&mut Routed);
 
-/// All vectors of a function delivered for the first time: by one commit of the routing table, by one for each, and
-/// by deferred ones. All attach an irqfd a vector.
+/// All vectors of a function delivered for the first time: by one commit of the routing table, by
+/// one for each, and by deferred ones. All attach an irqfd a vector.
 fn routing(criterion: &mut Criterion) {
     if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
         return eprintln!("routing was not measured: /dev/kvm does not open here");
@@ -189,8 +192,8 @@ fn routing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From an opened device to a function, and back: config space is read, BARs are mapped, and at the end all is
-/// taken away and the device reset.
+/// From an opened device to a function, and back: config space is read, BARs are mapped, and at the
+/// end all is taken away and the device reset.
 fn attach(criterion: &mut Criterion) {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());

@@ -1,11 +1,13 @@
-//! Attaches a device to a VM of KVM's, uses it a little as a guest would, and detaches it; again and again. Says
-//! what the process holds, and what the kernel holds for it, early on and at the end: the same, or it fails.
+//! Attaches a device to a VM of KVM's, uses it a little as a guest would, and detaches it; again
+//! and again. Says what the process holds, and what the kernel holds for it, early on and at the
+//! end: the same, or it fails.
 //!
 //! ```console
 //! # cargo run --release --features kvm --example attach -- 0000:01:00.0 200
 //! ```
 //!
-//! The device is bound to vfio-pci, and is one with MSI-X whose table lies in BAR0, such as an NVMe.
+//! The device is bound to vfio-pci, and is one with MSI-X whose table lies in BAR0, such as an
+//! NVMe.
 #![allow(clippy::arithmetic_side_effects, reason = "a program that overflows fails")]
 
 use std::error::Error;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::{env, fs};
 
 use kvm_ioctls::Kvm;
-use vfio_passthrough::host::{HostMemory, MemorySlots};
+use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::{KvmHost, KvmLink};
 use vfio_passthrough::{
     BarIndex, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy,
@@ -28,7 +30,8 @@ const WARM: u32 = 5;
 const SLACK_KIB: u64 = 256;
 const RAM: usize = 16 << 20;
 const BAR0: u64 = 0xe000_0000;
-/// RAM, and the areas of BAR0 before and after the table. One that is not given back is missed at once.
+/// RAM, and the areas of BAR0 before and after the table. One that is not given back is missed at
+/// once.
 const SLOTS: u32 = 3;
 const VECTORS: u32 = 2;
 

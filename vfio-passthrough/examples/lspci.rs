@@ -1,11 +1,12 @@
-//! Prints a device as a guest would see it: config space, BARs and capabilities, as `lspci -xxx -v` does in short.
+//! Prints a device as a guest would see it: config space, BARs and capabilities, as `lspci -xxx -v`
+//! does in short.
 //!
 //! ```console
 //! # cargo run --example lspci -- 0000:01:00.0
 //! ```
 //!
-//! The device is bound to vfio-pci; opening it resets it. There is no VM, so the traits of [`host`] do nothing here:
-//! this is the least that the library asks of its user.
+//! The device is bound to vfio-pci; opening it resets it. There is no VM, so the traits of [`host`]
+//! do nothing here: this is the least that the library asks of its user.
 //!
 //! [`host`]: vfio_passthrough::host
 #![allow(clippy::arithmetic_side_effects, reason = "a program that overflows fails")]
@@ -18,8 +19,7 @@ use std::sync::Arc;
 
 use vfio_passthrough::backend::Device;
 use vfio_passthrough::host::{
-    HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots, MsiMessage, MsiRouter,
-    MsiVectors,
+    HostMemory, IntxConnection, IntxLine, MemorySlots, MsiMessage, MsiRouter, MsiVectors,
 };
 use vfio_passthrough::pci::bar::{Bar, BarKind};
 use vfio_passthrough::pci::caps;
@@ -159,7 +159,8 @@ fn extended_name(id: u16) -> String {
     name.to_owned()
 }
 
-/// The VMM of nobody. Nothing of it is called, since nobody enables the function's memory or its interrupts.
+/// The VMM of nobody. Nothing of it is called, since nobody enables the function's memory or its
+/// interrupts.
 struct Nobody;
 
 fn unsupported<T>() -> io::Result<T> {
@@ -167,7 +168,11 @@ fn unsupported<T>() -> io::Result<T> {
 }
 
 impl MemorySlots for Nobody {
-    fn place(&self, _: u64, _: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+    unsafe fn map(&self, _: u64, _: &dyn HostMemory) -> io::Result<u32> {
+        unsupported()
+    }
+
+    fn unmap(&self, _: u32, _: u64, _: &dyn HostMemory) -> io::Result<()> {
         unsupported()
     }
 }

@@ -1,5 +1,5 @@
-//! The smallest VMM with an assigned device: a guest in real mode reads the first bytes of a BAR, through a memory slot,
-//! so that the read does not leave the guest.
+//! The smallest VMM with an assigned device: a guest in real mode reads the first bytes of a BAR,
+//! through a memory slot, so that the read does not leave the guest.
 //!
 //! ```console
 //! # cargo run --features kvm --example minimal_vmm -- 0000:01:00.0
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vfio_passthrough::backend::Device;
 use vfio_passthrough::dma::allow_locked_memory;
-use vfio_passthrough::host::{HostMemory, MemorySlots};
+use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
     BarIndex, ConfigEffects, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy,
@@ -139,15 +139,16 @@ fn place_bars(function: &PassthroughFunction) -> Result<(BarIndex, u64)> {
     first.ok_or_else(|| format!("{} has no BAR in memory", function.address()).into())
 }
 
-/// What a config write leaves for the VMM to do. With one function and a bus that asks the function itself (`decode`),
-/// nothing: `slots_freed` is for its neighbours (`retry_placement`), `bars` for a bus that dispatches by ranges, and
+/// What a config write leaves for the VMM to do. With one function and a bus that asks the function
+/// itself (`decode`), nothing: `slots_freed` is for its neighbours (`retry_placement`), `bars` for
+/// a bus that dispatches by ranges, and
 /// `coalesced_writes` an offer that spares exits (`KVM_REGISTER_COALESCED_MMIO`).
 fn carry_out(effects: &ConfigEffects) {
     println!("config write {}: BARs are at {:x?}", effects.sequence, effects.bars);
 }
 
-/// A CPU at [`CODE`] in real mode, whose data segment begins at `base`: the segment's base is a register of its own,
-/// so that it can be above the first MiB.
+/// A CPU at [`CODE`] in real mode, whose data segment begins at `base`: the segment's base is a
+/// register of its own, so that it can be above the first MiB.
 fn create_vcpu(vm: &VmFd, base: u64) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
     let mut special = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
@@ -160,7 +161,8 @@ fn create_vcpu(vm: &VmFd, base: u64) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-/// Runs the guest until it has printed. Returns what, and how often the guest's access to the BAR left it.
+/// Runs the guest until it has printed. Returns what, and how often the guest's access to the BAR
+/// left it.
 fn run_guest(mut vcpu: VcpuFd, function: &PassthroughFunction) -> Result<(u32, u32)> {
     let mut exits = 0;
     loop {

@@ -1,15 +1,18 @@
-//! A VMM with an interrupt routing table of its own, in which the library's functions have routes too.
+//! A VMM with an interrupt routing table of its own, in which the library's functions have routes
+//! too.
 //!
 //! ```console
 //! # cargo run --features kvm --example own_router -- 0000:01:00.0
 //! ```
 //!
-//! `KVM_SET_GSI_ROUTING` replaces a VM's whole table. A VMM that has routes for its own devices therefore keeps the table
-//! itself ([`Table`]), and implements [`MsiRouter`] and [`MsiVectors`] on it: the glue is [`Router`] and [`Vectors`]. A VMM
-//! without such a table uses `KvmHost`, and sets routes of its own by `KvmRouter::set_routes`.
+//! `KVM_SET_GSI_ROUTING` replaces a VM's whole table. A VMM that has routes for its own devices
+//! therefore keeps the table itself ([`Table`]), and implements [`MsiRouter`] and [`MsiVectors`] on
+//! it: the glue is [`Router`] and [`Vectors`]. A VMM without such a table uses `KvmHost`, and sets
+//! routes of its own by `KvmRouter::set_routes`.
 //!
-//! The program has a route for a device of the VMM's own, and enables MSI-X of a device that is bound to vfio-pci. It
-//! signals the eventfds of both, as VFIO does when a vector fires, and finds both interrupts in the APIC of a CPU.
+//! The program has a route for a device of the VMM's own, and enables MSI-X of a device that is
+//! bound to vfio-pci. It signals the eventfds of both, as VFIO does when a vector fires, and finds
+//! both interrupts in the APIC of a CPU.
 #![allow(clippy::arithmetic_side_effects, reason = "a program that overflows fails")]
 
 use std::collections::BTreeMap;
@@ -65,7 +68,8 @@ impl Table {
         Ok(())
     }
 
-    /// Attaches an irqfd to a GSI: from now on the kernel delivers what fires, and what has fired before.
+    /// Attaches an irqfd to a GSI: from now on the kernel delivers what fires, and what has fired
+    /// before.
     fn attach(&self, gsi: u32, eventfd: Arc<EventFd>) -> io::Result<()> {
         self.vm.register_irqfd(&eventfd, gsi).map_err(errno)?;
         lock(&self.irqfds).insert(gsi, eventfd);
@@ -85,7 +89,8 @@ impl Table {
 
 // The glue begins here.
 
-/// Gives functions GSIs of the VMM's table. A VMM with hot-plug has an allocator, to have the GSIs back.
+/// Gives functions GSIs of the VMM's table. A VMM with hot-plug has an allocator, to have the GSIs
+/// back.
 struct Router {
     table: Arc<Table>,
     next: AtomicU32,
@@ -214,7 +219,8 @@ pub fn interrupt(vm: Arc<VmFd>, address: PciAddress, device: Arc<dyn Device>) ->
     }
 }
 
-/// Does what a driver does: programs the first entry of the MSI-X table (PCI 6.8.2), and enables MSI-X.
+/// Does what a driver does: programs the first entry of the MSI-X table (PCI 6.8.2), and enables
+/// MSI-X.
 fn enable_msix(function: &PassthroughFunction) -> Result<()> {
     let read = |offset: u16| {
         let mut data = [0; 4];
@@ -246,7 +252,8 @@ fn create_vcpu(vm: &VmFd) -> Result<VcpuFd> {
     Ok(cpu)
 }
 
-/// Waits until the CPU's APIC has an interrupt in its request register (SDM 3A, 11.8.4): 8 words, 16 bytes apart.
+/// Waits until the CPU's APIC has an interrupt in its request register (SDM 3A, 11.8.4): 8 words,
+/// 16 bytes apart.
 fn wait_for(cpu: &VcpuFd, message: MsiMessage) -> Result<()> {
     let interrupt = message.data as usize;
     let register = 0x200 + interrupt / 32 * 16 + interrupt % 32 / 8;

@@ -13,7 +13,7 @@ use shuttle::thread;
 use vfio_passthrough::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
 };
-use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
+use vfio_passthrough::host::{HostMemory, MemorySlots};
 use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
 use vfio_passthrough::{
     BarIndex, ByteRange, DmaSpace, Iova, PassthroughFunction, ResetPolicy, Space, VmmServices,
@@ -81,9 +81,14 @@ impl Device for Slow {
 struct SlowSlots(Guest);
 
 impl MemorySlots for SlowSlots {
-    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+    unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
         thread::yield_now();
-        self.0.place(gpa, memory)
+        // SAFETY: the caller keeps the memory until `unmap` succeeded.
+        unsafe { self.0.map(gpa, memory) }
+    }
+
+    fn unmap(&self, number: u32, gpa: u64, memory: &dyn HostMemory) -> io::Result<()> {
+        self.0.unmap(number, gpa, memory)
     }
 }
 

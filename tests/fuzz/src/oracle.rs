@@ -25,7 +25,7 @@ pub struct Vm {
     /// The function in the guest.
     pub function: Arc<PassthroughFunction>,
     msix: Option<MsixLayout>,
-    ram: Box<dyn MemorySlot>,
+    ram: MemorySlot,
 }
 
 impl Vm {

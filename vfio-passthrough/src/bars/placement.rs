@@ -81,7 +81,7 @@ impl Placement {
         self.device.warn_of(removed);
         for window in &mut self.windows {
             let bar = window.bar();
-            match window.place_at(base(config, bar), &*self.slots) {
+            match window.place_at(base(config, bar), &self.slots) {
                 Ok(()) => map_for_peers(
                     window,
                     self.peers.as_ref(),

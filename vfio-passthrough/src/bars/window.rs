@@ -17,7 +17,7 @@ pub struct Window {
     area: ByteRange,
     mmap: Arc<RegionMmap>,
     /// The guest physical address, and the memory slot there.
-    placed: Option<(u64, Box<dyn MemorySlot>)>,
+    placed: Option<(u64, MemorySlot)>,
     /// The mapping for DMA of other devices.
     mapping: Option<Mapping>,
     /// The IOMMU refused the mapping at this address. It is not retried until the window moves.
@@ -95,7 +95,7 @@ impl Window {
     ///
     /// The error of [`MemorySlots::place`], for example because of an overlap. The window stays
     /// trapped: slow, but correct.
-    pub fn place_at(&mut self, base: Option<u64>, slots: &dyn MemorySlots) -> io::Result<()> {
+    pub fn place_at(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
             self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
         }

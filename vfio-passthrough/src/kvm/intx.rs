@@ -1,5 +1,5 @@
-//! Level-triggered lines of KVM's interrupt controller (Documentation/virt/kvm/api.rst, 4.75: `KVM_IRQFD`
-//! with a resample fd).
+//! Level-triggered lines of KVM's interrupt controller (Documentation/virt/kvm/api.rst, 4.75:
+//! `KVM_IRQFD` with a resample fd).
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::errno;
+use super::errno::errno;
 use crate::counters::KvmCalls;
 use crate::host::{IntxConnection, IntxLine};
 
@@ -26,8 +26,9 @@ impl fmt::Debug for KvmLine {
 }
 
 impl KvmLine {
-    /// The input that the GSI `gsi` is routed to: on x86 the IOAPIC's pin of the same number, by default. The controller
-    /// is in the kernel: with `KVM_CAP_SPLIT_IRQCHIP` the VMM has an [`IntxLine`] of its own. Calls are counted in `calls`.
+    /// The input that the GSI `gsi` is routed to: on x86 the IOAPIC's pin of the same number, by
+    /// default. The controller is in the kernel: with `KVM_CAP_SPLIT_IRQCHIP` the VMM has an
+    /// [`IntxLine`] of its own. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
         Self { vm, gsi, calls }
     }

@@ -10,11 +10,11 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
-use super::errno;
+use super::errno::errno;
 use crate::host::GroupLink;
 
-/// KVM's VFIO device of one VM: KVM learns from it which IOMMU groups the VM has. Interrupts of assigned devices can then
-/// be posted to a running vCPU, and non-coherent DMA works.
+/// KVM's VFIO device of one VM: KVM learns from it which IOMMU groups the VM has. Interrupts of
+/// assigned devices can then be posted to a running vCPU, and non-coherent DMA works.
 pub struct KvmLink(DeviceFd);
 
 impl fmt::Debug for KvmLink {
@@ -31,7 +31,8 @@ impl From<DeviceFd> for KvmLink {
 }
 
 impl KvmLink {
-    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for all its life, whatever devices come and go.
+    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for all its life, whatever devices
+    /// come and go.
     ///
     /// # Errors
     ///

@@ -9,15 +9,17 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_allocator::IdAllocator;
 
-use super::{allocator, errno};
+use super::errno::errno;
+use super::numbers::allocator;
 use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
-/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION` (Documentation/virt/kvm/api.rst, 4.35).
+/// Puts memory into the guest by `KVM_SET_USER_MEMORY_REGION` (Documentation/virt/kvm/api.rst,
+/// 4.35).
 pub struct KvmMemory {
     vm: Arc<VmFd>,
     slots: Range<u32>,
-    numbers: Arc<Mutex<Option<IdAllocator>>>,
+    numbers: Mutex<Option<IdAllocator>>,
     calls: Arc<KvmCalls>,
 }
 
@@ -28,93 +30,69 @@ impl fmt::Debug for KvmMemory {
 }
 
 impl KvmMemory {
-    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in `calls`.
+    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in
+    /// `calls`.
     pub fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let slots = numbers.clone();
-        Self { vm, slots, numbers: Arc::new(Mutex::new(allocator(numbers))), calls }
+        Self { vm, slots, numbers: Mutex::new(allocator(numbers)), calls }
+    }
+
+    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` where slots ran out; the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` where the
+    /// range overlaps another slot, `EINVAL` where the address is not page-aligned or not in the
+    /// guest's address space.
+    pub fn place(
+        self: &Arc<Self>,
+        gpa: u64,
+        memory: Arc<dyn HostMemory>,
+    ) -> io::Result<MemorySlot> {
+        MemorySlot::new(self.clone(), gpa, memory)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`MemorySlots::map`], unless the region's size is 0.
+    unsafe fn set(&self, region: kvm_userspace_memory_region) -> io::Result<()> {
+        self.calls.set_user_memory_region.increment();
+        // SAFETY: the memory stays, and may be written at any time, until the slot is deleted.
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(errno)
+    }
+
+    fn free(&self, number: u32) {
+        let freed = lock(&self.numbers).as_mut().map(|numbers| numbers.free_id(number));
+        if let Some(Err(error)) = freed {
+            log::error!("memory slot {number}: {error}");
+        }
     }
 }
 
 impl MemorySlots for KvmMemory {
-    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+    unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
         let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
         let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
-        let mut slot = Slot {
-            vm: self.vm.clone(),
-            numbers: self.numbers.clone(),
-            calls: self.calls.clone(),
-            region: kvm_userspace_memory_region {
-                slot: number,
-                guest_phys_addr: gpa,
-                ..Default::default()
-            },
-            memory: None,
+        let region = kvm_userspace_memory_region {
+            slot: number,
+            guest_phys_addr: gpa,
+            memory_size: memory.size(),
+            userspace_addr: memory.host_address().expose_provenance() as u64,
+            ..Default::default()
         };
-        slot.fill(memory)?;
-        Ok(Box::new(slot))
+        // SAFETY: the caller keeps the memory until `unmap` succeeded.
+        let set = unsafe { self.set(region) };
+        set.inspect_err(|_| self.free(number)).map(|()| number)
     }
-}
 
-/// A slot. Without memory it is only a number.
-struct Slot {
-    vm: Arc<VmFd>,
-    numbers: Arc<Mutex<Option<IdAllocator>>>,
-    calls: Arc<KvmCalls>,
-    region: kvm_userspace_memory_region,
-    memory: Option<Arc<dyn HostMemory>>,
-}
-
-impl Slot {
-    fn fill(&mut self, memory: Arc<dyn HostMemory>) -> io::Result<()> {
-        self.region.memory_size = memory.size();
-        self.region.userspace_addr = memory.host_address().expose_provenance() as u64;
-        self.set()?;
-        self.memory = Some(memory);
+    fn unmap(&self, number: u32, _: u64, _: &dyn HostMemory) -> io::Result<()> {
+        // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
+        let region = kvm_userspace_memory_region { slot: number, ..Default::default() };
+        // SAFETY: a slot that is deleted refers to no memory.
+        unsafe { self.set(region) }?;
+        self.free(number);
         Ok(())
-    }
-
-    fn set(&self) -> io::Result<()> {
-        self.calls.set_user_memory_region.increment();
-        // SAFETY: the region is memory of a `HostMemory`, which stays and may be written at any time; `fill`
-        // keeps it in `self`, and `remove` lets go of it only after the kernel has let go of the slot.
-        unsafe { self.vm.set_user_memory_region(self.region) }.map_err(errno)
-    }
-}
-
-impl MemorySlot for Slot {
-    fn remove(&mut self) -> io::Result<()> {
-        if self.memory.is_some() {
-            // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
-            self.region.memory_size = 0;
-            self.set()?;
-            self.memory = None;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        match self.remove() {
-            Ok(()) => free(&self.numbers, self.region.slot),
-            Err(error) => {
-                // The guest still reaches the memory: leaked, so that nothing else ever lives at that place,
-                // and the number is not handed out again.
-                log::error!(
-                    "memory slot {} stays, and its memory is leaked: {error}",
-                    self.region.slot
-                );
-                #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
-                std::mem::forget(self.memory.take());
-            }
-        }
-    }
-}
-
-fn free(numbers: &Mutex<Option<IdAllocator>>, number: u32) {
-    let freed = lock(numbers).as_mut().map(|numbers| numbers.free_id(number));
-    if let Some(Err(error)) = freed {
-        log::error!("memory slot {number}: {error}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! The host traits on KVM: memory slots, MSI routing, the INTx line, and the VFIO device of one VM.
 //!
-//! [`KvmHost`] is all of it in one value. A VMM that has a part of its own, such as an allocator of slots or a routing
-//! table, makes the others by themselves ([`KvmMemory::new`], [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and
-//! puts them into its [`VmmServices`].
+//! [`KvmHost`] is all of it in one value. A VMM that has a part of its own, such as an allocator of
+//! slots or a routing table, makes the others by themselves ([`KvmMemory::new`],
+//! [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and puts them into its [`VmmServices`].
 
+mod errno;
 mod intx;
 mod link;
 mod memory;
+mod numbers;
 mod routing;
 
 use std::fmt;
@@ -43,14 +45,16 @@ impl fmt::Debug for KvmHost {
 }
 
 impl KvmHost {
-    /// For a VM whose interrupt controllers have been created: `KVM_CREATE_IRQCHIP`, or local APICs alone by
+    /// For a VM whose interrupt controllers have been created: `KVM_CREATE_IRQCHIP`, or local APICs
+    /// alone by
     /// `KVM_CAP_SPLIT_IRQCHIP` (see [`KvmRouter::remove_routes`]).
     ///
-    /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes one for each part that
-    /// the guest reaches without an exit: 1, or 2 where the MSI-X table is in its middle. `gsis` are numbers of interrupt
-    /// routes, one for each vector that is in use; on x86 they begin at 24, after the pins of the IOAPIC, and end at 4095.
-    /// The VMM uses neither, except through [`memory`](Self::memory) and [`router`](Self::router), which also keeps the
-    /// VMM's own routes: nobody else calls `KVM_SET_GSI_ROUTING`.
+    /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes
+    /// one for each part that the guest reaches without an exit: 1, or 2 where the MSI-X table is
+    /// in its middle. `gsis` are numbers of interrupt routes, one for each vector that is in use;
+    /// on x86 they begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses
+    /// neither, except through [`memory`](Self::memory) and [`router`](Self::router), which also
+    /// keeps the VMM's own routes: nobody else calls `KVM_SET_GSI_ROUTING`.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
@@ -58,12 +62,14 @@ impl KvmHost {
         Self { vm, memory, router, calls }
     }
 
-    /// The services of a function whose INTx pin is not wired: the guest sees a function without a pin.
+    /// The services of a function whose INTx pin is not wired: the guest sees a function without a
+    /// pin.
     pub fn services(&self) -> VmmServices {
         VmmServices { slots: self.memory.clone(), msi: self.router.clone(), intx: None, p2p: None }
     }
 
-    /// The services of a function whose INTx pin is wired to the interrupt controller's input `gsi`.
+    /// The services of a function whose INTx pin is wired to the interrupt controller's input
+    /// `gsi`.
     pub fn services_with_intx(&self, gsi: u32) -> VmmServices {
         let line = KvmLine::new(self.vm.clone(), gsi, self.calls.clone());
         VmmServices { intx: Some(Arc::new(line)), ..self.services() }
@@ -93,16 +99,6 @@ impl KvmHost {
         self.calls.create_device.increment();
         Ok(Arc::new(KvmLink::new(&self.vm)?))
     }
-}
-
-fn errno(error: kvm_ioctls::Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno())
-}
-
-/// Numbers that are handed out and given back.
-fn allocator(range: Range<u32>) -> Option<vm_allocator::IdAllocator> {
-    let last = range.end.checked_sub(1)?;
-    vm_allocator::IdAllocator::new(range.start, last).ok()
 }
 
 #[cfg(test)]

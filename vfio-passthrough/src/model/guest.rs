@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::messages::Messages;
 use super::{Call, Faults, errno, lock};
 use crate::address::ByteRange;
-use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlot, MemorySlots};
+use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlots};
 use crate::services::VmmServices;
 
 /// The trigger and the resample eventfd of a pin that is wired.
@@ -63,7 +63,8 @@ impl Guest {
 }
 
 impl MemorySlots for Guest {
-    fn place(&self, gpa: u64, memory: Arc<dyn HostMemory>) -> io::Result<Box<dyn MemorySlot>> {
+    /// The number is 0: a slot is known by its address.
+    unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
         self.faults.pass(Call::PlaceSlot)?;
         let range = ByteRange::new(gpa, memory.size()).ok_or_else(|| errno(libc::EINVAL))?;
         if self.slots().iter().any(|slot| slot.overlaps(range)) {
@@ -72,37 +73,15 @@ impl MemorySlots for Guest {
         lock(&self.slots).insert(gpa, memory.size());
         let address = memory.host_address().addr();
         self.faults.with_alarms(|alarms| alarms.place(address, range));
-        Ok(Box::new(Slot { guest: self.clone(), gpa, memory: Some(memory) }))
+        Ok(0)
     }
-}
 
-struct Slot {
-    guest: Guest,
-    gpa: u64,
-    memory: Option<Arc<dyn HostMemory>>,
-}
-
-impl MemorySlot for Slot {
-    fn remove(&mut self) -> io::Result<()> {
-        let Some(memory) = &self.memory else {
-            return Ok(());
-        };
-        let (faults, address) = (&self.guest.faults, memory.host_address().addr());
-        faults.with_alarms(|alarms| alarms.remove(address));
-        faults.pass(Call::RemoveSlot)?;
-        lock(&self.guest.slots).remove(&self.gpa);
-        self.memory = None;
+    fn unmap(&self, _: u32, gpa: u64, memory: &dyn HostMemory) -> io::Result<()> {
+        let address = memory.host_address().addr();
+        self.faults.with_alarms(|alarms| alarms.remove(address));
+        self.faults.pass(Call::RemoveSlot)?;
+        lock(&self.slots).remove(&gpa);
         Ok(())
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Err(error) = self.remove() {
-            log::error!("the slot at {:#x} stays: {error}", self.gpa);
-            #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
-            std::mem::forget(self.memory.take());
-        }
     }
 }
 

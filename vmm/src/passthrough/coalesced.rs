@@ -201,7 +201,7 @@ mod tests {
     struct Machine {
         vm: Arc<VmFd>,
         vcpu: VcpuFd,
-        _slots: Vec<Box<dyn MemorySlot>>,
+        _slots: Vec<MemorySlot>,
     }
 
     impl Machine {
@@ -210,7 +210,7 @@ mod tests {
             let ram = Ram::new(&[AddressRange::new(CODE, 0x1000)]).unwrap();
             ram.memory().write_slice(code, GuestAddress(CODE)).unwrap();
             let host = KvmHost::new(Arc::clone(&vm), 0..1, 24..25);
-            let _slots = ram.place(host.memory().as_ref()).unwrap();
+            let _slots = ram.place(host.memory()).unwrap();
             let vcpu = vm.create_vcpu(0).unwrap();
             Some(Self { vm, vcpu, _slots })
         }

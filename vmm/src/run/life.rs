@@ -42,7 +42,7 @@ impl Vm {
         let (pci, functions) = self.pci_root(stats)?;
         let entry = self.load(resources, config)?;
         stats.phase("load");
-        let slots = resources.ram.place(self.kvm_host.memory().as_ref())?;
+        let slots = resources.ram.place(self.kvm_host.memory())?;
         let stop = Arc::new(Stop::new()?);
         let (buses, console, power_button) = self.buses(resources, config, pci, &stop, stats)?;
         let vcpus = self.vcpus(resources, config, entry, stats)?;

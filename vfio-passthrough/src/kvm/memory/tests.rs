@@ -5,12 +5,12 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 
 use super::*;
 
-fn memory_of(test: &str, numbers: Range<u32>) -> Option<KvmMemory> {
+fn memory_of(test: &str, numbers: Range<u32>) -> Option<Arc<KvmMemory>> {
     let Ok(vm) = Kvm::new().and_then(|kvm| kvm.create_vm()) else {
         eprintln!("{test} did not run: /dev/kvm does not open here");
         return None;
     };
-    Some(KvmMemory::new(Arc::new(vm), numbers, Arc::default()))
+    Some(Arc::new(KvmMemory::new(Arc::new(vm), numbers, Arc::default())))
 }
 
 fn page() -> Arc<GuestRegionMmap<()>> {

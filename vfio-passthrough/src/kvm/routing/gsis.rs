@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use vm_allocator::IdAllocator;
 
-use crate::kvm::allocator;
+use crate::kvm::numbers::allocator;
 
 pub(super) struct Gsis {
     range: Range<u32>,
@@ -45,7 +45,8 @@ impl Gsis {
         Ok(gsi)
     }
 
-    /// So many GSIs, or none. `room` is how many the table has room for beside the entries of GSIs out of the range.
+    /// So many GSIs, or none. `room` is how many the table has room for beside the entries of GSIs
+    /// out of the range.
     pub(super) fn allocate(&mut self, count: usize, room: usize) -> io::Result<Vec<u32>> {
         if count == 0 {
             return Ok(Vec::new());

@@ -10,15 +10,15 @@ use kvm_bindings::kvm_irq_routing_entry;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::deferred::{EventfdSet, MAX_DEFERRED};
 use super::entries::{MAX_ENTRIES, Routes};
+use super::eventfds::{EventfdSet, MAX_DEFERRED};
 use super::gsis::Gsis;
 use crate::counters::KvmCalls;
 use crate::host::MsiMessage;
-use crate::kvm::errno;
+use crate::kvm::errno::errno;
 
-/// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), will be once it fires (*deferred*),
-/// or is not delivered: its eventfd then collects what fires.
+/// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), will be once it
+/// fires (*deferred*), or is not delivered: its eventfd then collects what fires.
 pub(super) struct Table {
     vm: Arc<VmFd>,
     calls: Arc<KvmCalls>,
@@ -188,8 +188,8 @@ impl Table {
         }
     }
 
-    /// True where the vector is delivered as this message now, without a commit; else it is not delivered,
-    /// since an irqfd goes before its route changes.
+    /// True where the vector is delivered as this message now, without a commit; else it is not
+    /// delivered, since an irqfd goes before its route changes.
     fn resume(&mut self, gsi: u32, message: MsiMessage) -> io::Result<bool> {
         if let Some(deferred) = self.deferred.get_mut(&gsi) {
             *deferred = message;

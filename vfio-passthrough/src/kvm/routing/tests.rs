@@ -1,7 +1,16 @@
 //! Routing on a real /dev/kvm, where there is one.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
 use super::*;
-use kvm_ioctls::Kvm;
+use crate::counters::KvmCalls;
+use crate::host::{MsiMessage, MsiRouter, MsiVectors};
 
 mod deferred;
 mod order;

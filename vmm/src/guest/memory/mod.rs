@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 pub(crate) use populate::Populating;
 use resources::AddressRange;
-use vfio_passthrough::host::{HostMemory, MemorySlot, MemorySlots};
+use vfio_passthrough::host::{HostMemory, MemorySlot};
+use vfio_passthrough::kvm::KvmMemory;
 use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::config::Memory;
@@ -53,7 +54,7 @@ impl Ram {
     }
 
     /// Puts each region into the guest's memory.
-    pub(crate) fn place(&self, slots: &dyn MemorySlots) -> Result<Vec<Box<dyn MemorySlot>>, Error> {
+    pub(crate) fn place(&self, slots: &Arc<KvmMemory>) -> Result<Vec<MemorySlot>, Error> {
         let place = |region: &Arc<GuestRegionMmap>| {
             let memory = Arc::clone(region) as Arc<dyn HostMemory>;
             slots

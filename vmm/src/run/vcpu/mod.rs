@@ -327,7 +327,6 @@ impl Drop for RunningVcpu {
 #[cfg(test)]
 mod tests {
     use kvm_ioctls::Kvm;
-    use vfio_passthrough::host::MemorySlots;
     use vfio_passthrough::kvm::KvmHost;
     use vm_device::DevicePio;
     use vm_device::bus::{PioAddressOffset, PioRange};

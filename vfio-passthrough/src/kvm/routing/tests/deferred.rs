@@ -54,7 +54,8 @@ impl Setup {
         requested
     }
 
-    /// What arrived when so many did. An irqfd that finds its eventfd signalled delivers from a work queue.
+    /// What arrived when so many did. An irqfd that finds its eventfd signalled delivers from a
+    /// work queue.
     pub fn arrived_at_last(&self, count: usize) -> Vec<u16> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.requested().len() < count && Instant::now() < deadline {}

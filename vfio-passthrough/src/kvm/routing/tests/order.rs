@@ -1,4 +1,5 @@
-//! An irqfd is disarmed before its route goes or changes, and no interrupt is lost or late while routes are committed.
+//! An irqfd is disarmed before its route goes or changes, and no interrupt is lost or late while
+//! routes are committed.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -7,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::deferred::{Setup, to_cpu};
 use super::*;
 
-/// Makes KVM refuse to detach the irqfd: its file descriptor is no eventfd any more (KVM itself holds that by
-/// another way).
+/// Makes KVM refuse to detach the irqfd: its file descriptor is no eventfd any more (KVM itself
+/// holds that by another way).
 fn spoil(eventfd: &EventFd) {
     let file = File::open("/dev/null").unwrap();
-    // SAFETY: both are open; what the second number stood for is closed, as its owner would do in the end.
+    // SAFETY: both are open; what the second number stood for is closed, as its owner would do in
+    // the end.
     let number = unsafe { libc::dup2(file.as_raw_fd(), eventfd.as_raw_fd()) };
     assert_eq!(number, eventfd.as_raw_fd());
 }
@@ -38,7 +40,8 @@ fn where_an_irqfd_stays_so_does_its_route() {
     refused(&[(1, None)], &mut vectors);
     assert_eq!(counts(), (1, 7));
     drop(vectors);
-    // Those of the two others are gone: one irqfd was detached before, one now; the third stays, with its route.
+    // Those of the two others are gone: one irqfd was detached before, one now; the third stays,
+    // with its route.
     assert_eq!(counts(), (2, 9));
     let table = router.shared.lock();
     assert_eq!(table.routed(), [25]);
@@ -48,8 +51,8 @@ fn where_an_irqfd_stays_so_does_its_route() {
 const ROUNDS: u16 = 20;
 const VECTORS: u16 = 64;
 
-/// Vectors come and go one by one, with all the commits that takes; the first of each round is masked and unmasked
-/// between. Says when a round's first vector is there.
+/// Vectors come and go one by one, with all the commits that takes; the first of each round is
+/// masked and unmasked between. Says when a round's first vector is there.
 fn churn(router: &KvmRouter, fires: &Mutex<Option<Arc<EventFd>>>) {
     for _ in 0..ROUNDS {
         let mut vectors = router.allocate(VECTORS).unwrap();
