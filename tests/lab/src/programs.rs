@@ -10,7 +10,7 @@ use crate::{Error, say};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The examples of `vfio-passthrough` that run in L1.
-pub const EXAMPLES: &[&str] = &["attach"];
+pub const EXAMPLES: &[&str] = &["attach", "lspci", "minimal_vmm", "own_router"];
 
 /// The paths of the programs on the host.
 #[derive(Clone, Debug)]

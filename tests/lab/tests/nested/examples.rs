@@ -19,11 +19,28 @@ struct Example {
     output: &'static [&'static str],
 }
 
-const TABLE: &[Example] = &[Example {
-    name: "attach",
-    arguments: &["{device}", "6"],
-    output: &["after 5: Held {", "after 6: Held {"],
-}];
+const TABLE: &[Example] = &[
+    Example {
+        name: "attach",
+        arguments: &["{device}", "6"],
+        output: &["after 5: Held {", "after 6: Held {"],
+    },
+    Example {
+        name: "lspci",
+        arguments: &["{device}"],
+        output: &["{device} 0108: 1b36:0010", "BAR0: ", "MSI-X", "ok: {device} has "],
+    },
+    Example {
+        name: "minimal_vmm",
+        arguments: &["{device}"],
+        output: &["the guest read 0x", ", the start of BAR0, with ", "ok: "],
+    },
+    Example {
+        name: "own_router",
+        arguments: &["{device}"],
+        output: &["routes: {", "ok: a route of the VMM's own and one of {device} delivered"],
+    },
+];
 
 fn run_all(l1: &mut L1) -> Result<(), Error> {
     let names: Vec<_> = TABLE.iter().map(|example| example.name).collect();
