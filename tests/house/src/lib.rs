@@ -17,6 +17,7 @@ mod graph;
 mod modules;
 mod names;
 mod reader;
+pub mod sizes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
