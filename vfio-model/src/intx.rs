@@ -32,9 +32,9 @@ impl System {
     /// woken to do. A pin that is still asserted fires again.
     pub fn poll_unmask(&self, device: PciAddress) {
         let mut state = self.state();
-        if let Some(intx) = state.intx(device)
-            && intx.unmask.as_ref().is_some_and(|event| event.0.take() != 0)
-        {
+        let is_signalled =
+            |intx: &&mut Intx| intx.unmask.as_ref().is_some_and(|event| event.0.take() != 0);
+        if let Some(intx) = state.intx(device).filter(is_signalled) {
             intx.masked = false;
             state.look_at_pin(device);
         }

@@ -27,8 +27,8 @@ impl System {
         fds: &mut dyn FnMut(i32) -> Fd,
     ) -> io::Result<i32> {
         match request {
-            0 => self.api_version(fd).map(u32::cast_signed),
-            1 => self.check_extension(fd, long(argument, 0)).map(u32::cast_signed),
+            0 => self.api_version(fd).map(|version| version as i32),
+            1 => self.check_extension(fd, long(argument, 0)).map(|found| found as i32),
             2 => self.set_iommu(fd, long(argument, 0)).map(|()| 0),
             3 => self.group_status_of(fd, argument),
             4 => self.set_container(fd, fd_at(argument, 0, fds)).map(|()| 0),
@@ -114,13 +114,12 @@ fn irq_set(argument: &[u8], fds: &mut dyn FnMut(i32) -> Fd) -> IrqSet {
 
 /// So many fds behind a struct of a size, or as many as there are.
 fn fds_behind(argument: &[u8], size: usize, count: u32, fds: &mut dyn FnMut(i32) -> Fd) -> Vec<Fd> {
-    let (words, _) = argument.get(size..).unwrap_or_default().as_chunks::<4>();
-    let words = words.iter().take(count as usize);
-    words.map(|bytes| translate(i32::from_ne_bytes(*bytes), fds)).collect()
+    let words = argument.get(size..).unwrap_or_default().chunks_exact(4).take(count as usize);
+    words.map(|bytes| fd_at(bytes, 0, fds)).collect()
 }
 
 fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
-    translate(word(argument, offset).cast_signed(), fds)
+    translate(word(argument, offset) as i32, fds)
 }
 
 fn translate(number: i32, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {

@@ -388,9 +388,8 @@ impl Type1 {
             let left = self.limit.saturating_sub(used);
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, &left.to_ne_bytes());
         }
-        if let Ok(count) = u64::try_from(reach.len())
-            && count > 0
-        {
+        let count = reach.len() as u64;
+        if count > 0 {
             let last = |range: &Range<u64>| range.end.saturating_sub(1);
             let ends = reach.iter().flat_map(|range| [range.start, last(range)]);
             let words = [count].into_iter().chain(ends);

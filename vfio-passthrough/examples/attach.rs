@@ -17,7 +17,9 @@ use std::{env, fs};
 use kvm_ioctls::Kvm;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::{KvmHost, KvmLink};
-use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy};
+use vfio_passthrough::{
+    BarIndex, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy,
+};
 use vm_memory::{GuestAddress, GuestMemoryRegion, GuestRegionMmap};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -61,7 +63,7 @@ fn main() -> Result<()> {
 
 /// From the first file opened to the last one closed.
 fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()> {
-    let container = Container::open()?;
+    let container = IommuContext::open()?;
     container.link(link.clone())?;
     let device = container.open_device(address)?;
     let function =

@@ -23,7 +23,7 @@ use vfio_passthrough::host::{
 };
 use vfio_passthrough::pci::bar::{Bar, BarKind};
 use vfio_passthrough::pci::caps;
-use vfio_passthrough::{Container, PassthroughFunction, PciAddress, ResetPolicy, VmmServices};
+use vfio_passthrough::{IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices};
 use vmm_sys_util::eventfd::EventFd;
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn run() -> Result<String, Box<dyn Error>> {
     let argument = env::args().nth(1).ok_or("usage: lspci ADDRESS, such as 0000:01:00.0")?;
     let address = argument.parse()?;
     // The group of the device is attached to a container, and the device is opened.
-    let device = Container::open()?.open_device(address)?;
+    let device = IommuContext::open()?.open_device(address)?;
     show(address, device)
 }
 

@@ -20,7 +20,8 @@ use vfio_passthrough::dma::allow_locked_memory;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    BarIndex, ConfigEffects, Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, Space,
+    BarIndex, ConfigEffects, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy,
+    Space,
 };
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
 
@@ -61,7 +62,7 @@ fn run() -> Result<String> {
     let address: PciAddress = argument.parse()?;
     let (vm, host) = create_vm()?;
     // KVM learns of the device's group, and then the device is opened.
-    let container = Container::open()?;
+    let container = IommuContext::open()?;
     container.link(host.link().map_err(failed("KVM_CREATE_DEVICE(VFIO)"))?)?;
     let device = container.open_device(address)?;
     // Guest RAM for the device, at the addresses that the guest knows. The kernel pins it.

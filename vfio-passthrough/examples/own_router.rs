@@ -33,7 +33,7 @@ use vfio_passthrough::host::{MsiMessage, MsiRouter, MsiVectors};
 use vfio_passthrough::kvm::{KvmLink, KvmMemory};
 use vfio_passthrough::pci::{caps, regs};
 use vfio_passthrough::{
-    BarIndex, Container, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+    BarIndex, IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -169,7 +169,7 @@ fn run() -> Result<String> {
     let argument = env::args().nth(1).ok_or("usage: own_router ADDRESS, such as 0000:01:00.0")?;
     let address = argument.parse()?;
     let vm = create_vm()?;
-    let container = Container::open()?;
+    let container = IommuContext::open()?;
     let link = KvmLink::new(&vm).map_err(failed("KVM_CREATE_DEVICE(VFIO)"))?;
     container.link(Arc::new(link))?;
     let device = container.open_device(address)?;

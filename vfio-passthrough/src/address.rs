@@ -1,4 +1,4 @@
-//! Newtypes for the places things are at: PCI functions, I/O virtual addresses, BARs, byte ranges.
+//! Addresses as types: PCI functions, I/O virtual addresses, BARs and byte ranges.
 
 use std::fmt;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub struct PciAddress {
     function: u8,
 }
 
-/// A text that is not a PCI address.
+/// The text is not a PCI address. It holds the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a PCI address: write it as 0000:01:00.0 or as /sys/bus/pci/devices/0000:01:00.0"
@@ -21,14 +21,19 @@ pub struct PciAddress {
 pub struct ParsePciAddressError(String);
 
 impl PciAddress {
-    /// From the numbers by which the kernel tells it: `devfn` is device and function in one byte (PCI_DEVFN of
-    /// linux/pci.h).
+    /// The address in the numbers of the kernel's interfaces. `devfn` is device and function in one
+    /// byte (PCI_DEVFN, linux/pci.h).
     pub(crate) const fn new(domain: u32, bus: u8, devfn: u8) -> Self {
         Self { domain, bus, device: devfn >> 3, function: devfn & 0b111 }
     }
 
-    /// The address of a sysfs folder such as `/sys/bus/pci/devices/0000:01:00.0`; a link to one is followed
-    /// by its last component only.
+    /// The address in the last component of a sysfs path such as
+    /// `/sys/bus/pci/devices/0000:01:00.0`. The path is not resolved: a symbolic link counts by its
+    /// own name.
+    ///
+    /// # Errors
+    ///
+    /// The last component is not an address.
     pub fn from_sysfs_path(path: &Path) -> Result<Self, ParsePciAddressError> {
         let name = path.file_name().and_then(|name| name.to_str());
         name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?.parse()
@@ -37,7 +42,7 @@ impl PciAddress {
     fn parse(text: &str) -> Option<Self> {
         let (rest, function) = text.rsplit_once('.')?;
         let (rest, device) = rest.rsplit_once(':')?;
-        // lspci leaves domain 0 out.
+        // lspci omits domain 0.
         let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0000", rest));
         let address = Self {
             domain: hex(domain, 4..=8)?,
@@ -49,7 +54,7 @@ impl PciAddress {
     }
 }
 
-/// A hexadecimal number of so many digits; `u32::from_str_radix` alone would take a sign.
+/// Parses a hexadecimal number of `digits` digits. `u32::from_str_radix` alone would accept a sign.
 fn hex(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
     let plain = digits.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(text, 16).ok()).flatten()
@@ -58,7 +63,7 @@ fn hex(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
 impl FromStr for PciAddress {
     type Err = ParsePciAddressError;
 
-    /// Takes `0000:01:00.0`, `01:00.0` (domain 0), or a path that ends in the former.
+    /// Accepts `0000:01:00.0`, `01:00.0` (domain 0), or a path that ends in one of them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.trim_end_matches('/').rsplit('/').next().unwrap_or(text);
         Self::parse(name).ok_or_else(|| ParsePciAddressError(text.to_owned()))
@@ -71,7 +76,8 @@ impl fmt::Display for PciAddress {
     }
 }
 
-/// An I/O virtual address: what a device puts on the bus, translated by the IOMMU. In bytes.
+/// An I/O virtual address in bytes: the address that a device uses for DMA, and that the IOMMU
+/// translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Iova(pub u64);
 
@@ -81,34 +87,35 @@ impl fmt::Display for Iova {
     }
 }
 
-/// One of the six base address registers of a type 0 header (PCI 3.0, 6.2.5.1).
+/// One of the six base address registers of a type 0 header (PCI 3.0, 6.2.5.1), or the ROM's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BarIndex(u8);
 
 impl BarIndex {
-    /// How many BARs a type 0 header has.
+    /// The number of BARs of a type 0 header, without the ROM.
     pub const COUNT: u8 = 6;
 
-    /// The expansion ROM's register, which is like a BAR in all but its place (PCI 6.2.5.2).
+    /// The expansion ROM's base address register (PCI 3.0, 6.2.5.2). Its number is 6, as in VFIO.
     pub const ROM: Self = Self(6);
 
-    /// The BAR of this number, 0 to 5.
+    /// The BAR with this number, or `None` if it is above 5.
     pub const fn new(index: u8) -> Option<Self> {
         if index < Self::COUNT { Some(Self(index)) } else { None }
     }
 
-    /// The six BARs, in order.
+    /// The six BARs, in ascending order, without the ROM.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::COUNT).map(Self)
     }
 
-    /// The number, 0 to 5, and 6 for the ROM. VFIO gives its regions the same ones
-    /// (`VFIO_PCI_BAR0_REGION_INDEX`, `VFIO_PCI_ROM_REGION_INDEX`).
+    /// The number: 0 to 5, or 6 for the ROM. VFIO's region indexes are the same numbers
+    /// (`VFIO_PCI_BAR0_REGION_INDEX` to `VFIO_PCI_ROM_REGION_INDEX`, linux/vfio.h).
     pub const fn number(self) -> u8 {
         self.0
     }
 
-    /// The register that follows, which a 64-bit BAR uses for its upper half.
+    /// The next register, which a 64-bit BAR uses for its upper half. `None` after BAR5 and for the
+    /// ROM.
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).and_then(Self::new)
     }
@@ -120,7 +127,7 @@ impl fmt::Display for BarIndex {
     }
 }
 
-/// A range of bytes, never one that wraps: `start + size` is at most `u64::MAX`.
+/// A range of bytes that does not wrap: `start + size` is at most `u64::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRange {
     start: u64,
@@ -128,7 +135,7 @@ pub struct ByteRange {
 }
 
 impl ByteRange {
-    /// `size` bytes from `start` on, or `None` where their end does not fit 64 bits.
+    /// `size` bytes from `start` on, or `None` if the end does not fit in 64 bits.
     pub const fn new(start: u64, size: u64) -> Option<Self> {
         match start.checked_add(size) {
             Some(_) => Some(Self { start, size }),
@@ -136,7 +143,8 @@ impl ByteRange {
         }
     }
 
-    /// The bytes from `start` up to `end`, without it; empty where `end` is not above `start`.
+    /// The bytes from `start` up to, but not including, `end`. The range is empty if `end` is not
+    /// above `start`.
     pub const fn between(start: u64, end: u64) -> Self {
         Self { start, size: end.saturating_sub(start) }
     }
@@ -146,33 +154,33 @@ impl ByteRange {
         self.start
     }
 
-    /// How many bytes.
+    /// The number of bytes.
     pub const fn size(self) -> u64 {
         self.size
     }
 
     /// The first byte after the range.
     pub const fn end(self) -> u64 {
-        // `new` and `between` made sure that this does not saturate.
+        // This does not saturate: `new` and `between` checked it.
         self.start.saturating_add(self.size)
     }
 
-    /// True for a range of no bytes.
+    /// Whether the range has no bytes.
     pub const fn is_empty(self) -> bool {
         self.size == 0
     }
 
-    /// Where `address` lies in the range.
+    /// The offset of `address` from the start, or `None` if the address is outside of the range.
     pub fn offset_of(self, address: u64) -> Option<u64> {
         address.checked_sub(self.start).filter(|offset| *offset < self.size)
     }
 
-    /// True where every byte of `other` is one of this range.
+    /// Whether every byte of `other` is in this range.
     pub const fn contains(self, other: Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
     }
 
-    /// True where the ranges share a byte.
+    /// Whether the ranges share a byte.
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end()
             && other.start < self.end()
@@ -180,7 +188,7 @@ impl ByteRange {
             && !other.is_empty()
     }
 
-    /// The range less the bytes of `other`: what is before it and what is after it, empty ones left out.
+    /// The parts of this range before and after `other`. Empty parts are omitted.
     pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
         let parts = if self.overlaps(other) {
             [Self::between(self.start, other.start), Self::between(other.end(), self.end())]
@@ -190,7 +198,8 @@ impl ByteRange {
         parts.into_iter().filter(|part| !part.is_empty())
     }
 
-    /// The largest range inside this one whose start and end are multiples of `unit`, a power of two.
+    /// The largest range inside this one whose start and end are multiples of `unit`. `unit` must
+    /// be a power of two.
     pub fn shrink_to(self, unit: u64) -> Self {
         let mask = unit.saturating_sub(1);
         match self.start.checked_add(mask) {
@@ -199,7 +208,8 @@ impl ByteRange {
         }
     }
 
-    /// The smallest range around this one whose start and end are multiples of `unit`, a power of two.
+    /// The smallest range around this one whose start and end are multiples of `unit`. `unit` must
+    /// be a power of two.
     pub fn grow_to(self, unit: u64) -> Self {
         let mask = unit.saturating_sub(1);
         Self::between(self.start & !mask, self.end().saturating_add(mask) & !mask)
@@ -207,7 +217,7 @@ impl ByteRange {
 }
 
 impl fmt::Display for ByteRange {
-    /// Both ends included, as `/proc/iomem` shows ranges.
+    /// Writes the first and the last address, as `/proc/iomem` does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.size.checked_sub(1) {
             Some(last) => write!(f, "{:#x}-{:#x}", self.start, self.start.saturating_add(last)),
@@ -222,7 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn addresses_are_read_in_every_form_that_people_have_at_hand() {
+    fn parses_short_and_long_addresses_and_sysfs_paths() {
         let address = PciAddress { domain: 0, bus: 1, device: 0x1f, function: 7 };
         for text in [
             "0000:01:1f.7",
@@ -237,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused_and_named() {
+    fn refuses_other_text_and_quotes_it() {
         for text in [
             "",
             "nvme0",
@@ -255,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_does_not_wrap() {
+    fn refuses_a_range_that_wraps() {
         assert_eq!(ByteRange::new(u64::MAX, 1), None);
         assert_eq!(ByteRange::new(u64::MAX, 0).map(ByteRange::end), Some(u64::MAX));
         assert_eq!(ByteRange::between(0x1000, 0x3000).to_string(), "0x1000-0x2fff");
@@ -263,7 +273,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_of_a_range_is_inside_it_and_outside_the_other(a in 0u64..64, b in 0u64..64, c in 0u64..64, d in 0u64..64) {
+        fn the_difference_of_two_ranges_is_inside_the_first_and_outside_the_second(
+            (a, b, c, d) in (0u64..64, 0u64..64, 0u64..64, 0u64..64),
+        ) {
             let (whole, cut) = (ByteRange::between(a, b), ByteRange::between(c, d));
             let parts: Vec<_> = whole.without(cut).collect();
             for byte in 0..64 {
@@ -274,7 +286,9 @@ mod tests {
         }
 
         #[test]
-        fn rounding_goes_the_right_way(start in 0u64..1 << 40, size in 0u64..1 << 40, shift in 0u32..31) {
+        fn rounding_goes_the_right_way(
+            (start, size, shift) in (0u64..1 << 40, 0u64..1 << 40, 0u32..31),
+        ) {
             let (range, unit) = (ByteRange::between(start, start + size), 1u64 << shift);
             let (inner, outer) = (range.shrink_to(unit), range.grow_to(unit));
             prop_assert!(outer.contains(range));
@@ -282,7 +296,8 @@ mod tests {
             for edge in [outer.start(), outer.end()] {
                 prop_assert_eq!(edge % unit, 0);
             }
-            prop_assert!(inner.is_empty() || (inner.start() % unit == 0 && inner.end() % unit == 0));
+            let aligned = |range: ByteRange| (range.start() | range.end()) & (unit - 1) == 0;
+            prop_assert!(inner.is_empty() || aligned(inner));
         }
     }
 }

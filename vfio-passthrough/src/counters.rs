@@ -1,25 +1,25 @@
-//! Counts of what was asked of the kernel and of what the guest trapped into: to be looked at, never to
-//! decide by.
+//! Counters of calls to the kernel and of guest accesses that trapped. They are statistics: no code
+//! of this crate depends on a value.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One count. Relaxed: it orders nothing.
+/// A counter. Its accesses are relaxed: they order no other memory access.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// The number of increments so far.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Defines a struct of counters with the list of their names and values.
+/// Defines a struct of counters, with a method that lists their names and values.
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident),* $(,)? }) => {
         $(#[$meta])*
@@ -29,7 +29,7 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// Every count with its name, in a fixed order.
+            /// The name and the value of each counter, in the order of the fields.
             pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($field), self.$field.value()),)*].into_iter()
             }
@@ -38,7 +38,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Calls of VFIO made by this crate. Those that open containers, groups and devices are not in it.
+    /// Calls to VFIO by this crate. Calls that open containers, groups and devices are not counted.
     VfioCalls {
         /// `VFIO_IOMMU_MAP_DMA`.
         map_dma,
@@ -68,25 +68,26 @@ counters! {
 }
 
 counters! {
-    /// What a guest's accesses to one function came to. All but the last two are traps into the VMM.
+    /// Guest accesses to one function that trapped into the VMM, and peer-to-peer mappings of its
+    /// BARs.
     FunctionTraps {
-        /// Config space reads.
+        /// Reads of config space.
         config_reads,
-        /// Config space writes.
+        /// Writes of config space.
         config_writes,
         /// Reads of a trapped area of a BAR.
         bar_reads,
         /// Writes to a trapped area of a BAR.
         bar_writes,
-        /// Areas of a BAR that were mapped for the DMA of other devices.
+        /// BAR areas that were mapped for DMA of the guest's other devices.
         p2p_maps,
-        /// Those that were unmapped again.
+        /// BAR areas that were unmapped from that DMA.
         p2p_unmaps,
     }
 }
 
 counters! {
-    /// Calls of KVM made by the module `kvm`.
+    /// Calls to KVM by the module `kvm`.
     KvmCalls {
         /// `KVM_SET_USER_MEMORY_REGION`.
         set_user_memory_region,

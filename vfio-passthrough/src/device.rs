@@ -1,4 +1,4 @@
-//! The device of a function: the calls on it, with errors that name it.
+//! The VFIO device of a function. Its errors name the device.
 
 use std::io;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use crate::error::Error;
 use crate::irq::IrqIndex;
 use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 
-/// The number of warnings that a function logs about failed accesses. A guest must not fill the host's log.
+/// The number of warnings that one function logs about failed accesses. The limit keeps a guest
+/// from filling the host's log.
 const MAX_WARNINGS: u32 = 16;
 
 /// The first 256 bytes of config space.
 pub(crate) type ConventionalConfig = [u8; CONVENTIONAL_SIZE as usize];
 
-/// An open device, with its place on the host.
+/// An open device and its PCI address on the host.
 pub(crate) struct FunctionDevice {
     pub address: PciAddress,
     pub device: Arc<dyn Device>,
@@ -28,10 +29,11 @@ pub(crate) struct FunctionDevice {
 }
 
 impl FunctionDevice {
-    /// Checks that VFIO calls it a PCI device, and finds its config space.
+    /// Checks that the device is behind vfio-pci (`VFIO_DEVICE_FLAGS_PCI`), and gets the region of
+    /// its config space.
     pub fn new(address: PciAddress, device: Arc<dyn Device>) -> Result<Self, Error> {
         if !device.flags().contains(DeviceFlags::PCI) {
-            let reason = "VFIO does not call it a PCI device";
+            let reason = "it is not a PCI function (VFIO_DEVICE_FLAGS_PCI is not set)";
             return Err(Error::NotUsable { address, reason });
         }
         let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;
@@ -39,12 +41,12 @@ impl FunctionDevice {
         Ok(Self { address, device, config, warnings, detached })
     }
 
-    /// What VFIO says of a region.
+    /// VFIO's description of a region.
     pub fn region(&self, index: u32) -> Result<RegionInfo, Error> {
         region(self.address, &*self.device, index)
     }
 
-    /// What VFIO says of an interrupt index.
+    /// VFIO's description of an interrupt index.
     pub fn irq(&self, index: IrqIndex) -> Result<IrqInfo, Error> {
         let address = self.address;
         let irq = self.device.irq(index.number());
@@ -56,12 +58,12 @@ impl FunctionDevice {
         self.config.size
     }
 
-    /// Reads config space as VFIO presents it.
+    /// Reads config space, which vfio-pci virtualizes in part.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) -> Result<(), Error> {
         self.read(&self.config, offset.into(), data)
     }
 
-    /// Gives `walk` a way to read config space.
+    /// Calls `walk` with a function that reads config space.
     pub fn walk_config<T>(
         &self,
         walk: impl FnOnce(&dyn Fn(u16, &mut [u8]) -> io::Result<()>) -> io::Result<T>,
@@ -109,21 +111,21 @@ impl FunctionDevice {
         move |source| Error::Region { address, operation, region, source }
     }
 
-    /// Logs a failure of an access. Errors after detach are expected: they are not logged.
+    /// Logs a failed access. Errors after detach are expected: they are not logged.
     pub fn warn(&self, error: &Error) {
         if !self.is_detached() && self.warnings.fetch_add(1, Ordering::Relaxed) < MAX_WARNINGS {
             log::warn!("{error}");
         }
     }
 
-    /// Logs a failure, if it is one.
+    /// Logs the error of a result, if it has one.
     pub fn warn_of(&self, result: Result<(), Error>) {
         if let Err(error) = result {
             self.warn(&error);
         }
     }
 
-    /// The device was closed while the guest ran.
+    /// Whether the device was closed while the guest ran.
     pub fn is_detached(&self) -> bool {
         self.detached.load(Ordering::Acquire)
     }
@@ -140,19 +142,20 @@ fn region(address: PciAddress, device: &dyn Device, region: u32) -> Result<Regio
     device.region(region).map_err(|source| Error::Region { address, operation, region, source })
 }
 
-/// The first failure of several steps that are all carried out. Later failures are logged.
+/// Collects the results of steps that are all carried out. It keeps the first error and logs the
+/// others.
 pub(crate) struct FirstError<'a> {
     device: &'a FunctionDevice,
     result: Result<(), Error>,
 }
 
 impl<'a> FirstError<'a> {
-    /// No failure yet.
+    /// An accumulator without an error.
     pub fn new(device: &'a FunctionDevice) -> Self {
         Self { device, result: Ok(()) }
     }
 
-    /// Takes the result of the next step.
+    /// Adds the result of the next step.
     pub fn add(&mut self, result: Result<(), Error>) {
         match (&self.result, result) {
             (Ok(()), result) => self.result = result,
@@ -160,12 +163,12 @@ impl<'a> FirstError<'a> {
         }
     }
 
-    /// No step has failed so far.
+    /// Whether no step has failed.
     pub fn is_ok(&self) -> bool {
         self.result.is_ok()
     }
 
-    /// The first failure.
+    /// The first error, if there was one.
     pub fn into_result(self) -> Result<(), Error> {
         self.result
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a function.
+//! Errors of a function.
 
 use std::io;
 
@@ -6,27 +6,28 @@ use crate::address::{BarIndex, PciAddress};
 use crate::dma;
 use crate::irq::{self, IrqIndex};
 
-/// What went wrong with a function. Every variant names the device and the operation.
+/// An error of a function. Every variant names the device and the operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A region could not be asked about, read, written or mapped.
+    /// A region could not be described, read or written.
     #[error("{address}: cannot {operation} region {region}: {source}")]
     Region {
         /// The device.
         address: PciAddress,
-        /// What was tried.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// The region's index.
+        /// The region's index (`VFIO_PCI_*_REGION_INDEX`, linux/vfio.h).
         region: u32,
-        /// Why.
+        /// The errno of the call. A short read is `UnexpectedEof`, a short write `WriteZero`.
         source: io::Error,
     },
-    /// The device is not one that can be passed through.
+    /// The device does not support the request: it is not a PCI function, or it cannot be reset
+    /// alone.
     #[error("{address}: {reason}")]
     NotUsable {
         /// The device.
         address: PciAddress,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
     /// VFIO did not describe an interrupt index.
@@ -34,46 +35,48 @@ pub enum Error {
     DescribeInterrupts {
         /// The device.
         address: PciAddress,
-        /// Which one.
+        /// The interrupt index.
         index: IrqIndex,
-        /// Why.
+        /// The errno of the ioctl.
         source: io::Error,
     },
-    /// Interrupts could not be set up or taken down.
+    /// Interrupts could not be bound, unbound or routed.
     #[error("{address}: {source}")]
     Interrupts {
         /// The device.
         address: PciAddress,
-        /// Which step, and why.
+        /// The failed step.
         source: irq::Error,
     },
-    /// The host VMM did not give vectors.
+    /// The VMM did not allocate the vectors of MSI or MSI-X.
     #[error("{address}: no room for {vectors} {index} vectors: {source}")]
     Vectors {
         /// The device.
         address: PciAddress,
-        /// Of which kind.
+        /// MSI or MSI-X.
         index: IrqIndex,
-        /// How many were asked for.
+        /// The number of vectors that the function has.
         vectors: u16,
-        /// Why.
+        /// The error of [`MsiRouter::allocate`](crate::host::MsiRouter::allocate).
         source: io::Error,
     },
-    /// A memory slot of a BAR could not be placed or removed, or the BAR not be unmapped.
+    /// A memory slot of a BAR could not be placed or removed, or a BAR could not be unmapped from
+    /// this process.
     #[error("{address}: cannot {operation} {bar}: {source}")]
     Window {
         /// The device.
         address: PciAddress,
-        /// What was tried.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// Of which BAR.
+        /// The BAR.
         bar: BarIndex,
-        /// Why.
+        /// The error of the hypervisor, or the errno of `mmap`.
         source: io::Error,
     },
-    /// A BAR cannot be at the address where the VMM places it.
+    /// The VMM cannot place a BAR at this address.
     #[error(
-        "{address}: cannot place {bar} at {place:#x}: the function has no such BAR, or it does not fit there"
+        "{address}: cannot place {bar} at {place:#x}: the function has no such BAR, or it does \
+         not fit there"
     )]
     Place {
         /// The device.
@@ -83,24 +86,25 @@ pub enum Error {
         /// The address.
         place: u64,
     },
-    /// A BAR could not be mapped for the DMA of other devices, which then do not reach it; or not be unmapped.
+    /// A BAR could not be mapped for DMA of the guest's other devices, or it could not be unmapped.
     #[error("{address}: {bar}, for the DMA of other devices: {source}")]
     P2p {
         /// The device.
         address: PciAddress,
-        /// Of which BAR.
+        /// The BAR.
         bar: BarIndex,
-        /// What was tried, and why it failed.
+        /// The failed operation.
         source: dma::Error,
     },
-    /// The function has no reset, and one is asked for.
+    /// The policy requires a reset, and the function has none.
     #[error(
-        "{address}: {reason}; a guest would get it in the state in which its last user left it: 'reset=none' takes it so"
+        "{address}: {reason}; a guest would get it in the state in which its last user left it: \
+         'reset=none' takes it so"
     )]
     NoReset {
         /// The device.
         address: PciAddress,
-        /// Why there is none.
+        /// Why the function cannot be reset.
         reason: String,
     },
     /// The function could not be reset.
@@ -108,9 +112,74 @@ pub enum Error {
     Reset {
         /// The device.
         address: PciAddress,
-        /// The call that failed.
+        /// The ioctl.
         call: &'static str,
-        /// Why.
+        /// The errno of the ioctl: `EAGAIN` while the kernel holds the device's lock
+        /// (pci_try_reset_function).
         source: io::Error,
     },
+}
+
+impl Error {
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Region { source, .. }
+            | Self::DescribeInterrupts { source, .. }
+            | Self::Vectors { source, .. }
+            | Self::Window { source, .. }
+            | Self::Reset { source, .. } => source.kind(),
+            Self::Interrupts { source, .. } => source.kind(),
+            Self::P2p { source, .. } => source.kind(),
+            Self::NotUsable { .. } | Self::NoReset { .. } => io::ErrorKind::Unsupported,
+            Self::Place { .. } => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno if it has one.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_io(error: impl Into<io::Error>) -> (io::ErrorKind, String) {
+        let error = error.into();
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn an_io_error_keeps_text_and_kind() {
+        let address = PciAddress::new(0, 1, 0);
+        let busy = || io::Error::from_raw_os_error(libc::EBUSY);
+        let call = "VFIO_DEVICE_RESET";
+        let (kind, text) = as_io(Error::Reset { address, call, source: busy() });
+        assert_eq!(kind, io::ErrorKind::ResourceBusy);
+        assert!(text.starts_with("0000:01:00.0: VFIO_DEVICE_RESET: "), "{text}");
+        let source = dma::Error::Info(busy());
+        let (kind, text) = as_io(Error::P2p { address, bar: BarIndex::ROM, source });
+        assert_eq!(kind, io::ErrorKind::ResourceBusy);
+        assert!(text.starts_with("0000:01:00.0: ROM, "), "{text}");
+        let source = irq::Error::Route { index: IrqIndex::Msi, source: busy() };
+        assert_eq!(as_io(Error::Interrupts { address, source }).0, io::ErrorKind::ResourceBusy);
+        assert_eq!(
+            as_io(Error::NotUsable { address, reason: "no" }),
+            (io::ErrorKind::Unsupported, "0000:01:00.0: no".to_owned())
+        );
+    }
+
+    #[test]
+    fn an_io_error_of_dma_keeps_the_kind_of_the_kernels_errno() {
+        let range = crate::address::ByteRange::between(0, 0x1000);
+        let source = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(as_io(dma::Error::Map { range, source }).0, io::ErrorKind::StorageFull);
+        let full = dma::Error::Full { needed: 2, available: 1 };
+        assert_eq!(as_io(full).0, io::ErrorKind::StorageFull);
+        let out_of_reach = dma::Error::OutOfReach { range, iova_ranges: Vec::new() };
+        assert_eq!(as_io(out_of_reach).0, io::ErrorKind::InvalidInput);
+    }
 }

@@ -1,4 +1,5 @@
-//! The lock of a function: std's, or in builds with `--cfg shuttle` one whose scheduler a test drives.
+//! The lock of a function: that of std, or with `--cfg shuttle` one whose scheduler a test
+//! controls.
 
 #[cfg(shuttle)]
 pub use shuttle::sync::{Mutex, MutexGuard};

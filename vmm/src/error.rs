@@ -142,7 +142,7 @@ pub enum Error {
     DeviceTwice(vfio_passthrough::PciAddress),
     /// A device could not be had from VFIO.
     #[error(transparent)]
-    Vfio(#[from] vfio_passthrough::backend::group::Error),
+    Vfio(#[from] vfio_passthrough::context::Error),
     /// A device could not be assigned.
     #[error(transparent)]
     Function(#[from] vfio_passthrough::function::Error),

@@ -45,7 +45,7 @@ pub struct Reserved {
     pub what: String,
 }
 
-/// The input of [`Layout::plan`].
+/// The input of [`Layout::plan`](crate::Layout::plan).
 #[derive(Debug, Clone, Copy)]
 pub struct LayoutRequest<'a> {
     /// Bytes of RAM, a multiple of `ram_page`.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use vfio_model::{Fd, MapDma, UnmapDma};
 use vfio_passthrough::host::HostMemory;
-use vfio_passthrough::{Container, Iova, PciAddress};
+use vfio_passthrough::{IommuContext, Iova, PciAddress};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::Core;
@@ -99,7 +99,7 @@ pub fn measure(bare: PciAddress, library: PciAddress) -> io::Result<Report> {
     let memory = memory()?;
     let group = vfio_passthrough::backend::sysfs::Sysfs::default().group(bare);
     let mut bare = Bare::open(group.ok_or(io::ErrorKind::NotFound)?)?;
-    let container = Container::open().map_err(io::Error::other)?;
+    let container = IommuContext::open().map_err(io::Error::other)?;
     let _device = container.open_device(library).map_err(io::Error::other)?;
     let (mut bare_ns, mut library_ns) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

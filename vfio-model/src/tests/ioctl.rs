@@ -16,7 +16,7 @@ fn call(system: &System, fd: Fd, request: u32, argument: &mut [u8]) -> io::Resul
 }
 
 fn number(fd: Fd) -> u32 {
-    (fd.0 + 100).cast_unsigned()
+    (fd.0 + 100) as u32
 }
 
 #[test]

@@ -1,23 +1,23 @@
-//! Pieces of memory that lie one behind the other, as one.
+//! Adjacent pieces of memory, joined to one.
 
 use std::sync::Arc;
 
 use crate::host::HostMemory;
 
-/// Adjacent pieces of memory, all of which it holds.
+/// Adjacent pieces of memory as one piece. It holds them all.
 pub(crate) struct AdjacentMemory {
     pieces: Vec<Arc<dyn HostMemory>>,
     address: *mut u8,
     size: u64,
 }
 
-// SAFETY: the value is pieces that are Send, and the address of the first, of which nothing is tied to a thread.
+// SAFETY: the pieces are Send, and the address of the first is not tied to a thread.
 unsafe impl Send for AdjacentMemory {}
-// SAFETY: as for Send; nothing in it changes while it is shared.
+// SAFETY: the pieces are Sync, and no method changes a shared value.
 unsafe impl Sync for AdjacentMemory {}
 
-// SAFETY: `join` made sure that each piece begins where the one before it ends, and each keeps the promise for its
-// own bytes for as long as it lives, which is as long as this.
+// SAFETY: `join` checked that each piece begins where the previous one ends. Each piece keeps the
+// contract for its own bytes while it lives, and this value holds all pieces.
 unsafe impl HostMemory for AdjacentMemory {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -29,16 +29,16 @@ unsafe impl HostMemory for AdjacentMemory {
 }
 
 impl AdjacentMemory {
-    /// One piece.
+    /// A single piece.
     pub(crate) fn new(piece: Arc<dyn HostMemory>) -> Self {
         Self { address: piece.host_address(), size: piece.size(), pieces: vec![piece] }
     }
 
-    /// Adds a piece that begins where this ends.
+    /// Adds a piece that begins where this memory ends.
     ///
     /// # Errors
     ///
-    /// The piece, where it does not.
+    /// Returns the piece if it does not begin there.
     pub(crate) fn join(&mut self, piece: Arc<dyn HostMemory>) -> Result<(), Arc<dyn HostMemory>> {
         let end = (self.address.addr() as u64).checked_add(self.size);
         let size = self.size.checked_add(piece.size());
@@ -52,7 +52,7 @@ impl AdjacentMemory {
         }
     }
 
-    /// As memory: the piece itself where it is one.
+    /// Converts to memory. A single piece is returned as it is.
     pub(crate) fn into_memory(mut self) -> Arc<dyn HostMemory> {
         match self.pieces.pop() {
             Some(only) if self.pieces.is_empty() => only,

@@ -1,6 +1,6 @@
-//! What VFIO's info structs say, with the capability chains behind them (linux/vfio.h, `struct
-//! vfio_info_cap_header`). They come from the kernel, but through drivers of many vendors: offsets
-//! are checked, and a chain ends.
+//! Parses VFIO's info structs and their capability chains (linux/vfio.h, `struct
+//! vfio_info_cap_header`). Vendor drivers in the kernel build some of them, so offsets are checked
+//! and every walk ends.
 
 use std::mem::offset_of;
 
@@ -9,16 +9,15 @@ use vfio_bindings::bindings::vfio as sys;
 use super::{IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 use crate::address::{ByteRange, PciAddress};
 
-/// More than any chain there is; one that is longer loops.
+/// The most capabilities that are read: more than any real chain has. A longer chain loops.
 const MAX_CAPABILITIES: usize = 64;
 
-/// `id`, `version`, `next`.
+/// The size of a header in bytes: `id`, `version`, `next`.
 const HEADER_SIZE: usize = 8;
 
 impl RegionInfo {
-    /// What a reply of `VFIO_DEVICE_GET_REGION_INFO` says: `struct vfio_region_info` and the
-    /// capabilities behind it, whatever they are. What the reply is too short for is 0, or not
-    /// there.
+    /// Parses a reply of `VFIO_DEVICE_GET_REGION_INFO`: `struct vfio_region_info` and its
+    /// capabilities. Any bytes are accepted. A field after the end of the reply is 0, or `None`.
     pub fn from_reply(reply: &[u8]) -> Self {
         let flags = u32_at(reply, offset_of!(sys::vfio_region_info, flags));
         let first = match flags & sys::VFIO_REGION_INFO_FLAG_CAPS {
@@ -36,8 +35,8 @@ impl RegionInfo {
 }
 
 impl IrqInfo {
-    /// What a reply of `VFIO_DEVICE_GET_IRQ_INFO` says, `struct vfio_irq_info`. What the reply is
-    /// too short for is 0.
+    /// Parses a reply of `VFIO_DEVICE_GET_IRQ_INFO`: `struct vfio_irq_info`. A field after the end
+    /// of the reply is 0.
     pub fn from_reply(reply: &[u8]) -> Self {
         Self {
             index: u32_at(reply, offset_of!(sys::vfio_irq_info, index)),
@@ -48,8 +47,8 @@ impl IrqInfo {
 }
 
 impl IommuInfo {
-    /// What a reply of `VFIO_IOMMU_GET_INFO` says: `struct vfio_iommu_type1_info` and the
-    /// capabilities behind it, whatever they are. What the reply is too short for is not there.
+    /// Parses a reply of `VFIO_IOMMU_GET_INFO`: `struct vfio_iommu_type1_info` and its
+    /// capabilities. Any bytes are accepted. A field after the end of the reply is `None`.
     pub fn from_reply(reply: &[u8]) -> Self {
         let flags = u32_at(reply, offset_of!(sys::vfio_iommu_type1_info, flags));
         let first = match flags & sys::VFIO_IOMMU_INFO_CAPS {
@@ -63,7 +62,7 @@ impl IommuInfo {
     }
 }
 
-/// A word of a reply; 0 beyond its end.
+/// A word of a reply; 0 after its end.
 pub(super) fn u32_at(reply: &[u8], offset: usize) -> u32 {
     array(reply, offset).map_or(0, u32::from_ne_bytes)
 }
@@ -72,15 +71,14 @@ fn u64_at(reply: &[u8], offset: usize) -> u64 {
     array(reply, offset).map_or(0, u64::from_ne_bytes)
 }
 
-/// A capability: its id and the bytes after its header, up to the end of the buffer.
+/// A capability: its ID, and the bytes from the end of its header to the end of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Capability<'a> {
     pub id: u16,
     pub body: &'a [u8],
 }
 
-/// The capabilities of an info struct; `first` is its `cap_offset`, an offset into `buffer` that is
-/// 0 for none.
+/// The capabilities of an info struct in `buffer`. `first` is its `cap_offset`: 0 for none.
 fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_>> {
     let mut next = first as usize;
     std::iter::from_fn(move || {
@@ -96,7 +94,7 @@ fn capabilities(buffer: &[u8], first: u32) -> impl Iterator<Item = Capability<'_
 /// The areas of `struct vfio_region_info_cap_sparse_mmap`.
 fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
-    // nr_areas and a reserved word, then pairs of offset and size.
+    // The areas are pairs of offset and size. If one of them wraps, no area can be mapped.
     Some(
         pairs(capability.body)
             .map(|(offset, size)| ByteRange::new(offset, size))
@@ -105,10 +103,10 @@ fn sparse_areas(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     )
 }
 
-/// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`, whose ends are inclusive.
+/// The ranges of `struct vfio_iommu_type1_info_cap_iova_range`. Their ends are inclusive.
 fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
-    // A range up to u64::MAX loses its last byte, which no page-aligned mapping can use alone.
+    // A range up to u64::MAX loses its last byte: a `ByteRange` cannot hold it.
     Some(
         pairs(capability.body)
             .map(|(start, last)| ByteRange::between(start, last.saturating_add(1)))
@@ -116,13 +114,13 @@ fn iova_ranges(capability: Capability<'_>) -> Option<Vec<ByteRange>> {
     )
 }
 
-/// The number in `struct vfio_iommu_type1_info_dma_avail`.
+/// The number of mappings in `struct vfio_iommu_type1_info_dma_avail`.
 fn dma_avail(capability: Capability<'_>) -> Option<u32> {
     is(capability, sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)?;
     array(capability.body, 0).map(u32::from_ne_bytes)
 }
 
-/// At most `count` entries of `struct vfio_pci_dependent_device`: group, domain, bus, device and
+/// At most `count` entries of `struct vfio_pci_dependent_device`: the address and the group of each
 /// function.
 pub(super) fn bus_members(bytes: &[u8], count: usize) -> Vec<(PciAddress, u32)> {
     let member = |entry: &[u8]| {
@@ -138,8 +136,8 @@ fn is(capability: Capability<'_>, id: u32) -> Option<()> {
     (u32::from(capability.id) == id).then_some(())
 }
 
-/// A count, a reserved word, and so many pairs of 64-bit numbers; fewer where the buffer ends
-/// first.
+/// The pairs of 64-bit numbers after a count and a reserved word. There are fewer than the count if
+/// the buffer ends first.
 fn pairs(body: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let count = array(body, 0).map_or(0, u32::from_ne_bytes) as usize;
     let rest = body.get(8..).unwrap_or_default();
@@ -158,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_of_a_bus_are_those_that_were_counted() {
+    fn bus_members_are_limited_by_the_count_and_the_buffer() {
         let bytes = [[14, 0, 0, 0, 1, 0, 3, 0x11], [15, 0, 0, 0, 0, 0, 4, 0]].concat();
         let first = ("0001:03:02.1".parse().unwrap(), 14);
         let second = ("0000:04:00.0".parse().unwrap(), 15);
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_followed_to_its_end() {
+    fn walks_a_chain_to_its_end() {
         let buffer = words(&[0, 0, 0x0001_0003, 24, 7, 0, 0x0001_0001, 0, 9]);
         let found: Vec<_> = capabilities(&buffer, 8).map(|capability| capability.id).collect();
         assert_eq!(found, [3, 1]);
@@ -188,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_lie_are_cut_to_what_is_there() {
+    fn a_count_is_limited_by_the_buffer() {
         let body = words(&[u32::MAX, 0, 0x1000, 0, 0x2000, 0, 5, 0]);
         let areas = sparse_areas(Capability { id: 1, body: &body }).unwrap();
         assert_eq!(areas, [ByteRange::new(0x1000, 0x2000).unwrap()]);
     }
 
     #[test]
-    fn how_many_mappings_are_left_is_found_or_not() {
+    fn finds_the_number_of_available_mappings() {
         let body = words(&[65533]);
         assert_eq!(dma_avail(Capability { id: 3, body: &body }), Some(65533));
         assert_eq!(dma_avail(Capability { id: 1, body: &body }), None);

@@ -1,5 +1,5 @@
-//! The ioctls of VFIO that vfio-ioctls does not have, or whose result it does not give back, on a borrowed
-//! fd.
+//! VFIO ioctls on a borrowed fd: those that vfio-ioctls lacks, or whose result or errno it does not
+//! return.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -18,6 +18,8 @@ use vmm_sys_util::ioctl_io_nr;
 use super::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo, SetIrqs, info};
 use crate::address::PciAddress;
 
+ioctl_io_nr!(VFIO_GET_API_VERSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE);
+ioctl_io_nr!(VFIO_CHECK_EXTENSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 1);
 ioctl_io_nr!(VFIO_SET_IOMMU, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 2);
 ioctl_io_nr!(VFIO_GROUP_GET_STATUS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 3);
 ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 4);
@@ -28,11 +30,14 @@ ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 9
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
+ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
+ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 14);
 
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
 
-/// The kernel's structs start with `argsz`; the sizes of ours fit 32 bits.
+/// The size of a struct, for its field `argsz`. The structs here are small: their sizes fit in 32
+/// bits.
 const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
 }
@@ -41,72 +46,122 @@ fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `VFIO_GROUP_GET_STATUS`: whether no driver of the host has a device of the group.
-pub(super) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
+/// `VFIO_GET_API_VERSION` and `VFIO_CHECK_EXTENSION`: whether a file is a container that supports a
+/// type1v2 IOMMU.
+pub(super) fn is_type1_container(file: &impl AsRawFd) -> bool {
+    // SAFETY: the call takes no argument; the kernel accesses no memory of this process.
+    let version = unsafe { ioctl(file, VFIO_GET_API_VERSION()) };
+    let extension = sys::VFIO_TYPE1v2_IOMMU.into();
+    // SAFETY: the argument is a number; the kernel accesses no memory of this process.
+    let has_type1 = unsafe { ioctl_with_val(file, VFIO_CHECK_EXTENSION(), extension) };
+    u32::try_from(version) == Ok(sys::VFIO_API_VERSION) && has_type1 > 0
+}
+
+/// `VFIO_IOMMU_MAP_DMA`, for reading and writing.
+///
+/// # Safety
+///
+/// The contract of [`AddressSpace::map`](super::AddressSpace::map).
+pub(super) unsafe fn map_dma(
+    container: &impl AsRawFd,
+    iova: u64,
+    size: u64,
+    host: *mut u8,
+) -> io::Result<()> {
+    let call = sys::vfio_iommu_type1_dma_map {
+        argsz: argsz::<sys::vfio_iommu_type1_dma_map>(),
+        flags: sys::VFIO_DMA_MAP_FLAG_READ | sys::VFIO_DMA_MAP_FLAG_WRITE,
+        vaddr: host.expose_provenance() as u64,
+        iova,
+        size,
+    };
+    // SAFETY: the kernel reads the struct, which lives until the call returns. It lets devices
+    // write to the memory, which the caller keeps by contract.
+    check(unsafe { ioctl_with_ref(container, VFIO_IOMMU_MAP_DMA(), &call) })
+}
+
+/// `VFIO_IOMMU_UNMAP_DMA`. It is `EINVAL` if a part of the range was not mapped.
+pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::Result<()> {
+    let mut call = sys::vfio_iommu_type1_dma_unmap {
+        argsz: argsz::<sys::vfio_iommu_type1_dma_unmap>(),
+        iova,
+        size,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads and writes the struct, which lives until the call returns.
+    check(unsafe { ioctl_with_mut_ref(container, VFIO_IOMMU_UNMAP_DMA(), &mut call) })?;
+    // The kernel writes the number of unmapped bytes.
+    if call.size == size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+}
+
+/// `VFIO_GROUP_GET_STATUS`: whether the group is viable, which means that no device of it is bound
+/// to another driver of the host.
+pub(crate) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
     let mut data =
         sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut data) })?;
     Ok(data.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
 }
 
 /// `VFIO_GROUP_SET_CONTAINER`.
-pub(super) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn set_container(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
     let fd = container.as_raw_fd();
     // SAFETY: the kernel reads one int, which lives until the call returns.
     check(unsafe { ioctl_with_ref(group, VFIO_GROUP_SET_CONTAINER(), &fd) })
 }
 
 /// `VFIO_SET_IOMMU`, type1v2.
-pub(super) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the argument is a number; the kernel touches no memory of ours.
+pub(crate) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the argument is a number; the kernel accesses no memory of this process.
     check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
 }
 
 /// `VFIO_GROUP_GET_DEVICE_FD`.
-pub(super) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
-    // An address has no zero byte.
+pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
+    // The text of an address has no zero byte.
     let name = CString::new(address.to_string()).unwrap_or_default();
-    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call returns.
+    // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call
+    // returns.
     let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
     check(fd)?;
-    // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+    // SAFETY: the kernel has just made this fd for this call, and no other code has it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// `VFIO_DEVICE_GET_INFO`.
-pub(super) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
+pub(crate) fn device_flags(device: &impl AsRawFd) -> io::Result<DeviceFlags> {
     let mut data =
         sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut data) })?;
     Ok(DeviceFlags::from_bits_retain(data.flags))
 }
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
-pub(super) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
+pub(crate) fn irq_info(device: &impl AsRawFd, index: u32) -> io::Result<IrqInfo> {
     let mut data =
         sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
-    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct we lend it.
+    // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_IRQ_INFO(), &mut data) })?;
     Ok(IrqInfo { index, flags: IrqFlags::from_bits_retain(data.flags), count: data.count })
 }
 
 /// `VFIO_DEVICE_RESET`.
-pub(super) fn reset(device: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the ioctl takes no argument and touches no memory of ours.
+pub(crate) fn reset(device: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the ioctl takes no argument and accesses no memory of this process.
     check(unsafe { ioctl(device, VFIO_DEVICE_RESET()) })
 }
 
 /// `VFIO_DEVICE_GET_REGION_INFO` with its capabilities.
-pub(super) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
+pub(crate) fn region_info(device: &impl AsRawFd, index: u32) -> io::Result<RegionInfo> {
     let request = VFIO_DEVICE_GET_REGION_INFO();
     let reply = info_call(device, request, size_of::<sys::vfio_region_info>(), index)?;
     Ok(RegionInfo::from_reply(&reply))
 }
 
 /// `VFIO_IOMMU_GET_INFO` of a container with its capabilities.
-pub(super) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
+pub(crate) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
     let request = VFIO_IOMMU_GET_INFO();
     let reply = info_call(container, request, size_of::<sys::vfio_iommu_type1_info>(), 0)?;
     Ok(IommuInfo::from_reply(&reply))
@@ -117,9 +172,9 @@ const TRIGGER_NONE: u32 = sys::VFIO_IRQ_SET_DATA_NONE | sys::VFIO_IRQ_SET_ACTION
 const UNMASK_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_UNMASK;
 
 /// `VFIO_DEVICE_SET_IRQS`.
-pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
+pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<()> {
     let resample;
-    let (kind, index, start, eventfds) = match call {
+    let (flags, index, start, eventfds) = match call {
         SetIrqs::Trigger { index, start, eventfds } => (TRIGGER_EVENTFD, index, start, eventfds),
         SetIrqs::UnmaskOn { index, eventfd } => {
             resample = [Some(eventfd.clone())];
@@ -135,43 +190,45 @@ pub(super) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
         .saturating_mul(eventfds.len())
         .saturating_add(size_of::<sys::vfio_irq_set>());
     let argsz = u32::try_from(size).map_err(too_many)?;
-    let header = [argsz, kind, index, start, count];
+    let header = [argsz, flags, index, start, count];
     let fd = |eventfd: &Option<Arc<EventFd>>| {
         let fd = eventfd.as_ref().map_or(-1, |eventfd| eventfd.as_raw_fd());
         fd as u32
     };
     let words: Vec<u32> = header.into_iter().chain(eventfds.iter().map(fd)).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: five words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is the size of `words`: five words and one for
+    // each fd.
     check_vectors(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) })
 }
 
-/// A result above zero is a failure too: the host has only so many vectors, and nothing was turned on
-/// (vfio_msi_enable).
+/// Checks the result of `VFIO_DEVICE_SET_IRQS`. A result above zero is a failure too: it is the
+/// number of vectors that the host has, and the index was not enabled (vfio_msi_enable).
 fn check_vectors(result: i32) -> io::Result<()> {
     if result > 0 {
-        let message = format!("the host has {result} vectors for it, which are too few");
+        let message = format!("the host has only {result} vectors for the device");
         return Err(io::Error::new(io::ErrorKind::StorageFull, message));
     }
     check(result)
 }
 
-/// The most functions that one reset can reach: 32 devices of 8 functions on each of 256 buses would be
-/// more than any bus below a port has.
+/// The most functions that a reply is fetched for: more than any hierarchy below one port has.
 const MAX_BUS_MEMBERS: usize = 4096;
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus reaches, with its group.
-pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus resets, with its
+/// group.
+pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
     let header = size_of::<sys::vfio_pci_hot_reset_info>();
     let entry = size_of::<sys::vfio_pci_dependent_device>();
-    let mut room = 0_usize;
-    // Once to learn how many there are (ENOSPC), once to fetch; once more should there be more by then.
+    let mut capacity = 0_usize;
+    // The first call gets the number (ENOSPC), the second the functions. The third is for a number
+    // that grew in between.
     for _ in 0..3 {
-        let size = room.saturating_mul(entry).saturating_add(header);
+        let size = capacity.saturating_mul(entry).saturating_add(header);
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut bytes = argsz.to_ne_bytes().to_vec();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so it requires no alignment.
         let result = check(unsafe {
             ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), bytes.as_mut_ptr())
         });
@@ -183,7 +240,7 @@ pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
             Err(error)
                 if error.raw_os_error() == Some(libc::ENOSPC) && count <= MAX_BUS_MEMBERS =>
             {
-                room = count
+                capacity = count
             }
             Err(error) => return Err(error),
         }
@@ -191,8 +248,9 @@ pub(super) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddres
     Err(io::Error::from_raw_os_error(libc::E2BIG))
 }
 
-/// `VFIO_DEVICE_PCI_HOT_RESET`: `groups` prove that we own all that is reset.
-pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
+/// `VFIO_DEVICE_PCI_HOT_RESET`: the files of `groups` prove that this process owns all functions
+/// that are reset.
+pub(crate) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<()> {
     let too_many = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let count = u32::try_from(groups.len()).map_err(too_many)?;
     // The header's three words, `argsz` among them, and a word for each fd (linux/vfio.h, `struct
@@ -203,18 +261,21 @@ pub(super) fn hot_reset(device: &impl AsRawFd, groups: &[&File]) -> io::Result<(
     let header = [u32::try_from(size).map_err(too_many)?, 0, count];
     let fds = groups.iter().map(|group| group.as_raw_fd() as u32);
     let words: Vec<u32> = header.into_iter().chain(fds).collect();
-    // SAFETY: the kernel reads `argsz` bytes, which is what `words` holds: three words and one for each fd.
+    // SAFETY: the kernel reads `argsz` bytes, which is the size of `words`: three words and one for
+    // each fd.
     check(unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) })
 }
 
-/// What holds an info struct with its capabilities as a rule, so that one call does.
+/// A size in bytes that holds most info structs with their capabilities, so that one call is
+/// enough.
 const USUAL_INFO_SIZE: usize = 512;
 
-/// The largest reply that is fetched; a sparse-mmap capability of 4000 areas fits.
+/// The largest reply that is fetched, in bytes. A sparse-mmap capability with 4000 areas fits.
 const MAX_INFO_SIZE: usize = 64 << 10;
 
-/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index; calls it again
-/// with more room where the kernel says in `argsz` that there are capabilities to fetch.
+/// Calls an info ioctl whose struct starts with `argsz`, `flags` and, for a region, its index. If
+/// the kernel reports in `argsz` that the reply is larger, the ioctl is called again with that
+/// size.
 fn info_call(
     fd: &impl AsRawFd,
     request: libc::c_ulong,
@@ -222,14 +283,15 @@ fn info_call(
     index: u32,
 ) -> io::Result<Vec<u8>> {
     let mut size = size.max(USUAL_INFO_SIZE);
-    // Once to learn the size, once to fetch; once more should the size have grown between the two.
+    // The first call gets the size, the second the reply. The third is for a size that grew in
+    // between.
     for _ in 0..3 {
         let argsz = u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut bytes: Vec<u8> =
             [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(size, 0);
-        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of `bytes`; it
-        // copies bytewise, so no alignment is asked for.
+        // SAFETY: the kernel copies at most `argsz` bytes in and out, which is the length of
+        // `bytes`; it copies bytewise, so it requires no alignment.
         check(unsafe { ioctl_with_mut_ptr(fd, request, bytes.as_mut_ptr()) })?;
         match info::u32_at(&bytes, 0) as usize {
             needed if needed > size && needed <= MAX_INFO_SIZE => size = needed,
@@ -244,9 +306,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_vectors_than_asked_for_are_a_failure() {
+    fn fewer_vectors_than_requested_are_an_error() {
         assert!(check_vectors(0).is_ok());
         let text = check_vectors(1).unwrap_err().to_string();
-        assert_eq!(text, "the host has 1 vectors for it, which are too few");
+        assert_eq!(text, "the host has only 1 vectors for the device");
     }
 }

@@ -1,4 +1,4 @@
-//! One DMA mapping: the side effect of one map call, undone by its drop.
+//! A DMA mapping of the kernel: one map call, which the drop undoes.
 
 use std::io;
 use std::mem;
@@ -8,16 +8,20 @@ use super::AddressSpace;
 use crate::address::ByteRange;
 use crate::host::HostMemory;
 
-/// Memory that devices reach at a range of I/O virtual addresses.
+/// Memory that is mapped at a range of I/O virtual addresses.
 pub(crate) struct KernelMapping {
     space: Arc<dyn AddressSpace>,
     range: ByteRange,
-    /// `None` once the mapping has ended.
+    /// `None` after the memory was unmapped.
     memory: Option<Arc<dyn HostMemory>>,
 }
 
 impl KernelMapping {
-    /// Maps `memory` at `range`, which has its size.
+    /// Maps `memory` at `range`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the sizes differ, or the errno of [`AddressSpace::map`].
     pub(crate) fn new(
         space: Arc<dyn AddressSpace>,
         range: ByteRange,
@@ -26,23 +30,24 @@ impl KernelMapping {
         if range.size() != memory.size() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        // SAFETY: as `HostMemory` promises, the memory stays and is used as `map` demands while it lives, and
-        // the value made here holds it until `unmap` succeeded, or for ever.
+        // SAFETY: `HostMemory` guarantees that the memory stays mapped and is used as `map`
+        // requires while the value lives. The guard made here holds it until `unmap` succeeded, or
+        // forever.
         unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
         Ok(Self { space, range, memory: Some(memory) })
     }
 
-    /// Whether this is a mapping of `space`.
+    /// Whether this is a mapping in `space`.
     pub(crate) fn is_in(&self, space: &Arc<dyn AddressSpace>) -> bool {
         Arc::ptr_eq(&self.space, space)
     }
 
-    /// Ends the mapping and lets go of the memory. Once it has ended, this does nothing.
+    /// Unmaps, and drops the memory. After a success, later calls do nothing.
     ///
     /// # Errors
     ///
-    /// The kernel's errno. The mapping stays, and keeps the memory: this may be called again.
-    pub(crate) fn end(&mut self) -> io::Result<()> {
+    /// The kernel's errno. The mapping stays and keeps the memory. The call can be repeated.
+    pub(crate) fn unmap(&mut self) -> io::Result<()> {
         if self.memory.is_some() {
             self.space.unmap(self.range.start(), self.range.size())?;
             self.memory = None;
@@ -50,7 +55,7 @@ impl KernelMapping {
         Ok(())
     }
 
-    /// Devices may write there for as long as this process lives: nothing else ever lives at that place.
+    /// Leaks the memory if it is still mapped: devices may write to it until this process ends.
     pub(crate) fn leak(mut self) {
         self.forget();
     }
@@ -63,7 +68,7 @@ impl KernelMapping {
 
 impl Drop for KernelMapping {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.unmap() {
             log::error!("cannot unmap {} from DMA: {error}; its memory is leaked", self.range);
             self.forget();
         }

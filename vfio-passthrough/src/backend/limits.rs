@@ -1,13 +1,13 @@
-//! This process's limit on locked memory.
+//! The limit on locked memory of this process (RLIMIT_MEMLOCK).
 
 use std::io;
 
-/// Raises the limit to `bytes`, if it is lower: as far as the hard limit anybody may, and the hard limit itself with
-/// `CAP_SYS_RESOURCE` (setrlimit(2)).
+/// Raises the limit to `bytes`, if it is lower. Each process may raise it up to its hard limit.
+/// Raising the hard limit requires `CAP_SYS_RESOURCE` (setrlimit(2)).
 ///
 /// # Errors
 ///
-/// `EPERM` where this process may not.
+/// `EPERM` if this process may not raise the limit so far.
 pub(crate) fn raise_locked_memory(bytes: u64) -> io::Result<()> {
     let now = limit()?;
     if now.rlim_cur >= bytes {
@@ -18,7 +18,7 @@ pub(crate) fn raise_locked_memory(bytes: u64) -> io::Result<()> {
 
 fn limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes one struct of this type, which is lent to it.
+    // SAFETY: the kernel writes one struct of this type, which lives until the call returns.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     checked(result).map(|()| limit)
 }
@@ -36,9 +36,9 @@ fn checked(result: i32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A limit of this process's: nothing else here locks memory.
+    /// This changes a limit of the whole process. No other test here locks memory.
     #[test]
-    fn what_is_below_the_hard_limit_anybody_may_have() {
+    fn any_process_can_raise_the_limit_up_to_its_hard_limit() {
         let before = limit().unwrap();
         let low = 64 << 10;
         let wanted = before.rlim_max.min(1 << 40);
@@ -48,7 +48,7 @@ mod tests {
         let raised = limit().unwrap();
         assert_eq!((raised.rlim_cur, raised.rlim_max), (wanted, before.rlim_max));
         raise_locked_memory(low).unwrap();
-        assert_eq!(limit().unwrap().rlim_cur, wanted, "never lowered");
+        assert_eq!(limit().unwrap().rlim_cur, wanted, "the limit is never lowered");
         set(before).unwrap();
     }
 }

@@ -8,36 +8,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::host::HostMemory;
 
-/// The smallest mapping that a larger alignment can speed up: the kernel maps PFNs by 2 MiB and 1 GiB
-/// (`huge_fault` of vfio-pci, since 6.12), and needs both addresses aligned for it.
+/// The smallest size for which the alignment matters: since Linux 6.12 vfio-pci maps PFNs in units
+/// of 2 MiB and 1 GiB (vfio_pci_mmap_huge_fault), if both addresses are aligned.
 const SMALLEST_HUGE: usize = 2 << 20;
-/// The largest alignment that is of use: x86 and arm64 have no larger page.
+/// The largest useful alignment: x86 and arm64 have no larger page.
 const LARGEST_HUGE: usize = 1 << 30;
 
 /// The page size of the host, in bytes.
 pub(crate) fn host_page_size() -> u64 {
     // SAFETY: sysconf has no preconditions.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It cannot fail for this name; 4096 is the smallest page there is.
+    // sysconf does not fail for this name. 4096 is the smallest page size of Linux.
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Part of a region, mapped shared and read-write. It holds the device whose memory it is, and unmaps itself
-/// when dropped.
+/// Part of a region, mapped shared and read-write into this process. It holds the device. Dropping
+/// it unmaps the memory.
+#[derive(Debug)]
 pub struct RegionMmap {
     address: *mut u8,
     size: usize,
     device: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
-// SAFETY: the value is an address range that is its own; nothing about it is tied to a thread, and it hands
-// out raw pointers only.
+// SAFETY: the value owns its address range, which is not tied to a thread, and it gives out raw
+// pointers only.
 unsafe impl Send for RegionMmap {}
-// SAFETY: as for Send; there is no method that changes anything.
+// SAFETY: as for Send; the address and the size do not change, and the device is behind a lock.
 unsafe impl Sync for RegionMmap {}
 
-// SAFETY: the range was mapped by `new` with MAP_SHARED, is owned by this value, is unmapped in `drop` only,
-// stays mapped shared where `let_go` exchanges what is behind it, and no reference to it is ever made here.
+// SAFETY: `new` mapped the range with MAP_SHARED. This value owns it, and unmaps it in `drop` only.
+// `replace_by_zeros` keeps the range mapped and shared. No reference to the memory is made here.
 unsafe impl HostMemory for RegionMmap {
     fn host_address(&self) -> *mut u8 {
         self.address
@@ -49,9 +50,13 @@ unsafe impl HostMemory for RegionMmap {
 }
 
 impl RegionMmap {
-    /// Maps `size` bytes of `file` from `position` on. `offset` is where they are in their region, whose
-    /// start is placed at an aligned address (even where it is not mapped itself), so that huge pages of the
-    /// region and of the process match.
+    /// Maps `size` bytes of `file` from `position` on. `offset` is their offset in the region. The
+    /// address is chosen such that the region's start would be aligned, so that huge pages of the
+    /// region match huge pages of this process.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `mmap`, or `EINVAL` if a number does not fit its type.
     pub(crate) fn new(
         device: Arc<dyn Any + Send + Sync>,
         file: BorrowedFd<'_>,
@@ -76,17 +81,17 @@ impl RegionMmap {
         Ok(Self { address, size, device })
     }
 
-    /// Lets go of the device: the range stays and holds zeros from here on, so that whoever still has its address
-    /// reaches neither the device nor what else this process may map there.
+    /// Replaces the device's memory by zeros, and drops the device. The range stays mapped, so that
+    /// a holder of its address can access neither the device nor another mapping of this process.
     ///
     /// # Errors
     ///
-    /// The errno of `mmap`; the device's memory is mapped still.
-    pub(crate) fn let_go(&self) -> io::Result<()> {
+    /// The errno of `mmap`. The device's memory stays mapped.
+    pub(crate) fn replace_by_zeros(&self) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: the range is a mapping that this value owns, of whose contents nobody relies on anything since they are
-        // a device's; other shared memory takes its place at once.
+        // SAFETY: this value owns the mapping. No code relies on its contents, which are a
+        // device's. MAP_FIXED replaces it by other shared memory atomically.
         let result = unsafe { libc::mmap(self.address.cast(), self.size, access, flags, -1, 0) };
         if result == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -102,7 +107,7 @@ impl Drop for RegionMmap {
     }
 }
 
-/// What the start of a mapping of this size is aligned to; 1 where it makes no difference.
+/// The alignment for a mapping of this size; 1 if the alignment does not matter.
 fn alignment(size: usize) -> usize {
     if size < SMALLEST_HUGE {
         1
@@ -119,8 +124,9 @@ fn map(
     position: libc::off_t,
 ) -> io::Result<*mut u8> {
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | fixed);
-    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and that nobody uses;
-    // without, the kernel picks a free one. Either way no existing object is mapped over.
+    // SAFETY: with MAP_FIXED the range is inside a reservation that the caller owns and no code
+    // uses. Without MAP_FIXED the kernel chooses a free range. In both cases no existing object is
+    // replaced.
     let result =
         unsafe { libc::mmap(address.cast(), size, access, flags, file.as_raw_fd(), position) };
     if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(result.cast()) }
@@ -130,15 +136,15 @@ fn unmap(address: *mut u8, size: usize) {
     if size == 0 {
         return;
     }
-    // SAFETY: the caller owns the range and nobody uses it any more.
+    // SAFETY: the caller owns the range, and no code uses it any more.
     let result = unsafe { libc::munmap(address.cast(), size) };
     if result != 0 {
-        // The address range stays taken; nothing is freed that is in use.
+        // The range stays mapped. This leaks it, and is sound.
         log::error!("munmap of {size} bytes at {address:p}: {}", io::Error::last_os_error());
     }
 }
 
-/// Address space without memory, to place an aligned mapping in.
+/// Reserved address space for an aligned mapping.
 struct Reservation {
     address: *mut u8,
     size: usize,
@@ -147,7 +153,7 @@ struct Reservation {
 impl Reservation {
     fn new(size: usize) -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: the kernel picks a free range, so that no existing object is mapped over.
+        // SAFETY: the kernel chooses a free range, so no existing object is replaced.
         let result = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
         if result == libc::MAP_FAILED {
             Err(io::Error::last_os_error())
@@ -156,15 +162,15 @@ impl Reservation {
         }
     }
 
-    /// The first address in it that is `skip` past a multiple of `alignment`, of which the reservation has
-    /// one to spare.
+    /// The first address in the reservation that is `skip` above a multiple of `alignment`. The
+    /// reservation is larger than the mapping by `alignment`, so the mapping fits.
     fn aligned(&self, alignment: usize, skip: usize) -> *mut u8 {
         let mask = alignment.saturating_sub(1);
         let distance = skip.wrapping_sub(self.address.addr()) & mask;
         self.address.wrapping_add(distance)
     }
 
-    /// Gives back what is before and after the mapping that now lies in it.
+    /// Unmaps the reservation before and after the mapping that replaced its middle.
     fn keep(self, address: *mut u8, size: usize) {
         let before = address.addr().saturating_sub(self.address.addr());
         let after = self.size.saturating_sub(before).saturating_sub(size);
@@ -172,7 +178,7 @@ impl Reservation {
         unmap(address.wrapping_add(size), after);
         #[expect(
             clippy::mem_forget,
-            reason = "every part of the reservation has a new owner or is gone"
+            reason = "every part of the reservation has a new owner or is unmapped"
         )]
         std::mem::forget(self);
     }
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn alignment_follows_the_size_between_the_huge_pages_that_there_are() {
+    fn the_alignment_is_that_of_the_size_between_2_mib_and_1_gib() {
         let (mib, gib) = (1 << 20, 1 << 30);
         for (size, expected) in [
             (4096, 1),
@@ -230,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_what_is_mapped() {
+    fn the_mapping_shows_the_file() {
         use std::os::unix::fs::FileExt;
         for size in [0x1000, 4 << 20] {
             let file = tempfile::tempfile().unwrap();
@@ -244,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_let_go_of_is_memory_still_and_no_more_the_file() {
+    fn replacing_by_zeros_keeps_the_memory_mapped_and_detaches_the_file() {
         use std::os::unix::fs::FileExt;
         let file = tempfile::tempfile().unwrap();
         file.set_len(0x1000).unwrap();
         file.write_at(b"seen", 0).unwrap();
         let device = Arc::new(());
         let mapping = RegionMmap::new(device.clone(), file.as_fd(), 0, 0, 0x1000).unwrap();
-        mapping.let_go().unwrap();
+        mapping.replace_by_zeros().unwrap();
         assert_eq!(Arc::strong_count(&device), 1);
         // SAFETY: the address is the first byte of the mapping.
         assert_eq!(unsafe { mapping.host_address().read_volatile() }, 0);

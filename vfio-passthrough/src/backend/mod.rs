@@ -1,21 +1,24 @@
-//! The port to the kernel: what the crate needs of an IOMMU address space and of a device, and who
-//! provides it.
+//! The port to the kernel: two traits, for an I/O address space and for a device, and their
+//! implementations.
 //!
-//! [`group`] is the legacy interface (`/dev/vfio/vfio`, `/dev/vfio/N`, type1v2) on vfio-ioctls. All
-//! `unsafe` of the crate's core is in this folder; above it everything is safe code over these two
+//! The module `type1` implements an address space on VFIO's legacy interface (`/dev/vfio/vfio`,
+//! type1v2). [`context`](crate::context) implements a device of a group (`/dev/vfio/N`). All
+//! `unsafe` of the crate's core is in this folder. The code above it is safe code on these two
 //! traits.
 
 mod adjacent;
-pub mod group;
 mod info;
-mod ioctl;
+pub(crate) mod ioctl;
 mod kernel_mapping;
 mod limits;
 mod mmap;
 pub mod sysfs;
+pub(crate) mod type1;
 
 use std::io;
 use std::sync::Arc;
+
+pub use type1::ContainerError;
 
 pub(crate) use adjacent::AdjacentMemory;
 pub(crate) use kernel_mapping::KernelMapping;
@@ -28,196 +31,234 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::address::{ByteRange, PciAddress};
 
 bitflags::bitflags! {
-    /// What a device can do: `flags` of `struct vfio_device_info` (linux/vfio.h).
+    /// Properties of a device: `flags` of `struct vfio_device_info` (linux/vfio.h).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct DeviceFlags: u32 {
-        /// `VFIO_DEVICE_RESET` works.
+        /// The device supports `VFIO_DEVICE_RESET`.
         const RESET = vfio_bindings::bindings::vfio::VFIO_DEVICE_FLAGS_RESET;
-        /// It is a PCI function behind vfio-pci.
+        /// The device is a PCI function behind vfio-pci.
         const PCI = vfio_bindings::bindings::vfio::VFIO_DEVICE_FLAGS_PCI;
         const _ = !0;
     }
 
-    /// What can be done with a region: `flags` of `struct vfio_region_info`.
+    /// Supported accesses of a region: `flags` of `struct vfio_region_info` (linux/vfio.h).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct RegionFlags: u32 {
-        /// It can be read.
+        /// The region can be read.
         const READ = vfio_bindings::bindings::vfio::VFIO_REGION_INFO_FLAG_READ;
-        /// It can be written.
+        /// The region can be written.
         const WRITE = vfio_bindings::bindings::vfio::VFIO_REGION_INFO_FLAG_WRITE;
-        /// It can be mapped.
+        /// The region can be mapped.
         const MMAP = vfio_bindings::bindings::vfio::VFIO_REGION_INFO_FLAG_MMAP;
         const _ = !0;
     }
 
-    /// How an interrupt index behaves: `flags` of `struct vfio_irq_info`.
+    /// Properties of an interrupt index: `flags` of `struct vfio_irq_info` (linux/vfio.h).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct IrqFlags: u32 {
-        /// It signals eventfds.
+        /// The index can signal eventfds.
         const EVENTFD = vfio_bindings::bindings::vfio::VFIO_IRQ_INFO_EVENTFD;
-        /// Its vectors can be masked.
+        /// The vectors can be masked and unmasked.
         const MASKABLE = vfio_bindings::bindings::vfio::VFIO_IRQ_INFO_MASKABLE;
-        /// It masks itself when it fires (INTx).
+        /// The interrupt is masked when it fires (INTx).
         const AUTOMASKED = vfio_bindings::bindings::vfio::VFIO_IRQ_INFO_AUTOMASKED;
-        /// Vectors cannot be added once it is enabled.
+        /// Vectors cannot be added while the index is enabled.
         const NORESIZE = vfio_bindings::bindings::vfio::VFIO_IRQ_INFO_NORESIZE;
         const _ = !0;
     }
 }
 
-/// A region of a device: a BAR, the ROM, config space.
+/// A region of a device: a BAR, the ROM or config space (`struct vfio_region_info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionInfo {
-    /// Its number (`VFIO_PCI_*_REGION_INDEX`).
+    /// The index (`VFIO_PCI_*_REGION_INDEX`).
     pub index: u32,
-    /// What can be done with it.
+    /// The supported accesses.
     pub flags: RegionFlags,
-    /// Its size in bytes; 0 where the device does not have it.
+    /// The size in bytes; 0 if the device does not have the region.
     pub size: u64,
-    /// Where it starts in the device's file.
+    /// The offset of the region in the device's file, in bytes.
     pub file_offset: u64,
-    /// Where only parts of it can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`): these, relative
-    /// to the region.
+    /// The areas that can be mapped, relative to the region (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`).
+    /// `None`: the whole region, if its flags allow it.
     pub sparse: Option<Vec<ByteRange>>,
 }
 
-/// An interrupt index of a device.
+/// An interrupt index of a device (`struct vfio_irq_info`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IrqInfo {
-    /// Its number (`VFIO_PCI_*_IRQ_INDEX`).
+    /// The index (`VFIO_PCI_*_IRQ_INDEX`).
     pub index: u32,
-    /// How it behaves.
+    /// The properties.
     pub flags: IrqFlags,
-    /// How many vectors it has; 0 where the device does not have it.
+    /// The number of vectors; 0 if the device does not have the index.
     pub count: u32,
 }
 
 /// A call of `VFIO_DEVICE_SET_IRQS`.
 #[derive(Clone, Copy, Debug)]
 pub enum SetIrqs<'a> {
-    /// Vectors from `start` on signal these eventfds (`DATA_EVENTFD | ACTION_TRIGGER`); `None`
-    /// frees a vector. Enables the index where it was off.
+    /// Binds eventfds to vectors from `start` on (`DATA_EVENTFD | ACTION_TRIGGER`). `None` unbinds
+    /// a vector. This enables the index if it is disabled.
     Trigger {
         /// The index.
         index: u32,
         /// The first vector.
         start: u32,
-        /// An eventfd a vector.
+        /// One eventfd for each vector.
         eventfds: &'a [Option<Arc<EventFd>>],
     },
-    /// The first vector is unmasked whenever this eventfd is signalled (`DATA_EVENTFD |
+    /// Binds an eventfd that unmasks the first vector whenever it is signalled (`DATA_EVENTFD |
     /// ACTION_UNMASK`).
     UnmaskOn {
-        /// The index, one that is masked when it fires.
+        /// The index. It must have [`IrqFlags::AUTOMASKED`].
         index: u32,
         /// The eventfd.
         eventfd: &'a Arc<EventFd>,
     },
-    /// Turns the whole index off (`DATA_NONE | ACTION_TRIGGER`, count 0).
+    /// Disables the whole index (`DATA_NONE | ACTION_TRIGGER`, count 0).
     Disable {
         /// The index.
         index: u32,
     },
 }
 
-/// A function that a reset of a bus reaches.
+/// A function that a reset of a bus resets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusMember {
-    /// Which.
+    /// The function's address on the host.
     pub address: PciAddress,
-    /// Its group is attached here, so that nobody else can have it open.
+    /// This process has attached the function's group, so no other process can open the function.
     pub ours: bool,
-    /// The driver that has it.
+    /// The driver to which the function is bound, if any.
     pub driver: Option<String>,
 }
 
-/// What the IOMMU of an address space can do.
+/// The limits of an I/O address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuInfo {
-    /// Where mappings can be, or `None` where the kernel does not say (before 5.4).
+    /// The ranges that can be mapped. `None` if the kernel does not report them (before 5.4).
     pub iova_ranges: Option<Vec<ByteRange>>,
-    /// How many mappings more it takes, or `None` where the kernel does not say (before 5.10).
+    /// The number of mappings that can be added. `None` if the kernel does not report it (before
+    /// 5.10).
     pub dma_avail: Option<u32>,
 }
 
-/// An I/O address space: what a VFIO container or an IOAS is.
+/// An I/O address space: a VFIO container, or an IOAS of iommufd.
 pub trait AddressSpace: Send + Sync {
-    /// What the IOMMU can do. Changes when a group is attached, so ask after the last one.
+    /// The limits of the address space. They can change when a group is attached.
     ///
     /// # Errors
     ///
-    /// The errno of the ioctl; `EINVAL` before a group was attached.
+    /// The errno of the ioctl: `EINVAL` before a group was attached.
     fn info(&self) -> io::Result<IommuInfo>;
 
-    /// Lets the devices read and write `size` bytes at `host`, at the address `iova`. The kernel
-    /// pins them.
+    /// Maps `size` bytes of memory at `host` to the I/O virtual address `iova`, for reads and
+    /// writes of the devices. The kernel pins the memory. All three are multiples of the page size.
     ///
     /// # Errors
     ///
-    /// `EEXIST`: overlaps a mapping. `EINVAL`: not aligned, or outside of the IOVA ranges.
-    /// `ENOMEM`: over RLIMIT_MEMLOCK. `ENOSPC`: too many mappings. `EFAULT`: not mapped in this
-    /// process.
+    /// `EEXIST` if the range overlaps a mapping, `EINVAL` if it is not aligned or is outside of the
+    /// IOVA ranges, `ENOMEM` if it exceeds RLIMIT_MEMLOCK, `ENOSPC` if there are too many mappings,
+    /// `EFAULT` if the memory is not mapped in this process.
     ///
     /// # Safety
     ///
-    /// The memory stays mapped and is used as [`HostMemory`](crate::host::HostMemory) demands until
-    /// `unmap` of the same range succeeded, or the address space is gone.
+    /// Until `unmap` of the same range succeeds or the address space is dropped, the memory must
+    /// stay mapped in this process, and must be accessed only as
+    /// [`HostMemory`](crate::host::HostMemory) requires.
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()>;
 
-    /// Ends a mapping. When this succeeds no device reaches the memory any more.
+    /// Unmaps a range that one `map` mapped. After a success, no device can access the memory.
+    ///
+    /// # Errors
+    ///
+    /// The errno of the ioctl. Devices may still access the memory.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
 }
 
-/// A device that VFIO gave us: the calls on its file.
+/// An open VFIO device: the calls on its file. Each returns the errno of its system call.
 pub trait Device: Send + Sync {
-    /// What the device can do.
+    /// The properties of the device.
     fn flags(&self) -> DeviceFlags;
 
-    /// A region; size 0 where the device does not have it.
+    /// Describes a region. The size is 0 if the device does not have it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the kernel does not know the index for the device.
     fn region(&self, index: u32) -> io::Result<RegionInfo>;
 
-    /// An interrupt index; count 0 where the device does not have it.
+    /// Describes an interrupt index. The count is 0 if the device does not have it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the kernel does not know the index for the device.
     fn irq(&self, index: u32) -> io::Result<IrqInfo>;
 
-    /// Reads all of `data` from `offset` of the region. A short read is `UnexpectedEof`.
+    /// Fills `data` from `offset` of the region.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the access is not inside the region, `UnexpectedEof` for a short read, `EIO` if
+    /// the device does not respond or does not decode the region.
     fn read(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `data` to `offset` of the region. A short write is `WriteZero`.
+    /// Writes all of `data` at `offset` of the region.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the access is not inside the region, `WriteZero` for a short write, `EIO` if the
+    /// device does not respond or does not decode the region.
     fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Maps part of a region (page-aligned) into this process. The mapping holds the device.
+    /// Maps part of a region into this process. `range` is page-aligned and relative to the region.
+    /// The mapping holds the device.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the range cannot be mapped.
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap>;
 
-    /// Binds or frees interrupt vectors.
+    /// Binds or unbinds interrupt vectors.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the kernel refuses the arguments, `StorageFull` if the host has too few vectors.
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()>;
 
-    /// Resets the function; returns when it is done. BAR mappings fault until then.
+    /// Resets the function, and returns after the reset. BAR mappings fault until then.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the function has no reset, `EAGAIN` while the kernel holds the device's lock
+    /// (pci_try_reset_function).
     fn reset(&self) -> io::Result<()>;
 
-    /// Every function that a reset of the function's bus or slot would reset, itself among them.
+    /// The functions that a reset of the function's bus or slot would reset, itself included.
     ///
     /// # Errors
     ///
-    /// `ENODEV` where neither can be reset: on a root bus, as a rule.
+    /// `ENODEV` if neither can be reset: this is usual on a root bus.
     fn bus_members(&self) -> io::Result<Vec<BusMember>>;
 
-    /// Resets the function's bus or slot, with all that is on it. BAR mappings fault until it is
-    /// done.
+    /// Resets all functions of the function's bus or slot, and returns after the reset. BAR
+    /// mappings fault until then.
     ///
     /// # Errors
     ///
-    /// `EINVAL` where a function is in a group that is not ours.
+    /// `EINVAL` if this process has not attached the group of one of the functions.
     fn reset_bus(&self) -> io::Result<()>;
 
-    /// Closes the device for good, whoever else holds this value: every call fails with `ENODEV`
-    /// from here on. Calls that are under way in other threads are not waited for; the last of them
-    /// closes the file. The kernel then turns off what interrupts are left, and has the device back
-    /// once its mappings are gone too.
+    /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`. It
+    /// does not wait for calls under way in other threads: the last of them closes the file. The
+    /// kernel then disables the remaining interrupts. It releases the device when the region
+    /// mappings are unmapped too.
     fn close(&self);
 }
 
-/// Bounds of an access to a region; the kernel would fold what lies outside into the next region's
-/// offsets.
+/// The file offset of an access to a region. An access outside of the region is `EINVAL`: its file
+/// offset would belong to the next region.
 pub(crate) fn file_position(region: &RegionInfo, offset: u64, length: usize) -> io::Result<u64> {
     let inside =
         ByteRange::new(offset, length as u64).is_some_and(|access| access.end() <= region.size);

@@ -1,19 +1,20 @@
-//! Which parts of a BAR the guest reaches directly and which are trapped. Pure: from VFIO's description of
-//! the region to a list of areas.
+//! Divides a BAR into direct areas, which the guest accesses by its page tables, and trapped ones.
+//! Pure: from VFIO's description of the region to a list of areas.
 
 use crate::address::ByteRange;
 use crate::backend::{RegionFlags, RegionInfo};
 
-/// A piece of a BAR, relative to its start. What is in no area is trapped.
+/// A part of a BAR that is mapped into the guest, relative to the BAR's start. The rest of the BAR
+/// is trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectArea(pub ByteRange);
 
-/// The areas of a region that can be mapped into the guest: what VFIO lets us map, in whole pages, less the
-/// pages of `trapped` (the MSI-X table and pending bit array), which the VMM emulates.
+/// The direct areas of a region: the whole pages that VFIO allows to map, without the pages of
+/// `trapped` (the MSI-X table and the PBA), which are emulated.
 ///
-/// The table's pages stay trapped where VFIO could map them too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`): the
-/// host's kernel owns the table in the hardware. A kernel without that capability (before 4.16) refuses to map
-/// them, and nothing else.
+/// The table's pages are trapped even if VFIO can map them (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`):
+/// the host's kernel owns the table in the hardware. Kernels before 4.16 have no such capability
+/// and refuse to map those pages only.
 pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) -> Vec<DirectArea> {
     if !region.flags.contains(RegionFlags::MMAP) {
         return Vec::new();
@@ -26,7 +27,7 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
         .filter(|area| whole.contains(*area))
         .map(|area| area.shrink_to(page_size))
     {
-        // Areas that overlap come from a driver that lies; the second would not get its memory slot.
+        // A correct driver reports no overlap. The memory slot of the second area would fail.
         if !area.is_empty() && !areas.iter().any(|known| known.overlaps(area)) {
             areas.push(area);
         }
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn areas_of_typical_bars() {
+    fn typical_bars_have_the_expected_areas() {
         let table_of_an_nvme = [range(0x2000, 0x2410), range(0x3000, 0x3010)];
         let cases = [
             (region(0x4000, None), &table_of_an_nvme[..], vec![range(0, 0x2000)]),
@@ -85,26 +86,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_direct_pages_are_those_that_may_be_mapped_and_are_not_trapped(
-            size in 0..64_u64, sparse in prop::option::of(prop::collection::vec((0..64_u64, 0..64_u64), 0..4)),
+        fn a_page_is_direct_if_it_is_mappable_and_not_trapped(
+            size in 0..64_u64,
+            sparse in prop::option::of(prop::collection::vec((0..64_u64, 0..64_u64), 0..4)),
             trapped in prop::collection::vec((0..64_u64 << 12, 0..0x2000_u64), 0..3),
         ) {
-            let sparse = sparse.map(|areas| areas.into_iter().map(|(a, b)| range(a << 12, b << 12)).collect::<Vec<_>>());
+            let pages = |(start, end)| range(start << 12, end << 12);
+            let sparse: Option<Vec<_>> =
+                sparse.map(|areas| areas.into_iter().map(pages).collect());
             let region = region(size << 12, sparse.clone());
-            let trapped: Vec<_> = trapped.into_iter().map(|(start, size)| range(start, start + size)).collect();
+            let bytes = |(start, size)| range(start, start + size);
+            let trapped: Vec<_> = trapped.into_iter().map(bytes).collect();
             let areas = direct_areas(&region, &trapped, PAGE);
-            // The naive model: pages of the areas that are believed, one by one.
-            let mut believed: Vec<ByteRange> = Vec::new();
+            // The naive model: it accepts areas that fit and do not overlap, and checks page by
+            // page.
+            let mut accepted: Vec<ByteRange> = Vec::new();
             for area in sparse.unwrap_or_else(|| vec![range(0, region.size)]) {
-                if area.end() <= region.size && !believed.iter().any(|known| known.overlaps(area)) {
-                    believed.push(area);
+                if area.end() <= region.size && !accepted.iter().any(|known| known.overlaps(area)) {
+                    accepted.push(area);
                 }
             }
             for page in 0..64 {
                 let page = range(page << 12, (page + 1) << 12);
                 let times = areas.iter().filter(|area| area.0.overlaps(page)).count();
                 let clear = !trapped.iter().any(|range| range.overlaps(page));
-                let mappable = believed.iter().any(|area| area.contains(page));
+                let mappable = accepted.iter().any(|area| area.contains(page));
                 prop_assert_eq!(times, usize::from(clear && mappable), "{:?}", page);
             }
         }

@@ -1,4 +1,4 @@
-//! BARs: which parts of them the guest reaches directly, where they are in guest memory, and accesses that trap.
+//! BARs: direct and trapped areas, placement in guest memory, and accesses that trap.
 
 pub(crate) mod areas;
 pub(crate) mod placement;
@@ -16,34 +16,34 @@ use crate::pci::config::ConfigSpace;
 /// The largest ROM, in bytes (PCI 3.0, 6.2.5.2).
 const MAX_ROM: u64 = 16 << 20;
 
-/// The BARs of a function and its ROM, as accesses that trap reach them.
+/// The BARs of a function and its ROM. It carries out the accesses that trap.
 pub(crate) struct Bars {
     device: Arc<FunctionDevice>,
     bars: Vec<Bar>,
-    /// What VFIO says of BAR0 to BAR5 and the ROM, by their index.
+    /// The regions of BAR0 to BAR5 and the ROM, by BAR number.
     regions: Vec<RegionInfo>,
-    /// The content of the ROM, once the guest has read it.
+    /// The content of the ROM, after the first read.
     rom: OnceLock<Vec<u8>>,
 }
 
-/// What VFIO says of BAR0 to BAR5 and the ROM, by their index.
+/// VFIO's descriptions of the regions of BAR0 to BAR5 and the ROM, by BAR number.
 pub(crate) fn regions(device: &FunctionDevice) -> Result<Vec<RegionInfo>, Error> {
     let all = BarIndex::all().chain([BarIndex::ROM]);
     all.map(|bar| device.region(bar.number().into())).collect()
 }
 
 impl Bars {
-    /// The BARs that config space has, in the regions that VFIO describes.
+    /// `regions` is the result of the function [`regions`].
     pub fn new(device: Arc<FunctionDevice>, bars: Vec<Bar>, regions: Vec<RegionInfo>) -> Self {
         Self { device, bars, regions, rom: OnceLock::new() }
     }
 
-    /// The BARs, in order, and the ROM.
+    /// The BARs in ascending order, then the ROM.
     pub fn all(&self) -> &[Bar] {
         &self.bars
     }
 
-    /// The BAR that decodes an address now, and the offset of the address in it.
+    /// The BAR that decodes `address` now, and the offset of the address in the BAR.
     pub fn decode(
         &self,
         config: &ConfigSpace,
@@ -57,7 +57,7 @@ impl Bars {
         })
     }
 
-    /// Reads from the device. What cannot be read is all-ones.
+    /// Reads from the device. A failed read gives all-ones.
     pub fn read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         let Some(region) = self.regions.get(usize::from(bar.number())) else {
             return data.fill(0xff);
@@ -72,8 +72,8 @@ impl Bars {
         }
     }
 
-    /// Reads from a copy: the content of a ROM does not change, and the kernel walks its images at each read of it
-    /// (pci_map_rom).
+    /// Reads from a copy, made at the first read. The content of a ROM does not change, and the
+    /// kernel walks its images in each read (pci_map_rom).
     fn read_rom(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> Result<(), Error> {
         let rom = match self.rom.get() {
             Some(rom) => rom,

@@ -1,4 +1,4 @@
-//! Which windows are in guest memory, and what puts them there and takes them away.
+//! Places the windows of a function in guest memory, and removes them.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use crate::pci::bar::Space;
 use crate::pci::config::ConfigSpace;
 use crate::pci::msix::MsixLayout;
 
-/// The windows of a function, in guest memory or not.
+/// The windows of a function, placed or not.
 pub(crate) struct Placement {
     device: Arc<FunctionDevice>,
     windows: Vec<Window>,
     slots: Arc<dyn MemorySlots>,
-    /// Where other devices of the guest reach the BARs by DMA.
+    /// The DMA space in which the guest's other devices access the BARs.
     peers: Option<DmaSpace>,
-    /// A warning was logged that the IOMMU cannot map a BAR for other devices.
+    /// The warning about a failed peer-to-peer mapping was logged.
     warned_of_peers: bool,
     traps: Arc<FunctionTraps>,
-    /// A memory slot was removed since this was last asked: another BAR may fit where it was.
+    /// A memory slot was removed since the last call of `take_freed`.
     freed: bool,
 }
 
 impl Placement {
-    /// Maps the direct areas of all memory BARs into this process. The guest sees none of them yet. An area that
-    /// cannot be mapped is trapped instead.
+    /// Maps the direct areas of all memory BARs into this process, and places none of them. An area
+    /// that cannot be mapped is trapped.
     pub fn new(
         device: Arc<FunctionDevice>,
         config: &ConfigSpace,
@@ -43,29 +43,29 @@ impl Placement {
         Self { device, windows, slots, peers, warned_of_peers: false, traps, freed: false }
     }
 
-    /// Removes each window that is not where the guest has its BAR now.
-    pub fn retire(&mut self, config: &ConfigSpace) -> Result<(), Error> {
-        self.retire_where(|bar| base(config, bar))
+    /// Removes each window that is placed at an address other than its BAR's current one.
+    pub fn remove_moved(&mut self, config: &ConfigSpace) -> Result<(), Error> {
+        self.remove_where(|bar| base(config, bar))
     }
 
-    /// Removes all windows, wherever the guest has its BARs.
-    pub fn retire_all(&mut self) -> Result<(), Error> {
-        self.retire_where(|_| None)
+    /// Removes all windows from guest memory.
+    pub fn remove_all(&mut self) -> Result<(), Error> {
+        self.remove_where(|_| None)
     }
 
-    fn retire_where(&mut self, base: impl Fn(BarIndex) -> Option<u64>) -> Result<(), Error> {
+    fn remove_where(&mut self, base: impl Fn(BarIndex) -> Option<u64>) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
         for window in &mut self.windows {
             let (base, bar) = (base(window.bar()), window.bar());
-            // First from other devices: the kernel takes the pages of a device that does not decode from this
-            // process (vfio_pci_zap_bars), and not from the IOMMU.
-            let unmapped = window.unmap(base).map(|was_mapped| {
+            // The peer-to-peer mapping ends first: when decoding ends the kernel removes the BAR's
+            // pages from this process (vfio_pci_zap_bars), but not from the IOMMU.
+            let unmapped = window.unmap_unless_at(base).map(|was_mapped| {
                 if was_mapped {
                     self.traps.p2p_unmaps.increment();
                 }
             });
             errors.add(unmapped.map_err(|source| peer_error(&self.device, bar, source)));
-            let removed = window.retire(base).map(|removed| self.freed |= removed);
+            let removed = window.remove_unless_at(base).map(|removed| self.freed |= removed);
             errors.add(removed.map_err(|source| {
                 let (address, operation) = (self.device.address, "remove the memory slot of");
                 Error::Window { address, operation, bar, source }
@@ -74,14 +74,14 @@ impl Placement {
         errors.into_result()
     }
 
-    /// Puts each window where the guest has its BAR now. A window whose memory slot is refused stays trapped, and
-    /// one that could not be removed is tried again.
+    /// Places each window at its BAR's current address. A window whose memory slot is refused stays
+    /// trapped. Removals that failed before are retried.
     pub fn place(&mut self, config: &ConfigSpace) {
-        let retired = self.retire(config);
-        self.device.warn_of(retired);
+        let removed = self.remove_moved(config);
+        self.device.warn_of(removed);
         for window in &mut self.windows {
             let bar = window.bar();
-            match window.place(base(config, bar), &self.slots) {
+            match window.place_at(base(config, bar), &self.slots) {
                 Ok(()) => map_for_peers(
                     window,
                     self.peers.as_ref(),
@@ -95,13 +95,14 @@ impl Placement {
         }
     }
 
-    /// Gives the device's memory back for good, also where a memory slot could not be removed.
-    pub fn release(&mut self) -> Result<(), Error> {
+    /// Replaces the device's memory by zeros in all windows, even in those whose memory slot could
+    /// not be removed.
+    pub fn replace_by_zeros(&self) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
-        for window in &mut self.windows {
+        for window in &self.windows {
             let (address, operation, bar) = (self.device.address, "unmap", window.bar());
-            let released = window.release();
-            errors.add(released.map_err(|source| Error::Window {
+            let replaced = window.replace_by_zeros();
+            errors.add(replaced.map_err(|source| Error::Window {
                 address,
                 operation,
                 bar,
@@ -116,14 +117,14 @@ impl Placement {
         self.windows.clear();
     }
 
-    /// A memory slot was removed since the last call.
+    /// Whether a memory slot was removed since the last call. Another BAR may fit there.
     pub fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.freed)
     }
 }
 
-/// Maps a window for the DMA of other devices. A device that cannot reach this one is as on a host whose root complex
-/// does not route between its ports: most guests never ask. So a failure is one warning for each function.
+/// Maps a window for DMA of the guest's other devices. Few guests use peer-to-peer DMA, and a root
+/// complex need not support it (PCIe 1.3.1). So a failure is only logged, once for each function.
 fn map_for_peers(
     window: &mut Window,
     peers: Option<&DmaSpace>,
@@ -146,7 +147,7 @@ fn peer_error(device: &FunctionDevice, bar: BarIndex, source: dma::Error) -> Err
     Error::P2p { address: device.address, bar, source }
 }
 
-/// Where the guest has a BAR now.
+/// The BAR's current address, or `None` if it decodes nothing.
 fn base(config: &ConfigSpace, index: BarIndex) -> Option<u64> {
     let bar = config.bars().iter().find(|bar| bar.index == index)?;
     config.decoded(bar)
@@ -169,7 +170,7 @@ fn windows(device: &FunctionDevice, config: &ConfigSpace, regions: &[RegionInfo]
     windows
 }
 
-/// Where the structures of MSI-X are in a BAR.
+/// The ranges of the MSI-X table and the PBA in a BAR.
 fn trapped(bar: BarIndex, msix: Option<MsixLayout>) -> Vec<ByteRange> {
     let places =
         msix.map(|layout| [(layout.table_bar, layout.table), (layout.pba_bar, layout.pba)]);

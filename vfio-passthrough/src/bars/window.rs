@@ -1,5 +1,5 @@
-//! Direct areas of BARs in being: mapped into this process once, and placed in the guest's memory where the
-//! guest put the BAR; there other devices of the guest reach them by DMA, too.
+//! A window is a direct area of a BAR that is mapped into this process. It is placed in guest
+//! memory at the BAR's address, and there it is mapped for DMA of the guest's other devices.
 
 use std::io;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use crate::host::{MemorySlot, MemorySlots};
 
 use super::areas::DirectArea;
 
-/// An area that the guest can reach directly.
+/// A mapped area of a BAR.
 pub struct Window {
     bar: BarIndex,
     area: ByteRange,
     mmap: Arc<RegionMmap>,
-    /// Where it is in the guest now.
+    /// The guest physical address, and the memory slot there.
     placed: Option<(u64, MemorySlot)>,
-    /// Where other devices reach it.
+    /// The mapping for DMA of other devices.
     mapping: Option<Mapping>,
-    /// They do not, where it is now.
+    /// The IOMMU refused the mapping at this address. It is not retried until the window moves.
     refused: bool,
 }
 
 impl Window {
-    /// Maps an area of a BAR's region; the guest does not see it yet.
+    /// Maps an area of a BAR's region into this process. It is not placed yet.
     ///
     /// # Errors
     ///
@@ -40,18 +40,18 @@ impl Window {
         Ok(Self { bar, area: area.0, mmap, placed: None, mapping: None, refused: false })
     }
 
-    /// The BAR that this is a part of.
+    /// The BAR of this area.
     pub fn bar(&self) -> BarIndex {
         self.bar
     }
 
-    /// Other devices do not reach it any more, unless it is where a BAR at `base` has it; `None` is a BAR that
-    /// decodes nothing. True where they did.
+    /// Ends the mapping for other devices, unless it is at the address for a BAR at `base`. `None`
+    /// is a BAR that decodes nothing. Returns whether a mapping ended.
     ///
     /// # Errors
     ///
-    /// [`dma::Error::Unmap`]: they reach it until the next try.
-    pub fn unmap(&mut self, base: Option<u64>) -> Result<bool, dma::Error> {
+    /// [`dma::Error::Unmap`]: the mapping stays, and the next call retries it.
+    pub fn unmap_unless_at(&mut self, base: Option<u64>) -> Result<bool, dma::Error> {
         let wanted = self.address(base);
         let elsewhere = |mapping: &&mut Mapping| Some(mapping.range().start()) != wanted;
         let Some(mapping) = self.mapping.as_mut().filter(elsewhere) else {
@@ -62,12 +62,13 @@ impl Window {
         Ok(true)
     }
 
-    /// Takes the window away unless it is where a BAR at `base` has it. True where it was taken away.
+    /// Removes the memory slot, unless it is at the address for a BAR at `base`. Returns whether
+    /// the slot was removed.
     ///
     /// # Errors
     ///
-    /// The host VMM could not: the window stays where it is until the next try.
-    pub fn retire(&mut self, base: Option<u64>) -> io::Result<bool> {
+    /// The error of [`MemorySlot::remove`]: the slot stays, and the next call retries it.
+    pub fn remove_unless_at(&mut self, base: Option<u64>) -> io::Result<bool> {
         let wanted = self.address(base);
         let Some((_, slot)) = self.placed.as_mut().filter(|(at, _)| Some(*at) != wanted) else {
             return Ok(false);
@@ -78,32 +79,36 @@ impl Window {
         Ok(true)
     }
 
-    /// Lets go of the device's memory for good, even where the host VMM has not taken its slot away: the guest then
-    /// has zeros there.
+    /// Replaces the device's memory by zeros for good. If the memory slot could not be removed, the
+    /// guest reads zeros there.
     ///
     /// # Errors
     ///
     /// The errno of `mmap`.
-    pub fn release(&mut self) -> io::Result<()> {
-        self.mmap.let_go()
+    pub fn replace_by_zeros(&self) -> io::Result<()> {
+        self.mmap.replace_by_zeros()
     }
 
-    /// Puts the window where a BAR at `base` has it, unless it is placed. A place that the host VMM refuses,
-    /// since it overlaps something, leaves the window trapped: accesses then go through the VMM, which is
-    /// slow and right.
-    pub fn place(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
+    /// Places the window for a BAR at `base`, unless it is placed already.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`MemorySlots::map`], for example because of an overlap. The window stays
+    /// trapped: slow, but correct.
+    pub fn place_at(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
             self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
         }
         Ok(())
     }
 
-    /// Lets other devices reach it where it is placed; true where they did not. The kernel asks the device for
-    /// its pages, so it must decode by now.
+    /// Maps the window for other devices at the address where it is placed. Returns whether it was
+    /// mapped by this call. The device must decode the BAR: the kernel faults its pages in
+    /// (follow_fault_pfn).
     ///
     /// # Errors
     ///
-    /// Those of [`DmaSpace::map`]. Nothing is tried again before it is placed somewhere else.
+    /// The error of [`DmaSpace::map`]. The mapping is not retried until the window moves.
     pub fn map(&mut self, space: &DmaSpace) -> Result<bool, dma::Error> {
         let free = self.mapping.is_none() && !self.refused;
         let Some((gpa, _)) = self.placed.as_ref().filter(|_| free) else {

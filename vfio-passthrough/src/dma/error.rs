@@ -1,30 +1,32 @@
-//! What went wrong with a mapping.
+//! Errors of DMA mappings.
 
 use std::io;
 
 use crate::address::{ByteRange, Iova};
 
-/// What went wrong with a mapping.
+/// An error of a DMA mapping.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel refused a mapping. What was mapped for the same call before is unmapped again.
+    /// The kernel refused a mapping. Earlier mappings of the same call are unmapped.
     #[error("cannot map {range} for DMA: {source}{}", map_hint(source))]
     Map {
-        /// Where the devices would have seen it.
+        /// The I/O virtual addresses.
         range: ByteRange,
-        /// `EEXIST`: overlaps a mapping; `EINVAL`: alignment, or out of the IOMMU's reach; `ENOMEM`:
-        /// RLIMIT_MEMLOCK; `ENOSPC`: too many.
+        /// The errno of `VFIO_IOMMU_MAP_DMA`: `EEXIST` if the range overlaps a mapping, `EINVAL` if
+        /// it is not page-aligned or is outside of the IOVA ranges, `ENOMEM` if it exceeds
+        /// RLIMIT_MEMLOCK, `ENOSPC` if the container has too many mappings.
         source: io::Error,
     },
-    /// The kernel refused to end a mapping; its memory is kept until it does, or leaked.
+    /// The kernel refused to unmap. The memory is kept until a later call succeeds, or it is
+    /// leaked.
     #[error("cannot unmap {range} from DMA: {source}; its memory is kept")]
     Unmap {
-        /// Where the devices see it.
+        /// The I/O virtual addresses.
         range: ByteRange,
-        /// Why.
+        /// The errno of `VFIO_IOMMU_UNMAP_DMA`.
         source: io::Error,
     },
-    /// A range that does not fit 64 bits.
+    /// The end of a range does not fit in 64 bits.
     #[error("{size:#x} bytes at IOVA {iova} do not fit the address space")]
     Range {
         /// The start.
@@ -32,42 +34,65 @@ pub enum Error {
         /// The size in bytes.
         size: u64,
     },
-    /// The IOMMU's description could not be read.
+    /// `VFIO_IOMMU_GET_INFO` failed.
     #[error("VFIO_IOMMU_GET_INFO: {0}")]
     Info(#[source] io::Error),
-    /// The IOMMU cannot reach a range.
+    /// A range is outside of the IOVA ranges.
     #[error("the IOMMU cannot map {range}: its IOVA ranges are {}", list(iova_ranges))]
     OutOfReach {
-        /// Where the devices would see it.
+        /// The I/O virtual addresses.
         range: ByteRange,
-        /// Where the IOMMU can map.
+        /// The ranges that the IOMMU can map.
         iova_ranges: Vec<ByteRange>,
     },
-    /// The container does not take so many mappings.
+    /// The container does not accept so many mappings.
     #[error(
-        "{needed} mappings for DMA are needed, and the container takes {available} more; raise its limit before the guest starts: \
+        "{needed} mappings for DMA are needed, and the container takes {available} more; raise \
+         its limit before the guest starts: \
          'echo N > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit' as root"
     )]
     Full {
-        /// How many there are to be.
+        /// The number of mappings that the call needs.
         needed: usize,
-        /// How many there can be.
+        /// The number of mappings that the container still accepts.
         available: usize,
     },
-    /// The process may not lock so much memory.
+    /// The limit on locked memory of this process is too low (RLIMIT_MEMLOCK).
     #[error(
-        "devices need all guest memory locked: {needed} KiB, but the limit of this process is {limit} KiB (RLIMIT_MEMLOCK) with {used} KiB in \
-         use; raise it to {} KiB: 'ulimit -l {}', 'LimitMEMLOCK={}K' in a systemd unit, or 'memlock {}' in \
-         /etc/security/limits.conf", total(*needed, *used), total(*needed, *used), total(*needed, *used), total(*needed, *used)
+        "devices need all guest memory locked: {needed} KiB, but the limit of this process is \
+         {limit} KiB (RLIMIT_MEMLOCK) with {used} KiB in use; raise it to {sum} KiB: \
+         'ulimit -l {sum}', 'LimitMEMLOCK={sum}K' in a systemd unit, or 'memlock {sum}' in \
+         /etc/security/limits.conf", sum = total(*needed, *used)
     )]
     LockedMemory {
-        /// What is to be locked, in KiB.
+        /// The memory to be locked, in KiB.
         needed: u64,
         /// The limit, in KiB.
         limit: u64,
-        /// What is locked already, in KiB.
+        /// The memory that is locked already, in KiB.
         used: u64,
     },
+}
+
+impl Error {
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Map { source, .. } | Self::Unmap { source, .. } | Self::Info(source) => {
+                source.kind()
+            }
+            Self::Range { .. } | Self::OutOfReach { .. } => io::ErrorKind::InvalidInput,
+            // The kernel reports these two as ENOSPC and ENOMEM.
+            Self::Full { .. } => io::ErrorKind::StorageFull,
+            Self::LockedMemory { .. } => io::ErrorKind::OutOfMemory,
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno if it has one.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
 }
 
 pub(super) fn total(needed: u64, used: u64) -> u64 {

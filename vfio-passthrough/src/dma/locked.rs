@@ -7,19 +7,20 @@ use super::Error;
 use super::error::total;
 use crate::backend::raise_locked_memory;
 
-/// Makes sure that this process may lock `bytes` more, before the kernel pins the first page of them. Its limit is
-/// raised where it is too low and that is allowed: up to the hard limit, and above with `CAP_SYS_RESOURCE`.
+/// Checks that this process may lock `bytes` more bytes of memory, before the kernel pins the first
+/// page. If its limit (RLIMIT_MEMLOCK) is too low, it is raised: up to the hard limit, or above
+/// with `CAP_SYS_RESOURCE`.
 ///
 /// # Errors
 ///
-/// [`Error::LockedMemory`] where it may not. Where `/proc` does not tell, the kernel has the last word when
-/// it maps.
+/// [`Error::LockedMemory`] if the limit is too low and cannot be raised. If `/proc` cannot be read,
+/// this succeeds, and the kernel checks the limit when it maps.
 pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {
     let limits = || read_once("/proc/self/limits");
     allow(bytes, &read_once("/proc/self/status"), limits, raise_locked_memory)
 }
 
-/// A file of `/proc`, which gives all of it to one read that has room. Nothing where it cannot be read.
+/// Reads a file of `/proc` by one call. The text is empty if the file cannot be read.
 fn read_once(path: &str) -> String {
     let mut buffer = [0; 8192];
     let read = File::open(path).and_then(|mut file| file.read(&mut buffer));
@@ -41,11 +42,11 @@ fn allow(
     match raise(kib.saturating_mul(1024)) {
         Ok(()) => {
             log::info!(
-                "the limit on locked memory of this process is {kib} KiB now (RLIMIT_MEMLOCK)"
+                "raised this process's limit on locked memory to {kib} KiB (RLIMIT_MEMLOCK)"
             );
             Ok(())
         }
-        // The error says what is needed, and the commands that give it.
+        // The returned error names the commands that raise the limit.
         Err(error) => {
             log::debug!("setrlimit(RLIMIT_MEMLOCK, {kib} KiB): {error}");
             fits
@@ -53,7 +54,7 @@ fn allow(
     }
 }
 
-/// `CAP_IPC_LOCK` (linux/capability.h): the kernel does not hold its owner to the limit.
+/// `CAP_IPC_LOCK` (linux/capability.h): the limit does not apply to a process that has it.
 const CAP_IPC_LOCK: u32 = 14;
 
 fn locked_memory_fits(
@@ -69,7 +70,7 @@ fn locked_memory_fits(
     }
     let limits = limits();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-    // "unlimited" is no number, and a limit that cannot be read is left to the kernel.
+    // "unlimited" is not a number. A limit that cannot be read is left to the kernel.
     let limit = limit.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     let used = field("VmLck:")
         .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
@@ -88,11 +89,11 @@ mod tests {
     use super::*;
 
     const STATUS: &str = "Name:\tvmm\nVmLck:\t    1024 kB\nCapEff:\t0000000000000000\n";
-    const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                          Max locked memory         8388608              8388608              bytes     \n";
+    const LIMITS: &str = "Limit                Soft Limit       Hard Limit       Units     \n\
+                          Max locked memory    8388608          8388608          bytes     \n";
 
     #[test]
-    fn a_limit_that_is_too_low_is_told_with_the_value_that_is_needed() {
+    fn reports_the_needed_value_if_the_limit_is_too_low() {
         let error =
             locked_memory_fits(512 << 20, STATUS, || LIMITS.to_owned()).unwrap_err().to_string();
         for part in [
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_raised_to_what_is_needed_where_that_is_allowed() {
+    fn raises_the_limit_to_the_needed_value_if_allowed() {
         let mut asked = Vec::new();
         let mut allowed = |bytes, errno: Option<i32>| {
             allow(
@@ -124,22 +125,22 @@ mod tests {
         let error = allowed(512 << 20, Some(libc::EPERM)).unwrap_err().to_string();
         assert!(error.contains("'LimitMEMLOCK=525312K' in a systemd unit"), "{error}");
         assert!(error.contains("'memlock 525312' in /etc/security/limits.conf"), "{error}");
-        assert_eq!(asked, [513 << 20; 2], "once each, and what is in use too");
+        assert_eq!(asked, [513 << 20; 2], "each call asks once, and includes the memory in use");
     }
 
     #[test]
-    fn what_fits_is_let_through() {
+    fn accepts_sizes_within_the_limit() {
         let root = STATUS.replace("CapEff:\t0000000000000000", "CapEff:\t000001ffffffffff");
         let unlimited = LIMITS.replace("8388608 ", "unlimited");
         let limits = || LIMITS.to_owned();
         assert!(locked_memory_fits(7 << 20, STATUS, limits).is_ok());
         assert!(locked_memory_fits((7 << 20) + 1, STATUS, limits).is_err());
-        assert!(locked_memory_fits(1 << 40, &root, || panic!("nobody needs them")).is_ok());
+        assert!(locked_memory_fits(1 << 40, &root, || panic!("the limits are not needed")).is_ok());
         assert!(locked_memory_fits(1 << 40, STATUS, || unlimited).is_ok());
     }
 
     #[test]
-    fn a_file_of_proc_comes_whole_by_one_read() {
+    fn reads_a_whole_proc_file_by_one_call() {
         let status = read_once("/proc/self/status");
         assert!(status.starts_with("Name:") && status.contains("CapEff:"), "{status}");
         assert_eq!(read_once("/proc/self/nonexistent"), "");

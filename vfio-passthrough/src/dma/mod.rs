@@ -1,8 +1,8 @@
-//! Guest memory for devices: mappings of an I/O address space that hold the memory they expose.
+//! DMA: mappings of an I/O address space. Each mapping holds the memory that it exposes.
 //!
-//! A [`Mapping`] keeps its memory alive, and gives it back only after the kernel confirmed that no device
-//! reaches it any more. Where the kernel refuses to unmap, the memory is leaked: DMA to freed memory cannot
-//! be written in safe code.
+//! A [`Mapping`] keeps its memory alive, and returns it only after the kernel has unmapped it. If
+//! the kernel refuses to unmap, the memory is leaked. So safe code cannot cause DMA to freed
+//! memory.
 
 mod error;
 mod locked;
@@ -19,11 +19,11 @@ use crate::address::{ByteRange, Iova};
 use crate::backend::{AddressSpace, AdjacentMemory};
 use crate::host::HostMemory;
 
-/// The I/O address space of a guest's devices. Cloning gives another handle of the same one.
+/// The I/O address space of a guest's devices. A clone is another handle of the same address space.
 ///
-/// Behind it there are as many address spaces of the kernel as the devices need, which are kept in step: what
-/// is mapped is mapped in all of them or in none, and one that is added later gets all that is mapped. While
-/// there is none, mappings are kept for the first to come.
+/// It spans the kernel's address spaces that the devices need: each mapping is in all of them or in
+/// none. An address space that is added later gets all existing mappings. Without any address
+/// space, mappings are recorded for the first one.
 #[derive(Clone, Default)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
@@ -36,54 +36,60 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaSpace {
-    /// The mappings of one address space of the kernel. That of a [`Container`](crate::Container) is
-    /// [`Container::dma`](crate::Container::dma).
+    /// A DMA space with one address space of the kernel. An [`IommuContext`](crate::IommuContext)
+    /// has its own: [`IommuContext::dma`](crate::IommuContext::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
         Self { state: Arc::new(Mutex::new(State::of(space))) }
     }
 
-    /// Adds an address space of the kernel: all that is mapped is mapped in it too, or nothing is.
+    /// Adds an address space of the kernel, and maps all existing mappings in it.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`] for the first mapping that it refused: the space was not added.
+    /// [`Error::Map`] for the first mapping that the kernel refused. The address space is then not
+    /// added, and nothing stays mapped in it.
     pub fn add(&self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
         self.state().add(space)
     }
 
-    /// Removes an address space of the kernel, after ending what is mapped in it. What the kernel refuses to
-    /// unmap is leaked, with a line in the log. Mappings stay, in the others or for the next one.
+    /// Unmaps all mappings in an address space of the kernel, and removes it. If the kernel refuses
+    /// to unmap, the memory is leaked and an error is logged. The mappings stay in the other
+    /// address spaces, and are mapped again in the next one that is added.
     pub fn remove(&self, space: &Arc<dyn AddressSpace>) {
         self.state().remove(space);
     }
 
-    /// The ranges in which all of the address spaces can map: all 64 bits where the kernel does not report it (before
-    /// 5.4). Ask after every group was attached.
+    /// The ranges that all address spaces can map (`VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE`,
+    /// linux/vfio.h). It is the whole 64-bit space if the kernel does not report them (before 5.4).
+    /// The ranges can shrink when a group is attached.
     ///
     /// # Errors
     ///
-    /// [`Error::Info`].
+    /// [`Error::Info`] if `VFIO_IOMMU_GET_INFO` fails.
     pub fn iova_ranges(&self) -> Result<Vec<ByteRange>, Error> {
         self.state().limits().map(|limits| limits.iova_ranges)
     }
 
-    /// Lets the devices see `memory` at `iova`.
+    /// Maps `memory` for the devices at `iova`.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`] with the kernel's errno, [`Error::Range`].
+    /// [`Error::Map`] with the kernel's errno; [`Error::Range`] if the end does not fit in 64 bits.
     pub fn map(&self, iova: Iova, memory: Arc<dyn HostMemory>) -> Result<Mapping, Error> {
         let range = range(iova, &*memory)?;
         self.state().map(range, memory)?;
-        Ok(Mapping { space: self.clone(), range, ended: false })
+        Ok(Mapping { space: self.clone(), range, unmapped: false })
     }
 
-    /// Maps all or nothing: after a failure, what was mapped before it is unmapped again. Pieces that are adjacent
-    /// here and there are one mapping, and one call: what is to be unmapped by itself is to be mapped by itself.
+    /// Maps all pieces or none. Pieces that are adjacent both in this process and in IOVA become
+    /// one mapping, with one ioctl. To unmap a piece alone, map it alone.
+    ///
+    /// It checks the ranges and the number of mappings before it maps the first piece.
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map); [`Error::OutOfReach`] and [`Error::Full`] before anything is mapped.
+    /// The errors of [`map`](Self::map): earlier pieces are unmapped. [`Error::OutOfReach`],
+    /// [`Error::Full`] and [`Error::Info`]: nothing was mapped.
     pub fn map_all(
         &self,
         memory: impl IntoIterator<Item = (Iova, Arc<dyn HostMemory>)>,
@@ -101,17 +107,17 @@ impl DmaSpace {
         if needed > available {
             return Err(Error::Full { needed, available });
         }
-        // Collecting stops at the first error, and drops, that is unmaps, what it had.
+        // `collect` stops at the first error, and drops the mappings made so far: this unmaps them.
         memory.into_iter().map(|(iova, memory)| self.map(iova, memory)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as it was between two calls of the kernel, all of which it knows.
+        // A poisoned lock is safe to use: the state records each call to the kernel that succeeded.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Joins what is adjacent both in this process and for the devices.
+/// Joins pieces that are adjacent both in this process and in IOVA.
 fn coalesce(mut memory: Vec<(Iova, Arc<dyn HostMemory>)>) -> Vec<(Iova, Arc<dyn HostMemory>)> {
     memory.sort_by_key(|(iova, _)| *iova);
     let mut joined: Vec<(Iova, AdjacentMemory)> = Vec::with_capacity(memory.len());
@@ -136,41 +142,43 @@ fn range(iova: Iova, memory: &dyn HostMemory) -> Result<ByteRange, Error> {
     ByteRange::new(iova.0, size).ok_or(Error::Range { iova, size })
 }
 
-/// Memory that devices reach. It holds the memory; dropping it ends the mapping.
-#[must_use = "dropping a mapping ends it"]
+/// Memory that is mapped for devices. It holds the memory. Dropping it unmaps: if the kernel
+/// refuses, the memory is leaked and an error is logged.
+#[must_use = "dropping a mapping unmaps it"]
 #[derive(Debug)]
 pub struct Mapping {
     space: DmaSpace,
     range: ByteRange,
-    ended: bool,
+    unmapped: bool,
 }
 
 impl Mapping {
-    /// Where the devices see it.
+    /// The I/O virtual addresses.
     pub fn range(&self) -> ByteRange {
         self.range
     }
 
-    /// Ends the mapping and gives the memory back.
+    /// Unmaps, and returns the memory.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmap`]: devices may still reach the memory, so it is leaked.
+    /// [`Error::Unmap`]: devices may still access the memory, so it is leaked.
     pub fn unmap(mut self) -> Result<Arc<dyn HostMemory>, Error> {
-        self.ended = true;
+        self.unmapped = true;
         let mut state = self.space.state();
-        state.end(self.range).inspect_err(|_| state.leak(self.range))
+        state.unmap(self.range).inspect_err(|_| state.leak(self.range))
     }
 
-    /// Ends the mapping. Once it has ended, this does nothing.
+    /// Unmaps. After a success, later calls do nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmap`]: devices may still reach the memory, which this keeps. It may be called again.
+    /// [`Error::Unmap`]: devices may still access the memory, so it is kept. The call can be
+    /// repeated.
     pub fn end(&mut self) -> Result<(), Error> {
-        if !self.ended {
-            self.space.state().end(self.range)?;
-            self.ended = true;
+        if !self.unmapped {
+            self.space.state().unmap(self.range)?;
+            self.unmapped = true;
         }
         Ok(())
     }
@@ -178,8 +186,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if !self.ended {
-            self.space.state().remove_mapping(self.range);
+        if !self.unmapped {
+            self.space.state().drop_mapping(self.range);
         }
     }
 }

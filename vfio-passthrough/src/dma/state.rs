@@ -1,4 +1,4 @@
-//! What is mapped, and in which address spaces of the kernel.
+//! The state of a DMA space: its mappings, and the kernel's address spaces that have them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,22 +9,22 @@ use crate::address::ByteRange;
 use crate::backend::{AddressSpace, KernelMapping};
 use crate::host::HostMemory;
 
-/// Address spaces that are kept in step.
+/// Address spaces that all have the same mappings.
 #[derive(Default)]
 pub(super) struct State {
     spaces: Vec<Arc<dyn AddressSpace>>,
-    /// By their start.
+    /// Keyed by the start of the range.
     mappings: BTreeMap<u64, MappedMemory>,
 }
 
-/// What all of the address spaces can map.
+/// The limits of all address spaces together.
 pub(super) struct Limits {
     pub iova_ranges: Vec<ByteRange>,
-    /// The number of further mappings.
+    /// The number of mappings that can be added.
     pub free_mappings: usize,
 }
 
-/// Memory at its place, with a guard for each address space.
+/// A mapping, with a guard for each address space.
 struct MappedMemory {
     range: ByteRange,
     memory: Arc<dyn HostMemory>,
@@ -39,7 +39,7 @@ impl State {
     pub fn add(&mut self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {
         let entries = self.mappings.values();
         let all = entries.map(|entry| map_in(&space, entry.range, &entry.memory));
-        // Collecting stops at the first error, and drops, that is unmaps, what it had.
+        // `collect` stops at the first error, and drops the guards made so far: this unmaps.
         let all = all.collect::<Result<Vec<_>, _>>()?;
         let entries = self.mappings.values_mut();
         entries.zip(all).for_each(|(entry, own)| entry.guards.push(own));
@@ -54,12 +54,12 @@ impl State {
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
-    /// What is mapped.
+    /// The ranges of all mappings.
     pub fn ranges(&self) -> Vec<ByteRange> {
         self.mappings.values().map(|entry| entry.range).collect()
     }
 
-    /// What all of the address spaces can map.
+    /// The limits of all address spaces together.
     pub fn limits(&self) -> Result<Limits, Error> {
         let all = ByteRange::between(0, u64::MAX);
         let mut limits = Limits { iova_ranges: vec![all], free_mappings: usize::MAX };
@@ -77,7 +77,7 @@ impl State {
     }
 
     pub fn map(&mut self, range: ByteRange, memory: Arc<dyn HostMemory>) -> Result<(), Error> {
-        // The kernel's rule, which must hold without it too: there may be no address space now.
+        // The kernel has this rule too, but there may be no address space now.
         if self.mappings.values().any(|entry| entry.range.overlaps(range)) {
             let source = io::Error::from_raw_os_error(libc::EEXIST);
             return Err(Error::Map { range, source });
@@ -89,29 +89,30 @@ impl State {
         Ok(())
     }
 
-    /// Ends a mapping everywhere, whatever fails, and gives its memory back where nothing did. Else it is still
-    /// there.
-    pub fn end(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
+    /// Unmaps in each address space, and returns the memory if all of them succeeded. Otherwise the
+    /// mapping stays, and a later call retries the address spaces that failed.
+    pub fn unmap(&mut self, range: ByteRange) -> Result<Arc<dyn HostMemory>, Error> {
         let failed = |source| Error::Unmap { range, source };
         let entry = self.mappings.get_mut(&range.start());
-        // A mapping ends once, so it is there.
+        // A `Mapping` calls this only while the state has its entry.
         let entry = entry.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let ended: Vec<io::Result<()>> = entry.guards.iter_mut().map(KernelMapping::end).collect();
-        ended.into_iter().collect::<io::Result<()>>().map_err(failed)?;
+        let results: Vec<io::Result<()>> =
+            entry.guards.iter_mut().map(KernelMapping::unmap).collect();
+        results.into_iter().collect::<io::Result<()>>().map_err(failed)?;
         let memory = entry.memory.clone();
         self.mappings.remove(&range.start());
         Ok(memory)
     }
 
-    /// Leaks the memory of a mapping, wherever it has not ended.
+    /// Removes a mapping, and leaks its memory if an address space still maps it.
     pub fn leak(&mut self, range: ByteRange) {
         let entry = self.mappings.remove(&range.start());
         let guards = entry.map(|entry| entry.guards).unwrap_or_default();
         guards.into_iter().for_each(KernelMapping::leak);
     }
 
-    /// Ends a mapping everywhere; what fails is logged, and leaked.
-    pub fn remove_mapping(&mut self, range: ByteRange) {
+    /// Removes a mapping by dropping its guards. A failure is logged, and the memory is leaked.
+    pub fn drop_mapping(&mut self, range: ByteRange) {
         self.mappings.remove(&range.start());
     }
 }
@@ -125,7 +126,7 @@ fn map_in(
         .map_err(|source| Error::Map { range, source })
 }
 
-/// What is in ranges of both.
+/// The ranges that are in both lists.
 fn intersection(one: &[ByteRange], other: &[ByteRange]) -> Vec<ByteRange> {
     let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
     let both = pairs.map(|(one, other)| {
@@ -146,10 +147,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_common_is_in_a_range_of_each(one in ranges(), other in ranges()) {
+        fn a_byte_is_in_the_intersection_if_it_is_in_both(one in ranges(), other in ranges()) {
             let both = intersection(&one, &other);
             for byte in 0..64 {
-                let is_in = |ranges: &[ByteRange]| ranges.iter().any(|range| range.offset_of(byte).is_some());
+                let has_byte = |range: &ByteRange| range.offset_of(byte).is_some();
+                let is_in = |ranges: &[ByteRange]| ranges.iter().any(has_byte);
                 prop_assert_eq!(is_in(&both), is_in(&one) && is_in(&other), "byte {}", byte);
             }
         }

@@ -1,4 +1,5 @@
-//! Builds a function from what VFIO says of a device. Every step is a value that undoes itself if a later one fails.
+//! Builds a function from VFIO's description of a device. Each step makes a value, whose drop
+//! undoes the step if a later one fails.
 
 use std::io;
 use std::sync::Arc;
@@ -23,16 +24,19 @@ use crate::pci::view::RegionSizes;
 use crate::sync::Mutex;
 
 impl PassthroughFunction {
-    /// Makes a function of an opened device, as it is after power-on: no BAR is placed, nothing is decoded, interrupts
-    /// are disabled.
+    /// Makes a function of an open device, in the state after power-on: no BAR is placed, nothing
+    /// is decoded, interrupts are disabled.
     ///
-    /// The kernel has reset the device when it was opened, so it is not reset here again, unless it can only be reset
-    /// with its whole bus: the kernel leaves that to its user.
+    /// The kernel reset the device when it was opened (vfio_pci_core_enable), so it is not reset
+    /// here again. A device that can only be reset with its whole bus is reset here: the kernel
+    /// leaves this to its user.
     ///
     /// # Errors
     ///
-    /// [`Error::Region`], [`Error::NotUsable`] for what is not a PCI function, [`Error::Vectors`],
-    /// [`Error::NoReset`] where `policy` asks for a reset and there is none, [`Error::Reset`].
+    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::NoReset`] if `policy`
+    /// requires a reset and there is none; [`Error::Vectors`] if the VMM refuses the vectors;
+    /// [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]
+    /// with the errno of the kernel. Nothing stays bound.
     pub fn new(
         address: PciAddress,
         device: Arc<dyn Device>,
@@ -44,7 +48,8 @@ impl PassthroughFunction {
         let regions = regions(&device)?;
         let conventional = device.conventional_config()?;
         let config = config(&device, &regions, &conventional)?;
-        // A guest that resets a function means no other: a reset of the bus is for the ends of a guest's life.
+        // A guest that starts an FLR resets one function. A reset of the bus would reset others
+        // too, so the guest sees no FLR capability.
         let config = if reset == Reset::Function { config } else { config.without_flr() };
         let (config, interrupts) = interrupts(&device, config, services)?;
         let events = HostEvents::new(&device)?;
@@ -71,15 +76,15 @@ impl PassthroughFunction {
     }
 }
 
-/// The bits of the command register that the host has set and the guest does not change. Without SERR#, a device of
-/// conventional PCI reports no error to the host (PCIe 6.2.6).
+/// The bits of the command register that the host has set and the guest cannot change. Without
+/// SERR# enable, a device may not report errors to the host (PCIe 6.2.6).
 fn host_command(conventional: &ConventionalConfig) -> Command {
     let bytes = conventional.get(usize::from(COMMAND)..).and_then(<[u8]>::first_chunk);
     let found = Command::from_bits_retain(bytes.copied().map_or(0, u16::from_le_bytes));
     found & Command::SERR
 }
 
-/// How the function is reset. A reset of its bus is done at once.
+/// Chooses the reset of the function. If it is the reset of its bus, this resets the bus.
 fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
     let address = device.address;
     let found = choose(address, device.device.flags(), || device.device.bus_members());
@@ -97,7 +102,8 @@ fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
 }
 
 fn reset_bus(device: &FunctionDevice) -> Result<(), Error> {
-    // No DMA while the reset is under way; the kernel restores what it finds now.
+    // There must be no DMA during the reset. The kernel restores the command register written here
+    // (pci_restore_state).
     device.write_command(host_command(&device.conventional_config()?))?;
     let (address, call) = (device.address, BUS_RESET);
     device.device.reset_bus().map_err(|source| Error::Reset { address, call, source })
@@ -112,8 +118,8 @@ fn config(
     sizes.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
     let size = u16::try_from(device.config_size()).unwrap_or(u16::MAX);
     device.walk_config(|read| {
-        // The headers of extended capabilities are a few reads; all of their space would be a thousand for the kernel,
-        // which reads a dword at a time.
+        // The headers of extended capabilities take a few reads. Reading the whole extended space
+        // would take about 1000: vfio-pci splits a read into dwords.
         let read = |offset: u16, data: &mut [u8]| {
             let range = usize::from(offset)..usize::from(offset).saturating_add(data.len());
             match conventional.get(range) {
@@ -128,7 +134,7 @@ fn config(
     })
 }
 
-/// The kinds of interrupts that the function, VFIO and the host VMM all have.
+/// The interrupts that the function, VFIO and the VMM all support.
 fn interrupts(
     device: &FunctionDevice,
     config: ConfigSpace,

@@ -1,4 +1,4 @@
-//! Carries out what a write of the guest asks for.
+//! Carries out the guest's writes.
 
 use super::{ConfigEffects, PassthroughFunction, State};
 use crate::device::FirstError;
@@ -22,8 +22,8 @@ impl PassthroughFunction {
         resyncs.then(|| self.effects(&mut state))
     }
 
-    /// Carries a write out, with what is left over of those that failed: a guest that writes the same value again
-    /// touches nothing new, and a device that did not take the last value must get it.
+    /// Carries out a write. After a failure all steps are repeated: a guest that writes the same
+    /// value again touches nothing, but a device that missed the last value must still get it.
     fn apply(&self, state: &mut State, mut written: Written) {
         if state.needs_resync {
             written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
@@ -33,8 +33,9 @@ impl PassthroughFunction {
         self.device.warn_of(result);
     }
 
-    /// Windows that move or close are removed before the device hears of the write: the kernel takes the mappings of a
-    /// BAR away when decoding ends. They are placed again after it.
+    /// Windows that move are removed before the write is forwarded: when decoding ends, the kernel
+    /// removes the pages of the BAR mappings (vfio_pci_zap_bars). Windows are placed after the
+    /// write.
     fn carry_out(&self, state: &mut State, written: &Written) -> Result<(), Error> {
         let touched = written.touched;
         if touched.contains(Touched::RESET) {
@@ -42,17 +43,18 @@ impl PassthroughFunction {
         }
         let moves = touched.intersects(Touched::COMMAND | Touched::BARS | Touched::POWER);
         if touched.contains(Touched::POWER) {
-            // Whatever state is asked for: the mappings fault from D3hot on, and D0 places them anew.
+            // The mappings fault in D3hot. They are removed in each case; if the new state is D0,
+            // `forward` reads it and they are placed again.
             state.config.set_in_low_power(true);
         }
         let mut errors = FirstError::new(&self.device);
-        let retired = if moves { state.placement.retire(&state.config) } else { Ok(()) };
+        let removed = if moves { state.placement.remove_moved(&state.config) } else { Ok(()) };
         let forwarded = self.forward(state, written);
-        // A device that did not take the write may not decode what it should: its mappings would fault.
+        // If the device missed the write it may not decode the BAR, and its mappings would fault.
         if moves && forwarded.is_ok() {
             state.placement.place(&state.config);
         }
-        errors.add(retired);
+        errors.add(removed);
         errors.add(forwarded);
         if touched.intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND) {
             errors.add(self.reconcile_interrupts(state));
@@ -60,7 +62,7 @@ impl PassthroughFunction {
         errors.into_result()
     }
 
-    /// Writes to the device what is the device's.
+    /// Forwards the bits that are not emulated to the device.
     fn forward(&self, state: &mut State, written: &Written) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
         for (offset, data) in &written.forward {
@@ -89,7 +91,7 @@ impl PassthroughFunction {
         Ok(())
     }
 
-    /// Makes the host agree with what the guest programmed.
+    /// Binds and routes the interrupts that the guest programmed.
     pub(super) fn reconcile_interrupts(&self, state: &mut State) -> Result<(), Error> {
         let State { interrupts, config, .. } = state;
         interrupts.reconcile(config).map_err(|source| self.interrupt_error(source))

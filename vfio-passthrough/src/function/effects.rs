@@ -1,14 +1,15 @@
-//! What an access of the guest leaves for the VMM to do.
+//! The effects of a call: all that the VMM has to do because of it.
 
 use super::{PassthroughFunction, State};
 use crate::address::ByteRange;
 
-/// What a change of a function leaves for the VMM to do, made under the function's lock.
+/// All that a VMM has to do because of a call. The value is made under the function's lock.
 ///
-/// Two vCPUs can change one function at once, and then carry their effects out in either order. `sequence` says which of
-/// the two is newer: [`coalesced_writes`](Self::coalesced_writes) and [`bars`](Self::bars) are the whole state and not a
-/// difference, so a VMM keeps the largest `sequence` that it has applied, and skips a value that is older. `slots_freed` is an event: the
-/// VMM acts on it whatever its order.
+/// Two vCPUs can change one function at once, and carry out their effects in either order. The
+/// larger [`sequence`](Self::sequence) is newer. [`coalesced_writes`](Self::coalesced_writes) and
+/// [`bars`](Self::bars) are the whole state, not a difference: a VMM keeps the largest `sequence`
+/// that it applied, and ignores older values. [`slots_freed`](Self::slots_freed) is an event: a VMM
+/// handles it in any order.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -23,39 +24,44 @@ use crate::address::ByteRange;
 /// fn apply(now: &Mutex<Coalesced>, effects: &ConfigEffects) {
 ///     let mut now = now.lock().unwrap();
 ///     if effects.sequence > now.sequence {
-///         // Here the hypervisor stops to coalesce at the former range, and starts at the new one.
+///         // Here the hypervisor stops coalescing in the old range, and starts in the new one.
 ///         *now = Coalesced { sequence: effects.sequence, range: effects.coalesced_writes };
 ///     }
 /// }
 /// # let now = Mutex::default();
-/// # let effects = |sequence, coalesced_writes| ConfigEffects { sequence, coalesced_writes, slots_freed: false, bars: [None; 7] };
+/// # let effects = |sequence, coalesced_writes| {
+/// #     let (slots_freed, bars) = (false, [None; 7]);
+/// #     ConfigEffects { sequence, coalesced_writes, slots_freed, bars }
+/// # };
 /// # apply(&now, &effects(2, None));
 /// # apply(&now, &effects(1, ByteRange::new(0xe000_2000, 0x410)));
 /// # assert_eq!(now.into_inner()?.range, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "the VMM has to carry the effects out"]
+#[must_use = "the VMM has to carry out the effects"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigEffects {
-    /// The number of this value: later changes of the same function have larger numbers. The first is 1.
+    /// The number of this value. It starts at 1, and grows with each call on the same function.
     pub sequence: u64,
-    /// Memory slots were removed. The VMM calls [`PassthroughFunction::retry_placement`] on its other functions: a BAR
-    /// of theirs whose memory slot was refused may have room now.
+    /// Memory slots were removed. The VMM calls [`PassthroughFunction::retry_placement`] on its
+    /// other functions: a BAR whose memory slot was refused because of an overlap may fit now.
     pub slots_freed: bool,
-    /// The guest physical addresses where the hypervisor may coalesce writes from now on, as long as it delivers them in
-    /// order, and before any other access to the function; `None`: nowhere.
+    /// The guest physical addresses where the hypervisor may coalesce writes
+    /// (`KVM_REGISTER_COALESCED_MMIO`), or `None`. The VMM must forward the coalesced writes in
+    /// order, and before any other access to the function.
     ///
-    /// It is the MSI-X table while MSI-X is disabled or the function is masked, so that no entry of it has an effect.
-    /// Linux masks the function and then writes each of up to 2048 entries when a driver enables MSI-X: KVM's coalesced
-    /// MMIO spares an exit for each (`KVM_REGISTER_COALESCED_MMIO`).
+    /// It is the MSI-X table while MSI-X is disabled or the function is masked: no entry has an
+    /// effect then. When a driver enables MSI-X, Linux masks the function and writes each entry, of
+    /// up to 2048. Coalescing saves an exit for each of these writes.
     pub coalesced_writes: Option<ByteRange>,
-    /// Where the guest has each BAR now, by its number (6 is the ROM), or `None` where it decodes nothing. For a bus that
-    /// dispatches by ranges; one that asks [`PassthroughFunction::decode`] at each access has nothing to do.
+    /// The address of each BAR, by its number (6 is the ROM); `None` if the BAR decodes nothing. A
+    /// bus that dispatches by range needs it. A bus that calls [`PassthroughFunction::decode`] for
+    /// each access can ignore it.
     pub bars: [Option<u64>; 7],
 }
 
 impl PassthroughFunction {
-    /// The effects of what was just done; the lock is held since then.
+    /// The effects of the changes just made. The lock has been held since the first of them.
     pub(super) fn effects(&self, state: &mut State) -> ConfigEffects {
         state.sequence = state.sequence.saturating_add(1);
         ConfigEffects {

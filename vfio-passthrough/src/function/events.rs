@@ -1,5 +1,6 @@
-//! What VFIO reports to the host VMM of a device: the host asks for it (`VFIO_PCI_REQ_IRQ_INDEX`), or the device reported an
-//! uncorrectable error (`VFIO_PCI_ERR_IRQ_INDEX`). Neither is an interrupt of the guest.
+//! Events that VFIO reports to the VMM: the host asks for the device (`VFIO_PCI_REQ_IRQ_INDEX`), or
+//! the device reported an uncorrectable error (`VFIO_PCI_ERR_IRQ_INDEX`). The guest does not see
+//! them.
 
 use std::sync::{Arc, PoisonError};
 
@@ -13,17 +14,17 @@ use crate::irq::binding::disable;
 use crate::irq::{Error, IrqIndex};
 use crate::sync::Mutex;
 
-/// The events of one device, with those eventfds that VFIO has.
+/// The events of one device.
 pub(super) struct HostEvents {
-    /// VFIO signals it when the host asks for the device.
+    /// Signalled when the host asks for the device.
     pub request: Option<Arc<EventFd>>,
-    /// VFIO signals it when the device reported an error.
+    /// Signalled when the device reported an uncorrectable error.
     pub error: Option<Arc<EventFd>>,
     bound: Mutex<Vec<Event>>,
 }
 
 impl HostEvents {
-    /// Gives VFIO an eventfd for each event that it has of the device.
+    /// Binds an eventfd to each event that VFIO has for the device.
     pub fn new(device: &FunctionDevice) -> Result<Self, FunctionError> {
         let [request, error] = [event(device, IrqIndex::Request)?, event(device, IrqIndex::Error)?];
         let eventfd = |event: &Option<Event>| event.as_ref().map(|event| event.eventfd.clone());
@@ -34,7 +35,7 @@ impl HostEvents {
         })
     }
 
-    /// Takes the eventfds from VFIO. They stay open for the VMM.
+    /// Unbinds the eventfds. They stay open for the VMM.
     pub fn unbind(&self, device: &FunctionDevice) -> Result<(), FunctionError> {
         let mut errors = FirstError::new(device);
         let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,11 +48,11 @@ impl HostEvents {
     }
 }
 
-/// `None` where VFIO has no such event of the device.
+/// Binds an event, or returns `None` if VFIO has no such event for the device.
 fn event(device: &FunctionDevice, index: IrqIndex) -> Result<Option<Event>, FunctionError> {
     let address = device.address;
     let exists = match device.irq(index) {
-        // VFIO does not know the index for this device.
+        // VFIO has no such index for this device (vfio_pci_ioctl_get_irq_info).
         Err(FunctionError::DescribeInterrupts { source, .. })
             if source.raw_os_error() == Some(libc::EINVAL) =>
         {
@@ -63,7 +64,7 @@ fn event(device: &FunctionDevice, index: IrqIndex) -> Result<Option<Event>, Func
     event.transpose().map_err(|source| FunctionError::Interrupts { address, source })
 }
 
-/// An eventfd that VFIO signals. Dropping it takes the eventfd from VFIO.
+/// An eventfd that is bound to an interrupt index. Dropping it unbinds the eventfd.
 struct Event {
     address: PciAddress,
     index: IrqIndex,
@@ -73,11 +74,11 @@ struct Event {
 }
 
 impl Event {
-    /// Makes an eventfd and gives it to VFIO.
+    /// Makes an eventfd and binds it.
     ///
     /// # Errors
     ///
-    /// [`Error::Eventfd`], [`Error::SetIrqs`].
+    /// [`Error::Eventfd`] if no eventfd could be made, [`Error::SetIrqs`] if VFIO refused it.
     fn new(address: PciAddress, index: IrqIndex, device: Arc<dyn Device>) -> Result<Self, Error> {
         let vector = 0;
         let eventfd = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -90,11 +91,11 @@ impl Event {
         Ok(Self { address, index, device, eventfd, bound: true })
     }
 
-    /// Takes the eventfd from VFIO. Once it is taken, this does nothing.
+    /// Unbinds the eventfd. After a success, later calls do nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::SetIrqs`]: it stays, and this may be called again.
+    /// [`Error::SetIrqs`]: the eventfd stays bound. The call can be repeated.
     fn unbind(&mut self) -> Result<(), Error> {
         if self.bound {
             disable(&*self.device, self.index)?;
@@ -122,7 +123,7 @@ mod tests {
     use crate::model::{Faults, PciDevice};
 
     #[test]
-    fn what_is_dropped_is_not_heard_any_more() -> std::io::Result<()> {
+    fn an_event_that_is_dropped_is_unbound() -> std::io::Result<()> {
         let device = Arc::new(PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD)?);
         let address = "01:00.0".parse().map_err(std::io::Error::other)?;
         let event = Event::new(address, IrqIndex::Request, device.clone())

@@ -1,4 +1,5 @@
-//! Reset, recovery, and the two ends of a function: shutdown with its guest, and detach while the guest runs on.
+//! Reset and recovery of a function, and its two ends: shutdown at the guest's end, and detach
+//! while the guest runs.
 
 use std::io;
 use std::time::Duration;
@@ -15,57 +16,62 @@ const RESET_RETRIES: u32 = 100;
 const RESET_PAUSE: Duration = Duration::from_millis(10);
 
 impl PassthroughFunction {
-    /// Brings the function back to how it is after power-on, for a reset of the guest. The guest's CPUs must not run
-    /// meanwhile where the reset is that of a whole bus ([`Reset::Bus`]): it reaches the other functions on the bus too.
+    /// Resets the function, and brings the guest's view back to the state after power-on. Call it
+    /// when the guest resets. If the reset is that of a bus ([`Reset::Bus`]), it also resets the
+    /// other functions on the bus, so the guest's CPUs must be stopped.
     ///
     /// # Errors
     ///
-    /// The first failure. The steps after it are done all the same, and the effects are to be carried out.
+    /// The first failure. Later steps are carried out too. The VMM carries out the effects in
+    /// either case.
     pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.reset_locked(&mut state) };
         (self.effects(&mut state), result)
     }
 
-    /// Resets the function while the guest runs: the guest finds the registers of config space as it left them, and a
-    /// device that has forgotten all else. Drivers that handle dead hardware begin anew. It is an answer to a reported
-    /// error, for guests that should survive it.
+    /// Resets the function while the guest runs, and restores the config space that the guest
+    /// programmed. The rest of the device's state is lost. Call it after
+    /// [`error_event`](Self::error_event) fired, for a guest whose driver can handle a device that
+    /// lost its state.
     ///
     /// # Errors
     ///
-    /// [`Error::NotUsable`] where it cannot be reset alone ([`reset_kind`](Self::reset_kind)), else the first failure. The
-    /// steps after it are done all the same, and the effects are to be carried out.
+    /// [`Error::NotUsable`] if the function cannot be reset alone
+    /// ([`reset_kind`](Self::reset_kind)): nothing was done. Otherwise the first failure; later
+    /// steps are carried out too. The VMM carries out the effects in each case.
     pub fn recover(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = self.recover_locked(&mut state);
         (self.effects(&mut state), result)
     }
 
-    /// Takes the device from the guest while it runs: interrupts, memory slots and bus mastering end, the device is reset
-    /// where that reaches no other, and all that this process has of it is closed, so that the host can have it. The
-    /// guest then reads all-ones. Other devices of the container keep their mappings. It cannot be undone: a new function
-    /// is made of the device when it is opened again.
+    /// Detaches the device while the guest runs, so that the host can have it: it disables
+    /// interrupts and bus mastering, removes the memory slots, resets the device if that resets no
+    /// other function, and closes it. The guest then reads all-ones. Other devices of the container
+    /// keep their mappings. To use the device again, open it and make a new function.
     ///
-    /// It does not wait for a vCPU's access to the device's BARs: one that is under way keeps the device's file open
-    /// until it ends.
+    /// It does not wait for accesses of vCPUs to the device's BARs. An access that is under way
+    /// keeps the device's file open until it ends.
     ///
     /// # Errors
     ///
-    /// The first failure. The steps after it are done all the same, the effects are to be carried out, and the device is
-    /// closed. A reset that the kernel refuses because it is about to take the device (`EAGAIN`) is no failure. A second
-    /// call does nothing.
+    /// The first failure. Later steps are carried out too, and the device is closed. The VMM
+    /// carries out the effects in either case. `EAGAIN` of the reset is not a failure: the kernel
+    /// holds the device's lock and resets the device itself. A second call does nothing.
     pub fn detach(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.detach_locked(&mut state) };
         (self.effects(&mut state), result)
     }
 
-    /// Takes the function from the guest at its end: interrupts, memory slots and bus mastering end, and it is reset.
-    /// After this it reads as all-ones and does no DMA, so that the memory that it could reach may be unmapped.
+    /// Ends the function with its guest: it disables interrupts and bus mastering, removes the
+    /// memory slots, and resets the function. Afterwards reads give all-ones and the device does no
+    /// DMA, so that guest memory may be unmapped.
     ///
     /// # Errors
     ///
-    /// The first failure. The steps after it are done all the same. A second call does nothing.
+    /// The first failure. Later steps are carried out too. A second call does nothing.
     pub fn shutdown(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if !std::mem::replace(&mut state.running, false) {
@@ -82,15 +88,15 @@ impl PassthroughFunction {
         if std::mem::replace(&mut state.running, false) {
             errors.add(self.stop(state));
         }
-        errors.add(state.placement.retire_all());
-        errors.add(state.placement.release());
+        errors.add(state.placement.remove_all());
+        errors.add(state.placement.replace_by_zeros());
         errors.add(self.teardown(state));
         let result = errors.into_result();
         self.device.detach();
         result
     }
 
-    /// Ends what the function holds of the host.
+    /// Unbinds the events, and drops interrupts and windows.
     fn teardown(&self, state: &mut State) -> Result<(), Error> {
         let result = self.events.unbind(&self.device);
         state.interrupts = Interrupts::default();
@@ -101,9 +107,10 @@ impl PassthroughFunction {
     fn stop(&self, state: &mut State) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
         errors.add(self.quiesce(state));
-        // The other functions on its bus are in use.
+        // A reset of the bus would reset functions that are in use.
         if self.reset == Reset::Function {
-            // The kernel holds the lock of a device whose driver is being unbound, and resets it then.
+            // EAGAIN: the kernel holds the lock while it unbinds the driver, and resets the device
+            // when it is closed (vfio_pci_core_disable).
             let reset = self.reset_device();
             errors.add(reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) }));
         }
@@ -114,26 +121,28 @@ impl PassthroughFunction {
         let mut errors = FirstError::new(&self.device);
         errors.add(self.quiesce(state));
         errors.add(self.reset_device());
-        // Nothing is decoded any more: this retries the removals that failed.
+        // The function decodes nothing now, so this places no window. It retries removals that
+        // failed.
         state.placement.place(&state.config);
         let result = errors.into_result();
         state.needs_resync = result.is_err();
         result
     }
 
-    /// Interrupts, memory slots and DMA end, and the guest's view is as after power-on.
+    /// Brings the guest's view back to the state after power-on, disables interrupts and DMA, and
+    /// removes the memory slots.
     fn quiesce(&self, state: &mut State) -> Result<(), Error> {
         let in_low_power = state.config.is_in_low_power();
         state.config.reset();
         state.interrupts.table().reset();
         let mut errors = FirstError::new(&self.device);
         errors.add(self.reconcile_interrupts(state));
-        errors.add(state.placement.retire(&state.config));
+        errors.add(state.placement.remove_moved(&state.config));
         if let Some(offset) = state.config.power_control().filter(|_| in_low_power) {
             // A function without a reset would otherwise stay in D3.
             errors.add(self.device.write_config(offset, &[0]));
         }
-        // No DMA while a reset is under way, nor after it where the device has none.
+        // There must be no DMA during a reset, nor afterwards if the device has no reset.
         errors.add(self.write_command(Command::empty()));
         errors.into_result()
     }
@@ -150,9 +159,10 @@ impl PassthroughFunction {
         let mut errors = FirstError::new(&self.device);
         let disabled = state.interrupts.disable();
         errors.add(disabled.map_err(|source| self.interrupt_error(source)));
-        errors.add(state.placement.retire_all());
-        // Decoding stays on for VFIO: if the host's kernel has reset the link, or does so meanwhile, the BARs are lost,
-        // and VFIO writes them again when it finds decoding off that it takes to be on (vfio_need_bar_restore).
+        errors.add(state.placement.remove_all());
+        // Decoding stays on in VFIO's view. A link reset by the host's kernel clears the device's
+        // BARs. VFIO restores them if decoding is on in its view and off in the device
+        // (vfio_need_bar_restore).
         errors.add(self.write_command(command.difference(Command::BUS_MASTER)));
         errors.add(self.reset_when_free());
         errors.add(self.write_command(command));
@@ -166,7 +176,8 @@ impl PassthroughFunction {
         result
     }
 
-    /// Resets it once the kernel does not hold its lock any more, as it does while it handles the error itself.
+    /// Resets the function. While the kernel handles the error it holds the device's lock, so the
+    /// reset is retried.
     fn reset_when_free(&self) -> Result<(), Error> {
         let mut retries = RESET_RETRIES;
         loop {
@@ -189,7 +200,7 @@ impl PassthroughFunction {
     }
 }
 
-/// The kernel holds the device's lock (pci_try_reset_function).
+/// Whether the reset failed because the kernel holds the device's lock (pci_try_reset_function).
 fn is_locked(error: &Error) -> bool {
     matches!(error, Error::Reset { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
 }

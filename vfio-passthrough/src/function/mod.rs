@@ -1,4 +1,4 @@
-//! A PCI function of the host, assigned to a guest: what the VMM's PCI bus calls.
+//! A PCI function of the host that is assigned to a guest. The VMM's PCI bus calls it.
 
 mod build;
 mod change;
@@ -30,11 +30,12 @@ use events::HostEvents;
 
 /// A PCI function that is assigned to a guest.
 ///
-/// A VMM's PCI bus hands it the guest's config accesses, and the accesses to its BARs that no memory slot takes. All
-/// methods may be called from any thread. Dropping it does what [`shutdown`](Self::shutdown) does, with failures logged.
+/// A VMM's PCI bus forwards the guest's config accesses to it, and BAR accesses that no memory slot
+/// covers. All methods may be called from any thread. Dropping it does the same as
+/// [`shutdown`](Self::shutdown), and logs failures.
 pub struct PassthroughFunction {
     device: Arc<FunctionDevice>,
-    /// Bits of the command register that the guest does not change.
+    /// The bits of the command register that the host has set and the guest cannot change.
     host_command: Command,
     bars: Bars,
     msix: Option<MsixLayout>,
@@ -44,16 +45,17 @@ pub struct PassthroughFunction {
     state: Mutex<State>,
 }
 
-/// What changes while the guest runs.
+/// The state that changes while the guest runs.
 struct State {
     config: ConfigSpace,
-    // Interrupts end before the memory slots, and both before the device is closed.
+    // Drop order: interrupts, then memory slots.
     interrupts: Interrupts,
     placement: Placement,
-    /// The number of the last effects.
+    /// The sequence number of the last effects.
     sequence: u64,
-    /// Something that the guest asked for failed: the next write does all of it again.
+    /// A step of an earlier write failed. The next write repeats all steps.
     needs_resync: bool,
+    /// Neither shut down nor detached.
     running: bool,
 }
 
@@ -69,35 +71,37 @@ impl std::fmt::Debug for PassthroughFunction {
 }
 
 impl PassthroughFunction {
-    /// The address on the host.
+    /// The function's address on the host.
     pub fn address(&self) -> PciAddress {
         self.device.address
     }
 
-    /// The BARs that the guest sees, and the ROM. A VMM places BARs as firmware does
-    /// ([`place_bar`](Self::place_bar)). The ROM may be left to the guest.
+    /// The BARs in ascending order, then the ROM. The VMM places the BARs as firmware does
+    /// ([`place_bar`](Self::place_bar)). The guest can place the ROM.
     pub fn bars(&self) -> &[Bar] {
         self.bars.all()
     }
 
-    /// The number of times that the guest trapped into this function.
+    /// Counters of the guest accesses that trapped into this function.
     pub fn traps(&self) -> &FunctionTraps {
         &self.traps
     }
 
-    /// How the function is reset.
+    /// How [`reset`](Self::reset) resets the function.
     pub fn reset_kind(&self) -> Reset {
         self.reset
     }
 
-    /// The BAR that decodes an address now, and the offset of the address in it.
+    /// The BAR that decodes `address` now, and the offset of the address in the BAR. `None` if no
+    /// BAR of this function decodes it.
     pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
         self.bars.decode(&self.lock().config, space, address)
     }
 
-    /// The guest reads config space, 1 to 4 bytes (PCIe 2.2.7.1: an access does not cross a dword). At most one read of
-    /// the device, and none where all bits are emulated. What cannot be read is all-ones, as on a bus where nothing
-    /// answers.
+    /// Handles a guest's read of config space, of 1 to 4 bytes (PCIe 2.2.7.1: an access does not
+    /// cross a dword). It reads the device at most once, and not if all bits are emulated. A failed
+    /// read gives all-ones, as on a bus where no device answers; so does a function that is shut
+    /// down or detached.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         let mut state = self.lock();
@@ -120,7 +124,8 @@ impl PassthroughFunction {
         }
     }
 
-    /// The guest writes config space, 1 to 4 bytes. The VMM carries the effects out.
+    /// Handles a guest's write of config space, of 1 to 4 bytes. The VMM carries out the effects. A
+    /// failed step is logged, and the next write repeats it.
     pub fn config_write(&self, offset: u16, data: &[u8]) -> ConfigEffects {
         self.traps.config_writes.increment();
         let mut state = self.lock();
@@ -130,12 +135,14 @@ impl PassthroughFunction {
         self.effects(&mut state)
     }
 
-    /// Places a BAR, as firmware does before an operating system runs: writes its register, and nothing is decoded yet.
+    /// Writes the register of a BAR, as firmware does before an operating system runs. The BAR
+    /// decodes its address once the guest enables decoding in the command register.
     ///
     /// # Errors
     ///
-    /// [`Error::Place`] where there is no such BAR, or it cannot be at that address: it must be a multiple of the BAR's
-    /// size, and fit into 32 bits for a BAR of 32 bits, and into 16 bits for I/O ports. Nothing was written.
+    /// [`Error::Place`] if the function has no such BAR, or the BAR does not fit at the address.
+    /// The address must be a multiple of the BAR's size. The BAR must fit below 2^16 for I/O ports,
+    /// 2^32 for a 32-bit BAR, and 2^52 for a 64-bit BAR. Nothing was written.
     pub fn place_bar(&self, index: BarIndex, address: u64) -> Result<ConfigEffects, Error> {
         let bar = self.bars().iter().find(|bar| bar.index == index);
         let bar = bar.filter(|bar| bar.fits(address)).ok_or(Error::Place {
@@ -152,8 +159,8 @@ impl PassthroughFunction {
         Ok(self.effects(&mut state))
     }
 
-    /// The guest reads from a BAR, 1 to 8 bytes, at a place that no memory slot covers. All-ones where the device does
-    /// not answer.
+    /// Handles a guest's read of a BAR, of 1 to 8 bytes, at an offset that no memory slot covers. A
+    /// failed read gives all-ones.
     pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.traps.bar_reads.increment();
         if self.is_detached() {
@@ -170,8 +177,9 @@ impl PassthroughFunction {
         }
     }
 
-    /// The guest writes to a BAR at a place that no memory slot covers. `None`: the VMM has nothing to do because of it.
-    /// A write of the MSI-X table tries again what failed before, which may free memory slots.
+    /// Handles a guest's write to a BAR, of 1 to 8 bytes, at an offset that no memory slot covers.
+    /// It returns effects only if the VMM has something to do: a write of the MSI-X table retries
+    /// steps that failed before, and this may free memory slots.
     pub fn bar_write(&self, bar: BarIndex, offset: u64, data: &[u8]) -> Option<ConfigEffects> {
         self.traps.bar_writes.increment();
         if self.is_detached() {
@@ -179,15 +187,17 @@ impl PassthroughFunction {
         }
         match self.msix.and_then(|layout| layout.part_at(bar, offset)) {
             Some(MsixPart::Table(at)) => return self.write_table(at, data),
-            // Read-only (PCI 6.8.2.10).
+            // The PBA is read-only (PCI 3.0, 6.8.2.10).
             Some(MsixPart::Pba(_)) => {}
             None => self.bars.write(bar, offset, data),
         }
         None
     }
 
-    /// Retries the BARs whose memory slot was refused, since another function freed slots. Costs nothing where nothing
-    /// was refused. A write of a BAR or of the command register of the function itself retries them too.
+    /// Retries BARs whose memory slot was refused because of an overlap. Call it after another
+    /// function freed memory slots ([`ConfigEffects::slots_freed`]). It makes no call to the kernel
+    /// if no slot was refused. A guest's write of this function's BARs or command register retries
+    /// them too.
     pub fn retry_placement(&self) -> ConfigEffects {
         let mut state = self.lock();
         let State { placement, config, .. } = &mut *state;
@@ -195,29 +205,32 @@ impl PassthroughFunction {
         self.effects(&mut state)
     }
 
-    /// VFIO signals it when the host asks for the device, because its driver is unbound or it is unplugged, and again
-    /// every 10 s while the host waits (`vfio_unregister_group_dev`). The answer is [`detach`](Self::detach): until
-    /// then, whoever asked for it hangs. `None` where VFIO has no such event. The VMM polls it; it stays open as long as
-    /// the function.
+    /// The eventfd that VFIO signals when the host asks for the device: its driver is being
+    /// unbound, or it is being unplugged. VFIO repeats it every 10 s (vfio_unregister_group_dev).
+    /// The VMM polls it, and calls [`detach`](Self::detach); until then the unbind or unplug
+    /// blocks. It is `None` if VFIO has no such event for the device (`VFIO_PCI_REQ_IRQ_INDEX`). It
+    /// stays open as long as this value lives.
     pub fn request_event(&self) -> Option<&EventFd> {
         self.events.request.as_deref()
     }
 
-    /// VFIO signals it when the device reported an uncorrectable error (PCIe AER); the host's kernel log has the details.
-    /// What the device did since is not to be trusted. The VMM ends the guest, [recovers](Self::recover) the function, or
-    /// [detaches](Self::detach) it. `None` where VFIO has no such event: on conventional PCI. The VMM polls it; it stays
-    /// open as long as the function.
+    /// The eventfd that VFIO signals when the device reported an uncorrectable error (PCIe 6.2,
+    /// AER). The host's kernel log has the details. Data that the device wrote may be corrupt. The
+    /// VMM polls it, and ends the guest, [recovers](Self::recover) the function or
+    /// [detaches](Self::detach) it. It is `None` if VFIO has no such event for the device
+    /// (`VFIO_PCI_ERR_IRQ_INDEX`: conventional PCI). It stays open as long as this value lives.
     pub fn error_event(&self) -> Option<&EventFd> {
         self.events.error.as_deref()
     }
 
-    /// The device was detached: the function reads as all-ones, and what is written to it goes nowhere.
+    /// Whether the function was detached. Its reads then give all-ones, and its writes are ignored.
     pub fn is_detached(&self) -> bool {
         self.device.is_detached()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as it was between two steps, which is a state it can be in.
+        // A poisoned lock is safe to use: a panic leaves the state between two steps, and each such
+        // state is valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,40 +1,43 @@
-//! How a function comes back to the state after power-on. Pure: from what VFIO says to a way, or to the reason
-//! why there is none.
+//! Chooses how a function is reset. Pure: from VFIO's description of the device to a kind of reset,
+//! or to the reason why there is none.
 
 use std::io;
 
 use crate::address::PciAddress;
 use crate::backend::{BusMember, DeviceFlags};
 
-/// What is asked of a device that cannot be reset.
+/// Whether a device must have a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResetPolicy {
-    /// It is refused: a guest would find what the last user left, and the next user what the guest left.
+    /// A device without a reset is refused. A guest would get it in the state in which its last
+    /// user left it, and the next user in the guest's.
     #[default]
     Required,
-    /// It is taken as it is, with a warning. One that can be reset is reset all the same.
+    /// A device without a reset is accepted, with a warning. A device with a reset is reset.
     IfPossible,
 }
 
 /// How a function is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// By itself (`VFIO_DEVICE_RESET`): FLR, power management, or a bus that it has to itself.
+    /// The function alone is reset (`VFIO_DEVICE_RESET`): by FLR, by power management, or by a
+    /// reset of a bus on which it is the only function.
     Function,
-    /// With its whole bus (`VFIO_DEVICE_PCI_HOT_RESET`), all of which is ours.
+    /// The whole bus is reset (`VFIO_DEVICE_PCI_HOT_RESET`). All functions on it are in groups that
+    /// this process has.
     Bus,
-    /// Not at all.
+    /// The function is not reset.
     Nothing,
 }
 
-/// The call that resets a bus.
+/// The ioctl that resets a bus.
 pub(crate) const BUS_RESET: &str = "VFIO_DEVICE_PCI_HOT_RESET";
 
-/// The way to reset a function. `members` asks for all that is on its bus.
+/// Chooses the reset of a function. `members` gets the functions on its bus.
 ///
 /// # Errors
 ///
-/// Why it cannot be reset, in words.
+/// The reason why it cannot be reset, as text.
 pub(crate) fn choose(
     address: PciAddress,
     flags: DeviceFlags,
@@ -85,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_can_be_reset_alone_is() {
+    fn chooses_the_reset_of_the_function_if_there_is_one() {
         let flags = DeviceFlags::PCI | DeviceFlags::RESET;
         let found = choose("03:00.0".parse().unwrap(), flags, || Err(io::ErrorKind::Other.into()));
         assert_eq!(found, Ok(Reset::Function));
     }
 
     #[test]
-    fn a_bus_is_reset_where_all_of_it_is_ours() {
+    fn chooses_the_reset_of_the_bus_if_all_its_groups_are_ours() {
         let own = member("03:00.0", true, Some("vfio-pci"));
         let sibling = member("03:00.1", true, Some("vfio-pci"));
         assert_eq!(choice(Ok(vec![own.clone()])), Ok(Reset::Bus));
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_would_be_reset_too_is_named_with_its_driver() {
+    fn names_the_other_functions_of_the_bus_with_their_drivers() {
         let members = vec![
             member("03:00.0", true, Some("vfio-pci")),
             member("03:00.1", false, Some("e1000")),
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_that_cannot_be_reset_is_told_and_so_is_a_failure() {
+    fn reports_a_bus_without_a_reset_and_a_failed_ioctl() {
         let error = |errno| choice(Err(io::Error::from_raw_os_error(errno))).unwrap_err();
         assert!(error(libc::ENODEV).ends_with("its bus has none (ENODEV)"));
         assert!(error(libc::EPERM).contains("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO failed: "));

@@ -1,4 +1,4 @@
-//! MSI or MSI-X of one function, as it is bound in the host.
+//! MSI or MSI-X of one function: binds vectors in VFIO and routes them to the guest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
 use crate::pci::message::ProgrammedVectors;
 
-/// MSI or MSI-X of one function. Dropping it turns it off, then gives the vectors back.
+/// MSI or MSI-X of one function. Dropping it disables the index, then frees the vectors.
 pub struct Binding {
     address: PciAddress,
     index: IrqIndex,
@@ -26,7 +26,7 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Nothing bound yet. `irq` is VFIO's description of the index.
+    /// A binding without bound vectors. `irq` is VFIO's description of the index.
     pub fn new(
         address: PciAddress,
         index: IrqIndex,
@@ -34,20 +34,20 @@ impl Binding {
         irq: IrqInfo,
         vectors: Box<dyn MsiVectors>,
     ) -> Self {
-        // MSI vectors are one block that is allocated when MSI is turned on (vfio_msi_enable).
+        // The vectors of MSI are one block, which is allocated at enable (vfio_msi_enable).
         let fixed = index == IrqIndex::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
         let state = BoundState::default();
         Self { address, index, state, growth, vectors, eventfds: BTreeMap::new(), device }
     }
 
-    /// Makes the host agree with what the guest wants. After a failure the next call tries again what is
-    /// missing.
+    /// Binds and routes the vectors that the guest programmed. After a failure, the next call
+    /// retries the missing steps.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; steps before the failed one stay done. Vectors that cannot be delivered are bound all
-    /// the same, and collect what fires.
+    /// The first failure. Earlier steps are not undone. If a route fails, the vectors are bound all
+    /// the same, and their eventfds collect interrupts. Any other failure ends the call.
     pub fn reconcile(&mut self, wanted: &ProgrammedVectors) -> Result<(), Error> {
         let mut result = Ok(());
         for step in plan(wanted, &self.state, self.growth) {
@@ -65,17 +65,17 @@ impl Binding {
         result
     }
 
-    /// VFIO has it on.
+    /// Whether the index is enabled in VFIO.
     pub fn is_enabled(&self) -> bool {
         self.state.enabled
     }
 
-    /// VFIO has the vector's eventfd.
+    /// Whether the vector's eventfd is bound.
     pub fn is_bound(&self, vector: u16) -> bool {
         self.state.bound.contains(&vector)
     }
 
-    /// True where the vector is bound, and fired and is not routed.
+    /// Whether the vector is bound, and fired while it was not routed.
     pub fn is_pending(&self, vector: u16) -> bool {
         let masked = self.is_bound(vector) && !self.state.routed.contains_key(&vector);
         let eventfd = self.eventfds.get(&vector).filter(|_| masked);
@@ -96,7 +96,7 @@ impl Binding {
             Step::Route(changes) => {
                 self.vectors.update(changes).map_err(|source| Error::Route { index, source })
             }
-            // A first vector without an eventfd turns the index on and binds nothing
+            // One vector without an eventfd enables the index and binds nothing
             // (vfio_pci_set_msi_trigger).
             Step::EnableEmpty => self.trigger(0, &[None]),
             Step::Bind(vectors) => {
@@ -112,7 +112,7 @@ impl Binding {
             }
             Step::Disable => {
                 disable(&*self.device, index)?;
-                // What was pending is gone with the enable bit (PCI 6.8.2).
+                // Clearing the enable bit clears the pending bits (PCI 3.0, 6.8.2).
                 self.clear_pending();
                 Ok(())
             }
@@ -132,7 +132,7 @@ impl Binding {
             SetIrqs::Trigger { index: self.index.number(), start: u32::from(start), eventfds };
         let what = || {
             let named = eventfds.iter().flatten().count();
-            format!("{named} vectors from {start} on")
+            format!("bind {named} vectors from {start} on")
         };
         self.device.set_irqs(call).map_err(|source| Error::SetIrqs {
             index: self.index,
@@ -142,7 +142,7 @@ impl Binding {
     }
 }
 
-/// Turns an index off.
+/// Disables an index, which unbinds all its eventfds.
 pub(crate) fn disable(device: &dyn Device, index: IrqIndex) -> Result<(), Error> {
     let result = device.set_irqs(SetIrqs::Disable { index: index.number() });
     result.map_err(|source| Error::SetIrqs { index, what: "disable".to_owned(), source })
@@ -151,7 +151,7 @@ pub(crate) fn disable(device: &dyn Device, index: IrqIndex) -> Result<(), Error>
 impl Drop for Binding {
     fn drop(&mut self) {
         let result = self.reconcile(&ProgrammedVectors::default());
-        // What is still delivered ends with the vectors.
+        // Dropping the vectors stops their routes, so only a bound index is an error.
         if let Some(error) = result.err().filter(|_| self.state.enabled) {
             let Self { address, index, .. } = self;
             log::error!("{address}: {index} stays bound until the device is closed: {error}");
@@ -160,13 +160,13 @@ impl Drop for Binding {
 }
 
 #[cfg(all(test, feature = "model"))]
-mod dropped {
+mod tests {
     use super::*;
     use crate::host::MsiMessage;
     use crate::model::{Faults, Guest, PciDevice};
 
     #[test]
-    fn vectors_that_are_dropped_are_off_and_not_delivered() -> std::io::Result<()> {
+    fn dropping_a_binding_disables_and_unroutes_its_vectors() -> std::io::Result<()> {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
         let guest = Guest::new(faults);

@@ -1,38 +1,55 @@
-//! What can go wrong with interrupts.
+//! Errors of interrupts.
 
 use std::io;
 
 use super::IrqIndex;
 
-/// What went wrong with interrupts.
+/// An error of interrupts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The host VMM could not route them to the guest.
+    /// The VMM could not route an interrupt to the guest, or could not stop it.
     #[error("cannot route {index} to the guest: {source}")]
     Route {
         /// The interrupt index.
         index: IrqIndex,
-        /// The hypervisor's errno.
+        /// The error of the VMM: the hypervisor's errno, or `StorageFull` if GSIs ran out.
         source: io::Error,
     },
-    /// No eventfd could be made.
+    /// No eventfd could be created.
     #[error("cannot make an eventfd for {index} vector {vector}: {source}")]
     Eventfd {
         /// The interrupt index.
         index: IrqIndex,
         /// The vector.
         vector: u16,
-        /// `EMFILE` where the limit on open files is too low.
+        /// The errno of `eventfd`: `EMFILE` if the limit on open files is too low.
         source: io::Error,
     },
-    /// VFIO refused.
+    /// `VFIO_DEVICE_SET_IRQS` failed.
     #[error("VFIO_DEVICE_SET_IRQS ({index}, {what}): {source}")]
     SetIrqs {
         /// The interrupt index.
         index: IrqIndex,
-        /// What was asked.
+        /// The requested change.
         what: String,
-        /// The kernel's errno.
+        /// The errno of the ioctl, or `StorageFull` if the host has too few vectors.
         source: io::Error,
     },
+}
+
+impl Error {
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Route { source, .. }
+            | Self::Eventfd { source, .. }
+            | Self::SetIrqs { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
 }

@@ -1,4 +1,4 @@
-//! The interrupt indexes that VFIO has for a PCI device.
+//! VFIO's interrupt indexes of a PCI device.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use vfio_bindings::bindings::vfio as sys;
 /// An interrupt index of a PCI device (`VFIO_PCI_*_IRQ_INDEX`, linux/vfio.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IrqIndex {
-    /// The pin.
+    /// The INTx pin.
     Intx,
     /// MSI: up to 32 vectors.
     Msi,
     /// MSI-X: up to 2048 vectors.
     Msix,
-    /// For the host VMM: the device reports an uncorrectable error (AER).
+    /// An event for the VMM: the device reported an uncorrectable error (AER).
     Error,
-    /// For the host VMM: the host asks for the device.
+    /// An event for the VMM: the host asks for the device.
     Request,
 }
 
 impl IrqIndex {
-    /// VFIO's number of it.
+    /// VFIO's number of the index.
     pub fn number(self) -> u32 {
         match self {
             Self::Intx => sys::VFIO_PCI_INTX_IRQ_INDEX,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_the_name_of_the_specification() {
+    fn has_the_names_of_the_specification() {
         use IrqIndex::{Error, Intx, Msi, Msix, Request};
         let names = [Intx, Msi, Msix, Error, Request].map(|index| index.to_string());
         assert_eq!(names, ["INTx", "MSI", "MSI-X", "error", "request"]);

@@ -1,12 +1,12 @@
-//! The INTx pin of a function (PCI 2.2.6): level triggered, and masked by VFIO each time it fires, until the
-//! guest has acknowledged it.
+//! The INTx pin of a function (PCI 3.0, 2.2.6). It is level-triggered. VFIO masks it each time it
+//! fires, until the guest acknowledges the interrupt.
 //!
 //! ```text
 //!   device asserts -> VFIO masks it, signals trigger -> irqfd: line up -> guest handles it, EOI
 //!   device deasserted, or: fires again <- VFIO unmasks <- resample <- irqfd: line down <-+
 //! ```
 //!
-//! All of it is in the kernel: no exit and no wake-up of the VMM.
+//! The kernel does all of this. The VMM does not run.
 
 use std::sync::Arc;
 
@@ -17,37 +17,39 @@ use crate::address::PciAddress;
 use crate::backend::{Device, SetIrqs};
 use crate::host::{IntxConnection, IntxLine};
 
-/// The pin of one function. Dropping it unbinds it, then cuts the wire.
+/// The INTx pin of one function. Dropping it unbinds the pin, then disconnects the line.
 pub struct Intx {
     address: PciAddress,
     line: Arc<dyn IntxLine>,
     device: Arc<dyn Device>,
     connection: Option<Box<dyn IntxConnection>>,
-    /// VFIO unmasks it when the guest has acknowledged it; without that it fires once.
-    unmasks: bool,
+    /// The resample eventfd is bound: VFIO unmasks the pin when the guest acknowledges the
+    /// interrupt.
+    resample_bound: bool,
 }
 
 impl Intx {
-    /// Not bound yet.
+    /// A pin that is not bound.
     pub fn new(address: PciAddress, device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
-        Self { address, line, device, connection: None, unmasks: false }
+        Self { address, line, device, connection: None, resample_bound: false }
     }
 
-    /// VFIO has it on.
+    /// Whether the pin is bound in VFIO.
     pub fn is_enabled(&self) -> bool {
         self.connection.is_some()
     }
 
-    /// Wires the pin and lets VFIO signal it. Where a step fails, those before it are undone.
+    /// Connects the pin to its line, and binds it. If a step fails, the earlier steps are undone.
     ///
     /// # Errors
     ///
-    /// See [`Error`].
+    /// [`Error::Route`] if the VMM does not connect the line, [`Error::SetIrqs`] if VFIO refuses an
+    /// eventfd.
     pub fn enable(&mut self) -> Result<(), Error> {
-        if self.is_enabled() && self.unmasks {
+        if self.is_enabled() && self.resample_bound {
             return Ok(());
         }
-        // What an earlier try left half done and could not undo.
+        // An earlier call may have failed, and so may its undo.
         self.disable()?;
         let index = IrqIndex::Intx;
         let connection = self.line.connect().map_err(|source| Error::Route { index, source })?;
@@ -58,20 +60,20 @@ impl Intx {
             move |source| Error::SetIrqs { index, what, source }
         };
         self.device.set_irqs(call).map_err(failed("enable"))?;
-        // From here on `disable` has something to undo.
+        // From here on the pin is bound: `disable` unbinds it.
         let connection = self.connection.insert(connection);
         let call = SetIrqs::UnmaskOn { index: index.number(), eventfd: connection.resample() };
         let resampled = self.device.set_irqs(call).map_err(failed("unmask by eventfd"));
-        self.unmasks = resampled.is_ok();
-        // Why it cannot be used comes first; where the undo fails too, the next try begins with it.
+        self.resample_bound = resampled.is_ok();
+        // The first error is returned. If the undo fails too, the next call repeats it first.
         resampled.or_else(|error| self.disable().or(Ok(())).and(Err(error)))
     }
 
-    /// Stops VFIO from signalling it, and cuts the wire.
+    /// Unbinds the pin, and disconnects the line.
     ///
     /// # Errors
     ///
-    /// [`Error::SetIrqs`]: it stays bound.
+    /// [`Error::SetIrqs`]: the pin stays bound.
     pub fn disable(&mut self) -> Result<(), Error> {
         if self.is_enabled() {
             disable(&*self.device, IrqIndex::Intx)?;
@@ -96,7 +98,7 @@ mod tests {
     use crate::model::{Faults, Guest, PciDevice};
 
     #[test]
-    fn a_pin_that_is_dropped_is_off_and_its_wire_cut() -> std::io::Result<()> {
+    fn dropping_a_pin_unbinds_it_and_disconnects_the_line() -> std::io::Result<()> {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
         let guest = Guest::new(faults);

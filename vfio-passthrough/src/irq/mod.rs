@@ -1,7 +1,9 @@
-//! Interrupts: what the guest programmed and what is bound in the host are kept apart, and reconciled.
+//! Interrupts. The state that the guest programmed and the state that is bound in the host are kept
+//! apart, and reconciled.
 //!
-//! [`plan`] is pure: from the two states to the steps between them. `binding` carries them out for MSI and MSI-X,
-//! and `intx` for the pin. A function has one of the three enabled at a time (PCI 6.8).
+//! [`plan`] is pure: it computes the steps between the two states. `binding` carries them out for
+//! MSI and MSI-X, and `intx` handles the pin. A function has at most one of the three enabled (PCI
+//! 3.0, 6.8).
 
 pub(crate) mod binding;
 mod error;
@@ -20,8 +22,8 @@ use crate::pci::message::ProgrammedVectors;
 use crate::pci::msix::{MsixLayout, MsixState, overlay_pba, pba_vectors};
 use crate::pci::regs::Command;
 
-/// The interrupts of one function: the MSI-X table that the guest programs, and what is bound in the host of each kind
-/// that the function has.
+/// The interrupts of one function: the emulated MSI-X table, and the bindings of INTx, MSI and
+/// MSI-X, as far as the function has them.
 #[derive(Default)]
 pub(crate) struct Interrupts {
     layout: Option<MsixLayout>,
@@ -32,7 +34,7 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Nothing is programmed or bound yet. `layout` says where the structures of MSI-X are.
+    /// Interrupts that are neither programmed nor bound. `layout` is that of the MSI-X capability.
     pub fn new(
         layout: Option<MsixLayout>,
         (intx, msi, msix): (Option<Intx>, Option<Binding>, Option<Binding>),
@@ -41,38 +43,40 @@ impl Interrupts {
         Self { layout, table, intx, msi, msix }
     }
 
-    /// The MSI-X table that the guest programs.
+    /// The emulated MSI-X table.
     pub fn table(&mut self) -> &mut MsixState {
         &mut self.table
     }
 
-    /// No MSI-X vector can fire, whatever the entries of the table say.
+    /// Whether MSI-X is disabled or the function is masked, so that no entry of the table has an
+    /// effect.
     pub fn is_table_idle(&self) -> bool {
         self.table.is_masked_or_disabled()
     }
 
-    /// Makes the host agree with what the guest programmed. MSI-X goes before MSI, and both before the pin; what is
-    /// disabled is disabled first.
+    /// Binds and routes the interrupts that the guest programmed. If the guest enabled more than
+    /// one, MSI-X wins over MSI, and MSI over the pin. Disabling comes before enabling.
     ///
     /// # Errors
     ///
-    /// See [`enum@Error`]. The next call tries again what is missing.
+    /// The first failure. Later steps are carried out too. The next call retries the failed steps.
     pub fn reconcile(&mut self, config: &ConfigSpace) -> Result<(), Error> {
         if let Some(control) = config.msix_control() {
             self.table.write_control(control);
         }
         let msix = self.table.programmed();
         let msi = if msix.enabled { ProgrammedVectors::default() } else { config.msi_programmed() };
-        // A function that decodes nothing has no driver. DisINTx is the device's: the kernel honours it.
+        // A function that decodes nothing has no driver. Interrupt Disable of the command register
+        // is forwarded to the device: the kernel honours it (vfio_basic_config_write).
         let decodes = config.command().intersects(Command::MEMORY | Command::IO);
         self.enable(decodes && !msix.enabled && !msi.enabled, &msi, &msix)
     }
 
-    /// Disables all of them in the host; what the guest programmed stays.
+    /// Disables all interrupts in the host. The state that the guest programmed stays.
     ///
     /// # Errors
     ///
-    /// See [`enum@Error`].
+    /// The first failure. Later steps are carried out too.
     pub fn disable(&mut self) -> Result<(), Error> {
         let off = ProgrammedVectors::default();
         self.enable(false, &off, &off)
@@ -88,9 +92,9 @@ impl Interrupts {
         if let Some(pin) = self.intx.as_mut().filter(|_| !intx) {
             result = result.and(pin.disable());
         }
-        let mut kinds = [(&mut self.msi, msi), (&mut self.msix, msix)];
-        kinds.sort_by_key(|(_, programmed)| programmed.enabled);
-        for (binding, programmed) in kinds {
+        let mut bindings = [(&mut self.msi, msi), (&mut self.msix, msix)];
+        bindings.sort_by_key(|(_, programmed)| programmed.enabled);
+        for (binding, programmed) in bindings {
             let reconciled = binding.as_mut().map(|binding| binding.reconcile(programmed));
             result = result.and(reconciled.unwrap_or(Ok(())));
         }
@@ -100,7 +104,7 @@ impl Interrupts {
         }
     }
 
-    /// The MSI vectors that fired while they were masked, a bit each.
+    /// The pending bits of MSI: a bit for each vector that fired while it was masked.
     pub fn msi_pending(&self, config: &ConfigSpace) -> u32 {
         let vectors = config.msi().map_or(0, |layout| layout.vectors());
         let is_pending =
@@ -108,9 +112,9 @@ impl Interrupts {
         (0..vectors).filter(is_pending).fold(0, |bits, vector| bits | 1 << vector)
     }
 
-    /// Reads pending bits of MSI-X (PCI 6.8.2.10). What a bound vector fired while it was masked is in its eventfd. The
-    /// host's kernel masks a vector that is not bound in the hardware, so its bit is in the hardware's array: `hardware`
-    /// reads that, at most once, and not where all vectors are bound.
+    /// Reads the PBA of MSI-X (PCI 3.0, 6.8.2.10). The eventfd of a bound vector holds what fired
+    /// while it was masked. A vector that is not bound is masked in the hardware, so its bit is in
+    /// the hardware's PBA. `hardware` reads that at most once, and not if all vectors are bound.
     pub fn read_pba(&self, at: u64, data: &mut [u8], hardware: impl FnOnce(u64, &mut [u8])) {
         data.fill(0);
         let Some((layout, binding)) = self.layout.zip(self.msix.as_ref()) else {

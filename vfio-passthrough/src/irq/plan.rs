@@ -1,56 +1,61 @@
-//! From what the guest programmed and what is bound to the steps that make them agree. Pure.
+//! Computes the steps that bind and route the interrupts that the guest programmed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pci::message::{MsiMessage, ProgrammedVectors};
 
-/// What is bound in the host.
+/// The state of MSI or MSI-X in the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BoundState {
-    /// VFIO has it on.
+    /// The index is enabled in VFIO.
     pub enabled: bool,
-    /// The vectors whose eventfd VFIO has. They stay bound while it is on: a masked vector's eventfd collects
-    /// what fires.
+    /// The vectors whose eventfds are bound. They stay bound while the index is enabled: a masked
+    /// vector's eventfd collects interrupts.
     pub bound: BTreeSet<u16>,
-    /// The vectors that are routed to the guest, with their messages.
+    /// The messages of the vectors that are routed to the guest.
     pub routed: BTreeMap<u16, MsiMessage>,
-    /// The vectors that a failed step may have left either way: they are told again what they should be.
+    /// The vectors that a failed step may have left routed or not. The next plan routes or stops
+    /// them again.
     pub uncertain: BTreeSet<u16>,
 }
 
-/// How VFIO lets vectors be added.
+/// Whether VFIO can add vectors to an enabled index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// Whenever one is wanted (MSI-X since Linux 6.5).
+    /// Vectors can be added at any time (MSI-X since Linux 6.5).
     Dynamic,
-    /// Not once it is on (`VFIO_IRQ_INFO_NORESIZE`; MSI always): turning it off to grow would lose
-    /// interrupts, so all are bound at enable.
+    /// Vectors cannot be added (`VFIO_IRQ_INFO_NORESIZE`, linux/vfio.h, and MSI). All are bound at
+    /// enable: to disable the index and enable it with more vectors would lose interrupts.
     Fixed,
 }
 
-/// One step of the host.
+/// A step in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Route vectors to the guest, or stop that: one batch.
+    /// Route vectors to the guest (`Some`), or stop their routes (`None`), in one batch.
     Route(Vec<(u16, Option<MsiMessage>)>),
-    /// Turn it on without any vector: the function then keeps pending what it wants to signal.
+    /// Enable the index without any vector. The function then sets pending bits instead of
+    /// signalling.
     EnableEmpty,
-    /// Give VFIO the eventfds of these vectors in one call; turns it on where it is off. They ascend, and none
-    /// between them is bound.
+    /// Bind the eventfds of these vectors in one call, and enable the index if it is disabled. The
+    /// vectors ascend, and no vector between them is bound.
     Bind(Vec<u16>),
-    /// Turn it off.
+    /// Disable the index, which unbinds all vectors.
     Disable,
 }
 
-/// The steps from `host` to what the guest wants; none where they agree.
+/// The steps from the state `host` to the state that the guest programmed. There are none if they
+/// agree.
 ///
-/// A vector is routed before it is bound, and its route stops before the index is disabled, so that no interrupt comes
-/// between. Stops are a batch of their own, so that they happen even where a route cannot be made.
+/// A vector is routed before it is bound, and its route stops before the index is disabled: so no
+/// interrupt is lost. Stops are a batch of their own, so that they are carried out even if a route
+/// fails.
 pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Vec<Step> {
     let (stops, starts) = changes(&wanted.unmasked, host);
     let route = |changes: Vec<_>| (!changes.is_empty()).then_some(Step::Route(changes));
     let mut steps: Vec<Step> = route(stops).into_iter().collect();
-    // A guest that changes how many vectors it enables, while they are on, starts over.
+    // The guest changed the number of vectors while the index is enabled: it is disabled and
+    // enabled again.
     let stale = growth == Growth::Fixed && host.bound.len() != usize::from(wanted.vectors);
     if host.enabled && (!wanted.enabled || stale) {
         steps.push(Step::Disable);
@@ -62,7 +67,7 @@ pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Ve
     steps
 }
 
-/// The steps that bind what is missing; `fresh` where nothing is on.
+/// The steps that bind missing vectors. `fresh`: the index is disabled.
 fn binding(
     wanted: &ProgrammedVectors,
     host: &BoundState,
@@ -75,18 +80,18 @@ fn binding(
     }
     let unbound = |vector: &&u16| !host.bound.contains(vector);
     let missing: Vec<u16> = wanted.unmasked.keys().filter(unbound).copied().collect();
-    // The call that turns MSI-X on allocates every host vector up to the last that it names
-    // (vfio_msi_enable): it names none, unless all of those are used.
+    // The call that enables MSI-X allocates host vectors up to the last one it binds
+    // (vfio_msi_enable). So it binds none, unless it binds all up to the last.
     let gapless = missing.iter().zip(0..).all(|(vector, index)| *vector == index);
     let empty = fresh && (missing.is_empty() || !gapless);
     let first = empty.then_some(Step::EnableEmpty);
     first.into_iter().chain(groups(&missing, &host.bound)).collect()
 }
 
-/// A batch for the router.
+/// A batch for `MsiVectors::update`.
 type Changes = Vec<(u16, Option<MsiMessage>)>;
 
-/// What to tell the router: vectors to stop, and vectors that are new or have another message.
+/// The vectors whose routes stop, and the vectors whose routes are new or have a new message.
 fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &BoundState) -> (Changes, Changes) {
     let known: BTreeSet<u16> = host.routed.keys().chain(&host.uncertain).copied().collect();
     let stops = known
@@ -103,8 +108,9 @@ fn changes(wanted: &BTreeMap<u16, MsiMessage>, host: &BoundState) -> (Changes, C
     (stops.collect(), starts.collect())
 }
 
-/// Splits vectors, which ascend, where a bound one is between: a call spans gaps of vectors that are not bound,
-/// for which it does nothing, but would unbind those that are (vfio_msi_set_vector_signal).
+/// Splits ascending vectors at each bound vector between them. A call spans all vectors from its
+/// first to its last: without an eventfd it does nothing to an unbound vector, but it unbinds a
+/// bound one (vfio_msi_set_vector_signal).
 fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
     vectors
         .chunk_by(|one, next| bound.range(*one..*next).next().is_none())
@@ -113,7 +119,7 @@ fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
 }
 
 impl BoundState {
-    /// What the host is after a step succeeded.
+    /// Updates the state after a step succeeded.
     pub fn after(&mut self, step: &Step) {
         match step {
             Step::Route(changes) => {
@@ -137,7 +143,7 @@ impl BoundState {
         }
     }
 
-    /// What the host may be after a step failed.
+    /// Updates the state after a step failed.
     pub fn after_failure(&mut self, step: &Step) {
         if let Step::Route(changes) = step {
             self.uncertain.extend(changes.iter().map(|(vector, _)| vector));

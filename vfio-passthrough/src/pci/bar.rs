@@ -1,14 +1,14 @@
-//! Base address registers as a guest sees them (PCI 6.2.5.1). Sizes come from VFIO's regions: the hardware is
-//! never sized again.
+//! Base address registers as a guest sees them (PCI 3.0, 6.2.5.1). Their sizes are those of VFIO's
+//! regions: this crate never writes all-ones to the hardware.
 
 use super::regs::{BAR_64, BAR_IO, BAR_PREFETCHABLE, BAR_TYPE, BAR0, ROM, ROM_ENABLE};
 use crate::address::BarIndex;
 
-/// The end of what a BAR is placed in: x86 has 52 bits of physical address at most (Intel SDM 3A, 4.1.4; AMD
-/// APM 2, 5.3).
+/// The end of the guest physical addresses for BARs: x86 has at most 52 address bits (Intel SDM 3A,
+/// 4.1.4; AMD APM 2, 5.3).
 const ADDRESS_END: u64 = 1 << 52;
 
-/// Which of the two address spaces.
+/// One of PCI's two address spaces for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
     /// Memory: guest physical addresses.
@@ -17,21 +17,22 @@ pub enum Space {
     Io,
 }
 
-/// What kind of address a BAR takes.
+/// The type of a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BarKind {
     /// I/O ports.
     Io,
     /// Memory below 4 GiB.
     Memory32,
-    /// Memory anywhere; the next register is the upper half.
+    /// Memory at any address. The next register is the upper half of the address.
     Memory64,
-    /// The expansion ROM: memory below 4 GiB that is decoded while its own enable bit is set, too.
+    /// The expansion ROM: memory below 4 GiB. It is decoded only while its own enable bit is set
+    /// too.
     Rom,
 }
 
 impl BarKind {
-    /// The address space that it decodes.
+    /// The address space of the BAR.
     pub fn space(self) -> Space {
         match self {
             Self::Io => Space::Io,
@@ -40,22 +41,22 @@ impl BarKind {
     }
 }
 
-/// A BAR that the function has.
+/// A BAR of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
-    /// Which register; the lower one of a 64-bit BAR.
+    /// The register; the lower one of a 64-bit BAR.
     pub index: BarIndex,
-    /// What it takes.
+    /// The type.
     pub kind: BarKind,
-    /// How many bytes it decodes: a power of two, at least 16 (memory) or 4 (I/O).
+    /// The size in bytes: a power of two, at least 16 for memory, 4 for I/O, and 2048 for the ROM.
     pub size: u64,
-    /// Memory without side effects of reads.
+    /// Reads of the memory have no side effects.
     pub prefetchable: bool,
 }
 
 impl Bar {
-    /// The BAR whose register reads as `register` and whose region has `size` bytes; `None` where it is not
-    /// there.
+    /// The BAR whose register reads as `register` and whose region has `size` bytes. `None` if the
+    /// size is 0, or does not fit the type.
     pub fn new(index: BarIndex, register: u32, size: u64) -> Option<Self> {
         let kind = match register {
             _ if register & BAR_IO != 0 => BarKind::Io,
@@ -69,15 +70,16 @@ impl Bar {
         fits.then_some(Self { index, kind, size, prefetchable })
     }
 
-    /// The expansion ROM whose region has `size` bytes; `None` where there is none.
+    /// The expansion ROM whose region has `size` bytes. `None` if the size is 0 or above 2 GiB.
     pub fn rom(size: u64) -> Option<Self> {
-        // The lower 11 bits of the register are no address (PCI 6.2.5.2).
+        // The lower 11 bits of the register are not part of the address (PCI 3.0, 6.2.5.2).
         let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(1 << 11);
         let fits = u32::try_from(size).is_ok();
         fits.then_some(Self { index: BarIndex::ROM, kind: BarKind::Rom, size, prefetchable: false })
     }
 
-    /// Whether the BAR can be at an address: a multiple of its size, within what its register holds.
+    /// Whether the BAR can be placed at an address: the address is a multiple of the BAR's size,
+    /// and the BAR ends within its address space.
     pub fn fits(&self, address: u64) -> bool {
         let end = match self.kind {
             BarKind::Io => 1 << 16,
@@ -88,7 +90,7 @@ impl Bar {
         is_aligned && address.checked_add(self.size).is_some_and(|last| last <= end)
     }
 
-    /// Where the register is in config space; its upper half, if it has one, is behind it.
+    /// The offset of the register in config space. The upper half of a 64-bit BAR follows.
     pub fn register(&self) -> u16 {
         match self.kind {
             BarKind::Rom => ROM,
@@ -96,12 +98,12 @@ impl Bar {
         }
     }
 
-    /// How many bytes the register has: 4, or 8 with an upper half.
+    /// The size of the register in bytes: 4, or 8 with an upper half.
     pub fn register_size(&self) -> usize {
         if self.kind == BarKind::Memory64 { 8 } else { 4 }
     }
 
-    /// The bits of the register, upper half included, that say what it is and cannot be written.
+    /// The read-only type bits of the register, upper half included.
     pub fn fixed_bits(&self) -> u64 {
         let prefetchable = if self.prefetchable { BAR_PREFETCHABLE } else { 0 };
         u64::from(match self.kind {
@@ -112,21 +114,21 @@ impl Bar {
         })
     }
 
-    /// The bits of the register, upper half included, that a guest can write.
+    /// The writable bits of the register, upper half included.
     pub fn writable_bits(&self) -> u64 {
         let enable = if self.kind == BarKind::Rom { ROM_ENABLE } else { 0 };
         self.address_bits() | u64::from(enable)
     }
 
-    /// The bits of the register, upper half included, that are an address.
+    /// The address bits of the register, upper half included.
     pub fn address_bits(&self) -> u64 {
-        // A power of two from 4 on: the bits below the size read as zero, which is how a guest sizes the BAR.
+        // The size is a power of two. The bits below it read as zero: so a guest sizes the BAR.
         let bits = !self.size.saturating_sub(1);
         if self.kind == BarKind::Memory64 { bits } else { bits & u64::from(u32::MAX) }
     }
 
-    /// The address in a register's value, or `None` where it is not one: zero, what sizing leaves behind, what
-    /// no CPU reaches, a ROM that is not enabled.
+    /// The address in a register's value. `None` for zero, for all-ones (sizing), for an end above
+    /// 2^52, and for a ROM that is not enabled.
     pub fn address(&self, register: u64) -> Option<u64> {
         let address = register & self.address_bits();
         let fits = address.checked_add(self.size).is_some_and(|end| end <= ADDRESS_END);
@@ -144,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn registers_tell_the_kind() {
+    fn the_register_determines_the_type() {
         let cases = [
             (0, 0xfebf_0000, 0x4000, BarKind::Memory32, false),
             (0, 0xfebf_0004, 0x4000, BarKind::Memory64, false),
             (2, 0x0000_000c, 1 << 40, BarKind::Memory64, true),
             (4, 0x0000_c001, 0x20, BarKind::Io, false),
-            // BAR5 has no register after it to be the upper half.
+            // No register follows BAR5 that could be the upper half.
             (5, 0xfebf_0004, 0x1000, BarKind::Memory32, false),
         ];
         for (number, register, size, kind, prefetchable) in cases {
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_sizes_a_bar_by_what_it_cannot_write() {
+    fn the_read_only_bits_show_the_size() {
         let bar = Bar::new(index(0), 0xfebf_000c, 0x4000).unwrap();
         assert_eq!(bar.address_bits() | bar.fixed_bits(), 0xffff_ffff_ffff_c00c);
         let io = Bar::new(index(1), 1, 0x20).unwrap();
@@ -174,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn neither_zero_nor_a_sizing_value_is_an_address() {
+    fn zero_and_sizing_values_are_no_addresses() {
         let bar = Bar::new(index(0), 4, 0x4000).unwrap();
         for register in [
             4,
             0xffff_ffff_ffff_c004,
-            // The upper half is being sized, or there is no such CPU.
+            // The upper half is being sized; the end is above 2^52.
             0xffff_ffff_0000_4004,
             0x000f_ffff_ffff_c004 + 0x4000,
         ] {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rom_is_decoded_while_it_is_enabled() {
+    fn a_rom_is_decoded_only_while_it_is_enabled() {
         let rom = Bar::rom(0x400).unwrap();
         assert_eq!((rom.size, rom.register()), (0x800, ROM));
         assert_eq!(rom.writable_bits(), 0xffff_f801);

@@ -1,41 +1,43 @@
-//! Walks of capability lists that end whatever the device says (PCI 6.7, PCIe 7.6.3).
+//! Walks of capability lists (PCI 3.0, 6.7; PCIe 7.6.3). Each walk ends, for any content of config
+//! space.
 
 use super::regs::{CONVENTIONAL_SIZE, EXTENDED_SIZE, HEADER_END};
 
-/// A capability of the list at 0x34.
+/// A capability of the list that starts at 0x34.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// What it is; see [`cap`](super::regs::cap).
+    /// The capability ID; see [`cap`](super::regs::cap).
     pub id: u8,
-    /// Where its header is: a multiple of 4 from 0x40 on.
+    /// The offset of its header: a multiple of 4, at least 0x40.
     pub offset: u16,
 }
 
-/// An extended capability, of the list at 0x100.
+/// An extended capability, of the list that starts at 0x100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedCapability {
-    /// What it is; see [`ext`](super::regs::ext).
+    /// The extended capability ID; see [`ext`](super::regs::ext).
     pub id: u16,
-    /// The version of its layout.
+    /// The capability version, 0 to 15.
     pub version: u8,
-    /// Where its header is: a multiple of 4 from 0x100 on.
+    /// The offset of its header: a multiple of 4, at least 0x100.
     pub offset: u16,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk<T> {
-    /// In the list's order.
+    /// The capabilities, in the order of the list.
     pub found: Vec<T>,
-    /// Where and why the list was cut, if it was.
+    /// The reason, if the list was cut.
     pub cut: Option<String>,
 }
 
-/// The capabilities of conventional config space, from the pointer `first` on. `read` gives the 16 bits at an
-/// offset: id and next pointer. Where the list repeats itself or points into the header it is cut, so that it ends.
+/// Walks the capabilities of conventional config space from the pointer `first` on. `read` returns
+/// the 16 bits at an offset: ID and next pointer. The list is cut if it loops, or points into the
+/// header or to nothing. It has at most 48 entries.
 pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability> {
     let (mut found, mut cut): (Vec<Capability>, _) = (Vec::new(), None);
-    // The lower two bits are reserved: software masks them (PCI 6.7).
+    // The lower two bits are reserved, and software must mask them (PCI 3.0, 6.7).
     let mut offset = u16::from(first & 0xfc);
     while offset != 0 {
         if offset < HEADER_END || found.iter().any(|known| known.offset == offset) {
@@ -55,7 +57,8 @@ pub fn standard(first: u8, mut read: impl FnMut(u16) -> u16) -> Walk<Capability>
     Walk { found, cut }
 }
 
-/// The extended capabilities. `read` gives the 32-bit header at an offset. Cut as [`standard`] is.
+/// Walks the extended capabilities. `read` returns the 32-bit header at an offset. The list is cut
+/// as in [`standard`]. It has at most 960 entries.
 pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
     let (mut found, mut cut): (Vec<ExtendedCapability>, _) = (Vec::new(), None);
     let mut offset = CONVENTIONAL_SIZE;
@@ -63,13 +66,14 @@ pub fn extended(mut read: impl FnMut(u16) -> u32) -> Walk<ExtendedCapability> {
         let repeated = found.iter().any(|known| known.offset == offset);
         if !(CONVENTIONAL_SIZE..EXTENDED_SIZE).contains(&offset) || repeated {
             cut = Some(format!(
-                "extended capability list cut at {offset:#x}: it points below 0x100 or repeats itself"
+                "extended capability list cut at {offset:#x}: it points below 0x100 or repeats \
+                 itself"
             ));
             break;
         }
         let header = read(offset);
-        // An empty list is a header of zeros (PCIe 7.6.3); a function without extended space reads as
-        // all-ones.
+        // A header of zeros is an empty list (PCIe 7.6.3). A function without extended config space
+        // reads as all-ones.
         if header == 0 || header == u32::MAX {
             if !found.is_empty() {
                 cut =
@@ -101,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_followed_in_its_order() {
+    fn walks_a_list_in_its_order() {
         assert_eq!(
             offsets(&[(0x40, 0x6001), (0x60, 0x5011), (0x50, 0x0010)], 0x43),
             [0x40, 0x60, 0x50]
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_loops_or_enters_the_header_or_ends_in_nothing_is_cut() {
+    fn cuts_a_list_that_loops_or_points_into_the_header_or_to_nothing() {
         assert_eq!(offsets(&[(0x40, 0x5001), (0x50, 0x4011)], 0x40), [0x40, 0x50]);
         assert_eq!(offsets(&[(0x40, 0x4001)], 0x40), [0x40]);
         assert_eq!(offsets(&[(0x40, 0x1001)], 0x40), [0x40]);
@@ -118,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_fills_its_space_ends_or_is_cut_as_any_other() {
+    fn walks_or_cuts_a_list_that_fills_its_space() {
         for (after_last, is_cut) in [(0, false), (0x40, true)] {
             let next = |offset| {
                 if offset == 0xfc { after_last } else { offset + 4 }
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_headers_are_taken_apart() {
+    fn parses_extended_headers() {
         let read = |offset| {
             if offset == 0x100 { 0x1502_0001 } else { 0x0001_0010 }
         };
@@ -154,10 +158,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn walks_end_and_find_each_place_once(words in prop::collection::vec(any::<u32>(), 1024), first: u8) {
+        fn walks_end_and_find_each_offset_once(
+            words in prop::collection::vec(any::<u32>(), 1024), first: u8,
+        ) {
             let read = |offset: u16| words[usize::from(offset) / 4];
-            let mut standard: Vec<_> = standard(first, |offset| read(offset) as u16).found.iter().map(|found| found.offset).collect();
-            let mut extended: Vec<_> = extended(read).found.iter().map(|found| found.offset).collect();
+            let walk = standard(first, |offset| read(offset) as u16);
+            let mut standard: Vec<_> = walk.found.iter().map(|found| found.offset).collect();
+            let walk = extended(read);
+            let mut extended: Vec<_> = walk.found.iter().map(|found| found.offset).collect();
             prop_assert!(standard.iter().all(|offset| (0x40..0x100).contains(offset)));
             prop_assert!(extended.iter().all(|offset| (0x100..0x1000).contains(offset)));
             for list in [&mut standard, &mut extended] {

@@ -1,8 +1,9 @@
-//! Config space as the guest sees it: an overlay of bytes over the device's own.
+//! Config space as the guest sees it: an overlay over the bytes of the device.
 //!
-//! Each bit is either *emulated* (ours; some of those *writable* by the guest) or *forwarded* (the device's,
-//! as the host's kernel presents it). Which is which is decided once, in `view`. Nothing here talks to the
-//! device: a write returns what it asks for.
+//! Each bit is either *emulated* (its value is kept here; the guest can change it if it is
+//! *writable*) or *forwarded* (its value is the device's, as vfio-pci virtualizes it). The module
+//! `view` decides this once, at build. This module does not access the device: a write returns the
+//! bytes to forward and the actions to take.
 
 use super::bar::{Bar, Space};
 use super::message::ProgrammedVectors;
@@ -15,58 +16,59 @@ use super::regs::{
 /// A byte of config space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Byte {
-    /// What the emulated bits are.
+    /// The values of the emulated bits.
     pub value: u8,
-    /// Which bits are ours.
+    /// The mask of emulated bits.
     pub emulated: u8,
-    /// Which of those the guest can change.
+    /// The mask of emulated bits that the guest can change.
     pub writable: u8,
 }
 
-/// Where the registers are that do something.
+/// The offsets of capabilities whose registers have side effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
-    /// The function level resets that the function has, of PCI Express and of conventional PCI.
+    /// The FLR bits of the PCI Express capability and of the Advanced Features capability, if the
+    /// function supports FLR there.
     pub resets: [Option<ResetBit>; 2],
 }
 
-/// A bit that resets the function when it is written, and the bit that says that it does so.
+/// A bit that initiates an FLR, and the bit that reports support for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResetBit {
-    /// The byte and the bit in it that resets.
+    /// The offset of the byte, and the bit in it that initiates the reset.
     pub initiate: (u16, u8),
-    /// The byte and the bit in it that tells.
+    /// The offset of the byte, and the bit in it that reports support.
     pub capable: (u16, u8),
 }
 
 bitflags::bitflags! {
-    /// What a write of the guest asks for, beyond bytes.
+    /// The actions that a guest's write requires, apart from forwarded bytes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Touched: u8 {
         /// The command register has a new value.
         const COMMAND = 1 << 0;
-        /// A BAR or the command register was written, with whatever value.
+        /// A BAR or the command register was written, with any value.
         const BARS = 1 << 1;
         /// MSI-X message control was written.
         const MSIX = 1 << 2;
         /// A register of MSI was written.
         const MSI = 1 << 5;
-        /// The function may be in another power state afterwards.
+        /// The power state may change.
         const POWER = 1 << 3;
-        /// The guest asked for a function level reset.
+        /// The guest initiated an FLR.
         const RESET = 1 << 4;
     }
 }
 
-/// The outcome of a guest's write.
+/// The result of a guest's write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes that are the device's, by offset.
+    /// The bytes to write to the device: runs, with their offsets.
     pub forward: Vec<(u16, Vec<u8>)>,
-    /// Registers that do something.
+    /// The actions to take.
     pub touched: Touched,
 }
 
@@ -79,29 +81,29 @@ pub struct ConfigSpace {
     pub(super) bars: Vec<Bar>,
     pub(super) msi: Option<MsiLayout>,
     pub(super) msix: Option<MsixLayout>,
-    /// In a low-power state the function answers config accesses only.
+    /// The function is not in D0. It then responds to config accesses only.
     pub(super) in_low_power: bool,
-    /// The BARs, a bit each, that hold what sizing leaves behind: they are no address.
+    /// A bit for each BAR that the guest is sizing: its register holds no address.
     pub(super) sizing: u8,
 }
 
 impl ConfigSpace {
-    /// The BARs that the function has, in order, and its ROM.
+    /// The BARs of the function in ascending order, then its ROM.
     pub fn bars(&self) -> &[Bar] {
         &self.bars
     }
 
-    /// Where the structures of MSI-X are, if the function has it.
+    /// The layout of MSI-X, if the function has it.
     pub fn msix(&self) -> Option<MsixLayout> {
         self.msix
     }
 
-    /// The form of the MSI capability, if the function has it.
+    /// The layout of the MSI capability, if the function has it.
     pub fn msi(&self) -> Option<MsiLayout> {
         self.msi
     }
 
-    /// True where reading these bytes reads pending bits of MSI.
+    /// Whether these bytes include pending bits of MSI.
     pub fn reads_msi_pending(&self, offset: u16, length: usize) -> bool {
         let Some(pending) = self.msi_register(|layout| layout.pending()) else {
             return false;
@@ -110,7 +112,7 @@ impl ConfigSpace {
         usize::from(pending) < end && offset < pending.saturating_add(4)
     }
 
-    /// Sets the pending bits of MSI, a bit a vector, which the guest only reads.
+    /// Sets the pending bits of MSI, one for each vector. They are read-only for the guest.
     pub fn set_msi_pending(&mut self, bits: u32) {
         let Some(pending) = self.msi_register(|layout| layout.pending()) else {
             return;
@@ -119,7 +121,7 @@ impl ConfigSpace {
         bytes.zip(bits.to_le_bytes()).for_each(|(byte, value)| byte.value = value);
     }
 
-    /// What the guest asks of the host by MSI.
+    /// The MSI vectors that the guest programmed.
     pub fn msi_programmed(&self) -> ProgrammedVectors {
         let Some((layout, offset)) = self.msi.zip(self.offsets.msi) else {
             return ProgrammedVectors::default();
@@ -138,25 +140,25 @@ impl ConfigSpace {
         self.offsets.msi?.checked_add(register(self.msi.as_ref()?)?)
     }
 
-    /// The offset of the power management control register.
+    /// The offset of the power management control/status register, if the function has one.
     pub fn power_control(&self) -> Option<u16> {
         self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
     }
 
-    /// Back to how it was at power-on: BARs not placed, nothing decoded.
+    /// Sets the state after power-on: no BAR is placed, nothing is decoded.
     pub fn reset(&mut self) {
         self.bytes.clone_from(&self.power_on);
         self.in_low_power = false;
         self.sizing = 0;
     }
 
-    /// True where the device has to be asked to read these bytes.
+    /// Whether a read of these bytes must read the device.
     pub fn needs_device(&self, offset: u16, length: usize) -> bool {
         self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
     }
 
-    /// Lays our bits over `data`, which is what the device said, or zeros where it was not asked.
-    /// Bytes past the end of the space read as all-ones.
+    /// Replaces the emulated bits in `data`, which holds the device's bytes, or zeros if the device
+    /// was not read. Bytes past the end of config space become all-ones.
     pub fn overlay(&self, offset: u16, data: &mut [u8]) {
         let known = self.window(offset, data.len());
         for (index, out) in data.iter_mut().enumerate() {
@@ -167,7 +169,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Takes a write of the guest. Accesses behave as their bytes do, whatever registers they straddle.
+    /// Applies a guest's write. An access that spans registers behaves as its single bytes do.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
         let mut written = Written::default();
         let before = self.command();
@@ -180,9 +182,10 @@ impl ConfigSpace {
         written
     }
 
-    /// A guest that sizes a BAR writes ones to all of it (PCI 6.2.5.1), a 64-bit one half by half. Of a
-    /// lower half alone the address bits do not tell: all of them are ones in addresses that exist. The
-    /// lowest bits do: in no address that is written all are ones.
+    /// Notes whether the guest is sizing a BAR: it writes all-ones to the register (PCI 3.0,
+    /// 6.2.5.1), to a 64-bit BAR in two halves. The address bits of the lower half do not show
+    /// this: they are all ones in valid 64-bit addresses too. The lowest byte does: it is never
+    /// 0xff in an address.
     fn note_sizing(&mut self, at: u16, value: u8) {
         let own = self.bars.iter().find(|bar| bar.register() == at);
         if let Some(bit) = own.and_then(|bar| 1_u8.checked_shl(bar.index.number().into())) {
@@ -194,14 +197,14 @@ impl ConfigSpace {
         let Some(byte) = self.bytes.get_mut(usize::from(at)) else {
             return;
         };
-        let ours = byte.emulated & byte.writable;
-        byte.value = (byte.value & !ours) | (value & ours);
+        let writable = byte.emulated & byte.writable;
+        byte.value = (byte.value & !writable) | (value & writable);
         if byte.emulated == 0xff {
             return;
         }
         let value = (value & !byte.emulated) | (byte.value & byte.emulated);
         match forward.last_mut() {
-            // Registers are written whole where they can be: bytes that follow one another go together.
+            // Adjacent bytes are one run, so that a register is written by one call.
             Some((start, run))
                 if usize::from(at).checked_sub(usize::from(*start)) == Some(run.len()) =>
             {
@@ -211,7 +214,7 @@ impl ConfigSpace {
         }
     }
 
-    /// What writing this byte sets off.
+    /// The actions that a write of this byte requires.
     fn action_at(&self, at: u16, value: u8) -> Touched {
         let is = |capability: Option<u16>, register: u16| {
             capability.and_then(|it| it.checked_add(register)) == Some(at)
@@ -238,27 +241,28 @@ impl ConfigSpace {
         touched
     }
 
-    /// The command register as the guest set it.
+    /// The command register that the guest programmed.
     pub fn command(&self) -> Command {
         Command::from_bits_retain(self.u16_at(COMMAND))
     }
 
-    /// MSI-X message control as the guest set it.
+    /// MSI-X message control that the guest programmed, if the function has MSI-X.
     pub fn msix_control(&self) -> Option<u16> {
         Some(self.u16_at(self.offsets.msix?.checked_add(MSIX_CONTROL)?))
     }
 
-    /// Tells whether the function is in another power state than D0, in which it decodes nothing (PM 5.4).
+    /// Sets whether the function is in a power state other than D0. It then decodes nothing (PM
+    /// 1.2, 5.4).
     pub fn set_in_low_power(&mut self, in_low_power: bool) {
         self.in_low_power = in_low_power;
     }
 
-    /// As [`set_in_low_power`](Self::set_in_low_power) told.
+    /// Whether the function is in a power state other than D0, as [set](Self::set_in_low_power).
     pub fn is_in_low_power(&self) -> bool {
         self.in_low_power
     }
 
-    /// Where the guest placed a BAR and lets it decode, or `None` where it decodes nothing.
+    /// The address that a BAR decodes now, or `None` if it decodes nothing.
     pub fn decoded(&self, bar: &Bar) -> Option<u64> {
         let decode = match bar.kind.space() {
             Space::Memory => Command::MEMORY,
@@ -270,7 +274,7 @@ impl ConfigSpace {
         bar.address(self.register(bar)).filter(|_| on)
     }
 
-    /// A BAR's register, with its upper half if it has one.
+    /// The value of a BAR's register, upper half included.
     fn register(&self, bar: &Bar) -> u64 {
         let mut bytes = [0; 8];
         let known = self.window(bar.register(), bar.register_size());

@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-/// What a function writes to signal an interrupt (PCI 3.0, 6.8.1).
+/// The write by which a function signals an interrupt (PCI 3.0, 6.8.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MsiMessage {
-    /// The address written to; on x86 in 0xfee00000-0xfeefffff.
+    /// The address; on x86 in 0xfee00000-0xfeefffff.
     pub address: u64,
-    /// The value written.
+    /// The data.
     pub data: u32,
 }
 
-/// What the guest programmed of MSI or of MSI-X.
+/// The state of MSI or MSI-X that the guest programmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProgrammedVectors {
     /// MSI or MSI-X is enabled.
     pub enabled: bool,
     /// The number of vectors while it is enabled.
     pub vectors: u16,
-    /// The messages of the vectors that may fire now: none while it is disabled.
+    /// The messages of the vectors that are not masked. It is empty while MSI or MSI-X is disabled.
     pub unmasked: BTreeMap<u16, MsiMessage>,
 }

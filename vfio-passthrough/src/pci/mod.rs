@@ -1,5 +1,5 @@
-//! What the PCI specifications say, as pure code: registers, capability chains, the guest's view of config
-//! space, BARs, MSI-X.
+//! The rules of the PCI specifications as pure code: registers, capability lists, the guest's view
+//! of config space, BARs, MSI and MSI-X.
 
 pub mod bar;
 pub mod caps;

@@ -1,23 +1,23 @@
-//! Message-signalled interrupts without a table, as the guest programs them (PCI 6.8.1). The registers are
-//! emulated bytes of config space; this reads them.
+//! MSI, as the guest programs it (PCI 3.0, 6.8.1). Its registers are emulated bytes of config
+//! space. This module interprets them.
 
 use super::message::{MsiMessage, ProgrammedVectors};
 
-/// Bit of message control: MSI is on.
+/// Bit of message control: MSI is enabled.
 pub const ENABLE: u16 = 1;
-/// Bits of message control: how many vectors the guest lets it use, as a power of two.
+/// Bits of message control: the number of vectors that the guest enabled, as a power of two.
 pub const MULTIPLE_ENABLE: u16 = 0b111 << 4;
-/// Bits of message control: how many vectors the function has, as a power of two.
+/// Bits of message control: the number of vectors of the function, as a power of two.
 const MULTIPLE_CAPABLE: u16 = 0b111 << 1;
 /// Bit of message control: the message address has 64 bits.
 const ADDRESS_64: u16 = 1 << 7;
-/// Bit of message control: there are mask and pending bits.
+/// Bit of message control: the capability has mask and pending bits.
 const MASKING: u16 = 1 << 8;
-/// The most vectors that there can be, as a power of two (PCI 6.8.1.3).
+/// The largest number of vectors, as a power of two (PCI 3.0, 6.8.1.3).
 const MAX_POWER: u16 = 5;
 
-/// Offsets of the registers in the capability; what it has depends on two bits of message control (PCI 6.8.1,
-/// figure 6-9).
+/// The layout of the MSI capability. It depends on two bits of message control (PCI 3.0, 6.8.1,
+/// figure 6-9). All offsets are relative to the capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiLayout {
     wide: bool,
@@ -26,43 +26,43 @@ pub struct MsiLayout {
 }
 
 impl MsiLayout {
-    /// Offset of message control.
+    /// The offset of message control.
     pub const CONTROL: u16 = 2;
-    /// Offset of the message address.
+    /// The offset of the message address.
     pub const ADDRESS: u16 = 4;
 
-    /// What message control says.
+    /// The layout for a value of message control.
     pub fn new(control: u16) -> Self {
         let power = ((control & MULTIPLE_CAPABLE) >> 1).min(MAX_POWER);
         Self { wide: control & ADDRESS_64 != 0, masking: control & MASKING != 0, power }
     }
 
-    /// How many vectors the function has: 1 to 32.
+    /// The number of vectors of the function: 1 to 32.
     pub fn vectors(&self) -> u16 {
         1 << self.power
     }
 
-    /// The upper half of the message address, if there is one.
+    /// The offset of the message upper address, if the capability has it.
     pub fn upper(&self) -> Option<u16> {
         self.wide.then_some(8)
     }
 
-    /// Offset of the message data.
+    /// The offset of the message data.
     pub fn data(&self) -> u16 {
         if self.wide { 12 } else { 8 }
     }
 
-    /// Offset of the mask bits, if there are any.
+    /// The offset of the mask bits, if the capability has them.
     pub fn mask(&self) -> Option<u16> {
         self.masking.then_some(if self.wide { 16 } else { 12 })
     }
 
-    /// Offset of the pending bits, if there are any.
+    /// The offset of the pending bits, if the capability has them.
     pub fn pending(&self) -> Option<u16> {
         self.masking.then_some(if self.wide { 20 } else { 16 })
     }
 
-    /// How many bytes the capability has.
+    /// The size of the capability in bytes.
     pub fn size(&self) -> u16 {
         match (self.masking, self.wide) {
             (true, true) => 24,
@@ -72,16 +72,16 @@ impl MsiLayout {
         }
     }
 
-    /// What the guest asks of the host by these register values.
+    /// The vectors that these register values program.
     pub fn programmed(&self, registers: MsiRegisters) -> ProgrammedVectors {
         let enabled = registers.control & ENABLE != 0;
-        // More than there are is as many as there are (PCI 6.8.1.3).
+        // The guest must not enable more vectors than the function has (PCI 3.0, 6.8.1.3).
         let power = ((registers.control & MULTIPLE_ENABLE) >> 4).min(self.power);
         let vectors = 1_u16 << power;
         let unmasked = |vector: &u16| enabled && registers.mask >> vector & 1 == 0;
         let message = |vector: u16| MsiMessage {
             address: registers.address & !0b11,
-            // The function changes the lower bits of the data to tell its vectors apart (PCI 6.8.1.6).
+            // The lower bits of the data are the number of the vector (PCI 3.0, 6.8.1.6).
             data: u32::from(registers.data & !vectors.saturating_sub(1) | vector),
         };
         let unmasked =
@@ -90,7 +90,7 @@ impl MsiLayout {
     }
 }
 
-/// The registers, as the guest set them. Mask is 0 where there are no mask bits.
+/// The registers that the guest programmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MsiRegisters {
     /// Message control.
@@ -99,7 +99,7 @@ pub struct MsiRegisters {
     pub address: u64,
     /// Message data.
     pub data: u16,
-    /// Mask bits, a bit a vector.
+    /// Mask bits, one for each vector; 0 if the capability has none.
     pub mask: u32,
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_has_its_registers_where_the_specification_has_them() {
+    fn the_layouts_are_those_of_the_specification() {
         let cases = [
             (0x0000, (None, 8, None, None, 10)),
             (0x0080, (Some(8), 12, None, None, 14)),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_may_use_fewer_vectors_than_there_are_and_no_more() {
+    fn limits_the_enabled_vectors_to_those_of_the_function() {
         let layout = MsiLayout::new(0b0110);
         for (control, vectors) in [(0x01, 1), (0x11, 2), (0x31, 8), (0x51, 8)] {
             let wanted = layout.programmed(MsiRegisters { control, ..MsiRegisters::default() });
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_differ_in_the_lower_bits_of_the_data() {
+    fn the_lower_bits_of_the_data_are_the_vector() {
         let registers =
             MsiRegisters { control: 0x21, address: 0xfee0_1003, data: 0x4047, mask: 0b0100 };
         let wanted = MsiLayout::new(0b0100).programmed(registers);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_delivers_nothing() {
+    fn a_disabled_msi_has_no_unmasked_vectors() {
         let wanted =
             MsiLayout::new(0).programmed(MsiRegisters { data: 0x40, ..MsiRegisters::default() });
         assert!(!wanted.enabled && wanted.unmasked.is_empty());

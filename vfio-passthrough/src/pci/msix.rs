@@ -1,46 +1,47 @@
-//! The MSI-X table as the guest programs it (PCI 6.8.2). The table in the hardware belongs to the host's
-//! kernel and is never touched.
+//! MSI-X as the guest programs it (PCI 3.0, 6.8.2): the table and message control. The host's
+//! kernel owns the table in the hardware. This crate never accesses that.
 
 use super::message::{MsiMessage, ProgrammedVectors};
 use crate::address::{BarIndex, ByteRange};
 
 use super::regs::{MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE};
 
-/// Bytes of a table entry: address, upper address, data, vector control (PCI 6.8.2.6).
+/// The size of a table entry in bytes: address, upper address, data, vector control (PCI 3.0,
+/// 6.8.2.6).
 const ENTRY_SIZE: u64 = 16;
-/// Bit of vector control: the vector is masked. It is set after a reset (PCI 6.8.2.9).
+/// Bit of vector control: the vector is masked. A reset sets it (PCI 3.0, 6.8.2.9).
 const MASKED: u32 = 1;
-/// The largest table there can be.
+/// The largest number of table entries (PCI 3.0, 6.8.2.3).
 pub const MAX_VECTORS: u16 = 2048;
 
-/// Where the table and the pending bit array are, and how many vectors there are: what the capability says.
+/// The layout of MSI-X: the number of vectors, and the locations of the table and of the PBA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixLayout {
-    /// How many vectors, 1 to 2048.
+    /// The number of vectors, 1 to 2048.
     pub vectors: u16,
     /// The BAR that holds the table.
     pub table_bar: BarIndex,
-    /// Where the table is in that BAR.
+    /// The table in that BAR, in bytes.
     pub table: ByteRange,
-    /// The BAR that holds the pending bit array.
+    /// The BAR that holds the PBA.
     pub pba_bar: BarIndex,
-    /// Where the pending bit array is in that BAR.
+    /// The PBA in that BAR, in bytes.
     pub pba: ByteRange,
 }
 
 impl MsixLayout {
-    /// What the registers of the capability say; `None` where they name a BAR that cannot be.
+    /// The layout that the capability's registers describe. `None` if they name a BAR above 5.
     pub fn new(control: u16, table: u32, pba: u32) -> Option<Self> {
         let vectors = (control & MSIX_SIZE).saturating_add(1);
         let (table_bar, table_offset) = bar_and_offset(table)?;
         let (pba_bar, pba_offset) = bar_and_offset(pba)?;
         let table = ByteRange::new(table_offset, u64::from(vectors).saturating_mul(ENTRY_SIZE))?;
-        // A bit a vector, in units of 64 bits.
+        // One bit for each vector, in units of 64 bits (PCI 3.0, 6.8.2.10).
         let pba = ByteRange::new(pba_offset, u64::from(vectors).div_ceil(64).saturating_mul(8))?;
         Some(Self { vectors, table_bar, table, pba_bar, pba })
     }
 
-    /// What an access to a BAR touches, if it is not simply the device's.
+    /// The part of MSI-X at an offset of a BAR, or `None` if the access is for the device.
     pub fn part_at(&self, bar: BarIndex, offset: u64) -> Option<MsixPart> {
         let within = |own_bar, range: ByteRange| range.offset_of(offset).filter(|_| own_bar == bar);
         let table = within(self.table_bar, self.table).map(MsixPart::Table);
@@ -48,22 +49,23 @@ impl MsixLayout {
     }
 }
 
-/// A place in the structures of MSI-X, with the offset in it.
+/// A part of MSI-X, with an offset in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsixPart {
     /// The table.
     Table(u64),
-    /// The pending bit array.
+    /// The PBA (pending bit array).
     Pba(u64),
 }
 
-/// The lower three bits are the BAR, the others an offset of a multiple of 8 (PCI 6.8.2.4).
+/// Splits a register: the lower three bits are the BAR, the others the offset, a multiple of 8 (PCI
+/// 3.0, 6.8.2.4).
 fn bar_and_offset(register: u32) -> Option<(BarIndex, u64)> {
     let bar = BarIndex::new(u8::try_from(register & 0b111).ok()?)?;
     Some((bar, u64::from(register & !0b111)))
 }
 
-/// An entry: four 32-bit registers.
+/// A table entry: four 32-bit registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     address: u32,
@@ -95,7 +97,7 @@ impl Entry {
     }
 }
 
-/// What the guest programmed: the table, and the two bits of message control.
+/// The state that the guest programmed: the table, and two bits of message control.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MsixState {
     enabled: bool,
@@ -104,7 +106,7 @@ pub struct MsixState {
 }
 
 impl MsixState {
-    /// As after a reset: off, every vector masked.
+    /// The state after a reset: MSI-X is disabled, and every vector is masked.
     pub fn new(vectors: u16) -> Self {
         Self {
             enabled: false,
@@ -113,35 +115,37 @@ impl MsixState {
         }
     }
 
-    /// Back to how it was after a reset.
+    /// Sets the state after a reset.
     pub fn reset(&mut self) {
         self.enabled = false;
         self.masked = false;
         self.entries.fill(RESET);
     }
 
-    /// Takes the guest's value of message control.
+    /// Sets message control to the guest's value.
     pub fn write_control(&mut self, control: u16) {
         self.enabled = control & MSIX_ENABLE != 0;
         self.masked = control & MSIX_FUNCTION_MASK != 0;
     }
 
-    /// No vector can be delivered whatever the entries say.
+    /// Whether MSI-X is disabled or the function is masked: the entries of the table then have no
+    /// effect.
     pub fn is_masked_or_disabled(&self) -> bool {
         !self.enabled || self.masked
     }
 
-    /// What the guest asks of the host.
+    /// The vectors that the guest programmed.
     pub fn programmed(&self) -> ProgrammedVectors {
-        // `new` made at most MAX_VECTORS.
+        // `new` makes at most MAX_VECTORS entries.
         let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
         let numbers = if self.enabled { 0..vectors } else { 0..0 };
         let unmasked =
-            numbers.filter_map(|vector| Some((vector, self.deliverable(vector)?))).collect();
+            numbers.filter_map(|vector| Some((vector, self.unmasked_message(vector)?))).collect();
         ProgrammedVectors { enabled: self.enabled, vectors, unmasked }
     }
 
-    /// Bytes of the table, as if it were memory. What lies behind the last entry reads as zero.
+    /// Reads bytes of the table, with any size and alignment. Bytes after the last entry read as
+    /// zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         for (position, byte) in positions(offset, 1).zip(data) {
             let entry = usize::try_from(position / ENTRY_SIZE)
@@ -155,8 +159,8 @@ impl MsixState {
         }
     }
 
-    /// A write of the guest. Aligned accesses of 4 and 8 bytes count, others have no defined effect (PCI
-    /// 6.8.2) and are dropped. True where something changed.
+    /// Applies a guest's write. Only aligned accesses of 4 and 8 bytes have a defined effect (PCI
+    /// 3.0, 6.8.2): others are ignored. Returns whether a register changed.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
         let aligned =
             matches!(data.len(), 4 | 8) && offset.checked_rem(data.len() as u64) == Some(0);
@@ -182,25 +186,25 @@ impl MsixState {
         changed
     }
 
-    /// The message of a vector that may fire now, `None` for one that is masked, by itself, by the function
-    /// or by MSI-X being off.
-    pub fn deliverable(&self, vector: u16) -> Option<MsiMessage> {
+    /// The message of a vector, or `None` if the vector or the function is masked, or MSI-X is
+    /// disabled.
+    pub fn unmasked_message(&self, vector: u16) -> Option<MsiMessage> {
         let entry = self.entries.get(usize::from(vector))?;
         let unmasked = self.enabled && !self.masked && entry.control & MASKED == 0;
         unmasked.then(|| MsiMessage {
-            // The lower two bits are reserved: a message is a dword (PCI 6.8.2.7).
+            // The lower two bits are reserved: a message is a DWORD (PCI 3.0, 6.8.2.7).
             address: u64::from(entry.upper) << 32 | u64::from(entry.address & !0b11),
             data: entry.data,
         })
     }
 }
 
-/// Offsets from `start` on, `step` apart, up to the last that there is.
+/// Offsets from `start` on, `step` apart, up to the last that fits in 64 bits.
 fn positions(start: u64, step: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(start), move |position| position.checked_add(step))
 }
 
-/// The vectors whose bits are in these bytes of the pending bit array.
+/// The vectors whose bits are in these bytes of the PBA.
 pub fn pba_vectors(offset: u64, length: usize) -> impl Iterator<Item = u16> {
     let bits = (length as u64).saturating_mul(8);
     let first = offset.saturating_mul(8);
@@ -208,7 +212,7 @@ pub fn pba_vectors(offset: u64, length: usize) -> impl Iterator<Item = u16> {
     vectors.map_while(|vector| u16::try_from(vector).ok())
 }
 
-/// Replaces bits of the pending bit array by what `pending` says of a vector and its bit.
+/// Replaces bits of the PBA. `pending` gets a vector and its old bit, and returns the new bit.
 pub fn overlay_pba(offset: u64, data: &mut [u8], pending: impl Fn(u16, bool) -> bool) {
     for (position, byte) in positions(offset, 1).zip(data) {
         let old = *byte;
@@ -231,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_capability_tells_where_things_are() {
+    fn parses_the_capability() {
         let found = layout(64, 0x2000, 0x3004);
         assert_eq!((found.vectors, found.table_bar.number(), found.pba_bar.number()), (65, 0, 4));
         assert_eq!(found.table, ByteRange::new(0x2000, 65 * 16).unwrap());
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn table_and_pba_are_found_in_their_bars_only() {
+    fn finds_table_and_pba_in_their_bars_only() {
         let found = layout(0, 0x2000, 0x3004);
         let bar = |number| BarIndex::new(number).unwrap();
         assert_eq!(found.part_at(bar(0), 0x200c), Some(MsixPart::Table(12)));
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_in_either_width() {
+    fn reads_back_writes_of_4_and_8_bytes() {
         let mut state = MsixState::new(2);
         assert!(state.write(16, &0xfee0_1003_u64.to_le_bytes()));
         assert!(state.write(24, &0x41_u32.to_le_bytes()));
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn accesses_of_no_defined_effect_are_dropped() {
+    fn ignores_writes_without_a_defined_effect() {
         let mut state = MsixState::new(1);
         for (offset, data) in
             [(0, &[1_u8][..]), (2, &[1; 4]), (4, &[1; 8]), (16, &[1; 4]), (u64::MAX - 3, &[1; 4])]
@@ -274,18 +278,21 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_fires_only_where_nothing_masks_it() {
+    fn a_vector_has_a_message_only_if_nothing_masks_it() {
         let mut state = MsixState::new(1);
         state.write(0, &0xfee0_1000_u64.to_le_bytes());
         state.write(8, &0x41_u64.to_le_bytes());
-        assert_eq!(state.deliverable(0), None, "MSI-X is off");
+        assert_eq!(state.unmasked_message(0), None, "MSI-X is disabled");
         state.write_control(MSIX_ENABLE | MSIX_FUNCTION_MASK);
-        assert_eq!(state.deliverable(0), None, "the function is masked");
+        assert_eq!(state.unmasked_message(0), None, "the function is masked");
         state.write_control(MSIX_ENABLE);
-        assert_eq!(state.deliverable(0), Some(MsiMessage { address: 0xfee0_1000, data: 0x41 }));
+        assert_eq!(
+            state.unmasked_message(0),
+            Some(MsiMessage { address: 0xfee0_1000, data: 0x41 })
+        );
         state.write(12, &MASKED.to_le_bytes());
-        assert_eq!(state.deliverable(0), None, "the vector is masked");
-        assert_eq!(state.deliverable(1), None, "there is no such vector");
+        assert_eq!(state.unmasked_message(0), None, "the vector is masked");
+        assert_eq!(state.unmasked_message(1), None, "no such vector exists");
     }
 
     #[test]
@@ -296,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bit_of_the_hardware_is_told_with_its_vector() {
+    fn passes_each_old_bit_with_its_vector() {
         let mut bytes = [0b0100_0001, 0x80];
         overlay_pba(1, &mut bytes, |vector, hardware| hardware && vector != 14);
         assert_eq!(bytes, [1, 0x80]);

@@ -1,5 +1,5 @@
-//! Register offsets and bits of config space, by the section that defines them: PCI Local Bus 3.0 (PCI), PCI
-//! Express Base 5.0 (PCIe), PCI Power Management 1.2 (PM).
+//! Offsets and bits of config space registers, with the section that defines each. "PCI" is PCI
+//! Local Bus 3.0, "PCIe" is PCI Express Base 5.0, "PM" is PCI Power Management 1.2.
 
 /// Vendor ID (PCI 6.2.1).
 pub const VENDOR_ID: u16 = 0x00;
@@ -11,43 +11,45 @@ pub const STATUS: u16 = 0x06;
 pub const CACHE_LINE_SIZE: u16 = 0x0c;
 /// Header Type (PCI 6.2.1).
 pub const HEADER_TYPE: u16 = 0x0e;
-/// Built-in self test (PCI 6.2.4).
+/// BIST: built-in self test (PCI 6.2.4).
 pub const BIST: u16 = 0x0f;
 /// The first base address register (PCI 6.2.5.1).
 pub const BAR0: u16 = 0x10;
-/// The end of the six of them; the CardBus pointer is there (PCI 6.2.4).
+/// The end of the six BARs, and the offset of the CardBus CIS pointer (PCI 6.2.4).
 pub const BARS_END: u16 = 0x28;
-/// The expansion ROM's base address register (PCI 6.2.5.2).
+/// Expansion ROM Base Address (PCI 6.2.5.2).
 pub const ROM: u16 = 0x30;
 /// The end of [`ROM`].
 pub const ROM_END: u16 = 0x34;
 /// Bit of [`ROM`]: the ROM is decoded.
 pub const ROM_ENABLE: u32 = 1;
-/// Where the list of capabilities starts (PCI 6.7).
+/// Capabilities Pointer (PCI 6.7).
 pub const CAPABILITIES: u16 = 0x34;
 /// Interrupt Line (PCI 6.2.4).
 pub const INTERRUPT_LINE: u16 = 0x3c;
 /// Interrupt Pin (PCI 6.2.4).
 pub const INTERRUPT_PIN: u16 = 0x3d;
-/// The end of the header: the first byte that a capability can have.
+/// The end of the header, and the lowest offset of a capability.
 pub const HEADER_END: u16 = 0x40;
-/// The size of conventional config space, and the start of the extended one (PCIe 7.2).
+/// The size of conventional config space in bytes, and the start of extended config space (PCIe
+/// 7.2).
 pub const CONVENTIONAL_SIZE: u16 = 0x100;
-/// The size of config space of a PCI Express function.
+/// The size of a PCI Express function's config space in bytes (PCIe 7.2).
 pub const EXTENDED_SIZE: u16 = 0x1000;
 
-/// Bit of [`STATUS`]: the function asserts its INTx pin, or would but for `INTX_DISABLE`.
+/// Bit of [`STATUS`], Interrupt Status: an INTx interrupt is pending, even if `INTX_DISABLE` is
+/// set.
 pub const STATUS_INTERRUPT: u16 = 1 << 3;
-/// Bit of [`STATUS`]: there is a list of capabilities.
+/// Bit of [`STATUS`], Capabilities List: the function has a capability list.
 pub const STATUS_CAPABILITIES: u16 = 1 << 4;
-/// Bit of [`HEADER_TYPE`]: the device has more functions than one.
+/// Bit of [`HEADER_TYPE`]: the device has more than one function.
 pub const MULTIFUNCTION: u8 = 1 << 7;
 
 /// Bit of a BAR: it decodes I/O space.
 pub const BAR_IO: u32 = 1;
 /// Bits of a memory BAR: its type; see [`BAR_64`].
 pub const BAR_TYPE: u32 = 0b110;
-/// Value of [`BAR_TYPE`]: the next register is the upper half of the address.
+/// Value of [`BAR_TYPE`]: the BAR has 64 bits, and the next register is its upper half.
 pub const BAR_64: u32 = 0b100;
 /// Bit of a memory BAR: prefetchable.
 pub const BAR_PREFETCHABLE: u32 = 0b1000;
@@ -62,11 +64,11 @@ bitflags::bitflags! {
         const MEMORY = 1 << 1;
         /// The function may do DMA and send MSIs.
         const BUS_MASTER = 1 << 2;
-        /// Parity errors are answered.
+        /// Parity Error Response: the function reports parity errors.
         const PARITY = 1 << 6;
-        /// SERR# may be driven.
+        /// SERR# Enable: the function may report errors to the host.
         const SERR = 1 << 8;
-        /// INTx may not be asserted.
+        /// Interrupt Disable: the function must not assert INTx.
         const INTX_DISABLE = 1 << 10;
     }
 }
@@ -95,7 +97,7 @@ pub mod ext {
     pub const ATS: u16 = 0x000f;
     /// Single-root I/O virtualization.
     pub const SRIOV: u16 = 0x0010;
-    /// Page requests.
+    /// Page request interface.
     pub const PRI: u16 = 0x0013;
     /// Resizable BARs.
     pub const REBAR: u16 = 0x0015;
@@ -103,16 +105,17 @@ pub mod ext {
     pub const PASID: u16 = 0x001b;
     /// Resizable BARs of virtual functions.
     pub const VF_REBAR: u16 = 0x0024;
-    /// No capability: what a list whose first member is hidden starts with, since it must start at 0x100.
+    /// The null capability. It stands at 0x100 if the first capability of a list is hidden: a list
+    /// must start at 0x100.
     pub const NULL: u16 = 0x0000;
 }
 
 /// Offset in the power management capability: control and status (PM 3.2.4).
 pub const PM_CONTROL: u16 = 4;
-/// Bits of [`PM_CONTROL`]: the state, 0 for D0 and 3 for D3hot.
+/// Bits of [`PM_CONTROL`]: the power state, 0 for D0 to 3 for D3hot.
 pub const PM_STATE: u16 = 0b11;
 
-/// Offset in the PCI Express capability: its register (PCIe 7.5.3.2).
+/// Offset in the PCI Express capability: PCI Express Capabilities (PCIe 7.5.3.2).
 pub const EXPRESS_FLAGS: u16 = 2;
 /// Bits of [`EXPRESS_FLAGS`]: device/port type.
 pub const EXPRESS_TYPE: u16 = 0x00f0;
@@ -124,39 +127,42 @@ pub const EXPRESS_LEGACY_ENDPOINT: u16 = 0x0010;
 pub const EXPRESS_INTEGRATED: u16 = 0x0090;
 /// Bits of [`EXPRESS_FLAGS`]: the version of the capability.
 pub const EXPRESS_VERSION: u16 = 0x000f;
-/// Offset in the PCI Express capability: the highest byte of device capabilities (PCIe 7.5.3.3).
+/// Offset in the PCI Express capability: the highest byte of Device Capabilities (PCIe 7.5.3.3).
 pub const EXPRESS_CAPABLE: u16 = 7;
-/// Bit of [`EXPRESS_CAPABLE`]: there is a function level reset.
+/// Bit of [`EXPRESS_CAPABLE`]: the function supports FLR.
 pub const EXPRESS_FLR_CAPABLE: u8 = 1 << 4;
-/// Offsets in the PCI Express capability: registers of links in version 1 of it (PCIe 1.1, 7.8).
+/// Offsets in the PCI Express capability, version 1: link registers (PCIe 1.1, 7.8).
 pub const EXPRESS_LINK_1: std::ops::Range<u16> = 0x0c..0x14;
-/// Offsets in the PCI Express capability: registers of links, slots and root ports (PCIe 7.5.3.6 to 7.5.3.14).
+/// Offsets in the PCI Express capability: link, slot and root registers (PCIe 7.5.3.6 to 7.5.3.14).
 pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
-/// Offsets in the PCI Express capability: second registers of links and slots (PCIe 7.5.3.18 to 7.5.3.23).
+/// Offsets in the PCI Express capability: the second link and slot registers (PCIe 7.5.3.18 to
+/// 7.5.3.23).
 pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
-/// Offset in the PCI Express capability: device control (PCIe 7.5.3.4).
+/// Offset in the PCI Express capability: Device Control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
-/// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate a function level reset; reads as 0.
+/// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate an FLR. It reads as 0.
 pub const EXPRESS_FLR: u8 = 1 << 7;
 
-/// Offset in the advanced features capability: what there is (Advanced Capabilities for Conventional PCI ECN).
+/// Offset in the Advanced Features capability: AF Capabilities (Advanced Capabilities for
+/// Conventional PCI ECN).
 pub const AF_CAPABLE: u16 = 3;
-/// Bit of [`AF_CAPABLE`]: there is a function level reset.
+/// Bit of [`AF_CAPABLE`]: the function supports FLR.
 pub const AF_FLR_CAPABLE: u8 = 1 << 1;
-/// Offset in the advanced features capability: control (Advanced Capabilities for Conventional PCI ECN).
+/// Offset in the Advanced Features capability: AF Control (Advanced Capabilities for Conventional
+/// PCI ECN).
 pub const AF_CONTROL: u16 = 4;
-/// Bit of [`AF_CONTROL`]: initiate a function level reset; reads as 0.
+/// Bit of [`AF_CONTROL`]: initiate an FLR. It reads as 0.
 pub const AF_FLR: u8 = 1;
 
 /// Offset in the MSI-X capability: message control (PCI 6.8.2.3).
 pub const MSIX_CONTROL: u16 = 2;
 /// Offset in the MSI-X capability: the table's BAR and offset (PCI 6.8.2.4).
 pub const MSIX_TABLE: u16 = 4;
-/// Offset in the MSI-X capability: the pending bit array's BAR and offset (PCI 6.8.2.5).
+/// Offset in the MSI-X capability: the PBA's BAR and offset (PCI 6.8.2.5).
 pub const MSIX_PBA: u16 = 8;
-/// Bits of [`MSIX_CONTROL`]: the size of the table, less one.
+/// Bits of [`MSIX_CONTROL`]: the number of table entries, minus one.
 pub const MSIX_SIZE: u16 = 0x07ff;
-/// Bit of [`MSIX_CONTROL`]: every vector is masked.
+/// Bit of [`MSIX_CONTROL`], Function Mask: every vector is masked.
 pub const MSIX_FUNCTION_MASK: u16 = 1 << 14;
-/// Bit of [`MSIX_CONTROL`]: MSI-X is on.
+/// Bit of [`MSIX_CONTROL`]: MSI-X is enabled.
 pub const MSIX_ENABLE: u16 = 1 << 15;

@@ -1,12 +1,12 @@
-//! Decides, once, what the guest sees of each byte of config space. `docs/devices.md` has the same
-//! tables, and a test compares them. *Hidden* is an emulated zero.
+//! Decides what the guest sees of each byte of config space. `docs/devices.md` has the same tables,
+//! and a test compares them. *Hidden* bytes are emulated zeros.
 //!
 //! | register | kind | the guest sees | why |
 //! |---|---|---|---|
 //! | vendor, device, revision, class, subsystem, Min_Gnt, Max_Lat, reserved bytes | emulated | the device's values, read once | they never change, so no read has to reach the device |
-//! | command | emulated | what it wrote | a new value changes memory slots first, and is then written to the device. SERR# stays on if the host has it on, so that the host still hears of errors |
+//! | command | emulated | what it wrote | a new value changes memory slots first, and is then written to the device. SERR# stays on if the host has it on, so that errors are still reported to the host |
 //! | status | forwarded | the device's bits | only the bit for the capability list is emulated, because the list is |
-//! | cache line size, latency timer, interrupt line | emulated | what it wrote | the device does not hear of it |
+//! | cache line size, latency timer, interrupt line | emulated | what it wrote | it is not forwarded to the device |
 //! | header type | emulated | the device's, without the multifunction bit | the guest sees one function in each slot |
 //! | BIST | hidden | zero | no guest driver needs it |
 //! | CardBus pointer | hidden | zero | no guest driver needs it |
@@ -45,14 +45,15 @@ use super::regs::*;
 use crate::address::BarIndex;
 use crate::address::PciAddress;
 
-/// What the guest can set in the command register; special cycles, VGA and the like are wired to zero for PCI
-/// Express (PCIe 7.5.1.1.3).
+/// The bits of the command register that the guest can set. PCI Express functions hardwire the
+/// others to zero, for example special cycles and VGA palette snoop (PCIe 7.5.1.1.3).
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
-/// The sizes of the regions of the six BARs and of the ROM.
+/// The sizes in bytes of the regions of the six BARs and of the ROM. A size of 0 means that the
+/// function does not have it.
 pub type RegionSizes = [u64; BarIndex::COUNT as usize + 1];
 
-/// Reads config space of the device, all of `data` from an offset on.
+/// Reads the device's config space: fills `data` from an offset on.
 pub(super) type ReadConfig<'a> = &'a mut dyn FnMut(u16, &mut [u8]) -> io::Result<()>;
 
 struct View<'a> {
@@ -62,12 +63,13 @@ struct View<'a> {
 }
 
 impl ConfigSpace {
-    /// The guest's view of the device at `address`, whose config space has `size` bytes and whose BAR regions have `regions`
-    /// bytes.
+    /// The guest's view of the device at `address`. `size` is that of its config space in bytes:
+    /// below 4096 it counts as 256.
     ///
     /// # Errors
     ///
-    /// Those of `read`: some 20 reads are done here, of 1 to 64 bytes, and none for what is emulated later.
+    /// The first error of `read`. This makes about 20 reads, of 1 to 64 bytes each. Accesses to
+    /// emulated bits make none later.
     pub fn new(
         address: PciAddress,
         size: u16,
@@ -104,18 +106,18 @@ impl ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// The pin that the function says it signals, 0 for none, 1 for INTA# (PCI 6.2.4).
+    /// The interrupt pin of the function: 0 for none, 1 for INTA# (PCI 3.0, 6.2.4).
     pub fn pin(&self) -> u8 {
         self.power_on.get(usize::from(INTERRUPT_PIN)).map_or(0, |byte| byte.value)
     }
 
-    /// Takes the pin away: for a host VMM that has no line for it.
+    /// Hides the interrupt pin, if the VMM has no line for it.
     pub fn without_pin(mut self) -> Self {
         self.clear(INTERRUPT_PIN, 0xff);
         self
     }
 
-    /// Takes function level resets away: for a function that the host cannot reset alone.
+    /// Hides the FLR capability, if the host cannot reset the function alone.
     pub fn without_flr(mut self) -> Self {
         for reset in std::mem::take(&mut self.offsets.resets).into_iter().flatten() {
             let (offset, bit) = reset.capable;
@@ -124,7 +126,7 @@ impl ConfigSpace {
         self
     }
 
-    /// Bits that a guest cannot write are ours and zero from now on.
+    /// Emulates read-only bits as zero.
     fn clear(&mut self, offset: u16, bits: u8) {
         for bytes in [&mut self.bytes, &mut self.power_on] {
             for byte in bytes.iter_mut().skip(usize::from(offset)).take(1) {
@@ -139,7 +141,7 @@ impl View<'_> {
     fn header(&mut self, regions: &RegionSizes) -> io::Result<Vec<Bar>> {
         let header: [u8; HEADER_END as usize] = self.read_array(0)?;
         self.emulate(0, &header);
-        // Status is the device's, but for the bit that says that our list is there.
+        // Status is forwarded, except for Capabilities List: the capability list is emulated.
         self.forward(STATUS, &(!STATUS_CAPABILITIES).to_le_bytes());
         self.emulate(COMMAND, &[0, 0]);
         self.writable(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
@@ -160,7 +162,7 @@ impl View<'_> {
             let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
             let register = header.get(usize::from(offset)..).and_then(|bytes| bytes.first_chunk());
             let register = register.map_or(0, |bytes| u32::from_le_bytes(*bytes));
-            // The upper half of a 64-bit BAR is no BAR of its own.
+            // The upper half of a 64-bit BAR is not a BAR.
             let is_upper =
                 |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
             let upper = bars.last().is_some_and(is_upper);
@@ -183,7 +185,7 @@ impl View<'_> {
         Ok(data)
     }
 
-    /// Bytes that are ours and have these values.
+    /// Emulates bytes with these values.
     fn emulate(&mut self, offset: u16, values: &[u8]) {
         self.emulate_bits(offset, &vec![0xff; values.len()], values);
     }
@@ -209,7 +211,7 @@ impl View<'_> {
         }
     }
 
-    /// Zeros that ignore writes.
+    /// Emulates zeros that ignore writes.
     fn hide(&mut self, start: u16, end: u16) {
         let length = usize::from(end.saturating_sub(start));
         self.emulate(start, &vec![0; length]);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{MutexGuard, Weak};
 
 use proptest::prelude::*;
-use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::context::AssignedDevice;
 use vfio_passthrough::dma::Mapping;
 
 use super::libc::{MAP, SET_CONTAINER, SET_IOMMU, set_world};
@@ -21,8 +21,8 @@ fn device(group: u32) -> String {
 
 /// A host with a device in each group, and a container for them.
 struct Setup {
-    container: Arc<Container>,
-    devices: BTreeMap<u32, Arc<GroupDevice>>,
+    container: IommuContext,
+    devices: BTreeMap<u32, Arc<AssignedDevice>>,
     /// Removed at the end.
     _sysfs: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -40,7 +40,7 @@ fn setup(alone: &[u32]) -> Setup {
     let description = alone.iter().fold(description, |all, group| all.alone(*group));
     set_world(World::new(description.build(), root.path().to_owned()));
     Setup {
-        container: Container::open().unwrap(),
+        container: IommuContext::open().unwrap(),
         devices: BTreeMap::new(),
         _sysfs: root,
         _turn: turn,
@@ -89,6 +89,18 @@ fn sixteen_groups_share_what_is_mapped_once() {
     let made = with(|world| [MAP, SET_CONTAINER, SET_IOMMU].map(|request| world.made(request)));
     assert_eq!(made, [2, 16, 1]);
     assert_eq!(mappings(), [pieces(&[0, 4])], "in one container");
+}
+
+#[test]
+fn takes_a_container_that_was_opened_elsewhere_and_no_other_file() {
+    let mut setup = setup(&[]);
+    let open = |path: &str| std::fs::File::options().read(true).write(true).open(path).unwrap();
+    setup.container = IommuContext::open_by(open("/dev/vfio/vfio")).unwrap();
+    setup.attach(3).unwrap();
+    let _mapping = setup.map(1);
+    assert_eq!(mappings().last(), Some(&pieces(&[1])));
+    let error = IommuContext::open_by(open("/dev/null")).unwrap_err().to_string();
+    assert!(error.ends_with("pass /dev/vfio/vfio"), "{error}");
 }
 
 #[test]

@@ -241,11 +241,11 @@ extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c
 
 #[unsafe(no_mangle)]
 extern "C" fn close(fd: c_int) -> c_int {
-    if let Some(world) = world().as_mut()
-        && let Some(file) = world.fds.remove(&fd)
-    {
-        world.devices.remove(&file);
-        world.system.close(file).unwrap();
+    if let Some(world) = world().as_mut() {
+        if let Some(file) = world.fds.remove(&fd) {
+            world.devices.remove(&file);
+            world.system.close(file).unwrap();
+        }
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
@@ -253,12 +253,12 @@ extern "C" fn close(fd: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> isize {
-    if let Some(world) = world().as_ref()
-        && let Some(device) = world.fds.get(&fd)
+    if let Some((world, device)) =
+        world().as_ref().and_then(|world| Some((world, world.fds.get(&fd)?)))
     {
         let data = bytes(buffer as usize, size);
-        let read = world.system.read(*device, offset.cast_unsigned(), data);
-        return answer(read.map(usize::cast_signed));
+        let read = world.system.read(*device, offset as u64, data);
+        return answer(read.map(|length| length as isize));
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_pread64, fd, buffer, size, offset) as isize }
@@ -266,12 +266,12 @@ extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> i
 
 #[unsafe(no_mangle)]
 extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -> isize {
-    if let Some(world) = world().as_ref()
-        && let Some(device) = world.fds.get(&fd)
+    if let Some((world, device)) =
+        world().as_ref().and_then(|world| Some((world, world.fds.get(&fd)?)))
     {
         let data = bytes(buffer as usize, size);
-        let written = world.system.write(*device, offset.cast_unsigned(), data);
-        return answer(written.map(usize::cast_signed));
+        let written = world.system.write(*device, offset as u64, data);
+        return answer(written.map(|length| length as isize));
     }
     // SAFETY: what the caller asked for.
     unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, size, offset) as isize }

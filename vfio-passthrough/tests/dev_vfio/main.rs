@@ -17,7 +17,7 @@ use ::libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
 use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::host::{GroupLink, HostMemory};
 use vfio_passthrough::model::{Faults, Guest};
-use vfio_passthrough::{BarIndex, Container, Iova, PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{BarIndex, IommuContext, Iova, PassthroughFunction, ResetPolicy};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
@@ -69,7 +69,7 @@ const NOTHING: Host = |_| {};
 
 /// A guest's life: what failed, if anything did.
 fn live(kvm: Fd, host: Host) -> Result<(), String> {
-    let container = Container::open().map_err(text)?;
+    let container = IommuContext::open().map_err(text)?;
     container.link(Arc::new(Link(kvm))).map_err(text)?;
     let mut devices = Vec::new();
     for (device, _) in DEVICES {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use resources::AddressRange;
-use vfio_passthrough::backend::group::GroupDevice;
+use vfio_passthrough::context::AssignedDevice;
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    Container, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+    IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
 use vm_memory::GuestMemoryRegion;
 
@@ -26,7 +26,7 @@ const FIRST_SLOT: u8 = 1;
 /// The assigned devices, opened, and the I/O address space that they share. They stay while the
 /// guest reboots.
 pub(crate) struct Devices {
-    container: Arc<Container>,
+    container: IommuContext,
     opened: Vec<Opened>,
 }
 
@@ -34,7 +34,7 @@ struct Opened {
     /// On the guest's bus.
     slot: u8,
     address: PciAddress,
-    device: Arc<GroupDevice>,
+    device: Arc<AssignedDevice>,
     reset: ResetPolicy,
     p2p: bool,
 }
@@ -51,7 +51,7 @@ impl Devices {
         if asked.is_empty() {
             return Ok(None);
         }
-        let container = Container::open()?;
+        let container = IommuContext::open()?;
         link(&container, host)?;
         let mut open =
             |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
@@ -108,7 +108,7 @@ impl Devices {
     }
 }
 
-fn link(container: &Container, host: &KvmHost) -> Result<(), Error> {
+fn link(container: &IommuContext, host: &KvmHost) -> Result<(), Error> {
     let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
     Ok(container.link(link)?)
 }

@@ -54,8 +54,8 @@ impl ReservedRegion {
 impl Sysfs {
     /// What a group keeps of its I/O address space, as far as sysfs tells.
     ///
-    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) has it taken away already, but is there only when the group
-    /// is attached, and since Linux 5.4.
+    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) has it taken away already, but is there
+    /// only when the group is attached, and since Linux 5.4.
     pub fn reserved_regions(&self, group: u32) -> Vec<ReservedRegion> {
         let folder = self.root.join("kernel/iommu_groups").join(group.to_string());
         let mut bytes = Vec::new();

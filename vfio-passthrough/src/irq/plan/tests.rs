@@ -1,4 +1,4 @@
-//! Plans, by example and against a naive model.
+//! Tests plans by example and against a naive model.
 
 use super::*;
 use crate::pci::msix::MsixState;
@@ -17,7 +17,7 @@ fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
     guest.write(entry + 8, &(u64::from(data) | u64::from(masked) << 32).to_le_bytes());
 }
 
-/// Carries out a plan on the state, and says how it went.
+/// Carries out a plan on the state, and returns its steps.
 fn reconcile(guest: &MsixState, host: &mut BoundState, growth: Growth) -> Vec<Step> {
     let steps = plan(&guest.programmed(), host, growth);
     steps.iter().for_each(|step| host.after(step));
@@ -25,7 +25,7 @@ fn reconcile(guest: &MsixState, host: &mut BoundState, growth: Growth) -> Vec<St
 }
 
 #[test]
-fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
+fn binds_vectors_of_a_driver_that_unmasks_the_function_last() {
     let (mut guest, mut host) = (MsixState::new(65), BoundState::default());
     guest.write_control(ENABLE | FUNCTION_MASK);
     assert_eq!(reconcile(&guest, &mut host, Growth::Dynamic), [Step::EnableEmpty]);
@@ -42,7 +42,7 @@ fn a_driver_that_enables_masked_and_then_unmasks_its_vectors() {
 }
 
 #[test]
-fn a_mask_cycle_touches_delivery_only() {
+fn masking_and_unmasking_changes_the_route_only() {
     let (mut guest, mut host) = (MsixState::new(4), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 2, 7, false);
@@ -57,7 +57,7 @@ fn a_mask_cycle_touches_delivery_only() {
 }
 
 #[test]
-fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
+fn binds_all_vectors_at_enable_if_they_cannot_be_added() {
     let (mut guest, mut host) = (MsixState::new(65), BoundState::default());
     guest.write_control(ENABLE);
     assert_eq!(reconcile(&guest, &mut host, Growth::Fixed), [Step::Bind((0..65).collect())]);
@@ -69,7 +69,7 @@ fn without_resizing_every_vector_is_bound_at_enable_and_none_later() {
 }
 
 #[test]
-fn delivery_ends_before_msix_goes_off() {
+fn stops_routes_before_it_disables_msix() {
     let (mut guest, mut host) = (MsixState::new(2), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 1, 7, false);
@@ -83,7 +83,7 @@ fn delivery_ends_before_msix_goes_off() {
 }
 
 #[test]
-fn vectors_with_gaps_are_bound_in_one_call_that_names_no_bound_one() {
+fn binds_vectors_with_gaps_in_one_call_that_spans_no_bound_vector() {
     let (mut guest, mut host) = (MsixState::new(16), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 5, 0, false);
@@ -97,7 +97,7 @@ fn vectors_with_gaps_are_bound_in_one_call_that_names_no_bound_one() {
 }
 
 #[test]
-fn turning_it_on_allocates_no_host_vectors_for_gaps() {
+fn enabling_allocates_no_host_vectors_for_gaps() {
     let cases: [(&[u16], &[Step]); 3] = [
         (&[0, 1], &[Step::Bind(vec![0, 1])]),
         (&[1], &[Step::EnableEmpty, Step::Bind(vec![1])]),
@@ -113,7 +113,7 @@ fn turning_it_on_allocates_no_host_vectors_for_gaps() {
 }
 
 #[test]
-fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
+fn binds_again_if_the_guest_changes_the_number_of_vectors() {
     let wanted = |vectors| ProgrammedVectors { enabled: true, vectors, unmasked: BTreeMap::new() };
     let mut host = BoundState::default();
     host.after(&Step::Bind(vec![0, 1]));
@@ -125,7 +125,7 @@ fn a_guest_that_enables_another_number_of_vectors_gets_that_number() {
 }
 
 #[test]
-fn what_a_failure_may_have_left_either_way_is_told_again() {
+fn repeats_routes_that_a_failure_left_uncertain() {
     let (mut guest, mut host) = (MsixState::new(2), BoundState::default());
     guest.write_control(ENABLE);
     program(&mut guest, 0, 7, false);
@@ -135,7 +135,7 @@ fn what_a_failure_may_have_left_either_way_is_told_again() {
     assert_eq!(
         plan(&guest.programmed(), &host, Growth::Dynamic),
         [Step::Route(vec![(0, Some(message(7)))])],
-        "though it was delivered so before"
+        "though it was routed so before"
     );
     guest.write(12, &1_u32.to_le_bytes());
     reconcile(&guest, &mut host, Growth::Dynamic);
@@ -143,7 +143,7 @@ fn what_a_failure_may_have_left_either_way_is_told_again() {
     assert_eq!(
         plan(&guest.programmed(), &host, Growth::Dynamic),
         [Step::Route(vec![(0, None)])],
-        "though it was not delivered before"
+        "though it was not routed before"
     );
 }
 
@@ -151,13 +151,13 @@ fn what_a_failure_may_have_left_either_way_is_told_again() {
 enum Access {
     Control(u16),
     Program(u16, u32, bool),
-    /// Many at once: the function is masked meanwhile.
+    /// Several entries are written while the function is masked.
     Batch(BTreeSet<u16>, bool),
     Reset,
 }
 
 impl Access {
-    /// The single ones that it is made of.
+    /// The accesses that a batch consists of.
     fn singles(self) -> Vec<Access> {
         let Access::Batch(vectors, masked) = self else {
             return vec![self];
@@ -182,15 +182,22 @@ fn access() -> impl Strategy<Value = Access> {
     ]
 }
 
-/// What each step may do, where it comes, and how few there are.
+/// Checks the content, the order and the number of the steps.
 fn check_steps(
     steps: &[Step],
     wanted: &ProgrammedVectors,
     mut host: BoundState,
     growth: Growth,
 ) -> Result<(), TestCaseError> {
-    let starts = |step: &Step| matches!(step, Step::Route(changes) if changes.iter().any(|it| it.1.is_some()));
-    prop_assert!(steps.iter().filter(|step| starts(step)).count() <= 1, "one batch: {:?}", steps);
+    let starts = |step: &Step| match step {
+        Step::Route(changes) => changes.iter().any(|(_, message)| message.is_some()),
+        _ => false,
+    };
+    prop_assert!(
+        steps.iter().filter(|step| starts(step)).count() <= 1,
+        "more than one batch: {:?}",
+        steps
+    );
     for step in steps {
         match step {
             Step::Bind(vectors) => {
@@ -203,14 +210,18 @@ fn check_steps(
                 let routed = wanted.unmasked.keys().all(|vector| host.routed.contains_key(vector));
                 prop_assert!(routed, "bound before it is routed: {:?}", steps);
                 if growth == Growth::Fixed {
-                    prop_assert!(!host.enabled, "all at once: {:?}", steps);
+                    prop_assert!(!host.enabled, "bound after enable: {:?}", steps);
                     prop_assert_eq!(vectors, &(0..wanted.vectors).collect::<Vec<_>>());
                 }
             }
             Step::EnableEmpty => prop_assert!(growth == Growth::Dynamic && !host.enabled),
             Step::Disable => {
-                prop_assert!(host.enabled && !wanted.enabled, "turned off to grow: {:?}", steps);
-                prop_assert!(host.routed.is_empty(), "its irqfds are still there: {:?}", steps);
+                prop_assert!(
+                    host.enabled && !wanted.enabled,
+                    "disabled to add vectors: {:?}",
+                    steps
+                );
+                prop_assert!(host.routed.is_empty(), "its irqfds are still attached: {:?}", steps);
             }
             Step::Route(_) => {}
         }
@@ -221,12 +232,12 @@ fn check_steps(
 
 proptest! {
     #[test]
-    fn whatever_the_guest_does_the_host_ends_where_it_should(
+    fn the_host_agrees_with_the_guest_after_any_accesses(
         accesses in prop::collection::vec(access(), 0..40), fixed: bool,
     ) {
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
         let (mut guest, mut host) = (MsixState::new(6), BoundState::default());
-        // The naive model: the registers, and what the spec says of them.
+        // The naive model: the registers, interpreted by the specification.
         let (mut control, mut table) = (0_u16, [(0_u32, true); 6]);
         for access in accesses.into_iter().flat_map(Access::singles) {
             match access {

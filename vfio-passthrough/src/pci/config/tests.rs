@@ -1,12 +1,12 @@
-//! The guest's view of a device that is described by its bytes.
+//! Tests the guest's view of a device whose config space is given as bytes.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::pci::regs::*;
 
-/// Config space of something like an NVMe: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express at
-/// 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
+/// Config space similar to an NVMe's: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express
+/// at 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
 fn device() -> Vec<u8> {
     let mut bytes = vec![0xa5; 0x1000];
     let mut put =
@@ -46,7 +46,7 @@ fn view() -> ConfigSpace {
     view_of(&device())
 }
 
-/// What the guest reads while the device says `device`.
+/// The bytes that the guest reads if the device has the bytes `device`.
 fn read(view: &ConfigSpace, device: &[u8], offset: u16, length: usize) -> u32 {
     let mut data = [0; 4];
     let start = usize::from(offset);
@@ -68,7 +68,7 @@ fn capabilities(view: &ConfigSpace) -> Vec<u8> {
 }
 
 #[test]
-fn identity_is_the_devices_and_is_read_without_asking_it() {
+fn the_identity_is_that_of_the_device_and_is_emulated() {
     let (view, bytes) = (view(), device());
     assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
     assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
@@ -83,7 +83,7 @@ fn identity_is_the_devices_and_is_read_without_asking_it() {
 }
 
 #[test]
-fn lists_lead_past_what_is_hidden() {
+fn lists_skip_hidden_capabilities() {
     assert_eq!(capabilities(&view()), [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]);
     let (view, bytes) = (view(), device());
     let found = crate::pci::caps::extended(|offset| read(&view, &bytes, offset, 4)).found;
@@ -93,7 +93,7 @@ fn lists_lead_past_what_is_hidden() {
 }
 
 #[test]
-fn a_device_without_capabilities_says_so() {
+fn a_device_without_capabilities_has_no_list() {
     let mut bytes = device();
     bytes[usize::from(CAPABILITIES)] = 0;
     bytes[0x100..0x104].fill(0);
@@ -107,12 +107,12 @@ fn a_device_without_capabilities_says_so() {
     assert_eq!(
         (view.msix(), read(&view, &bytes, CAPABILITIES, 1)),
         (None, 0),
-        "whatever the pointer is"
+        "the pointer is ignored"
     );
 }
 
 #[test]
-fn an_endpoint_becomes_one_that_is_integrated() {
+fn an_endpoint_becomes_a_root_complex_integrated_endpoint() {
     assert_eq!(read(&view(), &device(), 0x82, 2), 0x0092);
 }
 
@@ -120,7 +120,7 @@ fn an_endpoint_becomes_one_that_is_integrated() {
 fn a_guest_sizes_and_places_bars() {
     let mut view = view();
     let bytes = device();
-    assert_eq!(read(&view, &bytes, 0x10, 4), 4, "not placed, and not where the host has it");
+    assert_eq!(read(&view, &bytes, 0x10, 4), 4, "not placed, and not at the host's address");
     view.write(0x10, &[0xff; 4]);
     view.write(0x14, &[0xff; 4]);
     view.write(0x1c, &[0xff; 4]);
@@ -164,27 +164,27 @@ fn only_command_bits_that_exist_can_be_set() {
 
 #[test]
 fn a_capability_that_runs_into_the_next_is_hidden() {
-    // MSI of this form, with mask bits and 64 bits of address, has 24 bytes.
+    // MSI with mask bits and 64 bits of address has 24 bytes.
     let control = [0x80, 0x01];
     for (id, size) in
         [(cap::MSI, 24), (cap::MSIX, 12), (cap::EXPRESS, 12), (cap::PM, 8), (cap::AF, 8), (0x09, 4)]
     {
-        for room in (4..=size).step_by(4) {
+        for space in (4..=size).step_by(4) {
             let mut bytes = device();
-            let next = 0x50 + room;
+            let next = 0x50 + space;
             bytes[0x50..0x80].fill(0);
             bytes[0x50..0x54].copy_from_slice(&[id, next, control[0], control[1]]);
             bytes[usize::from(next)..][..2].copy_from_slice(&[0x09, 0]);
             let view = view_of(&bytes);
             let first = read(&view, &bytes, CAPABILITIES, 1);
-            let expected = if room < size { next } else { 0x50 };
-            assert_eq!(first, u32::from(expected), "{id:#x} in {room} bytes");
+            let expected = if space < size { next } else { 0x50 };
+            assert_eq!(first, u32::from(expected), "{id:#x} in {space} bytes");
         }
     }
 }
 
 #[test]
-fn a_second_capability_of_a_kind_that_is_emulated_is_hidden() {
+fn a_second_emulated_capability_with_the_same_id_is_hidden() {
     for id in [cap::PM, cap::MSI, cap::MSIX, cap::EXPRESS] {
         let mut bytes = device();
         bytes[0xc1] = 0xd0;
@@ -198,7 +198,7 @@ fn a_second_capability_of_a_kind_that_is_emulated_is_hidden() {
 }
 
 #[test]
-fn an_flr_is_asked_for_and_not_passed_on() {
+fn an_flr_is_reported_and_not_forwarded() {
     let mut view = view();
     let written = view.write(0x88, &[0x10, 0x80]);
     assert!(written.touched.contains(Touched::RESET));
@@ -207,7 +207,7 @@ fn an_flr_is_asked_for_and_not_passed_on() {
 }
 
 #[test]
-fn what_is_the_devices_is_passed_on_in_one_piece() {
+fn forwards_adjacent_bytes_in_one_write() {
     let mut view = view();
     assert_eq!(
         view.write(0xc4, &[3, 0]),
@@ -218,7 +218,7 @@ fn what_is_the_devices_is_passed_on_in_one_piece() {
 }
 
 #[test]
-fn accesses_past_the_end_are_all_ones_and_lost() {
+fn reads_past_the_end_are_all_ones_and_writes_are_ignored() {
     let mut view = view();
     let mut data = [0; 4];
     view.overlay(0xfffe, &mut data);
@@ -227,9 +227,11 @@ fn accesses_past_the_end_are_all_ones_and_lost() {
 }
 
 proptest! {
-    /// A write of many bytes is the writes of its bytes.
+    /// A write of several bytes has the effect of writes of its single bytes.
     #[test]
-    fn straddling_writes_behave_as_their_bytes(offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9)) {
+    fn a_write_behaves_as_the_writes_of_its_bytes(
+        offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
         let (mut whole, mut parts) = (view(), view());
         let written = whole.write(offset, &data);
         let mut forward = Vec::new();
@@ -243,20 +245,22 @@ proptest! {
         prop_assert_eq!(flat(&written.forward), flat(&forward));
     }
 
-    /// Nothing that a guest writes reaches the registers that are the VMM's.
+    /// No write of a guest reaches the device's registers that are fully emulated.
     #[test]
-    fn bars_msix_and_headers_are_never_passed_on(offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9)) {
-        let ours = (0x08..0x40_u16).chain(0..0x06).chain(0x50..0x5e)
+    fn bars_msix_and_headers_are_never_forwarded(
+        offset in 0..0x1000_u16, data in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
+        let emulated = (0x08..0x40_u16).chain(0..0x06).chain(0x50..0x5e)
             .chain(0x60..0x6c).chain([0x80, 0x81, 0xc0, 0xc1]).chain(0x100..0x124);
-        let ours: Vec<u16> = ours.collect();
+        let emulated: Vec<u16> = emulated.collect();
         for (start, run) in view().write(offset, &data).forward {
             for at in (start..).take(run.len()) {
-                prop_assert!(!ours.contains(&at), "{:#x}", at);
+                prop_assert!(!emulated.contains(&at), "{:#x}", at);
             }
         }
     }
 
-    /// Whatever a device says, there is a view of it, and reading it back ends.
+    /// Any bytes of a device give a view, and walks of the view end.
     #[test]
     fn any_device_has_a_view(bytes in prop::collection::vec(any::<u8>(), 4096)) {
         let view = view_of(&bytes);
@@ -266,7 +270,8 @@ proptest! {
     }
 }
 
-/// What the guest reads of these bytes of a device that has `express` at 0x80 and whose other bytes are 0xa5.
+/// The bytes that the guest reads in `range`, from a device with `express` at 0x80 and 0xa5 in
+/// other bytes.
 fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8> {
     let mut bytes = device();
     bytes[0x80..0x80 + express.len()].copy_from_slice(express);
@@ -277,25 +282,25 @@ fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8
 }
 
 #[test]
-fn what_has_no_link_has_no_registers_of_one() {
+fn an_integrated_endpoint_has_no_link_registers() {
     let (link, link_2) = (0x8c..0xa4, 0xac..0xbc);
     for kind in [0x02, 0x12] {
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link.clone()), [0; 0x18], "{kind:#x}");
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link_2.clone()), [0; 0x10], "{kind:#x}");
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), [0xa5; 8], "device control 2");
     }
-    // Version 1 ends after the link's registers, and either ends where the next capability is.
+    // Version 1 ends after the link registers. Both versions end at the next capability.
     assert_eq!(
         read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
         [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
     );
     assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, cap::PM, 0, 0xa5, 0xa5]);
-    // One that is integrated on the host says itself what it has.
+    // The registers of an endpoint that is integrated on the host are forwarded.
     assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
 }
 
 #[test]
-fn only_the_resets_that_the_device_has_are_done() {
+fn an_flr_has_an_effect_only_if_the_device_supports_it() {
     let mut bytes = device();
     let view_with = |bytes: &[u8]| {
         let mut view = view_of(bytes);
@@ -306,11 +311,11 @@ fn only_the_resets_that_the_device_has_are_done() {
     assert_eq!(view_with(&bytes), Touched::empty());
     let mut view = view().without_flr();
     assert_eq!(view.write(0x89, &[0x80]).touched, Touched::empty());
-    assert_eq!(read(&view, &device(), 0x87, 1), 0, "and it says so");
+    assert_eq!(read(&view, &device(), 0x87, 1), 0, "the capability bit reads as zero");
 }
 
 #[test]
-fn every_extended_capability_that_relies_on_the_host_is_hidden() {
+fn each_extended_capability_that_depends_on_the_host_is_hidden() {
     let hidden = [0x000e_u32, 0x000f, 0x0010, 0x0013, 0x0015, 0x001b, 0x0024];
     for id in hidden {
         // In the middle of a list, at its head, and alone.
@@ -332,7 +337,7 @@ fn every_extended_capability_that_relies_on_the_host_is_hidden() {
 }
 
 #[test]
-fn the_documentation_shows_the_tables_of_the_code() {
+fn docs_devices_md_has_the_tables_of_the_code() {
     let code = include_str!("../view.rs").lines().filter_map(|line| line.strip_prefix("//! |"));
     let code: Vec<_> = code.collect();
     let devices = include_str!("../../../../docs/devices.md");

@@ -1,5 +1,5 @@
-//! Any accesses of a guest to table and pending bits, of any width and at any place, against bytes and bits that are
-//! looked at one by one.
+//! Tests random accesses to the table and the PBA, of any size and alignment, against a model that
+//! handles single bytes and bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ enum Access {
     Reset,
 }
 
-/// The table as memory, and message control.
+/// The table as bytes, and message control.
 struct Naive {
     table: [u8; SIZE],
     control: u16,
@@ -30,8 +30,8 @@ impl Naive {
         Self { table, control: 0 }
     }
 
-    /// PCI 6.8.2: software uses aligned DWORD or QWORD accesses; others have no defined effect. Whether any byte
-    /// is another one now.
+    /// Software must use aligned DWORD or QWORD accesses; others have no defined effect (PCI 3.0,
+    /// 6.8.2). Returns whether a byte changed.
     fn write(&mut self, at: usize, data: &[u8]) -> bool {
         let before = self.table;
         if matches!(data.len(), 4 | 8) && at % data.len() == 0 {
@@ -46,7 +46,7 @@ impl Naive {
         u32::from_le_bytes(self.table[at..at + 4].try_into().unwrap())
     }
 
-    fn deliverable(&self) -> BTreeMap<u16, MsiMessage> {
+    fn unmasked_messages(&self) -> BTreeMap<u16, MsiMessage> {
         let open = self.control >> 14 == 0b10;
         let unmasked = |vector: &usize| open && self.table[vector * 16 + 12] & 1 == 0;
         let message = |vector: usize| MsiMessage {
@@ -78,7 +78,7 @@ fn access() -> impl Strategy<Value = Access> {
 
 proptest! {
     #[test]
-    fn the_table_is_what_was_written_to_it(accesses in prop::collection::vec(access(), 0..60)) {
+    fn the_table_agrees_with_the_model(accesses in prop::collection::vec(access(), 0..60)) {
         let (mut state, mut naive) = (MsixState::new(VECTORS as u16), Naive::new());
         for access in accesses {
             match access {
@@ -103,28 +103,33 @@ proptest! {
             let wanted = state.programmed();
             prop_assert_eq!(wanted.enabled, naive.control >> 15 == 1);
             prop_assert_eq!(usize::from(wanted.vectors), VECTORS);
-            prop_assert_eq!(wanted.unmasked, naive.deliverable());
+            prop_assert_eq!(wanted.unmasked, naive.unmasked_messages());
         }
     }
 
     #[test]
-    fn pending_bits_are_those_of_their_vectors(
+    fn the_pba_has_the_bits_of_its_vectors(
         pending in prop::collection::btree_set(0..300_u16, 0..40),
         ours in prop::collection::btree_set(0..300_u16, 0..40),
         hardware in prop::collection::vec(any::<u8>(), 1..17),
         offset in 0..40_usize,
     ) {
         let mut data = hardware.clone();
-        let mut told = BTreeSet::new();
-        let is_pending = |vector: u16, bit: bool| if ours.contains(&vector) { pending.contains(&vector) } else { bit };
+        let mut seen = BTreeSet::new();
+        let is_pending = |vector: u16, bit: bool| match ours.contains(&vector) {
+            true => pending.contains(&vector),
+            false => bit,
+        };
         overlay_pba(offset as u64, &mut data, is_pending);
         for (index, (found, hardware)) in data.iter().zip(&hardware).enumerate() {
             for bit in 0..8 {
                 let vector = ((offset + index) * 8 + bit) as u16;
-                told.insert(vector);
-                prop_assert_eq!(found >> bit & 1 != 0, is_pending(vector, hardware >> bit & 1 != 0), "{}", vector);
+                seen.insert(vector);
+                let expected = is_pending(vector, hardware >> bit & 1 != 0);
+                prop_assert_eq!(found >> bit & 1 != 0, expected, "{}", vector);
             }
         }
-        prop_assert_eq!(pba_vectors(offset as u64, data.len()).collect::<BTreeSet<_>>(), told);
+        let vectors: BTreeSet<_> = pba_vectors(offset as u64, data.len()).collect();
+        prop_assert_eq!(vectors, seen);
     }
 }

@@ -1,4 +1,4 @@
-//! Capabilities: which ones the guest sees, and what of them is emulated.
+//! Capabilities: decides which ones the guest sees, and which of their bits are emulated.
 
 use std::io;
 use std::ops::Range;
@@ -10,25 +10,26 @@ use crate::pci::msi::{self, MsiLayout};
 use crate::pci::msix::MsixLayout;
 use crate::pci::regs::*;
 
-/// Extended capabilities that only make sense with the host's topology, or that would change what others rely
-/// on.
+/// Extended capabilities that depend on the host's topology, or that would change the sizes of
+/// BARs.
 const HIDDEN_EXTENDED: [u16; 7] =
     [ext::ARI, ext::ATS, ext::SRIOV, ext::PRI, ext::REBAR, ext::PASID, ext::VF_REBAR];
-/// BARs at fixed addresses cannot be in a guest.
+/// Enhanced allocation describes BARs at fixed host addresses, which a guest cannot use.
 const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
-/// A function has one of each at most (PCI 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). One more would not be emulated.
+/// A function has at most one of each (PCI 3.0, 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). A second one
+/// would not be emulated, so it is hidden.
 const AT_MOST_ONE: [u8; 5] = [cap::PM, cap::MSI, cap::EXPRESS, cap::MSIX, cap::AF];
 
-/// FLR of PCI Express, relative to its capability.
+/// The FLR bits of PCI Express, relative to its capability.
 const EXPRESS_RESET: ResetBit = ResetBit {
     initiate: (EXPRESS_CONTROL + 1, EXPRESS_FLR),
     capable: (EXPRESS_CAPABLE, EXPRESS_FLR_CAPABLE),
 };
-/// FLR of conventional PCI, relative to the capability of advanced features.
+/// The FLR bits of conventional PCI, relative to the Advanced Features capability.
 const AF_RESET: ResetBit =
     ResetBit { initiate: (AF_CONTROL, AF_FLR), capable: (AF_CAPABLE, AF_FLR_CAPABLE) };
 
-/// Where the capability at `offset` ends at most: where the next one is.
+/// The largest possible end of the capability at `offset`: the next capability.
 fn end_of(all: &[Capability], offset: u16) -> u16 {
     let later = all.iter().map(|other| other.offset).filter(|other| *other > offset);
     later.min().unwrap_or(CONVENTIONAL_SIZE)
@@ -47,7 +48,7 @@ impl View<'_> {
             let fits = self.size_of(capability)? <= end.saturating_sub(capability.offset);
             if !fits {
                 log::warn!(
-                    "{}: capability {:#x} at {:#x} is hidden: it runs into {end:#x}",
+                    "{}: capability {:#x} at {:#x} is hidden: it overlaps the one at {end:#x}",
                     self.address,
                     capability.id,
                     capability.offset
@@ -80,7 +81,7 @@ impl View<'_> {
         })
     }
 
-    /// How many bytes a capability has at least, of those whose registers are emulated.
+    /// The smallest size in bytes of a capability with emulated registers; 2 for others.
     fn size_of(&mut self, capability: &Capability) -> io::Result<u16> {
         Ok(match capability.id {
             cap::MSI => {
@@ -95,7 +96,7 @@ impl View<'_> {
         })
     }
 
-    /// Makes the list lead through the shown capabilities only.
+    /// Links the shown capabilities to a list.
     fn link_standard(&mut self, shown: &[&Capability]) {
         let offset_of = |capability: Option<&&Capability>| {
             capability.and_then(|capability| u8::try_from(capability.offset).ok()).unwrap_or(0)
@@ -109,14 +110,15 @@ impl View<'_> {
         }
     }
 
-    /// An endpoint behind no port is one that is integrated in the root complex, as real ones on bus 0 are
-    /// (PCIe 1.3.2.3). Such a one has no link and no slot: their registers are zero (PCIe 7.5.3).
+    /// Presents an endpoint as a Root Complex Integrated Endpoint (PCIe 1.3.2.3), since the guest
+    /// has no port above it. Such an endpoint has no link and no slot: their registers are zero
+    /// (PCIe 7.5.3). Returns the FLR bits.
     fn express(&mut self, offset: u16, end: u16) -> io::Result<Option<ResetBit>> {
         let flags = u16::from_le_bytes(self.read_array(offset.saturating_add(EXPRESS_FLAGS))?);
         if matches!(flags & EXPRESS_TYPE, EXPRESS_ENDPOINT | EXPRESS_LEGACY_ENDPOINT) {
             let [mask, _] = EXPRESS_TYPE.to_le_bytes();
-            let [kind, _] = EXPRESS_INTEGRATED.to_le_bytes();
-            self.emulate_bits(offset.saturating_add(EXPRESS_FLAGS), &[mask], &[kind]);
+            let [integrated, _] = EXPRESS_INTEGRATED.to_le_bytes();
+            self.emulate_bits(offset.saturating_add(EXPRESS_FLAGS), &[mask], &[integrated]);
             let registers: &[Range<u16>] = match flags & EXPRESS_VERSION {
                 0 | 1 => &[EXPRESS_LINK_1],
                 _ => &[EXPRESS_LINK, EXPRESS_LINK_2],
@@ -129,8 +131,9 @@ impl View<'_> {
         self.reset_bit(offset, EXPRESS_RESET)
     }
 
-    /// A function level reset is ours to do, and its bit reads as zero (PCIe 7.5.3.4); nothing where the
-    /// function says that it has none. `bits` are as those of a [`ResetBit`], relative to the capability.
+    /// Emulates the bit that initiates an FLR: it reads as zero (PCIe 7.5.3.4), and the write is
+    /// not forwarded. Returns `None` if the function does not support FLR. `bits` are relative to
+    /// the capability.
     fn reset_bit(&mut self, capability: u16, bits: ResetBit) -> io::Result<Option<ResetBit>> {
         let at = |(register, bit): (u16, u8)| (capability.saturating_add(register), bit);
         let (initiate, capable) = (at(bits.initiate), at(bits.capable));
@@ -148,7 +151,7 @@ impl View<'_> {
             })
         })?;
         if all.is_empty() {
-            // The list's head is ours, as all heads are: Linux looks at it some 30 times.
+            // The first header is emulated, as all headers are: Linux reads it about 30 times.
             self.emulate(CONVENTIONAL_SIZE, &head);
         }
         let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);
@@ -158,8 +161,7 @@ impl View<'_> {
             self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
         }
         let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
-        // The list starts at 0x100 whatever is there: what is hidden becomes a link to the first that is
-        // shown.
+        // The list must start at 0x100: a hidden first capability becomes a null capability.
         let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability {
             id: ext::NULL,
             version: 0,
@@ -176,7 +178,7 @@ impl View<'_> {
         Ok(())
     }
 
-    /// All registers of MSI; the capability's form is the device's.
+    /// Emulates all registers of MSI. The layout is that of the device's capability.
     pub(super) fn msi(&mut self, offset: u16) -> io::Result<MsiLayout> {
         let control =
             u16::from_le_bytes(self.read_array(offset.saturating_add(MsiLayout::CONTROL))?);
@@ -187,7 +189,7 @@ impl View<'_> {
         self.emulate(at(MsiLayout::CONTROL), &control.to_le_bytes());
         self.emulate(at(MsiLayout::ADDRESS), &vec![0; usize::from(body)]);
         self.writable(at(MsiLayout::CONTROL), &(msi::ENABLE | msi::MULTIPLE_ENABLE).to_le_bytes());
-        // A message is a dword: the lower two bits of its address are reserved (PCI 6.8.1.4).
+        // A message is a DWORD: the lower two bits of its address are reserved (PCI 3.0, 6.8.1.4).
         self.writable(at(MsiLayout::ADDRESS), &(!0b11_u32).to_le_bytes());
         self.writable(at(layout.data()), &[0xff; 2]);
         for register in layout.upper().into_iter().chain(layout.mask()) {
@@ -196,7 +198,7 @@ impl View<'_> {
         Ok(layout)
     }
 
-    /// Message control, table and PBA registers of MSI-X.
+    /// Emulates message control, and the table and PBA registers of MSI-X.
     pub(super) fn msix(&mut self, offset: u16) -> io::Result<Option<MsixLayout>> {
         let control =
             u16::from_le_bytes(self.read_array(offset.saturating_add(MSIX_CONTROL))?) & MSIX_SIZE;
@@ -212,14 +214,15 @@ impl View<'_> {
         let layout = MsixLayout::new(control, table, pba);
         if layout.is_none() {
             log::warn!(
-                "{}: the MSI-X capability at {offset:#x} names a BAR that cannot be: MSI-X will not work",
+                "{}: the MSI-X capability at {offset:#x} names a BAR that does not exist: MSI-X \
+                 will not work",
                 self.address
             );
         }
         Ok(layout)
     }
 
-    /// Runs a walk whose reads may fail, and gives the first failure.
+    /// Runs a walk, and returns an error if one of its reads failed.
     fn walk<T>(
         &mut self,
         walk: impl FnOnce(&mut Self, &mut Option<io::Error>) -> Walk<T>,

@@ -1,7 +1,7 @@
 //! The checks of the host, and of what all devices need together.
 
 use resources::{AddressRange, CpuReach};
-use vfio_passthrough::Container;
+use vfio_passthrough::IommuContext;
 use vfio_passthrough::dma::{Error as DmaError, allow_locked_memory};
 
 use super::super::inventory::Inventory;
@@ -32,7 +32,7 @@ impl Probes {
     pub(crate) fn of_this_host(memory: Memory) -> Self {
         Self {
             kvm: kvm().map_err(|error| error.to_string()),
-            vfio: Container::open().map(drop).map_err(|error| error.to_string()),
+            vfio: IommuContext::open().map(drop).map_err(|error| error.to_string()),
             locked: allow_locked_memory(memory.bytes()).map_err(|error| locked(&error)),
             memory: memory::check(memory).map_err(|error| error.to_string()),
         }

@@ -1,11 +1,15 @@
-//! The registers of MSI and MSI-X.
+//! Tests the registers of MSI and MSI-X.
 
 use super::*;
 
 #[test]
-fn msix_control_is_ours() {
+fn msix_control_is_emulated() {
     let mut view = view();
-    assert_eq!(read(&view, &device(), 0x60, 4), 0x0040_8011, "off, though the device has it on");
+    assert_eq!(
+        read(&view, &device(), 0x60, 4),
+        0x0040_8011,
+        "disabled, though it is enabled in the device"
+    );
     let written = view.write(0x60, &[0xff; 4]);
     assert_eq!(written, Written { forward: vec![], touched: Touched::MSIX });
     assert_eq!(view.msix_control(), Some(0xc040));
@@ -18,22 +22,26 @@ fn msix_control_is_ours() {
 }
 
 #[test]
-fn msi_is_ours() {
+fn msi_is_emulated() {
     let mut view = view();
-    assert_eq!(read(&view, &device(), 0x50, 4), 0x0084_6005, "off, though the device has it on");
+    assert_eq!(
+        read(&view, &device(), 0x50, 4),
+        0x0084_6005,
+        "disabled, though it is enabled in the device"
+    );
     view.write(0x52, &[0xff, 0xff]);
     assert_eq!(read(&view, &device(), 0x52, 2), 0x00f5);
     let written = view.write(0x54, &[0x03, 0x10, 0xe0, 0xfe]);
     assert_eq!(written, Written { forward: vec![], touched: Touched::MSI });
     view.write(0x5c, &[0x40, 0x40]);
     let wanted = view.msi_programmed();
-    assert_eq!((wanted.vectors, wanted.unmasked.len()), (4, 4), "as many as there are");
+    assert_eq!((wanted.vectors, wanted.unmasked.len()), (4, 4), "no more than the function has");
     assert_eq!(wanted.unmasked[&3].data, 0x4043);
     assert_eq!(wanted.unmasked[&3].address, 0xfee0_1000);
 }
 
 #[test]
-fn msi_pending_bits_are_where_the_form_has_them() {
+fn msi_pending_bits_are_at_the_offset_of_the_layout() {
     for (form, pending) in [(0x0105, 0x60), (0x0185, 0x64)] {
         let mut bytes = device();
         bytes[0x50..0x54].copy_from_slice(&[cap::MSI, 0x80, form as u8, (form >> 8) as u8]);
@@ -47,5 +55,8 @@ fn msi_pending_bits_are_where_the_form_has_them() {
         assert_eq!(read(&view, &bytes, pending, 4), 0x8421_7f3c);
         assert_eq!(read(&view, &bytes, pending - 4, 4), 0, "the mask bits");
     }
-    assert!((0..0x100).all(|offset| !view().reads_msi_pending(offset, 4)), "a form without");
+    assert!(
+        (0..0x100).all(|offset| !view().reads_msi_pending(offset, 4)),
+        "a layout without pending bits"
+    );
 }

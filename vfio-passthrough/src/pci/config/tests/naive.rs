@@ -1,9 +1,10 @@
-//! Any accesses to the device of these tests, against a table of its bytes that was written by hand.
+//! Tests random accesses to the device of these tests against a table of its bytes that was written
+//! by hand.
 
 use super::*;
 
-/// Bytes that are ours from an offset on: which of their bits, which of those can be written, and what they
-/// are at power-on. All other bits are the device's.
+/// Bytes with emulated bits: an offset, the masks of emulated bits and of writable bits, and the
+/// values at power-on. All other bits are forwarded.
 type Row = (usize, Vec<u8>, Vec<u8>, Vec<u8>);
 
 fn fixed(offset: usize, values: &[u8]) -> Row {
@@ -14,8 +15,8 @@ fn written(offset: usize, writable: &[u8], values: &[u8]) -> Row {
     (offset, vec![0xff; values.len()], writable.to_vec(), values.to_vec())
 }
 
-fn some_bits(offset: usize, ours: u8, value: u8) -> Row {
-    (offset, vec![ours], vec![0], vec![value])
+fn some_bits(offset: usize, emulated: u8, value: u8) -> Row {
+    (offset, vec![emulated], vec![0], vec![value])
 }
 
 fn rows() -> Vec<Row> {
@@ -45,7 +46,7 @@ fn rows() -> Vec<Row> {
         // MSI-X: control, table, pending bits.
         written(0x60, &[0, 0, 0, 0xc0], &[0x11, 0x80, 64, 0]),
         fixed(0x64, &[0, 0x20, 0, 0, 0, 0x30, 0, 0]),
-        // PCI Express: its type, FLR, registers of links, slots and root ports.
+        // PCI Express: its type, FLR, link, slot and root registers.
         fixed(0x80, &[0x10, 0xc0]),
         some_bits(0x82, 0xf0, 0x90),
         some_bits(0x89, 0x80, 0),
@@ -63,24 +64,24 @@ fn rows() -> Vec<Row> {
 
 #[derive(Clone, Copy, Default)]
 struct NaiveByte {
-    ours: u8,
+    emulated: u8,
     writable: u8,
     value: u8,
 }
 
 struct Naive {
     bytes: Vec<NaiveByte>,
-    /// What the device has.
+    /// The device's own bytes.
     device: Vec<u8>,
 }
 
 impl Naive {
     fn new() -> Self {
         let mut bytes = vec![NaiveByte::default(); 0x1000];
-        for (offset, ours, writable, values) in rows() {
+        for (offset, emulated, writable, values) in rows() {
             for index in 0..values.len() {
-                let (ours, writable, value) = (ours[index], writable[index], values[index]);
-                bytes[offset + index] = NaiveByte { ours, writable, value };
+                let (emulated, writable, value) = (emulated[index], writable[index], values[index]);
+                bytes[offset + index] = NaiveByte { emulated, writable, value };
             }
         }
         let device = device();
@@ -89,14 +90,14 @@ impl Naive {
 
     fn read(&self, at: usize) -> u8 {
         let byte = self.bytes[at];
-        (byte.value & byte.ours) | (self.device[at] & !byte.ours)
+        (byte.value & byte.emulated) | (self.device[at] & !byte.emulated)
     }
 
-    /// What the device is written, if anything.
+    /// Applies a write, and returns the byte that is forwarded, if any.
     fn write(&mut self, at: usize, value: u8) -> Option<u8> {
         let byte = &mut self.bytes[at];
         byte.value = (byte.value & !byte.writable) | (value & byte.writable);
-        (byte.ours != 0xff).then_some((value & !byte.ours) | (byte.value & byte.ours))
+        (byte.emulated != 0xff).then_some((value & !byte.emulated) | (byte.value & byte.emulated))
     }
 }
 
@@ -104,11 +105,11 @@ impl Naive {
 enum Access {
     Read(usize, usize),
     Write(usize, Vec<u8>),
-    /// The device changes a byte of its own.
+    /// The device changes one of its bytes.
     Device(usize, u8),
 }
 
-/// Registers are more interesting than what lies between them.
+/// Prefers offsets with registers.
 fn offset() -> impl Strategy<Value = usize> {
     prop_oneof![6 => 0..0x100_usize, 2 => 0xf8..0x190_usize, 1 => 0x190..0x1000_usize]
 }
@@ -128,14 +129,17 @@ fn access() -> impl Strategy<Value = Access> {
 
 proptest! {
     #[test]
-    fn accesses_are_those_of_their_bytes(accesses in prop::collection::vec(access(), 1..80)) {
+    fn the_view_agrees_with_the_model(accesses in prop::collection::vec(access(), 1..80)) {
         let (mut view, mut naive) = (view(), Naive::new());
         for access in accesses {
             match access {
                 Access::Device(at, value) => naive.device[at] = value,
                 Access::Write(at, data) => {
                     let written = view.write(at as u16, &data);
-                    let flat: Vec<_> = written.forward.iter().flat_map(|(at, run)| (usize::from(*at)..).zip(run.clone())).collect();
+                    let runs = written.forward.iter();
+                    let flat: Vec<_> = runs
+                        .flat_map(|(at, run)| (usize::from(*at)..).zip(run.clone()))
+                        .collect();
                     let expected: Vec<_> = (at..).zip(&data)
                         .filter_map(|(at, value)| Some((at, naive.write(at, *value)?)))
                         .collect();
@@ -144,7 +148,8 @@ proptest! {
                 }
                 Access::Read(at, length) => {
                     let asked = view.needs_device(at as u16, length);
-                    prop_assert_eq!(asked, naive.bytes[at..at + length].iter().any(|byte| byte.ours != 0xff));
+                    let mut bytes = naive.bytes[at..at + length].iter();
+                    prop_assert_eq!(asked, bytes.any(|byte| byte.emulated != 0xff));
                     let mut data = vec![0; length];
                     if asked {
                         data.copy_from_slice(&naive.device[at..at + length]);

@@ -1,6 +1,7 @@
-//! A device of a group.
+//! An open device.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -8,22 +9,28 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
-use super::membership::Membership;
+use super::shared::Membership;
 use crate::address::{ByteRange, PciAddress};
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
 };
 use crate::counters::VfioCalls;
 
-/// A device of a container. While it is open it holds its group, and by it the container.
-pub struct GroupDevice {
+/// A device of an [`IommuContext`](super::IommuContext). While it is open, its group stays attached.
+pub struct AssignedDevice {
     flags: DeviceFlags,
     calls: Arc<VfioCalls>,
-    /// Each call holds it while it runs, and nobody waits for a call: the file is closed by whoever lets go last.
+    /// Each call holds it while it runs, so that close waits for no call: the last holder closes the file.
     open: Mutex<Option<Arc<Membership>>>,
 }
 
-impl GroupDevice {
+impl fmt::Debug for AssignedDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AssignedDevice").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+impl AssignedDevice {
     pub(super) fn open(membership: Membership, address: PciAddress) -> Result<Self, Error> {
         let flags = membership.device().and_then(ioctl::device_flags);
         let flags = flags.map_err(|source| Error::OpenDevice {
@@ -33,12 +40,12 @@ impl GroupDevice {
         })?;
         Ok(Self {
             flags,
-            calls: membership.container().calls().clone(),
+            calls: membership.groups().calls.clone(),
             open: Mutex::new(Some(Arc::new(membership))),
         })
     }
 
-    /// The device was closed: the host has it, or the VMM has given it up.
+    /// The device was closed ([`Device::close`]).
     pub fn is_closed(&self) -> bool {
         self.lock().is_none()
     }
@@ -53,7 +60,7 @@ impl GroupDevice {
     }
 }
 
-impl Device for GroupDevice {
+impl Device for AssignedDevice {
     fn flags(&self) -> DeviceFlags {
         self.flags
     }
@@ -102,11 +109,10 @@ impl Device for GroupDevice {
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         self.calls.hot_reset_info.increment();
         let open = self.opened()?;
-        let container = open.container();
         let members = ioctl::hot_reset_info(open.device()?)?;
         Ok(members
             .into_iter()
-            .map(|(address, group)| container.bus_member(address, group))
+            .map(|(address, group)| open.groups().bus_member(address, group))
             .collect())
     }
 
@@ -116,14 +122,14 @@ impl Device for GroupDevice {
         let members = ioctl::hot_reset_info(open.device()?)?;
         // Each group once: the kernel refuses more groups than there are functions.
         let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
-        let groups = open.container().groups();
+        let groups = open.groups().lock();
         let files: Vec<&File> =
             numbers.iter().filter_map(|number| groups.file(*number).map(AsRef::as_ref)).collect();
         ioctl::hot_reset(open.device()?, &files)
     }
 
     fn close(&self) {
-        // Closed out of the lock: it takes the kernel a while.
+        // The file is closed without the lock: the kernel resets the device, which takes 100 ms.
         let open = self.lock().take();
         drop(open);
     }

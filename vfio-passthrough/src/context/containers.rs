@@ -7,8 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::{Error, SET_CONTAINER, SET_IOMMU};
-use super::type1::Type1;
 use crate::address::PciAddress;
+use crate::backend::type1::Type1Container;
 use crate::backend::{AddressSpace, ioctl};
 use crate::counters::VfioCalls;
 use crate::dma::{self, DmaSpace};
@@ -29,11 +29,11 @@ impl Opened<'_> {
 
     /// Attaches the group. `first`: the container has no group, and no IOMMU until it has this one.
     /// After a failure the group is attached only until its file is closed.
-    fn attach(&self, container: &Type1, first: bool) -> Result<(), Error> {
+    fn attach(&self, container: &Type1Container, first: bool) -> Result<(), Error> {
         // Where the container has an IOMMU driver, this gives the group to it.
-        ioctl::set_container(self.file, &container.vfio).map_err(self.failed(SET_CONTAINER))?;
+        ioctl::set_container(self.file, container).map_err(self.failed(SET_CONTAINER))?;
         if first {
-            ioctl::set_iommu(&container.vfio).map_err(self.failed(SET_IOMMU))?;
+            ioctl::set_iommu(container).map_err(self.failed(SET_IOMMU))?;
         }
         Ok(())
     }
@@ -44,26 +44,26 @@ impl Opened<'_> {
 }
 
 /// The containers of a guest.
-pub(super) struct Spaces {
+pub(super) struct Containers {
     dma: DmaSpace,
-    containers: Vec<Container>,
+    containers: Vec<SharedContainer>,
 }
 
-struct Container {
-    space: Arc<Type1>,
+struct SharedContainer {
+    space: Arc<Type1Container>,
     groups: BTreeSet<u32>,
 }
 
-impl Container {
-    fn new(space: Type1) -> Self {
+impl SharedContainer {
+    fn new(space: Type1Container) -> Self {
         Self { space: Arc::new(space), groups: BTreeSet::new() }
     }
 }
 
-impl Spaces {
+impl Containers {
     /// A container without a group.
-    pub fn new(first: Type1) -> Self {
-        Self { dma: DmaSpace::default(), containers: vec![Container::new(first)] }
+    pub fn new(first: Type1Container) -> Self {
+        Self { dma: DmaSpace::default(), containers: vec![SharedContainer::new(first)] }
     }
 
     /// What is mapped in all of them.
@@ -98,10 +98,10 @@ impl Spaces {
     }
 
     /// A container without a group, in which the kernel has nothing mapped.
-    fn take_idle(&mut self, candidate: &Opened<'_>) -> Result<Container, Error> {
+    fn take_idle(&mut self, candidate: &Opened<'_>) -> Result<SharedContainer, Error> {
         match self.containers.iter().position(|own| own.groups.is_empty()) {
             Some(index) => Ok(self.containers.remove(index)),
-            None => Type1::open(candidate.calls.clone()).map(Container::new),
+            None => Ok(SharedContainer::new(Type1Container::open(candidate.calls.clone())?)),
         }
     }
 

@@ -2,23 +2,16 @@
 
 use std::io;
 
-use vfio_ioctls::VfioError;
-
-use super::sysfs;
 use crate::address::PciAddress;
+use crate::backend::{ContainerError, sysfs};
 use crate::dma;
 
 /// Why a container, a group or a device could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `/dev/vfio/vfio` could not be opened.
-    #[error("cannot open /dev/vfio/vfio: {0}; {hint}", hint = container_hint(.0))]
-    OpenContainer(#[source] io::Error),
-    /// The kernel's VFIO is not one that this crate can use.
-    #[error(
-        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
-    )]
-    Unsupported(#[source] VfioError),
+    /// There is no container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// The device cannot be assigned as it is.
     #[error(transparent)]
     NotReady(sysfs::Error),
@@ -95,15 +88,6 @@ pub enum Error {
         /// Why: `ENODEV` where the device has gone, `EPERM` where its driver refuses.
         source: io::Error,
     },
-}
-
-fn container_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root"
-        }
-        _ => "run 'modprobe vfio-pci' as root",
-    }
 }
 
 fn group_hint(error: &io::Error, group: u32) -> String {

@@ -1,0 +1,97 @@
+//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU: an address space once a group is in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use vfio_ioctls::{VfioContainer, VfioError};
+
+use super::ioctl;
+use super::{AddressSpace, IommuInfo};
+use crate::counters::VfioCalls;
+
+/// Why there is no container.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// `/dev/vfio/vfio` could not be opened: `ENOENT` or `ENODEV` without its module, `EACCES`.
+    #[error("cannot open /dev/vfio/vfio: {0}; {remedy}", remedy = open_remedy(.0))]
+    Open(#[source] io::Error),
+    /// The kernel's VFIO is not one that this crate can use.
+    #[error(
+        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
+    )]
+    Unsupported(#[source] VfioError),
+    /// The file that was passed is no container with a type1v2 IOMMU.
+    #[error(
+        "the file that was passed is no VFIO container with a type1v2 IOMMU: pass /dev/vfio/vfio"
+    )]
+    NoContainer,
+}
+
+fn open_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root"
+        }
+        _ => "run 'modprobe vfio-pci' as root",
+    }
+}
+
+/// The file of a container.
+enum ContainerFile {
+    Opened(VfioContainer),
+    Passed(File),
+}
+
+/// A container with a type1v2 IOMMU.
+pub(crate) struct Type1Container {
+    file: ContainerFile,
+    calls: Arc<VfioCalls>,
+}
+
+impl AsRawFd for Type1Container {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.file {
+            ContainerFile::Opened(container) => container.as_raw_fd(),
+            ContainerFile::Passed(file) => file.as_raw_fd(),
+        }
+    }
+}
+
+impl Type1Container {
+    /// Opens `/dev/vfio/vfio` and checks its API version and that it has a type1v2 IOMMU.
+    pub fn open(calls: Arc<VfioCalls>) -> Result<Self, ContainerError> {
+        let container = VfioContainer::new(None).map_err(|error| match error {
+            VfioError::OpenContainer(source) => ContainerError::Open(source),
+            other => ContainerError::Unsupported(other),
+        })?;
+        Ok(Self { file: ContainerFile::Opened(container), calls })
+    }
+
+    /// Takes a `/dev/vfio/vfio` that somebody else has opened, after the same checks.
+    pub fn passed(file: File, calls: Arc<VfioCalls>) -> Result<Self, ContainerError> {
+        match ioctl::is_type1_container(&file) {
+            true => Ok(Self { file: ContainerFile::Passed(file), calls }),
+            false => Err(ContainerError::NoContainer),
+        }
+    }
+}
+
+impl AddressSpace for Type1Container {
+    fn info(&self) -> io::Result<IommuInfo> {
+        self.calls.iommu_info.increment();
+        ioctl::iommu_info(self)
+    }
+
+    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
+        self.calls.map_dma.increment();
+        // SAFETY: the caller promises for the memory what is asked for: both functions ask for the same.
+        unsafe { ioctl::map_dma(self, iova, size, host) }
+    }
+
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
+        self.calls.unmap_dma.increment();
+        ioctl::unmap_dma(self, iova, size)
+    }
+}

@@ -1,0 +1,118 @@
+//! The groups that a guest's devices share, and a device's hold on its group.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::error::Error;
+use super::groups::Groups;
+use crate::address::PciAddress;
+use crate::backend::sysfs::Sysfs;
+use crate::backend::type1::Type1Container;
+use crate::backend::{BusMember, ioctl};
+use crate::counters::VfioCalls;
+
+/// The groups of a guest, as its devices and its context share them.
+pub(super) struct SharedGroups {
+    pub sysfs: Sysfs,
+    pub calls: Arc<VfioCalls>,
+    groups: Mutex<Groups>,
+    /// The drivers of the functions that a reset of a bus would reach, as they were at the first question: a VMM that
+    /// may open no file any more can ask again.
+    drivers: Mutex<BTreeMap<PciAddress, Driver>>,
+}
+
+/// The driver of a function.
+#[derive(Clone)]
+struct Driver {
+    name: Option<String>,
+    is_vfio: bool,
+}
+
+impl SharedGroups {
+    /// No group yet, with this container for the first.
+    pub fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
+        let groups = Mutex::new(Groups::new(first));
+        Self { sysfs: Sysfs::default(), calls, groups, drivers: Mutex::default() }
+    }
+
+    /// The groups that are attached now.
+    pub fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the drivers again at the next question: a function may have another one by now.
+    pub fn forget_drivers(&self) {
+        self.drivers().clear();
+    }
+
+    /// A function that a reset of a bus would reach.
+    pub fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
+        let driver = self.driver(address);
+        // The kernel resets nothing that another driver, or none, has (vfio_pci_dev_set_resettable).
+        let ours = self.lock().file(group).is_some() && driver.is_vfio;
+        BusMember { address, ours, driver: driver.name }
+    }
+
+    fn driver(&self, address: PciAddress) -> Driver {
+        let read =
+            || Driver { name: self.sysfs.driver(address), is_vfio: self.sysfs.is_vfio(address) };
+        self.drivers().entry(address).or_insert_with(read).clone()
+    }
+
+    fn drivers(&self) -> MutexGuard<'_, BTreeMap<PciAddress, Driver>> {
+        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A device of a group, which stays attached while this lives.
+pub(super) struct Membership {
+    groups: Arc<SharedGroups>,
+    number: u32,
+    /// `None` until it is open, and while it is closed.
+    device: Option<File>,
+}
+
+impl Membership {
+    /// Attaches the group of `address` unless it is, by its open file where there is one, and opens
+    /// the device.
+    pub fn new(
+        groups: &Arc<SharedGroups>,
+        address: PciAddress,
+        number: u32,
+        group: Option<File>,
+    ) -> Result<Self, Error> {
+        let mut locked = groups.lock();
+        locked.join(address, number, group, (&groups.sysfs, &groups.calls))?;
+        let group = locked.file(number).cloned();
+        drop(locked);
+        let mut own = Self { groups: groups.clone(), number, device: None };
+        let opened = group
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+            .and_then(|group| ioctl::open_device(&group, address));
+        own.device = Some(opened.map_err(|source| Error::OpenDevice {
+            address,
+            call: "VFIO_GROUP_GET_DEVICE_FD",
+            source,
+        })?);
+        Ok(own)
+    }
+
+    /// All groups of the guest.
+    pub fn groups(&self) -> &SharedGroups {
+        &self.groups
+    }
+
+    /// The device.
+    pub fn device(&self) -> io::Result<&File> {
+        self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let device = self.device.take();
+        self.groups.lock().leave(self.number, device);
+    }
+}
