@@ -93,7 +93,7 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// The error of [`MemorySlots::place`], for example because of an overlap. The window stays
+    /// The error of [`MemorySlots::map`], for example because of an overlap. The window stays
     /// trapped: slow, but correct.
     pub fn place_at(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
