@@ -19,12 +19,12 @@ pub struct PciAddress {
 pub struct ParsePciAddressError(String);
 
 impl PciAddress {
-    /// By numbers: `devfn` is device and function in one byte (PCI_DEVFN of linux/pci.h).
+    /// An address from numbers; `devfn` is device and function in one byte (`PCI_DEVFN`).
     pub const fn new(domain: u32, bus: u8, devfn: u8) -> Self {
         Self { domain, bus, device: devfn >> 3, function: devfn & 0b111 }
     }
 
-    /// Its domain as `struct vfio_pci_dependent_device` has it, which has 16 bits for it.
+    /// The low 16 bits of the domain, as `struct vfio_pci_dependent_device` has them.
     pub(crate) const fn segment(self) -> u16 {
         let [_, _, high, low] = self.domain.to_be_bytes();
         u16::from_be_bytes([high, low])
@@ -34,7 +34,7 @@ impl PciAddress {
         self.bus
     }
 
-    /// Device and function in one byte (PCI_DEVFN of linux/pci.h).
+    /// Device and function in one byte (`PCI_DEVFN`).
     pub(crate) const fn devfn(self) -> u8 {
         self.device << 3 | self.function
     }
@@ -53,7 +53,7 @@ impl PciAddress {
     }
 }
 
-/// A hexadecimal number of so many digits; `u32::from_str_radix` alone would take a sign.
+/// A hexadecimal number with this many digits; `u32::from_str_radix` alone would accept a sign.
 fn hex(text: &str, digits: RangeInclusive<usize>) -> Option<u32> {
     let plain = digits.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(text, 16).ok()).flatten()
@@ -62,7 +62,7 @@ fn hex(text: &str, digits: RangeInclusive<usize>) -> Option<u32> {
 impl FromStr for PciAddress {
     type Err = ParsePciAddressError;
 
-    /// Takes `0000:01:00.0` or `01:00.0` (domain 0).
+    /// Parses `0000:01:00.0` or `01:00.0` (domain 0).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text).ok_or_else(|| ParsePciAddressError(text.to_owned()))
     }

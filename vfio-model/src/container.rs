@@ -1,91 +1,58 @@
-//! `/dev/vfio/vfio`: containers, and the IOMMU that a container with groups can have.
+//! `/dev/vfio/vfio`: containers and their IOMMU drivers.
 //!
-//! Anybody may open a container; what privilege it has comes from the groups in it. With the last
-//! group, the IOMMU and all of its mappings go.
+//! A process needs no privilege to open a container; a container gets its privilege from its
+//! groups. When the last group leaves, the IOMMU and all mappings go with it.
 
 use std::io;
 use std::ops::Range;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::driver::Notifier;
-use crate::files::{ContainerId, Kind};
-use crate::type1::Type1;
-use crate::{Description, Fd, MapDma, State, UnmapDma, errno, ranges};
+use crate::describe::Description;
+use crate::errno::errno;
+use crate::files::{ContainerId, Fd, Kind};
+use crate::notifiers::Notifier;
+use crate::ranges;
+use crate::state::{Container, Iommu, State, System};
+use crate::type1::{MapDma, Process, Type1, UnmapDma};
 
-/// `VFIO_TYPE1_NESTING_IOMMU`, which newer headers do not have.
+/// `VFIO_TYPE1_NESTING_IOMMU`, which newer headers do not define.
 const TYPE1_NESTING: u32 = 6;
 
-/// What type1 can be set as.
+/// The types that the type1 driver implements.
 const TYPES: [u32; 3] = [sys::VFIO_TYPE1_IOMMU, sys::VFIO_TYPE1v2_IOMMU, TYPE1_NESTING];
 
-/// A container.
-#[derive(Debug, Default)]
-pub(crate) struct Container {
-    /// In the order in which they were added.
-    pub groups: Vec<u32>,
-    /// Whether its groups are such without an IOMMU; of no meaning while there are none.
-    noiommu: bool,
-    pub iommu: Option<Iommu>,
-}
-
-/// The IOMMU driver of a container.
-#[derive(Debug)]
-pub(crate) enum Iommu {
-    Type1(Type1),
-    /// Groups without an IOMMU have one that does nothing.
-    None,
-}
-
-/// What type1 says to `VFIO_CHECK_EXTENSION`, before (`is_open` is false) or after it is set.
-fn type1_extension(description: &Description, extension: u64, is_open: bool) -> u32 {
-    let is = |other: u32| extension == u64::from(other);
-    let has = TYPES.into_iter().any(is)
-        || is(sys::VFIO_DMA_CC_IOMMU) && is_open && description.coherent
-        || is(sys::VFIO_UNMAP_ALL) && description.kernel.has_unmap_flags()
-        || is(sys::VFIO_UPDATE_VADDR) && description.kernel.has_unmap_flags() && is_open;
-    has.into()
-}
-
-/// What the driver for groups without an IOMMU says.
-fn noiommu_extension(description: &Description, extension: u64) -> u32 {
-    u32::from(description.noiommu_mode && extension == u64::from(sys::VFIO_NOIOMMU_IOMMU))
-}
-
-impl State {
-    fn container_of(&self, fd: Fd) -> io::Result<ContainerId> {
-        match self.files.kind(fd)? {
-            Kind::Container(id) => Ok(id),
-            _ => Err(errno(libc::ENOTTY)),
-        }
+impl System {
+    /// Opens `/dev/vfio/vfio` (`vfio_fops_open`).
+    pub fn open_container(&self) -> Fd {
+        let mut state = self.state();
+        let id = ContainerId(state.next_container);
+        state.next_container = id.0.wrapping_add(1);
+        state.containers.insert(id, Container::default());
+        state.files.open(Kind::Container(id))
     }
 
-    pub fn container(&mut self, id: ContainerId) -> io::Result<&mut Container> {
-        self.containers.get_mut(&id).ok_or_else(|| errno(libc::EINVAL))
+    /// `VFIO_GET_API_VERSION`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY`: the file is no container.
+    pub fn api_version(&self, container: Fd) -> io::Result<u32> {
+        self.state().container_id(container).map(|_| sys::VFIO_API_VERSION)
     }
 
-    /// An ioctl on a file that does not know it. A container hands what it does not know to its
-    /// IOMMU driver, and has an answer of its own where there is none.
-    pub fn foreign<T>(&self, fd: Fd) -> io::Result<T> {
-        let has_no_iommu = match self.files.kind(fd)? {
-            Kind::Container(id) => self.containers.get(&id).is_some_and(|c| c.iommu.is_none()),
-            _ => false,
-        };
-        Err(errno(if has_no_iommu { libc::EINVAL } else { libc::ENOTTY }))
-    }
-
-    pub fn api_version(&self, fd: Fd) -> io::Result<u32> {
-        self.container_of(fd).map(|_| sys::VFIO_API_VERSION)
-    }
-
-    /// Until a driver is set, all that the container's groups could use are asked, then only that
-    /// one.
-    pub fn check_extension(&mut self, fd: Fd, extension: u64) -> io::Result<u32> {
-        let id = self.container_of(fd)?;
-        let description = &self.description;
-        let container = self.containers.get(&id).ok_or_else(|| errno(libc::EINVAL))?;
-        let noiommu = || noiommu_extension(description, extension);
-        let type1 = |is_open| type1_extension(description, extension, is_open);
+    /// `VFIO_CHECK_EXTENSION` (`vfio_ioctl_check_extension`): 0 for an extension that the kernel
+    /// does not have. Until an IOMMU is set, the kernel asks each driver that the groups can use;
+    /// afterwards it asks the driver that was set.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY`: the file is no container.
+    pub fn check_extension(&self, container: Fd, extension: u64) -> io::Result<u32> {
+        let state = self.state();
+        let container = state.container(state.container_id(container)?)?;
+        let noiommu = || noiommu_extension(&state.description, extension);
+        let type1 = |is_open| type1_extension(&state.description, extension, is_open);
         Ok(match (&container.iommu, container.groups.is_empty()) {
             (Some(Iommu::Type1(_)), _) => type1(true),
             (Some(Iommu::None), _) => noiommu(),
@@ -95,108 +62,236 @@ impl State {
         })
     }
 
-    /// `VFIO_SET_IOMMU`: every driver that says yes to the type is tried until one opens and takes
-    /// all groups.
-    pub fn set_iommu(&mut self, fd: Fd, kind: u64) -> io::Result<()> {
-        let id = self.container_of(fd)?;
-        let container = self.containers.get(&id).ok_or_else(|| errno(libc::EINVAL))?;
+    /// `VFIO_SET_IOMMU` (`vfio_ioctl_set_iommu`): sets the IOMMU of the container's groups.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOTTY`: the file is no container.
+    /// - `EINVAL`: the container has no group, has an IOMMU already, or has groups that cannot
+    ///   share one; or the type is an extension and no IOMMU.
+    /// - `ENODEV`: no driver has the type.
+    /// - `EPERM`: the IOMMU does not remap interrupts, or the process lacks `CAP_SYS_RAWIO` for
+    ///   groups without an IOMMU.
+    pub fn set_iommu(&self, container: Fd, kind: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let id = state.container_id(container)?;
+        let container = state.container(id)?;
         if container.groups.is_empty() || container.iommu.is_some() {
             return Err(errno(libc::EINVAL));
         }
-        let mut groups = container.groups.iter();
-        if container.groups.len() > 1 && groups.any(|group| self.description.alone.contains(group))
-        {
+        if !state.description.can_share(&container.groups) {
             return Err(errno(libc::EINVAL));
         }
         let iommu = match container.noiommu {
-            true => self.open_noiommu(kind)?,
-            false => self.open_type1(kind)?,
+            true => open_noiommu(&state.description, kind)?,
+            false => open_type1(&state.description, kind)?,
         };
-        self.container(id)?.iommu = Some(iommu);
+        state.container_mut(id)?.iommu = Some(iommu);
         Ok(())
     }
 
-    fn open_noiommu(&self, kind: u64) -> io::Result<Iommu> {
-        match noiommu_extension(&self.description, kind) {
-            0 => Err(errno(libc::ENODEV)),
-            _ if !self.description.raw_io => Err(errno(libc::EPERM)),
-            _ => Ok(Iommu::None),
+    /// `VFIO_IOMMU_MAP_DMA` (`vfio_dma_do_map`).
+    ///
+    /// # Errors
+    ///
+    /// In the order in which the kernel checks:
+    /// - `EINVAL`: `argsz` is too small, a flag is unknown, no access is asked for, a value is not
+    ///   aligned to the IOMMU's smallest page, the size is 0, or an end is past 2^64.
+    /// - `EEXIST`: the range overlaps a mapping.
+    /// - `ENOSPC`: the number of mappings is at its limit.
+    /// - `EINVAL`: the IOMMU cannot translate the range.
+    /// - `ENOMEM`: the memory exceeds `RLIMIT_MEMLOCK`.
+    /// - `EFAULT`: the process has no such memory, or cannot write it.
+    pub fn map_dma(&self, container: Fd, call: &MapDma) -> io::Result<()> {
+        self.state().type1(container, |type1, iova, process| type1.map(call, iova, process))
+    }
+
+    /// `VFIO_IOMMU_UNMAP_DMA` (`vfio_dma_do_unmap`): the number of bytes that were unmapped, which
+    /// may be 0.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: `argsz` is too small, a flag is unknown, the range is not aligned, is empty or
+    /// ends past 2^64, or a type1v2 unmap would bisect a mapping.
+    pub fn unmap_dma(&self, container: Fd, call: &UnmapDma) -> io::Result<u64> {
+        let mut state = self.state();
+        let id = state.container_id(container).ok();
+        let groups = id.and_then(|id| Some(state.containers.get(&id)?.groups.clone()));
+        let groups = groups.unwrap_or_default();
+        let notifies = state.notifiers.any(Notifier::Iommu, &groups);
+        let unmapped =
+            state.type1(container, |type1, _, process| type1.unmap(call, process, notifies));
+        let (bytes, pinned) = unmapped?;
+        state.notifiers.unmapped(&groups, pinned);
+        Ok(bytes)
+    }
+
+    /// `VFIO_IOMMU_GET_INFO` (`vfio_iommu_type1_get_info`). The buffer holds
+    /// `struct vfio_iommu_type1_info` and room for capabilities.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: `argsz` is too small.
+    pub fn iommu_info(&self, container: Fd, buffer: &mut [u8]) -> io::Result<()> {
+        self.state().type1(container, |type1, iova, _| type1.info(iova, buffer))
+    }
+
+    /// Where in the process's memory a device's access to `iova` goes, and how many bytes the
+    /// mapping has from there on; `None` without a mapping.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` or `EINVAL`: the file is no container with a type1 IOMMU.
+    pub fn translate(&self, container: Fd, iova: u64) -> io::Result<Option<(u64, u64)>> {
+        self.state().type1(container, |type1, _, _| Ok(type1.translate(iova)))
+    }
+
+    /// The mappings of a container, in order.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY`: the file is no container.
+    pub fn mappings(&self, container: Fd) -> io::Result<Vec<Range<u64>>> {
+        let state = self.state();
+        Ok(match &state.container(state.container_id(container)?)?.iommu {
+            Some(Iommu::Type1(type1)) => type1.mappings(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// The number of containers. A group keeps its container after the container's fd is closed.
+    pub fn containers(&self) -> usize {
+        self.state().containers.len()
+    }
+
+    /// The bytes that mappings have locked.
+    pub fn locked_memory(&self) -> u64 {
+        self.state().process.locked()
+    }
+}
+
+/// The answer of the type1 driver to `VFIO_CHECK_EXTENSION`; `is_open`: the driver is set.
+fn type1_extension(description: &Description, extension: u64, is_open: bool) -> u32 {
+    let is = |other: u32| extension == u64::from(other);
+    let has = TYPES.into_iter().any(is)
+        || is(sys::VFIO_DMA_CC_IOMMU) && is_open && description.coherent
+        || is(sys::VFIO_UNMAP_ALL) && description.kernel.has_unmap_flags()
+        || is(sys::VFIO_UPDATE_VADDR) && description.kernel.has_unmap_flags() && is_open;
+    has.into()
+}
+
+/// The answer of the driver for groups without an IOMMU to `VFIO_CHECK_EXTENSION`.
+fn noiommu_extension(description: &Description, extension: u64) -> u32 {
+    u32::from(description.noiommu_mode && extension == u64::from(sys::VFIO_NOIOMMU_IOMMU))
+}
+
+/// `vfio_noiommu_open`.
+fn open_noiommu(description: &Description, kind: u64) -> io::Result<Iommu> {
+    match noiommu_extension(description, kind) {
+        0 => Err(errno(libc::ENODEV)),
+        _ if !description.raw_io => Err(errno(libc::EPERM)),
+        _ => Ok(Iommu::None),
+    }
+}
+
+/// `vfio_iommu_type1_open`, then `vfio_iommu_type1_attach_group`.
+fn open_type1(description: &Description, kind: u64) -> io::Result<Iommu> {
+    if type1_extension(description, kind, false) == 0 {
+        return Err(errno(libc::ENODEV));
+    }
+    let nests = kind == u64::from(TYPE1_NESTING);
+    let is_type = TYPES.iter().any(|known| u64::from(*known) == kind);
+    if !is_type || nests && !description.nesting {
+        return Err(errno(libc::EINVAL));
+    }
+    match description.interrupt_remapping {
+        false => Err(errno(libc::EPERM)),
+        true => Ok(Iommu::Type1(Type1::new(description, kind))),
+    }
+}
+
+impl State {
+    fn container_id(&self, fd: Fd) -> io::Result<ContainerId> {
+        match self.files.kind(fd)? {
+            Kind::Container(id) => Ok(id),
+            _ => Err(errno(libc::ENOTTY)),
         }
     }
 
-    fn open_type1(&self, kind: u64) -> io::Result<Iommu> {
-        let description = &self.description;
-        if type1_extension(description, kind, false) == 0 {
-            return Err(errno(libc::ENODEV));
-        }
-        // An extension that is no type has passed until here.
-        if !TYPES.iter().any(|known| u64::from(*known) == kind) {
-            return Err(errno(libc::EINVAL));
-        }
-        let nests = kind == u64::from(TYPE1_NESTING);
-        match description.interrupt_remapping {
-            _ if nests && !description.nesting => Err(errno(libc::EINVAL)),
-            false => Err(errno(libc::EPERM)),
-            true => Ok(Iommu::Type1(Type1::new(description, kind))),
-        }
+    fn container(&self, id: ContainerId) -> io::Result<&Container> {
+        self.containers.get(&id).ok_or_else(|| errno(libc::EINVAL))
     }
 
-    /// A group joins. The IOMMU, where it is set already, may refuse it: its reserved addresses may
-    /// be mapped.
-    pub fn join(&mut self, id: ContainerId, group: u32) -> io::Result<()> {
+    fn container_mut(&mut self, id: ContainerId) -> io::Result<&mut Container> {
+        self.containers.get_mut(&id).ok_or_else(|| errno(libc::EINVAL))
+    }
+
+    /// The error of an ioctl that the file does not implement. A container forwards such an ioctl
+    /// to its IOMMU driver, and returns EINVAL without one (`vfio_fops_unl_ioctl`).
+    pub fn unknown_ioctl<T>(&self, fd: Fd) -> io::Result<T> {
+        let has_no_iommu = match self.files.kind(fd)? {
+            Kind::Container(id) => self.containers.get(&id).is_some_and(|c| c.iommu.is_none()),
+            _ => false,
+        };
+        Err(errno(if has_no_iommu { libc::EINVAL } else { libc::ENOTTY }))
+    }
+
+    /// Attaches a group (`vfio_container_attach_group`).
+    pub fn attach_group(&mut self, id: ContainerId, group: u32) -> io::Result<()> {
         let noiommu = self.description.noiommu.contains(&group);
-        let reserved: Vec<Range<u64>> = self.reserved(group).collect();
-        let is_viable = self.is_viable(group);
-        let claims = self.description.kernel.claims_groups();
-        let alone = self.description.alone.clone();
         let container = self.container(id)?;
         if !container.groups.is_empty() && container.noiommu != noiommu {
             return Err(errno(libc::EPERM));
         }
-        if claims && !noiommu && !is_viable {
+        if self.description.kernel.claims_groups() && !noiommu && !self.is_viable(group) {
             return Err(errno(libc::EPERM));
         }
         if let Some(Iommu::Type1(type1)) = &container.iommu {
-            let mut all = container.groups.iter().chain([&group]);
-            if !container.groups.is_empty() && all.any(|group| alone.contains(group)) {
-                return Err(errno(libc::EINVAL));
-            }
-            // It would have to pin what is mapped, at addresses that there are not.
-            if type1.lacks_vaddr() {
-                return Err(errno(libc::EBUSY));
-            }
-            let mappings = type1.mappings();
-            if reserved
-                .iter()
-                .any(|range| mappings.iter().any(|mapped| ranges::overlap(mapped, range)))
-            {
-                return Err(errno(libc::EINVAL));
-            }
+            self.check_type1(type1, &container.groups, group)?;
         }
+        let container = self.container_mut(id)?;
         container.noiommu = noiommu;
         container.groups.push(group);
         Ok(())
     }
 
-    /// A group leaves. The last takes the IOMMU with it.
-    pub fn leave(&mut self, id: ContainerId, group: u32) {
+    /// Whether an IOMMU that has mappings accepts one more group
+    /// (`vfio_iommu_type1_attach_group`).
+    fn check_type1(&self, type1: &Type1, groups: &[u32], group: u32) -> io::Result<()> {
+        if !self.description.can_share(&[groups, &[group]].concat()) {
+            return Err(errno(libc::EINVAL));
+        }
+        // The kernel would have to pin memory whose address it does not have.
+        if type1.lacks_vaddr() {
+            return Err(errno(libc::EBUSY));
+        }
+        let mappings = type1.mappings();
+        let is_mapped =
+            |hole: &Range<u64>| mappings.iter().any(|mapped| ranges::overlap(mapped, hole));
+        match self.reserved(group).any(is_mapped) {
+            true => Err(errno(libc::EINVAL)),
+            false => Ok(()),
+        }
+    }
+
+    /// Detaches a group (`vfio_group_detach_container`). The last group takes the IOMMU with it.
+    pub fn detach_group(&mut self, id: ContainerId, group: u32) {
         let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
         container.groups.retain(|other| *other != group);
-        let last = container.groups.is_empty();
-        // The IOMMU has the chain of notifiers of unmaps.
-        self.notices.forget(Notifier::Iommu, group);
-        let iommu = container.iommu.take_if(|_| last);
-        if let Some(Iommu::Type1(mut type1)) = iommu {
-            type1.release(&mut self.process);
+        let is_last = container.groups.is_empty();
+        // The IOMMU driver holds the notifiers of unmaps.
+        self.notifiers.unregister_all(Notifier::Iommu, group);
+        if let Some(Iommu::Type1(mut type1)) = container.iommu.take_if(|_| is_last) {
+            type1.unmap_all(&mut self.process);
         }
-        self.drop_container(id);
+        self.free_container(id);
         self.finish_unbinds(group);
     }
 
-    /// A container that nothing refers to goes.
-    pub fn drop_container(&mut self, id: ContainerId) {
+    /// Frees a container that neither a file nor a group refers to.
+    pub fn free_container(&mut self, id: ContainerId) {
         let is_used = self.files.exists(Kind::Container(id))
             || self.containers.get(&id).is_some_and(|container| !container.groups.is_empty());
         if !is_used {
@@ -204,76 +299,33 @@ impl State {
         }
     }
 
-    fn reserved(&self, group: u32) -> impl Iterator<Item = Range<u64>> {
+    fn reserved(&self, group: u32) -> impl Iterator<Item = &Range<u64>> {
         let all = self.description.reserved.iter();
-        all.filter(move |(of, _)| *of == group).map(|(_, range)| range.clone())
+        all.filter(move |(owner, _)| *owner == group).map(|(_, range)| range)
     }
 
-    /// What the groups of a container can be given.
-    fn reach(&self, id: ContainerId) -> Vec<Range<u64>> {
-        let groups = self.containers.get(&id).map(|container| container.groups.clone());
-        let holes = groups.unwrap_or_default();
-        let holes = holes.into_iter().flat_map(|group| self.reserved(group));
-        holes.fold(self.description.reach.clone(), |reach, hole| {
-            reach.into_iter().flat_map(|range| ranges::without(range, &hole)).collect()
+    /// The IOVA ranges that all groups of a container can use.
+    fn iova_ranges(&self, id: ContainerId) -> Vec<Range<u64>> {
+        let groups = self.containers.get(&id).into_iter().flat_map(|container| &container.groups);
+        let holes = groups.flat_map(|group| self.reserved(*group));
+        holes.fold(self.description.iova_ranges.clone(), |free, hole| {
+            free.into_iter().flat_map(|range| ranges::without(range, hole)).collect()
         })
     }
 
-    /// The type1 IOMMU of a container's fd; what answers where there is none.
-    pub fn type1<T>(
+    /// Calls the type1 IOMMU of a container's fd with the IOVA ranges and the process.
+    fn type1<T>(
         &mut self,
         fd: Fd,
-        call: impl FnOnce(&mut Type1, &[Range<u64>], &mut super::type1::Process) -> io::Result<T>,
+        call: impl FnOnce(&mut Type1, &[Range<u64>], &mut Process) -> io::Result<T>,
     ) -> io::Result<T> {
         let Kind::Container(id) = self.files.kind(fd)? else {
-            return self.foreign(fd);
+            return self.unknown_ioctl(fd);
         };
-        let reach = self.reach(id);
+        let iova_ranges = self.iova_ranges(id);
         match self.containers.get_mut(&id).and_then(|container| container.iommu.as_mut()) {
-            Some(Iommu::Type1(type1)) => call(type1, &reach, &mut self.process),
-            _ => self.foreign(fd),
+            Some(Iommu::Type1(type1)) => call(type1, &iova_ranges, &mut self.process),
+            _ => self.unknown_ioctl(fd),
         }
-    }
-
-    pub fn map_dma(&mut self, fd: Fd, call: &MapDma) -> io::Result<()> {
-        self.type1(fd, |type1, reach, process| type1.map(call, reach, process))
-    }
-
-    pub fn unmap_dma(&mut self, fd: Fd, call: &UnmapDma) -> io::Result<u64> {
-        let groups = self.groups_of(fd);
-        let is_told = self.is_told_of_unmaps(&groups);
-        let unmapped = self.type1(fd, |type1, _, process| type1.unmap(call, process, is_told));
-        let (bytes, pinned) = unmapped?;
-        self.tell_of_unmaps(&groups, pinned);
-        Ok(bytes)
-    }
-
-    fn groups_of(&self, fd: Fd) -> Vec<u32> {
-        let id = self.container_of(fd).ok();
-        let container = id.and_then(|id| self.containers.get(&id));
-        container.map(|container| container.groups.clone()).unwrap_or_default()
-    }
-
-    /// The type1 IOMMU of the container that a group is in; ENOTTY for one that pins nothing.
-    pub fn type1_of(&mut self, group: u32) -> io::Result<&mut Type1> {
-        let id = self.memberships.get(&group);
-        let container = id.and_then(|id| self.containers.get_mut(id));
-        match container.and_then(|container| container.iommu.as_mut()) {
-            Some(Iommu::Type1(type1)) => Ok(type1),
-            _ => Err(errno(libc::ENOTTY)),
-        }
-    }
-
-    pub fn iommu_info(&mut self, fd: Fd, buffer: &mut [u8]) -> io::Result<()> {
-        self.type1(fd, |type1, reach, _| type1.info(reach, buffer))
-    }
-
-    /// The mappings of a container.
-    pub fn mappings(&self, fd: Fd) -> io::Result<Vec<Range<u64>>> {
-        let id = self.container_of(fd)?;
-        Ok(match self.containers.get(&id).and_then(|container| container.iommu.as_ref()) {
-            Some(Iommu::Type1(type1)) => type1.mappings(),
-            _ => Vec::new(),
-        })
     }
 }

@@ -1,60 +1,61 @@
-//! What a system is made of.
+//! Descriptions of hosts and devices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::PciAddress;
+use crate::address::PciAddress;
 use crate::info::put;
-use crate::{Kernel, System};
+use crate::kernel::Kernel;
 
-/// The driver that has a device.
+/// The driver of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Nobody.
+    /// No driver.
     None,
     /// `vfio-pci`.
     Vfio,
-    /// `pci-stub`, which keeps a device from other drivers and does nothing with it.
+    /// `pci-stub`, which reserves a device and does not use it.
     Stub,
-    /// A bridge's, `pcieport`: an interconnect, not an endpoint.
+    /// `pcieport`, the driver of a bridge.
     Bridge,
-    /// A driver of the host's.
+    /// Any other driver of the host.
     Host,
 }
 
 /// A region of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Region {
-    /// In bytes; 0 for one that is not there.
+    /// The size in bytes; 0 for a region that does not exist.
     pub size: u64,
-    /// `VFIO_REGION_INFO_FLAG_*`, without the one for capabilities.
+    /// `VFIO_REGION_INFO_FLAG_*` without `VFIO_REGION_INFO_FLAG_CAPS`.
     pub flags: u32,
-    /// Whether the MSI-X table is in it and may be mapped (the capability `MSIX_MAPPABLE`).
+    /// Whether the region holds the MSI-X table and can still be mapped (the capability
+    /// `MSIX_MAPPABLE`).
     pub msix_mappable: bool,
-    /// The parts of it that can be mapped, where not all of it can (the capability `SPARSE_MMAP`).
+    /// The parts that can be mapped, where the whole region cannot (the capability `SPARSE_MMAP`).
     pub sparse: Option<Vec<Range<u64>>>,
 }
 
-/// A PCI function: what it is, and what vfio-pci reports of it.
+/// A PCI function, and what vfio-pci reports about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PciFunction {
-    /// By index; what is beyond the end does not exist (EINVAL).
+    /// The regions by index. Indexes beyond the end are EINVAL.
     pub regions: Vec<Region>,
-    /// Whether it has an interrupt pin.
+    /// Whether the function has an interrupt pin.
     pub intx: bool,
-    /// How many MSI vectors it has, a power of two; 0 without MSI.
+    /// The number of MSI vectors, a power of two; 0 without MSI.
     pub msi: u32,
     /// The size of its MSI-X table; 0 without MSI-X.
     pub msix: u32,
-    /// Whether it is PCI Express: such a function has the error interrupt.
+    /// Whether the function is PCI Express, and so has the error interrupt.
     pub express: bool,
-    /// Whether it can be reset by itself.
+    /// Whether the function has a function-level reset.
     pub resets: bool,
-    /// Its config space at power-on; zeros from the end of this to the end of the region.
+    /// Config space at power-on. Missing bytes up to the end of the region are zero.
     pub config: Vec<u8>,
-    /// Bits of bytes of config space, by offset, that are zero whatever is written.
+    /// Read-only zero bits of config space: the offset of a byte, and its bits.
     pub zeros: Vec<(u64, u8)>,
 }
 
@@ -62,7 +63,8 @@ const MMAP: u32 = sys::VFIO_REGION_INFO_FLAG_MMAP;
 const READ_WRITE: u32 = sys::VFIO_REGION_INFO_FLAG_READ | sys::VFIO_REGION_INFO_FLAG_WRITE;
 
 impl PciFunction {
-    /// An NVMe: 16 KiB of registers that hold the MSI-X table, 65 vectors, a function-level reset.
+    /// An NVMe controller: 16 KiB of registers with the MSI-X table, 65 vectors, a function-level
+    /// reset.
     pub fn nvme() -> Self {
         let bar0 =
             Region { size: 16 << 10, flags: READ_WRITE | MMAP, msix_mappable: true, sparse: None };
@@ -78,7 +80,7 @@ impl PciFunction {
         }
     }
 
-    /// A conventional NIC: 128 KiB of registers, a pin, no reset of its own.
+    /// A conventional NIC: 128 KiB of registers, an interrupt pin, no function-level reset.
     pub fn nic() -> Self {
         let bar0 = Region {
             size: 128 << 10,
@@ -89,7 +91,7 @@ impl PciFunction {
         Self { regions: with_config(bar0, 256), intx: true, ..Self::default() }
     }
 
-    /// How many interrupts an index has.
+    /// The number of vectors of an index.
     pub(crate) fn vectors(&self, index: u32) -> u32 {
         match index {
             sys::VFIO_PCI_INTX_IRQ_INDEX => self.intx.into(),
@@ -102,7 +104,7 @@ impl PciFunction {
     }
 }
 
-/// BAR0, five that are not there, no ROM, and the config space.
+/// BAR0 and config space; no other BAR and no ROM.
 fn with_config(bar0: Region, config_size: u64) -> Vec<Region> {
     let config = Region { size: config_size, flags: READ_WRITE, ..Region::default() };
     let mut regions = vec![Region::default(); sys::VFIO_PCI_CONFIG_REGION_INDEX as usize];
@@ -113,8 +115,8 @@ fn with_config(bar0: Region, config_size: u64) -> Vec<Region> {
     regions
 }
 
-/// Capabilities: MSI-X at 0x40, of 65 vectors, with the table at 0x2000 and the pending bits at
-/// 0x3000 of BAR0; PCI Express with FLR at 0x80; power management at 0x60.
+/// Capabilities: MSI-X of 65 vectors at 0x40, with the table at 0x2000 and the PBA at 0x3000 of
+/// BAR0; PCI Express with FLR at 0x80; power management at 0x60.
 fn nvme_config() -> Vec<u8> {
     let parts: [(usize, &[u8]); 7] = [
         (0x00, &[0x36, 0x1b, 0x10, 0x00, 0, 0, 0x10, 0, 2, 2, 8, 1]),
@@ -130,7 +132,7 @@ fn nvme_config() -> Vec<u8> {
     config
 }
 
-/// A device in the description.
+/// A device of the description.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub group: u32,
@@ -138,45 +140,43 @@ pub(crate) struct Entry {
     pub function: PciFunction,
 }
 
-/// What a [`System`] is made of. [`Description::new`] has no devices and the usual rest; all of it
-/// can be set.
+/// Describes a host, from which [`build`](Self::build) makes a [`System`](crate::System).
 #[derive(Clone, Debug)]
 pub struct Description {
-    /// Whose rules it follows.
+    /// The kernel whose rules the system follows.
     pub kernel: Kernel,
-    /// Whether the process has `CAP_SYS_RAWIO`, without which there is no access to groups without
-    /// an IOMMU.
+    /// Whether the process has `CAP_SYS_RAWIO`, which groups without an IOMMU need.
     pub raw_io: bool,
-    /// vfio's parameter `enable_unsafe_noiommu_mode`.
+    /// The parameter `enable_unsafe_noiommu_mode` of vfio.
     pub noiommu_mode: bool,
-    /// The limit of locked memory in bytes, `RLIMIT_MEMLOCK`; `None` with `CAP_IPC_LOCK`.
+    /// `RLIMIT_MEMLOCK` in bytes; `None` with `CAP_IPC_LOCK`.
     pub locked_memory: Option<u64>,
-    /// type1's parameter `dma_entry_limit`.
+    /// The parameter `dma_entry_limit` of type1.
     pub dma_entries: u32,
-    /// What the IOMMU translates, less what is reserved in every group (the MSI window).
-    pub reach: Vec<Range<u64>>,
-    /// The IOMMU's page sizes, a bit each.
+    /// The IOVA ranges that the IOMMU translates, without the MSI window.
+    pub iova_ranges: Vec<Range<u64>>,
+    /// The IOMMU's page sizes, one bit each.
     pub page_sizes: u64,
-    /// Whether the IOMMU remaps interrupts; without, no IOMMU can be set (EPERM).
+    /// Whether the IOMMU remaps interrupts. Without, `VFIO_SET_IOMMU` is EPERM.
     pub interrupt_remapping: bool,
     /// Whether the IOMMU enforces cache coherency (`VFIO_DMA_CC_IOMMU`).
     pub coherent: bool,
     /// Whether type1 can be set as `VFIO_TYPE1_NESTING_IOMMU`.
     pub nesting: bool,
-    /// The process's memory that can be pinned, with whether it can be written.
+    /// The process's memory that can be pinned, and whether it is writable.
     pub memory: Vec<(Range<u64>, bool)>,
     pub(crate) functions: BTreeMap<PciAddress, Entry>,
     pub(crate) noiommu: BTreeSet<u32>,
     pub(crate) reserved: Vec<(u32, Range<u64>)>,
     /// Groups that share a container with no other.
     pub(crate) alone: BTreeSet<u32>,
-    /// What resets of buses reach.
+    /// The functions on each bus that can be reset.
     pub(crate) buses: Vec<BTreeSet<PciAddress>>,
 }
 
 impl Description {
-    /// No devices. An IOMMU of 39 bits with the MSI window left out, 4 KiB and 2 MiB pages; a
-    /// process with all capabilities, and all of the memory that a user can have.
+    /// A host without devices: its IOMMU translates 39 bits without the MSI window, in pages of
+    /// 4 KiB and 2 MiB. The process has all capabilities and the whole address space of a user.
     pub fn new(kernel: Kernel) -> Self {
         Self {
             kernel,
@@ -184,7 +184,7 @@ impl Description {
             noiommu_mode: false,
             locked_memory: None,
             dma_entries: 65535,
-            reach: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
+            iova_ranges: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
             page_sizes: 4096 | 2 << 20,
             interrupt_remapping: true,
             coherent: false,
@@ -198,7 +198,7 @@ impl Description {
         }
     }
 
-    /// With a device, in a group.
+    /// Adds a device in a group.
     #[must_use]
     pub fn device(
         mut self,
@@ -212,45 +212,44 @@ impl Description {
         self
     }
 
-    /// With a group that has no IOMMU, as the noiommu mode makes them; its devices are added as
-    /// others are.
+    /// Makes a group one without an IOMMU, as vfio's noiommu mode does.
     #[must_use]
     pub fn without_iommu(mut self, group: u32) -> Self {
         self.noiommu.insert(group);
         self
     }
 
-    /// With addresses that the devices of a group cannot use.
+    /// Reserves an IOVA range of a group.
     #[must_use]
     pub fn reserved(mut self, group: u32, range: Range<u64>) -> Self {
         self.reserved.push((group, range));
         self
     }
 
-    /// With a group that shares the IOMMU of a container with no other (EINVAL), as those behind
-    /// another kind of IOMMU.
+    /// Makes a group one that can share a container's IOMMU with no other group (EINVAL), as a group
+    /// behind another kind of IOMMU.
     #[must_use]
     pub fn alone(mut self, group: u32) -> Self {
         self.alone.insert(group);
         self
     }
 
-    /// With a bus, a reset of which reaches all of these functions. A function without such a bus
-    /// has it to the root, which cannot be reset.
+    /// Adds a bus that can be reset, with all functions on it. A function on none of these is on a
+    /// root bus, which cannot be reset.
     #[must_use]
     pub fn bus(mut self, members: impl IntoIterator<Item = PciAddress>) -> Self {
         self.buses.push(members.into_iter().collect());
         self
     }
 
-    /// Whether a driver has a device of a group.
+    /// Whether a device of a group has this driver.
     pub fn has_driver(&self, group: u32, driver: Driver) -> bool {
         let mut entries = self.functions.values();
         entries.any(|entry| entry.group == group && entry.driver == driver)
     }
 
-    /// The system, in which nothing is open.
-    pub fn build(self) -> System {
-        System::new(self)
+    /// Whether groups can share the IOMMU of a container.
+    pub(crate) fn can_share(&self, groups: &[u32]) -> bool {
+        groups.len() < 2 || !groups.iter().any(|group| self.alone.contains(group))
     }
 }

@@ -1,181 +1,141 @@
-//! The interface of the VFIO core for drivers in the kernel: notifiers of KVMs and of unmaps, and
-//! pinned pages (core 0.3, as Linux 5.4 has it).
+//! The VFIO core's interface for drivers in the kernel, such as mediated devices: notifiers and
+//! pinned pages (core 0.3, as in Linux 5.4).
 
-use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 
-use crate::PciAddress;
-use crate::files::Kind;
-use crate::{Driver, Fd, State, errno};
+use crate::address::PciAddress;
+use crate::describe::Driver;
+use crate::errno::errno;
+use crate::files::{Fd, Kind};
+use crate::notifiers::{Notice, Notifier};
+use crate::state::{Iommu, State, System};
+use crate::type1::Type1;
 
-/// A kind of notifier (`vfio_register_notifier`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notifier {
-    /// `VFIO_IOMMU_NOTIFY`: memory with pinned pages in it is unmapped.
-    Iommu,
-    /// `VFIO_GROUP_NOTIFY`: the group is linked with a KVM, or is so no more.
-    Group,
-}
-
-/// A call of a notifier.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// `VFIO_GROUP_NOTIFY_SET_KVM`
-    Kvm(Fd),
-    /// `VFIO_GROUP_NOTIFY_SET_KVM`, with none.
-    NoKvm,
-    /// `VFIO_IOMMU_NOTIFY_DMA_UNMAP`: the driver has let go of the pages in this mapping, as it
-    /// must.
-    Unmap(Range<u64>),
-}
-
-/// `VFIO_PIN_PAGES_MAX_ENTRIES`
+/// `VFIO_PIN_PAGES_MAX_ENTRIES`.
 const MAX_PAGES: usize = 4096 / 8;
 
-/// The one event that there is of each kind of notifier.
+/// Each kind of notifier has one event, whose bit is 1.
 const EVENT: u64 = 1;
 
-/// All notifiers, and their calls.
-#[derive(Debug, Default)]
-pub(crate) struct Notices {
-    /// The KVM of each group.
-    kvms: BTreeMap<u32, Fd>,
-    all: BTreeMap<u64, Registered>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Registered {
-    device: PciAddress,
-    group: u32,
-    kind: Notifier,
-    /// Whether it is on the chain; its former calls stay if not.
-    on: bool,
-    told: Vec<Notice>,
-}
-
-impl Notices {
-    fn tell(&mut self, kind: Notifier, of: impl Fn(u32) -> bool, notice: &Notice) {
-        let all = self.all.values_mut();
-        all.filter(|own| own.on && own.kind == kind && of(own.group))
-            .for_each(|own| own.told.push(notice.clone()));
+impl System {
+    /// `vfio_register_notifier`: a driver of a device registers a notifier. Where the group is
+    /// linked with a KVM, the kernel calls all notifiers of the kind [`Notifier::Group`] again.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: `events` is not 1, or the group has no container with an IOMMU.
+    /// - `ENODEV`: vfio-pci has no device of the group.
+    pub fn register_notifier(
+        &self,
+        device: PciAddress,
+        kind: Notifier,
+        events: u64,
+    ) -> io::Result<u64> {
+        let mut state = self.state();
+        if events == 0 {
+            return Err(errno(libc::EINVAL));
+        }
+        let group = state.group_of_device(device)?;
+        if events != EVENT || state.use_container(group).is_err() {
+            return Err(errno(libc::EINVAL));
+        }
+        Ok(state.notifiers.register(device, group, kind))
     }
 
-    /// Empties the chain of a group whose user is gone.
-    pub fn forget(&mut self, kind: Notifier, group: u32) {
-        let all = self.all.values_mut();
-        all.filter(|own| own.kind == kind && own.group == group).for_each(|own| own.on = false);
+    /// `vfio_unregister_notifier`.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the notifier never was registered, or the group has no container with an IOMMU.
+    /// - `ENODEV`: vfio-pci has no device of the group any more.
+    /// - `ENOENT`: the notifier is not registered any more.
+    pub fn unregister_notifier(&self, notifier: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let device = state.notifiers.device(notifier).ok_or_else(|| errno(libc::EINVAL))?;
+        let group = state.group_of_device(device)?;
+        state.use_container(group).map_err(|_| errno(libc::EINVAL))?;
+        state.notifiers.unregister(notifier)
     }
 
-    pub fn told(&self, notifier: u64) -> Vec<Notice> {
-        self.all.get(&notifier).map(|own| own.told.clone()).unwrap_or_default()
+    /// The calls of a notifier so far.
+    pub fn notices(&self, notifier: u64) -> Vec<Notice> {
+        self.state().notifiers.calls(notifier)
+    }
+
+    /// `vfio_pin_pages`: a driver of a device pins pages, by their numbers in IOVA. Returns the
+    /// numbers of the pages in the process's memory.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: there is no page, a page is not mapped, the group has no container with an
+    ///   IOMMU, or none of the container's groups has a notifier of unmaps.
+    /// - `E2BIG`: there are more than 512 pages.
+    /// - `ENODEV`: vfio-pci has no device of the group.
+    /// - `EPERM`: the group has no IOMMU, or a mapping lacks this access (`VFIO_DMA_MAP_FLAG_*`).
+    /// - `EACCES`: the IOMMU is type1 of version 1.
+    pub fn pin_pages(
+        &self,
+        device: PciAddress,
+        pages: &[u64],
+        access: u32,
+    ) -> io::Result<Vec<u64>> {
+        let mut state = self.state();
+        let group = state.check_pages(device, pages)?;
+        let id = state.memberships.get(&group);
+        let container = id.and_then(|id| state.containers.get(id));
+        let groups = container.map_or(&[][..], |container| container.groups.as_slice());
+        let notifies = state.notifiers.any(Notifier::Iommu, groups);
+        state.type1_of_group(group)?.pin(pages, access, notifies)
+    }
+
+    /// `vfio_unpin_pages`: unpins pages up to the first that is not mapped, and returns their
+    /// number.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`pin_pages`](Self::pin_pages). `EINVAL`: the first page is not mapped.
+    pub fn unpin_pages(&self, device: PciAddress, pages: &[u64]) -> io::Result<usize> {
+        let mut state = self.state();
+        let group = state.check_pages(device, pages)?;
+        state.type1_of_group(group)?.unpin(pages)
     }
 }
 
 impl State {
-    /// A file was linked with a KVM, or is so no more: calls the notifiers of that, and those that
-    /// are registered later.
-    pub fn tell_of_kvm(&mut self, kind: Kind, kvm: Option<Fd>) {
-        let Kind::Group(group) = kind else {
-            return;
-        };
-        match kvm {
-            Some(kvm) => drop(self.notices.kvms.insert(group, kvm)),
-            None => drop(self.notices.kvms.remove(&group)),
+    /// KVM was linked with a file, or unlinked.
+    pub fn notify_kvm(&mut self, file: Kind, kvm: Option<Fd>) {
+        if let Kind::Group(group) = file {
+            self.notifiers.set_kvm(group, kvm);
         }
-        let notice = kvm.map_or(Notice::NoKvm, Notice::Kvm);
-        self.notices.tell(Notifier::Group, |own| own == group, &notice);
     }
 
-    /// The group of a device: there for VFIO while vfio-pci has one of its devices.
+    /// The group of a device. VFIO knows the group while vfio-pci has one of its devices.
     fn group_of_device(&self, device: PciAddress) -> io::Result<u32> {
         let group = self.entry(device)?.group;
-        match self.members(group).any(|(_, driver)| driver == Driver::Vfio) {
+        match self.description.has_driver(group, Driver::Vfio) {
             true => Ok(group),
             false => Err(errno(libc::ENODEV)),
         }
     }
 
-    pub fn register_notifier(
-        &mut self,
-        device: PciAddress,
-        kind: Notifier,
-        events: u64,
-    ) -> io::Result<u64> {
-        if events == 0 {
-            return Err(errno(libc::EINVAL));
-        }
-        let group = self.group_of_device(device)?;
-        if events != EVENT || self.use_container(group).is_err() {
-            return Err(errno(libc::EINVAL));
-        }
-        let id = self.notices.next;
-        self.notices.next = id.wrapping_add(1);
-        let registered = Registered { device, group, kind, on: true, told: Vec::new() };
-        self.notices.all.insert(id, registered);
-        // What there is already is told again to all of the chain.
-        if let Some(kvm) =
-            self.notices.kvms.get(&group).copied().filter(|_| kind == Notifier::Group)
-        {
-            self.notices.tell(Notifier::Group, |own| own == group, &Notice::Kvm(kvm));
-        }
-        Ok(id)
-    }
-
-    pub fn unregister_notifier(&mut self, notifier: u64) -> io::Result<()> {
-        let own = self.notices.all.get(&notifier).ok_or_else(|| errno(libc::EINVAL))?;
-        let group = self.group_of_device(own.device)?;
-        self.use_container(group).map_err(|_| errno(libc::EINVAL))?;
-        let own = self.notices.all.get_mut(&notifier).filter(|own| own.on);
-        own.ok_or_else(|| errno(libc::ENOENT))?.on = false;
-        Ok(())
-    }
-
-    /// The groups of the container that a group is in.
-    fn neighbours(&self, group: u32) -> Vec<u32> {
-        let id = self.memberships.get(&group);
-        let container = id.and_then(|id| self.containers.get(id));
-        container.map(|container| container.groups.clone()).unwrap_or_default()
-    }
-
-    /// The group that has the pages, and whether it has a notifier of unmaps.
-    fn pinning(&self, device: PciAddress, pages: &[u64]) -> io::Result<(u32, bool)> {
-        if pages.is_empty() {
-            return Err(errno(libc::EINVAL));
-        }
-        if pages.len() > MAX_PAGES {
-            return Err(errno(libc::E2BIG));
+    /// What the core checks for pages: their number, and that their group is ready.
+    fn check_pages(&self, device: PciAddress, pages: &[u64]) -> io::Result<u32> {
+        match pages.len() {
+            0 => return Err(errno(libc::EINVAL)),
+            1..=MAX_PAGES => {}
+            _ => return Err(errno(libc::E2BIG)),
         }
         let group = self.group_of_device(device)?;
         self.use_container(group)?;
-        Ok((group, self.is_told_of_unmaps(&self.neighbours(group))))
+        Ok(group)
     }
 
-    pub fn is_told_of_unmaps(&self, groups: &[u32]) -> bool {
-        let mut all = self.notices.all.values();
-        all.any(|own| own.on && own.kind == Notifier::Iommu && groups.contains(&own.group))
-    }
-
-    pub fn pin_pages(
-        &mut self,
-        device: PciAddress,
-        pages: &[u64],
-        access: u32,
-    ) -> io::Result<Vec<u64>> {
-        let (group, is_told) = self.pinning(device, pages)?;
-        self.type1_of(group)?.pin(pages, access, is_told)
-    }
-
-    pub fn unpin_pages(&mut self, device: PciAddress, pages: &[u64]) -> io::Result<usize> {
-        let (group, _) = self.pinning(device, pages)?;
-        self.type1_of(group)?.unpin(pages)
-    }
-
-    /// Mappings with pinned pages were unmapped.
-    pub fn tell_of_unmaps(&mut self, groups: &[u32], unmapped: Vec<Range<u64>>) {
-        for range in unmapped {
-            self.notices.tell(Notifier::Iommu, |own| groups.contains(&own), &Notice::Unmap(range));
+    /// The type1 IOMMU of a group: ENOTTY for a driver that pins no pages.
+    fn type1_of_group(&mut self, group: u32) -> io::Result<&mut Type1> {
+        let id = self.memberships.get(&group);
+        match id.and_then(|id| self.containers.get_mut(id)?.iommu.as_mut()) {
+            Some(Iommu::Type1(type1)) => Ok(type1),
+            _ => Err(errno(libc::ENOTTY)),
         }
     }
 }

@@ -1,21 +1,22 @@
-//! Eventfds: what an interrupt signals, and what unmasks one.
+//! Eventfds: an interrupt signals one, and one can unmask INTx.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The counter behind an eventfd. The model has one of its own
-/// ([`System::open_eventfd`](crate::System::open_eventfd)); a program that is to see its interrupts
-/// hands in its real eventfds ([`System::open_eventfd_of`](crate::System::open_eventfd_of)).
+/// The counter of an eventfd. The model has its own counters
+/// ([`System::open_eventfd`](crate::System::open_eventfd)); a program that waits for interrupts
+/// implements this trait for its real eventfds
+/// ([`System::open_eventfd_of`](crate::System::open_eventfd_of)).
 pub trait Eventfd: Send + Sync {
     /// Adds 1 to the counter.
     fn signal(&self);
 
-    /// Reads the counter and sets it to 0. It is 0 where a read of an eventfd is EAGAIN.
+    /// Reads the counter and sets it to 0. The value is 0 where a read returns `EAGAIN`.
     fn take(&self) -> u64;
 }
 
-/// The model's own.
+/// A counter in the model.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -29,7 +30,7 @@ impl Eventfd for Counter {
     }
 }
 
-/// An eventfd apart from its file: an interrupt holds it after the file is closed.
+/// An eventfd without its file: an interrupt holds it after the file is closed.
 #[derive(Clone)]
 pub(crate) struct Event(pub Arc<dyn Eventfd>);
 

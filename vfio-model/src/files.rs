@@ -1,29 +1,28 @@
-//! Open files: what an fd refers to, and what holds a file after its fd is closed.
+//! Open files: the meaning of an fd, and the links that hold a file after its fd is closed.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use crate::PciAddress;
-use crate::errno;
+use crate::address::PciAddress;
+use crate::errno::errno;
 use crate::events::{Event, Eventfd};
 
-/// A file descriptor of a [`System`](super::System). Any number may be passed anywhere, as to the
-/// kernel.
+/// A file descriptor of a [`System`](crate::System). Calls accept any number, as the kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fd(pub i32);
 
-/// A container, apart from its file: it lives as long as its file or a group in it.
+/// Names a container, which exists as long as its file or a group in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ContainerId(pub u64);
 
-/// What an open file is.
+/// What an open file refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Container(ContainerId),
     Group(u32),
-    /// A group's, of which vfio-pci has no device any more.
+    /// A group of which vfio-pci has no device any more.
     Revoked,
     Device(PciAddress),
     Eventfd,
@@ -34,24 +33,24 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 struct File {
     kind: Kind,
-    /// Whether its fd is not closed yet.
+    /// Whether the fd is open.
     is_open: bool,
-    /// The KVM devices that hold it.
+    /// The KVM devices that hold the file.
     links: Vec<Fd>,
 }
 
-/// All open files. An fd is not used twice.
+/// All open files. A number of an fd is not reused.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     files: BTreeMap<Fd, File>,
-    /// What is behind open eventfds.
+    /// The counters of open eventfds.
     events: BTreeMap<Fd, Event>,
     last: i32,
 }
 
 impl Files {
     pub fn open(&mut self, kind: Kind) -> Fd {
-        // Standard input, output and error have the numbers below.
+        // Standard input, output and error are 0 to 2.
         self.last = self.last.max(2).saturating_add(1);
         let fd = Fd(self.last);
         let file = File { kind, is_open: true, links: Vec::new() };
@@ -65,20 +64,20 @@ impl Files {
         fd
     }
 
-    /// What an fd refers to; EBADF if nothing.
+    /// The file of an fd: EBADF for an fd that is not open.
     pub fn kind(&self, fd: Fd) -> io::Result<Kind> {
         let file = self.files.get(&fd).filter(|file| file.is_open);
         file.map(|file| file.kind).ok_or_else(|| errno(libc::EBADF))
     }
 
-    /// The eventfd of an fd: EBADF for none, EINVAL for a file of another kind.
+    /// The eventfd of an fd: EBADF for an fd that is not open, EINVAL for another file.
     pub fn eventfd(&self, fd: Fd) -> io::Result<Event> {
         self.kind(fd)?;
         let event = self.events.get(&fd).cloned();
         event.ok_or_else(|| errno(libc::EINVAL))
     }
 
-    /// The files that there are, those that only a link holds included.
+    /// All files, including those that only a link holds.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         self.files.values().map(|file| file.kind)
     }
@@ -92,12 +91,12 @@ impl Files {
         self.kinds().any(|other| other == kind)
     }
 
-    /// How many files refer to it.
+    /// The number of files of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.kinds().filter(|other| *other == kind).count()
     }
 
-    /// Closes an fd. Returns the files that are gone with it.
+    /// Closes an fd, and returns the files that this frees.
     pub fn close(&mut self, fd: Fd) -> io::Result<Vec<Kind>> {
         let kind = self.kind(fd)?;
         if let Some(file) = self.files.get_mut(&fd) {
@@ -112,7 +111,7 @@ impl Files {
         Ok(self.sweep())
     }
 
-    /// Takes away the files that nothing holds.
+    /// Removes the files that nothing holds.
     fn sweep(&mut self) -> Vec<Kind> {
         let is_held = |(_, file): &(Fd, File)| file.is_open || !file.links.is_empty();
         let (held, gone): (_, Vec<_>) = mem::take(&mut self.files).into_iter().partition(is_held);
@@ -120,7 +119,7 @@ impl Files {
         gone.into_iter().map(|(_, file)| file.kind).collect()
     }
 
-    /// The files of a group are of no use any more.
+    /// Revokes the files of a group.
     pub fn revoke(&mut self, group: u32) {
         let files = self.files.values_mut();
         files
@@ -133,13 +132,13 @@ impl Files {
         linked.any(|file| file.kind == kind)
     }
 
-    /// What a KVM holds.
+    /// The files that a KVM holds.
     pub fn linked_with(&self, kvm: Fd) -> Vec<Kind> {
         let linked = self.files.values().filter(|file| file.links.contains(&kvm));
         linked.map(|file| file.kind).collect()
     }
 
-    /// Links a file with a KVM; false if it is linked with it already.
+    /// Links a file with a KVM; false if the link exists.
     pub fn link(&mut self, kvm: Fd, fd: Fd) -> bool {
         match self.files.get_mut(&fd).filter(|file| !file.links.contains(&kvm)) {
             Some(file) => {
@@ -150,7 +149,7 @@ impl Files {
         }
     }
 
-    /// Takes a link away; false if there is none.
+    /// Removes a link; false if it does not exist.
     pub fn unlink(&mut self, kvm: Fd, fd: Fd) -> bool {
         let Some(file) = self.files.get_mut(&fd) else {
             return false;

@@ -1,87 +1,160 @@
-//! `/dev/vfio/N`: groups, their viability, their devices' fds, and KVM's link to them.
+//! `/dev/vfio/N`: groups, their viability, their containers and the fds of their devices.
 
 use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::PciAddress;
-use crate::driver::Notifier;
-use crate::files::Kind;
-use crate::{Driver, Fd, State, errno};
+use crate::address::PciAddress;
+use crate::describe::Driver;
+use crate::errno::errno;
+use crate::files::{Fd, Kind};
+use crate::notifiers::Notifier;
+use crate::state::{State, System};
+
+impl System {
+    /// Opens `/dev/vfio/N` (`vfio_group_fops_open`).
+    ///
+    /// # Errors
+    ///
+    /// - `ENOENT`: vfio-pci has no device of the group, so that the node does not exist.
+    /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
+    /// - `EBUSY`: the group is open, one of its devices is, or it has a container.
+    pub fn open_group(&self, group: u32) -> io::Result<Fd> {
+        let mut state = self.state();
+        let exists = state.files.exists(Kind::Group(group));
+        // A kernel that does not revoke groups keeps the node of an open group.
+        let keeps_node = exists && !state.description.kernel.revokes_groups();
+        if !keeps_node && !state.description.has_driver(group, Driver::Vfio) {
+            return Err(errno(libc::ENOENT));
+        }
+        state.check_raw_io(group)?;
+        if exists || state.open_devices(group) > 0 || state.memberships.contains_key(&group) {
+            return Err(errno(libc::EBUSY));
+        }
+        state.notifiers.unregister_all(Notifier::Group, group);
+        Ok(state.files.open(Kind::Group(group)))
+    }
+
+    /// `VFIO_GROUP_GET_STATUS` (`vfio_group_ioctl_get_status`): the flags.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: `argsz` is below 8.
+    /// - `ENODEV`: vfio-pci has no device of the group any more.
+    pub fn group_status(&self, group: Fd, argsz: u32) -> io::Result<u32> {
+        let state = self.state();
+        let is_group = matches!(state.files.kind(group)?, Kind::Group(_) | Kind::Revoked);
+        if is_group && argsz < 8 {
+            return Err(errno(libc::EINVAL));
+        }
+        let group = state.group_of(group)?;
+        let is_set = state.memberships.contains_key(&group);
+        let claimed = is_set && state.description.kernel.claims_groups();
+        let viable = match claimed || state.is_viable(group) {
+            true => sys::VFIO_GROUP_FLAGS_VIABLE,
+            false => 0,
+        };
+        Ok(if is_set { viable | sys::VFIO_GROUP_FLAGS_CONTAINER_SET } else { viable })
+    }
+
+    /// `VFIO_GROUP_SET_CONTAINER` (`vfio_group_ioctl_set_container`).
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the group has a container; or the container's IOMMU cannot translate for the
+    ///   group, because it has mappings at addresses that are reserved for it.
+    /// - `EPERM`: the group is not viable, the process lacks `CAP_SYS_RAWIO` for a group without an
+    ///   IOMMU, or groups with and without an IOMMU would share the container.
+    /// - `EBADFD`, before 6.12 `EINVAL`: the second file is no container.
+    /// - `ENODEV`: vfio-pci has no device of the group any more.
+    pub fn set_container(&self, group: Fd, container: Fd) -> io::Result<()> {
+        self.state().set_container(group, container)
+    }
+
+    /// `VFIO_GROUP_UNSET_CONTAINER` (`vfio_group_ioctl_unset_container`).
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the group has no container.
+    /// - `EBUSY`: a device of the group is open, or in 5.4 KVM is linked with the group.
+    pub fn unset_container(&self, group: Fd) -> io::Result<()> {
+        let mut state = self.state();
+        if state.files.kind(group)? == Kind::Revoked {
+            return Err(errno(libc::EINVAL));
+        }
+        let group = state.group_of(group)?;
+        let id = state.memberships.get(&group).copied().ok_or_else(|| errno(libc::EINVAL))?;
+        let is_linked =
+            !state.description.kernel.links_files() && state.files.is_linked(Kind::Group(group));
+        if is_linked || state.open_devices(group) > 0 {
+            return Err(errno(libc::EBUSY));
+        }
+        state.memberships.remove(&group);
+        state.detach_group(id, group);
+        Ok(())
+    }
+
+    /// `VFIO_GROUP_GET_DEVICE_FD` (`vfio_group_ioctl_get_device_fd`).
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the group has no container with an IOMMU, or in 5.4 is not viable; or the name
+    ///   has options that the device does not take.
+    /// - `ENODEV`: vfio-pci has no such device in the group.
+    /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
+    pub fn open_device(&self, group: Fd, name: &str) -> io::Result<Fd> {
+        let mut state = self.state();
+        let group = state.group_of(group)?;
+        let usable = state.check_ready(group).and_then(|()| state.check_raw_io(group));
+        let found = state.find(group, name);
+        let address = match state.description.kernel.looks_names_up_first() {
+            true => found.and_then(|address| usable.map(|()| address))?,
+            false => usable.and(found)?,
+        };
+        if !state.files.exists(Kind::Device(address)) {
+            state.enable(address)?;
+        }
+        Ok(state.files.open(Kind::Device(address)))
+    }
+}
 
 impl State {
     fn group_of(&self, fd: Fd) -> io::Result<u32> {
         match self.files.kind(fd)? {
             Kind::Group(group) => Ok(group),
             Kind::Revoked => Err(errno(libc::ENODEV)),
-            _ => self.foreign(fd),
+            _ => self.unknown_ioctl(fd),
+        }
+    }
+
+    /// A group without an IOMMU needs `CAP_SYS_RAWIO`.
+    fn check_raw_io(&self, group: u32) -> io::Result<()> {
+        match self.description.noiommu.contains(&group) && !self.description.raw_io {
+            true => Err(errno(libc::EPERM)),
+            false => Ok(()),
         }
     }
 
     /// The devices of a group, with their drivers.
     pub fn members(&self, group: u32) -> impl Iterator<Item = (PciAddress, Driver)> {
         let functions = self.description.functions.iter();
-        functions
-            .filter(move |(_, entry)| entry.group == group)
-            .map(|(address, entry)| (*address, entry.driver))
+        let members = functions.filter(move |(_, entry)| entry.group == group);
+        members.map(|(address, entry)| (*address, entry.driver))
     }
 
-    /// Whether no driver of the host's has a device of the group. A device that is leaving vfio-pci
-    /// is no matter, nor is one without a driver, one that a stub keeps, or a bridge.
+    /// Whether no driver of the host has a device of the group (`vfio_dev_viable`). A device that
+    /// leaves vfio-pci, has no driver, or has a stub or bridge driver, does not matter.
     pub fn is_viable(&self, group: u32) -> bool {
-        self.members(group).all(|(_, driver)| driver != Driver::Host)
+        !self.description.has_driver(group, Driver::Host)
     }
 
-    /// How many devices of a group are open.
+    /// How many files the devices of a group have.
     fn open_devices(&self, group: u32) -> usize {
-        let counts =
-            self.members(group).map(|(address, _)| self.files.count(Kind::Device(address)));
-        counts.sum()
+        let members = self.members(group);
+        members.map(|(address, _)| self.files.count(Kind::Device(address))).sum()
     }
 
-    /// The group's node is there while vfio-pci has one of its devices. Nobody else may have the
-    /// group, its file or what is left of it: devices, or a container that they keep.
-    pub fn open_group(&mut self, group: u32) -> io::Result<Fd> {
-        // Before groups were revoked, their files kept them, and their nodes.
-        let is_kept =
-            !self.description.kernel.revokes_groups() && self.files.exists(Kind::Group(group));
-        if !is_kept && !self.members(group).any(|(_, driver)| driver == Driver::Vfio) {
-            return Err(errno(libc::ENOENT));
-        }
-        if self.description.noiommu.contains(&group) && !self.description.raw_io {
-            return Err(errno(libc::EPERM));
-        }
-        let is_used = self.files.exists(Kind::Group(group))
-            || self.open_devices(group) > 0
-            || self.memberships.contains_key(&group);
-        if is_used {
-            return Err(errno(libc::EBUSY));
-        }
-        self.notices.forget(Notifier::Group, group);
-        Ok(self.files.open(Kind::Group(group)))
-    }
-
-    /// `VFIO_GROUP_GET_STATUS`: the flags.
-    pub fn group_status(&self, fd: Fd, argsz: u32) -> io::Result<u32> {
-        let is_group = matches!(self.files.kind(fd)?, Kind::Group(_) | Kind::Revoked);
-        if is_group && argsz < 8 {
-            return Err(errno(libc::EINVAL));
-        }
-        let group = self.group_of(fd)?;
-        let is_set = self.memberships.contains_key(&group);
-        let claimed = is_set && self.description.kernel.claims_groups();
-        let mut flags = 0;
-        if claimed || self.is_viable(group) {
-            flags |= sys::VFIO_GROUP_FLAGS_VIABLE;
-        }
-        if is_set {
-            flags |= sys::VFIO_GROUP_FLAGS_CONTAINER_SET;
-        }
-        Ok(flags)
-    }
-
-    /// `VFIO_GROUP_SET_CONTAINER`.
-    pub fn set_container(&mut self, fd: Fd, container: Fd) -> io::Result<()> {
+    fn set_container(&mut self, fd: Fd, container: Fd) -> io::Result<()> {
         if self.files.kind(fd)? == Kind::Revoked {
             self.files.kind(container)?;
         }
@@ -97,55 +170,31 @@ impl State {
         if self.memberships.contains_key(&group) {
             return Err(errno(libc::EINVAL));
         }
-        let may = match self.description.noiommu.contains(&group) && !self.description.raw_io {
-            true => Err(errno(libc::EPERM)),
-            false => Ok(()),
-        };
         if !kernel.looks_fd_up_first() {
-            may.as_ref().map_err(|_| errno(libc::EPERM))?;
+            self.check_raw_io(group)?;
         }
         let Kind::Container(id) = found? else {
             return Err(errno(kernel.not_a_container()));
         };
-        may?;
-        self.join(id, group)?;
+        self.check_raw_io(group)?;
+        self.attach_group(id, group)?;
         self.memberships.insert(group, id);
         Ok(())
     }
 
-    /// `VFIO_GROUP_UNSET_CONTAINER`: not while somebody else than the group's file uses the
-    /// container.
-    pub fn unset_container(&mut self, fd: Fd) -> io::Result<()> {
-        if self.files.kind(fd)? == Kind::Revoked {
-            return Err(errno(libc::EINVAL));
-        }
-        let group = self.group_of(fd)?;
-        let Some(id) = self.memberships.get(&group).copied() else {
-            return Err(errno(libc::EINVAL));
-        };
-        let linked =
-            !self.description.kernel.links_files() && self.files.is_linked(Kind::Group(group));
-        if linked || self.open_devices(group) > 0 {
-            return Err(errno(libc::EBUSY));
-        }
-        self.memberships.remove(&group);
-        self.leave(id, group);
-        Ok(())
-    }
-
-    /// A file of the group, or of one of its devices, is gone: with the last, the group leaves its
-    /// container.
-    pub fn dissolve(&mut self, group: u32) {
+    /// A file of the group or of one of its devices was closed. After the last, the group leaves
+    /// its container.
+    pub fn group_closed(&mut self, group: u32) {
         if self.files.exists(Kind::Group(group)) || self.open_devices(group) > 0 {
             return;
         }
         if let Some(id) = self.memberships.remove(&group) {
-            self.leave(id, group);
+            self.detach_group(id, group);
         }
     }
 
-    /// Whether devices of a group can be opened: it has a container, which has an IOMMU.
-    fn ready(&self, group: u32) -> io::Result<()> {
+    /// A user of the group needs a container with an IOMMU (`vfio_group_add_container_user`).
+    fn check_ready(&self, group: u32) -> io::Result<()> {
         let container = self.memberships.get(&group).and_then(|id| self.containers.get(id));
         let has_iommu = container.is_some_and(|container| container.iommu.is_some());
         match has_iommu && (self.description.kernel.claims_groups() || self.is_viable(group)) {
@@ -154,39 +203,25 @@ impl State {
         }
     }
 
-    /// `VFIO_GROUP_GET_DEVICE_FD`.
-    pub fn open_device(&mut self, fd: Fd, name: &str) -> io::Result<Fd> {
-        let group = self.group_of(fd)?;
-        let noiommu = self.description.noiommu.contains(&group);
-        let may = match noiommu && !self.description.raw_io {
+    /// As [`check_ready`](Self::check_ready), for a user in the kernel: EPERM for a group without
+    /// an IOMMU (`vfio_group_get_external_user`).
+    pub fn use_container(&self, group: u32) -> io::Result<()> {
+        let has_container = self.memberships.contains_key(&group);
+        match has_container && self.description.noiommu.contains(&group) {
             true => Err(errno(libc::EPERM)),
-            false => Ok(()),
-        };
-        let address = if self.description.kernel.looks_names_up_first() {
-            let address = self.find(group, name)?;
-            self.ready(group)?;
-            may?;
-            address
-        } else {
-            self.ready(group)?;
-            may?;
-            self.find(group, name)?
-        };
-        if !self.files.exists(Kind::Device(address)) {
-            self.enable(address)?;
+            false => self.check_ready(group),
         }
-        Ok(self.files.open(Kind::Device(address)))
     }
 
-    /// A device of the group that vfio-pci has, by its name.
+    /// The device of this name that vfio-pci has in the group.
     fn find(&self, group: u32, name: &str) -> io::Result<PciAddress> {
         let devices = self.members(group).filter(|(_, driver)| *driver == Driver::Vfio);
         for (address, _) in devices.filter(|(address, _)| self.can_be_opened(*address)) {
             let Some(rest) = name.strip_prefix(&address.to_string()) else {
                 continue;
             };
-            // Options follow after a space. The only one there is, `vf_token=`, is for functions
-            // with SR-IOV.
+            // Options follow a space. The only option, `vf_token=`, is for functions with SR-IOV
+            // (vfio_pci_core_match).
             match rest {
                 "" => return Ok(address),
                 _ if !self.description.kernel.looks_names_up_first() || !rest.starts_with(' ') => {}
@@ -195,56 +230,5 @@ impl State {
             }
         }
         Err(errno(libc::ENODEV))
-    }
-
-    /// Whether a KVM's fd is one.
-    fn kvm_of(&self, fd: Fd) -> io::Result<()> {
-        match self.files.kind(fd)? {
-            Kind::Kvm => Ok(()),
-            _ => self.foreign(fd),
-        }
-    }
-
-    /// `KVM_DEV_VFIO_FILE_ADD`, which was `KVM_DEV_VFIO_GROUP_ADD`.
-    pub fn link(&mut self, kvm: Fd, fd: Fd) -> io::Result<()> {
-        self.kvm_of(kvm)?;
-        let kind = self.files.kind(fd)?;
-        match kind {
-            Kind::Group(group) if !self.description.kernel.links_files() => {
-                self.use_container(group)?
-            }
-            Kind::Group(_) | Kind::Revoked => {}
-            Kind::Device(_) if self.description.kernel.links_devices() => {}
-            _ => return Err(errno(libc::EINVAL)),
-        }
-        match self.files.link(kvm, fd) {
-            true => {
-                self.tell_of_kvm(kind, Some(kvm));
-                Ok(())
-            }
-            false => Err(errno(libc::EEXIST)),
-        }
-    }
-
-    /// The external user's part of the core: whoever uses a group needs a container with an IOMMU.
-    pub fn use_container(&self, group: u32) -> io::Result<()> {
-        let has_container = self.memberships.contains_key(&group);
-        match has_container && self.description.noiommu.contains(&group) {
-            true => Err(errno(libc::EPERM)),
-            false => self.ready(group),
-        }
-    }
-
-    /// `KVM_DEV_VFIO_FILE_DEL`.
-    pub fn unlink(&mut self, kvm: Fd, fd: Fd) -> io::Result<()> {
-        self.kvm_of(kvm)?;
-        let kind = self.files.kind(fd)?;
-        match self.files.unlink(kvm, fd) {
-            true => {
-                self.tell_of_kvm(kind, None);
-                Ok(())
-            }
-            false => Err(errno(libc::ENOENT)),
-        }
     }
 }

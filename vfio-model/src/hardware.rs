@@ -1,4 +1,5 @@
-//! A PCI function by itself: its config space, its memory, its pin, whoever has it open.
+//! The device itself: config space, memory, interrupt pin and pending bits. The state does not
+//! depend on open files.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,10 +11,10 @@ use std::sync::Arc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::{PciFunction, regions};
+use crate::describe::PciFunction;
 
 /// Registers of config space (PCI 3.0, 6.1).
-pub(crate) const COMMAND: usize = 0x04;
+const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
@@ -35,21 +36,35 @@ const MSIX: u8 = 0x11;
 const POWER_STATE: u8 = 0b11;
 const D3HOT: u8 = 0b11;
 
-/// A list of capabilities has at most so many in 256 bytes.
+/// The number of capabilities that fit into 256 bytes.
 const MAX_CAPABILITIES: usize = 48;
 
-/// A function that is plugged in.
+/// A region's offset in a device's file is its index above these bits (`VFIO_PCI_OFFSET_SHIFT`).
+const INDEX_SHIFT: u32 = 40;
+
+/// The offset in a device's file of an offset in a region.
+pub(crate) fn position(index: u32, offset: u64) -> u64 {
+    (u64::from(index) << INDEX_SHIFT).saturating_add(offset)
+}
+
+/// The region and its offset of an offset in a device's file.
+pub(crate) fn split_position(position: u64) -> Option<(u32, u64)> {
+    let index = u32::try_from(position >> INDEX_SHIFT).ok()?;
+    Some((index, position & (1_u64 << INDEX_SHIFT).saturating_sub(1)))
+}
+
+/// The device behind vfio-pci.
 pub(crate) struct Hardware {
     power_on: Vec<u8>,
     config: Vec<u8>,
-    /// Bits of config space that are zero whatever is written.
+    /// Read-only zero bits of config space, by offset.
     zeros: Vec<(u64, u8)>,
-    /// All other regions, at the offsets that the device's file has them at.
+    /// All other regions, at their offsets in the device's file.
     memory: Option<Arc<File>>,
-    /// It asserts its pin.
-    pub asserted: bool,
-    /// Vectors of MSI-X that fired while the host had them masked.
-    pending: BTreeSet<u32>,
+    /// The interrupt pin is asserted.
+    asserted: bool,
+    /// The vectors of MSI-X that fired while the host masked them.
+    pub pending: BTreeSet<u32>,
 }
 
 impl fmt::Debug for Hardware {
@@ -74,7 +89,7 @@ impl Hardware {
         }
     }
 
-    /// The memory, which is made when it is first asked for.
+    /// The memory file, made at its first use.
     pub fn memory(&mut self) -> io::Result<&Arc<File>> {
         let memory = match self.memory.take() {
             Some(memory) => memory,
@@ -83,13 +98,13 @@ impl Hardware {
         Ok(self.memory.insert(memory))
     }
 
-    /// Config space from an offset on, as far as it reaches.
+    /// Reads config space up to its end.
     pub fn read_config(&self, offset: usize, data: &mut [u8]) {
         let bytes = self.config.get(offset..).unwrap_or_default();
         data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     }
 
-    /// A write of config space, as far as it reaches.
+    /// Writes config space up to its end.
     pub fn write_config(&mut self, offset: usize, data: &[u8]) {
         let bytes = self.config.get_mut(offset..).unwrap_or_default();
         for ((byte, value), at) in bytes.iter_mut().zip(data).zip(offset as u64..) {
@@ -102,11 +117,12 @@ impl Hardware {
         self.config.get(offset).copied().unwrap_or(0)
     }
 
-    /// Config space, the pin and the pending bits are as after power-on.
+    /// Resets config space, the pin and the pending bits to their values at power-on.
     pub fn power_on(&mut self) -> io::Result<()> {
         self.config.clone_from(&self.power_on);
         self.asserted = false;
-        self.forget_pending()
+        let pending = self.pending.clone();
+        pending.into_iter().try_for_each(|vector| self.set_pending(vector, false))
     }
 
     /// `pci_enable_device`.
@@ -123,20 +139,23 @@ impl Hardware {
         self.config_byte(COMMAND) & BUS_MASTER != 0
     }
 
-    pub fn intx_is_disabled(&self) -> bool {
-        self.config_byte(COMMAND.saturating_add(1)) & INTX_DISABLE != 0
+    /// Whether the pin is asserted and Interrupt Disable is clear.
+    pub fn asserts_intx(&self) -> bool {
+        let disables = self.config_byte(COMMAND.saturating_add(1)) & INTX_DISABLE != 0;
+        self.asserted && !disables
     }
 
-    /// Asserts the pin or stops doing so. Interrupt Status shows it whether or not it may fire.
+    /// Asserts the pin or deasserts it. Interrupt Status shows the pin even with Interrupt Disable
+    /// set.
     pub fn assert_pin(&mut self, asserted: bool) {
         self.asserted = asserted;
         let status = self.config_byte(STATUS) & !INTERRUPT_STATUS;
         self.write_config(STATUS, &[status | if asserted { INTERRUPT_STATUS } else { 0 }]);
     }
 
-    /// Whether it answers in its memory regions (`__vfio_pci_memory_enabled`): Memory Space is
-    /// enabled, and it is not in D3hot. A virtual function has no bit of its own for the former
-    /// (PCIe 9.3.4.1.3).
+    /// Whether the device decodes its memory regions: Memory Space is enabled, and the device is
+    /// not in D3hot (`__vfio_pci_memory_enabled`). A virtual function does not implement the Memory
+    /// Space bit (PCIe 5.0, 9.3.4.1.3).
     pub fn decodes_memory(&self) -> bool {
         let has_no_bit =
             |(offset, bits): &(u64, u8)| *offset == COMMAND as u64 && bits & MEMORY_SPACE != 0;
@@ -147,7 +166,7 @@ impl Hardware {
         enabled && state != D3HOT
     }
 
-    /// Whether a BAR, or the ROM, is memory and not I/O ports.
+    /// Whether a region is a memory BAR or the ROM.
     pub fn is_memory(&self, region: u32) -> bool {
         let register = (region as usize).saturating_mul(4).saturating_add(BAR0);
         let is_io = || self.power_on.get(register).is_some_and(|low| low & 1 != 0);
@@ -158,30 +177,13 @@ impl Hardware {
         }
     }
 
-    /// Where a capability is. The list is the one at power-on: a driver cannot change it.
+    /// The offset of a capability. The list is read-only, so its values at power-on are right.
     fn capability(&self, id: u8) -> Option<usize> {
         let byte = |at: usize| self.power_on.get(at).copied();
         let next = |at: &usize| byte(at.saturating_add(1)).map(usize::from);
         let first = byte(CAPABILITIES).map(usize::from);
         let mut list = std::iter::successors(first, next).take(MAX_CAPABILITIES);
         list.find(|at| *at != 0 && byte(*at) == Some(id))
-    }
-
-    /// Whether a vector fired while it was masked; not any more, from here on.
-    pub fn take_pending(&mut self, vectors: impl Iterator<Item = u32>) -> io::Result<Vec<u32>> {
-        if self.pending.is_empty() {
-            return Ok(Vec::new());
-        }
-        let taken: Vec<_> = vectors.filter(|vector| self.pending.contains(vector)).collect();
-        for vector in &taken {
-            self.set_pending(*vector, false)?;
-        }
-        Ok(taken)
-    }
-
-    pub fn forget_pending(&mut self) -> io::Result<()> {
-        let all = self.pending.clone();
-        all.into_iter().try_for_each(|vector| self.set_pending(vector, false))
     }
 
     /// Sets or clears a pending bit (PCI 3.0, 6.8.2.8).
@@ -201,21 +203,20 @@ impl Hardware {
         memory.write_all_at(&bits, byte)
     }
 
-    /// Where in memory the pending bit of a vector is: its byte; the bit has the vector's number
-    /// modulo 8.
+    /// The byte of a vector's pending bit in the memory file. The bit is the vector modulo 8.
     fn pending_byte(&self, vector: u32) -> Option<u64> {
         let register = self.capability(MSIX)?.checked_add(8)?;
         let place = self.power_on.get(register..)?.first_chunk()?;
         let place = u32::from_le_bytes(*place);
         let (bar, offset) = (place & 0b111, place & !0b111);
-        regions::position(bar, u64::from(offset)).checked_add(u64::from(vector / 8))
+        position(bar, u64::from(offset)).checked_add(u64::from(vector / 8))
     }
 }
 
-/// Room for all regions but config space, of which nothing is allocated until it is written.
+/// A sparse file with room for all regions before config space.
 fn new_memory() -> io::Result<File> {
     let file =
         File::from(memfd_create(c"vfio-model", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?);
-    file.set_len(regions::position(sys::VFIO_PCI_CONFIG_REGION_INDEX, 0))?;
+    file.set_len(position(sys::VFIO_PCI_CONFIG_REGION_INDEX, 0))?;
     Ok(file)
 }

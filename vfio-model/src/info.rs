@@ -1,20 +1,20 @@
 //! Replies of the info ioctls: `argsz`, and the chain of capabilities behind the struct.
 //!
-//! The caller says in `argsz` how much room there is. A struct that does not get its oldest fields
-//! is refused; newer fields are written as far as they fit. Capabilities are written where all of
-//! them fit; where they do not, `argsz` comes back as what is needed, and the offset of the first
-//! as 0.
+//! The caller states the size of its buffer in `argsz`. The oldest fields must fit (EINVAL); newer
+//! fields are written as far as they fit. Capabilities are written if all of them fit; otherwise
+//! the reply holds the needed size in `argsz`, and 0 as the offset of the first capability.
 
 use std::io;
 
-use crate::{Kernel, errno};
+use crate::errno::errno;
+use crate::kernel::Kernel;
 
-/// The capabilities of a reply, each with `struct vfio_info_cap_header` before it: id, version and
-/// the offset of the next from the start of the reply.
+/// The capabilities of a reply, each behind its `struct vfio_info_cap_header`: id, version and the
+/// offset of the next from the start of the reply (`vfio_info_cap_add`).
 #[derive(Debug)]
 pub(crate) struct Capabilities {
     aligned: bool,
-    /// Where each begins from the first.
+    /// The offset of each from the first.
     starts: Vec<usize>,
     bytes: Vec<u8>,
 }
@@ -26,7 +26,7 @@ impl Capabilities {
         Self { aligned, starts: Vec::new(), bytes: Vec::new() }
     }
 
-    /// Adds one of version 1 at the end of the chain.
+    /// Adds a capability of version 1 at the end of the chain.
     pub fn add(&mut self, id: u32, data: &[u8]) {
         self.starts.push(self.bytes.len());
         let [low, high, ..] = id.to_le_bytes();
@@ -40,8 +40,8 @@ impl Capabilities {
         }
     }
 
-    /// The chain as it is behind `shift` bytes of a reply: every `next` is an offset in the reply,
-    /// but the last, which is 0.
+    /// The chain behind `shift` bytes of a reply: each `next` is an offset in the reply, and the
+    /// last is 0 (`vfio_info_cap_shift`).
     fn shifted(&self, shift: usize) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let nexts = self.starts.iter().zip(self.starts.iter().skip(1));
@@ -53,18 +53,18 @@ impl Capabilities {
     }
 }
 
-/// The part of a caller's buffer that a call may write, from its `argsz` on.
+/// The reply to an info ioctl, in the caller's buffer.
 #[derive(Debug)]
 pub(crate) struct Reply<'a> {
     buffer: &'a mut [u8],
     argsz: usize,
-    /// The struct as it will be: what the kernel copies back at the end.
+    /// The struct that the kernel copies back at the end.
     fields: Vec<u8>,
 }
 
 impl<'a> Reply<'a> {
-    /// Checks `argsz`, which is the buffer's first word: `oldest` bytes are needed, up to `newest`
-    /// are used, or `oldest` where the kernel does not write what `argsz` has room for in part.
+    /// Checks `argsz`, the first word of the buffer. `oldest` and `newest` are the sizes of the
+    /// struct's versions.
     pub fn begin(
         buffer: &'a mut [u8],
         oldest: usize,
@@ -93,8 +93,8 @@ impl<'a> Reply<'a> {
         put(&mut self.fields, offset, &value.to_ne_bytes());
     }
 
-    /// Adds the capabilities behind a struct of `size` bytes and writes all of it. The word at
-    /// `offset` leads to them, and `flag`, in the second word, says that there are any.
+    /// Writes the reply with capabilities behind a struct of `size` bytes. The word at `offset`
+    /// holds the offset of the first, and `flag` in the second word reports them.
     pub fn finish(mut self, capabilities: &Capabilities, size: usize, flag: u32, offset: usize) {
         if !capabilities.bytes.is_empty() {
             let flags = word(&self.fields, 4) | flag;
@@ -111,7 +111,7 @@ impl<'a> Reply<'a> {
         put(self.buffer, 0, &self.fields);
     }
 
-    /// Writes a reply that has no capabilities.
+    /// Writes a reply without capabilities.
     pub fn write(self) {
         put(self.buffer, 0, &self.fields);
     }
@@ -122,13 +122,13 @@ pub(crate) fn argsz(buffer: &[u8]) -> usize {
     word(buffer, 0) as usize
 }
 
-/// The word of an argument at an offset; 0 beyond its end.
+/// The word at an offset; 0 beyond the end.
 pub(crate) fn word(bytes: &[u8], offset: usize) -> u32 {
     let word = bytes.get(offset..).and_then(|bytes| bytes.first_chunk());
     word.map_or(0, |word| u32::from_ne_bytes(*word))
 }
 
-/// Writes what fits.
+/// Writes the bytes that fit.
 pub(crate) fn put(bytes: &mut [u8], offset: usize, data: &[u8]) {
     let room = bytes.get_mut(offset..).unwrap_or_default();
     room.iter_mut().zip(data).for_each(|(to, from)| *to = *from);

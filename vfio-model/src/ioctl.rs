@@ -1,24 +1,31 @@
-//! Ioctls by number, for whoever stands between a program and the kernel.
+//! Ioctls by number, for a library that a program calls instead of the kernel.
 
 use std::io;
 
-use crate::files::Kind;
+use crate::errno::errno;
+use crate::files::{Fd, Kind};
 use crate::info::{put, word};
-use crate::{Fd, IrqData, IrqSet, MapDma, System, UnmapDma, errno};
+use crate::irq_set::{BOOL, DATA, EVENTFD, IrqData, IrqSet};
+use crate::state::System;
+use crate::type1::{MapDma, UnmapDma};
 
-/// Sizes of `struct vfio_irq_set` and `struct vfio_pci_hot_reset` without what is behind them.
+/// The sizes of `struct vfio_irq_set` and `struct vfio_pci_hot_reset` without their arrays.
 const IRQ_SET: usize = 20;
 const HOT_RESET: usize = 12;
 
 impl System {
-    /// The ioctl that has the number `request` from `VFIO_BASE` on (`_IO(';', 100 + request)`), with
-    /// the bytes of its argument: the struct and the room behind it that `argsz` speaks of, the 8
-    /// bytes of a number, or a name without the zero at its end. The answer is written into it.
+    /// The ioctl `_IO(VFIO_TYPE, VFIO_BASE + request)`, for a library that replaces the C library's
+    /// `ioctl` in a program.
     ///
-    /// A program has other numbers for its files than the system: `fds` translates those in the
-    /// argument that are not negative. `VFIO_GROUP_GET_DEVICE_FD` gives the system's number.
+    /// `argument` holds the struct and the room behind it that `argsz` states, the 8 bytes of a
+    /// number, or a name without its terminating zero; the reply is written into it. `fds` translates
+    /// each fd in the argument that is not negative, since the program's numbers differ from the
+    /// system's. `VFIO_GROUP_GET_DEVICE_FD` returns the system's number.
     ///
-    /// For a library that takes the place of the C library's `ioctl` in a program.
+    /// # Errors
+    ///
+    /// The errors of the call that has this number. `ENOTTY`, or `EINVAL` from a container without
+    /// an IOMMU: the file has no such ioctl.
     pub fn ioctl(
         &self,
         fd: Fd,
@@ -44,7 +51,7 @@ impl System {
             13 if self.is_device(fd) => self.hot_reset_of(fd, argument, fds),
             13 => self.map_dma(fd, &map_of(argument)).map(|()| 0),
             14 => self.unmap_dma_of(fd, argument),
-            _ => self.state().foreign(fd),
+            _ => self.state().unknown_ioctl(fd),
         }
     }
 
@@ -94,12 +101,12 @@ fn map_of(argument: &[u8]) -> MapDma {
     }
 }
 
-/// The data is what the flags say that it is, which are looked at later.
+/// The flags say what the data is; `VFIO_DEVICE_SET_IRQS` checks them later.
 fn irq_set(argument: &[u8], fds: &mut dyn FnMut(i32) -> Fd) -> IrqSet {
     let (flags, count) = (word(argument, 4), word(argument, 16));
-    let data = match flags & crate::irqs::DATA {
-        crate::irqs::EVENTFD => IrqData::Eventfds(fds_behind(argument, IRQ_SET, count, fds)),
-        crate::irqs::BOOL => IrqData::Bools(argument.get(IRQ_SET..).unwrap_or_default().to_vec()),
+    let data = match flags & DATA {
+        EVENTFD => IrqData::Eventfds(fds_behind(argument, IRQ_SET, count, fds)),
+        BOOL => IrqData::Bools(argument.get(IRQ_SET..).unwrap_or_default().to_vec()),
         _ => IrqData::None,
     };
     IrqSet {
@@ -112,24 +119,20 @@ fn irq_set(argument: &[u8], fds: &mut dyn FnMut(i32) -> Fd) -> IrqSet {
     }
 }
 
-/// So many fds behind a struct of a size, or as many as there are.
+/// Up to `count` fds behind a struct of `size` bytes.
 fn fds_behind(argument: &[u8], size: usize, count: u32, fds: &mut dyn FnMut(i32) -> Fd) -> Vec<Fd> {
     let words = argument.get(size..).unwrap_or_default().chunks_exact(4).take(count as usize);
     words.map(|bytes| fd_at(bytes, 0, fds)).collect()
 }
 
 fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
-    translate(word(argument, offset) as i32, fds)
-}
-
-fn translate(number: i32, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
-    match number {
-        ..0 => Fd(number),
-        _ => fds(number),
+    match word(argument, offset) as i32 {
+        number @ ..0 => Fd(number),
+        number => fds(number),
     }
 }
 
-/// The 64-bit word of an argument at an offset; 0 beyond its end.
+/// The 64-bit word at an offset; 0 beyond the end.
 fn long(argument: &[u8], offset: usize) -> u64 {
     let bytes = argument.get(offset..).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// `size` bytes from `start` on; `None` where the end does not fit 64 bits.
+/// The range of `size` bytes from `start` on; `None` where its end does not fit into 64 bits.
 pub(crate) fn sized(start: u64, size: u64) -> Option<Range<u64>> {
     start.checked_add(size).map(|end| start..end)
 }
@@ -12,7 +12,7 @@ pub(crate) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     !one.is_empty() && !other.is_empty() && one.start < other.end && other.start < one.end
 }
 
-/// What is left of a range without a hole, empty parts left out.
+/// The parts of a range outside a hole, without empty ones.
 pub(crate) fn without(range: Range<u64>, hole: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let parts = match overlap(&range, hole) {
         true => [range.start..hole.start, hole.end..range.end],
@@ -28,7 +28,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_is_inside_the_range_and_outside_the_hole(
+        fn parts_are_inside_the_range_and_outside_the_hole(
             a in 0u64..64, b in 0u64..64, c in 0u64..64, d in 0u64..64,
         ) {
             let parts: Vec<_> = without(a..b, &(c..d)).collect();

@@ -1,4 +1,4 @@
-//! Reads, writes and mappings of a device's regions, by its file (`vfio_pci_rw`,
+//! Reads, writes and mappings of the regions in a device's file (`vfio_pci_rw`,
 //! `vfio_pci_core_mmap`).
 
 use std::fs::File;
@@ -8,17 +8,12 @@ use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::files::Kind;
-use crate::hardware::Hardware;
-use crate::{Fd, PciAddress, Region, State, System, errno};
-
-/// Offsets of regions in a device's file: the index is above these bits.
-const INDEX_SHIFT: u32 = 40;
-
-/// Where in a device's file an offset of a region is.
-pub(crate) fn position(index: u32, offset: u64) -> u64 {
-    (u64::from(index) << INDEX_SHIFT).saturating_add(offset)
-}
+use crate::address::PciAddress;
+use crate::describe::Region;
+use crate::errno::errno;
+use crate::files::{Fd, Kind};
+use crate::hardware::{Hardware, position, split_position};
+use crate::state::{State, System};
 
 /// Part of a region.
 struct Place<'a> {
@@ -29,43 +24,60 @@ struct Place<'a> {
 }
 
 impl System {
-    /// `pread` of a device's file: how many bytes there were. EINVAL beyond a region, EFAULT beyond
-    /// config space, EIO for memory that the device does not decode.
+    /// `pread` of a device's file: the number of bytes that were read.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the file is no device, or the offset is in no region.
+    /// - `EFAULT`: the offset is beyond the end of config space.
+    /// - `EIO`: the device does not decode its memory.
     pub fn read(&self, device: Fd, offset: u64, data: &mut [u8]) -> io::Result<usize> {
         self.state().place(device, offset)?.read(data)
     }
 
-    /// `pwrite` of a device's file, as [`read`](Self::read). The ROM cannot be written (EINVAL).
+    /// `pwrite` of a device's file: the number of bytes that were written.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`read`](Self::read). `EINVAL`: the region is the ROM.
     pub fn write(&self, device: Fd, offset: u64, data: &[u8]) -> io::Result<usize> {
         let mut state = self.state();
         let written = state.place(device, offset)?.write(data)?;
-        // Interrupt Disable may have let the pin go.
+        // The write may have cleared Interrupt Disable.
         let address = state.device_of(device)?;
-        state.look_at_pin(address);
+        state.update_pin(address);
         Ok(written)
     }
 
     /// `mmap` of a device's file: the file that holds the device's memory, to be mapped at the same
-    /// offset. EINVAL where the region does not say that it can be mapped.
+    /// offset.
     ///
-    /// The kernel takes the pages away while the device [does not decode](Self::decodes_memory) its
-    /// memory, so that an access is a SIGBUS. What is mapped here stays.
+    /// The kernel removes the pages while the device [does not decode](Self::decodes_memory) its
+    /// memory, so that an access raises SIGBUS (`vfio_pci_zap_bars`). The model's mapping stays.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the file is no device, or the region has no such part or cannot be mapped.
     pub fn mmap(&self, device: Fd, offset: u64, size: u64) -> io::Result<Arc<File>> {
         self.state().place(device, offset)?.mmap(size)
     }
 
-    /// Whether a device answers in its memory regions: Memory Space is enabled, and it is not in
-    /// D3hot.
+    /// Whether a device decodes its memory regions: Memory Space is enabled, and the device is not
+    /// in D3hot.
     pub fn decodes_memory(&self, device: PciAddress) -> bool {
-        self.state().hardware(device).is_ok_and(|own| own.decodes_memory())
+        self.state().hardware(device).is_ok_and(|hardware| hardware.decodes_memory())
     }
 
     /// Whether a device may do DMA: Bus Master is enabled.
     pub fn masters_bus(&self, device: PciAddress) -> bool {
-        self.state().hardware(device).is_ok_and(|own| own.masters_bus())
+        self.state().hardware(device).is_ok_and(|hardware| hardware.masters_bus())
     }
 
-    /// The hardware's config space from an offset on: zeros beyond its end.
+    /// Reads the device's config space, without vfio-pci. Bytes beyond its end are zero.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the device does not exist.
     pub fn config(&self, device: PciAddress, offset: usize, data: &mut [u8]) -> io::Result<()> {
         data.fill(0);
         self.state().hardware(device)?.read_config(offset, data);
@@ -74,32 +86,18 @@ impl System {
 }
 
 impl State {
-    /// A device's hardware, plugged in when it is first asked for.
-    pub fn hardware(&mut self, address: PciAddress) -> io::Result<&mut Hardware> {
-        let entry = self.description.functions.get(&address);
-        let function = &entry.ok_or_else(|| errno(libc::ENODEV))?.function;
-        let hardware = self.hardware.entry(address);
-        Ok(hardware.or_insert_with(|| Hardware::new(function)))
-    }
-
     fn place(&mut self, fd: Fd, position: u64) -> io::Result<Place<'_>> {
         let Kind::Device(address) = self.files.kind(fd)? else {
             return Err(errno(libc::EINVAL));
         };
         self.hardware(address)?;
+        let (index, offset) = split_position(position).ok_or_else(|| errno(libc::EINVAL))?;
         let entry = self.description.functions.get(&address);
-        let hardware = self.hardware.get_mut(&address);
-        let index = u32::try_from(position >> INDEX_SHIFT).map_err(|_| errno(libc::EINVAL))?;
         let region = entry.and_then(|entry| entry.function.regions.get(index as usize));
-        let (Some(region), Some(hardware)) = (region, hardware) else {
-            return Err(errno(libc::EINVAL));
-        };
-        Ok(Place {
-            index,
-            region,
-            offset: position & (1_u64 << INDEX_SHIFT).saturating_sub(1),
-            hardware,
-        })
+        match (region, self.hardware.get_mut(&address)) {
+            (Some(region), Some(hardware)) => Ok(Place { index, region, offset, hardware }),
+            _ => Err(errno(libc::EINVAL)),
+        }
     }
 }
 
@@ -108,7 +106,7 @@ impl Place<'_> {
         self.index == sys::VFIO_PCI_CONFIG_REGION_INDEX
     }
 
-    /// How many of so many bytes the region has.
+    /// The part of `wanted` bytes that the region has.
     fn length(&self, wanted: usize) -> io::Result<usize> {
         let left = self.region.size.checked_sub(self.offset).filter(|left| *left > 0);
         match left {

@@ -1,5 +1,4 @@
-//! Type 1 IOMMUs (drivers/vfio/vfio_iommu_type1.c): mappings from I/O virtual addresses to a
-//! process's memory.
+//! Type1 IOMMUs: mappings from IOVA to a process's memory (drivers/vfio/vfio_iommu_type1.c).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,21 +6,24 @@ use std::ops::Range;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use crate::describe::Description;
+use crate::errno::errno;
 use crate::info::{Capabilities, Reply};
-use crate::{Description, Kernel, errno, ranges};
+use crate::kernel::Kernel;
+use crate::ranges;
 
-/// `struct vfio_iommu_type1_dma_map`, for [`System::map_dma`](super::System::map_dma).
+/// `struct vfio_iommu_type1_dma_map`, for [`System::map_dma`](crate::System::map_dma).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapDma {
-    /// The size that the caller gives the struct; [`MapDma::ARGSZ`] is right.
+    /// The size of the struct as the caller states it; [`MapDma::ARGSZ`] is right.
     pub argsz: u32,
-    /// `VFIO_DMA_MAP_FLAG_*`
+    /// `VFIO_DMA_MAP_FLAG_*`.
     pub flags: u32,
-    /// The process's address.
+    /// The address in the process's memory.
     pub vaddr: u64,
-    /// The device's address.
+    /// The address that the device uses.
     pub iova: u64,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
@@ -30,16 +32,16 @@ impl MapDma {
     pub const ARGSZ: u32 = 32;
 }
 
-/// `struct vfio_iommu_type1_dma_unmap`, for [`System::unmap_dma`](super::System::unmap_dma).
+/// `struct vfio_iommu_type1_dma_unmap`, for [`System::unmap_dma`](crate::System::unmap_dma).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnmapDma {
-    /// The size that the caller gives the struct; [`UnmapDma::ARGSZ`] is right.
+    /// The size of the struct as the caller states it; [`UnmapDma::ARGSZ`] is right.
     pub argsz: u32,
-    /// `VFIO_DMA_UNMAP_FLAG_*`
+    /// `VFIO_DMA_UNMAP_FLAG_*`.
     pub flags: u32,
-    /// The device's address.
+    /// The address that the device uses.
     pub iova: u64,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
@@ -48,7 +50,7 @@ impl UnmapDma {
     pub const ARGSZ: u32 = 24;
 }
 
-/// The memory of the process that maps, and how much of it is locked.
+/// The memory of the process, and how much of it mappings have locked.
 #[derive(Debug)]
 pub(crate) struct Process {
     memory: Vec<(Range<u64>, bool)>,
@@ -67,27 +69,27 @@ impl Process {
         }
     }
 
-    /// Bytes locked by mappings. Memory that is mapped twice is counted twice.
+    /// The bytes that mappings have locked. Memory that is mapped twice counts twice.
     pub fn locked(&self) -> u64 {
         self.locked
     }
 
-    /// Pins page after page: the first that cannot be pinned decides what is wrong, and nothing
-    /// stays pinned.
+    /// Pins page after page (`vfio_pin_map_dma`). The first page that fails decides the error, and
+    /// no page stays pinned.
     fn pin(&mut self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
-        let there = self.accessible(vaddr, size, write);
+        let present = self.accessible(vaddr, size, write);
         let allowed = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.locked));
-        if allowed < there {
+        if allowed < present {
             return Err(errno(libc::ENOMEM));
         }
-        if there < size {
+        if present < size {
             return Err(errno(libc::EFAULT));
         }
         self.locked = self.locked.saturating_add(size);
         Ok(())
     }
 
-    /// How many bytes from `vaddr` on can be pinned, `size` at most.
+    /// How many of the `size` bytes from `vaddr` on can be pinned.
     fn accessible(&self, vaddr: u64, size: u64, write: bool) -> u64 {
         let end = vaddr.saturating_add(size);
         let mut at = vaddr;
@@ -112,12 +114,11 @@ impl Process {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
     size: u64,
-    /// In the process's memory.
+    /// The address in the process's memory.
     pub vaddr: u64,
     /// `VFIO_DMA_MAP_FLAG_READ` and `VFIO_DMA_MAP_FLAG_WRITE`.
     pub flags: u32,
-    /// Its virtual address was taken away (`VFIO_DMA_UNMAP_FLAG_VADDR`) and has not been given
-    /// anew.
+    /// `vaddr` was invalidated (`VFIO_DMA_UNMAP_FLAG_VADDR`) and not renewed since.
     without_vaddr: bool,
 }
 
@@ -125,16 +126,16 @@ pub(crate) struct Mapping {
 #[derive(Debug)]
 pub(crate) struct Type1 {
     kernel: Kernel,
-    /// Version 2, or nesting, which is a version 2 otherwise: unmapping may not bisect a mapping.
-    v2: bool,
+    /// Version 2 or nesting: an unmap must not bisect a mapping.
+    pub v2: bool,
     page_sizes: u64,
     limit: u32,
     mappings: BTreeMap<u64, Mapping>,
-    /// Pages that drivers have pinned, by their number in the devices' addresses, with how often.
+    /// The pages that drivers have pinned, by their numbers in IOVA, with their counts.
     pub pins: BTreeMap<u64, u32>,
 }
 
-/// `size` bytes from `start` on, by the arithmetic of the kernel: an end at 2^64 is 0.
+/// The end of a range in the kernel's arithmetic, where 2^64 is 0.
 fn end(start: u64, size: u64) -> u64 {
     start.wrapping_add(size)
 }
@@ -155,18 +156,13 @@ impl Type1 {
         }
     }
 
-    /// Whether it is of version 2.
-    pub fn is_v2(&self) -> bool {
-        self.v2
-    }
-
     /// The mappings, in order.
     pub fn mappings(&self) -> Vec<Range<u64>> {
         let range = |(iova, mapping): (&u64, &Mapping)| ranges::sized(*iova, mapping.size);
         self.mappings.iter().filter_map(range).collect()
     }
 
-    /// Whether a mapping's virtual address was taken away.
+    /// Whether the `vaddr` of a mapping was invalidated.
     pub fn lacks_vaddr(&self) -> bool {
         self.mappings.values().any(|mapping| mapping.without_vaddr)
     }
@@ -180,7 +176,8 @@ impl Type1 {
         (self.page_sizes & self.page_sizes.wrapping_neg()).saturating_sub(1)
     }
 
-    /// The lowest mapping that shares a byte with a range. One that ends at 2^64 meets none.
+    /// The lowest mapping that overlaps a range. A mapping or range that ends at 2^64 overlaps
+    /// nothing (`vfio_find_dma`).
     pub fn first_in(&self, iova: u64, size: u64) -> Option<(u64, Mapping)> {
         let before = self.mappings.range(..=iova).next_back();
         let over = before.filter(|(start, mapping)| end(**start, mapping.size) > iova);
@@ -190,18 +187,18 @@ impl Type1 {
             .filter(|(start, _)| *start < end(iova, size))
     }
 
-    /// Where an access goes, and how much of the mapping is left there.
+    /// The process's address for an IOVA, and how many bytes the mapping has from there on.
     pub fn translate(&self, iova: u64) -> Option<(u64, u64)> {
         let (start, mapping) = self.first_in(iova, 1)?;
         let offset = iova.wrapping_sub(start);
         Some((mapping.vaddr.wrapping_add(offset), mapping.size.wrapping_sub(offset)))
     }
 
-    /// `VFIO_IOMMU_MAP_DMA`, where the IOMMU can translate `reach`.
+    /// `vfio_dma_do_map`. The IOMMU can translate `iova_ranges`.
     pub fn map(
         &mut self,
         call: &MapDma,
-        reach: &[Range<u64>],
+        iova_ranges: &[Range<u64>],
         process: &mut Process,
     ) -> io::Result<()> {
         let (read, write) = (sys::VFIO_DMA_MAP_FLAG_READ, sys::VFIO_DMA_MAP_FLAG_WRITE);
@@ -209,32 +206,32 @@ impl Type1 {
             true => sys::VFIO_DMA_MAP_FLAG_VADDR,
             false => 0,
         };
-        let known = read | write | vaddr_flag;
         let renews = call.flags & vaddr_flag != 0;
         let access = call.flags & (read | write) != 0;
-        if call.argsz < MapDma::ARGSZ || call.flags & !known != 0 || access == renews {
+        let is_known = call.flags & !(read | write | vaddr_flag) == 0;
+        let misaligned = [call.size, call.iova, call.vaddr].iter().any(|v| self.misaligned(*v));
+        if call.argsz < MapDma::ARGSZ || !is_known || access == renews {
             return Err(errno(libc::EINVAL));
         }
-        if call.size == 0 || [call.size, call.iova, call.vaddr].iter().any(|v| self.misaligned(*v))
+        if call.size == 0
+            || misaligned
+            || wraps(call.iova, call.size)
+            || wraps(call.vaddr, call.size)
         {
-            return Err(errno(libc::EINVAL));
-        }
-        if wraps(call.iova, call.size) || wraps(call.vaddr, call.size) {
             return Err(errno(libc::EINVAL));
         }
         if renews {
             return self.renew(call);
         }
-        self.place(call, reach)?;
+        self.check_place(call, iova_ranges)?;
         process.pin(call.vaddr, call.size, call.flags & write != 0)?;
-        let mapping =
-            Mapping { size: call.size, vaddr: call.vaddr, flags: call.flags, without_vaddr: false };
-        self.mappings.insert(call.iova, mapping);
+        let MapDma { vaddr, iova, size, flags, .. } = *call;
+        self.mappings.insert(iova, Mapping { size, vaddr, flags, without_vaddr: false });
         Ok(())
     }
 
-    /// Whether there is room for a mapping, and for one more.
-    fn place(&self, call: &MapDma, reach: &[Range<u64>]) -> io::Result<()> {
+    /// Checks that nothing overlaps a mapping, and that the limit and the IOMMU allow it.
+    fn check_place(&self, call: &MapDma, iova_ranges: &[Range<u64>]) -> io::Result<()> {
         if self.first_in(call.iova, call.size).is_some() {
             return Err(errno(libc::EEXIST));
         }
@@ -242,14 +239,14 @@ impl Type1 {
             return Err(errno(libc::ENOSPC));
         }
         let last = end(call.iova, call.size).wrapping_sub(1);
-        let reachable = |range: &Range<u64>| range.start <= call.iova && last < range.end;
-        match reach.is_empty() || reach.iter().any(reachable) {
+        let contains = |range: &Range<u64>| range.start <= call.iova && last < range.end;
+        match iova_ranges.is_empty() || iova_ranges.iter().any(contains) {
             true => Ok(()),
             false => Err(errno(libc::EINVAL)),
         }
     }
 
-    /// A mapping whose address was taken away gets a new one.
+    /// Sets the `vaddr` of a mapping whose `vaddr` was invalidated (`VFIO_DMA_MAP_FLAG_VADDR`).
     fn renew(&mut self, call: &MapDma) -> io::Result<()> {
         let (start, found) =
             self.first_in(call.iova, call.size).ok_or_else(|| errno(libc::ENOENT))?;
@@ -263,19 +260,19 @@ impl Type1 {
         Ok(())
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped, and the mappings among them that had
-    /// pinned pages. `is_told`: whether somebody is there who lets go of those.
+    /// `vfio_dma_do_unmap`: the number of bytes unmapped, and the mappings that had pinned pages.
+    /// `notifies`: a notifier unpins those pages.
     pub fn unmap(
         &mut self,
         call: &UnmapDma,
         process: &mut Process,
-        is_told: bool,
+        notifies: bool,
     ) -> io::Result<(u64, Vec<Range<u64>>)> {
         let (all_flag, vaddr_flag) = match self.kernel.has_unmap_flags() {
             true => (sys::VFIO_DMA_UNMAP_FLAG_ALL, sys::VFIO_DMA_UNMAP_FLAG_VADDR),
             false => (0, 0),
         };
-        // A dirty bitmap needs a tracking that nobody can have turned on here.
+        // A dirty bitmap needs dirty tracking, which the model does not implement.
         if call.argsz < UnmapDma::ARGSZ || call.flags & !(all_flag | vaddr_flag) != 0 {
             return Err(errno(libc::EINVAL));
         }
@@ -284,24 +281,22 @@ impl Type1 {
         if self.v2 && !all && self.bisects(call.iova, size) {
             return Err(errno(libc::EINVAL));
         }
-        let doomed = self.covered(call.iova, size);
+        let unmapped = self.covered(call.iova, size);
         if call.flags & vaddr_flag != 0 {
-            return Ok((self.take_vaddr(&doomed)?, Vec::new()));
+            return Ok((self.invalidate_vaddr(&unmapped)?, Vec::new()));
         }
         let range = |(iova, mapping): &(u64, Mapping)| ranges::sized(*iova, mapping.size);
-        let mut pinned: Vec<_> = doomed.iter().filter_map(range).collect();
+        let mut pinned: Vec<_> = unmapped.iter().filter_map(range).collect();
         pinned.retain(|range| self.is_pinned(range));
-        if !is_told && !pinned.is_empty() {
-            return Err(io::Error::other(
-                "the kernel stops itself: nobody lets go of pinned pages",
-            ));
+        if !notifies && !pinned.is_empty() {
+            return Err(io::Error::other("BUG: no notifier unpins pages of a mapping"));
         }
-        pinned.iter().for_each(|range| self.let_go(range));
-        for (iova, mapping) in &doomed {
+        pinned.iter().for_each(|range| self.unpin_all(range));
+        for (iova, mapping) in &unmapped {
             self.mappings.remove(iova);
             process.unpin(mapping.size);
         }
-        Ok((total(&doomed), pinned))
+        Ok((total(&unmapped), pinned))
     }
 
     fn unmap_size(&self, call: &UnmapDma, all: bool) -> io::Result<u64> {
@@ -316,7 +311,7 @@ impl Type1 {
         }
     }
 
-    /// Whether a mapping begins before a range and reaches into it, or ends behind it.
+    /// Whether an end of the range lies inside a mapping.
     fn bisects(&self, iova: u64, size: u64) -> bool {
         let first = self.first_in(iova, 1);
         let last = self.first_in(end(iova, size).wrapping_sub(1), 1);
@@ -324,8 +319,8 @@ impl Type1 {
             || last.is_some_and(|(start, mapping)| end(start, mapping.size) != end(iova, size))
     }
 
-    /// What an unmap takes. Version 1 takes whole mappings, too, and none that begins before the
-    /// range.
+    /// The mappings that an unmap removes. Version 1 removes whole mappings that begin in the range,
+    /// and nothing where a mapping begins before it.
     fn covered(&self, iova: u64, size: u64) -> Vec<(u64, Mapping)> {
         match self.first_in(iova, size) {
             Some((start, _)) if self.v2 || start >= iova => self
@@ -338,46 +333,37 @@ impl Type1 {
         }
     }
 
-    /// Takes the virtual addresses away and leaves the mappings: all or none of them.
-    fn take_vaddr(&mut self, doomed: &[(u64, Mapping)]) -> io::Result<u64> {
-        if let Some(twice) = doomed.iter().position(|(_, mapping)| mapping.without_vaddr) {
-            self.give_back(doomed.get(..twice).unwrap_or_default());
+    /// Invalidates the `vaddr` of all mappings, or of none where one is invalid already.
+    fn invalidate_vaddr(&mut self, unmapped: &[(u64, Mapping)]) -> io::Result<u64> {
+        if unmapped.iter().any(|(_, mapping)| mapping.without_vaddr) {
             return Err(errno(libc::EINVAL));
         }
-        for (iova, _) in doomed {
+        for (iova, _) in unmapped {
             if let Some(mapping) = self.mappings.get_mut(iova) {
                 mapping.without_vaddr = true;
             }
         }
-        Ok(total(doomed))
+        Ok(total(unmapped))
     }
 
-    fn give_back(&mut self, mappings: &[(u64, Mapping)]) {
-        for (iova, _) in mappings {
-            if let Some(mapping) = self.mappings.get_mut(iova) {
-                mapping.without_vaddr = false;
-            }
-        }
-    }
-
-    /// All mappings go, with the last group.
-    pub fn release(&mut self, process: &mut Process) {
+    /// Removes all mappings (`vfio_iommu_unmap_unpin_all`).
+    pub fn unmap_all(&mut self, process: &mut Process) {
         for mapping in std::mem::take(&mut self.mappings).values() {
             process.unpin(mapping.size);
         }
     }
 
-    /// `VFIO_IOMMU_GET_INFO`.
-    pub fn info(&self, reach: &[Range<u64>], buffer: &mut [u8]) -> io::Result<()> {
+    /// `vfio_iommu_type1_get_info`.
+    pub fn info(&self, iova_ranges: &[Range<u64>], buffer: &mut [u8]) -> io::Result<()> {
         let mut reply = Reply::begin(buffer, 16, self.kernel.iommu_info_size(), self.kernel)?;
         reply.put_u32(4, sys::VFIO_IOMMU_INFO_PGSIZES);
         reply.put_u64(8, self.page_sizes);
-        let capabilities = self.capabilities(reach);
+        let capabilities = self.capabilities(iova_ranges);
         reply.finish(&capabilities, INFO_SIZE, sys::VFIO_IOMMU_INFO_CAPS, 16);
         Ok(())
     }
 
-    fn capabilities(&self, reach: &[Range<u64>]) -> Capabilities {
+    fn capabilities(&self, iova_ranges: &[Range<u64>]) -> Capabilities {
         let mut capabilities = Capabilities::new(self.kernel.aligns_capabilities());
         if self.kernel.has_dma_avail() {
             let smallest = self.page_mask().wrapping_add(1);
@@ -388,11 +374,10 @@ impl Type1 {
             let left = self.limit.saturating_sub(used);
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, &left.to_ne_bytes());
         }
-        let count = reach.len() as u64;
-        if count > 0 {
+        if !iova_ranges.is_empty() {
             let last = |range: &Range<u64>| range.end.saturating_sub(1);
-            let ends = reach.iter().flat_map(|range| [range.start, last(range)]);
-            let words = [count].into_iter().chain(ends);
+            let ends = iova_ranges.iter().flat_map(|range| [range.start, last(range)]);
+            let words = [iova_ranges.len() as u64].into_iter().chain(ends);
             let ranges: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, &ranges);
         }
@@ -400,10 +385,10 @@ impl Type1 {
     }
 }
 
-/// The size of `struct vfio_iommu_type1_info`, padding included.
+/// The size of `struct vfio_iommu_type1_info` with padding.
 const INFO_SIZE: usize = 24;
 
-/// A bitmap of so many bytes at most: one for 2^31 pages.
+/// The largest dirty bitmap in bytes, for 2^31 pages (`DIRTY_BITMAP_SIZE_MAX`).
 const DIRTY_BITMAP_MAX: u64 = 1 << 28;
 
 fn total(mappings: &[(u64, Mapping)]) -> u64 {

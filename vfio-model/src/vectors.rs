@@ -1,131 +1,48 @@
-//! MSI and MSI-X: vectors, each of which signals an eventfd (drivers/vfio/pci/vfio_pci_intrs.c).
+//! MSI and MSI-X: vectors that signal an eventfd each (drivers/vfio/pci/vfio_pci_intrs.c).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use crate::errno::errno;
 use crate::events::Event;
-use crate::irqs::{Call, EVENTFD, Interrupts, Irqs, NONE, On};
-use crate::{PciAddress, State, System, errno};
+use crate::irq_set::Call;
 
-/// The vectors of one kind, while it is on.
+/// The vectors of MSI or MSI-X, while it is enabled.
 #[derive(Debug)]
 pub(crate) struct Vectors {
-    index: u32,
-    /// How many were asked for when it was turned on.
-    room: u32,
-    triggers: BTreeMap<u32, Event>,
-    /// Those that the host's kernel has given a vector of its own.
-    allocated: BTreeSet<u32>,
-}
-
-impl System {
-    /// A device fires a vector of MSI or MSI-X, whichever is on. A vector of MSI-X without an
-    /// eventfd is masked by the kernel: its pending bit is set, and it fires when it is bound.
-    /// Nothing happens where neither is on.
-    pub fn fire(&self, device: PciAddress, vector: u32) -> io::Result<()> {
-        let mut state = self.state();
-        let has_it = vector < state.entry(device)?.function.msix;
-        let Some(On::Vectors(vectors)) = state.devices.get(&device).map(|own| &own.irqs.on) else {
-            return Ok(());
-        };
-        match vectors.triggers.get(&vector) {
-            Some(event) => event.signal(),
-            None if vectors.index == sys::VFIO_PCI_MSIX_IRQ_INDEX && has_it => {
-                state.hardware(device)?.set_pending(vector, true)?;
-            }
-            None => {}
-        }
-        Ok(())
-    }
-}
-
-impl State {
-    /// Vectors that fired while they were masked fire now that they are bound; while MSI-X is off,
-    /// none is pending.
-    pub fn look_at_pending(&mut self, address: PciAddress) -> io::Result<()> {
-        self.hardware(address)?;
-        let irqs = self.devices.get(&address).map(|own| &own.irqs.on);
-        let hardware = self.hardware.get_mut(&address);
-        match (irqs, hardware) {
-            (Some(On::Vectors(vectors)), Some(hardware)) => {
-                let pending = hardware.take_pending(vectors.triggers.keys().copied())?;
-                let events = pending.iter().filter_map(|vector| vectors.triggers.get(vector));
-                events.for_each(Event::signal);
-                Ok(())
-            }
-            (_, Some(hardware)) => hardware.forget_pending(),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Irqs {
-    pub fn trigger_msi(&mut self, call: &Call<'_>) -> io::Result<()> {
-        let set = call.set;
-        let is_on = match &self.on {
-            On::Nothing => false,
-            On::Vectors(vectors) if vectors.index == set.index => true,
-            _ => return Err(errno(libc::EINVAL)),
-        };
-        if is_on && set.count == 0 && call.has(NONE) {
-            self.on = On::Nothing;
-            return Ok(());
-        }
-        if !call.has(EVENTFD) {
-            return self.vectors()?.loop_back(call);
-        }
-        if is_on {
-            return self.vectors()?.set_block(call);
-        }
-        let mut vectors = Vectors::enable(call)?;
-        vectors.set_block(call)?;
-        self.on = On::Vectors(vectors);
-        Ok(())
-    }
-
-    fn vectors(&mut self) -> io::Result<&mut Vectors> {
-        match &mut self.on {
-            On::Vectors(vectors) => Ok(vectors),
-            _ => Err(errno(libc::EINVAL)),
-        }
-    }
+    pub index: u32,
+    /// The number of vectors when it was enabled.
+    count: u32,
+    pub triggers: BTreeMap<u32, Event>,
+    /// The vectors that have an interrupt of the host.
+    pub allocated: BTreeSet<u32>,
 }
 
 impl Vectors {
-    /// Turned on: the kernel allocates all vectors up to the last that is named
-    /// (`vfio_msi_enable`).
-    fn enable(call: &Call<'_>) -> io::Result<Self> {
-        let room = call.end();
-        if room == 0 {
-            // The driver core has no room for none.
+    /// Allocates all vectors up to the last that the call names (`vfio_msi_enable`).
+    pub fn enable(call: &Call<'_>) -> io::Result<Self> {
+        let count = call.end();
+        if count == 0 {
+            // pci_alloc_irq_vectors allocates one vector at least.
             return Err(errno(libc::ERANGE));
         }
         Ok(Self {
             index: call.set.index,
-            room,
+            count,
             triggers: BTreeMap::new(),
-            allocated: (0..room).collect(),
+            allocated: (0..count).collect(),
         })
     }
 
-    pub fn interrupts(&self) -> Interrupts {
-        Interrupts {
-            active: Some(self.index),
-            bound: self.triggers.keys().copied().collect(),
-            allocated: self.allocated.clone(),
-            ..Interrupts::default()
-        }
-    }
-
-    /// Binds vectors, or unbinds them; where one fails, those that were bound by this call are
-    /// unbound.
-    fn set_block(&mut self, call: &Call<'_>) -> io::Result<()> {
+    /// Binds vectors or unbinds them. After an error, the vectors that the call bound are unbound
+    /// (`vfio_msi_set_block`).
+    pub fn set_block(&mut self, call: &Call<'_>) -> io::Result<()> {
         let (start, end) = (call.set.start, call.end());
-        // A kernel that adds vectors one by one has no bounds but the table's, and notices a vector
-        // that it cannot add when it is to be bound.
-        if !call.kernel.grows_msix() && (start >= self.room || end > self.room) {
+        // A kernel that grows MSI-X checks no bounds here; it fails when it binds a vector that it
+        // cannot add.
+        if !call.kernel.grows_msix() && (start >= self.count || end > self.count) {
             return Err(errno(libc::EINVAL));
         }
         for (at, vector) in (start..end).enumerate() {
@@ -138,9 +55,10 @@ impl Vectors {
         Ok(())
     }
 
+    /// `vfio_msi_set_vector_signal`.
     fn set_one(&mut self, call: &Call<'_>, at: usize, vector: u32) -> io::Result<()> {
         let grows = call.kernel.grows_msix() && self.index == sys::VFIO_PCI_MSIX_IRQ_INDEX;
-        if call.fd(at) >= 0 && vector >= self.room && !grows {
+        if call.fd(at) >= 0 && vector >= self.count && !grows {
             return Err(errno(libc::EINVAL));
         }
         if let Some(event) = call.eventfd(at)? {
@@ -150,18 +68,15 @@ impl Vectors {
         Ok(())
     }
 
-    /// Signals eventfds as if their vectors had fired.
-    fn loop_back(&self, call: &Call<'_>) -> io::Result<()> {
+    /// Signals eventfds as if their vectors had fired (`vfio_pci_set_msi_trigger`).
+    pub fn loop_back(&self, call: &Call<'_>) -> io::Result<()> {
         let (start, end) = (call.set.start, call.end());
-        if !call.kernel.grows_msix() && end > self.room {
+        if !call.kernel.grows_msix() && end > self.count {
             return Err(errno(libc::EINVAL));
         }
-        for (at, vector) in (start..end).enumerate() {
-            let fires = call.has(NONE) || call.bool(at);
-            if let Some(event) = self.triggers.get(&vector).filter(|_| fires) {
-                event.signal();
-            }
-        }
+        let vectors = (start..end).enumerate().filter(|(at, _)| call.acts_on(*at));
+        let events = vectors.filter_map(|(_, vector)| self.triggers.get(&vector));
+        events.for_each(Event::signal);
         Ok(())
     }
 }

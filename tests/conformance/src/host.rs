@@ -116,7 +116,7 @@ impl Scene {
         let mut info = argument(1024, 0);
         core.iommu_info(container, &mut info)?;
         self.description.page_sizes = word64(&info, 8);
-        self.description.reach = reach(&info);
+        self.description.iova_ranges = reach(&info);
         let device = core.open_device(group, name)?;
         let function = function(core, device)?;
         for fd in [device, group, container] {

@@ -103,10 +103,10 @@ fn what_every_driver_checks_of_irq_set() {
         IrqSet { flags: EVENTFD | TRIGGER | 64, ..good.clone() },
     ];
     for call in bad {
-        fails(irqs::validate(&call, 65, 5), libc::EINVAL);
+        fails(irq_set::validate(&call, 65, 5), libc::EINVAL);
     }
-    irqs::validate(&good, 65, 5).unwrap();
-    fails(irqs::validate(&good, 0, 5), libc::EINVAL);
+    irq_set::validate(&good, 65, 5).unwrap();
+    fails(irq_set::validate(&good, 0, 5), libc::EINVAL);
 }
 
 #[test]

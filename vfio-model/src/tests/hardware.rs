@@ -2,6 +2,8 @@
 
 use super::devices::eventfds;
 use super::*;
+use crate::events::Counter;
+use std::sync::Arc;
 
 const INTX: u32 = 0;
 const MSIX: u32 = 2;

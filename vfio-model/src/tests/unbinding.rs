@@ -12,14 +12,14 @@ fn the_user_is_asked_for_a_device_until_it_is_closed() {
         let event = system.open_eventfd();
         system.set_irqs(device, &eventfds(REQ, 0, &[event])).unwrap();
         assert!(!system.unbind(at(NVME)).unwrap(), "it is open");
-        assert_eq!(system.ask_again(at(NVME)), 2);
+        assert_eq!(system.request_again(at(NVME)), 2);
         assert_eq!(system.signals(event).unwrap(), 2);
         assert_eq!(system.group_status(group, 8).unwrap() & 1, 1, "the group stays viable");
         let again = system.open_device(group, NVME);
         assert_eq!(again.is_ok(), reopens, "{kernel:?}");
         again.into_iter().for_each(|fd| system.close(fd).unwrap());
         system.close(device).unwrap();
-        assert_eq!(system.ask_again(at(NVME)), 0, "it is gone");
+        assert_eq!(system.request_again(at(NVME)), 0, "it is gone");
         fails(system.open_device(group, NVME), libc::ENODEV);
         system.close(group).unwrap();
         fails(system.open_group(1), libc::ENOENT);
@@ -34,7 +34,7 @@ fn of_old_the_last_device_waits_until_its_group_has_no_container() {
     for closes in [true, false] {
         let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
         assert!(!system.unbind(at(NVME)).unwrap(), "nobody has it open");
-        assert_eq!(system.ask_again(at(NVME)), 0, "and nobody is asked");
+        assert_eq!(system.request_again(at(NVME)), 0, "and nobody is asked");
         fails(system.open_device(group, NVME), libc::ENODEV);
         assert_eq!(system.group_status(group, 8).unwrap(), 3);
         assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio));

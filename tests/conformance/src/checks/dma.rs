@@ -80,7 +80,7 @@ fn overlap<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 
 fn reach<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
-    for range in stage.scene.description.reach.clone() {
+    for range in stage.scene.description.iova_ranges.clone() {
         let inside = map_of(stage, range.end.saturating_sub(PAGE), 1);
         done(stage.core.map_dma(container, &inside))?;
         let outside = map_of(stage, range.end, 1);

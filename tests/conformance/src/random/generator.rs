@@ -236,7 +236,7 @@ impl<'a> Generator<'a> {
             return *range;
         }
         let mut edges = vec![0, 0, 0, 0, 0, 0, 0, 0_u64.wrapping_sub(8 * PAGE)];
-        for range in &self.scene.description.reach {
+        for range in &self.scene.description.iova_ranges {
             edges.extend([range.start, range.end].map(|edge| edge.wrapping_sub(4 * PAGE)));
         }
         let edge = self.numbers.any(&edges);
@@ -330,9 +330,8 @@ impl<'a> Generator<'a> {
             4 => (Some((0..given).map(|_| self.eventfd()).collect::<Vec<_>>()), IrqData::None),
             _ => (None, IrqData::None),
         };
-        let size = eventfds
-            .as_ref()
-            .map_or(data.size(), |fds| u32::try_from(fds.len()).unwrap_or(0).saturating_mul(4));
+        let fds = eventfds.as_ref().map_or(0, Vec::len).saturating_mul(4);
+        let size = u32::try_from(data.bytes().len().saturating_add(fds)).unwrap_or(0);
         let mut set = IrqSet::new(flags, index, start, count, data);
         set.argsz = self.argsz(IrqSet::HEADER.saturating_add(size));
         Call::SetIrqs(device, Box::new(IrqCall { set, eventfds }))

@@ -1,0 +1,90 @@
+//! The state of a system: the host's description, and what VFIO holds for open files.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::address::PciAddress;
+use crate::describe::Description;
+use crate::files::{ContainerId, Files};
+use crate::hardware::Hardware;
+use crate::irqs::Irqs;
+use crate::notifiers::Notifiers;
+use crate::type1::{Process, Type1};
+
+/// A host with `/dev/vfio`, and one process that uses it. See the [crate](crate).
+#[derive(Debug)]
+pub struct System {
+    state: Mutex<State>,
+}
+
+/// What the lock of a [`System`] protects.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub description: Description,
+    pub files: Files,
+    pub process: Process,
+    pub containers: BTreeMap<ContainerId, Container>,
+    pub next_container: u64,
+    /// The container of each group that has one.
+    pub memberships: BTreeMap<u32, ContainerId>,
+    /// The devices that are open or that leave vfio-pci.
+    pub devices: BTreeMap<PciAddress, Device>,
+    /// The devices whose registers or memory were used.
+    pub hardware: BTreeMap<PciAddress, Hardware>,
+    pub notifiers: Notifiers,
+}
+
+/// `struct vfio_container`.
+#[derive(Debug, Default)]
+pub(crate) struct Container {
+    /// In the order in which they were attached.
+    pub groups: Vec<u32>,
+    /// Whether the groups have no IOMMU. The value has no meaning without groups.
+    pub noiommu: bool,
+    pub iommu: Option<Iommu>,
+}
+
+/// The IOMMU driver of a container.
+#[derive(Debug)]
+pub(crate) enum Iommu {
+    Type1(Type1),
+    /// The driver `vfio-noiommu`, which maps nothing.
+    None,
+}
+
+/// What VFIO holds for a device.
+#[derive(Debug, Default)]
+pub(crate) struct Device {
+    pub irqs: Irqs,
+    /// While the device leaves vfio-pci: how often the user was requested to close it.
+    pub requests: Option<u32>,
+}
+
+impl System {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives `CAP_SYS_RAWIO` to the process or takes it away. Open fds stay open.
+    pub fn set_raw_io(&self, raw_io: bool) {
+        self.state().description.raw_io = raw_io;
+    }
+}
+
+impl Description {
+    /// Makes the system. Nothing is open in it.
+    pub fn build(self) -> System {
+        let state = State {
+            process: Process::new(&self),
+            description: self,
+            files: Files::default(),
+            containers: BTreeMap::new(),
+            next_container: 0,
+            memberships: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            hardware: BTreeMap::new(),
+            notifiers: Notifiers::default(),
+        };
+        System { state: Mutex::new(state) }
+    }
+}
