@@ -1,5 +1,5 @@
-//! The preparing commands as their users see them, on whatever host this is: what they print and their exit
-//! status.
+//! The preparing commands as their users see them, on whatever host this is: what they print and
+//! their exit status.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
 

@@ -38,11 +38,12 @@ const PCI_GSIS: u32 = 8;
 /// clear, say that there are no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
-/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4 and 5), there
-/// is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
+/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4
+/// and 5), there is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
 const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
-/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI interrupt.
+/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI
+/// interrupt.
 pub(crate) const POWER_BUTTON_GSI: u32 = 9;
 /// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
@@ -141,7 +142,8 @@ fn rsdp(xsdt: u64) -> Vec<u8> {
     rsdp
 }
 
-/// A register of one byte at a port (ACPI 6.5, table 5.1): system I/O, 8 bits from bit 0 on, byte accesses.
+/// A register of one byte at a port (ACPI 6.5, table 5.1): system I/O, 8 bits from bit 0 on, byte
+/// accesses.
 fn port(port: u16) -> [u8; 12] {
     let [low, high] = port.to_le_bytes();
     [1, 8, 0, 1, low, high, 0, 0, 0, 0, 0, 0]
@@ -169,7 +171,8 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     table(*b"FACP", REVISION, &body)
 }
 
-/// ACPI 6.5, 5.2.12: a local APIC for each CPU, with a processor's and an APIC's id, and one IOAPIC.
+/// ACPI 6.5, 5.2.12: a local APIC for each CPU, with a processor's and an APIC's id, and one
+/// IOAPIC.
 fn madt(platform: &Platform) -> Vec<u8> {
     const ENABLED: u8 = 1;
     let no_flags = [0; 4];

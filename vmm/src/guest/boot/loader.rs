@@ -1,7 +1,7 @@
 //! Calls linux-loader on guest RAM.
 //!
-//! linux-loader 0.13 is the last version that builds with Rust 1.85. It takes RAM of vm-memory 0.17,
-//! and the other crates of rust-vmm take RAM of 0.18. So it gets a view of the same mappings.
+//! linux-loader 0.13 is the last version that builds with Rust 1.85. It takes RAM of vm-memory
+//! 0.17, and the other crates of rust-vmm take RAM of 0.18. So it gets a view of the same mappings.
 
 use std::fs::File;
 
@@ -18,9 +18,10 @@ pub(super) fn load<L: KernelLoader>(
     let view = |region: &GuestRegionMmap| {
         let (start, size) = (region.as_ptr(), region.size());
         let (prot, flags) = (region.prot(), region.flags());
-        // SAFETY: `region` maps `size` bytes from `start` on. `memory` is borrowed until this function
-        // returns, so the mapping outlives the view, which is dropped here. The view does not own the
-        // mapping, so its drop unmaps nothing. Both versions use the bytes by raw pointers only.
+        // SAFETY: `region` maps `size` bytes from `start` on. `memory` is borrowed until this
+        // function returns, so the mapping outlives the view, which is dropped here. The view does
+        // not own the mapping, so its drop unmaps nothing. Both versions use the bytes by raw
+        // pointers only.
         let mapping = unsafe { old::MmapRegion::<()>::build_raw(start, size, prot, flags) };
         let mapping = mapping.map_err(|error| error.to_string())?;
         old::GuestRegionMmap::new(mapping, old::GuestAddress(region.start_addr().0))

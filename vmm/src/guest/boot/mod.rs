@@ -145,6 +145,6 @@ mod tests {
             assert_eq!(place_initrd(size, &kernel, &layout).ok(), place, "{size:#x}");
         }
         let text = place_initrd(3 << 30, &kernel, &layout).unwrap_err().to_string();
-        assert!(text.contains("it needs 3072 MiB and 2558 MiB are free for it"), "{text}");
+        assert!(text.contains("it needs 3072 MiB, and only 2558 MiB are free for it"), "{text}");
     }
 }

@@ -121,8 +121,8 @@ impl Read for Timed<'_> {
     }
 }
 
-/// A stream that is written by `send`. The standard library calls `write` or `send`, depending on its version;
-/// the test of the seccomp lists expects one of them.
+/// A stream that is written by `send`. The standard library calls `write` or `send`, depending on
+/// its version; the test of the seccomp lists expects one of them.
 struct Sent<'a>(&'a UnixStream);
 
 impl Write for Sent<'_> {

@@ -83,7 +83,10 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
     let server = Server::start(&path, &control, filter()).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = Server::start(&path, &control, filter()).err().unwrap().to_string();
-    assert!(text.starts_with("--control ") && text.contains("another VMM listens there"), "{text}");
+    assert!(
+        text.starts_with("--control ") && text.contains("another VMM listens on this socket"),
+        "{text}"
+    );
     let text = stats(&path, false).unwrap_err().to_string();
     assert!(text.contains("status 409: "), "{text}");
     drop(server);

@@ -1,4 +1,5 @@
-//! The AML that the DSDT needs, as bytes (ACPI 6.5, 20.2), and resource descriptors (ACPI 6.5, 6.4).
+//! The AML that the DSDT needs, as bytes (ACPI 6.5, 20.2), and resource descriptors (ACPI 6.5,
+//! 6.4).
 
 const ZERO: u8 = 0x00;
 const ONE: u8 = 0x01;
@@ -38,7 +39,8 @@ pub(super) fn string(text: &str) -> Vec<u8> {
     [&[STRING], text.as_bytes(), &[0]].concat()
 }
 
-/// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, of which the highest comes first (ACPI 6.5, 19.6.36).
+/// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, of which the highest comes
+/// first (ACPI 6.5, 19.6.36).
 pub(super) fn pnp(number: u16) -> Vec<u8> {
     [&[DWORD, 0x41, 0xd0][..], &number.to_be_bytes()].concat()
 }
@@ -84,7 +86,8 @@ pub(super) fn resources(descriptors: &[Vec<u8>]) -> Vec<u8> {
     sized(&[BUFFER], &[integer(size), descriptors].concat())
 }
 
-/// Puts the package's length between its opcode and its content (ACPI 6.5, 20.2.4). The length counts its own bytes.
+/// Puts the package's length between its opcode and its content (ACPI 6.5, 20.2.4). The length
+/// counts its own bytes.
 fn sized(opcode: &[u8], content: &[u8]) -> Vec<u8> {
     let length = |own: usize| content.len().saturating_add(own);
     // More than one byte: the first one has the low 4 bits, and says how many follow.
@@ -168,7 +171,8 @@ mod tests {
         }
     }
 
-    /// The examples are those of the specification's limits: 63, 4095 and 1048575 bytes in one, two and three.
+    /// The examples are those of the specification's limits: 63, 4095 and 1048575 bytes in one, two
+    /// and three.
     #[test]
     fn a_length_counts_itself() {
         let encoded = |size: usize| {
