@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
 
 fn ended<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        style.say(Level::Error, &format!("error: {error}"));
+        style.print(Level::Error, &format!("error: {error}"));
         ExitCode::FAILURE
     })
 }
@@ -76,7 +76,7 @@ fn prepare(style: Style, command: &PrepareCommand) -> Result<ExitCode, prepare::
     }?;
     said(report.out.clone());
     let warnings = report.warnings.iter();
-    warnings.for_each(|warning| style.say(Level::Warn, &format!("warning: {warning}")));
+    warnings.for_each(|warning| style.print(Level::Warn, &format!("warning: {warning}")));
     Ok(report.status())
 }
 
