@@ -27,8 +27,7 @@ fn check_at(folder: &Path, memory: &Memory) -> Result<(), String> {
     let Some(all) = count("nr_hugepages") else {
         return Err(format!("this host has no huge pages of {page}\n  {}", advice(page)));
     };
-    // Other mappings hold a claim on reserved pages. The kernel allocates surplus pages on
-    // demand.
+    // Other mappings hold a claim on reserved pages. The kernel allocates surplus pages on demand.
     let known = |name| count(name).unwrap_or(0);
     let surplus = known("nr_overcommit_hugepages").saturating_sub(known("surplus_hugepages"));
     let free = known("free_hugepages").saturating_sub(known("resv_hugepages"));
@@ -48,8 +47,8 @@ fn shortage(needed: u64, free: u64, all: u64, page: HugePages, missing: u64) -> 
     };
     format!(
         "the guest needs {needed} huge pages of {page}, and {free} of the host's {all} are free\n  \
-                 reserve them, as root, with: echo {enough} > {FOLDER}/hugepages-{kib}kB/nr_hugepages; \
-                 if the kernel reserves fewer (cat the file), add to its command line: {boot}"
+         reserve them, as root, with: echo {enough} > {FOLDER}/hugepages-{kib}kB/nr_hugepages; \
+         if the kernel reserves fewer (cat the file), add to its command line: {boot}"
     )
 }
 
@@ -57,11 +56,11 @@ fn advice(page: HugePages) -> &'static str {
     match page {
         HugePages::Size2M => {
             "the host's kernel requires CONFIG_HUGETLBFS; without hugepages=2M, the kernel uses \
-                         transparent huge pages"
+             transparent huge pages"
         }
         HugePages::Size1G => {
             "the host's CPU requires pdpe1gb (in /proc/cpuinfo) and its kernel CONFIG_HUGETLBFS; try \
-                         hugepages=2M"
+             hugepages=2M"
         }
     }
 }
@@ -87,7 +86,7 @@ fn thp_is_off_at(folder: &Path, memory: &Memory) -> Option<String> {
 fn thp_warning(memory: &dyn Display, file: &str, good: &str) -> String {
     format!(
         "--memory {memory}: transparent huge pages are disabled; enable them with: \
-                 echo {good} > {THP}/{file}"
+         echo {good} > {THP}/{file}"
     )
 }
 
@@ -130,10 +129,10 @@ mod tests {
     fn reports_a_shortage_with_the_command_that_reserves_pages() {
         let text = checked([600, 500, 100, 0, 0], "1G,hugepages=2M").unwrap_err();
         let expected = "the guest needs 512 huge pages of 2M, and 400 of the host's 600 are free\n  \
-                                reserve them, as root, with: \
-                                echo 712 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; \
-                                if the kernel reserves fewer (cat the file), add to its command line: \
-                                hugepages=712";
+         reserve them, as root, with: \
+         echo 712 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; \
+         if the kernel reserves fewer (cat the file), add to its command line: \
+         hugepages=712";
         assert_eq!(text, expected);
     }
 

@@ -24,8 +24,7 @@ const TESTED: ABI = ABI::V7;
 /// # Errors
 ///
 /// [`Error::Landlock`] if the kernel supports Landlock and refuses the rules, for example with
-/// E2BIG
-/// after 16 layers from the parents of this process.
+/// E2BIG after 16 layers from the parents of this process.
 pub(crate) fn restrict(thread: Thread, socket: Option<&Path>) -> Result<(), Error> {
     let failed = |why: String| Error::Landlock { why };
     let ruled = rule(thread, socket.map(folder)).map_err(|error| failed(error.to_string()))?;
@@ -45,9 +44,8 @@ fn rule(
     folder: Option<&Path>,
 ) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let scope = match thread {
-        // The control thread kicks the vCPU threads, which have the main thread's rules.
-        // Before Linux 6.15 Landlock refused a signal between threads of one process with
-        // different rules.
+        // The control thread kicks the vCPU threads, which have the main thread's rules. Before
+        // Linux 6.15 Landlock refused a signal between threads of one process with different rules.
         Thread::Control => Scope::AbstractUnixSocket.into(),
         Thread::Main | Thread::Vcpu => Scope::from_all(TESTED),
     };

@@ -34,8 +34,7 @@ pub(crate) fn shortage(asked: Memory) -> Option<String> {
 }
 
 /// The first lines of `/proc/meminfo`: total, free and available memory. Reading the whole file
-/// would
-/// take one read for each growth of a string.
+/// would take one read for each growth of a string.
 fn meminfo() -> Option<String> {
     let mut start = [0; 128];
     let length = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)).ok()?;
@@ -47,7 +46,7 @@ fn shortage_warning(asked: MemorySize, meminfo: &str) -> Option<String> {
     (asked.bytes() >> 10 > available).then(|| {
         format!(
             "--memory {asked}: this host has {}M available, and devices need all of the memory at \
-                         once; the kernel may kill the VMM for it (see 'dmesg'): reduce --memory",
+             once; the kernel may kill the VMM for it (see 'dmesg'): reduce --memory",
             available >> 10
         )
     })

@@ -47,12 +47,11 @@ impl PassedFds {
                 "this descriptor is given twice: each option needs a descriptor of its own",
             ));
         }
-        // SAFETY: the borrow lasts for one fcntl call, which fails if the descriptor is not
-        // open.
+        // SAFETY: the borrow lasts for one fcntl call, which fails if the descriptor is not open.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         if fd < FIRST || fcntl(borrowed, FcntlArg::F_GETFD).is_err() {
             let why = "no such file descriptor was passed (EBADF)\n  \
-                                   pass one from a shell with: vmm --kernel fd=3 3<bzImage";
+             pass one from a shell with: vmm --kernel fd=3 3<bzImage";
             return Err(Error::passed_fd(option, fd, why));
         }
         // SAFETY: the descriptor is open, the parent process passed it for this option, and

@@ -160,8 +160,7 @@ fn a_reset_ends_with_status_0_where_that_is_asked_for() {
 }
 
 /// Prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the machine until
-/// there were
-/// `lives`.
+/// there were `lives`.
 fn mortal(lives: u8) -> NamedTempFile {
     let count = [
         &[0xa1][..],          // mov eax, [COUNT]

@@ -1,7 +1,8 @@
 //! Calls linux-loader on guest RAM.
 //!
 //! linux-loader 0.13 is the last version that builds with Rust 1.85. It takes RAM of vm-memory
-//! 0.17, and the other crates of rust-vmm take RAM of 0.18. So it gets a view of the same mappings.
+//! 0.17, and the other crates of rust-vmm take RAM of 0.18, so this module passes a view of the
+//! mappings.
 
 use std::fs::File;
 
@@ -9,7 +10,7 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use linux_loader_memory as old;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-/// Loads the kernel in `file`: to `gpa`, or to where its image says.
+/// Loads the kernel in `file` to `gpa`, or to the address that its image specifies.
 pub(super) fn load<L: KernelLoader>(
     memory: &GuestMemoryMmap,
     gpa: Option<u64>,
@@ -45,7 +46,7 @@ mod tests {
 
     const GPA: u64 = 4 << 30;
 
-    /// The least that is a bzImage: five sectors of setup code, and the kernel.
+    /// A minimal bzImage: five sectors of setup code, and the kernel.
     fn bzimage(kernel: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 5 * 512];
         image[0x202..0x206].copy_from_slice(b"HdrS");
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_lies_in_the_guests_own_ram_which_stays_mapped() {
+    fn loads_a_kernel_into_the_guests_ram_and_leaves_it_mapped() {
         let plan = [AddressRange::new(0, 2 << 20), AddressRange::new(GPA, 2 << 20)];
         let ram = Ram::new(&plan).unwrap();
         let mut file = tempfile::tempfile().unwrap();

@@ -66,9 +66,8 @@ const fn terminal(name: &'static str, number: u32) -> Row {
 }
 
 /// Calls that the C library and Rust's standard library make in every thread: memory, locks,
-/// signals,
-/// the end of a thread, and the end of the process with a message or by `abort`. Every thread can
-/// also close a file, if it drops the last reference.
+/// signals, the end of a thread, and the end of the process with a message or by `abort`. Every
+/// thread can also close a file, if it drops the last reference.
 const EVERY: &[Row] = calls![
     SYS_write SYS_close SYS_mmap SYS_munmap SYS_brk SYS_rt_sigprocmask SYS_mremap SYS_madvise
     SYS_getpid SYS_exit SYS_gettid SYS_futex SYS_tgkill SYS_exit_group SYS_sigaltstack
@@ -90,8 +89,7 @@ const VCPU_REQUESTS: &[Row] = &[
     kvm("KVM_KVMCLOCK_CTRL", 0xad),
     // The instruction pointer for an error message.
     kvm_gives::<kvm_regs>("KVM_GET_REGS", 0x81),
-    // The guest enables, moves and disables BARs; vectors are bound, routed, masked and
-    // unmasked.
+    // The guest enables, moves and disables BARs; vectors are bound, routed, masked and unmasked.
     kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_REGISTER_COALESCED_MMIO", 0x67),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
@@ -107,8 +105,7 @@ const VCPU_REQUESTS: &[Row] = &[
 ];
 
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,
-/// creates
-/// another when the guest reboots, and writes the counters.
+/// creates another when the guest reboots, and writes the counters.
 const MAIN: &[Row] = calls![
     SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink SYS_restart_syscall
     SYS_clock_gettime SYS_clock_nanosleep SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq

@@ -84,8 +84,7 @@ impl Filter {
         Ok(Self { thread, program: Some(program) })
     }
 
-    /// Restricts the calling thread, and the threads that it starts. The restriction is
-    /// permanent.
+    /// Restricts the calling thread, and the threads that it starts. The restriction is permanent.
     pub(crate) fn install(&self) -> Result<(), Error> {
         let Some(program) = &self.program else {
             return Ok(());

@@ -68,7 +68,7 @@ fn describe(to: &mut impl Write, list: &str, call: i64, second: i64) -> fmt::Res
     writeln!(
         to,
         "\n  this is a bug of the VMM, or an attacker controls the VMM; \
-                 '--seccomp log' allows and logs such calls ('dmesg')"
+         '--seccomp log' allows and logs such calls ('dmesg')"
     )
 }
 
