@@ -39,8 +39,8 @@ const PCI_GSIS: u32 = 8;
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
 /// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are not fixed hardware
-/// (bits
-/// 4 and 5), a reset register exists (bit 10), no display (bit 12), no fixed hardware (bit 20).
+/// (bits 4 and 5), a reset register exists (bit 10), no display (bit 12), no fixed hardware (bit
+/// 20).
 const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
 /// The edge-triggered interrupt of the generic event device. PCs use the same GSI for ACPI.

@@ -34,8 +34,8 @@ impl Pending {
         Ok(Arc::new(Self { line: Mutex::default(), signal }))
     }
 
-    /// Signals that a new line has begun. The main thread then calls
-    /// [`Pending::write_unfinished`] until it returns `false`.
+    /// Signals that a new line has begun. The main thread then calls [`Pending::write_unfinished`]
+    /// until it returns `false`.
     pub(crate) fn signal(&self) -> &EventFd {
         &self.signal
     }
