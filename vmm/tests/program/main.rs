@@ -250,7 +250,7 @@ fn a_triple_fault_is_an_error_that_says_so() {
     let output = run(elf(&[0x0f, 0x0b]).path(), &[]);
     let text = text(&output);
     assert!(
-        text.starts_with("error: CPU 0 of the guest at rip ") && text.contains("triple fault"),
+        text.starts_with("error: vCPU 0 of the guest at rip ") && text.contains("triple fault"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1));

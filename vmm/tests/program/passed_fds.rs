@@ -39,7 +39,12 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
     ("--kernel fd=3", "3</proc/version", "kernel fd=3 is not a kernel: ", "bzImage"),
     ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: the file is not /dev/kvm", "3<>/dev/kvm"),
     ("--kernel fd=3 --kvm /nonexistent", KERNEL, "no /nonexistent: ", "modprobe"),
-    ("--kernel fd=3 --vfio fd=4", AND_NULL, "--vfio fd=4: it is not a VFIO group's", "/dev/vfio/7"),
+    (
+        "--kernel fd=3 --vfio fd=4",
+        AND_NULL,
+        "--vfio fd=4: the file is not a VFIO group",
+        "/dev/vfio/7",
+    ),
     ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no such file descriptor was passed", ""),
 ];
 
