@@ -275,7 +275,7 @@ mod tests {
             "vmm bind",
             "vmm unbind",
             "vmm bind nvme0",
-            "vmm mend",
+            "vmm repair",
         ];
         wrong.iter().for_each(|words| assert!(parsed(words).is_err(), "{words}"));
     }

@@ -26,7 +26,7 @@ pub(crate) enum PrepareCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List PCI devices: group, driver, and whether and why (not) each can be assigned
+    /// List PCI devices with their group, their driver, and what prevents their assignment
     Devices {
         /// Print an array
         #[arg(long)]
