@@ -1,4 +1,5 @@
-//! Writes the man pages and the completions of shells into a folder, from the definition of the command line.
+//! Writes the man pages and the completions of shells into a folder, from the definition of the
+//! command line.
 //!
 //! ```console
 //! $ cargo run -p vmm --example packaging -- target/packaging

@@ -1,4 +1,4 @@
-//! What was asked for, as plain data: `cli` parses into it, and nothing here reads the host.
+//! The request of the user, as plain data: `cli` parses into it, and nothing here reads the host.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -6,48 +6,43 @@ use std::path::PathBuf;
 
 use vfio_passthrough::ResetPolicy;
 
-/// The guest to boot, and the devices to assign to it.
+/// The guest to boot, and its assigned devices.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The guest's kernel.
     pub(crate) kernel: Source,
-    /// The guest's initramfs.
     pub(crate) initrd: Option<Source>,
-    /// Kernel parameters, put after the built-in ones.
+    /// Kernel parameters that follow the built-in ones.
     pub(crate) cmdline: String,
-    /// How many CPUs the guest has.
     pub(crate) cpus: u8,
-    /// RAM.
     pub(crate) memory: Memory,
-    /// The devices to assign, in the order of the command line.
+    /// Assigned devices, in the order of the command line.
     pub(crate) vfio: Vec<Passthrough>,
-    /// KVM's device.
+    /// The device node of KVM.
     pub(crate) kvm: Source,
-    /// What is done when a device reports an uncorrectable error.
+    /// The action when a device reports an uncorrectable error.
     pub(crate) on_error: OnError,
-    /// Whether the VMM ends when the guest reboots.
+    /// Whether a reboot of the guest ends the VMM.
     pub(crate) no_reboot: bool,
     /// Whether the guest has the configuration ports 0xCF8 and 0xCFC.
     pub(crate) pci_ports: bool,
-    /// What becomes of a system call that is on no list.
+    /// The action on a system call that no list allows.
     pub(crate) seccomp: Seccomp,
-    /// The control socket to make.
+    /// The path of the control socket.
     pub(crate) control: Option<PathBuf>,
-    /// Where to write counters at the end.
+    /// The file that receives the counters at the end.
     pub(crate) stats: Option<PathBuf>,
 }
 
-/// A file to be used.
+/// A file to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// To be opened.
     Path(PathBuf),
-    /// Open already, by this number: `fd=N`.
+    /// An inherited file descriptor: `fd=N`.
     Fd(RawFd),
 }
 
 impl Source {
-    /// The number of one that is open.
+    /// The inherited file descriptor, if any.
     pub(crate) fn fd(&self) -> Option<RawFd> {
         match self {
             Self::Path(_) => None,
@@ -65,24 +60,22 @@ impl fmt::Display for Source {
     }
 }
 
-/// Guest RAM, as it is asked for: a size, or `size=SIZE` with options.
+/// Guest RAM as requested: a size, or `size=SIZE` with options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// How much.
     pub(crate) size: MemorySize,
-    /// Reserved huge pages (hugetlbfs) in place of pages as the kernel has them.
+    /// Reserved huge pages (hugetlbfs) instead of ordinary pages.
     pub(crate) hugepages: Option<HugePages>,
-    /// Whether the kernel is to make huge pages of small ones; `None`: as if on, without a warning
-    /// where it does not.
+    /// Whether the kernel should back RAM with transparent huge pages; `None` means on, without a
+    /// warning when the kernel refuses.
     pub(crate) thp: Option<bool>,
-    /// Whether all of it is to be had from the host before the guest starts; `None`: with devices.
+    /// Whether the VMM allocates all RAM before the guest starts; `None` means only with devices.
     pub(crate) prefault: Option<bool>,
-    /// Whether it is a file in memory (memfd), which can be mapped more than once, in place of this
-    /// process's own memory.
+    /// Whether RAM is a memfd, which can be mapped more than once, instead of private memory.
     pub(crate) shared: bool,
 }
 
-/// Huge pages that the host reserves.
+/// The size of reserved huge pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HugePages {
     /// 2 MiB.
@@ -92,7 +85,7 @@ pub(crate) enum HugePages {
 }
 
 impl HugePages {
-    /// The size of one in bytes.
+    /// The page size in bytes.
     pub(crate) fn bytes(self) -> u64 {
         match self {
             Self::Size2M => 2 << 20,
@@ -111,7 +104,7 @@ impl fmt::Display for HugePages {
 }
 
 impl Default for Memory {
-    /// 512 MiB, plain.
+    /// 512 MiB, without options.
     fn default() -> Self {
         Self {
             size: MemorySize(512 << 20),
@@ -124,22 +117,20 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// The size in bytes.
+    /// The size of RAM in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.size.bytes()
     }
 
-    /// The size in bytes of the pages that it is planned in: regions of RAM begin and end at
-    /// multiples of it.
+    /// The alignment of RAM regions in bytes.
     pub(crate) fn page(&self) -> u64 {
-        // A region that begins on a huge page can have huge pages in the host and in the guest
-        // alike.
+        // Host and guest can both use huge pages only if a region starts on a huge page.
         self.hugepages.unwrap_or(HugePages::Size2M).bytes()
     }
 }
 
 impl fmt::Display for Memory {
-    /// As it can be given.
+    /// Formats the value as `--memory` accepts it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.size)?;
         if let Some(page) = self.hugepages {
@@ -158,7 +149,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// A number of bytes of RAM.
+/// A size of RAM in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MemorySize(pub(crate) u64);
 
@@ -175,53 +166,53 @@ impl fmt::Display for MemorySize {
     }
 }
 
-/// A device to assign, as it is asked for.
+/// An assigned device as requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Passthrough {
-    /// Its sysfs path, or its address; `None` where its group is open and has no other device.
+    /// The sysfs path or the address; `None` if the group is passed and has no other device.
     pub(crate) path: Option<PathBuf>,
-    /// The number by which its group is open.
+    /// The inherited file descriptor of the group.
     pub(crate) group: Option<RawFd>,
-    /// What is done if it cannot be reset.
+    /// Whether the device must support a reset.
     pub(crate) reset: ResetPolicy,
-    /// Whether other devices may reach its BARs by DMA.
+    /// Whether other devices may access its BARs by DMA.
     pub(crate) p2p: bool,
 }
 
-/// What is done when a device reports an uncorrectable error (PCIe AER).
+/// The action when a device reports an uncorrectable error (PCIe AER).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// End the guest.
+    /// Stop the guest.
     #[default]
     Stop,
-    /// Reset the device; as `Stop` where it has no reset of its own.
+    /// Reset the device; stop the guest if the device has no reset of its own.
     Reset,
-    /// Take the device from the guest.
+    /// Detach the device from the guest.
     Detach,
-    /// Warn, and go on.
+    /// Log a warning and continue.
     Report,
 }
 
-/// What becomes of a call that is not on its thread's list.
+/// The action on a system call that is not on the list of its thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum SeccompMode {
-    /// It ends the VMM, which names it.
+    /// End the VMM with a message that names the call.
     #[default]
     On,
-    /// It is made, and the kernel logs it.
+    /// Make the call; the kernel logs it.
     Log,
-    /// There are no lists.
+    /// Install no filter.
     Off,
 }
 
 /// A kind of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread {
-    /// It waits for events.
+    /// The thread that waits for events.
     Main,
-    /// It runs a CPU of the guest.
+    /// A thread that runs a vCPU.
     Vcpu,
-    /// It serves the socket of `--control`.
+    /// The thread that serves the socket of `--control`.
     Control,
 }
 
@@ -237,7 +228,7 @@ impl Thread {
     }
 }
 
-/// `--seccomp`: the mode, and, for tests of the lists, calls to be taken from them.
+/// `--seccomp`: the mode, and rows to remove from the lists for tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seccomp {
     pub(crate) mode: SeccompMode,

@@ -1,4 +1,4 @@
-//! Counters that any thread adds to: accesses to devices, and calls of the kernel.
+//! Counters that every thread can increment: accesses to devices, and system calls.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
-/// One counter, added to by any thread.
+/// A counter that every thread can increment.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
+    /// Increments the counter.
     pub(crate) fn add_one(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -26,12 +26,10 @@ impl Clone for Count {
     }
 }
 
-/// How many places one device counts apart. A guest that goes through more is counted all the same,
-/// in [`Accesses`].
+/// Distinct places that one device counts. [`Accesses`] also counts accesses to further places.
 const PLACES: usize = 1024;
 
-/// Where a guest traps: a count a place. A place is a port, or an offset from where the device
-/// begins in memory.
+/// Traps of a guest per place. A place is a port, or an offset from the device's MMIO base.
 #[derive(Debug, Default)]
 pub(crate) struct PlaceCounts(Mutex<BTreeMap<u64, u64>>);
 
@@ -42,7 +40,7 @@ impl Clone for PlaceCounts {
 }
 
 impl PlaceCounts {
-    /// One more trap at `place`.
+    /// Counts a trap at `place`.
     pub(crate) fn at(&self, place: u64) {
         let mut counts = lock(&self.0);
         if counts.len() < PLACES || counts.contains_key(&place) {
@@ -52,7 +50,7 @@ impl PlaceCounts {
     }
 }
 
-/// JSON has no hexadecimal numbers: places are strings such as "0x61".
+/// JSON has no hexadecimal numbers, so places are strings such as "0x61".
 impl Serialize for PlaceCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let counts = lock(&self.0);
@@ -61,7 +59,7 @@ impl Serialize for PlaceCounts {
     }
 }
 
-/// Accesses to one device, or to none.
+/// Accesses to one device, or to unclaimed addresses.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Accesses {
     reads: Count,
@@ -70,20 +68,20 @@ pub(crate) struct Accesses {
 }
 
 impl Accesses {
-    /// A read at `place`.
+    /// Counts a read at `place`.
     pub(crate) fn read(&self, place: u64) {
         self.reads.add_one();
         self.by_address.at(place);
     }
 
-    /// A write at `place`.
+    /// Counts a write at `place`.
     pub(crate) fn write(&self, place: u64) {
         self.writes.add_one();
         self.by_address.at(place);
     }
 }
 
-/// A device that counts the accesses to it.
+/// A device with counted accesses.
 pub(crate) struct Counted<D> {
     device: D,
     accesses: Arc<Accesses>,
@@ -117,33 +115,34 @@ impl<D: DeviceMmio> DeviceMmio for Counted<D> {
     }
 }
 
-/// Accesses to the guest's fixed devices, by their names.
+/// Accesses to the guest's fixed devices, by name.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct DeviceCounts(Mutex<BTreeMap<&'static str, Arc<Accesses>>>);
 
 impl DeviceCounts {
-    /// Counts the accesses to `device` under `name`, with those to former devices of that name.
+    /// Counts accesses to `device` under `name`, together with those to earlier devices of that
+    /// name.
     pub(crate) fn counted<D>(&self, name: &'static str, device: D) -> Arc<Counted<D>> {
         let accesses = Arc::clone(lock(&self.0).entry(name).or_default());
         Arc::new(Counted { device, accesses })
     }
 }
 
-/// A copy counts the accesses to its devices in both.
+/// A copy shares the counters of its devices with the original.
 impl Clone for DeviceCounts {
     fn clone(&self) -> Self {
         Self(copy(&self.0))
     }
 }
 
-/// Traps into assigned functions and their interrupts, by the functions' addresses.
+/// Traps into assigned functions and their interrupts, by address.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct FunctionCounts(Mutex<BTreeMap<String, Traps>>);
 
 impl FunctionCounts {
-    /// `count` more traps of a kind into the function `name`.
+    /// Adds `count` traps of a kind into the function `name`.
     pub(crate) fn trapped(&self, name: &str, kind: &'static str, count: u64) {
         let mut functions = lock(&self.0);
         let counts = &mut functions.entry(name.to_owned()).or_default().counts;
@@ -151,12 +150,12 @@ impl FunctionCounts {
         *total = total.saturating_add(count);
     }
 
-    /// Where traps into the BARs of the function `name` are counted.
+    /// The counters of traps into the BARs of the function `name`.
     pub(crate) fn bars(&self, name: &str) -> Arc<BarAccessCounts> {
         Arc::clone(&lock(&self.0).entry(name.to_owned()).or_default().bars)
     }
 
-    /// `count` more interrupts of a vector of the function `name`.
+    /// Adds `count` interrupts of a vector of the function `name`.
     pub(crate) fn interrupts(&self, name: &str, vector: &str, count: u64) {
         let mut functions = lock(&self.0);
         let interrupts = &mut functions.entry(name.to_owned()).or_default().interrupts;
@@ -165,7 +164,7 @@ impl FunctionCounts {
     }
 }
 
-/// A copy counts traps into BARs in both.
+/// A copy shares the counters of BARs with the original.
 impl Clone for FunctionCounts {
     fn clone(&self) -> Self {
         Self(copy(&self.0))
@@ -178,18 +177,18 @@ struct Traps {
     #[serde(flatten)]
     counts: BTreeMap<&'static str, u64>,
     bars: Arc<BarAccessCounts>,
-    /// By vector, where they are known.
+    /// Interrupts by vector, if the host reports them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     interrupts: BTreeMap<String, u64>,
 }
 
-/// Traps into the BARs of one assigned function, by their pages: those of BAR0 are `bars[0]`, those
-/// of the ROM the last.
+/// Traps into the BARs of one assigned function, by page: `bars[0]` is BAR0, the last item is the
+/// expansion ROM.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct BarAccessCounts([PlaceCounts; 7]);
 
 impl BarAccessCounts {
-    /// A trap into BAR number `bar`, at `offset`.
+    /// Counts a trap into BAR number `bar` at `offset`.
     pub(crate) fn at(&self, bar: u8, offset: u64) {
         if let Some(counts) = self.0.get(usize::from(bar)) {
             counts.at(offset & !0xfff);
@@ -197,13 +196,13 @@ impl BarAccessCounts {
     }
 }
 
-/// Calls of the kernel by name.
+/// System calls by name.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Calls(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Calls {
-    /// `count` more calls of `name`.
+    /// Adds `count` calls of `name`.
     pub(crate) fn add(&self, name: &'static str, count: u64) {
         let mut calls = lock(&self.0);
         let total = calls.entry(name).or_default();
@@ -230,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_goes_everywhere_does_not_fill_the_hosts_memory() {
+    fn counts_a_limited_number_of_places() {
         let counts = PlaceCounts::default();
         (0..2 * PLACES as u64).for_each(|place| counts.at(place));
         counts.at(0);

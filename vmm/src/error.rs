@@ -1,4 +1,4 @@
-//! What ends the VMM before or instead of the guest: each says what, which, why, and what mends it.
+//! Fatal errors of the VMM. Each text says what failed, for which object, why, and the remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,210 +8,219 @@ use thiserror::Error;
 /// A fatal error.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// There is no `/dev/kvm`, or none where `--kvm` says.
+    /// `/dev/kvm`, or the path of `--kvm`, does not exist.
     #[error(
         "no {0}: this machine has no usable KVM\n  \
-         load it with: modprobe kvm_intel (or kvm_amd); it needs VT-x or SVM switched on in the firmware, or \
-         nested virtualization where this is itself a guest"
+         load the module with: modprobe kvm_intel (or kvm_amd); KVM requires VT-x or SVM enabled in \
+         the firmware, or nested virtualization if this machine is a guest"
     )]
     KvmMissing(PathBuf),
-    /// It may not be opened.
+    /// The user lacks permission to open `/dev/kvm`.
     #[error(
-        "no permission to open {0}\n  join its group with: usermod -aG kvm $USER (then log in again), or run as root"
+        "no permission to open {0}\n  \
+         join its group with: usermod -aG kvm $USER (then log in again), or run the VMM as root"
     )]
     KvmPermission(PathBuf),
-    /// It could not be opened for another reason.
+    /// `/dev/kvm` could not be opened for another reason.
     #[error("{path} could not be opened: {source}")]
     KvmOpen {
-        /// Its path.
+        /// The path of the device node.
         path: PathBuf,
-        /// Why.
+        /// The errno.
         source: kvm_ioctls::Error,
     },
-    /// The kernel's KVM lacks something.
-    #[error("KVM of this kernel lacks {0}, which this VMM needs")]
+    /// The kernel's KVM lacks a required capability.
+    #[error("KVM of this kernel lacks {0}, which this VMM requires\n  boot Linux 3.2 or newer")]
     KvmLacks(&'static str),
     /// A KVM call failed.
     #[error("{call} failed: {source}")]
     Kvm {
-        /// The ioctl.
+        /// The name of the ioctl.
         call: &'static str,
-        /// Its errno.
+        /// The errno.
         source: kvm_ioctls::Error,
     },
-    /// More CPUs than KVM offers.
-    #[error("--cpus {asked}: KVM on this host offers at most {most}")]
+    /// `--cpus` exceeds the limit of KVM.
+    #[error("--cpus {asked}: KVM on this host supports at most {most}")]
     TooManyCpus {
-        /// What was asked for.
+        /// The requested number.
         asked: u8,
-        /// What there is.
+        /// The limit of KVM.
         most: usize,
     },
     /// A file could not be opened or read.
     #[error("{what} {path}: {source}")]
     File {
-        /// What the file is.
+        /// The purpose of the file.
         what: &'static str,
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file that was passed in already open is not there, or not what it should be.
+    /// A passed file descriptor is not open, or refers to a file of the wrong kind.
     #[error("{option} fd={fd}: {why}")]
     PassedFd {
-        /// Which option has it.
+        /// The option that names the descriptor.
         option: &'static str,
-        /// Its number.
+        /// The descriptor.
         fd: i32,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// The kernel file is no kernel.
+    /// The kernel file has an unsupported format.
     #[error(
-        "kernel {path} is not a kernel: {why}\n  give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
+        "kernel {path} is not a kernel: {why}\n  \
+         give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
     )]
     NotAKernel {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Something does not fit in guest RAM.
+    /// An image does not fit in guest RAM.
     #[error(
-        "{what} does not fit in guest RAM: it needs {needs} MiB and {has} MiB are free for it\n  give the guest more with --memory"
+        "{what} does not fit in guest RAM: it needs {needs} MiB, and only {has} MiB are free for it\n  \
+         give the guest more RAM with --memory"
     )]
     DoesNotFit {
-        /// What.
+        /// The name of the image.
         what: &'static str,
-        /// What it needs.
+        /// The required size in MiB.
         needs: u64,
-        /// What there is.
+        /// The available size in MiB.
         has: u64,
     },
-    /// The command line is too long for the kernel.
+    /// The command line is longer than the kernel accepts.
     #[error(
-        "--cmdline is too long: with the built-in parameters it has {length} bytes and this kernel takes at most {most}"
+        "--cmdline is too long: with the built-in parameters it has {length} bytes, and this kernel \
+         accepts at most {most}"
     )]
     CmdlineTooLong {
-        /// Its length.
+        /// The length in bytes, with the built-in parameters.
         length: usize,
-        /// What the kernel takes.
+        /// The kernel's limit in bytes.
         most: usize,
     },
-    /// More RAM than the host has.
-    #[error("--memory {asked}: this host has {has}M of memory")]
+    /// `--memory` exceeds the host's RAM.
+    #[error("--memory {asked}: this host has only {has}M of memory")]
     MemoryLargerThanHost {
-        /// What was asked for.
+        /// The requested memory.
         asked: String,
-        /// The host's, in MiB.
+        /// The host's RAM in MiB.
         has: u64,
     },
-    /// The host has not as many huge pages.
+    /// The host has too few free huge pages.
     #[error("--memory {asked}: {why}")]
     HugePages {
-        /// What was asked for.
+        /// The requested memory.
         asked: String,
-        /// What there is, and what mends it.
+        /// The shortage and its remedy.
         why: String,
     },
-    /// Guest RAM could not be had from the host.
+    /// Guest RAM could not be mapped.
     #[error(
-        "guest RAM of {size} MiB could not be mapped: {why}\n  ask for less with --memory, or raise the limit of address space: ulimit -v unlimited"
+        "guest RAM of {size} MiB could not be mapped: {why}\n  \
+         reduce --memory, or raise the limit of the address space with: ulimit -v unlimited"
     )]
     Ram {
-        /// The region's size.
+        /// The size of the region in MiB.
         size: u64,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Writing to guest RAM failed: a region that should be there is not.
+    /// A write to guest RAM failed, because a region that was planned is missing.
     #[error("guest RAM could not be written: {0}")]
     GuestMemory(#[from] vm_memory::GuestMemoryError),
-    /// The guest's address space has no room for something.
+    /// The guest's address space has no space for an item.
     #[error(transparent)]
     Layout(#[from] resources::LayoutError),
-    /// The PCI bus is full.
+    /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
-    /// `--vfio` names no PCI device.
+    /// The value of `--vfio` is not a PCI device.
     #[error("--vfio: {0}")]
     DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),
-    /// `--vfio` names a device twice.
+    /// Two `--vfio` options name the same device.
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
-    /// A device could not be had from VFIO.
+    /// VFIO refused a device.
     #[error(transparent)]
     Vfio(#[from] vfio_passthrough::context::Error),
     /// A device could not be assigned.
     #[error(transparent)]
     Function(#[from] vfio_passthrough::function::Error),
-    /// A device has erred.
+    /// A device reported an error.
     #[error(
-        "{address}: the device has told of an uncorrectable error (PCIe AER), so the guest is stopped: what the device did since may be \
-         wrong\n  'dmesg' on the host has the error; '--on-error reset', 'detach' or 'report' lets a guest go on"
+        "{address}: the device reported an uncorrectable error (PCIe AER), so the VMM stops the guest: \
+         data that the device wrote since may be wrong\n  \
+         'dmesg' on the host shows the error; '--on-error reset', 'detach' or 'report' keeps a guest running"
     )]
     DeviceError {
-        /// The device.
+        /// The address of the device.
         address: vfio_passthrough::PciAddress,
     },
-    /// Guest RAM could not be given to the devices.
+    /// Guest RAM could not be mapped for DMA of the devices.
     #[error(transparent)]
     Dma(#[from] vfio_passthrough::dma::Error),
-    /// Two devices at one address: a bug.
+    /// Two devices claim the same address: a bug.
     #[error("the bus refused {what}: {source}")]
     Bus {
-        /// The device.
+        /// The name of the device.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: vm_device::bus::Error,
     },
-    /// A system call of the VMM failed.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was done.
+        /// The operation.
         what: &'static str,
-        /// Why.
+        /// The errno.
         source: io::Error,
     },
     /// The event loop failed.
     #[error("the event loop failed: {0}")]
     Events(#[from] event_manager::Error),
-    /// A virtual CPU cannot go on.
+    /// A vCPU cannot continue.
     #[error("{0}")]
     Vcpu(String),
-    /// The system calls of a thread could not be limited.
+    /// A seccomp filter could not be installed.
     #[error(
-        "{what} (seccomp) failed: {why}\n  '--seccomp off' does without, and leaves a VMM that a guest breaks into free to do anything"
+        "{what} (seccomp) failed: {why}\n  \
+         '--seccomp off' runs without filters; a guest that breaks into the VMM can then make every \
+         system call"
     )]
     Seccomp {
-        /// What was done.
+        /// The operation.
         what: &'static str,
-        /// Why it failed.
+        /// The cause.
         why: String,
     },
-    /// The kernel has Landlock and refuses its use.
+    /// The kernel supports Landlock and refuses the rules.
     #[error(
-        "the VMM could not shut itself out of the file system (Landlock): {why}\n  a process can be under 16 sets of rules at most: start it from fewer programs that make some"
+        "the VMM could not restrict its own file access (Landlock): {why}\n  \
+         a process can have at most 16 Landlock layers: start the VMM from fewer programs that add one"
     )]
     Landlock {
-        /// Which call failed, and why.
+        /// The call that failed, and the cause.
         why: String,
     },
-    /// The control socket could not be made.
+    /// The control socket could not be created.
     #[error("--control {path}: {source}{}", in_use(.source))]
     Control {
-        /// Its path.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The counters could not be written.
     #[error("--stats {path}: {source}")]
     Stats {
-        /// Where to.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -219,25 +228,25 @@ pub enum Error {
 fn in_use(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "\n  another VMM listens there, or it is no socket: name another path"
+            "\n  another VMM listens on this socket, or the file is not a socket: choose another path"
         }
         _ => "",
     }
 }
 
 impl Error {
-    /// Says which KVM call failed.
+    /// An error of the KVM ioctl `call`.
     pub(crate) fn kvm(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |source| Self::Kvm { call, source }
     }
 
-    /// Says what is wrong with a file that was passed in already open.
+    /// An error of a passed file descriptor.
     pub(crate) fn passed_fd(option: &'static str, fd: i32, why: impl Into<String>) -> Self {
         let why = why.into();
         Self::PassedFd { option, fd, why }
     }
 
-    /// Says what the VMM was doing.
+    /// An error of the operation `what`.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
         move |source| Self::System { what, source: source.into() }
     }

@@ -1,20 +1,17 @@
 //! A small KVM VMM that boots a Linux guest with PCI devices of the host assigned to it.
 //!
-//! [`main`] is the program. Its rooms, of which each imports from those before it only: `config`
-//! (what was asked for), `host` (what is had of the host), `guest` (what the guest is),
-//! `passthrough` (the assigned devices), `run` (while the guest runs). `cli` parses the command
-//! line into `config`; `prepare` has the commands that look at the host and hand devices to VFIO.
+//! [`main`] is the program. Each module imports only from those before it: `config` (the request as
+//! plain data), `host` (resources of the host), `guest` (the virtual machine), `passthrough` (the
+//! assigned devices), `run` (everything while the guest runs). `cli` parses the command line into
+//! `config`. `prepare` holds the commands that inspect the host and bind devices to vfio-pci.
 //!
-//! The main thread waits for events; one thread a CPU runs the guest. Each part ends what it began
-//! when it is dropped.
+//! The main thread waits for events; one thread per vCPU runs the guest. Every part undoes its
+//! effects when it is dropped.
 //!
-//! What is public here is for the tests and tools of this repository.
+//! The public items serve the tests and tools of this repository.
 
 #![deny(unreachable_pub)]
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, reason = "tests say what they expect by panicking")
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a failing test panics"))]
 
 mod cli;
 mod config;
@@ -47,7 +44,7 @@ use cli::{Command, PrepareCommand};
 use host::logs::Style;
 use run::Outcome;
 
-/// The program: does what its command line says, and returns its exit status.
+/// Runs the program and returns its exit status.
 pub fn main() -> ExitCode {
     let style = Style::of_stderr();
     style.set_up_log();
@@ -58,14 +55,14 @@ pub fn main() -> ExitCode {
             ended(style, run::control::stats(&socket, json).map(said))
         }
         (None, Some(args)) => ended(style, run::run(&args.into()).map(|outcome| status(&outcome))),
-        // clap asks for --kernel where there is no command.
+        // clap requires --kernel when there is no command.
         (None, None) => ExitCode::FAILURE,
     }
 }
 
 fn ended<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        style.say(Level::Error, &format!("error: {error}"));
+        style.print(Level::Error, &format!("error: {error}"));
         ExitCode::FAILURE
     })
 }
@@ -79,17 +76,17 @@ fn prepare(style: Style, command: &PrepareCommand) -> Result<ExitCode, prepare::
     }?;
     said(report.out.clone());
     let warnings = report.warnings.iter();
-    warnings.for_each(|warning| style.say(Level::Warn, &format!("warning: {warning}")));
+    warnings.for_each(|warning| style.print(Level::Warn, &format!("warning: {warning}")));
     Ok(report.status())
 }
 
 fn said(text: String) -> ExitCode {
-    // The reader may have seen enough and closed its end: `vmm devices | head`.
+    // Ignore an error: the reader may have closed its end, as in `vmm devices | head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
-/// A shell's convention for signals; 0 for all that the guest or the user asked for.
+/// 128 + N for a signal, as shells report it; 0 for every end that the guest or the user requested.
 fn status(outcome: &Outcome) -> ExitCode {
     match outcome {
         Outcome::Signal(number) => {
@@ -99,7 +96,7 @@ fn status(outcome: &Outcome) -> ExitCode {
     }
 }
 
-/// The README's code is compiled with the tests.
+/// Compiles the README's code with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -1,5 +1,5 @@
-//! The preparing commands as their users see them, on whatever host this is: what they print and their exit
-//! status.
+//! The preparing commands as their users see them, on whatever host this is: what they print and
+//! their exit status.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
 
@@ -42,7 +42,7 @@ fn the_status_of_check_is_whether_a_line_fails() {
         "device": "0000:ff:1f.7",
         "status": "fail",
         "what": "there is no such PCI device",
-        "mend": "vmm devices",
+        "remedy": "vmm devices",
     });
     assert!(lines.contains(&absent), "{lines:?}");
     assert_eq!(output.status.code(), Some(1));
@@ -56,7 +56,7 @@ fn a_device_that_is_not_there_is_neither_bound_nor_unbound() {
     for command in ["bind", "unbind"] {
         let output = vmm(&[command, "0000:ff:1f.7"]);
         let text = String::from_utf8(output.stderr).unwrap();
-        let expected = "error: 0000:ff:1f.7: there is no such PCI device\n  see those that there are with: vmm devices\n";
+        let expected = "error: 0000:ff:1f.7: there is no such PCI device\n  list the devices with: vmm devices\n";
         assert_eq!((text.as_str(), output.status.code()), (expected, Some(1)));
     }
 }

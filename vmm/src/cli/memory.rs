@@ -1,4 +1,4 @@
-//! `--memory`: how much RAM, and of what.
+//! `--memory`: the size of RAM and the kind of its pages.
 
 use std::str::FromStr;
 
@@ -6,54 +6,55 @@ use thiserror::Error;
 
 use crate::config::{HugePages, Memory, MemorySize};
 
-/// Less than any Linux guest boots with is refused.
+/// The minimum: Linux does not boot with less.
 const LEAST: u64 = 64 << 20;
-/// A size is whole pages of 2 MiB.
+/// A size is a multiple of a 2 MiB page.
 const UNIT: u64 = 2 << 20;
 
-/// Why a value of `--memory` is none.
+/// A value of `--memory` that is not valid.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum MemoryError {
-    /// The size is none.
+    /// The size is not valid.
     #[error(transparent)]
     Size(#[from] SizeError),
-    /// No size.
-    #[error("how much is not said: give a size, or size=SIZE")]
+    /// The size is missing.
+    #[error("no size: give a size, or size=SIZE")]
     NoSize,
-    /// An option that there is not.
+    /// The option does not exist.
     #[error(
-        "there is no option '{0}': there are size=SIZE, hugepages=2M|1G, thp=on|off, prefault=on|off, shared=on|off"
+        "unknown option '{0}'\n  \
+         the options are size=SIZE, hugepages=2M|1G, thp=on|off, prefault=on|off, shared=on|off"
     )]
     UnknownOption(String),
-    /// A value that an option does not have.
-    #[error("{option}={value}: it can be {can}")]
+    /// The option does not accept the value.
+    #[error("{option}={value}: the value must be {can}")]
     Value {
-        /// The option.
         option: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What could be.
+        /// The accepted values.
         can: &'static str,
     },
-    /// An option twice.
+    /// An option occurs twice.
     #[error("{0}: given twice")]
     Twice(&'static str),
-    /// Not whole pages.
+    /// The size is not a multiple of the page size.
     #[error("{size}: not a multiple of {page}, the size of its pages (hugepages={page})")]
     NotWhole {
-        /// What was given.
+        /// The given size.
         size: MemorySize,
-        /// The pages.
+        /// The page size.
         page: HugePages,
     },
-    /// Reserved pages are huge already.
+    /// `hugepages` and `thp=on` exclude each other.
     #[error(
-        "hugepages and thp=on: reserved huge pages are huge already; leave one of the two away"
+        "hugepages and thp=on exclude each other: reserved huge pages are already huge\n  \
+         remove one of the two options"
     )]
     HugeTwice,
 }
 
-/// What was given so far, of which nothing may be given twice.
+/// The options parsed so far; none may occur twice.
 #[derive(Default)]
 struct Options {
     size: Option<MemorySize>,
@@ -127,19 +128,19 @@ impl FromStr for Memory {
     }
 }
 
-/// Why a size is none.
+/// A size that is not valid.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum SizeError {
-    /// Not digits and a suffix.
+    /// The text is not digits and a suffix.
     #[error("not a size: give a number with K, M, G or T, such as 512M or 4G")]
     NotANumber,
-    /// Does not fit in 64 bits.
-    #[error("larger than 64 bits can say")]
+    /// The size does not fit in 64 bits.
+    #[error("the size does not fit in 64 bits")]
     TooLarge,
-    /// Less than any Linux guest boots with.
+    /// The size is below the minimum.
     #[error("too small: a guest needs at least 64M")]
     TooSmall,
-    /// Not whole pages of 2 MiB.
+    /// The size is not a multiple of 2 MiB.
     #[error("not a multiple of 2M, the size of a huge page")]
     NotHugePages,
 }
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn parses_sizes_and_refuses_invalid_ones() {
         let cases = [
             ("512M", Ok(MemorySize(512 << 20))),
             ("4G", Ok(MemorySize(4 << 30))),
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_alone_is_plain_memory() {
+    fn a_size_alone_sets_no_option() {
         let plain = Memory { size: MemorySize(4 << 30), ..Memory::default() };
         assert_eq!(parsed("4G"), Ok(plain));
         assert_eq!(parsed("size=4G"), Ok(plain));
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_in_any_order_and_are_shown_as_they_can_be_given() {
+    fn accepts_options_in_any_order_and_formats_them_as_accepted() {
         let all = Memory {
             size: MemorySize(64 << 30),
             hugepages: Some(HugePages::Size1G),
@@ -229,17 +230,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_would_be_right() {
+    fn names_what_is_wrong_and_what_is_accepted() {
         let cases = [
             ("", "not a size: give a number"),
-            ("hugepages=2M", "how much is not said"),
-            ("4G,hugepages=4K", "hugepages=4K: it can be 2M or 1G"),
-            ("4G,prefault=yes", "prefault=yes: it can be on or off"),
-            ("4G,huge=on", "there is no option 'huge=on': there are size=SIZE, hugepages=2M|1G"),
+            ("hugepages=2M", "no size: give a size"),
+            ("4G,hugepages=4K", "hugepages=4K: the value must be 2M or 1G"),
+            ("4G,prefault=yes", "prefault=yes: the value must be on or off"),
+            (
+                "4G,huge=on",
+                "unknown option 'huge=on'\n  the options are size=SIZE, hugepages=2M|1G",
+            ),
             ("4G,size=4G", "size: given twice"),
             ("4G,thp=on,thp=on", "thp: given twice"),
             ("1536M,hugepages=1G", "1536M: not a multiple of 1G"),
-            ("4G,hugepages=2M,thp=on", "huge already"),
+            ("4G,hugepages=2M,thp=on", "already huge"),
             ("4G,", "not a size: give a number"),
         ];
         for (text, part) in cases {

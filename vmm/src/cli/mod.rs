@@ -18,8 +18,8 @@ pub(crate) use prepare::PrepareCommand;
 
 /// Boots a Linux guest on KVM, with PCI devices of the host assigned to it by VFIO.
 ///
-/// The guest's disk and network card are the assigned devices; its console is this terminal. The
-/// commands prepare the host for that.
+/// The assigned devices are the guest's disk and network card; its console is this terminal. The
+/// commands prepare the host.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_long_help = AFTER_HELP, after_help = "See --help for examples.")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -28,38 +28,37 @@ pub(crate) use prepare::PrepareCommand;
     disable_help_subcommand = true
 )]
 pub struct CommandLine {
-    /// What to do in place of booting a guest.
+    /// The command, if the line does not boot a guest.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// The guest.
     #[command(flatten)]
     pub(crate) guest: Option<Args>,
 }
 
-/// A command in place of booting a guest.
+/// A command that does not boot a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
-    /// One that prepares the host.
+    /// A command that prepares the host.
     #[command(flatten)]
     Prepare(PrepareCommand),
-    /// Print the counters of a guest that runs
+    /// Print the counters of a running guest
     Stats {
-        /// The socket that its VMM was given by --control
+        /// The socket of the guest's --control option
         #[arg(value_name = "SOCKET")]
         socket: PathBuf,
-        /// Print them as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// The guest to boot, and the devices to assign to it.
+/// The guest to boot, and its assigned devices.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     ///
-    /// 'fd=N' in place of a path, here and for --initrd and --kvm, is a file that was passed in
-    /// already open.
+    /// Here and for --initrd and --kvm, 'fd=N' instead of a path names an inherited file
+    /// descriptor.
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kernel: Source,
 
@@ -67,10 +66,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     initrd: Option<Source>,
 
-    /// Kernel parameters, put after the built-in ones so that they win
+    /// Kernel parameters; they follow the built-in ones and override them
     ///
-    /// The built-in ones are: console=ttyS0 8250.nr_uarts=1. They name the guest's only serial
-    /// port.
+    /// The built-in parameters are: console=ttyS0 8250.nr_uarts=1. They name the guest's only
+    /// serial port.
     #[arg(
         long,
         value_name = "STR",
@@ -84,70 +83,69 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
     cpus: u8,
 
-    /// Guest RAM: its size (512M, 4G), and of what it is made
+    /// Guest RAM: its size (512M, 4G) and options
     ///
-    /// SIZE, or size=SIZE, is in bytes, or with a suffix: K, M, G, T (powers of 1024); at least
-    /// 64M. Options: hugepages=2M or 1G takes it from the huge pages that the host has reserved;
-    /// thp=off keeps the kernel from making huge pages of small ones; shared=on makes it a file in
-    /// memory (memfd); prefault=on has all of it from the host before the guest starts.
+    /// SIZE, or size=SIZE, is a number of bytes, or a number with a suffix: K, M, G, T (powers of
+    /// 1024); the minimum is 64M. Options: hugepages=2M or 1G uses huge pages that the host has
+    /// reserved; thp=off disables transparent huge pages; shared=on uses a file in memory (memfd);
+    /// prefault=on allocates all RAM before the guest starts.
     ///
-    /// With --vfio all of it is pinned in the host's memory at start, and counts against the
-    /// locked-memory limit (ulimit -l); prefault=off then leaves it to the pinning to get it.
+    /// With --vfio the kernel pins all RAM at the start and counts it against the locked-memory
+    /// limit (ulimit -l); with prefault=off the pinning allocates the RAM.
     #[arg(long, value_name = "SIZE[,OPTION]...", default_value = "512M")]
     memory: Memory,
 
-    /// A PCI device to assign, bound to vfio-pci; may be given several times
+    /// A PCI device to assign, bound to vfio-pci; can be given several times
     ///
-    /// Its sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address (0000:01:00.0). A device
-    /// that cannot be reset is refused, since the guest would get it in the state in which its last
-    /// user left it; 'PATH,reset=none' takes it so. Assigned devices reach each other's BARs by DMA
-    /// (peer-to-peer) where the IOMMU maps them; 'PATH,p2p=off' keeps the others from those of this
-    /// one. 'PATH,fd=N', or 'fd=N' where its group has no other device: the group's node
-    /// (/dev/vfio/N) was passed in already open.
+    /// PATH is the device's sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address
+    /// (0000:01:00.0). The VMM refuses a device without a reset, because the guest would see the
+    /// state of its last user; 'PATH,reset=none' accepts such a device. Assigned devices can access
+    /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies other
+    /// devices access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
+    /// the device's group (/dev/vfio/N); 'fd=N' alone is enough if the group has no other device.
     #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,fd=N]")]
     vfio: Vec<Passthrough>,
 
-    /// KVM's device
+    /// The device node of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kvm: Source,
 
-    /// What is done when a device has told of an uncorrectable error (PCIe AER)
+    /// The action when a device reports an uncorrectable error (PCIe AER)
     ///
-    /// A device that the host asks for, since its driver is unbound or it is unplugged, is detached
-    /// at once, whatever this says: the guest goes on, and finds a dead device.
+    /// A device that the host requests, because an administrator unbinds its driver or unplugs the
+    /// device, is detached at once, regardless of this option; the guest continues without it.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     on_error: OnError,
 
-    /// End when the guest reboots, with status 0, in place of booting it again
+    /// End with status 0 when the guest reboots, instead of booting it again
     #[arg(long)]
     no_reboot: bool,
 
-    /// Offer PCI configuration by the ports 0xCF8 and 0xCFC too, for kernels without ECAM
+    /// Also provide PCI configuration by the ports 0xCF8 and 0xCFC, for kernels without ECAM
     /// (PCI_MMCONFIG)
     ///
-    /// Linux prefers the ports where they are there, at two exits an access instead of one. Adds
-    /// pci=noearly to the built-in kernel parameters.
+    /// Linux prefers the ports when they exist, and takes two exits for each access instead of one.
+    /// This option adds pci=noearly to the built-in kernel parameters.
     #[arg(long)]
     pci_ports: bool,
 
-    /// What becomes of a system call that the VMM does not need once the guest runs: on, log or off
+    /// The action on a system call that a running VMM does not need: on, log or off
     ///
-    /// on: it ends the VMM with a message that names it. log: it is made, and the kernel logs it
-    /// ('dmesg'). off: nothing. For tests of the lists, 'on,without=THREAD:CALL' takes a call from
-    /// one.
+    /// on: the VMM ends with a message that names the call. log: the kernel makes the call and logs
+    /// it ('dmesg'). off: no filter. For tests of the lists, 'on,without=THREAD:CALL' removes a
+    /// call from a list.
     #[arg(long, value_name = "MODE", default_value = "on")]
     seccomp: Seccomp,
 
-    /// A UNIX socket to make, by which the guest can be looked at and controlled while it runs
-    /// [default: none]
+    /// The path of a UNIX socket that controls the running guest [default: none]
     ///
-    /// It speaks HTTP, for the user of this process only: curl --unix-socket PATH
+    /// The socket speaks HTTP and accepts only the user of this process: curl --unix-socket PATH
     /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button,
     /// vm.shutdown.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
-    /// Where to write counters and start-up times at the end, as JSON [default: nowhere]
+    /// The file that receives counters and start-up times at the end, as JSON [default: none]
     #[arg(long, value_name = "PATH")]
     stats: Option<PathBuf>,
 }
@@ -159,7 +157,7 @@ Examples:
   vmm --kernel bzImage --memory size=64G,hugepages=1G --cpus 16 --vfio 0000:01:00.0
   vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0,reset=none --no-reboot
 
-To hand a device to VFIO first (as root), and back:
+To bind a device to vfio-pci (as root), and to return it to its driver:
   vmm devices
   vmm bind 0000:01:00.0
   vmm check 0000:01:00.0
@@ -171,13 +169,13 @@ To control a guest that was started with --control /run/vm.sock:
 
 On a terminal, all keys go to the guest; Ctrl-A x ends the VMM, Ctrl-A Ctrl-A sends a Ctrl-A.
 
-SIGUSR1 pauses the guest's CPUs, SIGUSR2 lets them go on; its devices are not paused.
+SIGUSR1 pauses the guest's vCPUs, SIGUSR2 resumes them; the devices continue to run.
 
-RUST_LOG=info says more than warnings; RUST_LOG=error says less.
+RUST_LOG=info logs more than warnings; RUST_LOG=error logs less.
 
-Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command has done
-what it says; 1 on an error, which is told on stderr, and when a check fails;
-2 for a wrong command line; 159 on a system call that is not allowed; 128 + N when ended by signal N (SIGTERM, SIGINT, SIGHUP).";
+Exit status: 0 when the guest powers off, or reboots with --no-reboot, and when a command succeeds;
+1 on an error, which stderr reports, and when a check fails; 2 for a wrong command line;
+159 on a system call that is not allowed; 128 + N after signal N (SIGTERM, SIGINT, SIGHUP).";
 
 impl From<Args> for Config {
     fn from(args: Args) -> Self {
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn help_has_every_option_a_default_and_an_example() {
+    fn help_shows_every_option_defaults_and_examples() {
         let help = CommandLine::command().render_long_help().to_string();
         let parts = [
             "--kernel <PATH>",
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_command_or_a_guest_and_never_both() {
+    fn a_line_is_either_a_command_or_a_guest() {
         let parsed = |words: &str| CommandLine::try_parse_from(words.split(' '));
         let device = || vec!["0000:01:00.0".parse().unwrap()];
         let memory: Memory = "512M".parse().unwrap();
@@ -277,13 +275,13 @@ mod tests {
             "vmm bind",
             "vmm unbind",
             "vmm bind nvme0",
-            "vmm mend",
+            "vmm repair",
         ];
         wrong.iter().for_each(|words| assert!(parsed(words).is_err(), "{words}"));
     }
 
     #[test]
-    fn vfio_repeats_and_a_cmdline_may_start_with_a_hyphen() {
+    fn accepts_several_vfio_options_and_a_cmdline_that_starts_with_a_hyphen() {
         let words = ["vmm", "--kernel", "k", "--vfio", "a", "--vfio", "b", "--cmdline", "-- arg"];
         let args = CommandLine::try_parse_from(words).unwrap().guest.unwrap();
         let paths: Vec<_> = args.vfio.iter().map(|device| device.path.as_ref()?.to_str()).collect();

@@ -1,4 +1,4 @@
-//! `--on-error`: its values, as the help shows them.
+//! The values of `--on-error`, as the help shows them.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -12,13 +12,13 @@ impl ValueEnum for OnError {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let (name, help) = match self {
-            Self::Stop => ("stop", "End the guest: what the device did since may be wrong"),
+            Self::Stop => ("stop", "Stop the guest: data that the device wrote since may be wrong"),
             Self::Reset => (
                 "reset",
-                "Reset the device, and let the guest's driver begin anew; where it has no reset of its own, as stop",
+                "Reset the device, so that the guest's driver starts again; like stop if the device has no reset of its own",
             ),
-            Self::Detach => ("detach", "Take the device from the guest, which goes on without it"),
-            Self::Report => ("report", "Say so, and go on"),
+            Self::Detach => ("detach", "Detach the device; the guest continues without it"),
+            Self::Report => ("report", "Log a warning and continue"),
         };
         Some(PossibleValue::new(name).help(help))
     }

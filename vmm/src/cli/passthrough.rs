@@ -1,4 +1,4 @@
-//! `--vfio`: a device, and how it is to be assigned.
+//! `--vfio`: a device and the options of its assignment.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,13 +9,13 @@ use vfio_passthrough::ResetPolicy;
 use super::source;
 use crate::config::Passthrough;
 
-/// Why a value of `--vfio` is none.
+/// A value of `--vfio` that is not valid.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum PassthroughError {
-    /// An option that there is not.
-    #[error("there is no option '{0}': there are reset=none, p2p=off and fd=N")]
+    /// The option does not exist.
+    #[error("unknown option '{0}': the options are reset=none, p2p=off and fd=N")]
     UnknownOption(String),
-    /// No device before the options.
+    /// The device is missing.
     #[error("name a device: its sysfs path or its address")]
     NoDevice,
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_and_their_options() {
+    fn parses_devices_and_their_options() {
         let device = |path: &str, reset, p2p| {
             Ok(Passthrough { path: Some(path.into()), group: None, reset, p2p })
         };

@@ -9,47 +9,47 @@ use vfio_passthrough::address::ParsePciAddressError;
 use crate::config::Memory;
 use crate::host::pci_path;
 
-/// A command that prepares.
+/// A command that prepares the host.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum PrepareCommand {
-    /// Say whether this host, and devices of it, are ready for a guest, and what mends what is not
+    /// Check whether this host and its devices are ready for a guest, and print remedies
     ///
     /// Exit status: 0 if nothing fails, 1 otherwise.
     Check {
-        /// PCI devices: their addresses (0000:01:00.0) or sysfs paths
+        /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address)]
         devices: Vec<PciAddress>,
-        /// RAM of the guest to come, as it would be given
+        /// RAM of the future guest, as for a guest's --memory
         #[arg(long, value_name = "SIZE[,OPTION]...", default_value = "512M")]
         memory: Memory,
-        /// Print an array of {check, device, status, what, mend}
+        /// Print an array of {check, device, status, what, remedy}
         #[arg(long)]
         json: bool,
     },
-    /// List PCI devices: group, driver, whether they can be assigned or why not
+    /// List PCI devices with their group, their driver, and what prevents their assignment
     Devices {
         /// Print an array
         #[arg(long)]
         json: bool,
     },
-    /// Give devices to vfio-pci; what is there already stays (as root)
+    /// Bind devices to vfio-pci (as root); a device that is already bound stays bound
     ///
-    /// All that are named, or none if one fails. The host loses them; 'vmm unbind' brings them
-    /// back, and so does a reboot.
+    /// The command binds all named devices, or none if one fails. The host loses them; 'vmm unbind'
+    /// or a reboot of the host brings them back.
     Bind {
-        /// PCI devices: their addresses (0000:01:00.0) or sysfs paths
+        /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]
         devices: Vec<PciAddress>,
-        /// Even one that holds a mounted file system, swap or the default route
+        /// Also bind a device that holds a mounted file system, swap or the default route
         #[arg(long)]
         force: bool,
     },
-    /// Give devices back to their drivers; what is there already stays (as root)
+    /// Return devices to their drivers (as root); a device with its own driver keeps it
     Unbind {
-        /// PCI devices: their addresses (0000:01:00.0) or sysfs paths
+        /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]
         devices: Vec<PciAddress>,
-        /// Even one in use: waits until its user lets it go
+        /// Also unbind a device in use: wait until its user detaches it
         #[arg(long)]
         force: bool,
     },

@@ -1,4 +1,4 @@
-//! `--seccomp`: the mode, and calls to be taken from the lists.
+//! `--seccomp`: the mode, and calls to remove from the lists.
 
 use std::str::FromStr;
 
@@ -7,15 +7,16 @@ use thiserror::Error;
 use crate::config::{Seccomp, SeccompMode, Thread};
 use crate::host::seccomp;
 
-/// Why a value of `--seccomp` is none.
+/// A value of `--seccomp` that is not valid.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SeccompError {
-    /// No mode.
-    #[error("there is no mode '{0}': there are on, log and off")]
+    /// The mode does not exist.
+    #[error("unknown mode '{0}': the modes are on, log and off")]
     Mode(String),
-    /// What follows the mode is no row of a list.
+    /// The option does not name a row of a list.
     #[error(
-        "'{0}' is on no list: without=THREAD:CALL takes a call from a thread's list (main, vcpu, control)"
+        "'{0}' is on no list: without=THREAD:CALL removes a call from the list of a thread (main, vcpu, \
+         control)"
     )]
     Row(String),
 }
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_and_rows_are_read_and_what_is_none_is_told() {
+    fn parses_modes_and_rows_and_names_invalid_ones() {
         let parsed = |text: &str| text.parse::<Seccomp>();
         let of = |mode, without: &[(Thread, &'static str)]| {
             let without = without.to_vec();
@@ -64,7 +65,7 @@ mod tests {
         }
         assert_eq!(
             parsed("of").unwrap_err().to_string(),
-            "there is no mode 'of': there are on, log and off"
+            "unknown mode 'of': the modes are on, log and off"
         );
     }
 }

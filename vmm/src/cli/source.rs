@@ -1,4 +1,4 @@
-//! Files that are named on the command line, or passed in already open.
+//! Files that the command line names by path or by inherited file descriptor.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use crate::config::Source;
 
-/// `fd=N`, or a path. A file of such a name is `./fd=N`.
+/// `fd=N`, or a path. `./fd=N` names a file called `fd=N`.
 pub(crate) fn parse(text: OsString) -> Result<Source, Infallible> {
     let number = text.to_str().and_then(fd);
     Ok(number.map_or_else(|| Source::Path(text.into()), Source::Fd))
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_an_open_file_and_all_else_a_path() {
+    fn parses_fd_and_treats_other_texts_as_paths() {
         let parsed = |text: &str| parse(text.into()).unwrap();
         assert_eq!(parsed("fd=3"), Source::Fd(3));
         for path in ["/boot/vmlinuz", "./fd=3", "fd=", "fd=-1", "fd=x", "fd=3x"] {

@@ -1,6 +1,6 @@
-//! What the guest's CPUs say of themselves: KVM's supported leaves, with this VM's topology.
+//! CPUID of the guest's CPUs: KVM's supported leaves, with this VM's topology.
 //!
-//! The topology is flat: one package, one thread a core, APIC ids from 0.
+//! The topology is flat: one package, one thread per core, APIC ids from 0.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -18,33 +18,33 @@ const HYPERVISOR: u32 = 1 << 31;
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: leaf 0x8000_001e is valid.
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
-/// The same, AMD's: leaf 1 counts cores.
+/// The same register on AMD: leaf 1 counts cores.
 const CMP_LEGACY: u32 = 1 << 1;
-/// Extended topology, and its second edition.
+/// Extended topology, and its second version.
 const LEVELS: [u32; 2] = [0xb, 0x1f];
-/// ECX[15:8] of both: what a level is.
+/// ECX[15:8] of both: the type of a level.
 const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
-/// Address bits that every 64-bit CPU has.
+/// Address bits of every 64-bit CPU.
 const LEAST_ADDRESS_BITS: u8 = 36;
-/// What page tables of four levels map (SDM 3A, 4.5).
+/// Address bits of four-level page tables (SDM 3A, 4.5).
 const FOUR_LEVELS: u8 = 48;
 
-/// What KVM can give a guest on this host, asked once.
+/// The CPUID that KVM supports on this host.
 pub(crate) fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
 }
 
-/// What the CPUs reach.
+/// The physical addresses that the CPUs can access.
 pub(crate) fn reach(supported: &CpuId) -> CpuReach {
     CpuReach { address_bits: address_bits(supported), hypertransport: is_amd(supported) }
 }
 
-/// The guest's physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]:
-/// the guest's; EAX[7:0]: the CPU's).
+/// The guest physical address bits that this host's KVM can map (leaf 0x8000_0008, EAX[23:16]: the
+/// guest's; EAX[7:0]: the CPU's).
 ///
-/// KVM says the guest's since 6.10, where they are fewer; before that, a CPU of 52 bits may have
-/// page tables of four levels, which map 48.
+/// Since 6.10 KVM reports the guest's bits if they are fewer. On an older kernel a CPU of 52 bits
+/// may have four-level page tables, which map 48 bits.
 fn address_bits(supported: &CpuId) -> u8 {
     let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
     match leaf.map(|entry| entry.eax.to_le_bytes()) {
@@ -54,7 +54,7 @@ fn address_bits(supported: &CpuId) -> u8 {
     }
 }
 
-/// AMD's, and those that are made after them (leaf 0; EBX, EDX, ECX).
+/// Whether the CPU is AMD's or a derivative (leaf 0; EBX, EDX, ECX).
 fn is_amd(supported: &CpuId) -> bool {
     let leaf = supported.as_slice().iter().find(|entry| entry.function == 0);
     leaf.is_some_and(|entry| {
@@ -68,7 +68,7 @@ pub(crate) fn for_cpu(supported: &CpuId, index: u8, count: u8) -> Result<CpuId, 
     let topology = Topology { id: index.into(), count: count.into(), is_amd: is_amd(supported) };
     let last_leaf = supported.as_slice().iter().find(|entry| entry.function == 0);
     let last_leaf = last_leaf.map_or(0, |entry| entry.eax);
-    // KVM tells no levels (newer kernels: the first one only, empty), or those of the host.
+    // KVM reports no levels (newer kernels: an empty first one), or the host's.
     let own = supported.as_slice().iter().filter(|entry| !LEVELS.contains(&entry.function));
     let mut entries: Vec<_> = own.copied().collect();
     entries.iter_mut().for_each(|entry| topology.apply(entry));
@@ -84,7 +84,7 @@ struct Topology {
 }
 
 impl Topology {
-    /// Bits of an APIC id that number the CPUs.
+    /// The number of APIC id bits that number the CPUs.
     fn id_bits(&self) -> u32 {
         self.count.next_power_of_two().trailing_zeros()
     }
@@ -98,9 +98,9 @@ impl Topology {
             0x1 => self.features(entry),
             0x4 => self.caches(entry),
             0x8000_0001 => self.extended_features(entry),
-            // ECX[7:0]: cores less one; ECX[15:12]: bits of the APIC id that number them.
+            // ECX[7:0]: cores minus one; ECX[15:12]: bits of the APIC id that number them.
             0x8000_0008 => entry.ecx = self.last() | self.id_bits() << 12,
-            // The host's own: with topology extensions off they say nothing.
+            // The host's topology; with topology extensions disabled these leaves are reserved.
             0x8000_001e | 0x8000_0026 => {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0)
             }
@@ -114,9 +114,9 @@ impl Topology {
         entry.edx = if self.count > 1 { entry.edx | HTT } else { entry.edx & !HTT };
     }
 
-    /// EAX[31:26]: cores in the package less one; EAX[25:14]: CPUs that share the cache less one:
-    /// the third level by all, the others by none. Six bits hold 64 cores, beyond which leaf 0xb is
-    /// what counts.
+    /// EAX[31:26]: cores in the package minus one. EAX[25:14]: CPUs that share the cache minus
+    /// one; all CPUs share the third level, and no CPUs share the others. Six bits count at
+    /// most 64 cores; for more, software uses leaf 0xb.
     fn caches(&self, entry: &mut kvm_cpuid_entry2) {
         let level = entry.eax >> 5 & 0b111;
         let sharing = if level == 3 { self.last() } else { 0 };
@@ -132,8 +132,8 @@ impl Topology {
         }
     }
 
-    /// Threads of a core, of which there is one, and cores of the package (SDM 2A, CPUID, leaf
-    /// 0xb). KVM answers for what is behind the last level.
+    /// The thread level, with one thread per core, and the core level (SDM 2A, CPUID, leaf
+    /// 0xb). KVM answers for higher levels.
     fn levels(&self, leaf: u32) -> [kvm_cpuid_entry2; 2] {
         let level = |index, shift, cpus, kind| kvm_cpuid_entry2 {
             function: leaf,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cpu_is_no_package_of_many() {
+    fn one_cpu_has_no_multi_core_bits() {
         let leaf = leaves(1, 0);
         assert_eq!(leaf(1, 0).edx & HTT, 0);
         assert_eq!(leaf(0xb, 1).eax, 0);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn every_leaf_tells_the_same_topology() {
+    fn every_leaf_reports_the_same_topology() {
         let leaf = leaves(6, 5);
         assert_eq!(leaf(1, 0).ebx >> 16, 5 << 8 | 6);
         assert_eq!(
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_there_as_far_as_there_are_leaves() {
+    fn adds_levels_only_up_to_the_last_leaf() {
         let entry = |eax| kvm_cpuid_entry2 { eax, ..Default::default() };
         for (last_leaf, expected) in [(0xa, 0), (0xb, 2), (0x1e, 2), (0x1f, 4), (0x20, 4)] {
             let cpuid = for_cpu(&CpuId::from_entries(&[entry(last_leaf)]).unwrap(), 3, 4).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn amds_cpus_count_cores_where_there_are_several() {
+    fn several_amd_cpus_count_as_cores() {
         let [name, features] = [0, 0x8000_0001].map(|function| kvm_cpuid_entry2 {
             function,
             ebx: u32::from_le_bytes(*b"Auth"),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn address_bits_come_from_the_leaf_or_are_the_least() {
+    fn reads_address_bits_from_the_leaf_or_uses_the_minimum() {
         let bits = |eax| {
             let entry = kvm_cpuid_entry2 { function: 0x8000_0008, eax, ..Default::default() };
             address_bits(&CpuId::from_entries(&[entry]).unwrap())
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn makes_of_cpus_are_told_by_their_names() {
+    fn recognizes_amd_by_its_vendor_name() {
         let is_amd = |name: &[u8; 12]| {
             let [ebx, edx, ecx] =
                 [0, 4, 8].map(|at| u32::from_le_bytes(*name[at..].first_chunk().unwrap()));

@@ -1,4 +1,4 @@
-//! The guest's physical layout, planned in the same way for a guest and by `vmm check`.
+//! Plans the guest's physical layout, for a guest and for `vmm check`.
 
 use resources::{
     AddressRange, BarRequest, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, Reserved,
@@ -8,23 +8,22 @@ use vfio_passthrough::backend::sysfs::Sysfs;
 
 use crate::config::Memory;
 
-/// What a layout is planned from.
+/// The inputs of a layout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Needs<'a> {
-    /// RAM.
     pub(crate) memory: Memory,
-    /// What the CPUs reach.
+    /// The addresses that the CPUs can access.
     pub(crate) cpu: CpuReach,
-    /// What the IOMMU maps; none where no device is assigned, or where that is not known yet.
+    /// The IOMMU's apertures; `None` without assigned devices, or if not known yet.
     pub(crate) apertures: Option<&'a [AddressRange]>,
-    /// What the devices' groups keep for something else.
+    /// The reserved regions of the devices' groups.
     pub(crate) reserved: &'a [Reserved],
     /// The devices' BARs.
     pub(crate) bars: &'a [BarRequest],
 }
 
 impl Needs<'_> {
-    /// Plans it.
+    /// Plans the layout.
     pub(crate) fn plan(&self) -> Result<Layout, LayoutError> {
         Layout::plan(&LayoutRequest {
             ram: self.memory.bytes(),
@@ -37,7 +36,7 @@ impl Needs<'_> {
     }
 }
 
-/// Where guest memory may not be, by the groups of `devices`.
+/// Reserved regions of the groups of `devices`, where guest memory must not be.
 pub(crate) fn reserved(
     sysfs: &Sysfs,
     devices: impl IntoIterator<Item = PciAddress>,
@@ -62,8 +61,7 @@ pub(crate) fn reserved(
 pub(crate) mod fixture {
     use super::*;
 
-    /// A layout with so much RAM around the ranges of `reserved`, which are of first and last
-    /// address.
+    /// A layout with `memory` of RAM around the `reserved` ranges, given as first and last address.
     pub(crate) fn layout(memory: &str, reserved: &[(u64, u64)]) -> Layout {
         let reserved: Vec<_> = reserved
             .iter()
@@ -89,7 +87,7 @@ mod tests {
     use crate::prepare::fixture::Fixture;
 
     #[test]
-    fn each_group_is_asked_once_and_what_is_relaxable_is_free() {
+    fn reads_each_group_once_and_ignores_relaxable_regions() {
         let regions = |group, text: &str| {
             (format!("sys/kernel/iommu_groups/{group}/reserved_regions"), text.to_owned())
         };

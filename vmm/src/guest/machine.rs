@@ -1,4 +1,4 @@
-//! The machine's buses, and the fixed devices on them.
+//! The machine's buses and their fixed devices.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use super::console::{Output, Pending};
 use crate::counters::{Calls, DeviceCounts};
 use crate::error::Error;
 
-/// The buses as they are filled.
+/// The buses during construction.
 #[derive(Default)]
 pub(crate) struct Buses(IoManager);
 
 impl Buses {
-    /// Puts `device` at `size` ports from `base` on.
+    /// Adds `device` at `size` ports from `base`.
     fn ports<D>(
         &mut self,
         what: &'static str,
@@ -36,7 +36,7 @@ impl Buses {
         self.0.register_pio(range, device).map_err(refused)
     }
 
-    /// Puts `device` at `range` of memory; nowhere, if that is empty.
+    /// Adds `device` at `range` of memory; does nothing if the range is empty.
     fn memory<D>(
         &mut self,
         what: &'static str,
@@ -54,11 +54,11 @@ impl Buses {
         self.0.register_mmio(range, device).map_err(refused)
     }
 
-    /// Adds the PCI root bus: its windows, ECAM and, if the guest is to have them, the ports of
+    /// Adds the PCI root bus: its windows, ECAM and, if `ports`, the ports of configuration
     /// mechanism #1.
     ///
-    /// Linux prefers the ports where they are there: with an NVMe, 894 exits up to init against
-    /// 696.
+    /// Linux prefers the ports when they exist: with an NVMe a boot then takes 894 exits up to
+    /// init instead of 696.
     pub(crate) fn add_pci(
         &mut self,
         root: PciRoot,
@@ -88,13 +88,13 @@ impl Buses {
 pub(crate) struct Console {
     /// The serial port.
     pub(crate) serial: Arc<Serial<Output>>,
-    /// Written when the serial port wants more input.
+    /// Signalled when the serial port accepts more input.
     pub(crate) drained: EventFd,
     /// The unfinished line, for the main loop.
     pub(crate) pending: Arc<Pending>,
 }
 
-/// An eventfd that raises an edge-triggered line.
+/// An eventfd that raises an edge-triggered GSI.
 fn line(vm: &VmFd, gsi: u32, calls: &Calls) -> Result<EventFd, Error> {
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
     vm.register_irqfd(&interrupt, gsi).map_err(Error::kvm("KVM_IRQFD"))?;
@@ -108,7 +108,7 @@ pub(crate) fn power_button(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
 }
 
 impl Buses {
-    /// Adds COM1, with its interrupt through KVM.
+    /// Adds COM1 with its irqfd.
     pub(crate) fn add_console(
         &mut self,
         vm: &VmFd,
@@ -124,7 +124,7 @@ impl Buses {
         Ok(Console { serial, drained, pending })
     }
 
-    /// Adds the registers of power and reset, which ask `sink`.
+    /// Adds the power and reset registers, which notify `sink`.
     pub(crate) fn add_power<S>(&mut self, sink: S, counts: &DeviceCounts) -> Result<(), Error>
     where
         S: PowerSink + Send + Sync + 'static,
@@ -138,7 +138,7 @@ impl Buses {
         )
     }
 
-    /// All that was added.
+    /// The completed buses.
     pub(crate) fn into_manager(self) -> IoManager {
         self.0
     }

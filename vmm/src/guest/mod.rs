@@ -1,4 +1,4 @@
-//! What the guest is: its layout, its memory, what it boots, its fixed devices and its CPUs.
+//! The virtual machine: layout, memory, boot data, fixed devices and CPUs.
 
 pub(crate) mod boot;
 pub(crate) mod console;

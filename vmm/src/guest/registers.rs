@@ -1,4 +1,4 @@
-//! The first CPU's registers at entry.
+//! Registers of the first CPU at the entry.
 
 use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -9,8 +9,8 @@ use crate::counters::Calls;
 use crate::error::Error;
 
 const GDT: u64 = 0x500;
-/// Null, null, code at selector 0x10, data at 0x18 (Linux's `__BOOT_CS` and `__BOOT_DS`), TSS at
-/// 0x20.
+/// GDT entries: null, null, code at selector 0x10, data at 0x18 (Linux's `__BOOT_CS` and
+/// `__BOOT_DS`), TSS at 0x20.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TSS: u16 = 0x20;
@@ -27,11 +27,11 @@ const RFLAGS: u64 = 1 << 1;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on (bit 11), write-back: with a device assigned, KVM on Intel lets the guest's MTRRs
-/// choose the memory type, and after reset they say uncached for all of RAM.
+/// MTRRs enabled (bit 11), write-back: with an assigned device, KVM on Intel uses the memory type
+/// of the guest's MTRRs, whose reset value makes all RAM uncached.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Segment types, as in a descriptor.
+/// Segment types of a descriptor.
 const CODE_EXECUTE_READ_ACCESSED: u8 = 0xb;
 const DATA_READ_WRITE_ACCESSED: u8 = 0x3;
 const TSS_BUSY: u8 = 0xb;
@@ -61,7 +61,7 @@ fn tss() -> kvm_segment {
     kvm_segment { limit: 0x67, selector: TSS, type_: TSS_BUSY, present: 1, ..Default::default() }
 }
 
-/// The segment as a descriptor of the GDT (SDM 3A, 3.4.5).
+/// Encodes a segment as a GDT descriptor (SDM 3A, 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let bit = |value: u8, at: u32| u64::from(value) << at;
     let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
@@ -70,7 +70,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
     limit & 0xffff | (limit >> 16 & 0xf) << 48 | access | mode
 }
 
-/// Sets the first CPU up for `entry`.
+/// Sets up the first CPU for `entry`.
 pub(crate) fn set_up(
     vcpu: &VcpuFd,
     memory: &GuestMemoryMmap,
@@ -123,8 +123,8 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
         [msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK), msr(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING)];
     let msrs = Msrs::from_entries(&entries)
         .map_err(|e| Error::Vcpu(format!("no room for MSRs: {e:?}")))?;
-    // KVM stops at the first that it does not know and says how many it set: both are advice to the
-    // guest.
+    // KVM stops at the first MSR that it does not support and returns the number set. Ignore
+    // the number: both MSRs are hints for the guest.
     vcpu.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
     Ok(())
 }
@@ -134,14 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptors_are_those_of_a_flat_model() {
+    fn descriptors_encode_a_flat_model() {
         assert_eq!(descriptor(&code(true)), 0x00af_9b00_0000_ffff);
         assert_eq!(descriptor(&code(false)), 0x00cf_9b00_0000_ffff);
         assert_eq!(descriptor(&data()), 0x00cf_9300_0000_ffff);
     }
 
     #[test]
-    fn only_the_long_entry_pages() {
+    fn only_the_long_entry_enables_paging() {
         let mut special = kvm_sregs::default();
         enter(&mut special, Entry::Protected { rip: 0x100_0000, start_info: 0x7000 });
         assert_eq!((special.cr0 & CR0_PG, special.efer, special.cs.db), (0, 0, 1));

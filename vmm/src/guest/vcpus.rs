@@ -1,4 +1,4 @@
-//! The guest's CPUs, as KVM has them before they run.
+//! Creates the guest's vCPUs.
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -7,7 +7,7 @@ use super::cpuid;
 use crate::counters::Calls;
 use crate::error::Error;
 
-/// Creates the guest's CPUs. All but the first wait for the guest to start them.
+/// Creates the vCPUs. All except the first wait until the guest starts them.
 pub(crate) fn create(
     vm: &VmFd,
     supported: &CpuId,
@@ -24,7 +24,7 @@ pub(crate) fn create(
     (0..count).map(create).collect()
 }
 
-/// Refuses more CPUs than KVM offers.
+/// Refuses more vCPUs than KVM supports.
 pub(crate) fn check_count(kvm: &Kvm, asked: u8) -> Result<(), Error> {
     let most = kvm.get_max_vcpus();
     match usize::from(asked) > most {
@@ -40,11 +40,11 @@ mod tests {
     use super::*;
     use crate::host::kvm;
 
-    /// What each of the most CPUs says of itself, as KVM has it.
+    /// Checks the CPUID of 254 vCPUs as KVM returns it.
     #[test]
-    fn kvm_takes_254_cpus_that_tell_one_topology() {
+    fn kvm_accepts_254_cpus_with_one_topology() {
         let Ok(kvm) = kvm::open() else {
-            eprintln!("NOT RUN: kvm_takes_254_cpus_that_tell_one_topology: /dev/kvm does not open");
+            eprintln!("NOT RUN: kvm_accepts_254_cpus_with_one_topology: /dev/kvm does not open");
             return;
         };
         const MOST: u8 = 254;
@@ -62,9 +62,9 @@ mod tests {
             assert_eq!(leaf(1, 0).ebx >> 16, id << 8 | 254, "leaf 1 of {id}");
             assert_eq!(leaf(1, 0).ecx >> 21 & 1, 1, "x2APIC");
             let levels = [0, 1].map(|index| leaf(0xb, index));
-            let told =
+            let found =
                 levels.map(|level| (level.eax & 0x1f, level.ebx & 0xffff, level.ecx, level.edx));
-            assert_eq!(told, [(0, 1, 0x100, id), (8, 254, 0x201, id)], "leaf 0xb of {id}");
+            assert_eq!(found, [(0, 1, 0x100, id), (8, 254, 0x201, id)], "leaf 0xb of {id}");
             assert_eq!(leaf(0x8000_0008, 0).ecx & 0xf0ff, 8 << 12 | 253);
         }
     }

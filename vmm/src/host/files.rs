@@ -1,5 +1,5 @@
-//! The files that a guest is booted from, opened once: none is opened while it runs, nor when it
-//! reboots.
+//! The files that a guest boots from. The VMM opens each once and keeps it for later boots, because
+//! a running VMM may not open files.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -9,16 +9,14 @@ use super::passed_fds::PassedFds;
 use crate::config::{Config, Source};
 use crate::error::Error;
 
-/// All of them.
+/// The boot files.
 pub(crate) struct Files {
-    /// The kernel.
     pub(crate) kernel: Opened,
-    /// The initramfs.
     pub(crate) initrd: Option<Opened>,
 }
 
 impl Files {
-    /// Opens those of `config` that were not passed in already open.
+    /// Opens the files of `config`, or takes them from the passed file descriptors.
     pub(crate) fn open(config: &Config, passed: &mut PassedFds) -> Result<Self, Error> {
         let kernel = Opened::new(("kernel", "--kernel"), &config.kernel, passed)?;
         let initrd = config.initrd.as_ref();
@@ -27,7 +25,7 @@ impl Files {
     }
 }
 
-/// One of them.
+/// An open boot file.
 #[derive(Debug)]
 pub struct Opened {
     what: &'static str,
@@ -36,7 +34,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens the file at `path`, which errors call `what`.
+    /// Opens the file at `path`; errors call the file `what`.
     pub fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
         let path = path.to_owned();
         match File::open(&path) {
@@ -61,7 +59,7 @@ impl Opened {
                     Ok(_) => Err(Error::passed_fd(
                         option,
                         *fd,
-                        "it is not a regular file, which is read in any order",
+                        "the file is not a regular file, and the VMM must read it at any offset",
                     )),
                     Err(source) => Err(Error::File { what, path, source }),
                 }
@@ -69,29 +67,29 @@ impl Opened {
         }
     }
 
-    /// How it is called.
+    /// The path, or `fd=N`, for errors.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file, to be read at any position.
+    /// The file, for positioned reads.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The file, to be read from its beginning.
+    /// The file, rewound for sequential reads.
     pub(crate) fn rewound(&self) -> Result<&File, Error> {
         (&self.file).rewind().map_err(|source| self.failed(source))?;
         Ok(&self.file)
     }
 
-    /// Its size in bytes.
+    /// The size in bytes.
     pub(crate) fn size(&self) -> Result<u64, Error> {
         let metadata = self.file.metadata();
         metadata.map(|file| file.len()).map_err(|source| self.failed(source))
     }
 
-    /// Says of which file it is that a call failed.
+    /// An I/O error of this file.
     pub(crate) fn failed(&self, source: io::Error) -> Error {
         let (what, path) = (self.what, self.path.clone());
         Error::File { what, path, source }
@@ -103,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn names_a_missing_file() {
         let error = Opened::open("kernel", Path::new("/nonexistent/bzImage")).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,4 +1,4 @@
-//! What the host has of huge pages.
+//! Huge pages of the host.
 
 use std::fmt::Display;
 use std::fs;
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::config::{HugePages, Memory};
 
-/// Where the kernel tells of them, and takes orders.
+/// The sysfs folder of reserved huge pages.
 const FOLDER: &str = "/sys/kernel/mm/hugepages";
-/// Whether the kernel makes huge pages of small ones.
+/// The sysfs folder of transparent huge pages.
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// Whether the huge pages that `memory` asks for can be had, if any; or what to say.
+/// Checks that enough reserved huge pages are free for `memory`; the error has the remedy.
 pub(crate) fn check(memory: &Memory) -> Result<(), String> {
     check_at(Path::new(FOLDER), memory)
 }
@@ -27,8 +27,7 @@ fn check_at(folder: &Path, memory: &Memory) -> Result<(), String> {
     let Some(all) = count("nr_hugepages") else {
         return Err(format!("this host has no huge pages of {page}\n  {}", advice(page)));
     };
-    // Reserved ones are promised to others. Surplus ones are made when they are needed, if they can
-    // be.
+    // Other mappings hold a claim on reserved pages. The kernel allocates surplus pages on demand.
     let known = |name| count(name).unwrap_or(0);
     let surplus = known("nr_overcommit_hugepages").saturating_sub(known("surplus_hugepages"));
     let free = known("free_hugepages").saturating_sub(known("resv_hugepages"));
@@ -47,24 +46,26 @@ fn shortage(needed: u64, free: u64, all: u64, page: HugePages, missing: u64) -> 
         HugePages::Size1G => format!("hugepagesz=1G hugepages={enough}"),
     };
     format!(
-        "it needs {needed} huge pages of {page}, and {free} of the host's {all} are free\n  \
-         reserve them, as root, with: echo {enough} > {FOLDER}/hugepages-{kib}kB/nr_hugepages; if the kernel finds \
-         fewer (cat the file), boot it with: {boot}"
+        "the guest needs {needed} huge pages of {page}, and {free} of the host's {all} are free\n  \
+         reserve them, as root, with: echo {enough} > {FOLDER}/hugepages-{kib}kB/nr_hugepages; \
+         if the kernel reserves fewer (cat the file), add to its command line: {boot}"
     )
 }
 
 fn advice(page: HugePages) -> &'static str {
     match page {
         HugePages::Size2M => {
-            "its kernel needs CONFIG_HUGETLBFS; without hugepages=2M, it makes huge pages of small ones (thp)"
+            "the host's kernel requires CONFIG_HUGETLBFS; without hugepages=2M, the kernel uses \
+             transparent huge pages"
         }
         HugePages::Size1G => {
-            "its CPU must have them (pdpe1gb in /proc/cpuinfo) and its kernel CONFIG_HUGETLBFS; try hugepages=2M"
+            "the host's CPU requires pdpe1gb (in /proc/cpuinfo) and its kernel CONFIG_HUGETLBFS; try \
+             hugepages=2M"
         }
     }
 }
 
-/// What to say where huge pages were asked for, of small ones, and the kernel makes none.
+/// A warning if the user requested transparent huge pages and the kernel has disabled them.
 pub(crate) fn thp_is_off(memory: &Memory) -> Option<String> {
     thp_is_off_at(Path::new(THP), memory)
 }
@@ -79,12 +80,13 @@ fn thp_is_off_at(folder: &Path, memory: &Memory) -> Option<String> {
     };
     let chosen = fs::read_to_string(folder.join(file)).unwrap_or_default();
     let off = chosen.is_empty() || ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
-    off.then(|| told(memory, file, good))
+    off.then(|| thp_warning(memory, file, good))
 }
 
-fn told(memory: &dyn Display, file: &str, good: &str) -> String {
+fn thp_warning(memory: &dyn Display, file: &str, good: &str) -> String {
     format!(
-        "--memory {memory}: the kernel makes no huge pages; let it with: echo {good} > {THP}/{file}"
+        "--memory {memory}: transparent huge pages are disabled; enable them with: \
+         echo {good} > {THP}/{file}"
     )
 }
 
@@ -94,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// A host with these counts of pages of 2M: all, free, promised, overcommitted, surplus.
+    /// A host with these counts of 2M pages: total, free, reserved, overcommit, surplus.
     fn host(counts: [u64; 5]) -> TempDir {
         let folder = TempDir::new().unwrap();
         let pages = folder.path().join("hugepages-2048kB");
@@ -117,23 +119,25 @@ mod tests {
     }
 
     #[test]
-    fn enough_free_pages_are_enough() {
-        assert_eq!(checked([0; 5], "1G"), Ok(()), "none are asked for");
+    fn accepts_enough_free_pages() {
+        assert_eq!(checked([0; 5], "1G"), Ok(()), "no huge pages requested");
         assert_eq!(checked([600, 512, 0, 0, 0], "1G,hugepages=2M"), Ok(()));
         assert_eq!(checked([600, 500, 100, 200, 88], "1G,hugepages=2M"), Ok(()));
     }
 
     #[test]
-    fn too_few_are_told_with_the_command_that_reserves_the_rest() {
+    fn reports_a_shortage_with_the_command_that_reserves_pages() {
         let text = checked([600, 500, 100, 0, 0], "1G,hugepages=2M").unwrap_err();
-        let expected = "it needs 512 huge pages of 2M, and 400 of the host's 600 are free\n  reserve them, as root, with: \
-                        echo 712 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; if the kernel finds fewer \
-                        (cat the file), boot it with: hugepages=712";
+        let expected = "the guest needs 512 huge pages of 2M, and 400 of the host's 600 are free\n  \
+         reserve them, as root, with: \
+         echo 712 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; \
+         if the kernel reserves fewer (cat the file), add to its command line: \
+         hugepages=712";
         assert_eq!(text, expected);
     }
 
     #[test]
-    fn a_size_that_the_host_has_not_is_told() {
+    fn reports_an_unsupported_page_size() {
         let text = checked([600, 512, 0, 0, 0], "1G,hugepages=1G").unwrap_err();
         assert!(
             text.starts_with("this host has no huge pages of 1G\n") && text.contains("pdpe1gb"),
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_numbers_are_no_pages() {
+    fn counts_an_unparsable_file_as_zero_pages() {
         let host = host([600, 512, 0, 0, 0]);
         let file = host.path().join("hugepages-2048kB/free_hugepages");
         fs::write(&file, "-1\n").unwrap();
@@ -151,25 +155,25 @@ mod tests {
     }
 
     #[test]
-    fn thp_that_was_asked_for_and_is_off_is_told() {
+    fn warns_if_requested_thp_is_disabled() {
         let folder = TempDir::new().unwrap();
         let write = |name: &str, text| fs::write(folder.path().join(name), text).unwrap();
-        let told = |memory: &str| thp_is_off_at(folder.path(), &memory.parse().unwrap());
+        let warning = |memory: &str| thp_is_off_at(folder.path(), &memory.parse().unwrap());
         write("enabled", "always [madvise] never\n");
         write("shmem_enabled", "always within_size advise [never] deny force\n");
-        assert_eq!((told("1G,thp=on"), told("1G,shared=on")), (None, None));
-        let text = told("1G,thp=on,shared=on").unwrap();
+        assert_eq!((warning("1G,thp=on"), warning("1G,shared=on")), (None, None));
+        let text = warning("1G,thp=on,shared=on").unwrap();
         assert!(
             text.ends_with("echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
             "{text}"
         );
         write("enabled", "always madvise [never]\n");
-        let text = told("1G,thp=on").unwrap();
+        let text = warning("1G,thp=on").unwrap();
         assert!(
             text.contains("--memory 1024M,thp=on: ")
                 && text.ends_with("echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
             "{text}"
         );
-        assert_eq!(told("1G,thp=off"), None);
+        assert_eq!(warning("1G,thp=off"), None);
     }
 }

@@ -1,19 +1,19 @@
-//! What the host's kernel counts of the interrupts of assigned devices: it passes them on by
-//! itself, and this VMM sees none of them.
+//! The host kernel's interrupt counts of assigned devices. The kernel injects their interrupts
+//! without an exit to this VMM, so the VMM cannot count them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::counters::FunctionCounts;
 
-/// More than any host has.
+/// A limit above the size of `/proc/interrupts` on every known host.
 const MOST_BYTES: usize = 32 << 20;
 const CHUNK: usize = 64 << 10;
 
-/// The kernel's list, open from the start on: no file is opened while a guest runs.
+/// `/proc/interrupts`, opened at the start: a running VMM may not open files.
 pub(crate) struct Interrupts(Option<File>);
 
-/// Interrupts of one vector.
+/// The interrupt count of one vector.
 #[derive(Debug, PartialEq, Eq)]
 struct Vector<'a> {
     address: &'a str,
@@ -23,13 +23,13 @@ struct Vector<'a> {
 }
 
 impl Interrupts {
-    /// Of this host; where it shows nobody, there is nothing to count.
+    /// Opens `/proc/interrupts`; a failure means that nothing is counted.
     pub(crate) fn open() -> Self {
         Self(File::open("/proc/interrupts").ok())
     }
 
-    /// Adds those of the device at `address` to `counts`: of vectors that are bound now. The kernel
-    /// forgets a vector's count when it is unbound.
+    /// Adds the counts of the devices at `addresses` to `counts`, for vectors that are bound
+    /// now. The kernel discards a vector's count when VFIO unbinds the vector.
     pub(crate) fn count(&self, addresses: &[String], counts: &FunctionCounts) {
         let text = self.0.as_ref().map(read).unwrap_or_default();
         let vectors = text.lines().filter_map(vector);
@@ -49,8 +49,8 @@ fn read(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// ` 45:  10  0  IR-PCI-MSIX-0000:00:02.0  0-edge  vfio-msix[0](0000:00:02.0)`: a number, a count
-/// for each CPU, and at the end who has it, which vfio-pci writes so
+/// Parses ` 45:  10  0  IR-PCI-MSIX-0000:00:02.0  0-edge  vfio-msix[0](0000:00:02.0)`: a number, a
+/// count per CPU, and at the end the owner's name, which vfio-pci formats as shown
 /// (drivers/vfio/pci/vfio_pci_intrs.c).
 fn vector(line: &str) -> Option<Vector<'_>> {
     let mut words = line.split_whitespace();
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interrupts_of_vfio_are_found_among_others() {
+    fn finds_the_interrupts_of_vfio_among_others() {
         let text = "            CPU0       CPU1\n  \
             4:         10          0   IO-APIC   4-edge      ttyS0\n \
             45:         10         32  IR-PCI-MSIX-0000:00:02.0    0-edge      vfio-msix[0](0000:00:02.0)\n \
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_read_anew_each_time() {
+    fn reads_the_file_again_each_time() {
         let interrupts = Interrupts::open();
         let counts = FunctionCounts::default();
         for _ in 0..2 {

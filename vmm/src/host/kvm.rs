@@ -1,4 +1,4 @@
-//! Opening KVM, and the VM with its in-kernel interrupt controllers.
+//! Opens KVM and creates the VM with its in-kernel interrupt controllers.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,20 +16,21 @@ use crate::config::Source;
 use crate::counters::Calls;
 use crate::error::Error;
 
-/// Three pages that KVM takes on Intel hosts for real mode: below 4 GiB, clear of everything else.
+/// Three pages that KVM uses on Intel hosts for real mode: below 4 GiB, apart from all guest
+/// memory.
 const TSS: usize = 0xfffb_d000;
 
-/// The youngest of what this VMM cannot do without, and how errors call it: a KVM that has it
-/// (Linux 3.2) has user memory, interrupt controllers, irqfds and extended CPUID too.
+/// The newest required capability. A KVM that has this capability (Linux 3.2) also has user memory
+/// regions, in-kernel interrupt controllers, irqfds and extended CPUID.
 const NEEDED: Cap = Cap::TscDeadlineTimer;
 const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
-/// Opens `/dev/kvm` and checks that it can do what is needed.
+/// Opens `/dev/kvm` and checks its capabilities.
 pub(crate) fn open() -> Result<Kvm, Error> {
     check(open_at(Path::new("/dev/kvm"))?)
 }
 
-/// Opens KVM, unless it was passed in already open, and checks that it can do what is needed.
+/// Opens KVM, or takes the passed file descriptor, and checks its capabilities.
 pub(crate) fn given(source: &Source, passed: &mut PassedFds) -> Result<Kvm, Error> {
     match source {
         Source::Path(path) => check(open_at(path)?),
@@ -51,14 +52,15 @@ fn open_at(path: &Path) -> Result<Kvm, Error> {
 }
 
 fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
-    // SAFETY: an open file that this owns and hands over. Where it is not KVM's, its calls fail.
+    // SAFETY: `file` is an open descriptor, and this call moves its ownership. If the
+    // descriptor is not KVM's, its ioctls fail.
     let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
     match u32::try_from(kvm.get_api_version()) {
         Ok(KVM_API_VERSION) => Ok(kvm),
         _ => Err(Error::passed_fd(
             "--kvm",
             fd,
-            "it is not KVM's\n  a shell passes that so: vmm --kvm fd=3 3<>/dev/kvm",
+            "the file is not /dev/kvm\n  pass it from a shell with: vmm --kvm fd=3 3<>/dev/kvm",
         )),
     }
 }
@@ -66,7 +68,7 @@ fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
 fn open_error(path: &Path, errno: Errno) -> Error {
     let path = path.to_owned();
     match errno {
-        // No such file; no such device: the module is there, the CPU feature is not.
+        // ENODEV, ENXIO: the module is loaded, and the CPU lacks the feature.
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
         Errno::EACCES | Errno::EPERM => Error::KvmPermission(path),
         other => Error::KvmOpen { path, source: kvm_ioctls::Error::new(other as i32) },
@@ -75,8 +77,8 @@ fn open_error(path: &Path, errno: Errno) -> Error {
 
 /// Creates a VM with PIC, IOAPIC and local APICs in the kernel.
 ///
-/// There is no PIT: Linux takes its clock from kvmclock and its timer from the TSC deadline, and
-/// hardware-reduced ACPI tells it not to look for one.
+/// The VM has no PIT: Linux uses kvmclock as clock and the TSC deadline as timer, and does not
+/// probe for a PIT with hardware-reduced ACPI.
 pub(crate) fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
     let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
     calls.add("create_vm", 1);
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_errno_has_its_advice() {
+    fn each_errno_has_its_remedy() {
         let text = |errno| open_error(Path::new("/dev/kvm2"), errno).to_string();
         assert!(
             text(Errno::ENOENT).starts_with("no /dev/kvm2: ")

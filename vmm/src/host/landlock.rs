@@ -1,7 +1,6 @@
-//! Landlock, where the kernel has it: no file, no TCP port and no process of others is there for
-//! the VMM once a guest runs, whatever its lists of system calls let pass. What is open stays open:
-//! the right to use a file is looked at when it is opened
-//! (Documentation/userspace-api/landlock.rst).
+//! Landlock: a running VMM cannot open files, use TCP ports or signal other processes, even if its
+//! seccomp lists allow the system calls. Open files remain usable, because the kernel checks the
+//! right when a file is opened (Documentation/userspace-api/landlock.rst).
 
 use std::path::Path;
 
@@ -13,22 +12,24 @@ use landlock::{
 use crate::config::Thread;
 use crate::error::Error;
 
-/// The newest whose rights this was tested with. An older kernel takes of them what it knows.
+/// The newest ABI that was tested. An older kernel enforces the subset that it supports.
 const TESTED: ABI = ABI::V7;
 
-/// Holds the calling thread, and those that it starts, to what is open. There is no way back.
+/// Restricts the calling thread, and the threads that it starts, to files that are open. The
+/// restriction is permanent.
 ///
-/// In the folder of `socket`, files may be removed: the socket is, at the end.
+/// The threads may remove files in the folder of `socket`, because the VMM removes its socket at
+/// the end.
 ///
 /// # Errors
 ///
-/// [`Error::Landlock`], where the kernel has Landlock and refuses this; E2BIG, when 16 parents of
-/// this process have done so before.
+/// [`Error::Landlock`] if the kernel supports Landlock and refuses the rules, for example with
+/// E2BIG after 16 layers from the parents of this process.
 pub(crate) fn restrict(thread: Thread, socket: Option<&Path>) -> Result<(), Error> {
     let failed = |why: String| Error::Landlock { why };
     let ruled = rule(thread, socket.map(folder)).map_err(|error| failed(error.to_string()))?;
     if ruled == RulesetStatus::NotEnforced {
-        log::info!("this kernel has no Landlock: files are out of reach by seccomp only");
+        log::info!("this kernel has no Landlock; only seccomp restricts file access");
     }
     Ok(())
 }
@@ -43,8 +44,8 @@ fn rule(
     folder: Option<&Path>,
 ) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let scope = match thread {
-        // It kicks CPUs' threads, which are under the main thread's rules. Before Linux 6.15 a
-        // signal to a thread of the same process, but under other rules, was refused, too.
+        // The control thread kicks the vCPU threads, which have the main thread's rules. Before
+        // Linux 6.15 Landlock refused a signal between threads of one process with different rules.
         Thread::Control => Scope::AbstractUnixSocket.into(),
         Thread::Main | Thread::Vcpu => Scope::from_all(TESTED),
     };
@@ -61,7 +62,7 @@ fn rule(
     Ok(rules.restrict_self()?.ruleset)
 }
 
-/// Whether this kernel knows all of the rules. For tests that need them.
+/// Whether this kernel enforces all of the rules.
 #[cfg(test)]
 pub(crate) fn is_whole() -> bool {
     let ruled =
@@ -82,15 +83,15 @@ mod tests {
 
     use super::*;
 
-    /// What a thread under the rules of `thread` comes to; none where this kernel does not know all
-    /// of them.
+    /// The result of `does` in a thread with the rules of `thread`; `None` if this kernel does
+    /// not enforce all of them.
     fn under<T: Send>(
         thread: Thread,
         socket: Option<&Path>,
         does: impl FnOnce() -> T + Send,
     ) -> Option<T> {
         if !is_whole() {
-            eprintln!("NOT RUN: this kernel has not all of Landlock's ABI 7");
+            eprintln!("NOT RUN: this kernel does not support all of Landlock's ABI 7");
             return None;
         }
         let ruled = || {
@@ -107,7 +108,7 @@ mod tests {
     const REFUSED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
 
     #[test]
-    fn what_is_open_is_used_and_nothing_else_is_reached() {
+    fn allows_open_files_and_denies_everything_else() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("file");
         let mut open = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn of_files_only_the_sockets_folder_loses_some() {
+    fn allows_removal_only_in_the_folder_of_the_socket() {
         let [own, other] = [(); 2].map(|()| TempDir::new().unwrap());
         let [socket, file] = [&own, &other].map(|folder| folder.path().join("vm.sock"));
         for path in [&socket, &file] {
@@ -155,16 +156,16 @@ mod tests {
     }
 
     #[test]
-    fn no_signal_is_sent_to_other_processes() {
-        // Signal 0: only whether one may be sent.
+    fn denies_signals_to_other_processes() {
+        // Signal 0 only checks the permission.
         let send = || kill(getppid(), None);
-        assert_eq!(send(), Ok(()), "without the rules it may");
+        assert_eq!(send(), Ok(()), "allowed without the rules");
         let sent = under(Thread::Main, None, send);
         assert!(sent.is_none_or(|sent| sent == Err(nix::Error::EPERM)), "{sent:?}");
     }
 
     #[test]
-    fn a_socket_without_a_folder_is_in_the_current_one() {
+    fn a_socket_without_a_folder_is_in_the_current_folder() {
         let folders = ["vm.sock", "run/vm.sock", "/vm.sock"].map(|path| folder(Path::new(path)));
         assert_eq!(folders, [".", "run", "/"].map(Path::new));
     }

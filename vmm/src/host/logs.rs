@@ -1,5 +1,5 @@
-//! What the VMM says on its standard error: for a reader at a terminal, or, where that is the
-//! journal, with the level in front of each line that journald takes it from (sd-daemon(3)).
+//! Messages on standard error. If standard error is the journal, each line starts with its level,
+//! which journald parses (sd-daemon(3)).
 
 use std::env;
 use std::fs;
@@ -9,17 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use env_logger::{Builder, Env};
 use log::Level;
 
-/// What is written, and how.
+/// The format of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// For people.
+    /// Text without levels.
     Plain,
-    /// For journald.
+    /// Lines with levels for journald.
     Journal,
 }
 
 impl Style {
-    /// That of this process.
+    /// The style for this process's standard error.
     pub(crate) fn of_stderr() -> Self {
         let stderr = fs::metadata("/proc/self/fd/2").map(|file| (file.dev(), file.ino()));
         let journal = env::var("JOURNAL_STREAM").unwrap_or_default();
@@ -29,7 +29,7 @@ impl Style {
         }
     }
 
-    /// A message as it is written: one line for each of its own.
+    /// Formats a message; each of its lines becomes one line.
     fn lines(self, level: Level, text: &str) -> String {
         match self {
             Self::Plain => format!("{text}\n"),
@@ -39,12 +39,12 @@ impl Style {
         }
     }
 
-    /// Says something that is no log line: why the VMM ends.
-    pub(crate) fn say(self, level: Level, text: &str) {
+    /// Writes a message that is not a log line, for example the error that ends the VMM.
+    pub(crate) fn print(self, level: Level, text: &str) {
         eprint!("{}", self.lines(level, text));
     }
 
-    /// Has log lines written so.
+    /// Starts the logger with this style.
     pub(crate) fn set_up_log(self) {
         let mut log = Builder::from_env(Env::default().default_filter_or("warn"));
         log.format_timestamp(None);
@@ -58,15 +58,15 @@ impl Style {
     }
 }
 
-/// `JOURNAL_STREAM` has the device and the inode of what systemd connected; it is inherited by
-/// programs whose standard error is something else.
+/// `JOURNAL_STREAM` holds the device and inode of the stream that systemd connected. Programs with
+/// another standard error inherit the variable too.
 fn is_journal(variable: &str, stderr: (u64, u64)) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let stream = variable.split_once(':');
     stream.and_then(|(device, inode)| number(device).zip(number(inode))) == Some(stderr)
 }
 
-/// Those of syslog(3).
+/// The priorities of syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_journal_is_told_by_device_and_inode() {
+    fn recognizes_the_journal_by_device_and_inode() {
         let cases = [
             ("8:12", true),
             ("8:13", false),
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_its_level_in_the_journal() {
-        let text = "what\n  mends it";
-        assert_eq!(Style::Plain.lines(Level::Error, text), "what\n  mends it\n");
+    fn adds_the_level_to_each_line_in_the_journal() {
+        let text = "error\n  remedy";
+        assert_eq!(Style::Plain.lines(Level::Error, text), "error\n  remedy\n");
         let journal = |level| Style::Journal.lines(level, text);
-        assert_eq!(journal(Level::Error), "<3>what\n<3>  mends it\n");
-        assert_eq!(journal(Level::Warn), "<4>what\n<4>  mends it\n");
-        assert_eq!(journal(Level::Info), "<6>what\n<6>  mends it\n");
-        assert_eq!(journal(Level::Debug), "<7>what\n<7>  mends it\n");
+        assert_eq!(journal(Level::Error), "<3>error\n<3>  remedy\n");
+        assert_eq!(journal(Level::Warn), "<4>error\n<4>  remedy\n");
+        assert_eq!(journal(Level::Info), "<6>error\n<6>  remedy\n");
+        assert_eq!(journal(Level::Debug), "<7>error\n<7>  remedy\n");
     }
 }

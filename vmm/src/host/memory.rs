@@ -1,4 +1,4 @@
-//! Whether the host has the memory that a guest is to have.
+//! Checks that the host has enough memory for the guest.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use super::hugepages;
 use crate::config::{Memory, MemorySize};
 use crate::error::Error;
 
-/// Refuses more RAM than the host has: it would be killed later, when the guest touches it.
+/// Refuses more RAM than the host has: the kernel would kill the VMM when the guest touches it.
 pub(crate) fn check(asked: Memory) -> Result<(), Error> {
     if let Some(text) = hugepages::thp_is_off(&asked) {
         log::warn!("{text}");
@@ -25,28 +25,28 @@ fn check_total(asked: MemorySize) -> Result<(), Error> {
     }
 }
 
-/// What to say where all of the guest's RAM is pinned at once and the host has not that much to
-/// spare. It may make room yet, by swapping others out. Huge pages that are reserved are nobody
-/// else's.
+/// A warning if the kernel pins all guest RAM at once and the host has too little available memory.
+/// The kernel may still free memory by swapping. Reserved huge pages are not part of the available
+/// memory.
 pub(crate) fn shortage(asked: Memory) -> Option<String> {
     let own = asked.hugepages.is_none();
-    own.then(|| told_shortage(asked.size, &meminfo()?)).flatten()
+    own.then(|| shortage_warning(asked.size, &meminfo()?)).flatten()
 }
 
-/// What the host says of its memory first: what there is, what is free, what is to spare. All of it
-/// would take as many reads as a string needs to grow.
+/// The first lines of `/proc/meminfo`: total, free and available memory. Reading the whole file
+/// would take one read for each growth of a string.
 fn meminfo() -> Option<String> {
     let mut start = [0; 128];
     let length = File::open("/proc/meminfo").and_then(|mut file| file.read(&mut start)).ok()?;
     Some(String::from_utf8_lossy(start.get(..length)?).into_owned())
 }
 
-fn told_shortage(asked: MemorySize, meminfo: &str) -> Option<String> {
+fn shortage_warning(asked: MemorySize, meminfo: &str) -> Option<String> {
     let available = kib(meminfo, "MemAvailable:")?;
     (asked.bytes() >> 10 > available).then(|| {
         format!(
-            "--memory {asked}: this host has {}M to spare, and devices need all of it at once; \
-             the kernel may kill the VMM for it (dmesg tells): ask for less",
+            "--memory {asked}: this host has {}M available, and devices need all of the memory at \
+             once; the kernel may kill the VMM for it (see 'dmesg'): reduce --memory",
             available >> 10
         )
     })
@@ -62,24 +62,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_memory_is_read_from_meminfo() {
+    fn reads_the_hosts_memory_from_meminfo() {
         let meminfo = "MemTotal:       24576 kB\nMemFree: 1 kB\n";
         assert_eq!(kib(meminfo, "MemTotal:"), Some(24576));
         assert_eq!(kib("MemFree: 1 kB\n", "MemTotal:"), None);
     }
 
     #[test]
-    fn more_than_is_to_spare_is_told() {
+    fn warns_of_more_than_is_available() {
         let asked = "512M".parse().unwrap();
-        let told = |available| told_shortage(asked, &format!("MemAvailable: {available} kB\n"));
-        let text = told(300 << 10).unwrap();
-        assert!(text.starts_with("--memory 512M: this host has 300M to spare"), "{text}");
-        assert_eq!((told(512 << 10), told_shortage(asked, "")), (None, None));
+        let warning =
+            |available| shortage_warning(asked, &format!("MemAvailable: {available} kB\n"));
+        let text = warning(300 << 10).unwrap();
+        assert!(text.starts_with("--memory 512M: this host has 300M available"), "{text}");
+        assert_eq!((warning(512 << 10), shortage_warning(asked, "")), (None, None));
     }
 
     #[test]
-    fn more_than_the_host_has_is_refused_by_name() {
+    fn refuses_more_than_the_host_has() {
         let text = check("1000T".parse().unwrap()).unwrap_err().to_string();
-        assert!(text.starts_with("--memory 1048576000M: this host has "), "{text}");
+        assert!(text.starts_with("--memory 1048576000M: this host has only "), "{text}");
     }
 }

@@ -1,5 +1,4 @@
-//! What the VMM has of the host: KVM, files, limits of what its threads may do, and what the host
-//! says of itself.
+//! Resources of the host: KVM, files, memory, logs, and the restrictions of the VMM's threads.
 
 pub(crate) mod epoll;
 pub(crate) mod files;

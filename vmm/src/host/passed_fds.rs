@@ -1,4 +1,4 @@
-//! Files that the process that starts the VMM has opened for it: `fd=N`.
+//! Inherited file descriptors that the parent process opened for the VMM: `fd=N`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,17 +12,17 @@ use crate::error::Error;
 /// 0, 1 and 2 are the console and the messages.
 const FIRST: RawFd = 3;
 
-/// The files that no part of the VMM uses yet, by their numbers.
+/// Passed files that no part of the VMM uses yet, by descriptor.
 #[derive(Debug, Default)]
 pub(crate) struct PassedFds(BTreeMap<RawFd, (&'static str, File)>);
 
 impl PassedFds {
-    /// Takes all that `config` names. To be called before the VMM opens any file, since that one
-    /// would get a free number.
+    /// Takes all descriptors of `config`. Call this before the VMM opens any file: a new file
+    /// could get the number of a missing descriptor.
     ///
     /// # Errors
     ///
-    /// [`Error::PassedFd`]: nothing is open by a number, or it is given twice.
+    /// [`Error::PassedFd`] if a descriptor is not open, or occurs twice.
     pub(crate) fn take(config: &Config) -> Result<Self, Error> {
         let files = [
             ("--kernel", config.kernel.fd()),
@@ -44,34 +44,35 @@ impl PassedFds {
             return Err(Error::passed_fd(
                 option,
                 fd,
-                "this number is given twice: each file is one option's",
+                "this descriptor is given twice: each option needs a descriptor of its own",
             ));
         }
-        // SAFETY: for one call, which says whether anything is open by this number.
+        // SAFETY: the borrow lasts for one fcntl call, which fails if the descriptor is not open.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         if fd < FIRST || fcntl(borrowed, FcntlArg::F_GETFD).is_err() {
-            let why = "no file was passed by this number (EBADF)\n  a shell passes one so: vmm --kernel fd=3 3<bzImage";
+            let why = "no such file descriptor was passed (EBADF)\n  \
+             pass one from a shell with: vmm --kernel fd=3 3<bzImage";
             return Err(Error::passed_fd(option, fd, why));
         }
-        // SAFETY: it is open, whoever started this process has passed it for this option, and it is
-        // taken once.
+        // SAFETY: the descriptor is open, the parent process passed it for this option, and
+        // `contains_key` above ensures that it is taken once.
         let file = unsafe { OwnedFd::from_raw_fd(fd) };
         self.0.insert(fd, (option, file.into()));
         Ok(())
     }
 
-    /// A file that is looked at.
+    /// A file, for inspection.
     pub(crate) fn look(&self, fd: RawFd) -> Option<&File> {
         self.0.get(&fd).map(|(_, file)| file)
     }
 
-    /// A file that is used from now on, once.
+    /// Takes a file for use.
     ///
     /// # Errors
     ///
-    /// [`Error::PassedFd`] where it was used already.
+    /// [`Error::PassedFd`] if the file was taken before.
     pub(crate) fn remove(&mut self, fd: RawFd) -> Result<File, Error> {
         let file = self.0.remove(&fd).map(|(_, file)| file);
-        file.ok_or_else(|| Error::passed_fd("fd", fd, "it is in use already"))
+        file.ok_or_else(|| Error::passed_fd("fd", fd, "the descriptor is already in use"))
     }
 }

@@ -7,16 +7,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::Error;
 
-/// Signals that end the VMM in order, pause the guest and let it go on; blocked everywhere, read
-/// here.
+/// Signals that end the VMM, pause the guest or resume it. Every thread blocks them; the main loop
+/// reads them.
 const SIGNALS: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, PAUSE, RESUME];
 /// Pauses the guest.
 pub(crate) const PAUSE: Signal = Signal::SIGUSR1;
-/// Lets the guest go on.
+/// Resumes the guest.
 pub(crate) const RESUME: Signal = Signal::SIGUSR2;
 
-/// Blocks the signals that the main loop reads; call before any other thread starts, since threads
-/// inherit it.
+/// Blocks the signals that the main loop reads. Call this before any other thread starts, because
+/// threads inherit the mask.
 pub(crate) fn block() -> Result<Arc<SignalFd>, Error> {
     let signals: SigSet = SIGNALS.into_iter().collect();
     signals.thread_block().map_err(Error::system("blocking signals"))?;

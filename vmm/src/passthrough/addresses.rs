@@ -1,4 +1,4 @@
-//! Which devices `--vfio` names.
+//! Resolves the devices of `--vfio`.
 
 use std::os::fd::RawFd;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::host::passed_fds::PassedFds;
 use crate::host::pci_path;
 
-/// The devices that are asked for: addresses, sysfs folders or links to such.
+/// The addresses of the requested devices, given as addresses, sysfs folders or links to them.
 pub(crate) fn addresses(
     asked: &[Passthrough],
     passed: &PassedFds,
@@ -30,13 +30,14 @@ pub(crate) fn addresses(
     Ok(addresses)
 }
 
-/// The device of a group that has no other.
+/// The device of a group that has no other device.
 fn only_device(fd: RawFd, passed: &PassedFds, sysfs: &Sysfs) -> Result<PciAddress, Error> {
-    let no_group = "it is not a VFIO group's\n  a shell passes that of group 7 so: vmm --vfio fd=3 3<>/dev/vfio/7";
+    let no_group = "the file is not a VFIO group\n  \
+                    pass group 7 from a shell with: vmm --vfio fd=3 3<>/dev/vfio/7";
     let group = passed.look(fd).and_then(|file| sysfs.group_of(file));
     let group = group.ok_or_else(|| Error::passed_fd("--vfio", fd, no_group))?;
     let mut members = sysfs.members(group);
-    // A bridge is not given away.
+    // A bridge cannot be assigned.
     members.retain(|member| sysfs.is_vfio(*member));
     match members.as_slice() {
         [only] => Ok(*only),
@@ -44,7 +45,8 @@ fn only_device(fd: RawFd, passed: &PassedFds, sysfs: &Sysfs) -> Result<PciAddres
             let names: Vec<_> = members.iter().map(PciAddress::to_string).collect();
             let names = names.join(", ");
             let why = format!(
-                "group {group} has of vfio-pci's: {names}\n  name one: --vfio ADDRESS,fd={fd}"
+                "group {group} has several devices on vfio-pci: {names}\n  \
+                 choose one with: --vfio ADDRESS,fd={fd}"
             );
             Err(Error::passed_fd("--vfio", fd, why))
         }
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_many_names_and_may_be_given_once() {
+    fn resolves_names_and_refuses_a_device_given_twice() {
         let twice = addresses(
             &asked(&["0000:01:00.0", "/sys/bus/pci/devices/0000:01:00.0"]),
             &PassedFds::default(),
@@ -75,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_named() {
+    fn names_a_text_that_is_no_address() {
         let text =
             addresses(&asked(&["/dev/null"]), &PassedFds::default()).unwrap_err().to_string();
         assert!(text.starts_with("--vfio: ") && text.contains("null"), "{text}");

@@ -1,4 +1,4 @@
-//! The devices given by `--vfio`, opened in one container.
+//! The devices of `--vfio`, opened in one container.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ use crate::guest::boot::intx_gsi;
 use crate::guest::memory::Ram;
 use crate::host::passed_fds::PassedFds;
 
-/// The host bridge has slot 0.
+/// The host bridge occupies slot 0.
 const FIRST_SLOT: u8 = 1;
 
-/// The assigned devices, opened, and the I/O address space that they share. They stay while the
-/// guest reboots.
+/// The open assigned devices and their shared I/O address space. They stay open while the guest
+/// reboots.
 pub(crate) struct Devices {
     container: IommuContext,
     opened: Vec<Opened>,
 }
 
 struct Opened {
-    /// On the guest's bus.
+    /// The slot on the guest's bus.
     slot: u8,
     address: PciAddress,
     device: Arc<AssignedDevice>,
@@ -40,8 +40,8 @@ struct Opened {
 }
 
 impl Devices {
-    /// Opens the devices that are asked for in one container, known to the VM of `host`; none if
-    /// none are.
+    /// Opens the requested devices in one container that is linked to the VM of `host`; `None` if
+    /// no device is requested.
     pub(crate) fn open(
         asked: &[Passthrough],
         addresses: Vec<PciAddress>,
@@ -66,15 +66,15 @@ impl Devices {
         Ok(Some(Self { container, opened }))
     }
 
-    /// Makes the devices those of another VM.
+    /// Links the container to the VM of `host`.
     pub(crate) fn link(&self, host: &KvmHost) -> Result<(), Error> {
         link(&self.container, host)
     }
 
-    /// The functions as they are after power-on, in the VM of `host`: of the devices that were not
-    /// detached in the guest's lives before.
+    /// Creates the functions in their power-on state, in the VM of `host`. A device that was
+    /// detached in an earlier life of the guest has no function.
     pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
-        // There must be another device that reaches it.
+        // Peer-to-peer DMA needs a second device.
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
@@ -83,17 +83,17 @@ impl Devices {
             let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
             Ok((opened.slot, Arc::new(function)))
         };
-        let left = self.opened.iter().filter(|opened| !opened.device.is_closed());
-        Ok(Functions::new(left.map(function).collect::<Result<_, _>>()?))
+        let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
+        Ok(Functions::new(remaining.map(function).collect::<Result<_, _>>()?))
     }
 
-    /// What the IOMMU can map.
+    /// The IOVA ranges that the IOMMU can map.
     pub(crate) fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
         let ranges = self.container.dma().iova_ranges()?;
         Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
     }
 
-    /// Lets the devices reach all of `ram`, which pins it; all or nothing.
+    /// Maps all of `ram` for DMA, which pins it; maps all regions or none.
     pub(crate) fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
         let memory = ram.regions().iter().map(|region| {
             let memory: Arc<dyn HostMemory> = region.clone();
@@ -102,7 +102,7 @@ impl Devices {
         Ok(self.container.dma().map_all(memory)?)
     }
 
-    /// The calls made so far.
+    /// The counters of VFIO calls.
     pub(crate) fn calls(&self) -> Arc<VfioCalls> {
         Arc::clone(self.container.calls())
     }

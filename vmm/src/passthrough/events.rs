@@ -1,5 +1,5 @@
-//! What the host reports of assigned devices: a request for one, or an error of one. [`decide`]
-//! says what is done, and [`DeviceEvents`] does it.
+//! Events that the host reports for assigned devices: a request to detach, or an error. [`decide`]
+//! chooses the answer, and [`DeviceEvents`] carries it out.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::config::OnError;
 use crate::error::Error;
 use crate::host::epoll::listen;
 
-/// How many errors of one device are logged: a guest can bring errors about.
+/// The number of logged errors per device, because a guest can cause errors.
 const MOST_REPORTS: u32 = 16;
 
-/// What the host reports of a device.
+/// An event that the host reports for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HostEvent {
-    /// It asks for the device.
+    /// The host requests the device.
     Request,
-    /// The device has erred.
+    /// The device reported an uncorrectable error.
     Error,
 }
 
-/// What is done about it.
+/// The reaction to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Stop,
@@ -40,12 +40,12 @@ fn decide(event: HostEvent, policy: OnError, reset: Reset) -> Answer {
         (HostEvent::Request, ..) | (HostEvent::Error, OnError::Detach, _) => Answer::Detach,
         (HostEvent::Error, OnError::Report, _) => Answer::Report,
         (HostEvent::Error, OnError::Reset, Reset::Function) => Answer::Recover,
-        // A reset of its bus would reset others under the guest's hands.
+        // A bus reset would also reset other devices that the guest uses.
         (HostEvent::Error, OnError::Reset | OnError::Stop, _) => Answer::Stop,
     }
 }
 
-/// Hears what the host reports of the devices of one VM.
+/// Subscribes to the events of all assigned devices of one VM.
 pub(crate) struct DeviceEvents {
     devices: Vec<Device>,
     policy: OnError,
@@ -58,7 +58,7 @@ struct Device {
 }
 
 impl DeviceEvents {
-    /// The events of `functions`; `failed` is called when one cannot go on.
+    /// The events of `functions`. `failed` is called when the guest must stop.
     pub(crate) fn new(
         functions: Vec<Arc<GuestFunction>>,
         policy: OnError,
@@ -72,16 +72,16 @@ impl DeviceEvents {
         }
     }
 
-    /// Answers what is reported and not answered yet: a request that came while the main loop ended
-    /// must not wait for the guest's next life.
+    /// Answers all pending events. Otherwise a request that came while the main loop ended would
+    /// wait for the guest's next life.
     pub(crate) fn catch_up(&mut self) {
-        (0..self.devices.len()).for_each(|index| self.hear(index));
+        (0..self.devices.len()).for_each(|index| self.handle(index));
     }
 
-    /// Answers what the device at `index` has event.
-    fn hear(&mut self, index: usize) {
+    /// Answers a pending event of the device at `index`.
+    fn handle(&mut self, index: usize) {
         let device = self.devices.get_mut(index);
-        let freed = device.and_then(|device| device.hear(self.policy, &self.failed));
+        let freed = device.and_then(|device| device.handle(self.policy, &self.failed));
         if freed == Some(SlotsFreed(true)) {
             self.devices.iter().for_each(|device| device.function.retry_placement());
         }
@@ -91,7 +91,7 @@ impl DeviceEvents {
 impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         let index = usize::try_from(events.data()).unwrap_or(usize::MAX);
-        self.hear(index);
+        self.handle(index);
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
@@ -105,15 +105,15 @@ impl MutEventSubscriber for DeviceEvents {
 }
 
 impl Device {
-    fn hear(&mut self, policy: OnError, failed: &dyn Fn(Error)) -> Option<SlotsFreed> {
+    fn handle(&mut self, policy: OnError, failed: &dyn Fn(Error)) -> Option<SlotsFreed> {
         let is_signalled =
             |event: Option<&EventFd>| event.is_some_and(|event| event.read().is_ok());
         let function = self.function.function();
-        let erred = is_signalled(function.error_event());
-        // The host gets the device that it asks for, whatever the device did.
+        let has_error = is_signalled(function.error_event());
+        // A request has priority over an error.
         let event = match is_signalled(function.request_event()) {
             true => Some(HostEvent::Request),
-            false => erred.then_some(HostEvent::Error),
+            false => has_error.then_some(HostEvent::Error),
         };
         let event = event.filter(|_| !function.is_detached())?;
         self.answer(event, policy, failed)
@@ -134,19 +134,19 @@ impl Device {
                 return None;
             }
             Answer::Recover => {
-                self.report("is reset, and the guest's driver may begin anew");
+                self.report("the VMM resets it, and the guest's driver can start again");
                 function.recover()
             }
             Answer::Detach if event == HostEvent::Request => {
-                log::warn!("{address}: the host asks for the device; the guest goes on without it");
+                log::warn!("{address}: the host requests the device; the VMM detaches it");
                 function.detach()
             }
             Answer::Detach => {
-                self.report("is taken from the guest, which goes on without it");
+                self.report("the VMM detaches it");
                 function.detach()
             }
             Answer::Report => {
-                self.report("stays with the guest; what it does is not to be trusted");
+                self.report("it stays attached; do not trust its data");
                 return None;
             }
         };
@@ -163,7 +163,7 @@ impl Device {
         if self.reports <= MOST_REPORTS {
             let address = self.function.function().address();
             log::warn!(
-                "{address}: the device has told of an uncorrectable error (see the host's 'dmesg'); it {what}"
+                "{address}: the device reported an uncorrectable error (see the host's 'dmesg'); {what}"
             );
         }
     }

@@ -8,7 +8,7 @@ use vfio_passthrough::{BarIndex, ConfigEffects, PassthroughFunction, Space};
 use super::coalesced::{Coalesce, CoalescedRange};
 use crate::counters::{BarAccessCounts, FunctionCounts};
 
-/// A function on the PCI bus, with the count of its traps.
+/// A function on the PCI bus with counted traps.
 pub(crate) struct GuestFunction {
     function: Arc<PassthroughFunction>,
     accesses: Arc<BarAccessCounts>,
@@ -46,8 +46,7 @@ impl PciFunction for GuestFunction {
 }
 
 impl GuestFunction {
-    /// `function`, whose traps `counts` counts, and whose writes that may come late `writes`
-    /// coalesces.
+    /// Wraps `function`: `counts` counts its traps, and `writes` coalesces its writes.
     pub(crate) fn new(
         function: &Arc<PassthroughFunction>,
         writes: Arc<dyn Coalesce>,
@@ -60,12 +59,12 @@ impl GuestFunction {
         }
     }
 
-    /// The function itself.
+    /// The wrapped function.
     pub(crate) fn function(&self) -> &PassthroughFunction {
         &self.function
     }
 
-    /// Does what a change of the function asks of the VMM, but for its other functions.
+    /// Carries out the effects of a change, except for those on other functions.
     pub(crate) fn apply(&self, effects: &ConfigEffects) -> SlotsFreed {
         self.coalesced.apply(effects);
         SlotsFreed(effects.slots_freed)

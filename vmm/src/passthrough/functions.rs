@@ -1,4 +1,4 @@
-//! The assigned functions of one VM, and the places of their BARs.
+//! The assigned functions of one VM, and the placement of their BARs.
 
 use std::sync::Arc;
 
@@ -13,48 +13,48 @@ use crate::error::Error;
 pub(crate) struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
 
 impl Functions {
-    /// Each of `functions` with its slot.
+    /// Pairs of slot and function.
     pub(crate) fn new(functions: Vec<(u8, Arc<PassthroughFunction>)>) -> Self {
         Self(functions)
     }
 
-    /// Each with its slot.
+    /// Iterates over pairs of slot and function.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
         self.0.iter()
     }
 
-    /// The BARs that need a place.
+    /// The BARs that need an address.
     pub(crate) fn bars(&self) -> Vec<BarRequest> {
         self.iter().flat_map(|(_, function)| bar_requests(function)).collect()
     }
 
-    /// Places each BAR, as firmware does: nothing is decoded yet.
+    /// Places each BAR, as firmware does. The functions do not decode yet.
     pub(crate) fn place_bars(&self, layout: &Layout) -> Result<(), Error> {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
             for placed in layout.bars.iter().filter(|bar| bar.request.function == name) {
                 let index = BarIndex::new(placed.request.index);
-                // The function decodes nothing yet: there are no effects to carry out.
+                // The function does not decode yet, so placing a BAR has no effects.
                 index.map(|index| function.place_bar(index, placed.address)).transpose()?;
             }
         }
         Ok(())
     }
 
-    /// Their addresses in the host.
+    /// The functions' host addresses.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.iter().map(|(_, function)| function.address().to_string()).collect()
     }
 
-    /// Takes the devices from the guest: after this they do no DMA and signal no interrupt.
+    /// Shuts down all functions: they then do no DMA and signal no interrupts.
     ///
-    /// All are taken, whatever fails; the first failure is reported.
+    /// An error does not stop the shutdown of further functions; the first error is returned.
     pub(crate) fn shutdown(&self) -> Result<(), Error> {
         let results: Vec<_> = self.iter().map(|(_, function)| function.shutdown()).collect();
         Ok(results.into_iter().collect::<Result<(), _>>()?)
     }
 
-    /// Adds what was counted to `counts`.
+    /// Adds the functions' counts to `counts`.
     pub(crate) fn count(&self, counts: &FunctionCounts) {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
@@ -69,7 +69,7 @@ fn bar_requests(function: &PassthroughFunction) -> Vec<BarRequest> {
             BarKind::Io => BarSpace::Io,
             BarKind::Memory32 => BarSpace::Memory32,
             BarKind::Memory64 => BarSpace::Memory64,
-            // The guest places it if it wants it: most never do.
+            // A guest places the ROM itself if it needs it; most guests never do.
             BarKind::Rom => return None,
         };
         let function = function.address().to_string();

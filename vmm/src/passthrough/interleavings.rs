@@ -1,4 +1,4 @@
-//! Two vCPUs that write one function's config space, in orders that shuttle chooses.
+//! Two vCPUs write one function's config space, in orders that shuttle chooses.
 //!
 //! `RUSTFLAGS='--cfg shuttle' cargo test -p vmm --lib interleavings --target-dir target/shuttle`
 
@@ -22,7 +22,7 @@ const ENABLED_AND_MASKED: u16 = 0xc000;
 const BAR: u32 = 0xe000_0000;
 const TABLE: (u64, u32) = (0xe000_2000, 65 * 16);
 
-/// The ranges whose writes are coalesced now.
+/// The currently coalesced ranges.
 type Ranges = Arc<Mutex<Vec<(u64, u32)>>>;
 
 struct Recorder(Ranges);
@@ -69,7 +69,7 @@ fn two_vcpus_write_msix_control() {
 }
 
 #[test]
-fn writes_to_a_live_msix_table_are_never_coalesced() {
+fn never_coalesces_writes_to_an_active_msix_table() {
     shuttle::check_random(two_vcpus_write_msix_control, 2000);
     shuttle::check_pct(two_vcpus_write_msix_control, 2000, 3);
 }

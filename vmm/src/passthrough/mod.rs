@@ -1,5 +1,4 @@
-//! The assigned devices: which they are, how they are opened and placed, and what the host reports
-//! of them.
+//! The assigned devices: addresses, opening, placement, coalesced writes, and events of the host.
 
 pub(crate) mod addresses;
 pub(crate) mod coalesced;

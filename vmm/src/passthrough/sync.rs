@@ -1,5 +1,5 @@
-//! The lock of what vCPUs share: std's, or in builds with `--cfg shuttle` one whose scheduler a
-//! test drives.
+//! The mutex that vCPUs share: std's, or with `--cfg shuttle` a mutex whose scheduler a test
+//! controls.
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::Mutex;

@@ -1,4 +1,4 @@
-//! Two functions of the model on the bus.
+//! Two model functions on one bus.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::coalesced::CoalescedWrites;
 use super::function::GuestFunction;
 use crate::counters::FunctionCounts;
 
-/// Two functions of the model on a bus, with 16 KiB in BAR0 each, of which 8 KiB are direct, at the
-/// same place.
+/// Two model functions on a bus at the same address. BAR0 of each has 16 KiB, 8 KiB of which are
+/// direct.
 fn two_at(gpa: u32) -> (PciRoot, Guest) {
     let guest = Guest::new(Arc::default());
     let mut root = PciRoot::new();
@@ -40,7 +40,7 @@ fn starts(guest: &Guest) -> Vec<u64> {
 }
 
 #[test]
-fn functions_that_overlap_both_work_when_they_have_parted() {
+fn overlapping_functions_both_work_after_one_moves() {
     const GPA: u32 = 0xe000_0000;
     for moved in [0_u8, 1] {
         let (root, guest) = two_at(GPA);
@@ -55,15 +55,11 @@ fn functions_that_overlap_both_work_when_they_have_parted() {
 }
 
 #[test]
-fn a_function_that_was_refused_a_place_answers_when_no_other_does() {
+fn a_function_whose_slot_was_refused_works_when_the_other_stops_decoding() {
     const GPA: u32 = 0xe000_0000;
     let (root, guest) = two_at(GPA);
     root.config_write(0, 0x04, &[0, 0]);
-    assert_eq!(
-        starts(&guest),
-        [u64::from(GPA)],
-        "the second one's, when the first does not decode"
-    );
+    assert_eq!(starts(&guest), [u64::from(GPA)], "the slot of the second function");
     let mut table = [0; 4];
     root.mmio_write(MmioAddress(0), u64::from(GPA) + 0x2000, &[0x10, 0, 0xe0, 0xfe]);
     root.mmio_read(MmioAddress(0), u64::from(GPA) + 0x2000, &mut table);

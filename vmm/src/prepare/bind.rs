@@ -1,5 +1,5 @@
-//! Gives devices to vfio-pci, and back. All that are named, or none: what was done is undone where
-//! a step fails.
+//! Binds devices to vfio-pci and back. A command moves all named devices or none: if a step fails,
+//! the module undoes the earlier steps.
 
 use std::fs;
 use std::io;
@@ -13,15 +13,15 @@ use super::holders::holders;
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
-/// What changes the host.
+/// The operations that change the host.
 pub(crate) trait Kernel {
-    /// Writes a file of sysfs.
+    /// Writes a sysfs attribute.
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()>;
-    /// Writes a file that is kept until the host goes down, or removes it.
+    /// Writes a file that lasts until the host shuts down, or removes it.
     fn keep(&mut self, path: &Path, value: Option<&str>) -> io::Result<()>;
     /// Loads a module.
     fn load(&mut self, module: &str) -> Result<(), String>;
-    /// Whether a process has a group.
+    /// Whether a process has a group open.
     fn is_open(&mut self, group: &Path) -> bool;
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct ThisKernel;
 
 impl Kernel for ThisKernel {
     fn write(&mut self, path: &Path, value: &str) -> io::Result<()> {
-        // Never a new file: where there is no such attribute, that is the error to tell.
+        // Do not create the file: a missing attribute must fail with ENOENT.
         let mut file = fs::File::options().write(true).open(path)?;
         io::Write::write_all(&mut file, value.as_bytes())
     }
@@ -60,18 +60,15 @@ impl Kernel for ThisKernel {
     }
 }
 
-/// What was done to a device.
+/// The result for one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
-    /// The device.
     pub(crate) address: PciAddress,
-    /// Who had it.
     pub(crate) before: Binding,
-    /// Who has it now.
     pub(crate) after: Binding,
 }
 
-/// Gives devices to vfio-pci.
+/// Binds devices to vfio-pci.
 pub(crate) fn bind(
     host: &Inventory,
     kernel: &mut dyn Kernel,
@@ -100,12 +97,12 @@ pub(crate) fn bind(
     })
 }
 
-/// Where the name of the driver that a device had is kept, while vfio-pci has it.
+/// The file that holds the name of a device's former driver while vfio-pci has the device.
 fn former_driver(address: PciAddress) -> String {
     format!("run/vmm/former-driver/{address}")
 }
 
-/// Without it, the kernel chooses a driver when the device goes back.
+/// Saves the name of the former driver. Without the file, `unbind` lets the kernel choose a driver.
 fn keep_former(
     host: &Inventory,
     kernel: &mut dyn Kernel,
@@ -114,11 +111,14 @@ fn keep_former(
 ) {
     let path = host.tree.path(&former_driver(address));
     if let Err(error) = kernel.keep(&path, driver) {
-        log::warn!("{address}: which driver it had cannot be kept in {}: {error}", path.display());
+        log::warn!(
+            "{address}: the name of the former driver could not be written to {}: {error}",
+            path.display()
+        );
     }
 }
 
-/// The driver that a device had, if that is there still.
+/// The former driver, if it is still loaded.
 fn find_former(host: &Inventory, address: PciAddress) -> Option<String> {
     let name = host.tree.line(&former_driver(address))?;
     let is_there =
@@ -126,7 +126,7 @@ fn find_former(host: &Inventory, address: PciAddress) -> Option<String> {
     is_there.then_some(name)
 }
 
-/// Gives devices back to the drivers that had them, or to those that know them.
+/// Returns devices to their former drivers, or to drivers that support them.
 pub(crate) fn unbind(
     host: &Inventory,
     kernel: &mut dyn Kernel,
@@ -149,7 +149,7 @@ pub(crate) fn unbind(
     })
 }
 
-/// What to say of groups that are not viable yet, though members of theirs were bound.
+/// Warnings about groups that are not viable yet, although some members were bound.
 pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
     let mut groups: Vec<_> = moved.iter().filter_map(|m| host.sysfs.group(m.address)).collect();
     groups.sort_unstable();
@@ -157,13 +157,13 @@ pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
     let warning = |group: u32| {
         let others = host.sysfs.offenders(group);
         let text =
-            format!("{}; give it all away with: {}", shared(group, &others), bind_command(&others));
+            format!("{}; bind the rest with: {}", shared(group, &others), bind_command(&others));
         (!others.is_empty()).then_some(text)
     };
     groups.into_iter().filter_map(warning).collect()
 }
 
-/// The devices that are named, each once.
+/// The named devices, each once.
 fn found(host: &Inventory, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
     let first =
         |(index, address): &(usize, &PciAddress)| !named.iter().take(*index).any(|n| n == *address);
@@ -213,7 +213,7 @@ fn load_driver(
     kernel.load(VFIO_PCI).map_err(|why| Error::NoDriver { address, why })
 }
 
-/// Moves each device; where one fails, it and those before it go back to where they were.
+/// Moves each device. If one fails, moves it and the earlier devices back.
 fn move_all(
     host: &Inventory,
     kernel: &mut dyn Kernel,
@@ -262,7 +262,7 @@ fn carry_out(
         log::info!("{address}: {value:?} > {}", path.display());
         kernel.write(&path, &value).map_err(|source| Error::Write {
             address,
-            operation: step.says(),
+            operation: step.purpose(),
             path: path.clone(),
             source,
         })?;

@@ -1,4 +1,5 @@
-//! Why a device was not bound or unbound: each names it, what was done, why, and what mends it.
+//! Errors of `vmm bind` and `vmm unbind`. Each text has the device, the operation, the cause and
+//! the remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,103 +7,110 @@ use std::path::PathBuf;
 use thiserror::Error as ThisError;
 use vfio_passthrough::PciAddress;
 
-/// Why `vmm bind` or `vmm unbind` did not do it. What it had done by then is undone.
+/// An error of `vmm bind` or `vmm unbind`. The command has undone its earlier steps.
 #[derive(Debug, ThisError)]
 pub(crate) enum Error {
-    /// There is no such device.
-    #[error("{0}: there is no such PCI device\n  see those that there are with: vmm devices")]
+    /// The device does not exist.
+    #[error("{0}: there is no such PCI device\n  list the devices with: vmm devices")]
     NoDevice(PciAddress),
-    /// vfio-pci takes none of these.
+    /// vfio-pci does not bind to bridges.
     #[error(
-        "{0}: it is a bridge, which stays with the host\n  name the devices behind it: see 'vmm devices'"
+        "{0}: the device is a bridge, which stays with the host\n  \
+         bind the devices behind it: see 'vmm devices'"
     )]
     Bridge(PciAddress),
-    /// vfio-pci takes only what an IOMMU covers.
+    /// VFIO requires an IOMMU group.
     #[error(
-        "{0}: it is in no IOMMU group: no IOMMU covers it\n  see what this host lacks with: vmm check {0}"
+        "{0}: the device is in no IOMMU group\n  find out what this host lacks with: vmm check {0}"
     )]
     NoGroup(PciAddress),
-    /// The host needs it.
+    /// The host uses the device.
     #[error(
-        "{address}: the host needs it: it holds {what}\n  if the host is to lose that: vmm bind --force {address}"
+        "{address}: the host uses the device for {what}\n  \
+         to bind it anyway: vmm bind --force {address}"
     )]
     Held {
-        /// The device.
+        /// The address of the device.
         address: PciAddress,
-        /// What it holds.
+        /// The uses of the device.
         what: String,
     },
-    /// A VMM has it.
+    /// A process has the group open.
     #[error(
-        "{address}: its group {group} is in use by a process\n  see by which with: fuser -v /dev/vfio/{group}; to take it \
-         away all the same, which waits for that process: vmm unbind --force {address}"
+        "{address}: its group {group} is in use by a process\n  \
+         find the process with: fuser -v /dev/vfio/{group}; to unbind the device anyway, which waits \
+         for that process: vmm unbind --force {address}"
     )]
     InUse {
-        /// The device.
+        /// The address of the device.
         address: PciAddress,
-        /// Its group.
+        /// The group of the device.
         group: u32,
     },
-    /// The kernel has no vfio-pci.
+    /// vfio-pci could not be loaded.
     #[error(
-        "{address}: the kernel has no vfio-pci driver and 'modprobe vfio-pci' failed: {why}\n  load it as root: sudo modprobe \
-         vfio-pci; the kernel needs CONFIG_VFIO_PCI"
+        "{address}: the kernel has no vfio-pci driver, and 'modprobe vfio-pci' failed: {why}\n  \
+         load the driver as root: sudo modprobe vfio-pci; the kernel requires CONFIG_VFIO_PCI"
     )]
     NoDriver {
-        /// The first device that needs it.
+        /// The first device that needs the driver.
         address: PciAddress,
-        /// Why.
+        /// The cause.
         why: String,
     },
     /// The kernel refused a write.
-    #[error("{address}: cannot {operation}: writing {path}: {source}\n  {}", mend(source))]
+    #[error("{address}: cannot {operation}: writing {path}: {source}\n  {}", remedy(source))]
     Write {
-        /// The device.
+        /// The address of the device.
         address: PciAddress,
-        /// What the write was to do.
+        /// The purpose of the write.
         operation: &'static str,
-        /// The file.
+        /// The attribute.
         path: PathBuf,
-        /// Why.
+        /// The errno.
         source: io::Error,
     },
-    /// vfio-pci did not take it.
+    /// vfio-pci did not bind to the device.
     #[error(
-        "{0}: vfio-pci did not take it\n  see why with: dmesg | tail; vfio-pci refuses devices on its denylist, and all but its \
-         own where the module was loaded with ids="
+        "{0}: vfio-pci refused the device\n  \
+         find the reason with: dmesg | tail; vfio-pci refuses devices on its denylist; if the \
+         module was loaded with ids=, it refuses all other ids too"
     )]
     NotTaken(PciAddress),
-    /// vfio-pci took it again.
+    /// vfio-pci bound to the device again.
     #[error(
-        "{0}: vfio-pci took it again: it was told of this kind of device by its ids\n  see: cat \
-         /sys/module/vfio_pci/parameters/ids; take 'vfio-pci.ids=' from the kernel's command line and from /etc/modprobe.d"
+        "{0}: vfio-pci took the device again, because its ids include this kind of device\n  \
+         list the ids with: cat /sys/module/vfio_pci/parameters/ids; remove 'vfio-pci.ids=' from the \
+         kernel's command line and from /etc/modprobe.d"
     )]
     TakenAgain(PciAddress),
-    /// The driver that had it did not take it back.
-    #[error("{address}: {driver} did not take it back")]
+    /// The former driver did not bind to the device.
+    #[error(
+        "{address}: {driver} did not take the device back\n  find the reason with: dmesg | tail"
+    )]
     NotReturned {
-        /// The device.
+        /// The address of the device.
         address: PciAddress,
-        /// Its driver from before.
+        /// The former driver.
         driver: String,
     },
-    /// It failed, and so did the way back.
-    #[error("{first}\n  and it could not be put back as it was: {second}")]
+    /// A step failed, and so did the undo.
+    #[error("{first}\n  the undo failed too: {second}")]
     NotUndone {
-        /// What failed first.
+        /// The first error.
         first: Box<Error>,
-        /// What failed then.
+        /// The error of the undo.
         second: Box<Error>,
     },
-    /// The report could not be written.
+    /// The report could not be formatted.
     #[error("the report cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-fn mend(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run the same command as root, with sudo",
-        io::ErrorKind::NotFound => "see whether it is still there with: vmm devices",
-        _ => "see why with: dmesg | tail",
+        io::ErrorKind::NotFound => "check that the device still exists with: vmm devices",
+        _ => "find the reason with: dmesg | tail",
     }
 }

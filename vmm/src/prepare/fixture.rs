@@ -1,4 +1,4 @@
-//! Trees of files that look like a host's, made for tests.
+//! Fake trees of `/sys`, `/proc` and `/dev` for tests.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::inventory::Inventory;
 use super::tree::Tree;
 
-/// A host in the making.
+/// A fake host under construction.
 pub(crate) struct Fixture(tempfile::TempDir);
 
 impl Fixture {
@@ -27,13 +27,13 @@ impl Fixture {
         Tree::at(self.0.path())
     }
 
-    /// A file, with its folders.
+    /// Adds a file and its folders.
     pub(crate) fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
         write(&self.path(name), contents.as_ref());
         self
     }
 
-    /// A link, to a place of the tree.
+    /// Adds a link to a folder of the tree.
     pub(crate) fn link(self, name: &str, target: &str) -> Self {
         let (link, target) = (self.path(name), self.path(target));
         fs::create_dir_all(link.parent().unwrap()).unwrap();
@@ -42,12 +42,12 @@ impl Fixture {
         self
     }
 
-    /// An NVMe at the root of the first bus.
+    /// Adds an NVMe on the first bus.
     pub(crate) fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
         self.device(address, "0x010802", Some(group), driver)
     }
 
-    /// A device, as sysfs shows it.
+    /// Adds a device as sysfs shows it.
     pub(crate) fn device(
         self,
         address: &str,
@@ -84,7 +84,7 @@ impl Fixture {
 
 const RESOURCE: &str = "0x00000000fe800000 0x00000000fe803fff 0x0000000000140204\n";
 
-/// A function with MSI-X of 65 vectors.
+/// Config space of a function with 65 MSI-X vectors.
 fn config() -> Vec<u8> {
     let mut config = vec![0; 4096];
     [(0x06, 0x10), (0x34, 0x40), (0x40, 0x11), (0x42, 64)]

@@ -1,4 +1,4 @@
-//! What the host itself needs a device for: disks with mounted file systems or swap, NICs with the
+//! Uses of devices by the host itself: disks with mounted file systems or swap, and NICs with the
 //! default route.
 
 use std::collections::BTreeSet;
@@ -8,19 +8,19 @@ use vfio_passthrough::PciAddress;
 
 use super::tree::{Tree, hex, names};
 
-/// More layers of devices than any host has below one file system.
+/// A limit above the number of device layers below one file system on every known host.
 const MOST_LAYERS: usize = 1024;
 
-/// Something that the host would lose with the devices.
+/// A use that would end if the host lost the devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
-    /// How it is called.
+    /// The description of the use.
     pub(crate) what: String,
-    /// The devices that it is on, and the bridges above them.
+    /// The devices below the use, and their upstream bridges.
     pub(crate) devices: BTreeSet<PciAddress>,
 }
 
-/// What each device is needed for.
+/// All uses of devices by the host.
 pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     let mut holders = mounts(tree);
     holders.extend(swaps(tree));
@@ -29,8 +29,7 @@ pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     holders
 }
 
-/// Lines of mountinfo: `id parent major:minor root place options... - kind source options`
-/// (proc(5)).
+/// Parses mountinfo: `id parent major:minor root place options... - kind source options` (proc(5)).
 fn mounts(tree: &Tree) -> Vec<Holder> {
     let text = tree.text("proc/self/mountinfo").unwrap_or_default();
     let mount = |line: &str| {
@@ -42,7 +41,7 @@ fn mounts(tree: &Tree) -> Vec<Holder> {
             "/" => format!("the root file system ({source})"),
             _ => format!("the file system on {place} ({source})"),
         };
-        // The number of btrfs and its like is no block device's, but their source is one's name.
+        // btrfs and others have a number without a block device; their source names one.
         let folder = by_number(tree, number).or_else(|| by_name(tree, source))?;
         let mut devices = functions(&folder);
         devices.extend(btrfs_siblings(tree, &folder).iter().flat_map(|f| functions(f)));
@@ -51,7 +50,7 @@ fn mounts(tree: &Tree) -> Vec<Holder> {
     text.lines().filter_map(mount).collect()
 }
 
-/// Lines of swaps: `/dev/name kind size...`, below a title.
+/// Parses swaps: a title, then `/dev/name kind size...`.
 fn swaps(tree: &Tree) -> Vec<Holder> {
     let text = tree.text("proc/swaps").unwrap_or_default();
     let swap = |line: &str| {
@@ -79,14 +78,14 @@ fn default_routes(tree: &Tree) -> Vec<Holder> {
     interfaces.into_iter().map(holder).collect()
 }
 
-/// `interface destination gateway flags references use metric mask ...`
+/// Parses `interface destination gateway flags references use metric mask ...`.
 fn default_v4(line: &str) -> Option<&str> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let is_zero = |index: usize| fields.get(index).and_then(|field| hex(field)) == Some(0);
     (is_zero(1) && is_zero(7)).then(|| fields.first().copied()).flatten()
 }
 
-/// `destination prefix source prefix next-hop metric references use flags interface`
+/// Parses `destination prefix source prefix next-hop metric references use flags interface`.
 fn default_v6(line: &str) -> Option<&str> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let destination = fields.first()?;
@@ -102,7 +101,7 @@ fn by_number(tree: &Tree, number: &str) -> Option<PathBuf> {
     folder.exists().then_some(folder)
 }
 
-/// The folder of the block device `/dev/...`, which may be a link.
+/// The folder of the block device `/dev/...`, which may be a symbolic link.
 fn by_name(tree: &Tree, source: &str) -> Option<PathBuf> {
     let path = source.starts_with("/dev/").then(|| tree.path(source))?;
     let path = path.canonicalize().unwrap_or(path);
@@ -110,7 +109,7 @@ fn by_name(tree: &Tree, source: &str) -> Option<PathBuf> {
     folder.exists().then_some(folder)
 }
 
-/// The other disks of the btrfs that has this one.
+/// The disks of the btrfs file system that has this disk.
 fn btrfs_siblings(tree: &Tree, folder: &Path) -> Vec<PathBuf> {
     let name = folder.canonicalize().ok();
     let name = name.as_deref().and_then(|path| path.file_name()?.to_str());
@@ -122,28 +121,27 @@ fn btrfs_siblings(tree: &Tree, folder: &Path) -> Vec<PathBuf> {
     folders.collect()
 }
 
-/// The PCI functions that the device with this folder is on, through all that it is made of.
+/// The PCI functions below the device with this folder, through all device layers.
 fn functions(folder: &Path) -> BTreeSet<PciAddress> {
     let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
     let mut left = vec![folder.to_owned()];
     while let Some(folder) = left.pop() {
-        // A loop of links does not resolve, and one of layers is seen.
+        // A loop of links does not resolve, and `seen` ends a loop of layers.
         let Ok(folder) = folder.canonicalize() else {
             continue;
         };
         if seen.len() >= MOST_LAYERS || !seen.insert(folder.clone()) {
             continue;
         }
-        // All above it count: a VMD has NVMes of another PCI domain below it.
+        // All functions on the path count: a VMD has NVMes of another PCI domain below it.
         found.extend(folder.iter().filter_map(|name| name.to_str()?.parse::<PciAddress>().ok()));
         left.extend(lower(&folder));
     }
     found
 }
 
-/// What a device is made of: the disks of a device mapper's or an array's (a partition's are those
-/// of the whole), the interfaces below a bridge, a bond or a VLAN, the controllers of an NVMe with
-/// several paths.
+/// The lower layers of a device: the disks of a device mapper or array (a partition has those of
+/// its disk), the interfaces of a bridge, bond or VLAN, and the controllers of a multipath NVMe.
 fn lower(folder: &Path) -> Vec<PathBuf> {
     let whole = [Some(folder), folder.parent()].into_iter().flatten();
     let mut below: Vec<_> = whole.flat_map(|disk| entries(&disk.join("slaves"), "")).collect();

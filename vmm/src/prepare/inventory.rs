@@ -1,4 +1,4 @@
-//! What sysfs says of the host's PCI devices.
+//! The host's PCI devices in sysfs.
 
 use serde::Serialize;
 use vfio_passthrough::PciAddress;
@@ -7,77 +7,73 @@ use vfio_passthrough::backend::sysfs::Sysfs;
 use super::names::Names;
 use super::tree::Tree;
 
-/// A host's PCI devices: its files, and what they mean.
+/// The host's PCI devices.
 #[derive(Debug)]
 pub(crate) struct Inventory {
-    /// The files.
+    /// The files of the host.
     pub(crate) tree: Tree,
-    /// Groups and drivers.
+    /// IOMMU groups and drivers.
     pub(crate) sysfs: Sysfs,
 }
 
 /// A PCI function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
-    /// Where it is.
     pub(crate) address: PciAddress,
-    /// Vendor and device (PCI 3.0, 6.2.1).
+    /// Vendor and device id (PCI 3.0, 6.2.1).
     pub(crate) id: (u16, u16),
     /// Base class, subclass and programming interface (PCI 3.0, 6.2.1).
     pub(crate) class: u32,
-    /// Its IOMMU group.
+    /// The IOMMU group.
     pub(crate) group: Option<u32>,
-    /// Who has it.
     pub(crate) binding: Binding,
 }
 
-/// Who has a device, and who is to have it.
+/// The driver of a device, and the driver that may bind to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Binding {
-    /// The driver that it is bound to.
+    /// The bound driver.
     pub(crate) driver: Option<String>,
-    /// Whether that is one of VFIO's.
+    /// Whether the driver is one of VFIO's.
     pub(crate) vfio: bool,
-    /// The only driver that may have it (`driver_override`).
+    /// The only driver that may bind to the device (`driver_override`).
     pub(crate) driver_override: Option<String>,
 }
 
-/// A device as `vmm devices` tells it.
+/// A row of `vmm devices`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Listed {
-    /// Its address.
     pub(crate) address: String,
-    /// Its name, or its numbers.
+    /// The name, or numeric ids.
     pub(crate) name: String,
-    /// Vendor and device in hexadecimal.
+    /// Vendor and device id in hexadecimal.
     pub(crate) id: String,
-    /// Its class in hexadecimal.
+    /// The class in hexadecimal.
     pub(crate) class: String,
-    /// Its IOMMU group.
+    /// The IOMMU group.
     pub(crate) group: Option<u32>,
-    /// Its driver.
     pub(crate) driver: Option<String>,
-    /// Whether it can be assigned.
+    /// Whether the device can be assigned.
     pub(crate) ready: bool,
-    /// If not: why, and the command that mends it.
+    /// The obstacle, with the command that removes it.
     pub(crate) why: Option<String>,
 }
 
 impl Inventory {
-    /// The host whose root is the tree's.
+    /// The host with the files of `tree`.
     pub(crate) fn new(tree: Tree) -> Self {
         let sysfs = Sysfs::at(tree.path("sys"));
         Self { tree, sysfs }
     }
 
-    /// All PCI functions, in order.
+    /// All PCI functions in the order of their addresses.
     pub(crate) fn devices(&self) -> Vec<Device> {
         let names = self.tree.names("sys/bus/pci/devices");
         let addresses = names.iter().filter_map(|name| name.parse().ok());
         addresses.filter_map(|address| self.device(address)).collect()
     }
 
-    /// A PCI function, if it is there.
+    /// The PCI function at `address`, if it exists.
     pub(crate) fn device(&self, address: PciAddress) -> Option<Device> {
         let number = |name: &str| self.tree.hex(&attribute(address, name)).unwrap_or_default();
         let short = |name: &str| u16::try_from(number(name)).unwrap_or_default();
@@ -90,35 +86,35 @@ impl Inventory {
         })
     }
 
-    /// Who has a device.
+    /// The binding of a device.
     pub(crate) fn binding(&self, address: PciAddress) -> Binding {
         let driver_override = self.tree.line(&attribute(address, "driver_override"));
         Binding {
             driver: self.sysfs.driver(address),
             vfio: self.sysfs.is_vfio(address),
-            // So the kernel prints that there is none.
+            // The kernel prints "(null)" for an empty override.
             driver_override: driver_override.filter(|name| name != "(null)"),
         }
     }
 
-    /// Why a device cannot be assigned, with the command that mends it.
+    /// The reason why a device cannot be assigned, with the command that removes it.
     pub(crate) fn obstacle(&self, device: &Device) -> Option<String> {
         let address = device.address;
         let Some(group) = device.group else {
-            return Some("in no IOMMU group: see 'vmm check'".to_owned());
+            return Some("in no IOMMU group: vmm check".to_owned());
         };
         if device.is_bridge() {
-            return Some("a bridge: it stays with the host".to_owned());
+            return Some("a bridge, which stays with the host".to_owned());
         }
         if !device.binding.vfio {
-            return Some(format!("not on vfio-pci: vmm bind {address}"));
+            return Some(format!("not bound to vfio-pci: vmm bind {address}"));
         }
         let others = self.sysfs.offenders(group);
         (!others.is_empty())
             .then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
     }
 
-    /// The device as a line of the list.
+    /// The row of a device.
     pub(crate) fn listed(&self, device: &Device, names: &Names) -> Listed {
         let why = self.obstacle(device);
         let (vendor, number) = device.id;
@@ -136,26 +132,26 @@ impl Inventory {
 }
 
 impl Device {
-    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header,
-    /// and vfio-pci takes none of them.
+    /// PCI-to-PCI and CardBus bridges (PCI Code and ID Assignment 1.11, 1.7) have another header
+    /// type, and vfio-pci refuses them.
     pub(crate) fn is_bridge(&self) -> bool {
         matches!(self.class >> 8, 0x0604 | 0x0607 | 0x0609)
     }
 }
 
-/// The file of a device's attribute.
+/// The path of a device's sysfs attribute.
 pub(crate) fn attribute(address: PciAddress, name: &str) -> String {
     format!("sys/bus/pci/devices/{address}/{name}")
 }
 
-/// Says which drivers of the host have members of a group.
+/// Names the members of a group that are bound to drivers of the host.
 pub(crate) fn shared(group: u32, others: &[(PciAddress, String)]) -> String {
     let each = |(address, driver): &(PciAddress, String)| format!("{address} is bound to {driver}");
     let each: Vec<_> = others.iter().map(each).collect();
-    format!("group {group} is not viable, since {}", each.join(" and "))
+    format!("group {group} is not viable, because {}", each.join(" and "))
 }
 
-/// The command that gives devices to vfio-pci.
+/// The command that binds devices to vfio-pci.
 pub(crate) fn bind_command(others: &[(PciAddress, String)]) -> String {
     let addresses: Vec<_> = others.iter().map(|(address, _)| address.to_string()).collect();
     format!("vmm bind {}", addresses.join(" "))

@@ -1,9 +1,8 @@
-//! The commands that prepare a host for a guest with devices: `vmm check`, `devices`, `bind`,
-//! `unbind`.
+//! The commands that prepare a host: `vmm check`, `devices`, `bind`, `unbind`.
 //!
-//! [`inventory`] and [`holders`] read what the host is; [`plan`] decides which writes give a device
-//! away or take it back; [`mod@bind`] carries them out; [`mod@check`] judges. All read below one
-//! root, so that tests run on trees of their own.
+//! [`inventory`] and [`holders`] read the host's state. [`plan`] decides which writes bind a device
+//! to vfio-pci or return it. [`mod@bind`] carries the writes out. [`mod@check`] reports problems.
+//! All modules read below one root folder, so that tests can use fake trees.
 
 pub(crate) mod bind;
 pub(crate) mod check;
@@ -28,19 +27,19 @@ use inventory::{Inventory, attribute};
 use names::Names;
 use tree::Tree;
 
-/// What a command says, and its exit status.
+/// The output of a command, and its exit status.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// For the standard output.
+    /// The text for standard output.
     pub(crate) out: String,
-    /// For the standard error, each a warning.
+    /// Warnings for standard error.
     pub(crate) warnings: Vec<String>,
     /// Whether a check failed.
     pub(crate) failed: bool,
 }
 
 impl Report {
-    /// The process's exit status.
+    /// The exit status of the process.
     pub(crate) fn status(&self) -> ExitCode {
         match self.failed {
             true => ExitCode::FAILURE,
@@ -49,33 +48,33 @@ impl Report {
     }
 }
 
-/// `vmm check`: whether this host and `devices` of it are ready for a guest.
+/// `vmm check`: checks whether this host and `devices` are ready for a guest.
 pub(crate) fn check(devices: &[PciAddress], memory: Memory, json: bool) -> Result<Report, Error> {
     let lines = check::check(&this_host(), &Probes::of_this_host(memory), devices, memory);
     Ok(Report {
-        out: told(&lines, json, table::checks)?,
+        out: formatted(&lines, json, table::checks)?,
         failed: lines.iter().any(|line| line.status == Status::Fail),
         ..Report::default()
     })
 }
 
-/// `vmm devices`: the host's PCI devices.
+/// `vmm devices`: lists the host's PCI devices.
 pub(crate) fn devices(json: bool) -> Result<Report, Error> {
     let inventory = this_host();
     let names = Names::of(&inventory.tree);
     let devices = inventory.devices();
     let listed: Vec<_> = devices.iter().map(|d| inventory.listed(d, &names)).collect();
-    Ok(Report { out: told(&listed, json, table::devices)?, ..Report::default() })
+    Ok(Report { out: formatted(&listed, json, table::devices)?, ..Report::default() })
 }
 
-/// `vmm bind`: gives `devices` to vfio-pci.
+/// `vmm bind`: binds `devices` to vfio-pci.
 pub(crate) fn bind(devices: &[PciAddress], force: bool) -> Result<Report, Error> {
     let inventory = this_host();
     let moved = bind::bind(&inventory, &mut ThisKernel, devices, force)?;
     Ok(done(&inventory, &moved, bind::not_viable_yet(&inventory, &moved)))
 }
 
-/// `vmm unbind`: gives `devices` back to their drivers.
+/// `vmm unbind`: returns `devices` to their drivers.
 pub(crate) fn unbind(devices: &[PciAddress], force: bool) -> Result<Report, Error> {
     let inventory = this_host();
     let moved = bind::unbind(&inventory, &mut ThisKernel, devices, force)?;
@@ -86,7 +85,7 @@ fn this_host() -> Inventory {
     Inventory::new(Tree::at("/"))
 }
 
-fn told<T: Serialize>(
+fn formatted<T: Serialize>(
     rows: &[T],
     json: bool,
     table: impl Fn(&[T]) -> String,
@@ -101,12 +100,12 @@ fn done(inventory: &Inventory, moved: &[Moved], warnings: Vec<String>) -> Report
     Report { out: table::moved(inventory, moved), warnings, failed: false }
 }
 
-/// The kernel finds a driver among those that are loaded.
+/// Warnings about devices without a driver: the kernel only tries loaded drivers.
 fn driverless(moved: &[Moved]) -> Vec<String> {
     let warning = |moved: &Moved| {
         let alias = attribute(moved.address, "modalias");
         format!(
-            "{}: no loaded driver takes it; load its own with: modprobe $(cat /{alias})",
+            "{}: no loaded driver supports the device; load its driver with: modprobe $(cat /{alias})",
             moved.address
         )
     };

@@ -1,13 +1,13 @@
-//! Names of devices, from the host's own copy of pci.ids (<https://pci-ids.ucw.cz>).
+//! Device names from the host's copy of pci.ids (<https://pci-ids.ucw.cz>).
 
 use std::collections::HashMap;
 
 use super::tree::{Tree, hex};
 
-/// Where distributions have it.
+/// The paths of distributions.
 const PLACES: [&str; 2] = ["usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids"];
 
-/// What vendors and devices are called; nothing where the host has no such list.
+/// Names of vendors and devices; empty if the host has no list.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     vendors: HashMap<u16, String>,
@@ -15,14 +15,14 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The host's list.
+    /// Reads the host's list.
     pub(crate) fn of(tree: &Tree) -> Self {
         let text = PLACES.iter().find_map(|place| tree.text(place));
         Self::parse(&text.unwrap_or_default())
     }
 
-    /// Lines are `vvvv  vendor`, then for each of its devices a tab and `dddd  device`; deeper ones
-    /// are subsystems. Classes follow, as `C cc  class`.
+    /// Parses lines `vvvv  vendor`, each followed by its devices as a tab and `dddd  device`; lines
+    /// with two tabs are subsystems. Classes follow as `C cc  class`.
     fn parse(text: &str) -> Self {
         let mut names = Self::default();
         let mut vendor = None;
@@ -44,7 +44,7 @@ impl Names {
         names
     }
 
-    /// The name, as far as it is known; else numbers.
+    /// The name as far as it is known, otherwise numbers.
     pub(crate) fn name(&self, (vendor, device): (u16, u16), class: u32) -> String {
         match (self.vendors.get(&vendor), self.devices.get(&(vendor, device))) {
             (Some(vendor), Some(device)) => format!("{vendor} {device}"),
@@ -54,7 +54,7 @@ impl Names {
     }
 }
 
-/// Four digits, two spaces, a name.
+/// Parses four digits, two spaces and a name.
 fn entry(line: &str) -> Option<(u16, String)> {
     let (number, name) = line.split_once("  ")?;
     let number = (number.len() == 4).then(|| hex(number)).flatten()?;
@@ -80,7 +80,7 @@ C 01  Mass storage controller
 ";
 
     #[test]
-    fn names_are_found_and_what_has_none_is_numbers() {
+    fn finds_names_and_falls_back_to_numbers() {
         let names = Names::parse(LIST);
         let cases = [
             ((0x1b36, 0x0010), "Red Hat, Inc. QEMU NVM Express Controller"),
@@ -92,7 +92,7 @@ C 01  Mass storage controller
     }
 
     #[test]
-    fn without_a_list_there_are_numbers() {
+    fn without_a_list_names_are_numbers() {
         let folder = tempfile::tempdir().unwrap();
         let names = Names::of(&Tree::at(folder.path()));
         assert_eq!(names.name((0x1b36, 0x10), 0x01_0802), "1b36:0010, class 010802");

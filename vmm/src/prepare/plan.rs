@@ -1,29 +1,29 @@
-//! Which writes to sysfs give a device to vfio-pci and take it back
-//! (Documentation/ABI/testing/sysfs-bus-pci). Pure: from who has it to what is to be done.
+//! Decides which sysfs writes bind a device to vfio-pci or return it to the host
+//! (Documentation/ABI/testing/sysfs-bus-pci). Pure functions from bindings to steps.
 
 use vfio_passthrough::PciAddress;
 
 use super::inventory::{Binding, attribute};
 
-/// The driver that hands devices to userspace.
+/// The driver that exposes devices to userspace.
 pub(crate) const VFIO_PCI: &str = "vfio-pci";
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Only this driver may have the device; without one, any that knows it.
+    /// Sets the only driver that may bind to the device, or clears the override.
     Override(Option<String>),
-    /// The device is unbound from its driver.
+    /// Unbinds the device from its driver.
     Unbind,
-    /// The kernel looks for a driver.
+    /// Makes the kernel probe for a driver.
     Probe,
 }
 
 impl Step {
-    /// The file that is written, and what.
+    /// The path and the value of the write.
     pub(crate) fn write(&self, address: PciAddress) -> (String, String) {
         match self {
-            // An empty line takes an override away.
+            // An empty line clears the override.
             Self::Override(driver) => {
                 let value = driver.clone().unwrap_or_else(|| "\n".to_owned());
                 (attribute(address, "driver_override"), value)
@@ -33,30 +33,30 @@ impl Step {
         }
     }
 
-    /// What it does, for errors.
-    pub(crate) fn says(&self) -> &'static str {
+    /// The purpose, for errors.
+    pub(crate) fn purpose(&self) -> &'static str {
         match self {
-            Self::Override(_) => "say which driver may have it",
-            Self::Unbind => "take it from its driver",
-            Self::Probe => "have the kernel look for its driver",
+            Self::Override(_) => "set the driver override",
+            Self::Unbind => "unbind the driver",
+            Self::Probe => "probe for a driver",
         }
     }
 }
 
-/// The steps to vfio-pci; none where the device is there already.
+/// The steps that bind a device to vfio-pci; none if a VFIO driver has it already.
 pub(crate) fn to_vfio(now: &Binding) -> Vec<Step> {
     if now.vfio {
         return Vec::new();
     }
-    // The override comes first: nothing else can take the device in between.
+    // Set the override first, so that no other driver can bind in between.
     let mut steps = override_steps(now, Some(VFIO_PCI));
     steps.extend(now.driver.is_some().then_some(Step::Unbind));
     steps.push(Step::Probe);
     steps
 }
 
-/// The steps to the driver of the host's that had the device, or, where that is not known, to one
-/// that knows it; none where one has it already.
+/// The steps that return a device to its former driver, or, if that is unknown, to any driver that
+/// supports it; none if a host driver has it already.
 pub(crate) fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
     let ours = now.driver_override.as_deref() == Some(VFIO_PCI)
         || now.vfio && now.driver_override.is_some() && now.driver_override == now.driver;
@@ -71,7 +71,7 @@ pub(crate) fn to_host(now: &Binding, former: Option<&str>) -> Vec<Step> {
     steps
 }
 
-/// The steps from where a device is now to where it was.
+/// The steps that restore the binding `before`.
 pub(crate) fn back(before: &Binding, now: &Binding) -> Vec<Step> {
     let mut steps = override_steps(now, before.driver_override.as_deref());
     if now.driver != before.driver {
@@ -107,7 +107,7 @@ mod tests {
     const NVME: Option<&str> = Some("nvme");
 
     #[test]
-    fn the_way_to_vfio() {
+    fn binds_to_vfio() {
         let cases = [
             (binding(NVME, None), vec![only(VFIO), Step::Unbind, Step::Probe]),
             (binding(NVME, VFIO), vec![Step::Unbind, Step::Probe]),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_to_the_host() {
+    fn returns_to_the_host() {
         let mlx5 = Some("mlx5_vfio_pci");
         let cases = [
             (binding(VFIO, VFIO), vec![only(None), Step::Unbind, Step::Probe]),
@@ -132,7 +132,7 @@ mod tests {
             (binding(None, None), vec![Step::Probe]),
             (binding(NVME, VFIO), vec![only(None)]),
             (binding(NVME, None), vec![]),
-            // Somebody else's choice.
+            // The administrator set an override.
             (binding(None, NVME), vec![Step::Probe]),
             (binding(NVME, NVME), vec![]),
         ];
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_to_the_driver_that_had_it() {
+    fn returns_to_the_former_driver() {
         let there = vec![only(NVME), Step::Unbind, Step::Probe, only(None)];
         let cases = [
             (binding(VFIO, VFIO), there.clone()),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn from_wherever_it_got_to_a_device_goes_back_to_where_it_was() {
+    fn restores_the_former_binding_from_every_state() {
         let before = binding(NVME, None);
         let cases = [
             (binding(NVME, None), vec![]),

@@ -1,10 +1,10 @@
-//! What the preparing commands print.
+//! Formats the output of the preparing commands.
 
 use super::bind::Moved;
 use super::check::{Line, Status};
 use super::inventory::{Inventory, Listed};
 
-/// The list of devices, a line each, with titles.
+/// The list of devices, one line each, with titles.
 pub(crate) fn devices(devices: &[Listed]) -> String {
     let titles = ["ADDRESS", "GROUP", "DRIVER", "READY", "NAME"].map(str::to_owned);
     let row = |device: &Listed| {
@@ -17,7 +17,7 @@ pub(crate) fn devices(devices: &[Listed]) -> String {
     aligned(&rows)
 }
 
-/// The checks, a line each, and what mends it below.
+/// The checks, one line each, with remedies below.
 pub(crate) fn checks(lines: &[Line]) -> String {
     let row = |line: &Line| {
         let status = match line.status {
@@ -26,8 +26,8 @@ pub(crate) fn checks(lines: &[Line]) -> String {
             Status::Fail => "FAIL",
         };
         let device = line.device.as_deref().unwrap_or("host");
-        let mend = line.mend.as_ref().map(|mend| format!("\nmend: {mend}"));
-        let what = format!("{}{}", line.what, mend.unwrap_or_default());
+        let remedy = line.remedy.as_ref().map(|remedy| format!("\nremedy: {remedy}"));
+        let what = format!("{}{}", line.what, remedy.unwrap_or_default());
         let what: Vec<_> = what.lines().map(plain).collect();
         [plain(status), plain(device), plain(line.check), what.join("\n    ")]
     };
@@ -35,7 +35,7 @@ pub(crate) fn checks(lines: &[Line]) -> String {
     aligned(&rows)
 }
 
-/// What was done to devices, with all of their groups.
+/// The moved devices with the members of their groups.
 pub(crate) fn moved(host: &Inventory, moved: &[Moved]) -> String {
     let of = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
     let line = |moved: &Moved| {
@@ -47,26 +47,28 @@ pub(crate) fn moved(host: &Inventory, moved: &[Moved]) -> String {
         let group = host.sysfs.group(moved.address);
         let others = group.map(|group| host.sysfs.members(group)).unwrap_or_default();
         let others = others.into_iter().filter(|member| *member != moved.address);
-        let other = |member| format!(", {member} ({})", of(&host.sysfs.driver(member)));
-        let others: String = others.map(other).collect();
+        let other = |member| format!("{member} ({})", of(&host.sysfs.driver(member)));
+        let others: Vec<_> = others.map(other).collect();
         match group {
             Some(group) if others.is_empty() => {
                 plain(format!("{done}; alone in group {group}")) + "\n"
             }
-            Some(group) => plain(format!("{done}; with it in group {group}{others}")) + "\n",
+            Some(group) => {
+                plain(format!("{done}; group {group} also has {}", others.join(", "))) + "\n"
+            }
             None => plain(&done) + "\n",
         }
     };
     moved.iter().map(line).collect()
 }
 
-/// Text of the host's files, without what a terminal would obey.
+/// Replaces control characters, which a terminal would interpret.
 fn plain(text: impl AsRef<str>) -> String {
     let visible = |c: char| if c.is_control() { '?' } else { c };
     text.as_ref().chars().map(visible).collect()
 }
 
-/// Columns as wide as their widest cell, but for the last.
+/// Aligns columns to their widest cell, except the last column.
 fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_control_characters_harmless() {
+    fn aligns_columns_and_replaces_control_characters() {
         let device =
             |address: &str, group, driver: Option<&str>, why: Option<&str>, name: &str| Listed {
                 address: address.to_owned(),
@@ -110,13 +112,13 @@ ADDRESS       GROUP  DRIVER    READY        NAME
     }
 
     #[test]
-    fn what_mends_a_check_is_below_it() {
-        let line = |status, mend: Option<&str>| Line {
+    fn prints_the_remedy_below_its_check() {
+        let line = |status, remedy: Option<&str>| Line {
             check: "iommu",
             device: None,
             status,
             what: "found\nplan".to_owned(),
-            mend: mend.map(str::to_owned),
+            remedy: remedy.map(str::to_owned),
         };
         let lines = [line(Status::Ok, None), line(Status::Fail, Some("do it"))];
         let expected = "\
@@ -124,7 +126,7 @@ ok    host  iommu  found
     plan
 FAIL  host  iommu  found
     plan
-    mend: do it
+    remedy: do it
 ";
         assert_eq!(checks(&lines), expected);
     }

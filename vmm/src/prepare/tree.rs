@@ -1,11 +1,11 @@
-//! Reads of `/sys`, `/proc` and `/dev`. The root is a parameter, so that tests run on trees of
-//! their own; and nothing that such a tree can hold is worse than a file that is not there.
+//! Reads files below `/sys`, `/proc` and `/dev`. The root folder is a parameter, so that tests can
+//! use fake trees. Invalid contents count as a missing file.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// More than any of these files has; `/proc/interrupts` of a large host is the longest.
+/// A limit above the size of all of these files; `/proc/interrupts` of a large host is the longest.
 const MOST_BYTES: u64 = 32 << 20;
 
 /// The files of a host.
@@ -15,12 +15,12 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// A tree that looks like `/`.
+    /// The files below `root`.
     pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// Where a file is, which is given without the leading `/` or with it.
+    /// The path of a file, given with or without the leading `/`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name.trim_start_matches('/'))
     }
@@ -33,31 +33,31 @@ impl Tree {
         Some(bytes)
     }
 
-    /// The text of a file; bytes that are none are replaced.
+    /// The text of a file; invalid UTF-8 is replaced.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         let bytes = self.bytes(name)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The first line of a file, where there is something in it.
+    /// The first line of a file, if it is not empty.
     pub(crate) fn line(&self, name: &str) -> Option<String> {
         let text = self.text(name)?;
         let line = text.lines().next()?.trim();
         (!line.is_empty()).then(|| line.to_owned())
     }
 
-    /// The number in a file, which is hexadecimal, as sysfs has it.
+    /// The hexadecimal number in a file.
     pub(crate) fn hex(&self, name: &str) -> Option<u64> {
         hex(&self.line(name)?)
     }
 
-    /// The names in a folder that are text, in order.
+    /// The names in a folder that are valid UTF-8, sorted.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         names(&self.path(folder))
     }
 }
 
-/// The names in a folder that are text, in order.
+/// The names in a folder that are valid UTF-8, sorted.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
@@ -68,7 +68,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 /// A hexadecimal number with or without `0x`.
 pub(crate) fn hex(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    // from_str_radix would take a sign.
+    // from_str_radix would accept a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hexadecimal_numbers() {
+    fn parses_hexadecimal_numbers() {
         let cases = [
             ("0x8086", Some(0x8086)),
             ("8086", Some(0x8086)),

@@ -1,4 +1,4 @@
-//! Stdin to the serial port, as the main loop waits for it.
+//! Passes stdin to the serial port, driven by the main loop.
 
 use std::io::{IsTerminal, stdin};
 use std::os::fd::AsRawFd;
@@ -13,7 +13,7 @@ use super::stop::{Outcome, Stop};
 use crate::guest::console::{Input, Output, Read};
 use crate::host::epoll::listen;
 
-/// Stdin to the serial port.
+/// The event subscriber of stdin.
 pub(crate) struct Keyboard {
     serial: Arc<Serial<Output>>,
     drained: EventFd,
@@ -22,19 +22,19 @@ pub(crate) struct Keyboard {
     source: Source,
 }
 
-/// How stdin is waited for.
+/// How the main loop waits for stdin.
 #[derive(PartialEq, Eq)]
 enum Source {
-    /// By epoll: a terminal, a pipe, a socket.
+    /// By epoll: stdin is a terminal, a pipe or a socket.
     Polled,
-    /// Not at all: a file is always ready, so the guest's reading sets the pace.
+    /// Never: a regular file is always ready, so the guest's reads set the pace.
     Paced,
-    /// It has ended.
+    /// Stdin has ended.
     Ended,
 }
 
 impl Keyboard {
-    /// From stdin to `serial`, which writes to `drained` when it wants more.
+    /// Passes stdin to `serial`, which signals `drained` when it accepts more input.
     pub(crate) fn new(serial: Arc<Serial<Output>>, drained: EventFd, stop: Arc<Stop>) -> Self {
         let input = Input::new(stdin().is_terminal());
         Self { serial, drained, stop, input, source: Source::Polled }
@@ -47,7 +47,7 @@ impl Keyboard {
             Ok(Read::Quit) => self.stop.insist(Outcome::Quit),
             Ok(Read::End) => self.end(ops),
             Err(error) => {
-                log::error!("no more input for the guest: {error}");
+                log::error!("input for the guest failed, and the VMM stops reading it: {error}");
                 self.end(ops);
             }
         }
@@ -98,7 +98,8 @@ impl MutEventSubscriber for Keyboard {
         }
     }
 
-    /// Epoll takes no regular file and no /dev/null; a closed stdin is none of these and just ends.
+    /// epoll refuses regular files and /dev/null. It also refuses a closed stdin, whose first read
+    /// then ends the input.
     fn init(&mut self, ops: &mut EventOps<'_>) {
         listen(ops, Events::new(&self.drained, EventSet::IN));
         if ops.add(Events::new(&stdin(), EventSet::IN)).is_err() {

@@ -1,4 +1,4 @@
-//! One life of the guest: booted, run to its end, and taken apart in the right order.
+//! One life of the guest: boot, run, and shutdown in the correct order.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,7 @@ use crate::passthrough::function::GuestFunction;
 use crate::passthrough::functions::Functions;
 
 impl Vm {
-    /// Boots the guest and runs it to its end, whatever brings it about.
+    /// Boots the guest and runs it to its end.
     pub(crate) fn run(
         self,
         resources: &Resources,
@@ -64,8 +64,8 @@ impl Vm {
         });
         let looped = main_loop.run();
         stats.phase("guest");
-        // CPUs first, so that nothing is programmed any more; then the devices; then the memory
-        // they reach.
+        // Stop the vCPUs first, so that nothing programs the devices any more; then shut the
+        // devices down; then free the memory that they access.
         control.end();
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
@@ -76,7 +76,7 @@ impl Vm {
         looped.and(outcome_of(stop)).and_then(|outcome| shut_down.map(|()| outcome))
     }
 
-    /// The main loop with all that it waits for in any life.
+    /// The main loop with the event sources that every life has.
     fn main_loop(
         &self,
         resources: &Resources,
@@ -119,7 +119,7 @@ impl Vm {
         boot.prepare(&kernel)
     }
 
-    /// A bus with the host bridge at slot 0 and the assigned functions after it, and these.
+    /// A bus with the host bridge in slot 0 and the assigned functions after it, and the functions.
     fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
         let mut root = PciRoot::new();
         root.insert(0, Arc::new(HostBridge))?;
@@ -134,7 +134,7 @@ impl Vm {
         Ok((root, functions))
     }
 
-    /// The buses with all devices, the console, and what presses the power button.
+    /// The buses with all devices, the console, and the power button's eventfd.
     fn buses(
         &self,
         resources: &Resources,
@@ -185,7 +185,7 @@ impl Vm {
         })
     }
 
-    /// What is counted, with what this life adds to it at its end.
+    /// A closure that reads the current counters.
     fn counters(&self, resources: &Resources, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
         let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
         let (functions, calls) =
@@ -201,7 +201,7 @@ impl Vm {
     }
 }
 
-/// The events of `functions`; a failure stops the guest.
+/// The host events of `functions`; a failure stops the guest.
 fn device_events(
     functions: Vec<Arc<GuestFunction>>,
     config: &Config,
@@ -212,25 +212,27 @@ fn device_events(
     Arc::new(Mutex::new(DeviceEvents::new(functions, config.on_error, failed)))
 }
 
-/// Holds the main thread, and those that it starts, to what a guest that runs needs.
+/// Restricts the main thread, and the threads that it starts, to what a running guest needs.
 fn restrict_threads(resources: &Resources, config: &Config) -> Result<(), Error> {
     vcpu::prepare_kicks()?;
     landlock::restrict(Thread::Main, config.control.as_deref())?;
     resources.filters.main.install()
 }
 
-/// Adds what was counted in a life to `stats`.
+/// Adds the counts of a life to `stats`.
 fn count(kvm_host: &KvmHost, functions: &Functions, stats: &Stats) {
     let calls = kvm_host.calls().values();
     calls.for_each(|(call, count)| stats.kvm_ioctls.add(call, count));
     functions.count(&stats.devices.functions);
 }
 
-/// The outcome. Nothing else holds the stop any more.
+/// The outcome. `stop` has no other owner any more.
 fn outcome_of(stop: Arc<Stop>) -> Result<Outcome, Error> {
     match Arc::into_inner(stop).and_then(Stop::into_outcome) {
         Some(Outcome::Failed(error)) => Err(error),
         Some(outcome) => Ok(outcome),
-        None => Err(Error::Vcpu("the VMM stopped and nobody said why".into())),
+        None => {
+            Err(Error::Vcpu("the VMM stopped without an outcome; this is a bug of the VMM".into()))
+        }
     }
 }

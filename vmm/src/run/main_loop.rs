@@ -1,5 +1,5 @@
-//! The main thread's events: signals, stdin, the console's unfinished line, interrupts that have no
-//! route yet, what the host tells of devices, and the end.
+//! The main thread's events: signals, stdin, the console's unfinished line, interrupts without a
+//! route, host events of devices, and the stop.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,11 +17,12 @@ use crate::guest::console::Pending;
 use crate::host::epoll::{Subscriber, listen};
 use crate::host::signals::{PAUSE, RESUME};
 
-/// How long a prompt may wait to be seen: unnoticeable, and long enough for a line to be finished.
+/// The delay before an unfinished line is written: too short to notice, and long enough to finish
+/// a line.
 const PROMPT_MILLISECONDS: i32 = 10;
 const FOREVER: i32 = -1;
 
-/// What the main thread waits for.
+/// The event loop of the main thread.
 pub(crate) struct MainLoop {
     manager: EventManager<Subscriber>,
     stop: Arc<Stop>,
@@ -31,7 +32,7 @@ pub(crate) struct MainLoop {
 }
 
 impl MainLoop {
-    /// A loop that ends by `stop` or by a signal, and keeps `pending` from waiting too long.
+    /// A loop that ends by `stop` or by a signal, and writes `pending` after a short delay.
     pub(crate) fn new(
         stop: &Arc<Stop>,
         (signals, control): (&Arc<SignalFd>, &Arc<Control>),
@@ -57,12 +58,12 @@ impl MainLoop {
         })
     }
 
-    /// Adds what else is waited for.
+    /// Adds an event source.
     pub(crate) fn add(&mut self, subscriber: Subscriber) {
         self.manager.add_subscriber(subscriber);
     }
 
-    /// Runs until somebody asks for a stop.
+    /// Runs until a stop is requested.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
         while !self.stop.is_requested() {
             let is_unfinished = self.line.lock().is_ok_and(|line| line.is_unfinished);
@@ -83,12 +84,12 @@ impl MainLoop {
     }
 }
 
-/// Wakes the loop when somebody asks for a stop.
+/// Wakes the loop when a stop is requested.
 struct Wake(Arc<Stop>);
 
 impl MutEventSubscriber for Wake {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        // The loop looks at the stop itself; the counter is read so that it is not reported again.
+        // The loop checks the stop itself. Reading the counter resets the eventfd.
         let _ = self.0.signal().read();
     }
 
@@ -107,7 +108,7 @@ impl MutEventSubscriber for Signals {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
         if let Ok(Some(signal)) = self.fd.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            // The guest runs as long as this is heard, so pause and resume find it.
+            // The guest's life lasts longer than this loop, so pause and resume succeed.
             match Signal::try_from(number) {
                 Ok(PAUSE) => drop(self.control.pause()),
                 Ok(RESUME) => drop(self.control.resume()),
@@ -121,7 +122,7 @@ impl MutEventSubscriber for Signals {
     }
 }
 
-/// The console has begun a line.
+/// Marks an unfinished line of the console.
 struct LineBegun {
     pending: Arc<Pending>,
     is_unfinished: bool,
@@ -161,9 +162,7 @@ mod tests {
     #[test]
     fn the_first_interrupt_of_a_deferred_vector_wakes_the_main_thread_which_commits_its_route() {
         let Ok(kvm) = Kvm::new() else {
-            return eprintln!(
-                "the_first_interrupt_of_a_vector did not run: /dev/kvm does not open here"
-            );
+            return eprintln!("NOT RUN: a deferred route: no /dev/kvm");
         };
         let vm = kvm.create_vm().unwrap();
         vm.create_irq_chip().unwrap();

@@ -1,5 +1,4 @@
-//! While a guest runs: its lives, its CPUs' threads, the main loop, the control socket, counters,
-//! and the end.
+//! Runs a guest: its lives, vCPU threads, the main loop, the control socket, counters, and the end.
 
 pub(crate) mod control;
 mod keyboard;

@@ -1,4 +1,4 @@
-//! A guest from its first boot to its last end.
+//! Runs a guest from its first boot to its last end.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::{self, Filter};
 use crate::host::signals;
 
-/// Boots the guest that `config` describes and returns when it, or the user, has ended it.
+/// Boots the guest of `config` and returns when the guest or the user ends it.
 pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
     let passed = PassedFds::take(config)?;
     let stats = Arc::new(Stats::default());
@@ -27,10 +27,10 @@ pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
     }
 }
 
-/// Keeps the C library from giving each thread a heap of its own (128 MiB of address space, for
-/// threads that allocate next to nothing), and from looking for that at how many CPUs there are.
+/// Keeps the C library from creating a heap per thread (128 MiB of address space, for threads that
+/// allocate almost nothing), and from counting the host's CPUs for it.
 fn one_heap() {
-    // SAFETY: sets a number, under the allocator's lock.
+    // SAFETY: sets a number under the allocator's lock.
     let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
 }
 

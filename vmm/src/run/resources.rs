@@ -1,7 +1,7 @@
-//! What outlives a reboot of the guest: the opened devices, and RAM with its DMA mappings.
+//! Resources that outlive a reboot of the guest: the open devices, and RAM with its DMA mappings.
 //!
-//! Each life of the guest has a [`Vm`] of its own, made in the same way as the first, so that CPUs,
-//! interrupt controllers and functions are as after power-on without a list of what to put back.
+//! Each life of the guest has its own [`Vm`], created like the first. So vCPUs, interrupt
+//! controllers and functions start in their power-on state without a list of state to reset.
 
 use std::sync::Arc;
 
@@ -29,31 +29,28 @@ use crate::passthrough::addresses::addresses;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
-/// What a guest has of the host for as long as it reboots.
+/// Resources of the host that the guest keeps across reboots.
 pub(crate) struct Resources {
     kvm: Kvm,
-    /// What KVM can give the guest's CPUs.
+    /// The CPUID that KVM supports.
     pub(crate) supported: CpuId,
-    /// The assigned devices; `None` where there are none.
+    /// The assigned devices; `None` without `--vfio`.
     pub(crate) devices: Option<Devices>,
-    /// Where everything is in guest memory.
+    /// The guest's physical layout.
     pub(crate) layout: Layout,
-    /// RAM.
     pub(crate) ram: Ram,
     /// Kernel and initramfs.
     pub(crate) files: Files,
-    /// The system calls of its threads.
+    /// The seccomp filters of the threads.
     pub(crate) filters: Filters,
     _mappings: Vec<Mapping>,
-    /// The host's count of the devices' interrupts.
+    /// The host's interrupt counts.
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
-/// What the main thread, and CPUs' threads, may do once a guest runs.
+/// The filters of the main thread and the vCPU threads.
 pub(crate) struct Filters {
-    /// The main thread.
     pub(crate) main: Filter,
-    /// CPUs' threads.
     pub(crate) vcpu: Arc<Filter>,
 }
 
@@ -64,8 +61,8 @@ impl Filters {
     }
 }
 
-/// RAM that is made ready while the devices are opened, where the guest will have it unless the
-/// IOMMU objects.
+/// RAM that is populated while the devices are opened. The ranges assume that the IOMMU imposes no
+/// restrictions.
 struct Prepared {
     ranges: Vec<AddressRange>,
     ram: Ram,
@@ -73,7 +70,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// None where there is no plan: the one that is made when all is known says why.
+    /// `None` if the plan fails: the final plan then reports the error.
     fn begin(needs: &Needs<'_>) -> Result<Option<Self>, Error> {
         let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
             return Ok(None);
@@ -82,7 +79,7 @@ impl Prepared {
         Ok(Some(Self { populating: ram.populate(), ranges, ram }))
     }
 
-    /// The RAM, if it is what the layout came to.
+    /// The RAM, if its ranges match the final layout.
     fn take(self, layout: &Layout) -> Option<Ram> {
         self.populating.wait();
         (self.ranges == layout.ram).then_some(self.ram)
@@ -90,7 +87,7 @@ impl Prepared {
 }
 
 impl Resources {
-    /// Opens KVM and the devices, and lays out the guest; with it comes the VM of its first life.
+    /// Opens KVM and the devices, lays out the guest, and creates the VM of its first life.
     pub(crate) fn open(
         config: &Config,
         mut passed: PassedFds,
@@ -99,7 +96,7 @@ impl Resources {
         check_memory(config)?;
         let kvm = kvm::given(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
-        // A wrong path is reported at once, not after the devices were reset and RAM was populated.
+        // Report a wrong path now, before the devices are reset and RAM is populated.
         let files = Files::open(config, &mut passed)?;
         let filters = Filters::new(&config.seccomp)?;
         let supported = cpuid::supported(&kvm)?;
@@ -114,11 +111,11 @@ impl Resources {
             reserved: &reserved,
             bars: &[],
         };
-        // Without devices RAM is not pinned, and the guest's first touch gets a page, unless asked
-        // otherwise.
+        // Without devices nothing pins RAM, and the kernel allocates pages at the guest's first
+        // touch, unless the user requested otherwise.
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
-        // The kernel wants a group's VM to be known before its devices are opened.
+        // The kernel must know a group's VM before the group's devices are opened.
         let devices = Devices::open(&config.vfio, addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
@@ -133,7 +130,7 @@ impl Resources {
         Ok((resources, vm))
     }
 
-    /// A VM for another life of the guest. The devices were reset when the last one ended.
+    /// A VM for another life of the guest. The devices were reset at the end of the previous life.
     pub(crate) fn another(&self, stats: &Stats) -> Result<Vm, Error> {
         stats.reboots.add_one();
         let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
@@ -145,12 +142,12 @@ impl Resources {
         Ok(vm)
     }
 
-    /// What the guest has, with the functions of one of its lives.
+    /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
         Configuration::new(config, vm.functions.iter().map(DeviceInfo::of).collect())
     }
 
-    /// Adds what was counted here to `stats`.
+    /// Adds the counts of VFIO calls to `stats`.
     pub(crate) fn count(&self, stats: &Stats) {
         if let Some(devices) = &self.devices {
             count_calls(&devices.calls(), stats);
@@ -158,7 +155,7 @@ impl Resources {
     }
 }
 
-/// Adds the calls that were made of VFIO to `stats`.
+/// Adds the counts of VFIO calls to `stats`.
 pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
     let calls = calls.values();
     calls.for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
@@ -185,7 +182,7 @@ fn plan(
     Ok(layout)
 }
 
-/// RAM as `layout` has it: what was prepared, if it is there.
+/// The prepared RAM if it matches `layout`, otherwise new RAM.
 fn had(
     prepared: Option<Prepared>,
     layout: &Layout,

@@ -1,4 +1,4 @@
-//! What is counted while a guest runs, and how long its start took. Written as JSON by `--stats`.
+//! Counters of a running guest, and the duration of its start. `--stats` writes them as JSON.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,27 +16,26 @@ use crate::error::Error;
 /// Exits to userspace, by reason.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Exits {
-    /// All of them.
+    /// All exits.
     pub(crate) total: Count,
-    /// Reads of ports.
+    /// Port reads.
     pub(crate) io_in: Count,
-    /// Writes of ports.
+    /// Port writes.
     pub(crate) io_out: Count,
-    /// Reads of memory that is not RAM.
+    /// MMIO reads.
     pub(crate) mmio_read: Count,
-    /// Writes of memory that is not RAM.
+    /// MMIO writes.
     pub(crate) mmio_write: Count,
-    /// Halts; none with in-kernel local APICs.
+    /// Halts; in-kernel local APICs cause none.
     pub(crate) hlt: Count,
-    /// All else, such as signals.
+    /// All other exits, such as signals.
     pub(crate) other: Count,
-    /// Coalesced writes, which came with another exit: see [`crate::passthrough::coalesced`]. They
-    /// are in no other count of exits.
-    #[serde(rename = "posted")]
+    /// Coalesced writes, which arrive with another exit (see [`crate::passthrough::coalesced`]). No
+    /// other counter includes them.
     pub(crate) coalesced: Count,
 }
 
-/// How long each phase of the start took.
+/// The duration of each phase of the start.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 struct Phases {
@@ -70,63 +69,62 @@ impl Clone for Phases {
     }
 }
 
-/// Accesses to devices, by the devices' names.
+/// Accesses to devices, by device name.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct DeviceStats {
-    /// To the guest's fixed devices.
+    /// Accesses to the guest's fixed devices.
     #[serde(flatten)]
     pub(crate) fixed: DeviceCounts,
-    /// To assigned functions.
+    /// Accesses to assigned functions.
     #[serde(flatten)]
     pub(crate) functions: FunctionCounts,
-    /// To no device.
+    /// Accesses to addresses without a device.
     pub(crate) unclaimed: Accesses,
 }
 
-/// Everything that is counted. A copy stays as it is, except that devices go on counting accesses
-/// to them in both.
+/// All counters. A copy is a snapshot, except that both copies share the counters of devices.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Stats {
     phases_ns: Phases,
     /// Exits to userspace.
     pub(crate) exits: Exits,
-    /// How often the main thread woke up, for whatever it waits for.
+    /// Wake-ups of the main thread, for any event.
     pub(crate) wakeups: Count,
     /// Accesses to devices.
     pub(crate) devices: DeviceStats,
-    /// Calls of KVM.
+    /// Ioctls on KVM.
     pub(crate) kvm_ioctls: Calls,
-    /// Calls of VFIO.
+    /// Ioctls on VFIO.
     pub(crate) vfio_ioctls: Calls,
-    /// Regions of RAM: as many DMA mappings are made with a device assigned.
+    /// Regions of RAM; with an assigned device each has one DMA mapping.
     pub(crate) ram_regions: Count,
-    /// How often the guest was booted again.
+    /// Reboots of the guest.
     pub(crate) reboots: Count,
 }
 
 impl Stats {
-    /// Ends a phase of the start: what passed since the last one ended is its time. A phase that
-    /// comes again when the guest reboots is not counted again.
+    /// Ends a phase: its duration is the time since the end of the previous phase. Only the first
+    /// life of the guest counts.
     pub(crate) fn phase(&self, name: &'static str) {
         self.phases_ns.end(name);
     }
 
-    /// Everything, as JSON.
+    /// All counters as JSON.
     pub(crate) fn json(&self) -> Value {
-        // All keys are strings, and nothing here fails to be written.
+        // All keys are strings, so the conversion cannot fail.
         serde_json::to_value(self).unwrap_or_default()
     }
 }
 
-/// Where everything is written at the end, as JSON. It is opened at the start: no file is opened
-/// while a guest runs.
+/// The file of `--stats`, written at the end. The VMM opens it at the start, because a running VMM
+/// may not open files.
 pub(crate) struct StatsFile {
     path: PathBuf,
     file: File,
 }
 
 impl StatsFile {
-    /// The file at `path`, which is empty from now on.
+    /// Creates or truncates the file at `path`.
     pub(crate) fn create(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
         match File::create(&path) {
@@ -135,7 +133,7 @@ impl StatsFile {
         }
     }
 
-    /// Writes it.
+    /// Writes the counters.
     pub(crate) fn write(mut self, stats: &Stats) -> Result<(), Error> {
         let json = serde_json::to_vec_pretty(&stats.json()).map_err(io::Error::from);
         let written = json.and_then(|json| self.file.write_all(&json));
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_has_what_its_readers_look_for() {
+    fn the_json_has_the_documented_counters() {
         let stats = Stats::default();
         for _ in 0..2 {
             stats.devices.fixed.counted("serial", Null).pio_read(PioAddress(0x3f8), 5, &mut []);
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_named() {
+    fn names_a_stats_file_that_cannot_be_created() {
         let text = StatsFile::create("/nonexistent/stats.json").err().unwrap().to_string();
         assert!(text.starts_with("--stats /nonexistent/stats.json: "), "{text}");
     }

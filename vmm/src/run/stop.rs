@@ -1,4 +1,4 @@
-//! How it ends: whoever comes first says so, and everybody else stops.
+//! The end of the VMM: the first requested outcome counts, and every thread stops.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,18 +7,18 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
 
-/// Why the VMM stops.
+/// The reason for the stop.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The guest powered off.
     PowerOff,
-    /// The guest asked for a reset.
+    /// The guest requested a reset.
     Reset,
-    /// The user typed Ctrl-A x.
+    /// The user typed Ctrl-A x, or requested a shutdown by the control socket.
     Quit,
-    /// A signal asked for it.
+    /// A signal arrived.
     Signal(i32),
-    /// Something cannot go on.
+    /// An error occurred.
     Failed(Error),
 }
 
@@ -31,7 +31,7 @@ impl From<PowerRequest> for Outcome {
     }
 }
 
-/// What the guest asks of its power registers stops the VMM.
+/// Stops the VMM when the guest writes its power registers.
 pub(crate) struct StopOnRequest(pub Arc<Stop>);
 
 impl PowerSink for StopOnRequest {
@@ -40,7 +40,7 @@ impl PowerSink for StopOnRequest {
     }
 }
 
-/// The outcome once there is one, with an eventfd that wakes the main thread.
+/// The outcome, with an eventfd that wakes the main thread.
 pub(crate) struct Stop {
     outcome: OnceLock<Outcome>,
     insisted: OnceLock<Outcome>,
@@ -48,40 +48,40 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Nothing stops yet.
+    /// No stop is requested yet.
     pub(crate) fn new() -> Result<Self, Error> {
         let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
         Ok(Self { outcome: OnceLock::new(), insisted: OnceLock::new(), signal })
     }
 
-    /// Asks everything to stop; the first asker's outcome is the outcome.
+    /// Requests a stop; the first request determines the outcome.
     pub(crate) fn request(&self, outcome: Outcome) {
         if let Err(late) = self.outcome.set(outcome) {
-            log::debug!("already stopping; ignored: {late:?}");
+            log::debug!("already stopping; ignored outcome: {late:?}");
         }
-        // A full counter already wakes the reader.
+        // An error is harmless: a full counter already wakes the reader.
         let _ = self.signal.write(1);
     }
 
-    /// The same, for what the user asks: a guest that is about to boot again ends by it, too.
+    /// Requests a stop for the user. The request also ends a guest that is about to reboot.
     pub(crate) fn insist(&self, outcome: Outcome) {
         if let Err(late) = self.insisted.set(outcome) {
-            log::debug!("already ending; ignored: {late:?}");
+            log::debug!("already ending; ignored outcome: {late:?}");
         }
         self.request(Outcome::Quit);
     }
 
-    /// Whether somebody has asked.
+    /// Whether a stop is requested.
     pub(crate) fn is_requested(&self) -> bool {
         self.outcome.get().is_some()
     }
 
-    /// The eventfd that is written when somebody asks.
+    /// The eventfd that signals a request.
     pub(crate) fn signal(&self) -> &EventFd {
         &self.signal
     }
 
-    /// The outcome.
+    /// The final outcome.
     pub(crate) fn into_outcome(self) -> Option<Outcome> {
         match self.outcome.into_inner() {
             Some(asked @ (Outcome::Reset | Outcome::Quit)) => {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_outcome_stands() {
+    fn the_first_outcome_counts() {
         let stop = Stop::new().unwrap();
         assert!(!stop.is_requested());
         stop.request(Outcome::PowerOff);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_asks_is_not_lost_to_a_reboot() {
+    fn a_request_of_the_user_survives_a_reboot() {
         let ended = |first| {
             let stop = Stop::new().unwrap();
             stop.request(first);

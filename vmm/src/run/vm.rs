@@ -1,4 +1,4 @@
-//! The VM of one life of the guest, and the functions that are assigned in it.
+//! The VM of one life of the guest, and its assigned functions.
 
 use std::sync::Arc;
 
@@ -12,19 +12,17 @@ use crate::passthrough::coalesced::CoalescedWrites;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
-/// GSIs for message-signalled interrupts: above the IOAPIC's pins, up to KVM's limit
+/// GSIs for message-signalled interrupts: from the end of the IOAPIC's pins to KVM's limit
 /// (`KVM_MAX_IRQ_ROUTES`).
 const MSI_GSIS: std::ops::Range<u32> = 24..4096;
 
-/// One life of the guest.
+/// The VM of one life of the guest.
 pub(crate) struct Vm {
-    /// KVM's side of it.
     pub(crate) fd: Arc<VmFd>,
-    /// What assigned functions ask of KVM.
+    /// The services that KVM provides to assigned functions.
     pub(crate) kvm_host: Arc<KvmHost>,
-    /// The guest's writes that may come late.
+    /// The guest's coalesced writes.
     pub(crate) coalesced: Arc<CoalescedWrites>,
-    /// The assigned functions.
     pub(crate) functions: Functions,
     /// Whether this is the first life.
     pub(crate) is_first: bool,

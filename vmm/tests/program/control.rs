@@ -1,4 +1,5 @@
-//! A guest that runs is looked at and controlled: by curl at its socket, by `vmm stats`, and by signals.
+//! A guest that runs is looked at and controlled: by curl at its socket, by `vmm stats`, and by
+//! signals.
 
 use std::path::PathBuf;
 use std::process::Child;

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 
-/// What a VMM says that finds no kernel, with its standard error at a socket, and with that socket's device and
-/// inode, changed so, in JOURNAL_STREAM.
+/// What a VMM says that finds no kernel, with its standard error at a socket, and with that
+/// socket's device and inode, changed so, in JOURNAL_STREAM.
 fn said(inode: impl Fn(u64) -> u64) -> String {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let theirs = File::from(OwnedFd::from(theirs));

@@ -1,7 +1,8 @@
-//! The program as its users see it: its messages, its exit status, and guests of a few instructions.
+//! The program as its users see it: its messages, its exit status, and guests of a few
+//! instructions.
 //!
-//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A test that
-//! needs `/dev/kvm` says by name that it did not run where that does not open.
+//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A
+//! test that needs `/dev/kvm` says by name that it did not run where that does not open.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -91,7 +92,8 @@ fn program(parts: &[Vec<u8>]) -> NamedTempFile {
     elf(&[parts.concat(), SPIN.to_vec()].concat())
 }
 
-/// A guest that writes a line, is reset the first time, and powers off the second: a byte of its RAM tells.
+/// A guest that writes a line, is reset the first time, and powers off the second: a byte of its
+/// RAM tells.
 fn reboots_once() -> NamedTempFile {
     // cmp byte [0x8000], 1; mov byte [0x8000], 1; je ..
     let first = [0x80, 0x3d, 0, 0x80, 0, 0, 1, 0xc6, 5, 0, 0x80, 0, 0, 1, 0x74];
@@ -157,8 +159,8 @@ fn a_reset_ends_with_status_0_where_that_is_asked_for() {
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
 }
 
-/// Prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the machine until there were
-/// `lives`.
+/// Prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the machine until
+/// there were `lives`.
 fn mortal(lives: u8) -> NamedTempFile {
     let count = [
         &[0xa1][..],          // mov eax, [COUNT]
@@ -208,8 +210,8 @@ fn a_guest_that_resets_is_booted_again_and_leaves_nothing_behind() {
     assert_eq!((&stats["reboots"], &stats["kvm_ioctls"]["create_vm"]), (&49.into(), &50.into()));
 }
 
-/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in its
-/// comment.
+/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in
+/// its comment.
 fn jump_to_bios() -> Vec<u8> {
     let place = |offset: u32| (LOAD_ADDRESS as u32 + offset).to_le_bytes();
     let (gdtr, gdt) = (place(27), place(33));
@@ -243,11 +245,12 @@ fn a_triple_fault_is_an_error_that_says_so() {
     if !has_kvm("a_triple_fault_is_an_error_that_says_so") {
         return;
     }
-    // Nothing is in the interrupt table: the invalid instruction faults, so does its fault, and so does that.
+    // Nothing is in the interrupt table: the invalid instruction faults, so does its fault, and so
+    // does that.
     let output = run(elf(&[0x0f, 0x0b]).path(), &[]);
     let text = text(&output);
     assert!(
-        text.starts_with("error: CPU 0 of the guest at rip ") && text.contains("triple fault"),
+        text.starts_with("error: vCPU 0 of the guest at rip ") && text.contains("triple fault"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1));
@@ -292,7 +295,8 @@ fn a_string_instruction_accesses_one_port_many_times() {
     }
     // The serial port's line status, a byte each time: nothing to be sent.
     let status = [string_in(COM1 + 5, 8, 0x6c), print_string(8)].concat();
-    // mov eax, 1 << 31; mov dx, 0xcf8; out dx, eax: the first dword of the host bridge's config space.
+    // mov eax, 1 << 31; mov dx, 0xcf8; out dx, eax: the first dword of the host bridge's config
+    // space.
     let bridge = vec![0xb8, 0, 0, 0, 0x80, 0x66, 0xba, 0xf8, 0x0c, 0xef];
     let identity = [bridge, string_in(0xcfc, 2, 0x6d), print_string(8)].concat();
     let kernel = program(&[status, identity, out(POWER_OFF.0, POWER_OFF.1)]);

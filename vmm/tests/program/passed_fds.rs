@@ -30,17 +30,22 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
     (
         "--kernel fd=9",
         KERNEL,
-        "--kernel fd=9: no file was passed by this number (EBADF)",
+        "--kernel fd=9: no such file descriptor was passed (EBADF)",
         "fd=3 3<",
     ),
-    ("--kernel fd=1", KERNEL, "--kernel fd=1: no file was passed by this number", ""),
-    ("--kernel fd=3 --initrd fd=3", KERNEL, "--initrd fd=3: this number is given twice", ""),
-    ("--kernel fd=4", AND_NULL, "--kernel fd=4: it is not a regular file", ""),
+    ("--kernel fd=1", KERNEL, "--kernel fd=1: no such file descriptor was passed", ""),
+    ("--kernel fd=3 --initrd fd=3", KERNEL, "--initrd fd=3: this descriptor is given twice", ""),
+    ("--kernel fd=4", AND_NULL, "--kernel fd=4: the file is not a regular file", ""),
     ("--kernel fd=3", "3</proc/version", "kernel fd=3 is not a kernel: ", "bzImage"),
-    ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: it is not KVM's", "3<>/dev/kvm"),
+    ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: the file is not /dev/kvm", "3<>/dev/kvm"),
     ("--kernel fd=3 --kvm /nonexistent", KERNEL, "no /nonexistent: ", "modprobe"),
-    ("--kernel fd=3 --vfio fd=4", AND_NULL, "--vfio fd=4: it is not a VFIO group's", "/dev/vfio/7"),
-    ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no file was passed by this number", ""),
+    (
+        "--kernel fd=3 --vfio fd=4",
+        AND_NULL,
+        "--vfio fd=4: the file is not a VFIO group",
+        "/dev/vfio/7",
+    ),
+    ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no such file descriptor was passed", ""),
 ];
 
 #[test]

@@ -22,7 +22,8 @@ const STATUS: i32 = 128 + SIGSYS;
 /// Rows that nothing needs where no device is assigned: the nested machine takes those away.
 const WITH_DEVICES: &str = include_str!("seccomp-with-devices.txt");
 
-/// What makes a VMM do all that is on its lists, the quickest first; each is given the value of `--seccomp`.
+/// What makes a VMM do all that is on its lists, the quickest first; each is given the value of
+/// `--seccomp`.
 const SCENARIOS: [fn(&str) -> Output; 9] = [
     powers_off,
     reboots,
@@ -35,8 +36,8 @@ const SCENARIOS: [fn(&str) -> Output; 9] = [
     |option| under(option, "sleep"),
 ];
 
-/// Calls that are made while all signals are blocked, by the C library as a thread starts and ends, and by the message
-/// itself: the signal ends the process then, and there is no message.
+/// Calls that are made while all signals are blocked, by the C library as a thread starts and ends,
+/// and by the message itself: the signal ends the process then, and there is no message.
 const SILENT: [&str; 8] =
     ["write", "exit_group", "rt_sigreturn", "madvise", "exit", "set_robust_list", "rseq", "clone3"];
 

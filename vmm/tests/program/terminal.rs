@@ -10,8 +10,8 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use super::{has_kvm, program};
 
-/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and `before` in
-/// front of its command line. Returns the terminal's modes before, during and after.
+/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and
+/// `before` in front of its command line. Returns the terminal's modes before, during and after.
 fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
     let kernel = program(&[]);
     let terminal = openpty(None, None).unwrap();

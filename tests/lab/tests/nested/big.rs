@@ -56,7 +56,7 @@ fn pages_of_2m(l1: &mut L1) -> Result<(), Error> {
 
     reserve(l1, 2048, 16)?;
     let parts = [
-        "it needs 256 huge pages of 2M, and 16 of the host's 16 are free",
+        "the guest needs 256 huge pages of 2M, and 16 of the host's 16 are free",
         &format!("echo 256 > {}/nr_hugepages", folder(2048)),
     ];
     assert_refused(&guest.boot(l1)?, &parts);

@@ -53,7 +53,7 @@ fn check_lost(l1: &L1, outcome: &Outcome, count: usize) {
     assert_eq!(lines.len(), count, "{}", outcome.details());
     for (index, line) in lines.iter().enumerate() {
         let address = l1.machine().address(index);
-        assert!(line.contains(&format!("{address}: the host asks for the device")), "{line}");
+        assert!(line.contains(&format!("{address}: the host requests the device")), "{line}");
     }
 }
 
@@ -146,10 +146,10 @@ fn errs(l1: &mut L1) -> Result<(), Error> {
     let device = take(l1, Device::VirtioRng)?;
     let id = l1.machine().id(DISKS);
     for (policy, steps, status, message) in [
-        ("stop", "pause:5000", 1, "so the guest is stopped"),
-        ("reset", "pause:500", 0, "it is reset"),
-        ("detach", "pause:500", 0, "it is taken from the guest"),
-        ("report", "pause:500", 0, "it stays with the guest"),
+        ("stop", "pause:5000", 1, "so the VMM stops the guest"),
+        ("reset", "pause:500", 0, "the VMM resets it"),
+        ("detach", "pause:500", 0, "the VMM detaches it"),
+        ("report", "pause:500", 0, "it stays attached"),
     ] {
         let guest = Guest::new(steps).memory("128M").device(&device);
         let mut has_failed = false;

@@ -78,16 +78,16 @@ fn shared_group(l1: &mut L1) -> Result<(), Error> {
     let [ours, hosts] = ["0000:01:01.0", "0000:01:02.0"];
     l1.bind(ours, Some("e1000"))?;
     l1.bind(hosts, Some("e1000"))?;
-    let reason = format!("is not viable, since {hosts} is bound to e1000");
-    let mend = format!("vmm bind {hosts}");
+    let reason = format!("is not viable, because {hosts} is bound to e1000");
+    let remedy = format!("vmm bind {hosts}");
 
     let text = output(l1, &format!("bind {ours}"), SUCCESS)?;
-    assert_parts(&text, &["warning: group ", &reason, &mend, &format!("{hosts} (e1000)")]);
-    assert_parts(&output(l1, "devices", SUCCESS)?, &[&format!("{reason}: {mend}")]);
+    assert_parts(&text, &["warning: group ", &reason, &remedy, &format!("{hosts} (e1000)")]);
+    assert_parts(&output(l1, "devices", SUCCESS)?, &[&format!("{reason}: {remedy}")]);
     let text = output(l1, &format!("check {ours}"), Ending::Status(1))?;
-    assert_parts(&text, &["FAIL", &reason, &format!("mend: {mend}\n")]);
+    assert_parts(&text, &["FAIL", &reason, &format!("remedy: {remedy}\n")]);
 
-    let text = output(l1, &mend["vmm ".len()..], SUCCESS)?;
+    let text = output(l1, &remedy["vmm ".len()..], SUCCESS)?;
     assert!(!text.contains("warning"), "{text}");
     let text = output(l1, &format!("check {ours} {hosts}"), SUCCESS)?;
     assert!(!text.contains("FAIL"), "{text}");

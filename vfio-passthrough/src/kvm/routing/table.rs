@@ -235,9 +235,8 @@ impl Table {
     /// Commits deferred routes. Where that fails they stay deferred, and no interrupt is lost.
     fn flush_deferred(&mut self) {
         let count = self.deferred.len();
-        if count != 0
-            && let Err(error) = self.commit(|_| ())
-        {
+        let committed = if count == 0 { Ok(()) } else { self.commit(|_| ()) };
+        if let Err(error) = committed {
             log::warn!("{count} MSI routes stay deferred: KVM_SET_GSI_ROUTING: {error}");
         }
     }

@@ -1,7 +1,7 @@
-//! ACPI tables: what there is, and (as much to the point) what there is not.
+//! ACPI tables.
 //!
-//! Hardware-reduced ACPI without legacy devices: the guest looks for no PIT, i8042, CMOS clock or
-//! VGA.
+//! The ACPI is hardware-reduced and has no legacy devices, so the guest does not probe for a PIT,
+//! i8042, CMOS clock or VGA.
 
 mod aml;
 
@@ -12,52 +12,52 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::reset_entry::RESET_ENTRY;
 use crate::error::Error;
 
-/// Where PCs have their BIOS, which the guest leaves alone: the tables, and [`RESET_ENTRY`].
+/// The BIOS area of a PC, which the guest does not use as RAM: the tables, and [`RESET_ENTRY`].
 pub(crate) const FIRMWARE: AddressRange = AddressRange::between(0xe_0000, 0x10_0000);
-/// The tables' place; the RSDP comes first.
+/// The range of the tables; the RSDP comes first.
 const ACPI_TABLES: AddressRange = AddressRange::between(FIRMWARE.start, RESET_ENTRY);
 
 const OEM: [u8; 6] = *b"RSTVMM";
 const OEM_TABLE: [u8; 8] = *b"VFIOPASS";
 const OEM_REVISION: u32 = 1;
-/// Which program has made the tables, and its version.
+/// The program that created the tables, and its version.
 const CREATOR: [u8; 4] = *b"RSTV";
 const CREATOR_REVISION: u32 = 1;
 
-/// Tables begin with a header (ACPI 6.5, table 5.4).
+/// The size of a table's header (ACPI 6.5, table 5.4).
 const HEADER_SIZE: u32 = 36;
 const RSDP_SIZE: u32 = 36;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-/// The IOAPIC has 24 pins; 16 to 23 are free of legacy interrupts.
+/// The IOAPIC has 24 pins; no legacy interrupt uses pins 16 to 23.
 const FIRST_PCI_GSI: u32 = 16;
 const PCI_GSIS: u32 = 8;
 
-/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5); bits 0 and 1,
-/// clear, say that there are no legacy devices and no i8042.
+/// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11): no VGA (bit 2), no CMOS clock (bit 5). Bits 0 and 1 are
+/// clear: no legacy devices and no i8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
-/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are no fixed ones (bits 4
-/// and 5), there is a reset register (bit 10), no display (bit 12) and no fixed hardware (bit 20).
+/// Flags of the FADT (ACPI 6.5, table 5.10): the power and sleep buttons are not fixed hardware
+/// (bits 4 and 5), a reset register exists (bit 10), no display (bit 12), no fixed hardware (bit
+/// 20).
 const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
-/// The interrupt of the generic event device, edge-triggered: the one where PCs have their ACPI
-/// interrupt.
+/// The edge-triggered interrupt of the generic event device. PCs use the same GSI for ACPI.
 pub(crate) const POWER_BUTTON_GSI: u32 = 9;
-/// What the power button notifies of when it is pressed (ACPI 6.5, table 5.186).
+/// The notification value of a pressed power button (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
 
-/// What the tables describe besides the layout.
+/// The part of the machine that the tables describe besides the layout.
 #[derive(Debug, Clone)]
 pub struct Platform {
-    /// Number of CPUs; their APIC ids are 0 and on.
+    /// The number of CPUs; their APIC ids start at 0.
     pub cpus: u8,
-    /// PCI slots with a device that may use INTx.
+    /// PCI slots with a device that can use INTx.
     pub slots: Vec<u8>,
 }
 
-/// The GSI of all interrupt pins of a slot. A slot has one function, which has one pin.
+/// The GSI of a slot's interrupt pins. A slot has one function, and a function has one pin.
 pub(crate) fn intx_gsi(slot: u8) -> u32 {
     let line = u32::from(slot).checked_rem(PCI_GSIS);
     FIRST_PCI_GSI.saturating_add(line.unwrap_or(0))
@@ -78,7 +78,7 @@ pub(crate) fn write(
     Ok(ACPI_TABLES.start)
 }
 
-/// Puts tables one after the other, each at a multiple of 16.
+/// Writes tables one after another, each aligned to 16 bytes.
 struct Tables<'a> {
     memory: &'a GuestMemoryMmap,
     next: u64,
@@ -97,7 +97,7 @@ impl Tables<'_> {
     }
 }
 
-/// A table with its header.
+/// Prepends the header to a table's body.
 fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let length = HEADER_SIZE.saturating_add(u32::try_from(body.len()).unwrap_or(u32::MAX));
     let mut table = [
@@ -117,7 +117,7 @@ fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     table
 }
 
-/// What makes the sum of all bytes zero.
+/// The value that makes the sum of all bytes zero.
 fn checksum(bytes: &[u8]) -> u8 {
     let sum = |sum: u8, byte: &u8| sum.wrapping_add(*byte);
     bytes.iter().fold(0, sum).wrapping_neg()
@@ -128,7 +128,7 @@ fn put(table: &mut [u8], offset: usize, field: &[u8]) {
     bytes.zip(field).for_each(|(byte, new)| *byte = *new);
 }
 
-/// The root (ACPI 6.5, table 5.3): the first checksum is that of ACPI 1.0's 20 bytes.
+/// The RSDP (ACPI 6.5, table 5.3). The first checksum covers the 20 bytes of ACPI 1.0.
 fn rsdp(xsdt: u64) -> Vec<u8> {
     const REVISION: u8 = 2;
     const NO_RSDT: [u8; 4] = [0; 4];
@@ -142,13 +142,14 @@ fn rsdp(xsdt: u64) -> Vec<u8> {
     rsdp
 }
 
-/// A register of one byte at a port (ACPI 6.5, table 5.1): system I/O, 8 bits from bit 0 on, byte accesses.
+/// A generic address of a one-byte port register (ACPI 6.5, table 5.1): system I/O, 8 bits, byte
+/// accesses.
 fn port(port: u16) -> [u8; 12] {
     let [low, high] = port.to_le_bytes();
     [1, 8, 0, 1, low, high, 0, 0, 0, 0, 0, 0]
 }
 
-/// ACPI 6.5, table 5.9. Offsets there count from the table's start.
+/// The FADT (ACPI 6.5, table 5.9). Offsets of the table count from the start of its header.
 fn fadt(dsdt: u64) -> Vec<u8> {
     const REVISION: u8 = 6;
     const MINOR_REVISION: u8 = 5;
@@ -170,7 +171,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     table(*b"FACP", REVISION, &body)
 }
 
-/// ACPI 6.5, 5.2.12: a local APIC for each CPU, with a processor's and an APIC's id, and one IOAPIC.
+/// The MADT (ACPI 6.5, 5.2.12): a local APIC per CPU, with processor and APIC id, and one IOAPIC.
 fn madt(platform: &Platform) -> Vec<u8> {
     const ENABLED: u8 = 1;
     let no_flags = [0; 4];
@@ -181,7 +182,7 @@ fn madt(platform: &Platform) -> Vec<u8> {
     table(*b"APIC", 1, &body)
 }
 
-/// PCI Firmware Specification 3.3, table 4-3: ECAM of segment 0 is that of bus 0 only.
+/// The MCFG (PCI Firmware Specification 3.3, table 4-3): ECAM of segment 0, bus 0 only.
 fn mcfg(layout: &Layout) -> Vec<u8> {
     let base = layout.ecam.start.to_le_bytes();
     table(*b"MCFG", 1, &[&[0; 8], &base[..], &[0; 8]].concat())
@@ -194,13 +195,13 @@ fn dsdt(layout: &Layout, platform: &Platform) -> Vec<u8> {
     table(*b"DSDT", REVISION, &objects.concat())
 }
 
-/// `_S5`: the sleep type is the first element.
+/// `_S5`: its first element is the sleep type.
 fn sleep_state() -> Vec<u8> {
     let values = [SLEEP_TYPE_S5, 0].map(|value| aml::integer(value.into()));
     aml::name(b"_S5_", &aml::package(&values))
 }
 
-/// A device of the system bus.
+/// A device on the system bus.
 fn device(name: &aml::Segment, id: u16, objects: Vec<Vec<u8>>) -> Vec<u8> {
     let mut children =
         vec![aml::name(b"_HID", &aml::pnp(id)), aml::name(b"_UID", &aml::integer(0))];
@@ -219,8 +220,8 @@ fn serial() -> Vec<u8> {
     device(b"COM1", 0x0501, vec![resources(&descriptors)])
 }
 
-/// A button, and the generic event device that tells of it: hardware-reduced ACPI has no fixed one
-/// (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
+/// A power button and the generic event device that notifies of its presses, because
+/// hardware-reduced ACPI has no fixed power button (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
 fn power_button() -> Vec<u8> {
     let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
     let notify = aml::notify(b"_SB_", b"PWRB", PRESSED);
@@ -232,13 +233,13 @@ fn power_button() -> Vec<u8> {
     aml::scope(b"_SB_", &[button, aml::device(b"GED_", &events)])
 }
 
-/// PNP0C02 reserves ECAM: without it Linux does not trust MCFG.
+/// PNP0C02 reserves the ECAM; without the reservation Linux ignores the MCFG.
 fn motherboard(layout: &Layout) -> Vec<u8> {
     let ecam = aml::memory(low(layout.ecam.start), low(layout.ecam.size));
     device(b"MBRD", 0x0c02, vec![resources(&[ecam])])
 }
 
-/// The PCI Express host bridge with its windows and interrupt routing.
+/// The PCI Express host bridge with its windows and interrupt routes.
 fn pci(layout: &Layout, platform: &Platform) -> Vec<u8> {
     let objects = vec![
         aml::name(b"_CID", &aml::pnp(0x0a03)),
@@ -259,7 +260,7 @@ fn windows(layout: &Layout) -> Vec<u8> {
     resources(&windows)
 }
 
-/// `_PRT`: each pin of each slot in use goes straight to an IOAPIC pin (ACPI 6.5, 6.2.13).
+/// `_PRT`: connects each pin of each used slot to an IOAPIC pin (ACPI 6.5, 6.2.13).
 fn interrupt_routing(platform: &Platform) -> Vec<u8> {
     let route = |slot: u8, pin: u8| {
         let address = u32::from(slot) << 16 | 0xffff;
@@ -274,12 +275,12 @@ fn last(range: AddressRange) -> u64 {
     range.end().saturating_sub(1)
 }
 
-/// The layout keeps ECAM below 4 GiB.
+/// The layout places ECAM below 4 GiB.
 fn low(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-/// The layout keeps ports below 64 Ki.
+/// The layout places ports below 64 Ki.
 fn low16(value: u64) -> u16 {
     u16::try_from(value).unwrap_or(u16::MAX)
 }
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_is_reached_from_the_rsdp_and_sums_to_zero() {
+    fn the_rsdp_leads_to_every_table_and_each_sums_to_zero() {
         let (ram, rsdp) = written();
         let mut bytes = [0; 36];
         ram.memory().read_slice(&mut bytes, GuestAddress(rsdp)).unwrap();
@@ -328,9 +329,9 @@ mod tests {
         tables.iter().for_each(|table| assert_eq!(sum(table), 0));
     }
 
-    /// Local APICs (ACPI 6.5, 5.2.12.2) tell ids up to 254, which is as many as there can be.
+    /// Local APICs (ACPI 6.5, 5.2.12.2) have ids up to 254, so 254 CPUs are the maximum.
     #[test]
-    fn each_of_the_most_cpus_is_told_once() {
+    fn the_madt_lists_each_of_254_cpus_once() {
         let madt = madt(&Platform { cpus: 254, slots: Vec::new() });
         let mut rest = &madt[44..];
         let mut local_apics = Vec::new();
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_spread_over_the_free_part_of_the_ioapic() {
+    fn spreads_slots_over_the_free_pins_of_the_ioapic() {
         assert_eq!([0, 1, 7, 8, 31].map(intx_gsi), [16, 17, 23, 16, 23]);
     }
 }

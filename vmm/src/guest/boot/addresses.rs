@@ -1,4 +1,4 @@
-//! Where boot data is in guest RAM.
+//! Addresses of boot data in guest RAM.
 
 /// The zero page (Linux) or the start info (PVH).
 pub(crate) const START_INFO: u64 = 0x7000;
@@ -6,5 +6,5 @@ pub(crate) const START_INFO: u64 = 0x7000;
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line.
 pub(crate) const CMDLINE: u64 = 0x2_0000;
-/// RAM above what PCs keep for their firmware: the kernel begins here.
+/// The start of RAM above the firmware area of PCs, and of the kernel.
 pub(crate) const HIGH_RAM: u64 = 0x10_0000;

@@ -1,21 +1,20 @@
-//! The memory map that the guest is given.
+//! The memory map of the guest.
 
 use resources::{AddressRange, Layout};
 
 use super::acpi::FIRMWARE;
 use super::addresses::HIGH_RAM;
 
-/// Usable RAM, in e820's and PVH's numbering alike.
+/// Usable RAM; e820 and PVH use the same number.
 pub(crate) const RAM: u32 = 1;
-/// Reserved.
 pub(crate) const RESERVED: u32 = 2;
 
-/// Below this is RAM; from here to 1 MiB are the EBDA, VGA and ROMs of a PC.
+/// RAM ends here below 1 MiB; then come the EBDA, VGA and ROMs of a PC.
 const LOW_RAM_END: u64 = 0x9_fc00;
 
-/// All of RAM less the hole below 1 MiB, with the firmware's data and ECAM marked as reserved.
+/// All RAM except the hole below 1 MiB; the firmware area and ECAM are reserved.
 ///
-/// Linux uses ECAM only where the firmware's memory map or ACPI namespace reserves it.
+/// Linux uses ECAM only if the memory map or the ACPI namespace reserves it.
 pub(crate) fn map(layout: &Layout) -> Vec<(AddressRange, u32)> {
     let low = AddressRange::between(0, LOW_RAM_END);
     let high = AddressRange::between(HIGH_RAM, u64::MAX);
@@ -36,7 +35,7 @@ mod tests {
     use crate::guest::layout::fixture::layout;
 
     #[test]
-    fn the_hole_below_1_mib_is_not_ram_and_ecam_is_reserved() {
+    fn excludes_the_hole_below_1_mib_and_reserves_ecam() {
         let layout = layout("5G", &[]);
         let expected = [
             (AddressRange::between(0, 0x9_fc00), RAM),
@@ -49,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn ram_that_goes_around_what_is_reserved_is_told_so() {
+    fn maps_ram_around_reserved_ranges() {
         let layout = layout("2T", &[(0x6000_0000, 0x601f_ffff), (1 << 40, (1 << 40) + 0xf_ffff)]);
         let expected = [
             (AddressRange::between(0, 0x9_fc00), RAM),
@@ -64,20 +63,20 @@ mod tests {
     }
 
     proptest! {
-        /// The firmware's RAM is the layout's, less what PCs have below 1 MiB.
+        /// The mapped RAM equals the layout's RAM, less the hole below 1 MiB.
         #[test]
-        fn no_address_is_told_that_is_not_ram_and_none_is_left_out(
+        fn maps_exactly_the_ram_of_the_layout(
             reserved in prop::collection::vec((64_u64 << 20..16 << 30, 1_u64..1 << 30), 0..8),
         ) {
             let reserved: Vec<_> = reserved.into_iter().map(|(first, size)| (first, first + size)).collect();
             let layout = layout("12G", &reserved);
             let map = map(&layout);
-            prop_assert!(map.len() <= 128, "the zero page has no more");
+            prop_assert!(map.len() <= 128, "the zero page has 128 entries");
             prop_assert!(map.is_sorted_by(|(low, _), (high, _)| low.end() <= high.start));
             let ram: Vec<_> = map.iter().filter(|(_, kind)| *kind == RAM).map(|(range, _)| *range).collect();
-            prop_assert!(ram.iter().all(|told| layout.ram.iter().any(|region| region.contains(told))));
-            let told: u64 = ram.iter().map(|range| range.size).sum();
-            prop_assert_eq!(told, (12 << 30) - (HIGH_RAM - LOW_RAM_END));
+            prop_assert!(ram.iter().all(|range| layout.ram.iter().any(|region| region.contains(range))));
+            let total: u64 = ram.iter().map(|range| range.size).sum();
+            prop_assert_eq!(total, (12 << 30) - (HIGH_RAM - LOW_RAM_END));
         }
     }
 }

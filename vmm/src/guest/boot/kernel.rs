@@ -1,4 +1,4 @@
-//! Loading the kernel: which kind it is, where it goes, how it is entered.
+//! Loads a kernel: detects its format, its address and its entry point.
 
 use std::fs::File;
 use std::ops::Range;
@@ -16,55 +16,55 @@ use crate::host::files::Opened;
 
 /// The first bytes of an ELF file.
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-/// The 64-bit entry is this far into a bzImage's protected-mode part (boot protocol, 64-bit).
+/// The offset of the 64-bit entry in a bzImage's protected-mode part (boot protocol, 64-bit).
 const ENTRY_64: u64 = 0x200;
-/// `xloadflags` bit 0: there is a 64-bit entry.
+/// `xloadflags` bit 0: the kernel has a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
 
 /// A kernel in guest RAM.
 #[derive(Debug)]
 pub enum Kernel {
-    /// Entered by Linux's 64-bit boot protocol.
+    /// A kernel for Linux's 64-bit boot protocol.
     Linux {
-        /// The header of the image, to be completed and handed over in the zero page.
+        /// The header of the image, which the zero page repeats.
         header: Box<setup_header>,
-        /// Where the image was loaded.
+        /// The load address of the image.
         start: u64,
-        /// Its end, as large as it says it becomes.
+        /// The end of the kernel's memory after it has unpacked itself.
         end: u64,
     },
-    /// Entered by the PVH protocol, in 32-bit mode.
+    /// A kernel for the PVH protocol, entered in 32-bit mode.
     Pvh {
         /// The entry point.
         entry: u64,
-        /// Its end.
+        /// The end of the image.
         end: u64,
     },
 }
 
-/// How the first CPU begins.
+/// The entry state of the first CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// Long mode, with these page tables and the zero page in RSI.
+    /// Long mode, with page tables and the address of the zero page in RSI.
     Long {
-        /// Instruction pointer.
+        /// The instruction pointer.
         rip: u64,
-        /// The zero page.
+        /// The address of the zero page.
         zero_page: u64,
-        /// Page tables that map the first GiB to itself.
+        /// Page tables with an identity mapping of the first GiB.
         page_tables: u64,
     },
-    /// Protected mode without paging, with the start info in EBX.
+    /// Protected mode without paging, with the address of the start info in EBX.
     Protected {
-        /// Instruction pointer.
+        /// The instruction pointer.
         rip: u64,
-        /// The start info.
+        /// The address of the start info.
         start_info: u64,
     },
 }
 
 impl Kernel {
-    /// Reads the kernel straight into guest RAM.
+    /// Loads the kernel into guest RAM.
     pub fn load(image: &Opened, memory: &GuestMemoryMmap, layout: &Layout) -> Result<Self, Error> {
         let mut file = image.file();
         let room = layout.ram.first().map_or(0, |low| low.end());
@@ -92,9 +92,9 @@ impl Kernel {
         }
     }
 
-    /// As [`load`](Self::load), into RAM that a kernel has used: what an ELF file does not say is
-    /// zero must be so (ELF, program header, `p_memsz`), and a loader of fresh RAM leaves it as it
-    /// is.
+    /// Loads the kernel as [`load`](Self::load) does, into RAM that a kernel has used. Memory
+    /// that an ELF file does not contain must be zero (ELF, program header, `p_memsz`), and the
+    /// loader does not clear it.
     pub fn load_again(
         image: &Opened,
         memory: &GuestMemoryMmap,
@@ -105,7 +105,7 @@ impl Kernel {
                 clear(memory, HIGH_RAM..end)?;
                 Self::load(image, memory, layout)
             }
-            // It clears its own.
+            // A bzImage clears its own memory.
             linux => Ok(linux),
         }
     }
@@ -117,7 +117,7 @@ impl Kernel {
         }
     }
 
-    /// The first address that an initramfs may not touch.
+    /// The exclusive limit of the initramfs's addresses.
     pub(super) fn initrd_limit(&self) -> u64 {
         match self {
             Self::Linux { header, .. } => u64::from(header.initrd_addr_max).saturating_add(1),
@@ -125,18 +125,18 @@ impl Kernel {
         }
     }
 
-    /// The longest command line, without the final zero.
+    /// The maximum length of the command line, without its terminator.
     pub(super) fn cmdline_limit(&self) -> usize {
         match self {
             Self::Linux { header, .. } => {
                 usize::try_from(header.cmdline_size).unwrap_or(usize::MAX)
             }
-            // x86 Linux's COMMAND_LINE_SIZE, which PVH has no field for.
+            // x86 Linux's COMMAND_LINE_SIZE; PVH has no field for the limit.
             Self::Pvh { .. } => 2047,
         }
     }
 
-    /// Writes what the entry needs and returns it.
+    /// Writes the data that the entry requires, and returns the entry.
     pub(super) fn entry(&self, memory: &GuestMemoryMmap) -> Result<Entry, Error> {
         match self {
             Self::Linux { start, .. } => {
@@ -149,7 +149,7 @@ impl Kernel {
     }
 }
 
-/// Rounded up.
+/// Rounds up to MiB.
 pub(super) fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
@@ -170,7 +170,7 @@ fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, St
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err("it has no 64-bit entry point".into());
     }
-    // It unpacks itself where it prefers to run, and needs init_size bytes from there on.
+    // The kernel unpacks itself to its preferred address and uses init_size bytes there.
     let unpacked = header.pref_address.saturating_add(header.init_size.into());
     let end = loaded.kernel_end.max(unpacked);
     Ok(Kernel::Linux { header: Box::new(header), start: loaded.kernel_load.0, end })
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_kernel_is_named_with_what_would_be() {
+    fn names_a_file_that_is_no_kernel_and_the_accepted_formats() {
         for content in [&b""[..], b"#!/bin/sh\n", &[0; 100_000], b"\x7fELF, or so it says"] {
             let text = load(content);
             assert!(text.contains("is not a kernel: ") && text.contains("bzImage"), "{text}");

@@ -40,7 +40,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// All of these lie below 4 GiB by construction.
+/// All of these values are below 4 GiB by construction.
 fn low(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -1,7 +1,8 @@
 //! Calls linux-loader on guest RAM.
 //!
 //! linux-loader 0.13 is the last version that builds with Rust 1.85. It takes RAM of vm-memory
-//! 0.17, and the other crates of rust-vmm take RAM of 0.18. So it gets a view of the same mappings.
+//! 0.17, and the other crates of rust-vmm take RAM of 0.18, so this module passes a view of the
+//! mappings.
 
 use std::fs::File;
 
@@ -9,7 +10,7 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use linux_loader_memory as old;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-/// Loads the kernel in `file`: to `gpa`, or to where its image says.
+/// Loads the kernel in `file` to `gpa`, or to the address that its image specifies.
 pub(super) fn load<L: KernelLoader>(
     memory: &GuestMemoryMmap,
     gpa: Option<u64>,
@@ -20,8 +21,8 @@ pub(super) fn load<L: KernelLoader>(
         let (prot, flags) = (region.prot(), region.flags());
         // SAFETY: `region` maps `size` bytes from `start` on. `memory` is borrowed until this
         // function returns, so the mapping outlives the view, which is dropped here. The view does
-        // not own the mapping, so its drop unmaps nothing. Both versions of vm-memory use the bytes
-        // by raw pointers only.
+        // not own the mapping, so its drop unmaps nothing. Both versions use the bytes by raw
+        // pointers only.
         let mapping = unsafe { old::MmapRegion::<()>::build_raw(start, size, prot, flags) };
         let mapping = mapping.map_err(|error| error.to_string())?;
         old::GuestRegionMmap::new(mapping, old::GuestAddress(region.start_addr().0))
@@ -45,7 +46,7 @@ mod tests {
 
     const GPA: u64 = 4 << 30;
 
-    /// The least that is a bzImage: five sectors of setup code, and the kernel.
+    /// A minimal bzImage: five sectors of setup code, and the kernel.
     fn bzimage(kernel: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 5 * 512];
         image[0x202..0x206].copy_from_slice(b"HdrS");
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_lies_in_the_guests_own_ram_which_stays_mapped() {
+    fn loads_a_kernel_into_the_guests_ram_and_leaves_it_mapped() {
         let plan = [AddressRange::new(0, 2 << 20), AddressRange::new(GPA, 2 << 20)];
         let ram = Ram::new(&plan).unwrap();
         let mut file = tempfile::tempfile().unwrap();

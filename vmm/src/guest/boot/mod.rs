@@ -1,4 +1,4 @@
-//! Kernel, initramfs and boot data into guest RAM, and where the first CPU begins.
+//! Loads kernel, initramfs and boot data into guest RAM, and returns the entry of the first CPU.
 //!
 //! ```text
 //! 0x0500    GDT
@@ -34,35 +34,36 @@ pub(crate) use acpi::{POWER_BUTTON_GSI, intx_gsi};
 pub(crate) use kernel::Entry;
 pub use kernel::Kernel;
 
-/// What every guest of this VMM is told; the user's parameters come after it.
+/// The built-in kernel parameters; the user's parameters follow.
 ///
-/// `8250.nr_uarts=1` keeps Linux from probing for three more ports, some 30 exits each.
+/// `8250.nr_uarts=1` keeps Linux from probing for three more ports, which costs about 30 exits
+/// each.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 8250.nr_uarts=1";
 
-/// Keeps Linux from looking for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000
-/// on AMD CPUs of family 15, where it looks for an AGP bridge on 256 buses. Only with PCI ports:
-/// without them Linux would have no configuration access at all until it has found ECAM, and say
-/// so.
+/// Keeps Linux from probing for chipsets with quirks before it enumerates PCI: 64 exits, and 33,000
+/// on AMD CPUs of family 15, where Linux searches 256 buses for an AGP bridge. The parameter is for
+/// guests with PCI ports only: without ports Linux would have no configuration access until it
+/// finds ECAM, and log an error.
 const NO_EARLY_PCI: &str = "pci=noearly";
 
 /// The boot data of a loaded kernel.
 pub struct Boot<'a> {
     /// Guest RAM.
     pub memory: &'a GuestMemoryMmap,
-    /// The guest's layout.
+    /// The guest's physical layout.
     pub layout: &'a Layout,
-    /// What ACPI has to say.
+    /// The contents of the ACPI tables.
     pub platform: &'a Platform,
-    /// The initramfs, if there is one.
+    /// The initramfs, if any.
     pub initrd: Option<&'a Opened>,
-    /// Whether there are PCI ports.
+    /// Whether the guest has the PCI configuration ports.
     pub pci_ports: bool,
     /// The user's kernel parameters.
     pub cmdline: &'a str,
 }
 
 impl Boot<'_> {
-    /// Writes all boot data for `kernel` and returns where the first CPU begins.
+    /// Writes all boot data of `kernel` and returns the entry of the first CPU.
     pub fn prepare(&self, kernel: &Kernel) -> Result<Entry, Error> {
         let rsdp = acpi::write(self.memory, self.layout, self.platform)?;
         reset_entry::write(self.memory)?;
@@ -87,7 +88,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// Reads the initramfs straight into guest RAM, as high as the kernel takes it.
+    /// Loads the initramfs into guest RAM, at the highest address that the kernel accepts.
     fn load_initrd(&self, image: &Opened, kernel: &Kernel) -> Result<AddressRange, Error> {
         let failed = |source| image.failed(source);
         let mut file = image.rewound()?;
@@ -101,7 +102,7 @@ impl Boot<'_> {
     }
 }
 
-/// As high as `kernel` takes it, in one piece of RAM.
+/// The highest address for the initramfs in one region of RAM.
 fn place_initrd(size: u64, kernel: &Kernel, layout: &Layout) -> Result<u64, Error> {
     let usable = AddressRange::between(kernel.end(), kernel.initrd_limit());
     let pieces = layout.ram.iter().map(|range| range.intersection(&usable));
@@ -116,7 +117,7 @@ fn place_initrd(size: u64, kernel: &Kernel, layout: &Layout) -> Result<u64, Erro
     })
 }
 
-/// The operating system's part of a failed read into guest memory.
+/// Extracts the errno from a failed read into guest memory.
 fn io_error(error: vm_memory::GuestMemoryError) -> std::io::Error {
     match error {
         vm_memory::GuestMemoryError::IOError(error) => error,
@@ -130,11 +131,11 @@ mod tests {
     use crate::guest::layout::fixture::layout;
 
     #[test]
-    fn an_initrd_is_in_one_piece_of_ram_as_high_as_the_kernel_takes_it() {
+    fn places_an_initrd_in_one_region_as_high_as_the_kernel_accepts() {
         let kernel = Kernel::Pvh { entry: 1 << 20, end: 16 << 20 };
         let layout = layout("6G", &[(0x1000_0000, 0x101f_ffff), (0xb000_0000, 0xb000_0fff)]);
-        // The pieces: to 256 MiB, from 258 MiB to 2816 MiB, to 3 GiB, and above 4 GiB, which is too
-        // high.
+        // The regions: up to 256 MiB, 258 MiB to 2816 MiB, up to 3 GiB, and above 4 GiB,
+        // which is too high.
         let cases = [
             (1 << 20, Some((3 << 30) - (1 << 20))),
             (1, Some((3 << 30) - 4096)),
@@ -145,6 +146,6 @@ mod tests {
             assert_eq!(place_initrd(size, &kernel, &layout).ok(), place, "{size:#x}");
         }
         let text = place_initrd(3 << 30, &kernel, &layout).unwrap_err().to_string();
-        assert!(text.contains("it needs 3072 MiB and 2558 MiB are free for it"), "{text}");
+        assert!(text.contains("it needs 3072 MiB, and only 2558 MiB are free for it"), "{text}");
     }
 }

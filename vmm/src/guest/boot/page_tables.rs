@@ -1,4 +1,4 @@
-//! Page tables to enter a 64-bit kernel with.
+//! Page tables for the entry of a 64-bit kernel.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -9,8 +9,8 @@ const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
 const TABLE: u64 = 0x1000;
 
-/// Maps the first GiB to itself in pages of 2 MiB: kernel, zero page and command line are in it, as
-/// the protocol demands; the kernel maps the rest itself.
+/// Maps the first GiB to itself in 2 MiB pages. The protocol requires that kernel, zero page and
+/// command line are mapped; the kernel maps the rest itself.
 pub(crate) fn write(memory: &GuestMemoryMmap) -> Result<(), Error> {
     let [pml4, pdpt, directory] =
         [0, 1, 2].map(|n: u64| PAGE_TABLES.saturating_add(n.saturating_mul(TABLE)));

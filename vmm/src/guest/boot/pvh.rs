@@ -1,4 +1,4 @@
-//! The PVH protocol: start info, memory map and modules, one after the other.
+//! The PVH protocol: start info, memory map and modules.
 
 use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use linux_loader_memory::ByteValued;
@@ -9,14 +9,14 @@ use super::addresses::{CMDLINE, START_INFO};
 use super::e820;
 use crate::error::Error;
 
-/// "xEn3", with the high bit of the E.
+/// "xEn3", with the high bit of the E set.
 const MAGIC: u32 = 0x336e_c578;
 /// The first version with a memory map.
 const VERSION: u32 = 1;
 const MODULES: u64 = START_INFO + 0x100;
 const MEMORY_MAP: u64 = START_INFO + 0x200;
 
-/// Writes the start info and all that it points to.
+/// Writes the start info and the structures that it references.
 pub(crate) fn write(
     memory: &GuestMemoryMmap,
     layout: &Layout,

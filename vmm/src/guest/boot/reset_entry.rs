@@ -1,17 +1,17 @@
-//! What a guest finds where a BIOS has its reset entry, F000:FFF0.
+//! Code at the reset entry of a BIOS, F000:FFF0.
 //!
-//! Linux jumps there to reboot when ACPI is hardware-reduced and it was built with EFI: it then
-//! prefers EFI's reset to ACPI's reset register, and where there is no EFI goes on with the BIOS.
+//! A Linux that was built with EFI jumps to this address to reboot with hardware-reduced ACPI: it
+//! prefers EFI's reset to ACPI's reset register, and without EFI falls back to the BIOS.
 
 use devices::{PowerControl, RESET_VALUE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::error::Error;
 
-/// The entry's guest physical address; 16 bytes are left below 1 MiB.
+/// The entry's guest physical address; 16 bytes remain below 1 MiB.
 pub(crate) const RESET_ENTRY: u64 = 0xf_fff0;
 
-/// Real-mode code that writes the reset register, and waits for it to take effect.
+/// Real-mode code that writes the reset register and halts.
 const CODE: [u8; 9] = {
     let [low, high] = PowerControl::RESET.to_le_bytes();
     [
@@ -27,7 +27,7 @@ const CODE: [u8; 9] = {
     ]
 };
 
-/// Puts the code there.
+/// Writes the code to the reset entry.
 pub(crate) fn write(memory: &GuestMemoryMmap) -> Result<(), Error> {
     Ok(memory.write_slice(&CODE, GuestAddress(RESET_ENTRY))?)
 }

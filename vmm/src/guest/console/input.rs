@@ -1,4 +1,4 @@
-//! Stdin to the guest, with one escape: Ctrl-A.
+//! Reads stdin for the guest and handles the escape key Ctrl-A.
 
 use std::io::stdin;
 
@@ -6,23 +6,23 @@ use devices::SerialError;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
-/// As many bytes as a UART's receive FIFO takes.
+/// The size of a UART's receive FIFO.
 const CHUNK: usize = 64;
 
-/// What reading stdin came to.
+/// The result of reading stdin.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// All that was read is with the guest.
+    /// The guest received all bytes.
     Taken,
-    /// The guest has taken part: read no more until it wants the rest.
+    /// The guest received only some bytes: stop reading until it drains them.
     Full,
-    /// There will be no more.
+    /// Stdin has ended.
     End,
     /// The user typed Ctrl-A x.
     Quit,
 }
 
-/// Bytes on their way from stdin to the serial port.
+/// Bytes between stdin and the serial port.
 #[derive(Default)]
 pub(crate) struct Input {
     waiting: Vec<u8>,
@@ -31,12 +31,12 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Nothing yet; Ctrl-A means something if `escapes`, as it should from a terminal only.
+    /// An empty buffer. `escapes` enables Ctrl-A, for terminals only.
     pub(crate) fn new(escapes: bool) -> Self {
         Self { escapes, ..Self::default() }
     }
 
-    /// Reads once and gives the bytes to `receive`, which says how many it took.
+    /// Reads once and passes the bytes to `receive`, which returns the number of accepted bytes.
     pub(crate) fn read(
         &mut self,
         receive: impl FnMut(&[u8]) -> Result<usize, SerialError>,
@@ -47,12 +47,12 @@ impl Input {
             Ok([]) => Ok(Read::End),
             Ok(bytes) => self.take(bytes, receive),
             Err(nix::errno::Errno::EINTR | nix::errno::Errno::EAGAIN) => Ok(Read::Taken),
-            // A closed terminal (EIO) or no stdin at all (EBADF).
+            // The terminal is closed (EIO), or stdin is closed (EBADF).
             Err(_) => Ok(Read::End),
         }
     }
 
-    /// Gives what waits to `receive`.
+    /// Passes the waiting bytes to `receive`.
     pub(crate) fn resume(
         &mut self,
         mut receive: impl FnMut(&[u8]) -> Result<usize, SerialError>,
@@ -94,26 +94,26 @@ mod tests {
     }
 
     #[test]
-    fn ctrl_a_x_quits_even_in_two_reads() {
+    fn recognizes_ctrl_a_x_across_two_reads() {
         let mut input = Input::new(true);
         assert_eq!(taken(&mut input, b"ab\x01", 9), (Read::Taken, b"ab".to_vec()));
         assert_eq!(taken(&mut input, b"x", 9).0, Read::Quit);
     }
 
     #[test]
-    fn ctrl_a_twice_is_one_ctrl_a() {
+    fn ctrl_a_twice_sends_one_ctrl_a() {
         let mut input = Input::new(true);
         assert_eq!(taken(&mut input, b"\x01\x01x", 9), (Read::Taken, b"\x01x".to_vec()));
     }
 
     #[test]
-    fn without_a_terminal_nothing_escapes() {
+    fn without_a_terminal_ctrl_a_is_an_ordinary_byte() {
         let mut input = Input::default();
         assert_eq!(taken(&mut input, b"\x01x", 9), (Read::Taken, b"\x01x".to_vec()));
     }
 
     #[test]
-    fn what_the_guest_does_not_take_waits_in_order() {
+    fn keeps_bytes_that_the_guest_does_not_accept_in_order() {
         let mut input = Input::default();
         assert_eq!(taken(&mut input, b"abcd", 3), (Read::Full, b"abc".to_vec()));
         let mut rest = Vec::new();

@@ -1,8 +1,8 @@
-//! The guest's output to stdout, a line at a time.
+//! Writes the guest's output to stdout, line by line.
 //!
-//! A UART gives single bytes, and a system call for each would cost more than the exits that
-//! brought them. So a line is written when it ends; what stays without an end (a prompt, an echo)
-//! is written by the main thread a moment later.
+//! A UART transmits single bytes, and a system call for each byte would cost more than the exits.
+//! So this module writes a line when the line ends; the main thread writes an unfinished line (a
+//! prompt, an echo) a moment later.
 
 use std::io::{self, Write, stdout};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,37 +11,37 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
 
-/// A line that is longer is written in parts.
+/// The maximum length of a buffered line; longer lines are written in parts.
 const LONGEST: usize = 1024;
 
 #[derive(Default)]
 struct Line {
     bytes: Vec<u8>,
-    /// Whether the main thread looks after it.
+    /// Whether the main thread will write the line.
     is_watched: bool,
 }
 
-/// The line that is not yet written, as the main thread sees it.
+/// The unwritten line, shared with the main thread.
 pub(crate) struct Pending {
     line: Mutex<Line>,
     signal: EventFd,
 }
 
 impl Pending {
-    /// No line, and stdout to write to.
+    /// An empty line.
     pub(crate) fn new() -> Result<Arc<Self>, Error> {
         let signal = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
         Ok(Arc::new(Self { line: Mutex::default(), signal }))
     }
 
-    /// Written when a line has begun that needs looking after: call [`Pending::write_unfinished`]
-    /// from then on.
+    /// Signals that a new line has begun. The main thread then calls [`Pending::write_unfinished`]
+    /// until it returns `false`.
     pub(crate) fn signal(&self) -> &EventFd {
         &self.signal
     }
 
-    /// Writes what has no end yet. `false` if there was nothing: then no more looking after is
-    /// needed until the next signal.
+    /// Writes an unfinished line. Returns `false` if there was none: the main thread can then
+    /// wait for the next signal.
     pub(crate) fn write_unfinished(&self) -> bool {
         let mut line = self.lock();
         line.is_watched = !line.bytes.is_empty();
@@ -59,13 +59,13 @@ impl Pending {
         if bytes.contains(&b'\n') || line.bytes.len() >= LONGEST {
             write_out(&mut line.bytes);
         } else if !std::mem::replace(&mut line.is_watched, true) {
-            // A full counter already wakes the reader.
+            // An error is harmless: a full counter already wakes the reader.
             let _ = self.signal.write(1);
         }
     }
 }
 
-/// Output that nobody takes any more (a closed pipe) is dropped; the guest goes on.
+/// Writes to stdout. If stdout is closed, drops the output and lets the guest continue.
 fn write_out(bytes: &mut Vec<u8>) {
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
@@ -78,7 +78,7 @@ fn write_out(bytes: &mut Vec<u8>) {
     bytes.clear();
 }
 
-/// The serial port's end of it.
+/// The writer of the serial port.
 pub(crate) struct Output(pub Arc<Pending>);
 
 impl Write for Output {
@@ -87,7 +87,7 @@ impl Write for Output {
         Ok(bytes.len())
     }
 
-    /// The UART flushes after each byte: that is what the line buffer is there to avoid.
+    /// The UART flushes after each byte; ignore that, because the line buffer exists to avoid it.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What guest RAM is made of.
+//! The backing of guest RAM.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::error::Error;
 
 const NAME: &CStr = c"guest-ram";
 
-/// A region of RAM.
+/// Maps a region of RAM.
 pub(crate) fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegionMmap>, Error> {
     let failed = |why: String| Error::Ram { size: range.size >> 20, why };
     let size = usize::try_from(range.size).map_err(|e| failed(e.to_string()))?;
@@ -35,8 +35,8 @@ pub(crate) fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegio
     region.map(Arc::new).ok_or_else(|| failed("it ends above 2^64".into()))
 }
 
-/// Huge pages are reserved when they are mapped: where there are too few, that fails, and not a
-/// later access of the guest.
+/// The mapping's flags. mmap reserves huge pages, so a shortage fails here and not at a later
+/// access of the guest.
 fn flags(memory: Memory) -> i32 {
     let kind = match memory.shared {
         true => libc::MAP_SHARED,
@@ -44,7 +44,7 @@ fn flags(memory: Memory) -> i32 {
     };
     let huge = match (memory.hugepages, memory.shared) {
         (None, _) => libc::MAP_NORESERVE,
-        // The file is made of them.
+        // The memfd has the huge page flags.
         (Some(_), true) => 0,
         (Some(HugePages::Size2M), false) => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
         (Some(HugePages::Size1G), false) => libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
@@ -52,7 +52,7 @@ fn flags(memory: Memory) -> i32 {
     kind | huge
 }
 
-/// A file in memory.
+/// Creates a memfd.
 fn file(size: u64, hugepages: Option<HugePages>) -> io::Result<File> {
     let huge = match hugepages {
         None => MFdFlags::empty(),
@@ -64,7 +64,8 @@ fn file(size: u64, hugepages: Option<HugePages>) -> io::Result<File> {
     Ok(file)
 }
 
-/// Huge pages, of small ones, make fewer page faults, fewer pins and a shorter walk for the guest.
+/// Enables or disables transparent huge pages, which need fewer page faults, fewer pins and a
+/// shorter page walk.
 fn advise(region: &MmapRegion, memory: Memory) {
     if memory.hugepages.is_some() {
         return;
@@ -74,10 +75,10 @@ fn advise(region: &MmapRegion, memory: Memory) {
         _ => MmapAdvise::MADV_HUGEPAGE,
     };
     if let Some(start) = NonNull::new(region.as_ptr().cast()) {
-        // SAFETY: the advice changes neither contents nor validity of the mapping, which is ours
-        // and covers these bytes.
+        // SAFETY: the advice changes neither the contents nor the validity of the mapping,
+        // and the mapping of `region` covers these bytes.
         let advised = unsafe { madvise(start, region.size(), advice) };
-        advised.unwrap_or_else(|e| log::debug!("no advice on huge pages for guest RAM: {e}"));
+        advised.unwrap_or_else(|e| log::debug!("madvise for huge pages of guest RAM failed: {e}"));
     }
 }
 
@@ -93,8 +94,7 @@ mod tests {
         map(&AddressRange::new(0, 64 << 20), options.parse().unwrap())
     }
 
-    /// The line of /proc/self/smaps with the flags of the mapping that begins where `region` does,
-    /// and the one that names it.
+    /// Two lines of /proc/self/smaps for the mapping of `region`: its first line and its flags.
     fn smaps(region: &GuestRegionMmap) -> (String, String) {
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", region.as_ptr().addr());
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_memory_is_this_processs_own_and_may_have_huge_pages() {
+    fn plain_memory_is_private_and_allows_huge_pages() {
         let (head, flags) = smaps(&mapped("64M").unwrap());
         assert!(head.contains(" rw-p ") && !head.contains("guest-ram"), "{head}");
         assert!(flags.contains(" hg") && flags.contains(" nr"), "{flags}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_a_file_that_can_be_mapped_again() {
+    fn shared_memory_is_a_memfd_that_can_be_mapped_again() {
         let region = mapped("64M,shared=on").unwrap();
         let (head, _) = smaps(&region);
         assert!(head.contains(" rw-s ") && head.contains("/memfd:guest-ram"), "{head}");
@@ -124,10 +124,10 @@ mod tests {
         assert_eq!(u32::from_le_bytes(read), 7);
     }
 
-    /// With or without reserved pages on this host: all of them are had when it is mapped, or it
+    /// The test passes with or without reserved pages on this host: mmap reserves all pages or
     /// fails.
     #[test]
-    fn huge_pages_are_had_when_they_are_mapped_or_refused() {
+    fn mmap_reserves_huge_pages_or_fails() {
         for options in ["64M,hugepages=2M", "64M,hugepages=2M,shared=on"] {
             match mapped(options) {
                 Ok(region) => assert!(smaps(&region).1.contains(" ht"), "{options}"),

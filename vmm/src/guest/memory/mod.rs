@@ -1,5 +1,4 @@
-//! Guest RAM: memory of this process, or a file in memory; of pages as the kernel has them, or of
-//! huge ones.
+//! Guest RAM: private memory or a memfd, of ordinary or huge pages.
 
 mod backing;
 mod populate;
@@ -15,21 +14,21 @@ use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use crate::config::Memory;
 use crate::error::Error;
 
-/// All of the guest's RAM, outside any VM: it can be filled, mapped for DMA, and then placed.
+/// All of the guest's RAM, independent of a VM: it can be filled, mapped for DMA, and then placed.
 pub struct Ram {
     memory: GuestMemoryMmap,
     regions: Vec<Arc<GuestRegionMmap>>,
 }
 
 impl Ram {
-    /// Reserves `ranges` of guest physical memory, of plain memory; nothing is touched, so nothing
-    /// is used yet.
+    /// Reserves `ranges` of guest physical memory, of ordinary pages. The kernel allocates
+    /// pages only when they are touched.
     pub fn new(ranges: &[AddressRange]) -> Result<Self, Error> {
         Self::of(ranges, Memory::default())
     }
 
-    /// Reserves `ranges` of guest physical memory as [`new`](Self::new) does, but takes huge
-    /// pages where `memory` asks for them. `memory.size` is ignored.
+    /// Reserves `ranges` of guest physical memory as [`new`](Self::new) does, with the options of
+    /// `memory`. `memory.size` is ignored.
     pub(crate) fn of(ranges: &[AddressRange], memory: Memory) -> Result<Self, Error> {
         let regions = ranges.iter().map(|range| backing::map(range, memory));
         let regions = regions.collect::<Result<Vec<_>, _>>()?;
@@ -38,7 +37,7 @@ impl Ram {
         Ok(Self { memory, regions })
     }
 
-    /// The memory, to be read and written.
+    /// The memory, for reads and writes.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
@@ -48,12 +47,12 @@ impl Ram {
         &self.regions
     }
 
-    /// Begins to give every page its memory.
+    /// Starts to allocate all pages.
     pub(crate) fn populate(&self) -> Populating {
         Populating::begin(&self.regions)
     }
 
-    /// Puts each region into the guest's memory.
+    /// Places each region in a memory slot.
     pub(crate) fn place(&self, slots: &Arc<KvmMemory>) -> Result<Vec<MemorySlot>, Error> {
         let place = |region: &Arc<GuestRegionMmap>| {
             let memory = Arc::clone(region) as Arc<dyn HostMemory>;
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions_are_where_the_plan_says() {
+    fn regions_match_the_plan() {
         let plan = [AddressRange::new(0, 64 << 20), AddressRange::new(4 << 30, 2 << 20)];
         let ram = Ram::new(&plan).unwrap();
         ram.memory().write_obj(7_u32, GuestAddress(4 << 30)).unwrap();
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn ram_that_is_not_to_be_had_is_told_with_what_mends_it() {
+    fn reports_a_failed_mapping_with_its_remedy() {
         let text = Ram::new(&[AddressRange::new(0, 1 << 60)]).err().unwrap().to_string();
         assert!(
             text.starts_with("guest RAM of 1099511627776 MiB could not be mapped: ")

@@ -1,4 +1,4 @@
-//! RAM that is filled before it is pinned, and how far that is.
+//! Populates RAM before the kernel pins it, and reports progress.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::ptr::NonNull;
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-/// RAM that is being filled with zeroed pages by threads of their own.
+/// Threads that populate RAM with zeroed pages.
 ///
-/// Pinning RAM that was never touched is mostly clearing pages, which takes no lock and any number
-/// of CPUs; and opening a device is mostly waiting for its reset (100 ms for an FLR, PCIe 6.0,
-/// 6.6.2). So both go on at once.
+/// Pinning untouched RAM mostly clears pages, which needs no lock and uses any number of CPUs.
+/// Opening a device mostly waits for its reset (100 ms for an FLR, PCIe 6.0, 6.6.2). So both run at
+/// the same time.
 pub(crate) struct Populating {
     threads: Vec<JoinHandle<()>>,
-    /// How many bytes are there, as they come.
+    /// The number of bytes of each populated step.
     steps: Receiver<usize>,
     progress: Progress,
 }
 
 const SMALL_STACK: usize = 64 << 10;
-/// What one thread is worth starting for.
+/// Bytes per thread.
 const CHUNK: usize = 1 << 30;
-/// What is told of at once: a tenth of a second, or so.
+/// Bytes per progress step, about a tenth of a second.
 const STEP: usize = 256 << 20;
 
 impl Populating {
-    /// Begins to give every page of `regions` its memory.
+    /// Starts to populate every page of `regions`.
     pub(crate) fn begin(regions: &[Arc<GuestRegionMmap>]) -> Self {
         let (done, steps) = channel();
         let chunks = regions.iter().flat_map(|region| {
@@ -43,59 +43,59 @@ impl Populating {
         });
         let sizes = regions.iter().map(|region| mapping(region).size());
         Self {
-            // Where a thread does not start, pinning touches its part of the memory.
+            // If a thread does not start, pinning populates its chunk.
             threads: threads.filter_map(Result::ok).collect(),
             steps,
             progress: Progress::new(sizes.fold(0, usize::saturating_add)),
         }
     }
 
-    /// Waits until all of it is there. Where that takes its time, a terminal is told how far it is.
+    /// Waits for the end. If stderr is a terminal, reports progress after a second.
     pub(crate) fn wait(mut self) {
         let on_terminal = stderr().is_terminal();
         while let Ok(bytes) = self.steps.recv() {
             let line = self.progress.add(bytes, self.progress.begin.elapsed());
-            line.filter(|_| on_terminal).iter().for_each(|line| tell(&format!("\r{line}")));
+            line.filter(|_| on_terminal).iter().for_each(|line| print(&format!("\r{line}")));
         }
-        if on_terminal && self.progress.told.is_some() {
-            tell("\n");
+        if on_terminal && self.progress.reported.is_some() {
+            print("\n");
         }
         self.threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// A terminal that is gone is no reason to fail.
-fn tell(text: &str) {
+/// Writes to stderr and ignores a closed terminal.
+fn print(text: &str) {
     let _ = stderr().write_all(text.as_bytes());
 }
 
-/// What takes less is not told.
-const SOON: Duration = Duration::from_secs(1);
+/// Progress is reported only after this time.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// How far it is.
+/// The progress so far.
 struct Progress {
     begin: Instant,
     done: usize,
     total: usize,
-    /// The percentage that was told last.
-    told: Option<usize>,
+    /// The percentage that was reported last.
+    reported: Option<usize>,
 }
 
 impl Progress {
     fn new(total: usize) -> Self {
-        Self { begin: Instant::now(), done: 0, total, told: None }
+        Self { begin: Instant::now(), done: 0, total, reported: None }
     }
 
-    /// So many bytes more are there after this time; what to say, if it is something new.
+    /// Adds `bytes` at the time `elapsed`; returns a line if the percentage is new.
     fn add(&mut self, bytes: usize, elapsed: Duration) -> Option<String> {
         self.done = self.done.saturating_add(bytes);
         let percent = self.done.saturating_mul(100).checked_div(self.total)?;
-        if elapsed < SOON || self.told.is_some_and(|told| told >= percent) {
+        if elapsed < QUIET || self.reported.is_some_and(|reported| reported >= percent) {
             return None;
         }
-        self.told = Some(percent);
+        self.reported = Some(percent);
         let [done, total] = [self.done, self.total].map(|bytes| bytes >> 20);
-        Some(format!("guest RAM is made ready: {done} of {total} MiB ({percent} %)"))
+        Some(format!("populating guest RAM: {done} of {total} MiB ({percent} %)"))
     }
 }
 
@@ -108,13 +108,14 @@ fn populate(region: &GuestRegionMmap, start: usize, done: &Sender<usize>) {
     for at in (start..end).step_by(STEP) {
         let length = end.saturating_sub(at).min(STEP);
         if let Some(address) = NonNull::new(region.as_ptr().wrapping_add(at).cast()) {
-            // SAFETY: MADV_POPULATE_WRITE faults pages in and changes no contents; these bytes are
-            // within the mapping, which the region keeps alive.
+            // SAFETY: MADV_POPULATE_WRITE faults pages in and does not change their contents; the
+            // bytes are within the mapping, and `region` keeps the mapping alive.
             let populated = unsafe { madvise(address, length, MmapAdvise::MADV_POPULATE_WRITE) };
-            // Linux before 5.14 has no such advice.
-            populated.unwrap_or_else(|e| log::debug!("guest RAM is not populated ahead: {e}"));
+            // Linux before 5.14 does not support the advice.
+            populated
+                .unwrap_or_else(|e| log::debug!("MADV_POPULATE_WRITE of guest RAM failed: {e}"));
         }
-        // Nobody waits for it where the layout came to something else.
+        // The receiver is gone if the final layout differs.
         let _ = done.send(length);
     }
 }
@@ -127,24 +128,24 @@ mod tests {
     use crate::guest::memory::Ram;
 
     #[test]
-    fn progress_is_told_after_a_second_and_by_the_percent() {
+    fn reports_progress_after_a_second_and_once_per_percent() {
         let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
         let mut progress = Progress::new(1 << 30);
         assert_eq!(progress.add(512 << 20, short), None);
         let line = progress.add(64 << 20, long);
-        assert_eq!(line.as_deref(), Some("guest RAM is made ready: 576 of 1024 MiB (56 %)"));
+        assert_eq!(line.as_deref(), Some("populating guest RAM: 576 of 1024 MiB (56 %)"));
         assert_eq!(progress.add(1 << 20, long), None, "56 % still");
         let line = progress.add(447 << 20, long);
-        assert_eq!(line.as_deref(), Some("guest RAM is made ready: 1024 of 1024 MiB (100 %)"));
+        assert_eq!(line.as_deref(), Some("populating guest RAM: 1024 of 1024 MiB (100 %)"));
     }
 
     #[test]
-    fn every_byte_is_told_of_once() {
+    fn counts_every_byte_once() {
         let sizes = [192 << 20, 2 << 20];
         let plan = [AddressRange::new(0, sizes[0]), AddressRange::new(4 << 30, sizes[1])];
         let populating = Ram::new(&plan).unwrap().populate();
-        let told: usize = populating.steps.iter().sum();
-        assert_eq!(told as u64, sizes[0] + sizes[1]);
-        assert_eq!(populating.progress.total, told);
+        let counted: usize = populating.steps.iter().sum();
+        assert_eq!(counted as u64, sizes[0] + sizes[1]);
+        assert_eq!(populating.progress.total, counted);
     }
 }

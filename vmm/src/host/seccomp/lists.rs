@@ -1,5 +1,5 @@
-//! The lists. Each row is needed: `tests/program/seccomp.rs` takes one after the other away,
-//! `tests/lab` those that only an assigned device needs.
+//! The lists of allowed system calls. Each row is needed: `tests/program/seccomp.rs` removes one
+//! after another, and `tests/lab` removes the rows that only an assigned device needs.
 
 use kvm_bindings::{
     kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
@@ -10,14 +10,14 @@ use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
 use crate::config::Thread;
 
-/// What a thread may do.
+/// A system call that a thread may make.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// The system call, or the request of an ioctl.
+    /// The name of the system call, or of the ioctl's request.
     pub(crate) name: &'static str,
-    /// The system call.
+    /// The number of the system call.
     pub(crate) call: i64,
-    /// The request of an ioctl.
+    /// The request, if the call is an ioctl.
     pub(crate) request: Option<u32>,
 }
 
@@ -26,7 +26,7 @@ macro_rules! calls {
 }
 
 const fn call(name: &'static str, number: i64) -> Row {
-    // "SYS_read" to "read". `str::split_at` is const from Rust 1.86 on only.
+    // Remove "SYS_". `str::split_at` is const only since Rust 1.86.
     let (_, name) = name.as_bytes().split_at(4);
     let name = match std::str::from_utf8(name) {
         Ok(name) => name,
@@ -36,7 +36,7 @@ const fn call(name: &'static str, number: i64) -> Row {
 }
 
 const KVM: u32 = 0xae;
-/// `VFIO_TYPE`; numbers are from `VFIO_BASE`, 100, on (include/uapi/linux/vfio.h).
+/// `VFIO_TYPE`; the numbers start at `VFIO_BASE`, 100 (include/uapi/linux/vfio.h).
 const VFIO: u32 = 0x3b;
 const TERMINAL: u32 = 0x54;
 
@@ -65,21 +65,21 @@ const fn terminal(name: &'static str, number: u32) -> Row {
     request(name, _IOC_NONE, TERMINAL, number, 0)
 }
 
-/// What the C library and Rust's do for every thread: memory, locks, signals, the thread's end, and
-/// that of the process, with a message, by `abort` too; and files are closed by whoever used them
-/// last.
+/// Calls that the C library and Rust's standard library make in every thread: memory, locks,
+/// signals, the end of a thread, and the end of the process with a message or by `abort`. Every
+/// thread can also close a file, if it drops the last reference.
 const EVERY: &[Row] = calls![
     SYS_write SYS_close SYS_mmap SYS_munmap SYS_brk SYS_rt_sigprocmask SYS_mremap SYS_madvise
     SYS_getpid SYS_exit SYS_gettid SYS_futex SYS_tgkill SYS_exit_group SYS_sigaltstack
 ];
 
-/// A build that checks itself looks whether what it closes is open.
+/// A debug build checks that a descriptor is open before it closes it.
 #[cfg(debug_assertions)]
 const CHECKED: &[Row] = calls![SYS_fcntl];
 #[cfg(not(debug_assertions))]
 const CHECKED: &[Row] = &[];
 
-/// Kicks, and what the guest's accesses come to.
+/// Calls that handle kicks and the guest's accesses.
 const VCPU: &[Row] =
     calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read];
 
@@ -87,9 +87,9 @@ const VCPU_REQUESTS: &[Row] = &[
     kvm("KVM_RUN", 0x80),
     // After a pause.
     kvm("KVM_KVMCLOCK_CTRL", 0xad),
-    // Where it was, for a message.
+    // The instruction pointer for an error message.
     kvm_gives::<kvm_regs>("KVM_GET_REGS", 0x81),
-    // BARs come and go; vectors are bound, routed, masked and unmasked.
+    // The guest enables, moves and disables BARs; vectors are bound, routed, masked and unmasked.
     kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_REGISTER_COALESCED_MMIO", 0x67),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
@@ -98,21 +98,21 @@ const VCPU_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_SET_IRQS", 110),
     // FLR.
     vfio("VFIO_DEVICE_RESET", 111),
-    // BARs are mapped for the guest's other devices. VFIO_DEVICE_PCI_HOT_RESET, by which the main
-    // thread resets a bus, has the number of the first.
+    // Maps BARs for DMA of other assigned devices. VFIO_DEVICE_PCI_HOT_RESET, which the main
+    // thread uses to reset a bus, has the number of the first request.
     vfio("VFIO_IOMMU_MAP_DMA", 113),
     vfio("VFIO_IOMMU_UNMAP_DMA", 114),
 ];
 
-/// What the main thread does beside what CPUs' threads do: it waits for events, starts threads,
-/// takes the machine apart, makes another when the guest reboots, and writes the counters.
+/// Further calls of the main thread: waits for events, starts threads, destroys the machine,
+/// creates another when the guest reboots, and writes the counters.
 const MAIN: &[Row] = calls![
     SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink SYS_restart_syscall
     SYS_clock_gettime SYS_clock_nanosleep SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
     SYS_seccomp SYS_clone3
 ];
 
-/// Other builds have it on `CHECKED`: eventfds are duplicated.
+/// Release builds need this call to duplicate eventfds; in debug builds `CHECKED` has it.
 #[cfg(not(debug_assertions))]
 const DUPLICATES: &[Row] = calls![SYS_fcntl];
 #[cfg(debug_assertions)]
@@ -140,15 +140,15 @@ const MAIN_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
 ];
 
-/// What the control socket's thread does: it waits, reads a request, answers, and looks at the
-/// kernel's list of interrupts.
+/// Calls of the control socket's thread: waits, reads a request, answers, and reads
+/// `/proc/interrupts`.
 const CONTROL: &[Row] = calls![
     SYS_poll SYS_pread64 SYS_sendto SYS_recvfrom SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
 ];
 
 const CONTROL_REQUESTS: &[Row] = &[terminal("FIONBIO", 0x21)];
 
-/// The list of a kind of thread.
+/// The list of a thread.
 pub(crate) fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
     let own: &[&[Row]] = match thread {
         Thread::Main => &[VCPU, VCPU_REQUESTS, MAIN, DUPLICATES, MAIN_REQUESTS],
@@ -158,7 +158,7 @@ pub(crate) fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
     [EVERY, CHECKED].into_iter().chain(own.iter().copied()).flatten()
 }
 
-/// The name of an ioctl's request, if any list has it.
+/// The name of an ioctl's request, if a list has it.
 pub(crate) fn request_name(number: u32) -> Option<&'static str> {
     let mut rows = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS].into_iter().flatten();
     rows.find(|row| row.request == Some(number)).map(|row| row.name)

@@ -1,8 +1,7 @@
-//! Which system calls each kind of thread may make from just before the guest's first instruction
-//! on.
+//! Restricts the system calls of each thread, from just before the guest's first instruction.
 //!
-//! The lists are in `lists`. A thread that is started by another has that one's filter, too, so all
-//! that a CPU's thread may do is on the main thread's list. A call outside ends the VMM: see
+//! The lists are in `lists`. A thread inherits the filter of the thread that starts it, so the main
+//! thread's list contains the list of the vCPU threads. A call outside the list ends the VMM: see
 //! `violation`.
 
 mod lists;
@@ -21,12 +20,12 @@ use seccompiler::{
 use crate::config::{Seccomp, SeccompMode, Thread};
 use crate::error::Error;
 
-/// The row that is called `call` on the list of `thread`.
+/// The row named `call` on the list of `thread`.
 pub(crate) fn row(thread: Thread, call: &str) -> Option<&'static str> {
     lists::of(thread).find(|row| row.name == call).map(|row| row.name)
 }
 
-/// Every row of every list, as `without` has it.
+/// Every row of every list, in the format of `without`.
 pub fn rows() -> impl Iterator<Item = String> {
     let named = |thread: Thread| {
         lists::of(thread).map(move |row| format!("{}:{}", thread.name(), row.name))
@@ -34,10 +33,10 @@ pub fn rows() -> impl Iterator<Item = String> {
     Thread::ALL.into_iter().flat_map(named)
 }
 
-/// The filter of a kind of thread.
+/// The filter of a thread.
 pub(crate) struct Filter {
     thread: Thread,
-    /// None where there are no lists.
+    /// `None` if filters are off.
     program: Option<BpfProgram>,
 }
 
@@ -47,8 +46,8 @@ impl fmt::Debug for Filter {
     }
 }
 
-/// Has a violation reported, and sees to it that this process and what it starts gain no privileges
-/// by `execve`.
+/// Installs the signal handler that reports violations, and ensures that this process and its
+/// children gain no privileges by `execve`.
 pub fn prepare(seccomp: &Seccomp) -> Result<(), Error> {
     match seccomp.mode {
         SeccompMode::On => violation::listen(),
@@ -58,17 +57,17 @@ pub fn prepare(seccomp: &Seccomp) -> Result<(), Error> {
     }
 }
 
-/// Holds the calling thread, and those that it starts, to the list of a kind of thread.
+/// Restricts the calling thread, and the threads that it starts, to the list of `thread`.
 pub fn restrict(seccomp: &Seccomp, thread: Thread) -> Result<(), Error> {
     Filter::new(seccomp, thread)?.install()
 }
 
 impl Filter {
-    /// The filter for threads of a kind.
+    /// Compiles the filter for `thread`.
     ///
     /// # Errors
     ///
-    /// Where a list cannot become a program for the kernel.
+    /// [`Error::Seccomp`] if the list does not compile.
     pub(crate) fn new(seccomp: &Seccomp, thread: Thread) -> Result<Self, Error> {
         let failed = |error: BackendError| Error::Seccomp {
             what: "compiling a filter",
@@ -85,7 +84,7 @@ impl Filter {
         Ok(Self { thread, program: Some(program) })
     }
 
-    /// Holds the calling thread, and those that it starts, to the list. There is no way back.
+    /// Restricts the calling thread, and the threads that it starts. The restriction is permanent.
     pub(crate) fn install(&self) -> Result<(), Error> {
         let Some(program) = &self.program else {
             return Ok(());
@@ -104,7 +103,7 @@ fn compile<'a>(
     for row in rows {
         let rules = rules.entry(row.call).or_default();
         if let Some(request) = row.request {
-            // The kernel takes a request as an unsigned int (SYSCALL_DEFINE3(ioctl)).
+            // The kernel reads the request as an unsigned int (SYSCALL_DEFINE3(ioctl)).
             let is_it = SeccompCondition::new(
                 1,
                 SeccompCmpArgLen::Dword,
@@ -124,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cpus_thread_has_25_calls_at_most_and_the_main_thread_those_too() {
+    fn a_vcpu_thread_has_at_most_25_calls_and_the_main_thread_has_them_too() {
         let calls = |thread| {
             let mut calls: Vec<_> = lists::of(thread).map(|row| row.call).collect();
             calls.sort_unstable();
@@ -134,7 +133,7 @@ mod tests {
         let [main, vcpu] = [Thread::Main, Thread::Vcpu].map(calls);
         assert!(vcpu.len() <= 25, "{}", vcpu.len());
         assert!(vcpu.iter().all(|call| main.contains(call)));
-        // What would open something, or run another program, is on no list.
+        // No list allows a call that opens a file or runs another program.
         for thread in Thread::ALL {
             for call in [
                 libc::SYS_openat,
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn no_row_is_there_twice_and_each_is_what_it_is_called() {
+    fn no_row_occurs_twice_and_each_name_matches_its_number() {
         for thread in Thread::ALL {
             let mut rows: Vec<_> = lists::of(thread).map(|row| (row.call, row.request)).collect();
             let count = rows.len();

@@ -1,9 +1,8 @@
-//! How the system calls of x86-64 are called (arch/x86/entry/syscalls/syscall_64.tbl, by the crate
-//! libc).
+//! Names of the x86-64 system calls (arch/x86/entry/syscalls/syscall_64.tbl, from the crate libc).
 
 use nix::libc;
 
-/// Each `SYS_*` of the crate libc with its name.
+/// Pairs each `SYS_*` constant of libc with its name.
 macro_rules! names {
     ($($call:ident)*) => { &[$((libc::$call, stringify!($call))),*] };
 }
@@ -59,7 +58,7 @@ const NAMES: &[(i64, &str)] = names! {
     SYS_process_mrelease SYS_futex_waitv SYS_set_mempolicy_home_node SYS_fchmodat2 SYS_mseal
 };
 
-/// The name of call `number`; none for one that is newer than this table. Does not allocate.
+/// The name of call `number`; `None` if the call is newer than this table. Does not allocate.
 pub(crate) fn of(number: i64) -> Option<&'static str> {
     let found = NAMES.iter().find(|(call, _)| *call == number);
     found.and_then(|(_, name)| name.strip_prefix("SYS_"))
@@ -73,7 +72,7 @@ mod tests {
     fn every_call_has_its_name() {
         let cases = [(0, "read"), (16, "ioctl"), (257, "openat"), (435, "clone3"), (462, "mseal")];
         cases.iter().for_each(|(number, name)| assert_eq!(of(*number), Some(*name)));
-        // The table has no gap but those of the kernel's.
+        // The table has the same gaps as the kernel's.
         let unknown: Vec<_> = (0..=450).filter(|number| of(*number).is_none()).collect();
         let expected: Vec<_> = [174, 177, 178, 333].into_iter().chain(335..=423).collect();
         assert_eq!((unknown, of(-1)), (expected, None));

@@ -1,5 +1,5 @@
-//! A call that is on no list: the kernel sends SIGSYS in its place, and this names it and ends the
-//! process.
+//! Handles a system call that no list allows: the kernel sends SIGSYS instead of making the call;
+//! the handler reports the call and ends the process.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -12,29 +12,29 @@ use vmm_sys_util::signal::register_signal_handler;
 use super::{lists, names};
 use crate::error::Error;
 
-/// The exit status: 128 + SIGSYS, as a shell tells of a process that the signal has ended.
+/// The exit status: 128 + SIGSYS, as a shell reports a process that the signal ended.
 const STATUS: c_int = 128 + libc::SIGSYS;
 
 thread_local! {
-    /// The kind of this thread. It is constant and has no destructor, so that reading it is a load.
+        /// The name of this thread's list. A constant without a destructor: reading it is a load.
     static LIST: Cell<&'static str> = const { Cell::new("main") };
 }
 
-/// Says what kind of thread this is.
+/// Sets the list of this thread.
 pub(crate) fn is_in(list: &'static str) {
     LIST.set(list);
 }
 
-/// Has violations told.
+/// Installs the handler.
 pub(crate) fn listen() -> Result<(), Error> {
-    register_signal_handler(libc::SIGSYS, tell).map_err(|error| Error::System {
+    register_signal_handler(libc::SIGSYS, report).map_err(|error| Error::System {
         what: "sigaction(SIGSYS)",
         source: std::io::Error::from_raw_os_error(error.errno()),
     })
 }
 
-/// The part of `siginfo_t` that a filter fills in (include/uapi/asm-generic/siginfo.h, `_sigsys`):
-/// three ints, the address after its padding, then these.
+/// The fields of `siginfo_t` that a filter sets (include/uapi/asm-generic/siginfo.h, `_sigsys`):
+/// three ints, the padded address, then the call.
 #[repr(C)]
 struct Sigsys {
     _kind: [c_int; 3],
@@ -42,18 +42,18 @@ struct Sigsys {
     call: c_int,
 }
 
-/// Only what signal-safety(7) allows: no memory is had, no lock is taken, and no destructor runs.
-extern "C" fn tell(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a `siginfo_t` of SIGSYS, which is larger than this part of it.
+/// Only uses what signal-safety(7) allows: allocates nothing, takes no lock, runs no destructor.
+extern "C" fn report(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes a `siginfo_t` of SIGSYS, and `Sigsys` is a prefix of it.
     let call = unsafe { (*info.cast::<Sigsys>()).call };
-    // SAFETY: with SA_SIGINFO it passes the interrupted registers.
+    // SAFETY: with SA_SIGINFO the kernel passes the interrupted registers.
     let registers = unsafe { (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
     let second = usize::try_from(libc::REG_RSI).ok().and_then(|index| registers.get(index));
     let mut text = Text::default();
-    // A text that is too long is cut.
+    // A message that is too long is truncated.
     let _ = describe(&mut text, LIST.get(), call.into(), second.copied().unwrap_or_default());
     let _ = nix::unistd::write(stderr(), text.bytes());
-    // SAFETY: ends the process, and runs nothing of it any more.
+    // SAFETY: `_exit` ends the process and runs no code of it.
     unsafe { libc::_exit(STATUS) }
 }
 
@@ -61,18 +61,18 @@ fn describe(to: &mut impl Write, list: &str, call: i64, second: i64) -> fmt::Res
     write!(to, "error: a system call that the {list} thread's seccomp filter does not allow: ")?;
     write!(to, "{} ({call})", names::of(call).unwrap_or("unknown"))?;
     if call == libc::SYS_ioctl {
-        // The kernel looks at the low half only.
+        // The kernel reads only the low half.
         let request = u32::try_from(second & i64::from(u32::MAX)).unwrap_or_default();
         write!(to, " {request:#x} ({})", lists::request_name(request).unwrap_or("unknown"))?;
     }
     writeln!(
         to,
-        "\n  this is a bug of the VMM's, or somebody broke into it, so it has ended; '--seccomp log' lets such calls \
-         pass, and has the kernel log them ('dmesg')"
+        "\n  this is a bug of the VMM, or an attacker controls the VMM; \
+         '--seccomp log' allows and logs such calls ('dmesg')"
     )
 }
 
-/// A text without memory of the allocator's.
+/// A text buffer on the stack.
 struct Text {
     bytes: [u8; 512],
     length: usize,
@@ -104,7 +104,7 @@ impl Write for Text {
 mod tests {
     use super::*;
 
-    fn told(call: i64, second: i64) -> String {
+    fn described(call: i64, second: i64) -> String {
         let mut text = Text::default();
         describe(&mut text, "vcpu", call, second).unwrap();
         String::from_utf8(text.bytes().to_vec()).unwrap()
@@ -112,24 +112,24 @@ mod tests {
 
     #[test]
     fn a_violation_names_thread_and_call() {
-        let text = told(libc::SYS_openat, 0);
+        let text = described(libc::SYS_openat, 0);
         assert!(
             text.starts_with(
                 "error: a system call that the vcpu thread's seccomp filter does not allow: openat (257)\n  "
             ) && text.contains("--seccomp log"),
             "{text}"
         );
-        assert!(told(9999, 0).contains("unknown (9999)"));
+        assert!(described(9999, 0).contains("unknown (9999)"));
     }
 
     #[test]
-    fn an_ioctl_is_named_by_its_request() {
-        assert!(told(libc::SYS_ioctl, 0xae80).contains("ioctl (16) 0xae80 (KVM_RUN)"));
-        assert!(told(libc::SYS_ioctl, -1).contains("ioctl (16) 0xffffffff (unknown)"));
+    fn names_an_ioctl_by_its_request() {
+        assert!(described(libc::SYS_ioctl, 0xae80).contains("ioctl (16) 0xae80 (KVM_RUN)"));
+        assert!(described(libc::SYS_ioctl, -1).contains("ioctl (16) 0xffffffff (unknown)"));
     }
 
     #[test]
-    fn a_text_that_is_too_long_is_cut() {
+    fn truncates_a_text_that_is_too_long() {
         let mut text = Text::default();
         assert!((0..99).all(|_| text.write_str("12345").is_ok()));
         assert!((0..9).any(|_| text.write_str("12345").is_err()));

@@ -1,4 +1,4 @@
-//! Decisions as a table, and a device of the model on the main loop.
+//! Decisions as a table, and a model device on the main loop.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -14,7 +14,7 @@ use crate::host::epoll::Subscriber;
 use crate::passthrough::coalesced::CoalescedWrites;
 
 #[test]
-fn each_event_is_answered_as_the_policy_says() {
+fn the_policy_decides_the_answer_to_each_event() {
     let cases = [
         (HostEvent::Request, OnError::Stop, Reset::Function, Answer::Detach),
         (HostEvent::Request, OnError::Report, Reset::Nothing, Answer::Detach),
@@ -64,18 +64,18 @@ impl Setup {
 }
 
 #[test]
-fn a_device_that_the_host_asks_for_is_detached_and_the_loop_goes_on() {
+fn detaches_a_requested_device_and_the_loop_continues() {
     let mut setup = setup(OnError::Stop);
     setup.device.ask_for().unwrap();
     setup.device.ask_for().unwrap();
     setup.run();
     assert!(setup.device.is_given_back());
     assert!(setup.failures.try_recv().is_err());
-    assert_eq!(setup.manager.run_with_timeout(0).unwrap(), 0, "it is answered");
+    assert_eq!(setup.manager.run_with_timeout(0).unwrap(), 0, "no event is pending");
 }
 
 #[test]
-fn what_was_asked_for_as_the_loop_ended_is_detached_too() {
+fn detaches_a_device_that_was_requested_as_the_loop_ended() {
     let setup = setup(OnError::Stop);
     setup.device.ask_for().unwrap();
     setup.events.lock().unwrap().catch_up();
@@ -83,7 +83,7 @@ fn what_was_asked_for_as_the_loop_ended_is_detached_too() {
 }
 
 #[test]
-fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
+fn an_error_stops_the_guest_and_names_the_device_and_the_options() {
     let mut setup = setup(OnError::Stop);
     setup.device.fail().unwrap();
     setup.run();
@@ -98,21 +98,21 @@ fn an_error_stops_and_says_which_device_what_and_how_to_choose_otherwise() {
 }
 
 #[test]
-fn an_error_resets_detaches_or_is_reported() {
-    for (policy, resets, lost) in
+fn an_error_resets_or_detaches_the_device_or_is_only_reported() {
+    for (policy, resets, is_detached) in
         [(OnError::Reset, 1, false), (OnError::Detach, 1, true), (OnError::Report, 0, false)]
     {
         let mut setup = setup(policy);
         setup.device.fail().unwrap();
         setup.run();
         let found = (setup.faults.made(Call::Reset), setup.function.is_detached());
-        assert_eq!(found, (resets, lost), "{policy:?}");
+        assert_eq!(found, (resets, is_detached), "{policy:?}");
         assert!(setup.failures.try_recv().is_err(), "{policy:?}");
     }
 }
 
 #[test]
-fn a_device_that_cannot_be_reset_after_an_error_stops_the_guest() {
+fn an_error_of_a_device_that_cannot_be_reset_stops_the_guest() {
     let mut setup = setup(OnError::Reset);
     setup.faults.fail(Call::Reset, 0, nix::libc::EIO);
     setup.device.fail().unwrap();

@@ -4,12 +4,12 @@ use super::super::fixture::{Fixture, write};
 use super::super::table;
 use super::*;
 
-/// What a kernel does on these writes, with one of them refused if asked for.
+/// A fake kernel that reacts to these writes, and refuses one of them on request.
 struct FakeKernel {
     root: std::path::PathBuf,
-    /// The driver that knows all devices.
+    /// The driver that supports all devices.
     native: Option<&'static str>,
-    /// Whether vfio-pci takes devices.
+    /// Whether vfio-pci accepts devices.
     takes: bool,
     writes: usize,
     refused: Option<usize>,
@@ -87,7 +87,7 @@ fn addresses(texts: &[&str]) -> Vec<PciAddress> {
 const ONE: &str = "0000:00:02.0";
 const TWO: &str = "0000:00:03.0";
 
-/// Two NVMes of the host's in one group, and a third device.
+/// Two NVMe devices in one group on the host's driver, and a third device.
 fn two() -> Fixture {
     Fixture::new().nvme(ONE, 7, Some("nvme")).nvme(TWO, 7, Some("nvme")).nvme(
         "0000:00:04.0",
@@ -106,12 +106,12 @@ fn both(name: &str) -> Vec<Option<String>> {
 }
 
 #[test]
-fn a_round_trip_twice_ends_where_it_began() {
+fn two_round_trips_restore_the_binding() {
     let (fixture, named) = (two(), addresses(&[ONE, TWO, ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     for _ in 0..2 {
         let moved = bind(&host, &mut kernel, &named, false).unwrap();
-        assert_eq!(moved.len(), 2, "a device that is named twice is one");
+        assert_eq!(moved.len(), 2, "a device that is named twice counts once");
         assert_eq!(drivers(&host, &named[..2]), both(VFIO_PCI));
         assert_eq!(host.binding(named[0]).driver_override.as_deref(), Some(VFIO_PCI));
         let moved = unbind(&host, &mut kernel, &named, false).unwrap();
@@ -122,7 +122,7 @@ fn a_round_trip_twice_ends_where_it_began() {
 }
 
 #[test]
-fn a_device_goes_back_to_the_driver_that_it_had() {
+fn unbind_returns_a_device_to_its_former_driver() {
     let fixture = Fixture::new().nvme(ONE, 7, Some("other"));
     let named = addresses(&[ONE]);
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
@@ -137,7 +137,7 @@ fn a_device_goes_back_to_the_driver_that_it_had() {
 }
 
 #[test]
-fn a_driver_that_is_gone_is_not_waited_for() {
+fn unbind_ignores_a_former_driver_that_does_not_exist() {
     let fixture = Fixture::new().nvme(ONE, 7, Some("other"));
     let named = addresses(&[ONE]);
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
@@ -151,11 +151,11 @@ fn a_driver_that_is_gone_is_not_waited_for() {
 }
 
 #[test]
-fn a_second_time_changes_nothing() {
+fn a_repeated_command_changes_nothing() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     unbind(&host, &mut kernel, &named, false).unwrap();
-    assert_eq!(kernel.writes, 0, "it is the host's already");
+    assert_eq!(kernel.writes, 0, "the device is already on the host's driver");
     bind(&host, &mut kernel, &named, false).unwrap();
     let writes = kernel.writes;
     let moved = bind(&host, &mut kernel, &named, false).unwrap();
@@ -165,7 +165,7 @@ fn a_second_time_changes_nothing() {
 }
 
 #[test]
-fn whichever_write_fails_all_devices_are_as_before() {
+fn a_failed_write_leaves_all_devices_unchanged() {
     let mut failures = 0;
     for refused in 1.. {
         let (fixture, named) = (two(), addresses(&[ONE, TWO]));
@@ -184,7 +184,7 @@ fn whichever_write_fails_all_devices_are_as_before() {
             assert!(text.contains(part), "no {part:?} in: {text}");
         }
     }
-    assert_eq!(failures, 6, "three writes a device");
+    assert_eq!(failures, 6, "three writes per device");
 }
 
 #[test]
@@ -202,55 +202,55 @@ fn a_failed_unbind_leaves_the_device_bound() {
 }
 
 #[test]
-fn what_vfio_pci_does_not_take_goes_back() {
+fn a_device_that_vfio_pci_refuses_goes_back() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     kernel.takes = false;
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(text.starts_with("0000:00:02.0: vfio-pci did not take it"), "{text}");
+    assert!(text.starts_with("0000:00:02.0: vfio-pci refused the device"), "{text}");
     assert_eq!(host.binding(named[0]).driver.as_deref(), Some("nvme"));
 }
 
 #[test]
-fn what_does_not_go_back_is_told() {
+fn reports_a_device_that_does_not_go_back() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     (kernel.takes, kernel.native) = (false, None);
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(text.contains("could not be put back as it was: 0000:00:02.0: nvme did not"), "{text}");
+    assert!(text.contains("the undo failed too: 0000:00:02.0: nvme did not"), "{text}");
 }
 
 #[test]
-fn what_vfio_pci_takes_by_its_ids_is_told() {
+fn reports_a_device_that_vfio_pci_takes_again_by_its_ids() {
     let (fixture, named) = (two(), addresses(&["0000:00:04.0"]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     bind(&host, &mut kernel, &named, false).unwrap();
     kernel.native = Some(VFIO_PCI);
     let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert!(text.starts_with("0000:00:04.0: vfio-pci took it again"), "{text}");
+    assert!(text.starts_with("0000:00:04.0: vfio-pci took the device again"), "{text}");
 }
 
 #[test]
-fn a_group_that_is_not_viable_yet_is_told_with_the_command() {
+fn warns_of_a_group_that_is_not_viable_yet_with_the_command() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     let moved = bind(&host, &mut kernel, &named, false).unwrap();
     assert_eq!(
         not_viable_yet(&host, &moved),
         [
-            "group 7 is not viable, since 0000:00:03.0 is bound to nvme; give it all away with: vmm bind 0000:00:03.0"
+            "group 7 is not viable, because 0000:00:03.0 is bound to nvme; bind the rest with: vmm bind 0000:00:03.0"
         ]
     );
     assert_eq!(
         table::moved(&host, &moved),
-        "0000:00:02.0: vfio-pci (was: nvme); with it in group 7, 0000:00:03.0 (nvme)\n"
+        "0000:00:02.0: vfio-pci (was: nvme); group 7 also has 0000:00:03.0 (nvme)\n"
     );
     let moved = bind(&host, &mut kernel, &addresses(&[TWO]), false).unwrap();
     assert_eq!(not_viable_yet(&host, &moved), [""; 0]);
 }
 
 #[test]
-fn what_cannot_be_bound_is_refused_before_anything_is_written() {
+fn refuses_a_device_that_cannot_be_bound_before_any_write() {
     let fixture = two().device("0000:00:05.0", "0x060400", Some(9), Some("pcieport")).device(
         "0000:00:06.0",
         "0x010802",
@@ -258,7 +258,7 @@ fn what_cannot_be_bound_is_refused_before_anything_is_written() {
         Some("nvme"),
     );
     let cases = [
-        ("0000:00:05.0", "it is a bridge"),
+        ("0000:00:05.0", "the device is a bridge"),
         ("0000:00:06.0", "in no IOMMU group"),
         ("0000:00:07.0", "there is no such PCI device"),
     ];
@@ -272,7 +272,7 @@ fn what_cannot_be_bound_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_device_that_the_host_needs_is_refused_unless_forced() {
+fn refuses_a_device_that_the_host_uses_unless_forced() {
     let disk = format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/nvme0n1");
     let mount = "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n";
     let fixture = two().link("sys/dev/block/259:0", &disk).file("proc/self/mountinfo", mount);
@@ -281,8 +281,8 @@ fn a_device_that_the_host_needs_is_refused_unless_forced() {
     let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
     assert_eq!(
         text,
-        "0000:00:02.0: the host needs it: it holds the root file system (/dev/nvme0n1)\n  if the host is to \
-         lose that: vmm bind --force 0000:00:02.0"
+        "0000:00:02.0: the host uses the device for the root file system (/dev/nvme0n1)\n  \
+         to bind it anyway: vmm bind --force 0000:00:02.0"
     );
     assert_eq!(kernel.writes, 0);
     bind(&host, &mut kernel, &named, true).unwrap();
@@ -290,7 +290,7 @@ fn a_device_that_the_host_needs_is_refused_unless_forced() {
 }
 
 #[test]
-fn a_device_in_use_is_not_taken_from_its_vmm_unless_forced() {
+fn refuses_to_unbind_a_device_in_use_unless_forced() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     bind(&host, &mut kernel, &named, false).unwrap();
@@ -305,7 +305,7 @@ fn a_device_in_use_is_not_taken_from_its_vmm_unless_forced() {
 }
 
 #[test]
-fn without_vfio_pci_it_is_loaded_or_the_command_is_told() {
+fn loads_vfio_pci_or_names_the_command() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     kernel.loads = Err("modprobe: FATAL".to_owned());
@@ -317,7 +317,7 @@ fn without_vfio_pci_it_is_loaded_or_the_command_is_told() {
 }
 
 #[test]
-fn what_is_there_already_needs_no_driver_and_no_leave() {
+fn a_device_that_is_already_bound_needs_no_driver_and_no_check() {
     let fixture = two().nvme("0000:00:05.0", 9, Some("mlx5_vfio_pci"));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     kernel.loads = Err("modprobe: FATAL".to_owned());

@@ -12,17 +12,17 @@ use super::super::names::Names;
 use super::facts::{self, Interrupts};
 use super::line::Line;
 
-/// What a guest would get of a device.
+/// A device as a guest would get it.
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) address: PciAddress,
     pub(crate) bars: Vec<BarRequest>,
     pub(crate) interrupts: Interrupts,
-    /// The address bits of its IOMMU, where that tells them.
+    /// The address bits of its IOMMU, if the IOMMU reports them.
     pub(crate) translated_bits: Option<u8>,
 }
 
-/// The lines of a device, and what it brings to the guest, if it is there.
+/// The lines of a device, and the device if it exists.
 pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option<Function>) {
     let Some(device) = host.device(address) else {
         let line = Line::fail("device", "there is no such PCI device", "vmm devices");
@@ -33,18 +33,17 @@ pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option
     match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
         None => {
-            let line =
-                Line::fail("group", "in no IOMMU group: no IOMMU covers it", IOMMU_OF_DEVICE);
+            let line = Line::fail("group", "the device is in no IOMMU group", IOMMU_OF_DEVICE);
             lines.push(line);
         }
     }
     lines.push(reset(host, address));
     let resource = host.tree.text(&attribute(address, "resource"));
     let bars = facts::bars(&address.to_string(), &resource.unwrap_or_default());
-    lines.push(Line::ok("bars", told_bars(&bars)));
+    lines.push(Line::ok("bars", describe_bars(&bars)));
     let config = host.tree.bytes(&attribute(address, "config"));
     let interrupts = facts::interrupts(&config.unwrap_or_default());
-    lines.push(told_interrupts(interrupts));
+    lines.push(interrupts_line(interrupts));
     let capability = host.tree.hex(&attribute(address, "iommu/intel-iommu/cap"));
     let function = Function {
         address,
@@ -55,39 +54,39 @@ pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option
     (lines, Some(function))
 }
 
-const IOMMU_OF_DEVICE: &str = "see the line 'iommu'; where other devices are in groups, the firmware keeps this one out (DMAR, IVRS)";
+const IOMMU_OF_DEVICE: &str = "see the line 'iommu'; if other devices are in groups, the firmware excludes this device (DMAR, IVRS)";
 
 fn kind(device: &Device, name: String) -> Line {
     match device.is_bridge() {
         true => Line::fail(
             "device",
-            format!("{name}: a bridge, which stays with the host"),
-            "name the devices behind it: see 'vmm devices'",
+            format!("{name}: the device is a bridge, which stays with the host"),
+            "assign the devices behind it: see 'vmm devices'",
         ),
         false => Line::ok("device", name),
     }
 }
 
 fn driver(device: &Device) -> Line {
-    let mend = format!("vmm bind {}", device.address);
+    let remedy = format!("vmm bind {}", device.address);
     match &device.binding.driver {
         Some(name) if device.binding.vfio => Line::ok("driver", format!("bound to {name}")),
-        Some(name) => Line::fail("driver", format!("bound to {name}"), mend),
-        None => Line::fail("driver", "bound to no driver", mend),
+        Some(name) => Line::fail("driver", format!("bound to {name}"), remedy),
+        None => Line::fail("driver", "bound to no driver", remedy),
     }
 }
 
 fn of_group(host: &Inventory, device: &Device, group: u32, lines: &mut Vec<Line>) {
     let mut others = host.sysfs.offenders(group);
-    // The line of its driver says that already.
+    // The line "driver" reports this device already.
     others.retain(|(member, _)| *member != device.address);
     lines.push(match others.as_slice() {
-        // The kernel names them so (vfio_noiommu_group_alloc).
+        // The kernel gives this name to groups without an IOMMU (vfio_noiommu_group_alloc).
         _ if host.tree.line(&format!("sys/kernel/iommu_groups/{group}/name")).as_deref() == Some("vfio-noiommu") => {
             Line::fail(
                 "group",
-                format!("group {group} is one without an IOMMU: VFIO was told to do without, and no guest is safe so"),
-                "switch the IOMMU on (see the line 'iommu'), and off: vfio.enable_unsafe_noiommu_mode; then vmm unbind and bind it",
+                format!("group {group} has no IOMMU (vfio.enable_unsafe_noiommu_mode), so its devices could access all of the host's memory"),
+                "enable the IOMMU (see the line 'iommu') and disable vfio.enable_unsafe_noiommu_mode; then vmm unbind and bind the device",
             )
         }
         [] => Line::ok("group", members(host, group)),
@@ -110,7 +109,7 @@ fn members(host: &Inventory, group: u32) -> String {
     format!("group {group} has {}", members.join(", "))
 }
 
-/// A group can be open once, and is opened here to see whether it would be.
+/// Opens the group's node. A group can be open only once.
 fn node(host: &Inventory, group: u32) -> Line {
     let node = format!("/dev/vfio/{group}");
     let opened = File::options().read(true).write(true).open(host.tree.path(&node));
@@ -134,27 +133,27 @@ fn node(host: &Inventory, group: u32) -> Line {
     }
 }
 
-/// VFIO refuses a group in which firmware goes on using memory at fixed addresses (linux/iommu.h,
-/// `IOMMU_RESV_DIRECT`).
+/// VFIO refuses a group if the firmware uses memory at fixed addresses through its devices
+/// (linux/iommu.h, `IOMMU_RESV_DIRECT`).
 fn iova(reserved: &[ReservedRegion]) -> Line {
-    let told = |region: &ReservedRegion| format!("{} ({})", region.range, region.kind);
-    let all: Vec<_> = reserved.iter().map(told).collect();
+    let describe = |region: &ReservedRegion| format!("{} ({})", region.range, region.kind);
+    let all: Vec<_> = reserved.iter().map(describe).collect();
     match all.is_empty() {
         true => Line::ok("iova", "no reserved addresses"),
         false if reserved.iter().any(|region| region.kind == ReservedKind::Direct) => Line::fail(
             "iova",
             format!(
-                "the firmware uses memory by this device (RMRR): reserved are {}",
+                "the firmware uses memory by this device (RMRR); the reserved addresses are {}",
                 all.join(", ")
             ),
-            "switch off what uses it in the firmware (USB legacy support, remote management), or update the firmware",
+            "disable the firmware's use of the device (USB legacy support, remote management), or update the firmware",
         ),
-        false => Line::ok("iova", format!("reserved are {}", all.join(", "))),
+        false => Line::ok("iova", format!("the reserved addresses are {}", all.join(", "))),
     }
 }
 
 fn reset(host: &Inventory, address: PciAddress) -> Line {
-    // Since 5.15 the kernel says how; before that, only whether.
+    // Since 5.15 the kernel reports the methods; before, only that the device can be reset.
     let file = attribute(address, "reset_method");
     let methods = host.tree.line(&file);
     let can = host.sysfs.device(address).join("reset").exists();
@@ -162,21 +161,21 @@ fn reset(host: &Inventory, address: PciAddress) -> Line {
         Some(methods) => Line::ok("reset", format!("resets by: {methods}")),
         None if can && host.tree.path(&file).exists() => Line::warning(
             "reset",
-            "its resets were switched off: it is refused unless its whole bus is given away and reset",
+            "the device's resets are disabled: vmm refuses the device unless all devices on its bus are assigned, so that the bus can be reset",
             format!("echo default > /{file}"),
         ),
         None if can => Line::ok("reset", "the kernel can reset it"),
         None => Line::warning(
             "reset",
-            "nothing resets it by itself: it is refused unless its whole bus is given away and reset",
+            "the device has no reset of its own: vmm refuses the device unless all devices on its bus are assigned, so that the bus can be reset",
             format!(
-                "give away all that is on its bus, or take it as it is: --vfio {address},reset=none"
+                "assign all devices on its bus, or accept the device without a reset: --vfio {address},reset=none"
             ),
         ),
     }
 }
 
-fn told_bars(bars: &[BarRequest]) -> String {
+fn describe_bars(bars: &[BarRequest]) -> String {
     let bar = |bar: &BarRequest| {
         let space = match bar.space {
             BarSpace::Io => "ports",
@@ -192,7 +191,7 @@ fn told_bars(bars: &[BarRequest]) -> String {
     }
 }
 
-/// In the largest unit that says it exactly.
+/// The size in the largest exact unit.
 fn size(bytes: u64) -> String {
     match bytes.trailing_zeros() {
         40.. => format!("{}T", bytes >> 40),
@@ -203,9 +202,9 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn told_interrupts(interrupts: Option<Interrupts>) -> Line {
+fn interrupts_line(interrupts: Option<Interrupts>) -> Line {
     let Some(interrupts) = interrupts else {
-        return Line::ok("interrupts", "not told: its config space is read by root only");
+        return Line::ok("interrupts", "unknown: only root can read the config space");
     };
     let vectors =
         |name: &str, count: Option<u16>| count.map(|count| format!("{name} with {count} vectors"));

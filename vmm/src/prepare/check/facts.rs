@@ -1,5 +1,5 @@
-//! What the files of a device say: its BARs and its interrupts. Pure, from text and
-//! bytes to values; what makes no sense is left out.
+//! Parses the files of a device: BARs and interrupts. Pure functions from text and bytes to values;
+//! invalid input is ignored.
 
 use resources::{BarRequest, BarSpace};
 use vfio_passthrough::pci::caps;
@@ -7,15 +7,15 @@ use vfio_passthrough::pci::regs::cap;
 
 use super::super::tree::hex;
 
-// Flags of resources (linux/ioport.h).
+// Resource flags (linux/ioport.h).
 const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
 
-/// BARs of a type 0 header; the lines after theirs are the ROM and windows of bridges.
+/// The number of BARs of a type 0 header; further lines are the ROM and bridge windows.
 const BARS: usize = 6;
 
-/// The BARs in a device's `resource`: a line each, of first and last address and flags.
+/// Parses a device's `resource` file: a line per BAR, with first address, last address and flags.
 pub(crate) fn bars(function: &str, text: &str) -> Vec<BarRequest> {
     let bar = |(index, line): (usize, &str)| {
         let mut numbers = line.split_whitespace().map(hex);
@@ -38,19 +38,19 @@ pub(crate) fn bars(function: &str, text: &str) -> Vec<BarRequest> {
     text.lines().take(BARS).enumerate().filter_map(bar).collect()
 }
 
-/// The interrupts that a function can signal.
+/// The interrupts of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interrupts {
-    /// Vectors of MSI-X.
+    /// The number of MSI-X vectors.
     pub(crate) msix: Option<u16>,
-    /// Vectors of MSI.
+    /// The number of MSI vectors.
     pub(crate) msi: Option<u16>,
-    /// Whether it has a pin.
+    /// Whether the function has an interrupt pin.
     pub(crate) pin: bool,
 }
 
 impl Interrupts {
-    /// The most vectors that a guest can turn on.
+    /// The maximum number of vectors that a guest can enable.
     pub(crate) fn most(self) -> u64 {
         let messages = self.msix.max(self.msi).unwrap_or_default();
         messages.max(u16::from(self.pin)).into()
@@ -60,13 +60,13 @@ impl Interrupts {
 /// Status register and its capability-list bit (PCI 3.0, 6.2.3).
 const STATUS: u16 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
-/// PCI 3.0, 6.7.
+/// Capabilities Pointer (PCI 3.0, 6.7).
 const CAPABILITIES: usize = 0x34;
-/// PCI 3.0, 6.2.4.
+/// Interrupt Pin (PCI 3.0, 6.2.4).
 const INTERRUPT_PIN: usize = 0x3d;
 
-/// What config space says of interrupts; nothing where only its header may be read, as without
-/// root.
+/// Parses the interrupts in config space; `None` if only the header is readable, as for a user
+/// other than root.
 pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     if config.len() < 256 {
         return None;
@@ -82,12 +82,12 @@ pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
         return Some(interrupts);
     }
     for capability in caps::standard(byte(CAPABILITIES), word).found {
-        // Message Control follows the header in both.
+        // Message Control follows the header in both capabilities.
         let control = word(capability.offset.saturating_add(2));
         match capability.id {
-            // Table Size is one less (PCI 3.0, 6.8.2.3).
+            // Table Size is the number minus one (PCI 3.0, 6.8.2.3).
             cap::MSIX => interrupts.msix = Some((control & 0x7ff).saturating_add(1)),
-            // Multiple Message Capable is a power of two, 32 at most (PCI 3.0, 6.8.1.3).
+            // Multiple Message Capable is an exponent of at most 5 (PCI 3.0, 6.8.1.3).
             cap::MSI => interrupts.msi = Some(1 << ((control >> 1) & 0b111).min(5)),
             _ => {}
         }
@@ -95,14 +95,14 @@ pub(crate) fn interrupts(config: &[u8]) -> Option<Interrupts> {
     Some(interrupts)
 }
 
-/// The address bits that an IOMMU of Intel's translates: MGAW of its capability register is one
-/// less (VT-d 4.1, 11.4.2).
+/// The address bits that an Intel IOMMU translates. MGAW of its capability register is one less
+/// (VT-d 4.1, 11.4.2).
 pub(crate) fn translated_bits(capability: u64) -> u8 {
     let [_, _, mgaw, ..] = capability.to_le_bytes();
     (mgaw & 0x3f).saturating_add(1)
 }
 
-/// The soft limit of open files in `/proc/self/limits`; none where it is unlimited or not told.
+/// The soft limit of open files in `/proc/self/limits`; `None` if unlimited or missing.
 pub(crate) fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_are_read_from_the_kernels_resources() {
+    fn parses_bars_of_the_kernels_resources() {
         let text = "\
 0x00000000fe800000 0x00000000fe803fff 0x0000000000140204
 0x0000000000000000 0x0000000000000000 0x0000000000000000
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_that_make_no_sense_are_none() {
+    fn ignores_invalid_resources() {
         let garbage = [
             "",
             "\n\n\n",
@@ -158,22 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn interrupts_are_read_from_the_capabilities() {
+    fn parses_interrupts_of_the_capabilities() {
         let list = (0x06, 0x10);
         let cases = [
-            // MSI-X of 65 vectors, behind power management.
+            // MSI-X with 65 vectors, after power management.
             (
                 config(&[list, (0x34, 0x40), (0x40, 0x01), (0x41, 0x60), (0x60, 0x11), (0x62, 64)]),
                 (Some(65), None, false),
             ),
-            // MSI of 8, and a pin.
+            // MSI with 8 vectors, and a pin.
             (
                 config(&[list, (0x34, 0x50), (0x50, 0x05), (0x52, 0b0110), (0x3d, 1)]),
                 (None, Some(8), true),
             ),
-            // The list is there, the bit that says so is not.
+            // A list without the status bit.
             (config(&[(0x34, 0x50), (0x50, 0x05), (0x3d, 4)]), (None, None, true)),
-            // A loop, and a reserved count.
+            // A loop, and a reserved vector count.
             (
                 config(&[
                     list,
@@ -190,13 +190,13 @@ mod tests {
         for (config, (msix, msi, pin)) in cases {
             assert_eq!(interrupts(&config), Some(Interrupts { msix, msi, pin }));
         }
-        assert_eq!(interrupts(&[0; 64]), None, "the rest is for root only");
+        assert_eq!(interrupts(&[0; 64]), None, "only root can read the rest");
         assert_eq!(interrupts(&[]), None);
     }
 
     #[test]
-    fn the_bits_that_an_iommu_translates_are_in_its_capability() {
-        // As QEMU's intel-iommu has them with aw-bits=39 and 48, and the most that fit.
+    fn parses_the_translated_bits_of_an_iommus_capability() {
+        // QEMU's intel-iommu with aw-bits=39 and 48, and the limits of the field.
         let cases =
             [(0x00d2_008c_2226_0286, 39), (0x00d2_008c_222f_0686, 48), (u64::MAX, 64), (0, 1)];
         cases
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_open_files_is_the_soft_one() {
+    fn reads_the_soft_limit_of_open_files() {
         let limits = "Limit  Soft Limit  Hard Limit  Units\n\
                       Max open files            1024                 524288               files     \n";
         assert_eq!(open_files(limits), Some(1024));

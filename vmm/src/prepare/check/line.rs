@@ -1,54 +1,53 @@
-//! What a check found.
+//! The result of a check.
 
 use serde::Serialize;
 use vfio_passthrough::PciAddress;
 
-/// How a check came out.
+/// The status of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
-    /// As it should be.
+    /// The check passed.
     Ok,
-    /// A guest can run; something should be known.
+    /// A guest can run with a restriction.
     Warning,
-    /// No guest can run so.
+    /// No guest can run.
     Fail,
 }
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Line {
-    /// What was looked at.
+    /// The name of the check.
     pub(crate) check: &'static str,
-    /// Of which device, if of one.
+    /// The device, if the check is about one.
     pub(crate) device: Option<String>,
-    /// How it came out.
     pub(crate) status: Status,
-    /// What was found.
+    /// The finding.
     pub(crate) what: String,
-    /// What mends it: mostly a command.
-    pub(crate) mend: Option<String>,
+    /// The remedy, usually a command.
+    pub(crate) remedy: Option<String>,
 }
 
 impl Line {
     pub(super) fn ok(check: &'static str, what: impl Into<String>) -> Self {
-        Self { check, device: None, status: Status::Ok, what: what.into(), mend: None }
+        Self { check, device: None, status: Status::Ok, what: what.into(), remedy: None }
     }
 
     pub(super) fn warning(
         check: &'static str,
         what: impl Into<String>,
-        mend: impl Into<String>,
+        remedy: impl Into<String>,
     ) -> Self {
-        Self { status: Status::Warning, mend: Some(mend.into()), ..Self::ok(check, what) }
+        Self { status: Status::Warning, remedy: Some(remedy.into()), ..Self::ok(check, what) }
     }
 
     pub(super) fn fail(
         check: &'static str,
         what: impl Into<String>,
-        mend: impl Into<String>,
+        remedy: impl Into<String>,
     ) -> Self {
-        Self { status: Status::Fail, ..Self::warning(check, what, mend) }
+        Self { status: Status::Fail, ..Self::warning(check, what, remedy) }
     }
 
     pub(super) fn of(self, address: PciAddress) -> Self {

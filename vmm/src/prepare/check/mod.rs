@@ -1,5 +1,4 @@
-//! `vmm check`: whether this host and these devices are ready for a guest, and what mends what is
-//! not.
+//! `vmm check`: checks whether this host and its devices are ready for a guest, and names remedies.
 
 mod device;
 mod facts;
@@ -14,7 +13,7 @@ use crate::config::Memory;
 pub(crate) use line::{Line, Status};
 pub(crate) use system::Probes;
 
-/// All checks, in the order in which a guest's start would come upon them.
+/// Runs all checks, in the order in which the start of a guest would fail.
 pub(crate) fn check(
     host: &Inventory,
     probes: &Probes,

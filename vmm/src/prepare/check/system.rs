@@ -1,4 +1,4 @@
-//! The checks of the host, and of what all devices need together.
+//! The checks of the host, and of the common needs of all devices.
 
 use resources::{AddressRange, CpuReach};
 use vfio_passthrough::IommuContext;
@@ -14,21 +14,21 @@ use crate::guest::cpuid;
 use crate::guest::layout::{Needs, reserved};
 use crate::host::{kvm, memory};
 
-/// What only calls can tell, asked once.
+/// Results of checks that need system calls.
 #[derive(Debug)]
 pub(crate) struct Probes {
-    /// KVM's API version, and what the guest's CPUs reach; or what to say.
+    /// KVM's API version and the CPUs' address bits, or an error.
     pub(crate) kvm: Result<(i32, CpuReach), String>,
-    /// Whether there is a container with a type1v2 IOMMU; or what to say.
+    /// Whether VFIO offers a type1v2 container, or an error.
     pub(crate) vfio: Result<(), String>,
-    /// Whether the guest's memory may be locked; or what to say, and what mends it.
+    /// Whether the guest's memory can be locked, or an error and its remedy.
     pub(crate) locked: Result<(), (String, String)>,
-    /// Whether the host has so much memory; or what to say.
+    /// Whether the host has enough memory, or an error.
     pub(crate) memory: Result<(), String>,
 }
 
 impl Probes {
-    /// Asks this host.
+    /// Probes this host.
     pub(crate) fn of_this_host(memory: Memory) -> Self {
         Self {
             kvm: kvm().map_err(|error| error.to_string()),
@@ -50,12 +50,12 @@ fn locked(error: &DmaError) -> (String, String) {
         DmaError::LockedMemory { needed, limit, used } => {
             let total = needed.saturating_add(*used);
             let what = format!(
-                "a guest with devices has all of its memory locked: {needed} KiB, and the limit is {limit} KiB with {used} KiB in use"
+                "a guest with devices has all of its memory locked: it needs {needed} KiB, and the limit is {limit} KiB with {used} KiB in use"
             );
-            let mend = format!(
+            let remedy = format!(
                 "ulimit -l {total}; LimitMEMLOCK={total}K in a systemd unit; memlock {total} in /etc/security/limits.conf"
             );
-            (what, mend)
+            (what, remedy)
         }
         other => (other.to_string(), "ulimit -l unlimited".to_owned()),
     }
@@ -82,20 +82,20 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
     let groups = host.tree.names("sys/kernel/iommu_groups").len();
     lines.push(match groups {
         0 => no_iommu(host),
-        _ => Line::ok("iommu", told_iommu(host, groups)),
+        _ => Line::ok("iommu", describe_iommu(host, groups)),
     });
     lines.extend((groups != 0).then(|| remapping(host)));
     lines
 }
 
-/// Messages of the VMM's have what mends it on a second line, or behind a semicolon.
+/// Splits an error of the VMM: the remedy is on a second line, or follows a semicolon.
 fn failed(check: &'static str, text: &str) -> Line {
     let parts = text.split_once("\n  ").or_else(|| text.split_once("; "));
-    let (what, mend) = parts.unwrap_or((text, "see: dmesg | tail"));
-    Line::fail(check, what, mend)
+    let (what, remedy) = parts.unwrap_or((text, "see: dmesg | tail"));
+    Line::fail(check, what, remedy)
 }
 
-fn told_iommu(host: &Inventory, groups: usize) -> String {
+fn describe_iommu(host: &Inventory, groups: usize) -> String {
     match host.tree.names("sys/class/iommu").as_slice() {
         [] => format!("{groups} groups"),
         units => format!("{groups} groups, by {}", units.join(", ")),
@@ -105,20 +105,20 @@ fn told_iommu(host: &Inventory, groups: usize) -> String {
 fn no_iommu(host: &Inventory) -> Line {
     let cpu = host.tree.text("proc/cpuinfo").unwrap_or_default();
     let command_line = host.tree.line("proc/cmdline").unwrap_or_default();
-    let mend = match () {
+    let remedy = match () {
         () if cpu.contains("AuthenticAMD") => {
-            "turn on AMD-Vi (IOMMU) in the firmware, and take amd_iommu=off and iommu=off from the kernel's command line"
+            "enable AMD-Vi (IOMMU) in the firmware, and remove amd_iommu=off and iommu=off from the kernel's command line"
         }
-        () if command_line.contains("intel_iommu=on") => "turn on VT-d in the firmware",
-        () => "turn on VT-d in the firmware, and put intel_iommu=on on the kernel's command line",
+        () if command_line.contains("intel_iommu=on") => "enable VT-d in the firmware",
+        () => "enable VT-d in the firmware, and add intel_iommu=on to the kernel's command line",
     };
-    Line::fail("iommu", "there is no IOMMU group: the kernel uses no IOMMU", mend)
+    Line::fail("iommu", "no IOMMU group exists: the kernel uses no IOMMU", remedy)
 }
 
 const UNSAFE: &str = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
-/// VFIO refuses groups whose devices could write any interrupt (vfio_iommu_type1_attach_group). The
-/// kernel names its remapped interrupts so on both makes of IOMMU
+/// VFIO refuses groups whose devices can write any interrupt (vfio_iommu_type1_attach_group). With
+/// Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
 /// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
 fn remapping(host: &Inventory) -> Line {
     let interrupts = host.tree.text("proc/interrupts").unwrap_or_default();
@@ -127,24 +127,24 @@ fn remapping(host: &Inventory) -> Line {
         return Line::ok(check, "the kernel remaps interrupts");
     }
     let allowed = host.tree.line(UNSAFE).is_some_and(|line| line.starts_with(['Y', '1']));
-    let what = "the kernel remaps no interrupts, so a device can send the host any";
-    let firmware = "turn on interrupt remapping (x2APIC) in the firmware, and take intremap=off from the kernel's command line";
+    let what = "interrupt remapping is off, so a device can send any interrupt to the host";
+    let firmware = "enable interrupt remapping (x2APIC) in the firmware, and remove intremap=off from the kernel's command line";
     match allowed {
-        true => Line::warning(check, format!("{what}; VFIO is told to allow that"), firmware),
+        true => Line::warning(check, format!("{what}; VFIO is configured to allow that"), firmware),
         false => Line::fail(
             check,
             format!("{what}, and VFIO refuses its group"),
-            format!("{firmware}; or, if all guests are trusted: echo 1 > /{UNSAFE}"),
+            format!("{firmware}; or, if you trust all guests: echo 1 > /{UNSAFE}"),
         ),
     }
 }
 
-/// Files that the VMM has open anyway, with room to spare.
+/// An upper bound of the files that the VMM opens without devices.
 const FILES: u64 = 64;
-/// And of each device, besides its vectors.
+/// Further files per device, besides its vectors.
 const FILES_OF_DEVICE: u64 = 8;
 
-/// The lines of what all devices need together.
+/// The lines of the common needs of all devices.
 pub(crate) fn together(
     host: &Inventory,
     probes: &Probes,
@@ -154,16 +154,15 @@ pub(crate) fn together(
     let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let mut lines = vec![
         match &probes.memory {
-            Ok(()) => Line::ok("memory", format!("the host has {asked} for the guest")),
+            Ok(()) => Line::ok("memory", format!("the host has {asked} of memory")),
             Err(text) => {
-                let (what, mend) =
-                    text.split_once("\n  ").unwrap_or((text, "ask for less with --memory"));
-                Line::fail("memory", what, mend)
+                let (what, remedy) = text.split_once("\n  ").unwrap_or((text, "reduce --memory"));
+                Line::fail("memory", what, remedy)
             }
         },
         match &probes.locked {
-            Ok(()) => Line::ok("locked-memory", format!("{asked} may be locked")),
-            Err((what, mend)) => Line::fail("locked-memory", what, mend),
+            Ok(()) => Line::ok("locked-memory", format!("the limit allows {asked}")),
+            Err((what, remedy)) => Line::fail("locked-memory", what, remedy),
         },
         files(open_files(&limits), functions),
     ];
@@ -173,7 +172,7 @@ pub(crate) fn together(
     lines
 }
 
-/// Each vector is an eventfd.
+/// Each interrupt vector needs an eventfd.
 fn files(limit: Option<u64>, functions: &[Function]) -> Line {
     let vectors = functions.iter().map(|function| function.interrupts.most());
     let needed = vectors
@@ -182,17 +181,17 @@ fn files(limit: Option<u64>, functions: &[Function]) -> Line {
     match limit {
         Some(limit) if limit < needed => Line::fail(
             "open-files",
-            format!("up to {needed} files are opened, and the limit is {limit}"),
+            format!("the VMM opens up to {needed} files, and the limit is {limit}"),
             format!("ulimit -n {needed}"),
         ),
         _ => {
-            Line::ok("open-files", format!("up to {needed} are opened, which is within the limit"))
+            Line::ok("open-files", format!("the VMM opens up to {needed} files, within the limit"))
         }
     }
 }
 
-/// Whether RAM and BARs have a place in the guest, within what an IOMMU of Intel's translates and
-/// clear of what the groups reserve. The kernel has the last word when the groups are attached.
+/// Checks that RAM and BARs fit in the guest, below the limit of an Intel IOMMU and apart from
+/// reserved regions. The kernel can still refuse the layout when it attaches the groups.
 fn layout(host: &Inventory, cpu: CpuReach, functions: &[Function], asked: Memory) -> Line {
     let bars: Vec<_> = functions.iter().flat_map(|f| f.bars.clone()).collect();
     let reserved = reserved(&host.sysfs, functions.iter().map(|f| f.address));
@@ -207,13 +206,9 @@ fn layout(host: &Inventory, cpu: CpuReach, functions: &[Function], asked: Memory
         bars: &bars,
     };
     match needs.plan() {
-        Ok(_) => {
-            Line::ok("layout", format!("{asked} of RAM and all BARs have a place in the guest"))
+        Ok(_) => Line::ok("layout", format!("{asked} of RAM and all BARs fit in the guest")),
+        Err(error) => {
+            Line::fail("layout", error.to_string(), "assign fewer devices, or reduce --memory")
         }
-        Err(error) => Line::fail(
-            "layout",
-            error.to_string(),
-            "give away fewer devices, or ask for less --memory",
-        ),
     }
 }

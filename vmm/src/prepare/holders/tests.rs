@@ -18,13 +18,13 @@ fn mounted(fixture: Fixture, lines: &str) -> Fixture {
     fixture.file("proc/self/mountinfo", lines)
 }
 
-/// What is held, by which functions.
+/// The uses and their functions.
 fn held(fixture: &Fixture) -> Vec<(String, Vec<String>)> {
-    let told = |holder: Holder| {
+    let row = |holder: Holder| {
         let devices = holder.devices.iter().map(ToString::to_string);
         (holder.what, devices.collect())
     };
-    holders(&fixture.tree()).into_iter().map(told).collect()
+    holders(&fixture.tree()).into_iter().map(row).collect()
 }
 
 fn expect(fixture: &Fixture, expected: &[(&str, &[&str])]) {
@@ -39,7 +39,7 @@ fn expect(fixture: &Fixture, expected: &[(&str, &[&str])]) {
 }
 
 #[test]
-fn a_partition_is_on_its_disks_controller() {
+fn a_partition_uses_the_controller_of_its_disk() {
     let fixture = mounted(
         disks(),
         "22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw\n\
@@ -56,7 +56,7 @@ fn a_partition_is_on_its_disks_controller() {
 }
 
 #[test]
-fn a_device_mapper_on_an_array_is_on_all_of_its_disks() {
+fn a_device_mapper_on_an_array_uses_all_disks() {
     let fixture = disks()
         .link("sys/dev/block/253:0", "sys/devices/virtual/block/dm-0")
         .link("sys/devices/virtual/block/dm-0/slaves/md0p1", "sys/devices/virtual/block/md0/md0p1")
@@ -68,7 +68,7 @@ fn a_device_mapper_on_an_array_is_on_all_of_its_disks() {
 }
 
 #[test]
-fn btrfs_is_found_by_its_source_and_its_other_disks_by_it() {
+fn btrfs_uses_its_source_and_its_other_disks() {
     let fixture = disks()
         .file("sys/fs/btrfs/features/raid1", "")
         .link("sys/fs/btrfs/uuid/devices/sda", SATA)
@@ -79,7 +79,7 @@ fn btrfs_is_found_by_its_source_and_its_other_disks_by_it() {
 }
 
 #[test]
-fn an_nvme_with_several_paths_is_on_all_of_its_controllers() {
+fn a_multipath_nvme_uses_all_controllers() {
     let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
     let fixture = Fixture::new()
         .link("sys/dev/block/259:0", &format!("{subsystem}/nvme0n1"))
@@ -91,7 +91,7 @@ fn an_nvme_with_several_paths_is_on_all_of_its_controllers() {
 }
 
 #[test]
-fn what_is_behind_a_bridge_or_in_another_domain_holds_all_above_it() {
+fn a_disk_behind_a_bridge_or_in_another_domain_uses_all_functions_above() {
     let folder =
         "sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0/nvme/nvme0";
     let fixture = Fixture::new().link("sys/dev/block/259:0", folder);
@@ -101,7 +101,7 @@ fn what_is_behind_a_bridge_or_in_another_domain_holds_all_above_it() {
 }
 
 #[test]
-fn swap_is_held_too() {
+fn swap_uses_its_disk() {
     let swaps = "Filename Type Size Used Priority\n/dev/nvme0n1p3 partition 8388604 0 -2\n/swap/file file 1 0 -3\n";
     let fixture = disks().file("proc/swaps", swaps);
     expect(&fixture, &[("swap space (/dev/nvme0n1p3)", &["0000:00:02.0"])]);
@@ -115,7 +115,7 @@ eth1\t0002A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
 ";
 
 #[test]
-fn the_default_route_is_on_the_nic_below_the_bridge() {
+fn the_default_route_uses_the_nic_below_the_bridge() {
     let nic = "sys/devices/pci0000:00/0000:00:03.0/net/eth0";
     let fixture = Fixture::new()
         .file("proc/net/route", ROUTES)
@@ -128,7 +128,7 @@ fn the_default_route_is_on_the_nic_below_the_bridge() {
 }
 
 #[test]
-fn the_default_route_of_ipv6_counts_and_the_one_that_refuses_does_not() {
+fn the_ipv6_default_route_counts_unless_it_is_unreachable() {
     let zeros = "0".repeat(32);
     let gateway = format!("fe80{}1", "0".repeat(27));
     let line = |destination: &str, prefix, interface| {
@@ -152,7 +152,7 @@ fn the_default_route_of_ipv6_counts_and_the_one_that_refuses_does_not() {
 }
 
 #[test]
-fn a_host_that_tells_nothing_or_nonsense_holds_nothing() {
+fn missing_or_invalid_files_contain_no_uses() {
     expect(&Fixture::new(), &[]);
     let garbage = [
         &b""[..],

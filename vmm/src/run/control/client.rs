@@ -1,4 +1,4 @@
-//! `vmm stats SOCKET`: the counters of a VM that runs.
+//! `vmm stats SOCKET`: prints the counters of a running VM.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,31 +10,21 @@ use thiserror::Error;
 
 use super::table;
 
-/// A VMM answers at once, unless another client dawdles.
+/// The answer's timeout. A VMM answers at once, unless a slow client is before this one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why there are no counters.
+/// The counters could not be read.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// Nobody listens there.
-    #[error("{path}: {source}\n  give the socket of a VMM that runs: vmm --control {path}")]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It listens, and does not answer as a VMM does.
+    /// No process listens on the socket.
+    #[error("{path}: {source}\n  give the socket of a running VMM: vmm --control {path}")]
+    Connect { path: PathBuf, source: io::Error },
+    /// The answer is not that of a VMM.
     #[error("{path}: {why}")]
-    Answer {
-        /// The socket.
-        path: PathBuf,
-        /// What it did.
-        why: String,
-    },
+    Answer { path: PathBuf, why: String },
 }
 
-/// The counters of the VM whose control socket is at `path`: a table, or as they come.
+/// The counters of the VM with the control socket `path`, as a table or as JSON.
 pub(crate) fn stats(path: &Path, json: bool) -> Result<String, Error> {
     let connect = |source| Error::Connect { path: path.to_owned(), source };
     let stream = UnixStream::connect(path).map_err(connect)?;
@@ -48,7 +38,7 @@ pub(crate) fn stats(path: &Path, json: bool) -> Result<String, Error> {
     }
 }
 
-/// The body of what is at `path`.
+/// The body of the resource at `path`.
 fn ask(mut stream: &UnixStream, path: &str) -> Result<String, String> {
     let failed = |error: io::Error| error.to_string();
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
@@ -60,7 +50,7 @@ fn ask(mut stream: &UnixStream, path: &str) -> Result<String, String> {
     let mut response = httparse::Response::new(&mut headers);
     let head = response.parse(&bytes).map_err(|error| error.to_string())?;
     let httparse::Status::Complete(length) = head else {
-        return Err("it closed before it had answered".into());
+        return Err("the VMM closed the connection before its answer was complete".into());
     };
     let body = String::from_utf8_lossy(bytes.get(length..).unwrap_or_default()).into_owned();
     match response.code {

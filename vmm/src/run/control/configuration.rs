@@ -1,4 +1,4 @@
-//! What a guest has, as the control socket reports it.
+//! The configuration of a guest, as the control socket reports it.
 
 use std::sync::Arc;
 
@@ -7,40 +7,39 @@ use vfio_passthrough::{Bar, BarKind, PassthroughFunction};
 
 use crate::config::Config;
 
-/// What a guest has; the same for all its lives.
+/// The configuration of a guest, the same in all its lives.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Configuration {
     cpus: u8,
     memory_bytes: u64,
     kernel: String,
-    /// In the order of the command line.
+    /// The assigned devices, in the order of the command line.
     pub(crate) devices: Vec<DeviceInfo>,
 }
 
 /// An assigned device.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct DeviceInfo {
-    /// In the host.
+    /// The address in the host.
     pub(crate) address: String,
-    /// In the guest.
+    /// The address in the guest.
     pub(crate) guest_address: String,
-    /// Its BARs.
     pub(crate) bars: Vec<BarInfo>,
 }
 
 /// A BAR of an assigned device.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct BarInfo {
-    /// 0 to 5; 6 is the ROM.
+    /// 0 to 5; 6 is the expansion ROM.
     pub(crate) index: u8,
-    /// In bytes.
+    /// The size in bytes.
     pub(crate) size: u64,
     /// `io`, `memory32`, `memory64` or `rom`.
     pub(crate) kind: &'static str,
 }
 
 impl Configuration {
-    /// What `config` asks for, with these devices.
+    /// The configuration of `config` with `devices`.
     pub(crate) fn new(config: &Config, devices: Vec<DeviceInfo>) -> Self {
         Self {
             cpus: config.cpus,

@@ -1,7 +1,8 @@
-//! The guest as it can be asked: its [`Control`] is there from the start to the end of the VMM.
+//! Access of the control socket and signals to the guest. [`Control`] exists from the start to the
+//! end of the VMM.
 //!
-//! A guest that runs is its [`Life`]: between two of a guest that reboots, and before the first,
-//! there is none, and nothing can be asked.
+//! A running guest has a [`Life`]. Before the first life, and between two lives of a guest that
+//! reboots, there is none, and every action fails.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,35 +14,33 @@ use super::configuration::Configuration;
 use crate::run::stop::{Outcome, Stop};
 use crate::run::vcpu::Vcpus;
 
-/// What a guest that runs can be asked for.
+/// The controllable parts of a running guest.
 pub(crate) struct Life {
-    /// Its CPUs.
     pub(crate) vcpus: Vcpus,
-    /// Its end.
     pub(crate) stop: Arc<Stop>,
     /// An eventfd that presses its power button.
     pub(crate) power_button: EventFd,
-    /// The counters as they are now.
+    /// Reads the current counters.
     pub(crate) counters: Box<dyn Fn() -> Value + Send>,
 }
 
-/// How a guest is.
+/// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// It does not run yet, or boots again.
+    /// The guest does not run yet, or reboots.
     Starting,
-    /// It runs.
+    /// The guest runs.
     Running,
-    /// Its CPUs wait. Its devices go on.
+    /// The vCPUs are paused; the devices continue.
     Paused,
 }
 
-/// An action that cannot be taken: the guest does not run yet, or boots again just now.
+/// The action failed, because the guest does not run yet or reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotRunning;
 
-/// The way to the guest, whichever life it is in.
+/// Access to the guest in its current life.
 #[derive(Default)]
 pub(crate) struct Control {
     life: Mutex<Option<Life>>,
@@ -49,28 +48,27 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Tells what the guest has.
+    /// Sets the guest's configuration.
     pub(crate) fn configure(&self, configuration: Configuration) {
         *lock(&self.configuration) = Some(configuration);
     }
 
-    /// What the guest has, if that is known yet.
+    /// The guest's configuration, if it is known yet.
     pub(crate) fn configuration(&self) -> Option<Configuration> {
         lock(&self.configuration).clone()
     }
 
-    /// The guest runs from now on.
+    /// Starts a life of the guest.
     pub(crate) fn begin(&self, life: Life) {
         *lock(&self.life) = Some(life);
     }
 
-    /// The guest runs no more: nobody here uses anything of it when this returns, and its CPUs have
-    /// stopped.
+    /// Ends the life: when this returns, no caller uses the guest, and its vCPUs have stopped.
     pub(crate) fn end(&self) {
         drop(lock(&self.life).take());
     }
 
-    /// How the guest is.
+    /// The guest's state.
     pub(crate) fn state(&self) -> State {
         match lock(&self.life).as_ref() {
             None => State::Starting,
@@ -79,18 +77,18 @@ impl Control {
         }
     }
 
-    /// Stops the CPUs; when this returns, none executes an instruction of the guest.
+    /// Pauses the vCPUs; when this returns, none executes guest instructions.
     pub(crate) fn pause(&self) -> Result<(), NotRunning> {
         self.on_life(|life| life.vcpus.pause())
     }
 
-    /// Lets the CPUs go on.
+    /// Resumes the vCPUs.
     pub(crate) fn resume(&self) -> Result<(), NotRunning> {
         self.on_life(|life| life.vcpus.resume())
     }
 
-    /// Presses the power button; what the guest does then is its affair. Presses while it has not
-    /// heard of the last one are one.
+    /// Presses the power button; the guest decides how to react. Presses merge until the guest
+    /// handles the interrupt.
     pub(crate) fn press_power_button(&self) -> Result<(), NotRunning> {
         self.on_life(|life| drop(life.power_button.write(1)))
     }
@@ -100,7 +98,7 @@ impl Control {
         self.on_life(|life| life.stop.insist(Outcome::Quit))
     }
 
-    /// The counters.
+    /// The current counters.
     pub(crate) fn counters(&self) -> Result<Value, NotRunning> {
         self.on_life(|life| (life.counters)())
     }

@@ -1,41 +1,41 @@
-//! One HTTP/1.1 request and its response on a stream. A connection carries one of each: whoever
-//! controls a VM asks seldom.
+//! Reads one HTTP/1.1 request and writes its response. A connection carries one of each, because
+//! clients send requests rarely.
 
 use std::io::{self, Read, Write};
 
 use httparse::{EMPTY_HEADER, Request, Status};
 
-/// All of a request's head. No request here has a body that says anything.
+/// The maximum size of a request's head. No request here needs a body.
 const LONGEST: usize = 8 << 10;
 const MOST_HEADERS: usize = 64;
 
-/// What was asked.
+/// A parsed request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    /// `GET`, `PUT`.
+    /// The method, `GET` or `PUT`.
     pub(crate) method: String,
-    /// With its leading slash, without a query.
+    /// The path with its leading slash, without the query.
     pub(crate) path: String,
 }
 
-/// What is answered.
+/// A response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     /// The status code.
     pub(crate) status: u16,
-    /// JSON; none with 204.
+    /// The JSON body; empty with status 204.
     pub(crate) body: String,
-    /// With 405: the method that there is.
+    /// The allowed method, with status 405.
     pub(crate) allow: Option<&'static str>,
 }
 
 impl Response {
-    /// A status with a body.
+    /// A response with a body.
     pub(crate) fn new(status: u16, body: impl Into<String>) -> Self {
         Self { status, body: body.into(), allow: None }
     }
 
-    /// A status with what is wrong.
+    /// A response with an error text.
     pub(crate) fn error(status: u16, why: &str) -> Self {
         Self::new(status, serde_json::json!({ "error": why }).to_string())
     }
@@ -53,7 +53,7 @@ impl Response {
         }
     }
 
-    /// Writes it.
+    /// Writes the response.
     pub(crate) fn write(&self, mut to: impl Write) -> io::Result<()> {
         let mut text = format!(
             "HTTP/1.1 {} {}\r\nServer: vmm\r\nConnection: close\r\n",
@@ -75,7 +75,7 @@ impl Response {
     }
 }
 
-/// Reads a request's head; where it is none, what to answer.
+/// Reads a request's head. An invalid request returns its response.
 pub(crate) fn read(mut from: impl Read) -> io::Result<Result<Asked, Response>> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 1024];
@@ -87,7 +87,7 @@ pub(crate) fn read(mut from: impl Read) -> io::Result<Result<Asked, Response>> {
         bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
         match parse(&bytes) {
             Ok(None) if bytes.len() > LONGEST => {
-                return Ok(Err(Response::error(431, "a request this long")));
+                return Ok(Err(Response::error(431, "the request is longer than 8 KiB")));
             }
             Ok(None) => {}
             Ok(Some(asked)) => return Ok(Ok(asked)),
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_its_method_and_its_path() {
+    fn parses_the_method_and_the_path() {
         let text = "PUT /api/v1/vm.pause?x=1 HTTP/1.1\r\nHost: x\r\n\r\n";
         let expected = Asked { method: "PUT".into(), path: "/api/v1/vm.pause".into() };
         assert_eq!(asked(text), Ok(expected));
     }
 
     #[test]
-    fn what_is_no_request_is_told_and_what_ends_early_is_an_error() {
+    fn answers_an_invalid_request_and_fails_on_a_truncated_one() {
         assert_eq!(asked("\x16\x03\x01\x02\r\n\r\n"), Err(400));
         assert_eq!(asked("GET / HTTP/1.1\r\nno colon\r\n\r\n"), Err(400));
         let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * LONGEST));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_how_long_it_is_and_that_it_is_the_last() {
+    fn a_response_has_its_length_and_closes_the_connection() {
         let written = |response: Response| {
             let mut out = Vec::new();
             response.write(&mut out).unwrap();

@@ -1,4 +1,4 @@
-//! What can be asked of a VM while it runs: by signals, and by the socket of `--control`.
+//! Control of a running VM by signals and by the socket of `--control`.
 
 mod client;
 mod configuration;

@@ -1,4 +1,4 @@
-//! The socket of `--control`: a thread that answers one request after the other.
+//! The socket of `--control`: a thread answers one request after another.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -21,21 +21,21 @@ use crate::error::Error;
 use crate::host::landlock;
 use crate::host::seccomp::Filter;
 
-/// How long a client may take for its request, and to take in its answer: others wait meanwhile.
+/// The timeout of a client's request, and of its reads of the answer. Other clients wait meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
 const STACK: usize = 128 << 10;
 
-/// The socket and its thread. Dropping it ends the thread and removes the socket.
+/// The socket and its thread. Dropping the value ends the thread and removes the socket.
 pub(crate) struct Server {
     path: PathBuf,
-    /// The thread has the other end, and ends when this one is closed.
+    /// The thread polls the other end and exits when this end is closed.
     end: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens at `path`, for the user of this process only. A socket that nobody listens at any
-    /// more is replaced. The thread is held to `filter`, and to what is open.
+    /// Listens at `path`, only for the user of this process. Replaces a stale socket. The thread is
+    /// restricted to `filter` and to open files.
     pub(crate) fn start(
         path: &Path,
         control: &Arc<Control>,
@@ -51,7 +51,7 @@ impl Server {
             move || landlock::restrict(Thread::Control, None).and_then(|()| filter.install());
         let serving = thread.spawn(move || match held() {
             Ok(()) => serve(&listener, &ended, &control),
-            Err(error) => log::error!("the control socket is not heard: {error}"),
+            Err(error) => log::error!("the control socket does not answer: {error}"),
         });
         server.thread = Some(serving.map_err(failed)?);
         Ok(server)
@@ -64,7 +64,7 @@ impl Drop for Server {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             log::error!("the control socket's thread panicked");
         }
-        // Gone already, if somebody tidied up.
+        // Ignore an error: another process may have removed the socket.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -79,7 +79,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    // Nobody has been answered yet, whoever connected meanwhile.
+    // No client that connected before this call has been answered yet.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -92,7 +92,7 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => {
-                return log::error!("the control socket is not heard any more: poll: {error}");
+                return log::error!("the control socket does not answer any more: poll: {error}");
             }
         }
         let [_, end] = fds;
@@ -101,13 +101,13 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
         }
         if let Ok((stream, _)) = listener.accept() {
             if let Err(error) = answer_one(&stream, control) {
-                log::info!("a client of the control socket went away: {error}");
+                log::info!("a client of the control socket disconnected: {error}");
             }
         }
     }
 }
 
-/// A stream of which reading ends when the client has had its time.
+/// A stream whose reads fail after the client's timeout.
 struct Timed<'a>(&'a UnixStream, Instant);
 
 impl Read for Timed<'_> {
@@ -121,8 +121,8 @@ impl Read for Timed<'_> {
     }
 }
 
-/// A stream that is written by `send`. The standard library calls `write` or `send`, depending on its version;
-/// the test of the seccomp lists expects one of them.
+/// A stream that writes with `send`. The standard library calls `write` or `send`, depending on its
+/// version; the test of the seccomp lists expects one of them.
 struct Sent<'a>(&'a UnixStream);
 
 impl Write for Sent<'_> {
@@ -147,7 +147,7 @@ fn answer_one(stream: &UnixStream, control: &Control) -> io::Result<()> {
 
 type Action = fn(&Control) -> Result<Response, NotRunning>;
 
-/// Everything that can be asked, as `openapi.json` has it.
+/// All requests, as `openapi.json` describes them.
 pub(crate) const ROUTES: [(&str, &str, Action); 8] = [
     ("GET", "/api/v1/vmm.ping", |_| {
         Ok(found(&json!({
@@ -179,20 +179,20 @@ fn done(_: ()) -> Response {
     Response::new(204, "")
 }
 
-/// What a request comes to.
+/// The response to a request.
 pub(crate) fn answer(asked: &Asked, control: &Control) -> Response {
     let mut there = ROUTES.iter().filter(|(_, path, _)| *path == asked.path);
     let Some((method, _, action)) = there.next() else {
         let paths = ROUTES.map(|(method, path, _)| format!("{method} {path}"));
-        return Response::error(404, &format!("there is only: {}", paths.join(", ")));
+        return Response::error(404, &format!("unknown path; the paths are: {}", paths.join(", ")));
     };
     if *method != asked.method {
         return Response {
             allow: Some(method),
-            ..Response::error(405, &format!("ask with {method}"))
+            ..Response::error(405, &format!("use the method {method}"))
         };
     }
     action(control).unwrap_or_else(|NotRunning| {
-        Response::error(409, "the guest does not run yet, or boots again; ask again")
+        Response::error(409, "the guest does not run yet, or reboots; try again")
     })
 }

@@ -1,8 +1,8 @@
-//! Counters as a table: one line each, named by its path.
+//! Formats counters as a table: one line per counter, named by its path.
 
 use serde_json::Value;
 
-/// Every number in `counters`, those that are not zero; durations in milliseconds.
+/// All numbers in `counters` that are not zero; durations in milliseconds.
 pub(crate) fn counters(counters: &Value) -> String {
     let mut lines = Vec::new();
     flatten("", counters, &mut lines);
@@ -47,7 +47,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_number_that_is_not_zero_has_a_line() {
+    fn prints_a_line_for_each_number_that_is_not_zero() {
         let value = json!({
             "exits": { "total": 7, "hlt": 0 },
             "phases_ns": { "kvm": 1_234_567 },

@@ -18,7 +18,7 @@ use crate::host::seccomp::Filter;
 use crate::run::stop::Stop;
 use crate::run::vcpu::{Gate, Machine, Vcpus};
 
-/// The threads of tests do more than the VMM's.
+/// No restrictions: the threads of tests make more system calls than the VMM's.
 fn filter() -> Filter {
     Filter::new(&"off".parse().unwrap(), Thread::Control).unwrap()
 }
@@ -29,7 +29,7 @@ fn asked(method: &str, path: &str) -> http::Response {
 }
 
 #[test]
-fn the_openapi_file_has_what_is_answered_and_nothing_else() {
+fn the_openapi_file_describes_exactly_the_routes() {
     let file: Value = serde_json::from_str(include_str!("../../../openapi.json")).unwrap();
     let base = file["servers"][0]["url"].as_str().unwrap();
     let base = base.strip_prefix("http://localhost").unwrap();
@@ -53,17 +53,17 @@ fn the_openapi_file_has_what_is_answered_and_nothing_else() {
 }
 
 #[test]
-fn without_a_guest_that_runs_nothing_can_be_asked_of_it() {
+fn without_a_running_guest_every_action_fails() {
     for (method, path, _) in ROUTES.iter().filter(|(method, ..)| *method == "PUT") {
         let response = asked(method, path);
-        assert!(response.status == 409 && response.body.contains("ask again"), "{path}");
+        assert!(response.status == 409 && response.body.contains("try again"), "{path}");
     }
     let info = asked("GET", "/api/v1/vm.info").body;
     assert_eq!(info, r#"{"configuration":null,"state":"starting"}"#);
 }
 
 #[test]
-fn what_there_is_not_is_told_with_what_there_is() {
+fn an_unknown_request_is_answered_with_the_known_ones() {
     let response = asked("GET", "/");
     assert!(
         response.status == 404 && response.body.contains("PUT /api/v1/vm.pause"),
@@ -74,16 +74,19 @@ fn what_there_is_not_is_told_with_what_there_is() {
 }
 
 #[test]
-fn the_socket_is_its_users_only_and_goes_with_its_server() {
+fn the_socket_is_private_to_its_user_and_removed_with_its_server() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
     let control = Arc::new(Control::default());
-    // One that a killed VMM has left is replaced.
+    // The server replaces the socket of a killed VMM.
     drop(UnixListener::bind(&path).unwrap());
     let server = Server::start(&path, &control, filter()).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = Server::start(&path, &control, filter()).err().unwrap().to_string();
-    assert!(text.starts_with("--control ") && text.contains("another VMM listens there"), "{text}");
+    assert!(
+        text.starts_with("--control ") && text.contains("another VMM listens on this socket"),
+        "{text}"
+    );
     let text = stats(&path, false).unwrap_err().to_string();
     assert!(text.contains("status 409: "), "{text}");
     drop(server);
@@ -95,19 +98,19 @@ fn the_socket_is_its_users_only_and_goes_with_its_server() {
 }
 
 #[test]
-fn a_client_that_dawdles_is_left() {
+fn a_slow_client_is_disconnected() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
     let _server = Server::start(&path, &Arc::new(Control::default()), filter()).unwrap();
     let mut slow = UnixStream::connect(&path).unwrap();
     slow.write_all(b"GET / HT").unwrap();
-    // This one waits for its turn, and has it.
+    // The second client waits, and gets its answer.
     assert!(stats(&path, false).unwrap_err().to_string().contains("status 409"));
     slow.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(slow.read(&mut [0; 16]).unwrap(), 0, "closed");
 }
 
-/// A life of no CPU, of which the counters are what the thread that asks for them may open.
+/// A life without vCPUs. Its counters try to open a file in the thread that reads them.
 fn life() -> Life {
     let stop = Arc::new(Stop::new().unwrap());
     let machine = Machine {
@@ -130,10 +133,10 @@ fn life() -> Life {
 }
 
 #[test]
-fn its_thread_opens_no_file() {
+fn the_control_thread_cannot_open_files() {
     if !landlock::is_whole() {
         return eprintln!(
-            "NOT RUN: its_thread_opens_no_file: this kernel has not all of Landlock's ABI 7"
+            "NOT RUN: the_control_thread_cannot_open_files: this kernel does not support all of Landlock's ABI 7"
         );
     }
     let folder = TempDir::new().unwrap();

@@ -1,10 +1,10 @@
-//! Where vCPU threads wait while the guest is paused.
+//! The gate at which vCPU threads wait while the guest is paused.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Open: CPUs pass it at the cost of a load. Closed: they wait.
+/// An open gate costs a vCPU thread one load; at a closed gate it waits.
 #[derive(Default)]
 pub(crate) struct Gate {
     is_closed: AtomicBool,
@@ -13,7 +13,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Waits while the gate is closed; says whether it was.
+    /// Waits while the gate is closed; returns whether it was closed.
     pub(crate) fn pass(&self) -> bool {
         if !self.is_closed() {
             return false;
@@ -28,25 +28,25 @@ impl Gate {
         true
     }
 
-    /// From now on CPUs wait here, when they come by.
+    /// Closes the gate: vCPU threads then wait at their next pass.
     pub(crate) fn close(&self) {
         let _waiting = self.lock();
         self.is_closed.store(true, Ordering::Release);
     }
 
-    /// Lets all pass.
+    /// Opens the gate for all.
     pub(crate) fn open(&self) {
         let _waiting = self.lock();
         self.is_closed.store(false, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Whether CPUs wait here.
+    /// Whether the gate is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Whether so many wait, now or within `time`.
+    /// Whether `count` threads wait, now or within `time`.
     pub(crate) fn has_waiting(&self, count: usize, time: Duration) -> bool {
         let waited = self.changed.wait_timeout_while(self.lock(), time, |waiting| *waiting < count);
         let (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +68,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn those_who_come_while_it_is_closed_wait_until_it_opens() {
+    fn threads_wait_at_a_closed_gate_until_it_opens() {
         let (gate, passed) = (Gate::default(), AtomicUsize::new(0));
         assert!(!gate.pass());
         gate.close();

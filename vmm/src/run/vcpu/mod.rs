@@ -1,4 +1,4 @@
-//! Virtual CPUs: one thread each, that runs the guest and carries its accesses to the buses.
+//! vCPUs: each has a thread that runs the guest and forwards its accesses to the buses.
 
 mod gate;
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use kvm_ioctls::{IoEventAddress, VcpuExit, VcpuFd};
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
@@ -20,49 +20,45 @@ use crate::passthrough::coalesced::CoalescedWrites;
 
 pub(crate) use gate::Gate;
 
-/// A vCPU thread formats an error at most; the default of 2 MiB would only be address space.
+/// A vCPU thread formats at most an error; the default of 2 MiB would waste address space.
 const STACK: usize = 256 << 10;
-/// How often a thread that has not ended is asked again.
+/// The interval between kicks of a thread that has not stopped yet.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What vCPU threads share.
+/// The state that vCPU threads share.
 pub(crate) struct Machine {
-    /// The buses.
     pub(crate) buses: IoManager,
-    /// Coalesced writes that wait to be replayed to them.
+    /// Coalesced writes to replay.
     pub(crate) coalesced: Arc<CoalescedWrites>,
-    /// What is counted.
     pub(crate) stats: Arc<Stats>,
-    /// How it ends.
     pub(crate) stop: Arc<Stop>,
-    /// Where they wait while it is paused.
+    /// The gate at which the threads wait while the guest is paused.
     pub(crate) gate: Gate,
-    /// What they may do.
+    /// The threads' seccomp filter.
     pub(crate) filter: Arc<Filter>,
 }
 
-/// A CPU of the guest, not yet running.
+/// A vCPU that does not run yet.
 pub(crate) struct Vcpu {
-    /// KVM's side of it.
     pub(crate) fd: VcpuFd,
-    /// Its number and APIC id.
+    /// The number and APIC id.
     pub(crate) index: u8,
 }
 
-/// A CPU of the guest in its thread. Dropping it ends the thread.
+/// A vCPU in its thread. Dropping the value ends the thread.
 pub(crate) struct RunningVcpu {
     thread: Option<JoinHandle<()>>,
     stop: Arc<Stop>,
 }
 
-/// All CPUs of a guest, in their threads. Dropping them ends them.
+/// All vCPUs of a guest in their threads. Dropping the value ends the threads.
 pub(crate) struct Vcpus {
     running: Vec<RunningVcpu>,
     machine: Arc<Machine>,
 }
 
 impl Vcpus {
-    /// Starts all.
+    /// Starts all vCPUs.
     pub(crate) fn start(vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<Self, Error> {
         let start = |vcpu: Vcpu| vcpu.start(Arc::clone(machine));
         Ok(Self {
@@ -71,9 +67,9 @@ impl Vcpus {
         })
     }
 
-    /// Stops them where they are: when this returns, none executes an instruction of the guest.
+    /// Pauses the vCPUs: when this returns, none executes guest instructions.
     ///
-    /// A kick between a thread's look at the gate and `KVM_RUN` is lost; the next one is not.
+    /// A kick between a thread's check of the gate and `KVM_RUN` has no effect, so kicks repeat.
     pub(crate) fn pause(&self) {
         let machine = &self.machine;
         machine.gate.close();
@@ -84,12 +80,12 @@ impl Vcpus {
         }
     }
 
-    /// Lets them go on.
+    /// Resumes the vCPUs.
     pub(crate) fn resume(&self) {
         self.machine.gate.open();
     }
 
-    /// Whether they wait to go on.
+    /// Whether the vCPUs are paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.machine.gate.is_closed()
     }
@@ -102,10 +98,10 @@ impl Drop for Vcpus {
     }
 }
 
-/// Ends the system call that it interrupts, and does nothing else.
+/// Only interrupts a system call.
 extern "C" fn interrupt(_: i32, _: *mut nix::libc::siginfo_t, _: *mut nix::libc::c_void) {}
 
-/// Makes it possible to interrupt `KVM_RUN`; once, before any CPU runs.
+/// Installs the signal handler of kicks. Call this once, before any vCPU runs.
 pub(crate) fn prepare_kicks() -> Result<(), Error> {
     register_signal_handler(SIGRTMIN(), interrupt).map_err(|e| Error::System {
         what: "sigaction",
@@ -114,7 +110,7 @@ pub(crate) fn prepare_kicks() -> Result<(), Error> {
 }
 
 impl Vcpu {
-    /// Runs the CPU in a thread of its own until it, or anything else, asks for a stop.
+    /// Runs the vCPU in a thread until a stop is requested.
     pub(crate) fn start(mut self, machine: Arc<Machine>) -> Result<RunningVcpu, Error> {
         let stop = Arc::clone(&machine.stop);
         let name = format!("vcpu{}", self.index);
@@ -127,14 +123,13 @@ impl Vcpu {
     }
 
     fn run(&mut self, machine: &Machine) {
-        let _told = TellPanic(&machine.stop, self.index);
+        let _guard = ReportPanic(&machine.stop, self.index);
         if let Err(error) = machine.filter.install() {
             machine.stop.request(Outcome::Failed(error));
         }
         while !machine.stop.is_requested() {
             if machine.gate.pass() {
-                // The guest's watchdogs learn that it was not their CPU that hung. EINVAL: it has
-                // no kvmclock.
+                // Tell the guest's watchdogs that the vCPU was paused. EINVAL means no kvmclock.
                 let _ = self.fd.kvmclock_ctrl();
                 continue;
             }
@@ -153,9 +148,9 @@ impl Vcpu {
                 exits.io_in.add_one();
                 let data: *mut [u8] = data;
                 let width = port_width(&mut self.fd);
-                // SAFETY: KVM shares these bytes with nobody while the CPU does not run; they lie
-                // past the end of the struct that `port_width` looked at (api.rst, 5: data_offset),
-                // and nothing else refers to them.
+                // SAFETY: KVM does not access these bytes while the vCPU does not run. They lie
+                // past the end of the struct that `port_width` reads (api.rst, 5: data_offset), and
+                // no other reference to them exists.
                 let data = unsafe { &mut *data };
                 let each = data.chunks_mut(width);
                 machine.in_order(|machine| each.for_each(|data| machine.port_read(port, data)));
@@ -192,7 +187,7 @@ impl Vcpu {
         Ok(())
     }
 
-    /// A signal (a kick) or a CPU that waits for its start is no failure.
+    /// Ignores EINTR (a kick) and EAGAIN (a vCPU that waits for its start).
     fn failed_run(&self, error: kvm_ioctls::Error) -> Result<(), Error> {
         match Errno::from_raw(error.errno()) {
             Errno::EINTR | Errno::EAGAIN => Ok(()),
@@ -205,52 +200,53 @@ impl Vcpu {
             .fd
             .get_regs()
             .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
-        Error::Vcpu(format!("CPU {} of the guest{place}: {what}", self.index))
+        Error::Vcpu(format!("vCPU {} of the guest{place}: {what}", self.index))
     }
 }
 
-/// How many bytes each access of the last exit has, which is one of ports. A string instruction
-/// makes many of them in one exit, all of the same port (Documentation/virt/kvm/api.rst, 5:
-/// `KVM_EXIT_IO`).
+/// The access width of the last port exit. A string instruction makes several accesses to one port
+/// in one exit (Documentation/virt/kvm/api.rst, 5: `KVM_EXIT_IO`).
 fn port_width(fd: &mut VcpuFd) -> usize {
-    // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this exit.
+    // SAFETY: every variant of the union is plain numbers, and KVM filled in the variant of this
+    // exit.
     let io = unsafe { fd.get_kvm_run().__bindgen_anon_1.io };
     usize::from(io.size.max(1))
 }
 
-/// Stops the machine when its thread panics. That is for those who build this with unwinding: where
-/// a panic aborts, as in this program's release build, the process is gone before.
-struct TellPanic<'a>(&'a Stop, u8);
+/// Stops the machine when its thread panics. Only builds that unwind need this; in this program's
+/// release build a panic aborts the process.
+struct ReportPanic<'a>(&'a Stop, u8);
 
-impl Drop for TellPanic<'_> {
+impl Drop for ReportPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = format!("the thread of CPU {} panicked; this is a bug of the VMM's", self.1);
+            let text = format!("the thread of vCPU {} panicked; this is a bug of the VMM", self.1);
             self.0.request(Outcome::Failed(Error::Vcpu(text)));
         }
     }
 }
 
-/// Exits after which there is no going on.
+/// Describes an exit that ends the guest.
 fn fatal(exit: &VcpuExit<'_>) -> String {
     match exit {
         VcpuExit::Shutdown => "triple fault (KVM_EXIT_SHUTDOWN)".into(),
         VcpuExit::InternalError => {
-            "KVM cannot go on (KVM_EXIT_INTERNAL_ERROR); an instruction that it cannot emulate, as a rule"
+            "KVM cannot continue (KVM_EXIT_INTERNAL_ERROR), usually because of an instruction that it \
+             cannot emulate"
                 .into()
         }
         VcpuExit::FailEntry(reason, cpu) => {
-            format!("the host's CPU {cpu} refused to enter the guest (reason {reason:#x})")
+            format!("the host's CPU {cpu} failed to enter the guest (reason {reason:#x})")
         }
         VcpuExit::SystemEvent(kind, _) => format!("system event {kind}"),
         VcpuExit::MemoryFault { gpa, size, .. } => format!("no memory at {gpa:#x} (size {size:#x})"),
-        other => format!("an exit that this VMM does not know: {other:?}"),
+        other => format!("unknown exit: {other:?}"),
     }
 }
 
 impl Machine {
-    /// Replays what the guest wrote before, then makes this access, then replays what came while it
-    /// ended a coalesced zone, since no later exit may come for that.
+    /// Replays earlier coalesced writes, makes the access, and replays again: an access can end a
+    /// coalesced zone, and no later exit may come for the writes of that zone.
     fn in_order(&self, access: impl FnOnce(&Self)) {
         self.replay_coalesced();
         access(self);
@@ -258,15 +254,9 @@ impl Machine {
     }
 
     fn replay_coalesced(&self) {
-        self.coalesced.replay(|address, data| {
+        self.coalesced.replay(|gpa, data| {
             self.stats.exits.coalesced.add_one();
-            match address {
-                IoEventAddress::Mmio(gpa) => self.memory_write(gpa, data),
-                // Ports have 16 bits.
-                IoEventAddress::Pio(port) => {
-                    self.port_write(u16::try_from(port).unwrap_or(u16::MAX), data)
-                }
-            }
+            self.memory_write(gpa, data);
         });
     }
 
@@ -299,14 +289,14 @@ impl Machine {
 
 impl RunningVcpu {
     fn kick(&self) {
-        // It may have ended: then it needs none.
+        // A finished thread needs no kick.
         let _ = self.thread.as_ref().map(|thread| thread.kill(SIGRTMIN()));
     }
 }
 
 impl Drop for RunningVcpu {
-    /// Kicks the thread until it has seen that all stops: a kick between its look and `KVM_RUN` is
-    /// lost, the next one is not.
+    /// Kicks the thread until it has seen the stop. A kick between the thread's check and `KVM_RUN`
+    /// has no effect, so kicks repeat.
     fn drop(&mut self) {
         self.stop.request(Outcome::Quit);
         let Some(thread) = self.thread.take() else {
@@ -335,7 +325,7 @@ mod tests {
     use super::*;
     use crate::config::Thread;
 
-    /// A device with a bug.
+    /// A device with a bug: its write panics.
     struct Broken;
 
     impl DevicePio for Broken {
@@ -349,9 +339,9 @@ mod tests {
     const PORT: u8 = 0x10;
 
     #[test]
-    fn a_panic_of_a_cpus_thread_stops_the_machine() {
+    fn a_panic_of_a_vcpu_thread_stops_the_machine() {
         let Ok(kvm) = Kvm::new() else {
-            return eprintln!("a_panic_of_a_cpus_thread did not run: /dev/kvm does not open here");
+            return eprintln!("NOT RUN: a_panic_of_a_vcpu_thread_stops_the_machine: no /dev/kvm");
         };
         let vm = Arc::new(kvm.create_vm().unwrap());
         let ram = Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 4096, None).unwrap());
@@ -387,6 +377,6 @@ mod tests {
         drop(running);
         let outcome = Arc::into_inner(stop).and_then(Stop::into_outcome);
         let Some(Outcome::Failed(error)) = outcome else { panic!("{outcome:?}") };
-        assert!(error.to_string().contains("CPU 0 panicked"), "{error}");
+        assert!(error.to_string().contains("vCPU 0 panicked"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The AML that the DSDT needs, as bytes (ACPI 6.5, 20.2), and resource descriptors (ACPI 6.5, 6.4).
+//! AML encodings of the DSDT (ACPI 6.5, 20.2), and resource descriptors (ACPI 6.5, 6.4).
 
 const ZERO: u8 = 0x00;
 const ONE: u8 = 0x01;
@@ -14,13 +14,13 @@ const METHOD: u8 = 0x14;
 const EXTENDED: u8 = 0x5b;
 const DEVICE: u8 = 0x82;
 const NOTIFY: u8 = 0x86;
-/// Before a path's names, each of four characters: it begins at the root, and has two of them.
+/// The prefix of an absolute path with two segments.
 const ROOT_OF_TWO: [u8; 2] = *b"\\.";
 
-/// An object's name. Shorter ones are padded with `_`.
+/// An object's name; shorter names are padded with `_`.
 pub(super) type Segment = [u8; 4];
 
-/// An integer, in as few bytes as it has.
+/// An integer in the shortest encoding.
 pub(super) fn integer(value: u32) -> Vec<u8> {
     let bytes = value.to_le_bytes();
     let (prefix, size): (&[u8], usize) = match value {
@@ -33,12 +33,14 @@ pub(super) fn integer(value: u32) -> Vec<u8> {
     prefix.iter().chain(bytes.iter().take(size)).copied().collect()
 }
 
-/// A string.
+/// A string, with its terminator.
 pub(super) fn string(text: &str) -> Vec<u8> {
     [&[STRING], text.as_bytes(), &[0]].concat()
 }
 
-/// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, of which the highest comes first (ACPI 6.5, 19.6.36).
+/// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, the highest first (ACPI
+/// 6.5,
+/// 19.6.36).
 pub(super) fn pnp(number: u16) -> Vec<u8> {
     [&[DWORD, 0x41, 0xd0][..], &number.to_be_bytes()].concat()
 }
@@ -54,7 +56,7 @@ pub(super) fn package(elements: &[Vec<u8>]) -> Vec<u8> {
     sized(&[PACKAGE], &[&[count], elements.concat().as_slice()].concat())
 }
 
-/// `Scope`: where objects are put.
+/// `Scope`: the parent of the objects.
 pub(super) fn scope(name: &Segment, objects: &[Vec<u8>]) -> Vec<u8> {
     sized(&[SCOPE], &[name, objects.concat().as_slice()].concat())
 }
@@ -70,7 +72,7 @@ pub(super) fn method(name: &Segment, arguments: u8, body: &[u8]) -> Vec<u8> {
     sized(&[METHOD], &[&name[..], &[arguments & 7 | SERIALIZED], body].concat())
 }
 
-/// `Notify`, of an object in a scope of the root.
+/// `Notify` of an object in a scope below the root.
 pub(super) fn notify(scope: &Segment, object: &Segment, value: u8) -> Vec<u8> {
     let value = integer(value.into());
     [&[NOTIFY], &ROOT_OF_TWO[..], scope, object, &value].concat()
@@ -84,10 +86,11 @@ pub(super) fn resources(descriptors: &[Vec<u8>]) -> Vec<u8> {
     sized(&[BUFFER], &[integer(size), descriptors].concat())
 }
 
-/// Puts the package's length between its opcode and its content (ACPI 6.5, 20.2.4). The length counts its own bytes.
+/// Inserts the package length between opcode and content (ACPI 6.5, 20.2.4). The length counts its
+/// own bytes.
 fn sized(opcode: &[u8], content: &[u8]) -> Vec<u8> {
     let length = |own: usize| content.len().saturating_add(own);
-    // More than one byte: the first one has the low 4 bits, and says how many follow.
+    // Longer than one byte: the first byte has the low 4 bits and the number of further bytes.
     let long = |more: usize| {
         let length = length(more.saturating_add(1));
         let first = (more << 6 | length & 0xf) as u8;
@@ -103,33 +106,33 @@ fn sized(opcode: &[u8], content: &[u8]) -> Vec<u8> {
     [opcode, &encoded, content].concat()
 }
 
-/// An edge-triggered interrupt, active high, of its own.
+/// An edge-triggered, active-high, exclusive interrupt.
 pub(super) fn interrupt(gsi: u32) -> Vec<u8> {
     const CONSUMER_EDGE: u8 = 0b11;
     [&[0x89, 6, 0, CONSUMER_EDGE, 1], &gsi.to_le_bytes()[..]].concat()
 }
 
-/// `size` ports from `base` on.
+/// `size` ports starting at `base`.
 pub(super) fn ports(base: u16, size: u8) -> Vec<u8> {
     const DECODES_16_BITS: u8 = 1;
     let base = base.to_le_bytes();
     [&[0x47, DECODES_16_BITS], &base[..], &base, &[0, size]].concat()
 }
 
-/// Memory that can be written.
+/// Writable memory.
 pub(super) fn memory(base: u32, size: u32) -> Vec<u8> {
     [&[0x86, 9, 0, 1], &base.to_le_bytes()[..], &size.to_le_bytes()].concat()
 }
 
-/// What a bridge passes on: neither end can move.
+/// The flags of a bridge's window: both ends are fixed.
 const FIXED: u8 = 0b1100;
 
-/// Bus 0.
+/// The bus number window: bus 0.
 pub(super) fn bus_window() -> Vec<u8> {
     word_window(2, 0, 0, 0)
 }
 
-/// Ports that a bridge passes on.
+/// The port window of a bridge.
 pub(super) fn port_window(first: u16, last: u16) -> Vec<u8> {
     const ENTIRE_RANGE: u8 = 0b11;
     word_window(1, ENTIRE_RANGE, first, last)
@@ -141,7 +144,7 @@ fn word_window(kind: u8, flags: u8, first: u16, last: u16) -> Vec<u8> {
     [&[0x88, 13, 0, kind, FIXED, flags], numbers.as_flattened()].concat()
 }
 
-/// Memory that a bridge passes on: not cacheable, writable.
+/// The memory window of a bridge: not cacheable, writable.
 pub(super) fn memory_window(first: u64, last: u64) -> Vec<u8> {
     const WRITABLE: u8 = 1;
     let length = last.saturating_sub(first).saturating_add(1);
@@ -154,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_have_as_few_bytes_as_they_need() {
+    fn integers_use_the_shortest_encoding() {
         let cases: [(u32, &[u8]); 6] = [
             (0, &[0]),
             (1, &[1]),
@@ -168,7 +171,8 @@ mod tests {
         }
     }
 
-    /// The examples are those of the specification's limits: 63, 4095 and 1048575 bytes in one, two and three.
+    /// The limits of the specification: up to 63, 4095 and 1048575 bytes in one, two and three
+    /// bytes.
     #[test]
     fn a_length_counts_itself() {
         let encoded = |size: usize| {
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pnp_id_is_compressed() {
+    fn compresses_a_pnp_id() {
         assert_eq!(pnp(0x0a08), [0x0c, 0x41, 0xd0, 0x0a, 0x08]);
     }
 }

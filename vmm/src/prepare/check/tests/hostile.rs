@@ -1,4 +1,4 @@
-//! Files that no kernel would show: there is an answer all the same.
+//! Files that no kernel creates: every check still answers.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::super::super::tree::Tree;
 use super::*;
 
 #[test]
-fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() {
+fn unreadable_files_count_as_missing() {
     let device = "sys/bus/pci/devices/0000:00:02.0";
     let names = ["vendor", "class", "resource", "config", "reset_method", "driver_override"];
     for name in names {
@@ -27,7 +27,7 @@ fn files_that_are_folders_links_to_themselves_or_missing_are_no_devices_facts() 
 }
 
 #[test]
-fn a_link_to_itself_or_to_no_text_is_no_driver_and_no_group() {
+fn an_invalid_link_is_no_driver_and_no_group() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
@@ -48,9 +48,9 @@ fn a_link_to_itself_or_to_no_text_is_no_driver_and_no_group() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is in the files, there is an answer, and one line of text each for a terminal.
+    /// For any contents there is an answer, with one line per check for a terminal.
     #[test]
-    fn no_content_of_files_is_too_hostile(
+    fn any_content_of_files_gets_an_answer(
         contents in prop::collection::vec(prop_oneof![
             prop::collection::vec(any::<u8>(), 0..600),
             "[0-9a-fx \n\t:-]{0,200}".prop_map(String::into_bytes),

@@ -115,13 +115,13 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// The number of exits, and of the accesses that were no exit.
+/// The number of exits, and of the coalesced writes.
 pub fn exits(stats: &Value) -> String {
     let count = |name: &str| stats.pointer(&format!("/exits/{name}")).and_then(Value::as_u64);
-    let [all, posted] = ["total", "posted"].map(|name| count(name).unwrap_or_default());
+    let [all, coalesced] = ["total", "coalesced"].map(|name| count(name).unwrap_or_default());
     format!(
-        "Exits to userspace of the whole boot: {all}. KVM collected {posted} of the accesses, \
-         which are writes, until the next exit.\n"
+        "Exits to userspace of the whole boot: {all}. KVM coalesced {coalesced} further \
+         writes, which the VMM replayed at the next exit.\n"
     )
 }
 
