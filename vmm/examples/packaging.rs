@@ -1,5 +1,4 @@
-//! Writes the man pages and the completions of shells into a folder, from the definition of the
-//! command line.
+//! Writes man pages and shell completions into a folder, from the definition of the command line.
 //!
 //! ```console
 //! $ cargo run -p vmm --example packaging -- target/packaging
@@ -15,7 +14,7 @@ use vmm::CommandLine;
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Fish, Shell::Zsh];
 
 fn main() -> io::Result<()> {
-    let usage = || io::Error::other("name a folder");
+    let usage = || io::Error::other("give a folder: packaging FOLDER");
     let folder = env::args_os().nth(1).map(PathBuf::from).ok_or_else(usage)?;
     write(&folder)?;
     for file in fs::read_dir(&folder)? {
@@ -24,7 +23,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// `vmm.1` and one page for each command, and `vmm.bash`, `vmm.fish`, `_vmm`.
+/// Writes `vmm.1` and one page per command, and `vmm.bash`, `vmm.fish`, `_vmm`.
 fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     clap_mangen::generate_to(CommandLine::command(), folder)?;
@@ -37,10 +36,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_option_and_command_is_in_the_man_page_and_in_each_completion() {
+    fn the_man_page_and_completions_have_every_option_and_command() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path()).unwrap();
-        // A dash that may not become another sign is escaped in a man page.
+        // Man pages escape dashes.
         let read = |name: &str| {
             let text = fs::read_to_string(folder.path().join(name)).unwrap();
             text.replace("\\-", "-")
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_starts_what_there_is() {
+    fn the_unit_uses_existing_options_and_commands() {
         let unit = include_str!("../../packaging/vmm@.service");
         let started = |prefix: &str| {
             let line = unit.lines().find_map(|line| line.strip_prefix(prefix)).unwrap();

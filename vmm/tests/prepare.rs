@@ -1,7 +1,6 @@
-//! The preparing commands as their users see them, on whatever host this is: what they print and
-//! their exit status.
+//! Output and exit status of the preparing commands, on any host.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 use std::process::{Command, Output};
 
@@ -13,7 +12,7 @@ fn json(output: &Output) -> Vec<serde_json::Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The functions of this host.
+/// The PCI functions of this host.
 fn functions() -> Vec<String> {
     let entries = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten();
     let mut names: Vec<_> =
@@ -23,7 +22,7 @@ fn functions() -> Vec<String> {
 }
 
 #[test]
-fn every_function_of_the_host_is_listed_once() {
+fn lists_every_function_of_the_host_once() {
     let output = vmm(&["devices", "--json"]);
     let addresses: Vec<_> =
         json(&output).iter().map(|device| device["address"].as_str().unwrap().to_owned()).collect();
@@ -34,7 +33,7 @@ fn every_function_of_the_host_is_listed_once() {
 }
 
 #[test]
-fn the_status_of_check_is_whether_a_line_fails() {
+fn check_exits_with_1_if_a_line_fails() {
     let output = vmm(&["check", "--json", "0000:ff:1f.7"]);
     let lines = json(&output);
     let absent = serde_json::json!({
@@ -52,7 +51,7 @@ fn the_status_of_check_is_whether_a_line_fails() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_neither_bound_nor_unbound() {
+fn refuses_to_bind_or_unbind_a_missing_device() {
     for command in ["bind", "unbind"] {
         let output = vmm(&[command, "0000:ff:1f.7"]);
         let text = String::from_utf8(output.stderr).unwrap();
@@ -62,7 +61,7 @@ fn a_device_that_is_not_there_is_neither_bound_nor_unbound() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_stdout_is_no_error() {
     let line = format!("{} devices | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_vmm"));
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");

@@ -1,5 +1,4 @@
-//! A guest that runs is looked at and controlled: by curl at its socket, by `vmm stats`, and by
-//! signals.
+//! Controls a running guest by curl at its socket, by `vmm stats`, and by signals.
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -13,7 +12,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A guest that writes dots without end, with a socket.
+/// A guest that writes dots forever, with a control socket.
 struct Busy {
     vmm: Child,
     socket: PathBuf,
@@ -21,13 +20,13 @@ struct Busy {
 }
 
 impl Busy {
-    /// None where this machine cannot run it.
+    /// `None` if this machine lacks KVM or curl.
     fn start(test: &str) -> Option<Self> {
         if !has_kvm(test) {
             return None;
         }
         if Command::new("curl").arg("--version").output().is_err() {
-            eprintln!("NOT RUN: {test}: there is no curl");
+            eprintln!("NOT RUN: {test}: no curl");
             return None;
         }
         let dot = out(COM1, b'.');
@@ -48,7 +47,7 @@ impl Busy {
         Some(busy)
     }
 
-    /// Status and body of what curl gets.
+    /// The status and body of curl's request.
     fn curl(&self, method: &str, what: &str) -> (String, Value) {
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--max-time", "10", "--request", method])
@@ -85,8 +84,8 @@ impl Busy {
         counters["exits"]["total"].as_u64().unwrap()
     }
 
-    /// Not one exit in a tenth of a second; a CPU that runs has thousands.
-    fn assert_still(&self) {
+    /// Asserts that the guest makes no exit in 100 ms; a running vCPU makes thousands.
+    fn assert_paused(&self) {
         let before = self.exits();
         sleep(Duration::from_millis(100));
         assert_eq!(self.exits(), before);
@@ -96,7 +95,7 @@ impl Busy {
         let before = self.exits();
         let begin = Instant::now();
         while self.exits() == before {
-            assert!(begin.elapsed() < PATIENCE, "it does not run");
+            assert!(begin.elapsed() < PATIENCE, "the guest does not run");
         }
     }
 
@@ -106,22 +105,22 @@ impl Busy {
 
     fn status(mut self) -> Option<i32> {
         let status = self.vmm.wait().unwrap().code();
-        assert!(!self.socket.exists(), "the socket is gone");
+        assert!(!self.socket.exists(), "the VMM did not remove its socket");
         status
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        // It has ended by itself where the test went well.
+        // The VMM has ended already if the test passed.
         let _ = self.vmm.kill();
         let _ = self.vmm.wait();
     }
 }
 
 #[test]
-fn curl_looks_at_a_guest_pauses_it_lets_it_go_on_and_ends_it() {
-    let name = "curl_looks_at_a_guest_pauses_it_lets_it_go_on_and_ends_it";
+fn curl_inspects_pauses_resumes_and_ends_a_guest() {
+    let name = "curl_inspects_pauses_resumes_and_ends_a_guest";
     let Some(guest) = Busy::start(name) else {
         return;
     };
@@ -140,27 +139,27 @@ fn curl_looks_at_a_guest_pauses_it_lets_it_go_on_and_ends_it() {
         assert_eq!(guest.state(), "paused");
         let exits = guest.exits();
         guest.put("vm.pause");
-        assert_eq!(guest.exits(), exits, "paused already");
+        assert_eq!(guest.exits(), exits, "the guest was already paused");
         guest.put("vm.resume");
         assert_eq!(guest.state(), "running");
         guest.assert_running();
     }
     guest.put("vm.pause");
-    guest.assert_still();
+    guest.assert_paused();
     guest.put("vm.power-button");
-    // Also while it is paused.
+    // A paused guest accepts this too.
     guest.put("vm.shutdown");
     assert_eq!(guest.status(), Some(0));
 }
 
 #[test]
-fn signals_pause_a_guest_let_it_go_on_and_end_it_paused() {
-    let Some(guest) = Busy::start("signals_pause_a_guest_let_it_go_on_and_end_it_paused") else {
+fn signals_pause_resume_and_end_a_guest() {
+    let Some(guest) = Busy::start("signals_pause_resume_and_end_a_guest") else {
         return;
     };
     guest.signal(Signal::SIGUSR1);
     guest.wait_for("paused");
-    guest.assert_still();
+    guest.assert_paused();
     guest.signal(Signal::SIGUSR2);
     guest.wait_for("running");
     guest.assert_running();
@@ -171,8 +170,8 @@ fn signals_pause_a_guest_let_it_go_on_and_end_it_paused() {
 }
 
 #[test]
-fn stats_are_a_table_of_what_is_counted() {
-    let Some(guest) = Busy::start("stats_are_a_table_of_what_is_counted") else {
+fn stats_prints_the_counters_as_a_table() {
+    let Some(guest) = Busy::start("stats_prints_the_counters_as_a_table") else {
         return;
     };
     guest.assert_running();
@@ -196,7 +195,7 @@ fn stats_are_a_table_of_what_is_counted() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_made_is_told() {
+fn names_a_socket_that_cannot_be_created() {
     let output = run(Path::new("/nonexistent"), &["--control", "/nonexistent/vm.sock"]);
     assert_eq!(output.status.code(), Some(1));
     let text = text(&output);

@@ -1,4 +1,4 @@
-//! What is said where the standard error is journald's.
+//! Messages on a standard error that is the journal.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 
-/// What a VMM says that finds no kernel, with its standard error at a socket, and with that
-/// socket's device and inode, changed so, in JOURNAL_STREAM.
+/// The messages of a VMM without a kernel. Its standard error is a socket, and JOURNAL_STREAM has
+/// the socket's device, and its inode changed by `inode`.
 fn said(inode: impl Fn(u64) -> u64) -> String {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let theirs = File::from(OwnedFd::from(theirs));
@@ -27,7 +27,7 @@ fn said(inode: impl Fn(u64) -> u64) -> String {
 }
 
 #[test]
-fn the_journal_is_given_levels_and_others_are_not() {
+fn adds_levels_only_for_the_journal() {
     let journal = said(|inode| inode);
     assert!(
         !journal.is_empty() && journal.lines().all(|line| line.starts_with("<3>")),

@@ -1,14 +1,13 @@
-//! The program as its users see it: its messages, its exit status, and guests of a few
-//! instructions.
+//! The program's messages and exit status, with guests of a few instructions.
 //!
-//! The guests are ELF files with a PVH entry, so they begin in 32-bit mode and need no kernel. A
-//! test that needs `/dev/kvm` says by name that it did not run where that does not open.
+//! The guests are ELF files with a PVH entry, so they start in 32-bit mode and need no kernel. A
+//! test that requires `/dev/kvm` prints NOT RUN and its name if `/dev/kvm` does not open.
 
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    reason = "tests say what they expect by panicking"
+    reason = "a failing test panics"
 )]
 
 mod control;
@@ -36,7 +35,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether KVM is there; if not, says which test does not run.
+/// Whether `/dev/kvm` opens; if not, prints the name of the test.
 fn has_kvm(test: &str) -> bool {
     let opens = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !opens {
@@ -49,7 +48,7 @@ const LOAD_ADDRESS: u64 = 0x10_0000;
 const HEADERS: usize = 64 + 2 * 56;
 const NOTE: usize = 20;
 
-/// An ELF file that PVH enters at `code`.
+/// An ELF file with the PVH entry `code`.
 fn elf(code: &[u8]) -> NamedTempFile {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(16, 0);
@@ -92,8 +91,8 @@ fn program(parts: &[Vec<u8>]) -> NamedTempFile {
     elf(&[parts.concat(), SPIN.to_vec()].concat())
 }
 
-/// A guest that writes a line, is reset the first time, and powers off the second: a byte of its
-/// RAM tells.
+/// A guest that writes a line, resets the machine in its first life, and powers off in its second.
+/// A byte of its RAM counts the lives.
 fn reboots_once() -> NamedTempFile {
     // cmp byte [0x8000], 1; mov byte [0x8000], 1; je ..
     let first = [0x80, 0x3d, 0, 0x80, 0, 0, 1, 0xc6, 5, 0, 0x80, 0, 0, 1, 0x74];
@@ -138,10 +137,10 @@ fn a_guest_runs_on_each_kind_of_memory() {
     }
 }
 
-/// All but the first wait to be started; each is a thread that must end.
+/// All vCPUs except the first wait for their start; each has a thread that must end.
 #[test]
-fn a_guest_with_the_most_cpus_runs_and_ends() {
-    if !has_kvm("a_guest_with_the_most_cpus_runs_and_ends") {
+fn a_guest_with_254_cpus_runs_and_ends() {
+    if !has_kvm("a_guest_with_254_cpus_runs_and_ends") {
         return;
     }
     let kernel = program(&[out(COM1, b'.'), out(POWER_OFF.0, POWER_OFF.1)]);
@@ -151,16 +150,16 @@ fn a_guest_with_the_most_cpus_runs_and_ends() {
 }
 
 #[test]
-fn a_reset_ends_with_status_0_where_that_is_asked_for() {
-    if !has_kvm("a_reset_ends_with_status_0_where_that_is_asked_for") {
+fn with_no_reboot_a_reset_ends_with_status_0() {
+    if !has_kvm("with_no_reboot_a_reset_ends_with_status_0") {
         return;
     }
     let output = run(program(&[out(RESET.0, RESET.1)]).path(), &["--no-reboot"]);
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
 }
 
-/// Prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the machine until
-/// there were `lives`.
+/// A guest that prints a dot, counts its lives in RAM that no kernel is loaded to, and resets the
+/// machine until the count is `lives`.
 fn mortal(lives: u8) -> NamedTempFile {
     let count = [
         &[0xa1][..],          // mov eax, [COUNT]
@@ -179,14 +178,14 @@ fn mortal(lives: u8) -> NamedTempFile {
 const COUNT: u32 = 0x30_0000;
 
 #[test]
-fn a_guest_that_resets_is_booted_again_and_leaves_nothing_behind() {
-    if !has_kvm("a_guest_that_resets_is_booted_again_and_leaves_nothing_behind") {
+fn a_guest_reboots_50_times_and_leaks_no_files() {
+    if !has_kvm("a_guest_reboots_50_times_and_leaks_no_files") {
         return;
     }
     let folder = TempDir::new().unwrap();
     let stats = folder.path().join("stats.json");
     let kernel = mortal(50);
-    // Files that stay open from life to life would soon be more than this.
+    // A leak of one file per life would exceed this limit.
     let output = Command::new("sh")
         .args([
             "-c",
@@ -210,8 +209,8 @@ fn a_guest_that_resets_is_booted_again_and_leaves_nothing_behind() {
     assert_eq!((&stats["reboots"], &stats["kvm_ioctls"]["create_vm"]), (&49.into(), &50.into()));
 }
 
-/// Goes to real mode, and to where a BIOS has its reset entry. What begins at an offset has it in
-/// its comment.
+/// A guest that enters real mode and jumps to the reset entry of a BIOS. Comments give the offset
+/// of each part.
 fn jump_to_bios() -> Vec<u8> {
     let place = |offset: u32| (LOAD_ADDRESS as u32 + offset).to_le_bytes();
     let (gdtr, gdt) = (place(27), place(33));
@@ -230,7 +229,7 @@ fn jump_to_bios() -> Vec<u8> {
     parts.concat()
 }
 
-/// Where Linux ends up that was built with EFI, and finds none.
+/// A Linux that was built with EFI and finds none jumps to this entry.
 #[test]
 fn a_jump_to_the_bios_is_a_reset() {
     if !has_kvm("a_jump_to_the_bios_is_a_reset") {
@@ -241,12 +240,11 @@ fn a_jump_to_the_bios_is_a_reset() {
 }
 
 #[test]
-fn a_triple_fault_is_an_error_that_says_so() {
-    if !has_kvm("a_triple_fault_is_an_error_that_says_so") {
+fn a_triple_fault_is_reported_as_an_error() {
+    if !has_kvm("a_triple_fault_is_reported_as_an_error") {
         return;
     }
-    // Nothing is in the interrupt table: the invalid instruction faults, so does its fault, and so
-    // does that.
+    // The interrupt table is empty: the invalid instruction faults, and so do both fault handlers.
     let output = run(elf(&[0x0f, 0x0b]).path(), &[]);
     let text = text(&output);
     assert!(
@@ -257,8 +255,8 @@ fn a_triple_fault_is_an_error_that_says_so() {
 }
 
 #[test]
-fn ports_that_nobody_has_read_all_ones_and_are_counted() {
-    if !has_kvm("ports_that_nobody_has_read_all_ones_and_are_counted") {
+fn unclaimed_ports_read_all_ones_and_are_counted() {
+    if !has_kvm("unclaimed_ports_read_all_ones_and_are_counted") {
         return;
     }
     // mov dx, 0x80; in al, dx; mov dx, COM1; out dx, al.
@@ -293,7 +291,7 @@ fn a_string_instruction_accesses_one_port_many_times() {
     if !has_kvm("a_string_instruction_accesses_one_port_many_times") {
         return;
     }
-    // The serial port's line status, a byte each time: nothing to be sent.
+    // The serial port's line status, a byte each time: the transmitter is empty.
     let status = [string_in(COM1 + 5, 8, 0x6c), print_string(8)].concat();
     // mov eax, 1 << 31; mov dx, 0xcf8; out dx, eax: the first dword of the host bridge's config
     // space.
@@ -310,7 +308,7 @@ fn input_reaches_the_guest() {
     if !has_kvm("input_reaches_the_guest") {
         return;
     }
-    // Wait for the line status register's bit 0, read a byte, write it back; then power off.
+    // Wait for bit 0 of the line status register, read a byte, write it back; then power off.
     let echo = vec![
         0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee,
     ];
@@ -339,7 +337,7 @@ fn sigterm_ends_a_guest_that_spins() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // The newline says that the guest runs.
+    // The newline shows that the guest runs.
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
     let begin = Instant::now();
     Command::new("kill").arg(child.id().to_string()).status().unwrap();
@@ -348,8 +346,8 @@ fn sigterm_ends_a_guest_that_spins() {
 }
 
 #[test]
-fn a_closed_stdin_is_no_stdin() {
-    if !has_kvm("a_closed_stdin_is_no_stdin") {
+fn a_guest_runs_with_a_closed_stdin() {
+    if !has_kvm("a_guest_runs_with_a_closed_stdin") {
         return;
     }
     let kernel = program(&[out(COM1, b'x'), out(POWER_OFF.0, POWER_OFF.1)]);

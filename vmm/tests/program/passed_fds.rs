@@ -1,8 +1,8 @@
-//! Files that are passed in already open.
+//! Inherited file descriptors.
 
 use super::*;
 
-/// The VMM in a shell that opens files for it.
+/// Runs the VMM in a shell that opens `files` for it.
 fn with(arguments: &str, files: &str) -> Output {
     let line = format!("exec {} --memory 64M {arguments} {files}", env!("CARGO_BIN_EXE_vmm"));
     let mut shell = Command::new("sh");
@@ -10,8 +10,8 @@ fn with(arguments: &str, files: &str) -> Output {
 }
 
 #[test]
-fn a_guest_is_booted_from_open_files_and_booted_again() {
-    if !has_kvm("a_guest_is_booted_from_open_files_and_booted_again") {
+fn a_guest_boots_and_reboots_from_open_files() {
+    if !has_kvm("a_guest_boots_and_reboots_from_open_files") {
         return;
     }
     let kernel = reboots_once();
@@ -25,7 +25,7 @@ fn a_guest_is_booted_from_open_files_and_booted_again() {
 const KERNEL: &str = "3<KERNEL";
 const AND_NULL: &str = "3<KERNEL 4</dev/null";
 
-/// Arguments, files, and what an error begins with and contains.
+/// Arguments, files, the beginning of the error, and a further part of the error.
 const WRONG: [(&str, &str, &str, &str); 9] = [
     (
         "--kernel fd=9",
@@ -49,8 +49,8 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
 ];
 
 #[test]
-fn files_that_are_not_what_they_should_be_are_told() {
-    if !has_kvm("files_that_are_not_what_they_should_be_are_told") {
+fn names_a_file_descriptor_that_is_wrong_or_missing() {
+    if !has_kvm("names_a_file_descriptor_that_is_wrong_or_missing") {
         return;
     }
     let kernel = program(&[]);
@@ -58,8 +58,8 @@ fn files_that_are_not_what_they_should_be_are_told() {
         let files = files.replace("KERNEL", kernel.path().to_str().unwrap());
         let output = with(arguments, &files);
         let said = text(&output);
-        let is_told = said.starts_with(&format!("error: {begins}")) && said.contains(contains);
-        assert!(is_told, "{arguments} {files}: {said}");
+        let is_named = said.starts_with(&format!("error: {begins}")) && said.contains(contains);
+        assert!(is_named, "{arguments} {files}: {said}");
         assert_eq!(output.status.code(), Some(1));
     }
 }

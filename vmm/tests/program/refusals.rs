@@ -1,19 +1,19 @@
-//! What the program refuses, and how it says why.
+//! Refused command lines and their errors.
 
 use tempfile::NamedTempFile;
 
 use super::{has_kvm, program, text, vmm};
 
-/// What stderr begins with and contains for a command line.
+/// Asserts the beginning of stderr and a further part, for a command line that fails.
 fn fails(args: &[&str], begins: &str, contains: &str) {
     let output = vmm().args(args).output().unwrap();
     let text = text(&output);
-    assert!(text.starts_with(begins) && text.contains(contains), "{args:?} said:\n{text}");
+    assert!(text.starts_with(begins) && text.contains(contains), "{args:?} printed:\n{text}");
     assert_ne!(output.status.code(), Some(0));
 }
 
 #[test]
-fn impossible_sizes_are_refused_with_the_reason() {
+fn refuses_impossible_sizes_with_the_reason() {
     let size = |size| ["--kernel", "k", "--memory", size];
     fails(&size("0"), "error: invalid value '0' for '--memory <SIZE[,OPTION]...>'", "at least 64M");
     fails(&size("16M"), "error: invalid value '16M'", "too small");
@@ -22,8 +22,8 @@ fn impossible_sizes_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_missing_or_wrong_kernel_or_initrd_is_named() {
-    if !has_kvm("a_missing_or_wrong_kernel_or_initrd_is_named") {
+fn names_a_missing_or_invalid_kernel_or_initrd() {
+    if !has_kvm("names_a_missing_or_invalid_kernel_or_initrd") {
         return;
     }
     fails(&["--kernel", "/nonexistent/k"], "error: kernel /nonexistent/k: No such file", "");
@@ -50,8 +50,8 @@ fn a_missing_or_wrong_kernel_or_initrd_is_named() {
 }
 
 #[test]
-fn what_is_no_pci_address_is_refused() {
-    if !has_kvm("what_is_no_pci_address_is_refused") {
+fn refuses_an_invalid_pci_address() {
+    if !has_kvm("refuses_an_invalid_pci_address") {
         return;
     }
     fails(
@@ -64,8 +64,8 @@ fn what_is_no_pci_address_is_refused() {
 }
 
 #[test]
-fn a_cmdline_that_the_kernel_cannot_take_is_refused() {
-    if !has_kvm("a_cmdline_that_the_kernel_cannot_take_is_refused") {
+fn refuses_a_cmdline_longer_than_the_kernels_limit() {
+    if !has_kvm("refuses_a_cmdline_longer_than_the_kernels_limit") {
         return;
     }
     let kernel = program(&[]);

@@ -1,4 +1,4 @@
-//! The lists of system calls: what is on them is needed, and what is not ends the VMM.
+//! The seccomp lists: each listed call is needed, and any other call ends the VMM.
 
 use std::env;
 use std::io::Read;
@@ -19,11 +19,11 @@ use super::*;
 
 const STATUS: i32 = 128 + SIGSYS;
 
-/// Rows that nothing needs where no device is assigned: the nested machine takes those away.
+/// Rows that are needed only with an assigned device; the nested machine tests these.
 const WITH_DEVICES: &str = include_str!("seccomp-with-devices.txt");
 
-/// What makes a VMM do all that is on its lists, the quickest first; each is given the value of
-/// `--seccomp`.
+/// Scenarios that together make every call of the lists, the fastest first. The argument is the
+/// value of `--seccomp`.
 const SCENARIOS: [fn(&str) -> Output; 9] = [
     powers_off,
     reboots,
@@ -36,12 +36,12 @@ const SCENARIOS: [fn(&str) -> Output; 9] = [
     |option| under(option, "sleep"),
 ];
 
-/// Calls that are made while all signals are blocked, by the C library as a thread starts and ends,
-/// and by the message itself: the signal ends the process then, and there is no message.
+/// Calls that the C library makes with all signals blocked, as a thread starts or ends, and calls
+/// that print the message. SIGSYS then ends the process without a message.
 const SILENT: [&str; 8] =
     ["write", "exit_group", "rt_sigreturn", "madvise", "exit", "set_robust_list", "rseq", "clone3"];
 
-/// Each call that is taken from a list is missed: the VMM ends, and names it.
+/// Without a row, the VMM ends with a message that names the call.
 #[test]
 fn each_row_of_each_list_is_needed() {
     if !has_kvm("each_row_of_each_list_is_needed") {
@@ -63,7 +63,7 @@ fn each_row_of_each_list_is_needed() {
 
 fn is_needed(row: &str) -> bool {
     let (thread, call) = row.split_once(':').unwrap();
-    // The message is what needs this one, and so another violation.
+    // Only the message uses this call, so the test needs a second violation.
     let more = match call {
         "exit_group" => format!(",without={thread}:close"),
         _ => String::new(),
@@ -79,8 +79,8 @@ fn is_needed(row: &str) -> bool {
 }
 
 #[test]
-fn with_all_rows_all_goes_well() {
-    if !has_kvm("with_all_rows_all_goes_well") {
+fn with_all_rows_no_call_is_refused() {
+    if !has_kvm("with_all_rows_no_call_is_refused") {
         return;
     }
     for option in ["on", "log", "off"] {
@@ -93,7 +93,7 @@ fn with_all_rows_all_goes_well() {
     }
 }
 
-/// The VMM with these arguments.
+/// Starts the VMM with these arguments.
 fn start(option: &str, kernel: NamedTempFile, arguments: &[&str]) -> Running {
     let vmm = vmm()
         .args(["--memory", "64M", "--cpus", "2", "--seccomp", option, "--kernel"])
@@ -112,7 +112,7 @@ struct Running {
 }
 
 impl Running {
-    /// Waits for a byte of the guest's, or for its end.
+    /// Waits for a byte of the guest's output, or for the guest's end.
     fn await_output(&mut self) {
         let stdout = self.vmm.stdout.as_mut().unwrap();
         let _ = stdout.take(1).read_to_end(&mut Vec::new());
@@ -123,18 +123,18 @@ impl Running {
     }
 }
 
-/// A VMM that has ended is not there to hear it.
+/// Sends a signal, and ignores a process that has ended.
 fn send(to: &Child, signal: Signal) {
     let _ = kill(Pid::from_raw(to.id().try_into().unwrap()), signal);
 }
 
-/// Stops a process, all of whose threads have stopped when it is let go on.
-fn stop_and_go_on(process: &mut Child) {
+/// Stops a process, waits until all of its threads have stopped, and continues it.
+fn stop_and_continue(process: &mut Child) {
     let tasks = format!("/proc/{}/task", process.id());
     let states = || -> Vec<_> {
         let tasks = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
         let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
-        // After the name, which is in parentheses.
+        // The state follows the name, which is in parentheses.
         tasks
             .filter_map(stat)
             .filter_map(|stat| stat.rsplit(')').next()?.trim().chars().next())
@@ -158,12 +158,12 @@ fn reboots(option: &str) -> Output {
     start(option, reboots_once(), &[]).end()
 }
 
-/// `int3`, and there is no table of interrupts.
+/// `int3` without an interrupt table.
 fn faults(option: &str) -> Output {
     start(option, program(&[vec![0xcc]]), &[]).end()
 }
 
-/// Of which the modes are changed and changed back, twice.
+/// The VMM changes the terminal's modes and restores them, in each of two lives.
 fn has_a_terminal(option: &str) -> Output {
     let kernel = reboots_once();
     let terminal = openpty(None, None).unwrap();
@@ -176,7 +176,7 @@ fn has_a_terminal(option: &str) -> Output {
     vmm.unwrap()
 }
 
-/// By its socket, and by signals, of which one stops the process.
+/// Controls the guest by its socket and by signals, one of which stops the process.
 fn is_controlled(option: &str) -> Output {
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("vm.sock");
@@ -192,7 +192,7 @@ fn is_controlled(option: &str) -> Output {
         }
         answer
     };
-    // The guest may run before it can be asked for.
+    // The guest can print its output before the control socket knows its life.
     while running.vmm.try_wait().unwrap().is_none()
         && !ask("GET /api/v1/vm.info").contains("running")
     {
@@ -209,10 +209,10 @@ fn is_controlled(option: &str) -> Output {
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
         send(&running.vmm, signal);
     }
-    // More than once, since the thread may not wait yet.
+    // Repeat this, because the thread may not wait yet.
     for _ in 0..SLEEPS {
         sleep(NAP / 2);
-        stop_and_go_on(&mut running.vmm);
+        stop_and_continue(&mut running.vmm);
     }
     ask("GET /api/v1/vmm.ping");
     send(&running.vmm, Signal::SIGTERM);
@@ -224,12 +224,12 @@ const NAP: Duration = Duration::from_millis(20);
 
 const UNDER: &str = "VMM_TEST_UNDER_A_LIST";
 
-/// A thread that runs under the list which `option` takes a row from, in a process of its own.
+/// Runs a thread with the list that `option` removes a row from, in a separate process.
 fn under(option: &str, does: &str) -> Output {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "seccomp::a_thread_under_a_list"])
         .env(UNDER, format!("{option} {does}"))
-        // As the VMM itself has it.
+        // The VMM sets the same limit.
         .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -238,13 +238,13 @@ fn under(option: &str, does: &str) -> Output {
     if does == "sleep" {
         for _ in 0..SLEEPS {
             sleep(NAP / 2);
-            stop_and_go_on(&mut child);
+            stop_and_continue(&mut child);
         }
     }
     child.wait_with_output().unwrap()
 }
 
-/// What [`under`] starts; a test of nothing when it is run as one.
+/// The process that [`under`] starts; does nothing when it runs as an ordinary test.
 #[test]
 fn a_thread_under_a_list() {
     let Ok(asked) = env::var(UNDER) else { return };
@@ -260,18 +260,18 @@ fn a_thread_under_a_list() {
     let thread = thread::spawn(move || {
         vmm::restrict_thread(&seccomp, kind).unwrap();
         match does.as_str() {
-            // Memory of all sizes from the allocator, and back.
+            // Allocate and free memory of all sizes.
             "memory" => {
                 let small: Vec<_> = (0..100).map(|_| vec![1_u8; 100 << 10]).collect();
                 let mut large = vec![1_u8; 1 << 20];
                 large.resize(16 << 20, 1);
                 drop((small, large));
             }
-            // As a panic does where it does not unwind.
+            // A panic without unwinding aborts.
             "abort" => std::process::abort(),
-            // A call that was stopped with its process is made again by another name.
+            // The kernel restarts a stopped call as another call.
             "sleep" => (0..SLEEPS).for_each(|_| sleep(NAP)),
-            // A clock that cannot be read without a call, as all are on some hosts.
+            // This clock always needs a system call; on some hosts every clock does.
             _ => drop(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)),
         }
     });

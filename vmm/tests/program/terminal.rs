@@ -1,4 +1,4 @@
-//! The terminal that the guest's console is.
+//! Modes of the terminal that is the guest's console.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,8 +10,9 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use super::{has_kvm, program};
 
-/// Runs the VMM on a terminal of its own with a guest that spins, `typed` once that is raw, and
-/// `before` in front of its command line. Returns the terminal's modes before, during and after.
+/// Runs the VMM with a guest that spins, on a new terminal. `before` precedes the command line, and
+/// `typed` is written when the terminal is raw. Returns the terminal's modes before, during and
+/// after.
 fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
     let kernel = program(&[]);
     let terminal = openpty(None, None).unwrap();
@@ -21,7 +22,7 @@ fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
         env!("CARGO_BIN_EXE_vmm"),
         kernel.path().display()
     );
-    // Raw mode is for the terminal's foreground job only: the shell's session makes it one.
+    // Only the foreground job sets raw mode; setsid makes the shell's job the foreground job.
     let child = Command::new("setsid")
         .args(["--ctty", "sh", "-c", &format!("stty -g; {vmm}; stty -g")])
         .stdin(terminal.slave)
@@ -43,8 +44,8 @@ fn terminal_modes(before: &str, typed: &[u8]) -> [String; 3] {
 }
 
 #[test]
-fn the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal() {
-    if !has_kvm("the_terminal_is_raw_while_the_guest_runs_and_itself_after_a_signal") {
+fn the_terminal_is_raw_while_the_guest_runs_and_restored_after_a_signal() {
+    if !has_kvm("the_terminal_is_raw_while_the_guest_runs_and_restored_after_a_signal") {
         return;
     }
     let [before, is_raw, after] = terminal_modes("timeout --foreground 1", b"");
