@@ -145,7 +145,7 @@ mod tests {
         capabilities
     }
 
-    /// A buffer of `argsz` bytes that says so, with 0xa5 in the rest.
+    /// A buffer of `argsz` bytes that begins with `argsz`; its other bytes are 0xa5.
     fn buffer(argsz: u32) -> Vec<u8> {
         let mut bytes = argsz.to_ne_bytes().to_vec();
         bytes.resize(argsz as usize, 0xa5);
@@ -169,17 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn without_room_the_reply_says_how_much_is_needed() {
+    fn without_room_the_reply_reports_the_needed_size() {
         let mut buffer = buffer(24 + 27);
         let reply = Reply::begin(&mut buffer, 16, 24, Kernel::Linux6_12).unwrap();
         reply.finish(&two(false), 24, 2, 16);
         assert_eq!(word(&buffer, 0), 24 + 28);
         assert_eq!(word(&buffer, 16), 0);
-        assert_eq!(&buffer[24..28], &[0xa5; 4], "nothing is written behind the struct");
+        assert_eq!(&buffer[24..28], &[0xa5; 4], "nothing is written after the struct");
     }
 
     #[test]
-    fn with_room_the_capabilities_are_behind_the_struct() {
+    fn with_room_the_capabilities_follow_the_struct() {
         let mut buffer = buffer(24 + 28);
         let reply = Reply::begin(&mut buffer, 16, 24, Kernel::Linux6_12).unwrap();
         reply.finish(&two(false), 24, 2, 16);

@@ -1,14 +1,13 @@
 //! Linux's VFIO as a program: containers, groups, devices and type1 IOMMUs, with the kernel's
 //! errnos.
 //!
-//! This crate is for everybody who tests software that opens `/dev/vfio`: VMMs, drivers in user
-//! space, libraries on top of both. It needs no hardware, no root and no IOMMU, and a call takes
-//! microseconds.
+//! Use this crate to test software that opens `/dev/vfio`: VMMs, drivers in user space, and the
+//! libraries below them. It needs no hardware, no root and no IOMMU, and a call takes microseconds.
 //!
-//! Describe a host in a few lines ([`Description`]), then call the [`System`] as your program calls
-//! the kernel: by file descriptors, with the structs and the `argsz` of the ioctls, in any order,
-//! legally or not. The system refuses what Linux refuses, in the same order and with the same
-//! errno, and keeps alive what Linux keeps alive when descriptors are closed.
+//! Describe a host ([`Description`]), then call the [`System`] as a program calls the kernel: with
+//! file descriptors, with the structs and the `argsz` of the ioctls, in any order, legally or not.
+//! The system refuses what Linux refuses, in the same order and with the same errno. After a
+//! descriptor is closed, it keeps alive what Linux keeps alive.
 //!
 //! ```
 //! use vfio_model::{Description, Driver, Kernel, MapDma, PciFunction};
@@ -22,7 +21,7 @@
 //! let container = system.open_container();
 //! let group = system.open_group(5)?;
 //!
-//! // The NIC is the host's: the group cannot be given away.
+//! // A driver of the host has the NIC, so the group is not viable.
 //! let refused = system.set_container(group, container).unwrap_err();
 //! assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
 //!
@@ -33,7 +32,7 @@
 //! let page = MapDma { argsz: 32, flags: 3, vaddr: 0x1000, iova: 0, size: 0x1000 };
 //! system.map_dma(container, &page)?;
 //!
-//! // The device holds the group, and the group the container.
+//! // The device keeps the group in use, and the group keeps the container.
 //! system.close(container)?;
 //! system.close(group)?;
 //! assert_eq!(system.open_group(5).unwrap_err().raw_os_error(), Some(libc::EBUSY));
@@ -43,22 +42,39 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A device acts by methods that take its address and no descriptor: it fires interrupts
-//! ([`System::fire`], [`System::assert_pin`]), reports errors, and reaches memory as far as its
-//! command register ([`System::masters_bus`]) and the mappings ([`System::translate`]) allow. Its
-//! interrupts arrive in the program's own eventfds, where it hands them in ([`Eventfd`]).
+//! # Devices
 //!
-//! A library that takes the place of the C library's `ioctl` passes requests on by their numbers
-//! ([`System::ioctl`]).
+//! A device acts through methods that take its address and no descriptor. It fires interrupts
+//! ([`System::fire`], [`System::assert_pin`]), reports errors ([`System::report_error`]), and does
+//! DMA as its command register ([`System::masters_bus`]) and the mappings ([`System::translate`])
+//! allow. Interrupts signal the program's own eventfds, if it passes them in ([`Eventfd`]).
 //!
-//! [`Kernel`] lists where Linux 5.4, 6.1 and 6.12 differ. The project's conformance suite holds 6.1
-//! and 6.12 against running kernels, call by call; 5.4 follows its source.
+//! The host acts, too: it unbinds and binds drivers ([`System::unbind`], [`System::bind`]), and
+//! requests a device that is open ([`System::request_again`]).
 //!
-//! The crate does not model: structs at addresses without memory (`EFAULT`); races; the registers of
-//! config space that vfio-pci emulates, since a write reaches the device as it is; what a reset
-//! leaves of config space, which has its values at power-on; and the ioctls of one kind of file on
-//! another kind where the same number means something else (an IOMMU's ioctl on a device is
-//! `ENOTTY`).
+//! # Errors
+//!
+//! Each call documents its errnos and the kernel function that it follows. Every call fails with
+//! `EBADF` for an fd that is not open. A file that does not implement an ioctl returns `ENOTTY`; a
+//! container without an IOMMU returns `EINVAL` for the ioctls of an IOMMU.
+//!
+//! # Programs that call ioctl
+//!
+//! A library that is preloaded into a program replaces the C library's `ioctl` and passes requests
+//! on by their numbers ([`System::ioctl`]).
+//!
+//! # Limits
+//!
+//! [`Kernel`] lists the differences between Linux 5.4, 6.1 and 6.12. The project's conformance suite
+//! compares 6.1 and 6.12 with running kernels, call by call; 5.4 follows its source.
+//!
+//! The crate does not model:
+//! - structs at addresses without memory (`EFAULT`), and races;
+//! - the registers of config space that vfio-pci emulates: a write reaches the device unchanged;
+//! - the config space that a reset preserves: it has its values at power-on;
+//! - an ioctl number that means another call on another kind of file: an IOMMU's ioctl on a device is
+//!   `ENOTTY`.
+#![deny(missing_debug_implementations)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 

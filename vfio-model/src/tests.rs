@@ -1,5 +1,4 @@
-//! The rules, one test each. Those of running kernels are held against them by the conformance
-//! suite, too.
+//! One test per rule. The conformance suite compares the rules with running kernels, too.
 
 mod devices;
 mod dma;
@@ -26,8 +25,7 @@ fn at(address: &str) -> PciAddress {
     address.parse().unwrap()
 }
 
-/// An NVMe in group 1; two NICs with the bridge above them in group 2; one in group 3, which has no
-/// IOMMU.
+/// An NVMe in group 1; two NICs and their bridge in group 2; a NIC in group 3, which has no IOMMU.
 fn host(kernel: Kernel) -> Description {
     Description::new(kernel)
         .device(at(NVME), 1, Driver::Vfio, PciFunction::nvme())
@@ -38,7 +36,7 @@ fn host(kernel: Kernel) -> Description {
         .without_iommu(3)
 }
 
-/// A group in a container with an IOMMU of version 2.
+/// A group in a container with a type1v2 IOMMU.
 struct Ready {
     system: System,
     container: Fd,

@@ -89,6 +89,7 @@
 //! where no device answers. A function logs at most 16 of them. If the kernel refuses to undo an
 //! operation, the memory that belongs to it is leaked, not freed.
 
+#![deny(missing_debug_implementations)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 
 pub mod address;

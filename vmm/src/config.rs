@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) memory: Memory,
     /// Assigned devices, in the order of the command line.
     pub(crate) vfio: Vec<Passthrough>,
+    /// The descriptor of an inherited VFIO container; `None`: the VMM opens one.
+    pub(crate) container: Option<RawFd>,
     /// The device node of KVM.
     pub(crate) kvm: Source,
     /// The action when a device reports an uncorrectable error.

@@ -50,7 +50,7 @@ fn random_sequences_leave_nothing_behind() {
 }
 
 #[test]
-fn two_kernels_that_differ_are_told_apart() {
+fn two_kernels_that_differ_are_reported() {
     let scene = Scene::imagined(Kernel::Linux6_12);
     let mut new = scene.description.clone().build();
     let mut old = Scene::imagined(Kernel::Linux6_1).description.build();

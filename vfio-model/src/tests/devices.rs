@@ -21,7 +21,7 @@ pub(super) fn eventfds(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
     IrqSet::new(EVENTFD | TRIGGER, index, start, count, IrqData::Eventfds(fds.to_vec()))
 }
 
-/// An NVMe that is open.
+/// Opens the NVMe.
 fn nvme(kernel: Kernel) -> (System, Fd) {
     let Ready { system, group, .. } = ready(host(kernel));
     let device = system.open_device(group, NVME).unwrap();
@@ -32,7 +32,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     info::word(bytes, at)
 }
 
-/// An argument of a size, with its `argsz` and the index.
+/// An argument of `size` bytes, which begins with `argsz`, flags and the index.
 fn argument(size: u32, index: u32) -> Vec<u8> {
     let words = [size, 0, index];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -41,7 +41,7 @@ fn argument(size: u32, index: u32) -> Vec<u8> {
 }
 
 #[test]
-fn device_info_tells_what_vfio_pci_has() {
+fn device_info_reports_regions_and_irqs() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let mut buffer = argument(24, 0);
     system.device_info(device, &mut buffer).unwrap();
@@ -50,12 +50,12 @@ fn device_info_tells_what_vfio_pci_has() {
 }
 
 #[test]
-fn a_region_has_its_place_its_size_and_its_capability() {
+fn region_info_reports_offset_size_and_capability() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let mut buffer = argument(40, 0);
     system.region_info(device, &mut buffer).unwrap();
     assert_eq!((word(&buffer, 4), word(&buffer, 12), word(&buffer, 16)), (0xf, 32, 16 << 10));
-    assert_eq!(word(&buffer, 32) & 0xffff, 3, "the MSI-X table may be mapped");
+    assert_eq!(word(&buffer, 32) & 0xffff, 3, "MSIX_MAPPABLE");
     let mut short = argument(32, 0);
     system.region_info(device, &mut short).unwrap();
     assert_eq!((word(&short, 0), word(&short, 12)), (40, 0));
@@ -68,7 +68,7 @@ fn a_region_has_its_place_its_size_and_its_capability() {
 }
 
 #[test]
-fn an_interrupt_index_has_its_flags_and_its_count() {
+fn irq_info_reports_flags_and_count() {
     for (kernel, index, flags, count) in [
         (Kernel::Linux6_12, INTX, 7, 1),
         (Kernel::Linux6_12, MSI, 9, 0),
@@ -88,7 +88,7 @@ fn an_interrupt_index_has_its_flags_and_its_count() {
 }
 
 #[test]
-fn what_every_driver_checks_of_irq_set() {
+fn an_irq_set_out_of_bounds_is_einval() {
     let good = IrqSet { argsz: 24, ..eventfds(MSIX, 0, &[Fd(-1)]) };
     let bad = [
         IrqSet { argsz: 19, ..good.clone() },
@@ -110,7 +110,7 @@ fn what_every_driver_checks_of_irq_set() {
 }
 
 #[test]
-fn an_action_that_an_index_does_not_have_is_no_ioctl_of_it() {
+fn an_action_that_an_index_lacks_is_enotty() {
     let (system, device) = nvme(Kernel::Linux6_12);
     for (flags, index) in [
         (NONE, INTX),
@@ -125,7 +125,7 @@ fn an_action_that_an_index_does_not_have_is_no_ioctl_of_it() {
 }
 
 #[test]
-fn the_pin_is_turned_on_fired_and_turned_off() {
+fn intx_is_enabled_fired_and_disabled() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let event = system.open_eventfd();
     for flags in [NONE | MASK, NONE | UNMASK, NONE | TRIGGER] {
@@ -142,7 +142,7 @@ fn the_pin_is_turned_on_fired_and_turned_off() {
 }
 
 #[test]
-fn the_pin_is_unmasked_by_one_eventfd() {
+fn one_eventfd_unmasks_intx() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let event = system.open_eventfd();
     let unmask = |fd: Fd| IrqSet::new(EVENTFD | UNMASK, INTX, 0, 1, IrqData::Eventfds(vec![fd]));
@@ -169,11 +169,15 @@ fn vectors_are_bound_all_or_none() {
     assert_eq!([one, two].map(|fd| system.signals(fd).unwrap()), [0, 1]);
     fails(system.set_irqs(device, &eventfds(MSIX, 1, &[one, device])), libc::EINVAL);
     system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 2)).unwrap();
-    assert_eq!([one, two].map(|fd| system.signals(fd).unwrap()), [1, 0], "1 is free, 0 is not");
+    assert_eq!(
+        [one, two].map(|fd| system.signals(fd).unwrap()),
+        [1, 0],
+        "the failed call unbound vector 1 only"
+    );
 }
 
 #[test]
-fn vectors_are_added_where_the_kernel_can() {
+fn msix_grows_where_the_kernel_supports_it() {
     for (kernel, grows) in [(Kernel::Linux6_1, false), (Kernel::Linux6_12, true)] {
         let (system, device) = nvme(kernel);
         let event = system.open_eventfd();
@@ -190,14 +194,14 @@ fn vectors_are_added_where_the_kernel_can() {
 }
 
 #[test]
-fn no_vector_is_not_enough_to_turn_msix_on() {
+fn msix_is_not_enabled_with_zero_vectors() {
     let (system, device) = nvme(Kernel::Linux6_12);
     fails(system.set_irqs(device, &eventfds(MSIX, 0, &[])), libc::ERANGE);
     fails(system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 0)), libc::EINVAL);
 }
 
 #[test]
-fn errors_and_requests_have_an_eventfd_each() {
+fn error_and_request_have_one_eventfd_each() {
     let (system, device) = nvme(Kernel::Linux6_12);
     let event = system.open_eventfd();
     for index in [ERR, REQ] {
@@ -214,7 +218,7 @@ fn errors_and_requests_have_an_eventfd_each() {
 }
 
 #[test]
-fn a_device_without_a_reset_is_not_reset() {
+fn a_device_without_a_reset_refuses_it() {
     let (system, device) = nvme(Kernel::Linux6_12);
     system.reset(device).unwrap();
     let (container, group) = (system.open_container(), system.open_group(2).unwrap());
@@ -225,5 +229,5 @@ fn a_device_without_a_reset_is_not_reset() {
     fails(system.irq_info(nic, &mut argument(16, ERR)), libc::EINVAL);
     let mut msix = argument(16, MSIX);
     system.irq_info(nic, &mut msix).unwrap();
-    assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "nothing to add to");
+    assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "MSI-X of 0 vectors does not grow");
 }

@@ -16,7 +16,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-/// A map, changed.
+/// A map with a change.
 fn but(change: fn(&mut MapDma)) -> MapDma {
     let mut call = map_of(0, 1);
     change(&mut call);
@@ -26,7 +26,7 @@ fn but(change: fn(&mut MapDma)) -> MapDma {
 const LAST: u64 = u64::MAX - (PAGE - 1);
 
 #[test]
-fn what_is_wrong_with_a_map() {
+fn a_wrong_map_is_refused() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     system.map_dma(container, &map_of(8 * PAGE, 2)).unwrap();
     for (call, errno) in [
@@ -58,7 +58,7 @@ fn what_is_wrong_with_a_map() {
 }
 
 #[test]
-fn without_an_iommu_nothing_is_mapped() {
+fn map_dma_needs_an_iommu() {
     let system = host(Kernel::Linux6_12).build();
     let container = system.open_container();
     fails(system.map_dma(container, &map_of(0, 1)), libc::EINVAL);
@@ -69,7 +69,7 @@ fn without_an_iommu_nothing_is_mapped() {
 }
 
 #[test]
-fn an_unmap_takes_whole_mappings_and_says_how_much() {
+fn unmap_dma_removes_whole_mappings_and_returns_their_size() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     for at in [0, 2, 4] {
         system.map_dma(container, &map_of(at * PAGE, 2)).unwrap();
@@ -84,7 +84,7 @@ fn an_unmap_takes_whole_mappings_and_says_how_much() {
 }
 
 #[test]
-fn what_is_wrong_with_an_unmap() {
+fn a_wrong_unmap_is_refused() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let good = unmap_of(0, 1);
     for call in [
@@ -103,7 +103,7 @@ fn what_is_wrong_with_an_unmap() {
 }
 
 #[test]
-fn a_range_that_ends_with_the_addresses_unmaps_nothing() {
+fn an_unmap_to_the_end_of_addresses_removes_nothing() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     system.map_dma(container, &map_of(0, 1)).unwrap();
     let to_the_end = UnmapDma { size: 0_u64.wrapping_sub(PAGE), ..unmap_of(PAGE, 0) };
@@ -111,7 +111,7 @@ fn a_range_that_ends_with_the_addresses_unmaps_nothing() {
 }
 
 #[test]
-fn version_1_unmaps_what_begins_in_the_range() {
+fn version_1_unmaps_mappings_that_begin_in_the_range() {
     let system = host(Kernel::Linux6_12).build();
     let (container, group) = (system.open_container(), system.open_group(1).unwrap());
     system.set_container(group, container).unwrap();
@@ -122,7 +122,7 @@ fn version_1_unmaps_what_begins_in_the_range() {
 }
 
 #[test]
-fn all_is_unmapped_by_a_flag_where_there_is_one() {
+fn the_flag_all_unmaps_everything() {
     let all = UnmapDma { flags: 2, ..unmap_of(0, 0) };
     for (kernel, expected) in [(Kernel::Linux5_4, None), (Kernel::Linux6_1, Some(2 * PAGE))] {
         let Ready { system, container, .. } = ready(host(kernel));
@@ -134,7 +134,7 @@ fn all_is_unmapped_by_a_flag_where_there_is_one() {
 }
 
 #[test]
-fn virtual_addresses_are_taken_away_and_given_anew() {
+fn a_vaddr_is_invalidated_and_renewed() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     for at in [0, 2] {
         system.map_dma(container, &map_of(at * PAGE, 1)).unwrap();
@@ -147,11 +147,11 @@ fn virtual_addresses_are_taken_away_and_given_anew() {
     fails(system.map_dma(container, &give(2 * PAGE, 2)), libc::EINVAL);
     system.map_dma(container, &give(2 * PAGE, 1)).unwrap();
     assert_eq!(system.unmap_dma(container, &take(0, 3)).unwrap(), 2 * PAGE);
-    assert_eq!(system.mappings(container).unwrap().len(), 2, "they stay mapped");
+    assert_eq!(system.mappings(container).unwrap().len(), 2, "still mapped");
 }
 
 #[test]
-fn a_group_does_not_join_mappings_without_an_address() {
+fn a_group_cannot_join_mappings_without_a_vaddr() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.map_dma(container, &map_of(0, 1)).unwrap();
@@ -163,7 +163,7 @@ fn a_group_does_not_join_mappings_without_an_address() {
 }
 
 #[test]
-fn there_are_so_many_mappings_and_no_more() {
+fn a_mapping_beyond_the_limit_is_enospc() {
     let mut description = host(Kernel::Linux6_12);
     description.dma_entries = 2;
     let Ready { system, container, .. } = ready(description);
@@ -204,7 +204,7 @@ fn memory_that_cannot_be_written_is_mapped_for_reads_only() {
 }
 
 #[test]
-fn mappings_go_with_the_last_group() {
+fn the_last_group_removes_all_mappings() {
     let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.set_container(nics, container).unwrap();
@@ -217,7 +217,7 @@ fn mappings_go_with_the_last_group() {
 }
 
 #[test]
-fn what_a_group_reserves_is_mapped_for_nobody() {
+fn a_reserved_range_of_a_group_cannot_be_mapped() {
     let description = host(Kernel::Linux6_12).reserved(2, PAGE..2 * PAGE);
     let Ready { system, container, .. } = ready(description);
     system.map_dma(container, &map_of(PAGE, 1)).unwrap();
@@ -229,7 +229,7 @@ fn what_a_group_reserves_is_mapped_for_nobody() {
 }
 
 #[test]
-fn the_info_has_ranges_and_room_as_the_kernel_lays_them_out() {
+fn iommu_info_has_the_layout_of_each_kernel() {
     for (kernel, size, avail_at) in [
         (Kernel::Linux5_4, 24 + 48, None),
         (Kernel::Linux6_1, 24 + 32 + 12 + 48, Some(64)),
@@ -254,14 +254,14 @@ fn the_info_has_ranges_and_room_as_the_kernel_lays_them_out() {
 }
 
 #[test]
-fn the_info_needs_its_oldest_fields() {
+fn iommu_info_needs_its_oldest_fields() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     fails(system.iommu_info(container, &mut [15, 0, 0, 0]), libc::EINVAL);
 }
 
 proptest! {
-    /// Whatever is called, mappings do not overlap, are inside of what the IOMMU reaches, and are
-    /// what is locked.
+    /// After any calls the mappings do not overlap, are inside the IOVA ranges, and are exactly what
+    /// is locked.
     #[test]
     fn mappings_stay_sound(calls in prop::collection::vec((any::<bool>(), 0_u64..12, 0_u64..5, 0_u32..8), 1..60)) {
         let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));

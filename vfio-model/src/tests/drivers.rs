@@ -4,8 +4,8 @@ const PAGE: u64 = 4096;
 const READ: u32 = 1;
 const WRITE: u32 = 2;
 
-/// One of 5.4, whose drivers these are of; pages 16 to 19 are mapped to the process's pages 32 to
-/// 35, the last two for reads only.
+/// Linux 5.4, whose drivers use this interface. Pages 16 to 19 are mapped to the process's pages 32
+/// to 35, the last two for reads only.
 fn mapped() -> Ready {
     let ready = ready(host(Kernel::Linux5_4));
     for (page, flags) in [(16, READ | WRITE), (18, READ)] {
@@ -26,7 +26,7 @@ fn unmap(page: u64, pages: u64) -> UnmapDma {
 }
 
 #[test]
-fn a_driver_is_told_of_the_kvm_whenever_it_asks_and_with_it_all_others() {
+fn registration_replays_the_kvm_to_all_group_notifiers() {
     let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
     let kvm = system.open_kvm();
     let register = |events| system.register_notifier(at(NVME), Notifier::Group, events);
@@ -34,20 +34,20 @@ fn a_driver_is_told_of_the_kvm_whenever_it_asks_and_with_it_all_others() {
     assert_eq!(system.notices(early), []);
     system.link(kvm, group).unwrap();
     let late = register(1).unwrap();
-    assert_eq!(system.notices(late), [Notice::Kvm(kvm)], "it was replayed");
-    assert_eq!(system.notices(early), vec![Notice::Kvm(kvm); 2], "to all");
+    assert_eq!(system.notices(late), [Notice::Kvm(kvm)], "replayed");
+    assert_eq!(system.notices(early), vec![Notice::Kvm(kvm); 2], "replayed to all");
     system.unregister_notifier(early).unwrap();
     fails(system.unregister_notifier(early), libc::ENOENT);
     system.close(kvm).unwrap();
     assert_eq!(system.notices(late), [Notice::Kvm(kvm), Notice::NoKvm]);
-    assert_eq!(system.notices(early).len(), 2, "it is told no more");
+    assert_eq!(system.notices(early).len(), 2, "not called any more");
     for events in [0, 2, 3] {
         fails(register(events), libc::EINVAL);
     }
 }
 
 #[test]
-fn nobody_is_told_for_a_group_that_is_not_ready_or_not_there() {
+fn a_notifier_needs_a_group_that_is_ready() {
     let mut description = host(Kernel::Linux5_4);
     description.noiommu_mode = true;
     let system =
@@ -68,7 +68,7 @@ fn nobody_is_told_for_a_group_that_is_not_ready_or_not_there() {
 }
 
 #[test]
-fn who_is_told_by_a_user_that_is_gone_is_told_no_more() {
+fn notifiers_end_with_the_user_of_the_group() {
     let Ready { system, container, group } = ready(host(Kernel::Linux5_4));
     let notifier = system.register_notifier(at(NVME), Notifier::Group, 1).unwrap();
     let unmaps = system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap();
@@ -100,27 +100,31 @@ fn pages_are_pinned_all_or_none_and_within_limits() {
     fails(system.unpin_pages(at(NVME), &[]), libc::EINVAL);
     fails(system.unpin_pages(at(NVME), &[16; 513]), libc::E2BIG);
     fails(system.unpin_pages(at(NVME), &[20, 19]), libc::EINVAL);
-    assert_eq!(system.unpin_pages(at(NVME), &[19, 20, 17]).unwrap(), 1, "up to what is not mapped");
+    assert_eq!(
+        system.unpin_pages(at(NVME), &[19, 20, 17]).unwrap(),
+        1,
+        "up to the first that is not mapped"
+    );
     fails(system.pin_pages(at(NIC), &[16], READ), libc::EINVAL);
     fails(system.unpin_pages(at("0000:0a:00.0"), &[16]), libc::ENODEV);
     assert_eq!(system.notices(notifier), []);
 }
 
 #[test]
-fn an_unmap_of_pinned_pages_is_told_and_one_of_others_is_not() {
+fn an_unmap_of_pinned_pages_calls_the_notifiers() {
     let Ready { system, container, .. } = mapped();
     let notifiers = [0, 1].map(|_| system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap());
     system.pin_pages(at(NVME), &[17, 17], WRITE).unwrap();
-    assert_eq!(system.unpin_pages(at(NVME), &[17]).unwrap(), 1, "it is pinned once more");
+    assert_eq!(system.unpin_pages(at(NVME), &[17]).unwrap(), 1, "one pin is left");
     assert_eq!(system.unmap_dma(container, &unmap(16, 4)).unwrap(), 4 * PAGE);
-    let told = [Notice::Unmap(16 * PAGE..18 * PAGE)];
-    assert_eq!(notifiers.map(|notifier| system.notices(notifier)), [told.clone(), told]);
+    let notices = [Notice::Unmap(16 * PAGE..18 * PAGE)];
+    assert_eq!(notifiers.map(|notifier| system.notices(notifier)), [notices.clone(), notices]);
     fails(system.pin_pages(at(NVME), &[17], READ), libc::EINVAL);
     assert_eq!(system.locked_memory(), 0);
 }
 
 #[test]
-fn a_page_that_was_let_go_of_is_no_matter_and_one_that_nobody_lets_go_of_stops_the_kernel() {
+fn an_unmap_of_pinned_pages_without_a_notifier_stops_the_kernel() {
     let Ready { system, container, .. } = mapped();
     let notifier = system.register_notifier(at(NVME), Notifier::Iommu, 1).unwrap();
     system.pin_pages(at(NVME), &[16, 18], READ).unwrap();

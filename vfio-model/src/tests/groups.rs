@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_container_says_its_version_and_others_do_not_know_the_question() {
+fn only_a_container_has_an_api_version() {
     let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     assert_eq!(system.api_version(container).unwrap(), 0);
     fails(system.api_version(group), libc::ENOTTY);
@@ -9,7 +9,7 @@ fn a_container_says_its_version_and_others_do_not_know_the_question() {
 }
 
 #[test]
-fn a_container_asks_its_driver_what_it_does_not_know() {
+fn a_container_forwards_unknown_ioctls_to_its_driver() {
     let system = host(Kernel::Linux6_12).build();
     let container = system.open_container();
     fails(system.group_status(container, 8), libc::EINVAL);
@@ -21,7 +21,7 @@ fn a_container_asks_its_driver_what_it_does_not_know() {
 }
 
 #[test]
-fn extensions_depend_on_the_groups_until_the_iommu_is_set_and_on_it_after() {
+fn extensions_depend_on_the_groups_then_on_the_iommu() {
     let mut description = host(Kernel::Linux6_12);
     description.noiommu_mode = true;
     let system = description.build();
@@ -58,7 +58,7 @@ fn an_iommu_is_set_once_with_a_group_and_of_a_known_type() {
 }
 
 #[test]
-fn nesting_is_set_where_the_iommu_has_it() {
+fn nesting_needs_an_iommu_that_supports_it() {
     for nesting in [true, false] {
         let mut description = host(Kernel::Linux6_12);
         description.nesting = nesting;
@@ -94,7 +94,7 @@ fn a_group_is_opened_once_and_by_its_number() {
 }
 
 #[test]
-fn status_tells_of_viability_and_of_the_container() {
+fn status_reports_viability_and_container() {
     let Ready { system, group, .. } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     assert_eq!(system.group_status(group, 8).unwrap(), 3);
@@ -106,7 +106,7 @@ fn status_tells_of_viability_and_of_the_container() {
 }
 
 #[test]
-fn a_group_is_viable_whatever_has_its_devices_but_the_host() {
+fn only_a_host_driver_makes_a_group_not_viable() {
     for (driver, viable) in [
         (Driver::None, true),
         (Driver::Vfio, true),
@@ -125,7 +125,7 @@ fn a_group_is_viable_whatever_has_its_devices_but_the_host() {
 }
 
 #[test]
-fn a_group_that_is_not_viable_is_refused_early_or_late() {
+fn a_group_that_is_not_viable_is_refused() {
     let refused = |kernel| {
         let system = host(kernel).device(at(NIC2), 2, Driver::Host, PciFunction::nic()).build();
         let container = system.open_container();
@@ -142,7 +142,7 @@ fn a_group_that_is_not_viable_is_refused_early_or_late() {
 }
 
 #[test]
-fn a_group_takes_a_container_and_nothing_else() {
+fn set_container_accepts_only_containers() {
     for (kernel, negative, other) in [
         (Kernel::Linux5_4, libc::EINVAL, libc::EINVAL),
         (Kernel::Linux6_1, libc::EBADF, libc::EINVAL),
@@ -160,7 +160,7 @@ fn a_group_takes_a_container_and_nothing_else() {
 }
 
 #[test]
-fn what_is_looked_at_first_depends_on_the_kernel() {
+fn the_order_of_checks_depends_on_the_kernel() {
     for (kernel, errno) in [(Kernel::Linux5_4, libc::EINVAL), (Kernel::Linux6_12, libc::EBADF)] {
         let Ready { system, group, container } = ready(host(kernel));
         fails(system.set_container(group, Fd(999)), errno);
@@ -205,7 +205,7 @@ fn a_group_without_an_iommu_needs_raw_io() {
 }
 
 #[test]
-fn raw_io_is_asked_for_at_every_step() {
+fn every_step_checks_raw_io() {
     let mut description = host(Kernel::Linux6_12);
     description.noiommu_mode = true;
     let system = description.build();
@@ -223,7 +223,7 @@ fn raw_io_is_asked_for_at_every_step() {
 }
 
 #[test]
-fn raw_io_is_asked_for_before_or_after_the_container() {
+fn raw_io_is_checked_before_or_after_the_container() {
     for (kernel, errno) in [(Kernel::Linux5_4, libc::EPERM), (Kernel::Linux6_12, libc::EBADFD)] {
         let system = host(kernel).build();
         let group = system.open_group(3).unwrap();
@@ -233,7 +233,7 @@ fn raw_io_is_asked_for_before_or_after_the_container() {
 }
 
 #[test]
-fn names_are_exact_but_for_options() {
+fn device_names_match_exactly_except_for_options() {
     for (name, old, new) in [
         ("0000:01:00.0", 0, 0),
         ("", libc::ENODEV, libc::ENODEV),
@@ -253,7 +253,7 @@ fn names_are_exact_but_for_options() {
 }
 
 #[test]
-fn a_group_leaves_its_container_when_nobody_uses_it() {
+fn a_group_leaves_its_container_after_its_last_user() {
     let Ready { system, container, group } = ready(host(Kernel::Linux6_12));
     let devices = [0, 1].map(|_| system.open_device(group, NVME).unwrap());
     fails(system.unset_container(group), libc::EBUSY);
@@ -266,7 +266,7 @@ fn a_group_leaves_its_container_when_nobody_uses_it() {
 }
 
 #[test]
-fn closing_in_every_order_leaves_nothing_and_keeps_what_is_used() {
+fn every_order_of_closes_frees_everything() {
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for kernel in KERNELS {
         for order in orders {
@@ -285,7 +285,7 @@ fn closing_in_every_order_leaves_nothing_and_keeps_what_is_used() {
 }
 
 #[test]
-fn a_kvm_of_old_uses_the_container() {
+fn linux_5_4_makes_a_kvm_link_a_user_of_the_container() {
     let system = host(Kernel::Linux5_4).build();
     let (kvm, container) = (system.open_kvm(), system.open_container());
     let group = system.open_group(1).unwrap();
@@ -302,7 +302,7 @@ fn a_kvm_of_old_uses_the_container() {
 }
 
 #[test]
-fn a_kvm_of_old_is_refused_without_an_iommu() {
+fn linux_5_4_refuses_a_kvm_link_without_an_iommu() {
     let mut description = host(Kernel::Linux5_4);
     description.noiommu_mode = true;
     let system = description.build();
@@ -314,7 +314,7 @@ fn a_kvm_of_old_is_refused_without_an_iommu() {
 }
 
 #[test]
-fn a_kvm_holds_the_groups_file() {
+fn a_kvm_link_holds_the_file_of_the_group() {
     for kernel in KERNELS {
         let Ready { system, container, group } = ready(host(kernel));
         let kvm = system.open_kvm();
@@ -330,7 +330,7 @@ fn a_kvm_holds_the_groups_file() {
 }
 
 #[test]
-fn a_kvm_links_files_of_vfio() {
+fn kvm_links_only_files_of_vfio() {
     let Ready { system, container, group } = ready(host(Kernel::Linux6_1));
     let kvm = system.open_kvm();
     fails(system.link(kvm, Fd(-1)), libc::EBADF);

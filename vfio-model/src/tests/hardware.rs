@@ -1,4 +1,4 @@
-//! What a device does by itself, and what vfio-pci makes of it.
+//! Devices that act, and how vfio-pci reports it.
 
 use super::devices::eventfds;
 use super::*;
@@ -11,14 +11,14 @@ const ERR: u32 = 3;
 const CONFIG: u64 = 7 << 40;
 const COMMAND: u64 = CONFIG + 4;
 const POWER: u64 = CONFIG + 0x64;
-/// The pending bits of the NVMe, in BAR0.
+/// The PBA of the NVMe, in BAR0.
 const PENDING: u64 = 0x3000;
 const NONE: u32 = 1;
 const EVENTFD: u32 = 4;
 const MASK: u32 = 8;
 const UNMASK: u32 = 16;
 
-/// An NVMe that is open, alone or with a NIC on its bus.
+/// Opens the NVMe of a description.
 fn opened(description: Description) -> (System, Fd, Fd) {
     let Ready { system, group, .. } = ready(description);
     let device = system.open_device(group, NVME).unwrap();
@@ -69,7 +69,7 @@ fn memory_that_is_not_decoded_is_eio() {
 }
 
 #[test]
-fn what_is_mapped_is_what_is_read() {
+fn mmap_and_read_share_the_memory() {
     use std::os::unix::fs::FileExt;
     let (system, device, _) = opened(host(Kernel::Linux6_12));
     let memory = system.mmap(device, 0x1000, 0x1000).unwrap();
@@ -80,7 +80,7 @@ fn what_is_mapped_is_what_is_read() {
 }
 
 #[test]
-fn bits_that_are_hardwired_to_zero_stay_so_and_a_virtual_function_decodes_without_its_bit() {
+fn a_virtual_function_decodes_without_the_memory_space_bit() {
     let function = PciFunction { zeros: vec![(4, 2)], ..PciFunction::nvme() };
     let description = host(Kernel::Linux6_12).device(at(NVME), 1, Driver::Vfio, function);
     let (system, device, _) = opened(description);
@@ -150,7 +150,7 @@ fn a_disabled_or_masked_pin_does_not_fire() {
 }
 
 #[test]
-fn an_error_is_reported_by_its_interrupt() {
+fn report_error_signals_the_error_interrupt() {
     let (system, device, _) = opened(host(Kernel::Linux6_12));
     let error = system.open_eventfd();
     system.report_error(at(NVME));
@@ -161,7 +161,7 @@ fn an_error_is_reported_by_its_interrupt() {
 }
 
 #[test]
-fn an_eventfd_of_the_program_is_signalled_after_its_fd_is_closed_and_dropped_with_its_vector() {
+fn an_interrupt_holds_its_eventfd_after_the_fd_is_closed() {
     let (system, device, _) = opened(host(Kernel::Linux6_12));
     let counter = Arc::new(Counter::default());
     let fd = system.open_eventfd_of(counter.clone());
@@ -174,7 +174,7 @@ fn an_eventfd_of_the_program_is_signalled_after_its_fd_is_closed_and_dropped_wit
 }
 
 #[test]
-fn a_reset_brings_power_on_back() {
+fn a_reset_restores_the_power_on_values() {
     let (system, device, _) = opened(host(Kernel::Linux6_12));
     system.write(device, COMMAND, &[7, 4]).unwrap();
     system.assert_pin(at(NVME), true).unwrap();
@@ -188,7 +188,7 @@ fn shared_bus(kernel: Kernel) -> Description {
     host(kernel).bus([at(NVME), at(NIC)])
 }
 
-/// A reply of `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` with so much room.
+/// The reply of `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` with this `argsz`.
 fn hot_reset_info(system: &System, device: Fd, room: u32) -> (io::Result<()>, Vec<u8>) {
     let mut reply = room.to_ne_bytes().to_vec();
     reply.resize(room as usize, 0);
@@ -196,7 +196,7 @@ fn hot_reset_info(system: &System, device: Fd, room: u32) -> (io::Result<()>, Ve
 }
 
 #[test]
-fn a_bus_names_what_a_reset_of_it_reaches() {
+fn hot_reset_info_lists_the_functions_on_the_bus() {
     let (system, device, _) = opened(shared_bus(Kernel::Linux6_12));
     fails(hot_reset_info(&system, device, 11).0, libc::EINVAL);
     let (result, reply) = hot_reset_info(&system, device, 12);
@@ -209,7 +209,7 @@ fn a_bus_names_what_a_reset_of_it_reaches() {
 }
 
 #[test]
-fn a_reset_of_a_bus_wants_the_files_of_all_groups_and_reaches_all_functions() {
+fn a_hot_reset_needs_all_groups_and_resets_all_functions() {
     let (system, device, group) = opened(shared_bus(Kernel::Linux6_12));
     let other = system.open_group(2).unwrap();
     for (groups, errno) in [
@@ -264,7 +264,7 @@ fn groups_that_cannot_share_get_no_iommu_together() {
 }
 
 #[test]
-fn an_access_of_a_device_is_translated_as_far_as_its_mapping_goes() {
+fn translate_ends_with_the_mapping() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let call = MapDma { argsz: 32, flags: 3, vaddr: 0x10_0000, iova: 0x4000, size: 0x2000 };
     system.map_dma(container, &call).unwrap();

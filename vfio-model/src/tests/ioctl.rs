@@ -1,8 +1,8 @@
-//! Ioctls by number: each reaches the call that has its name, with the fds of the program translated.
+//! Ioctls by number: each reaches its call, with the fds of the program translated.
 
 use super::*;
 
-/// The program's numbers are 100 above the system's.
+/// The program's fds are 100 above the system's.
 fn translate(fd: i32) -> Fd {
     Fd(fd - 100)
 }

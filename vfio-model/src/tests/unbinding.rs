@@ -1,11 +1,10 @@
-//! Devices that are taken from vfio-pci while a user has them, and those that a driver of the
-//! host's wants.
+//! Drivers that leave devices in use, and drivers of the host that bind to them.
 
 use super::devices::{REQ, eventfds};
 use super::*;
 
 #[test]
-fn the_user_is_asked_for_a_device_until_it_is_closed() {
+fn an_open_device_is_requested_until_it_is_closed() {
     for (kernel, reopens) in [(Kernel::Linux5_4, true), (Kernel::Linux6_12, false)] {
         let Ready { system, container, group } = ready(host(kernel));
         let device = system.open_device(group, NVME).unwrap();
@@ -19,7 +18,7 @@ fn the_user_is_asked_for_a_device_until_it_is_closed() {
         assert_eq!(again.is_ok(), reopens, "{kernel:?}");
         again.into_iter().for_each(|fd| system.close(fd).unwrap());
         system.close(device).unwrap();
-        assert_eq!(system.request_again(at(NVME)), 0, "it is gone");
+        assert_eq!(system.request_again(at(NVME)), 0, "not open any more");
         fails(system.open_device(group, NVME), libc::ENODEV);
         system.close(group).unwrap();
         fails(system.open_group(1), libc::ENOENT);
@@ -30,11 +29,11 @@ fn the_user_is_asked_for_a_device_until_it_is_closed() {
 }
 
 #[test]
-fn of_old_the_last_device_waits_until_its_group_has_no_container() {
+fn linux_5_4_keeps_the_last_device_while_its_group_has_a_container() {
     for closes in [true, false] {
         let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
-        assert!(!system.unbind(at(NVME)).unwrap(), "nobody has it open");
-        assert_eq!(system.request_again(at(NVME)), 0, "and nobody is asked");
+        assert!(!system.unbind(at(NVME)).unwrap(), "the group has a container");
+        assert_eq!(system.request_again(at(NVME)), 0, "no user is requested");
         fails(system.open_device(group, NVME), libc::ENODEV);
         assert_eq!(system.group_status(group, 8).unwrap(), 3);
         assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio));
@@ -46,13 +45,13 @@ fn of_old_the_last_device_waits_until_its_group_has_no_container() {
         if !closes {
             fails(system.open_group(1), libc::EBUSY);
             system.bind(at(NVME), Driver::Vfio).unwrap();
-            assert_eq!(system.group_status(group, 8).unwrap(), 1, "the file is still of use");
+            assert_eq!(system.group_status(group, 8).unwrap(), 1, "the file stays usable");
         }
     }
 }
 
 #[test]
-fn of_old_a_device_that_was_asked_for_waits_for_the_container_after_it_is_closed() {
+fn linux_5_4_keeps_a_closed_device_while_its_group_has_a_container() {
     let Ready { system, group, .. } = ready(host(Kernel::Linux5_4));
     let device = system.open_device(group, NVME).unwrap();
     assert!(!system.unbind(at(NVME)).unwrap());
@@ -62,14 +61,14 @@ fn of_old_a_device_that_was_asked_for_waits_for_the_container_after_it_is_closed
     system.link(kvm, group).unwrap();
     system.close(group).unwrap();
     fails(system.open_group(1), libc::EBUSY);
-    assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio), "KVM is a user, too");
+    assert_eq!(system.driver(at(NVME)), Some(Driver::Vfio), "KVM holds the file");
     system.close(kvm).unwrap();
     assert_eq!(system.driver(at(NVME)), Some(Driver::None));
     fails(system.open_group(1), libc::ENOENT);
 }
 
 #[test]
-fn one_of_several_devices_goes_without_the_group() {
+fn one_of_several_devices_leaves_without_the_group() {
     for kernel in KERNELS {
         let Ready { system, container, .. } = ready(host(kernel));
         let nics = system.open_group(2).unwrap();
@@ -82,7 +81,7 @@ fn one_of_several_devices_goes_without_the_group() {
 }
 
 #[test]
-fn a_group_whose_last_device_goes_is_revoked() {
+fn a_group_whose_last_device_leaves_is_revoked() {
     for kernel in [Kernel::Linux6_1, Kernel::Linux6_12] {
         let Ready { system, container, group } = ready(host(kernel));
         let kvm = system.open_kvm();
@@ -107,7 +106,7 @@ fn a_group_whose_last_device_goes_is_revoked() {
 }
 
 #[test]
-fn the_host_does_not_get_a_device_of_a_group_in_use() {
+fn a_host_driver_cannot_bind_in_a_group_in_use() {
     let Ready { system, container, .. } = ready(host(Kernel::Linux6_12));
     let nics = system.open_group(2).unwrap();
     system.set_container(nics, container).unwrap();

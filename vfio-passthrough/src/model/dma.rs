@@ -1,21 +1,23 @@
-//! A device that reads and writes memory by itself, through the IOMMU.
+//! DMA: a device reads and writes memory through the IOMMU.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::faults::errno;
+use super::iommu::Iommu;
 use super::opened::ADDRESS;
-use super::{Iommu, PciDevice, errno, lock};
+use super::pci::PciDevice;
 use crate::address::{ByteRange, Iova};
 
 impl PciDevice {
-    /// The device reads memory, as far as its driver lets it: with bus mastering on.
+    /// The device reads memory.
     ///
     /// # Errors
     ///
-    /// `EPERM` where bus mastering is off: nothing happens. `EFAULT` where the IOMMU has no
-    /// mapping, or one to memory that is gone: that is an alarm
-    /// ([`Faults::alarms`](super::Faults::alarms)), since it is never right.
+    /// - `EPERM`: bus mastering is disabled.
+    /// - `EFAULT`: the IOMMU has no mapping, or a mapping to memory that was freed. Such an access
+    ///   raises an alarm ([`Faults::alarms`](super::Faults::alarms)).
     pub fn dma_read(&self, iommu: &Iommu, iova: Iova, data: &mut [u8]) -> io::Result<()> {
         let length = data.len();
         self.master(|| {
@@ -28,11 +30,11 @@ impl PciDevice {
         })
     }
 
-    /// The device writes memory. As [`dma_read`](Self::dma_read).
+    /// The device writes memory.
     ///
     /// # Errors
     ///
-    /// Those of [`dma_read`](Self::dma_read).
+    /// The errors of [`dma_read`](Self::dma_read).
     pub fn dma_write(&self, iommu: &Iommu, iova: Iova, data: &[u8]) -> io::Result<()> {
         self.master(|| {
             let mut rest = data;
@@ -44,19 +46,18 @@ impl PciDevice {
         })
     }
 
-    /// DMA that is under way holds up a write of the command register: after that there is none.
+    /// Does DMA. A write of the command register waits for it.
     fn master(&self, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let _no_config_write = lock(&self.mmaps);
-        match self.opened.system.masters_bus(ADDRESS) {
+        self.mmaps.exclusively(|| match self.opened.system.masters_bus(ADDRESS) {
             true => act(),
             false => Err(errno(libc::EPERM)),
-        }
+        })
     }
 }
 
 impl Iommu {
-    /// Carries out DMA, mapping by mapping: `act` gets the place in the memory of this process, and
-    /// how many bytes. By way of a file, so that memory that is gone is an error.
+    /// Does DMA mapping by mapping: `act` gets the address in this process and the number of bytes.
+    /// `/proc/self/mem` turns an access to freed memory into an error.
     fn each_piece(
         &self,
         what: &str,

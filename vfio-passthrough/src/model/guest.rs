@@ -1,4 +1,4 @@
-//! A guest's side of the host traits: memory slots and interrupts that a test can look at.
+//! A guest's memory slots and interrupts, behind the host traits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,57 +6,74 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::messages::Messages;
-use super::{Call, Faults, errno, lock};
+use super::faults::{Call, Faults, errno, lock};
+use super::messages::{Messages, Vectors};
 use crate::address::ByteRange;
-use crate::host::{HostMemory, IntxConnection, IntxLine, MemorySlots};
+use crate::host::{
+    HostMemory, IntxConnection, IntxLine, MemorySlots, MsiMessage, MsiRouter, MsiVectors,
+};
 use crate::services::VmmServices;
 
-/// The trigger and the resample eventfd of a pin that is wired.
+/// The trigger and the resample eventfd of a connected pin.
 type Wire = [Arc<EventFd>; 2];
 
-/// A guest. Clones are the same one.
-#[derive(Clone)]
+/// A guest. A clone is the same guest.
+#[derive(Clone, Debug)]
 pub struct Guest {
     pub(super) faults: Arc<Faults>,
     slots: Arc<Mutex<BTreeMap<u64, u64>>>,
-    pub(super) messages: Arc<Mutex<Messages>>,
+    messages: Arc<Mutex<Messages>>,
     pins: Arc<Mutex<Vec<Wire>>>,
 }
 
 impl Guest {
-    /// A guest with nothing in its memory.
+    /// A guest without memory slots and interrupts.
     pub fn new(faults: Arc<Faults>) -> Self {
         Self { faults, slots: Arc::default(), messages: Arc::default(), pins: Arc::default() }
     }
 
-    /// The host traits that put things into this guest.
+    /// The host traits, for this guest.
     pub fn host(&self) -> VmmServices {
         let own = Arc::new(self.clone());
         VmmServices { slots: own.clone(), msi: own.clone(), intx: Some(own), p2p: None }
     }
 
-    /// What memory slots cover.
+    /// The guest physical ranges of the memory slots.
     pub fn slots(&self) -> Vec<ByteRange> {
         lock(&self.slots).iter().filter_map(|(start, size)| ByteRange::new(*start, *size)).collect()
     }
 
-    /// How many INTx pins are wired to the guest.
+    /// The number of INTx pins that are connected.
     pub fn pins(&self) -> usize {
         lock(&self.pins).len()
     }
 
-    /// How often pins fired since the last look.
+    /// How often pins fired since the last call.
     pub fn pin_fired(&self) -> u64 {
         let pins = lock(&self.pins);
         let counts = pins.iter().filter_map(|[trigger, _]| trigger.read().ok());
         counts.fold(0, u64::saturating_add)
     }
 
+    /// The vectors that have a route to the guest, with their messages.
+    pub fn delivered(&self) -> BTreeMap<u16, MsiMessage> {
+        lock(&self.messages).routes()
+    }
+
+    /// The messages that arrived since the last call, with their counts.
+    pub fn arrived(&self) -> BTreeMap<MsiMessage, u64> {
+        lock(&self.messages).take_arrived()
+    }
+
+    /// The number of eventfds for vectors.
+    pub fn triggers(&self) -> usize {
+        lock(&self.messages).triggers()
+    }
+
     /// The guest acknowledges the interrupt of its pins.
     pub fn acknowledge_pin(&self) {
         for [_, resample] in lock(&self.pins).iter() {
-            // EAGAIN: it is acknowledged often enough already.
+            // EAGAIN: the counter is at its maximum.
             let _ = resample.write(1);
         }
     }
@@ -82,6 +99,13 @@ impl MemorySlots for Guest {
         self.faults.pass(Call::RemoveSlot)?;
         lock(&self.slots).remove(&gpa);
         Ok(())
+    }
+}
+
+impl MsiRouter for Guest {
+    fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>> {
+        self.faults.pass(Call::AllocateVectors)?;
+        Ok(Box::new(Vectors::new(&self.faults, &self.messages, count)))
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use vfio_bindings::bindings::vfio as sys;
 use vfio_model::{Description, Driver, Fd, Kernel, MapDma, PciFunction, System, UnmapDma};
 
-use super::opened::ADDRESS;
-use super::{Call, Faults, errno, info_reply};
+use super::faults::{Call, Faults, errno};
+use super::opened::{ADDRESS, info_reply, open_type1};
 use crate::address::ByteRange;
 use crate::backend::{AddressSpace, IommuInfo};
 
 /// An IOMMU and its mappings.
+#[derive(Debug)]
 pub struct Iommu {
     pub(super) faults: Arc<Faults>,
     system: System,
@@ -19,12 +20,12 @@ pub struct Iommu {
 }
 
 impl Iommu {
-    /// One that reaches 39 bits less the MSI window, with room for 65535 mappings.
+    /// An IOMMU that translates 39 bits without the MSI window, with at most 65535 mappings.
     pub fn new(faults: Arc<Faults>) -> Self {
         Self::of(faults, Description::new(Kernel::Linux6_12))
     }
 
-    /// With room for so many mappings.
+    /// Limits the number of mappings.
     pub fn with_limit(self, limit: usize) -> Self {
         let mut description = Description::new(Kernel::Linux6_12);
         description.dma_entries = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -34,27 +35,27 @@ impl Iommu {
     fn of(faults: Arc<Faults>, description: Description) -> Self {
         let device = description.device(ADDRESS, 0, Driver::Vfio, PciFunction::default());
         let system = device.build();
-        let container = system.open_container();
-        // A container without an IOMMU refuses every call, which the test sees.
-        let _ = set_iommu(&system, container);
+        // Every call on the fd -1 fails, which the test notices.
+        let container = open_type1(&system, 0).map_or(Fd(-1), |(container, _)| container);
         Self { faults, system, container }
     }
 
-    /// Whether a range can be mapped.
+    /// Whether the IOMMU can translate a range.
     pub fn reaches(&self, range: ByteRange) -> bool {
         let info = self.get_info().ok();
         let ranges = info.and_then(|info| info.iova_ranges).unwrap_or_default();
-        ranges.iter().any(|reach| reach.contains(range))
+        ranges.iter().any(|usable| usable.contains(range))
     }
 
-    /// The mappings that there are.
+    /// The mappings, in order.
     pub fn mappings(&self) -> Vec<ByteRange> {
         let mappings = self.system.mappings(self.container).unwrap_or_default();
         let range = |range: &std::ops::Range<u64>| ByteRange::between(range.start, range.end);
         mappings.iter().map(range).collect()
     }
 
-    /// Where in this process a range begins, and how much of it is in the same mapping.
+    /// The address in this process of the range's start, and how much of the range the same mapping
+    /// holds.
     pub(super) fn translate(&self, range: ByteRange) -> Option<(u64, u64)> {
         let found = self.system.translate(self.container, range.start());
         let (at, left) = found.ok().flatten()?;
@@ -65,12 +66,6 @@ impl Iommu {
         let reply = info_reply(0, |reply| self.system.iommu_info(self.container, reply))?;
         Ok(IommuInfo::from_reply(&reply))
     }
-}
-
-fn set_iommu(system: &System, container: Fd) -> io::Result<()> {
-    let group = system.open_group(0)?;
-    system.set_container(group, container)?;
-    system.set_iommu(container, sys::VFIO_TYPE1v2_IOMMU.into())
 }
 
 impl AddressSpace for Iommu {

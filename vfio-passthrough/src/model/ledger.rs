@@ -1,31 +1,33 @@
-//! What a test holds of the host: nothing at its end, or what it says itself.
+//! The resources that a test holds: none at its end.
 
-use super::{Guest, Iommu, PciDevice};
+use super::guest::Guest;
+use super::iommu::Iommu;
+use super::pci::PciDevice;
 use crate::address::ByteRange;
 
-/// What is held of an IOMMU, a device and a guest. The default is nothing.
+/// What is held in an IOMMU, a device and a guest. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// The mappings for DMA.
+    /// The DMA mappings.
     pub mappings: Vec<ByteRange>,
-    /// What memory slots cover.
+    /// The guest physical ranges of the memory slots.
     pub slots: Vec<ByteRange>,
-    /// How many vectors are delivered to the guest.
+    /// The number of vectors that have a route to the guest.
     pub delivered: usize,
-    /// How many eventfds there are for vectors.
+    /// The number of eventfds for vectors.
     pub eventfds: usize,
-    /// How many INTx pins are wired.
+    /// The number of INTx pins that are connected.
     pub pins: usize,
-    /// The interrupt index of the device that is on.
+    /// The interrupt index of the device that is enabled.
     pub interrupts: Option<u32>,
-    /// How many of the device's events the host VMM hears.
+    /// The number of the device's events that have an eventfd.
     pub events: usize,
-    /// What should never have happened: see [`Faults::alarms`](super::Faults::alarms).
+    /// The alarms, as [`Faults::alarms`](super::Faults::alarms) returns them.
     pub alarms: Vec<String>,
 }
 
 impl Ledger {
-    /// What is held now.
+    /// Collects what is held now.
     pub fn of(iommu: &Iommu, device: &PciDevice, guest: &Guest) -> Self {
         Self {
             mappings: iommu.mappings(),

@@ -1,28 +1,28 @@
-//! Message-signalled interrupts of a guest, which it counts.
+//! The message-signalled interrupts of a guest, which counts them.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Call, Guest, errno, lock};
-use crate::host::{MsiMessage, MsiRouter, MsiVectors};
+use super::faults::{Call, Faults, errno, lock};
+use crate::host::{MsiMessage, MsiVectors};
 
-/// What is delivered, and what arrived.
-#[derive(Default)]
+/// The routes of vectors, and the messages that arrived.
+#[derive(Debug, Default)]
 pub(super) struct Messages {
-    /// How often vectors were allocated: their owners have numbers.
+    /// The number of owners of vectors so far.
     owners: u64,
-    delivered: BTreeMap<(u64, u16), (MsiMessage, Arc<EventFd>)>,
+    routes: BTreeMap<(u64, u16), (MsiMessage, Arc<EventFd>)>,
     triggers: Vec<Weak<EventFd>>,
     arrived: BTreeMap<MsiMessage, u64>,
 }
 
 impl Messages {
-    /// Takes what was signalled, as irqfds would have done each time.
+    /// Reads the eventfds of all routes, as irqfds do.
     fn collect(&mut self) {
-        for (message, eventfd) in self.delivered.values() {
+        for (message, eventfd) in self.routes.values() {
             if let Ok(count) = eventfd.read() {
                 let arrived = self.arrived.entry(*message).or_default();
                 *arrived = arrived.saturating_add(count);
@@ -31,57 +31,50 @@ impl Messages {
     }
 
     fn attach(&mut self, vector: (u64, u16), message: MsiMessage, eventfd: Arc<EventFd>) {
-        // An irqfd that finds its eventfd signalled fires once, however often it was.
+        // An irqfd fires once if its eventfd was signalled before, for any count.
         if eventfd.read().is_ok() {
             let arrived = self.arrived.entry(message).or_default();
             *arrived = arrived.saturating_add(1);
         }
-        self.delivered.insert(vector, (message, eventfd));
-    }
-}
-
-impl Guest {
-    /// The vectors that reach the guest, with their messages.
-    pub fn delivered(&self) -> BTreeMap<u16, MsiMessage> {
-        let messages = lock(&self.messages);
-        let delivered = messages.delivered.iter();
-        delivered.map(|((_, vector), (message, _))| (*vector, *message)).collect()
+        self.routes.insert(vector, (message, eventfd));
     }
 
-    /// The messages that arrived since the last call, with how often.
-    pub fn arrived(&self) -> BTreeMap<MsiMessage, u64> {
-        let mut messages = lock(&self.messages);
-        messages.collect();
-        std::mem::take(&mut messages.arrived)
+    pub fn routes(&self) -> BTreeMap<u16, MsiMessage> {
+        let routes = self.routes.iter();
+        routes.map(|((_, vector), (message, _))| (*vector, *message)).collect()
     }
 
-    /// How many eventfds there are for vectors.
+    pub fn take_arrived(&mut self) -> BTreeMap<MsiMessage, u64> {
+        self.collect();
+        std::mem::take(&mut self.arrived)
+    }
+
+    /// The number of eventfds that are open.
     pub fn triggers(&self) -> usize {
-        let messages = lock(&self.messages);
-        let alive = |trigger: &&Weak<EventFd>| trigger.strong_count() != 0;
-        messages.triggers.iter().filter(alive).count()
+        self.triggers.iter().filter(|trigger| trigger.strong_count() != 0).count()
     }
 }
 
-impl MsiRouter for Guest {
-    fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>> {
-        self.faults.pass(Call::AllocateVectors)?;
-        let mut messages = lock(&self.messages);
-        messages.owners = messages.owners.saturating_add(1);
-        Ok(Box::new(Vectors {
-            guest: self.clone(),
-            owner: messages.owners,
-            count,
-            eventfds: BTreeMap::new(),
-        }))
-    }
-}
-
-struct Vectors {
-    guest: Guest,
+/// The vectors of one owner.
+#[derive(Debug)]
+pub(super) struct Vectors {
+    faults: Arc<Faults>,
+    messages: Arc<Mutex<Messages>>,
     owner: u64,
     count: u16,
     eventfds: BTreeMap<u16, Arc<EventFd>>,
+}
+
+impl Vectors {
+    pub fn new(faults: &Arc<Faults>, messages: &Arc<Mutex<Messages>>, count: u16) -> Self {
+        let owner = {
+            let mut messages = lock(messages);
+            messages.owners = messages.owners.saturating_add(1);
+            messages.owners
+        };
+        let (faults, messages) = (faults.clone(), messages.clone());
+        Self { faults, messages, owner, count, eventfds: BTreeMap::new() }
+    }
 }
 
 impl MsiVectors for Vectors {
@@ -92,25 +85,24 @@ impl MsiVectors for Vectors {
         if let Some(eventfd) = self.eventfds.get(&vector) {
             return Ok(eventfd.clone());
         }
-        self.guest.faults.pass(Call::Eventfd)?;
+        self.faults.pass(Call::Eventfd)?;
         let eventfd = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         self.eventfds.insert(vector, eventfd.clone());
-        let triggers = &mut lock(&self.guest.messages).triggers;
-        // A dead one would keep its memory for ever.
+        let triggers = &mut lock(&self.messages).triggers;
+        // A dead reference would keep its memory.
         triggers.retain(|trigger| trigger.strong_count() != 0);
         triggers.push(Arc::downgrade(&eventfd));
         Ok(eventfd)
     }
 
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()> {
-        lock(&self.guest.messages).collect();
-        self.guest.faults.pass(Call::Route).inspect_err(|_| {
-            // An irqfd goes before its route changes: with the change failed, nothing delivers the
-            // vector.
-            let mut messages = lock(&self.guest.messages);
-            let vectors = changes.iter().filter(|(_, message)| message.is_some());
-            for (vector, _) in vectors {
-                messages.delivered.remove(&(self.owner, *vector));
+        lock(&self.messages).collect();
+        self.faults.pass(Call::Route).inspect_err(|_| {
+            // A VMM detaches an irqfd before it changes the route. After the failure no route
+            // remains.
+            let mut messages = lock(&self.messages);
+            for (vector, _) in changes.iter().filter(|(_, message)| message.is_some()) {
+                messages.routes.remove(&(self.owner, *vector));
             }
         })?;
         for (vector, message) in changes {
@@ -118,9 +110,9 @@ impl MsiVectors for Vectors {
             match message {
                 Some(message) => {
                     let eventfd = self.trigger(*vector)?;
-                    lock(&self.guest.messages).attach(key, *message, eventfd);
+                    lock(&self.messages).attach(key, *message, eventfd);
                 }
-                None => drop(lock(&self.guest.messages).delivered.remove(&key)),
+                None => drop(lock(&self.messages).routes.remove(&key)),
             }
         }
         Ok(())
@@ -129,8 +121,8 @@ impl MsiVectors for Vectors {
 
 impl Drop for Vectors {
     fn drop(&mut self) {
-        let mut messages = lock(&self.guest.messages);
+        let mut messages = lock(&self.messages);
         messages.collect();
-        messages.delivered.retain(|(owner, _), _| *owner != self.owner);
+        messages.routes.retain(|(owner, _), _| *owner != self.owner);
     }
 }

@@ -9,33 +9,37 @@ use vfio_model::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{errno, lock};
+use super::faults::{errno, lock};
 use crate::backend::{BusMember, SetIrqs};
 
-/// Where the device is.
+/// The address of the device.
 pub(super) const ADDRESS: PciAddress = PciAddress::new(0, 1, 0);
 
-/// Its group; those of others on its bus have the numbers that follow.
+/// The device's group. The groups of its neighbours on the bus have the next numbers.
 const GROUP: u32 = 0;
 
-/// What a device is.
+/// The description of a device.
+#[derive(Debug)]
 pub(super) struct Shape {
-    /// The host's kernel can add vectors to MSI-X.
+    /// Whether the kernel can add vectors to MSI-X.
     pub grows_msix: bool,
     pub function: PciFunction,
-    /// What is on its bus; nothing where the bus cannot be reset.
+    /// The functions on the bus; empty where the bus cannot be reset.
     pub bus: Vec<BusMember>,
 }
 
-/// A device that is open, until it is closed.
+/// An open device.
+#[derive(Debug)]
 pub(super) struct Opened {
     pub system: Arc<System>,
-    /// Its group, and the others on its bus that are ours.
+    /// The fds of the device's group and of its neighbours' groups that are ours.
     pub groups: Vec<Fd>,
+    /// `None` after the close.
     pub file: Mutex<Option<Arc<DeviceFile>>>,
 }
 
-/// The device's file, closed with the last who holds it.
+/// The device's file, which its last holder closes.
+#[derive(Debug)]
 pub(super) struct DeviceFile {
     pub system: Arc<System>,
     pub fd: Fd,
@@ -44,9 +48,7 @@ pub(super) struct DeviceFile {
 impl Shape {
     pub fn open(&self) -> io::Result<Opened> {
         let system = Arc::new(self.description().build());
-        let (container, group) = (system.open_container(), system.open_group(GROUP)?);
-        system.set_container(group, container)?;
-        system.set_iommu(container, sys::VFIO_TYPE1v2_IOMMU.into())?;
+        let (_, group) = open_type1(&system, GROUP)?;
         let fd = system.open_device(group, &ADDRESS.to_string())?;
         let ours = self.neighbours().filter(|(_, _, member)| member.ours);
         let others = ours.map(|(group, ..)| system.open_group(group));
@@ -72,7 +74,7 @@ impl Shape {
         all.bus(self.neighbours().map(|(_, address, _)| address).chain([ADDRESS]))
     }
 
-    /// The other functions on the bus, each in a group of its own.
+    /// The other functions on the bus, in one group each.
     fn neighbours(&self) -> impl Iterator<Item = (u32, PciAddress, &BusMember)> {
         let groups = GROUP.saturating_add(1)..;
         groups.zip(&self.bus).filter_map(|(group, member)| {
@@ -83,7 +85,7 @@ impl Shape {
 }
 
 impl Opened {
-    /// The device's file: ENODEV once it is closed.
+    /// The device's file: ENODEV after the close.
     pub fn file(&self) -> io::Result<Arc<DeviceFile>> {
         lock(&self.file).clone().ok_or_else(|| errno(libc::ENODEV))
     }
@@ -91,13 +93,13 @@ impl Opened {
 
 impl Drop for DeviceFile {
     fn drop(&mut self) {
-        // It is open: nobody else closes it.
+        // No error is possible: the fd is open.
         let _ = self.system.close(self.fd);
     }
 }
 
 impl DeviceFile {
-    /// `VFIO_DEVICE_SET_IRQS`. The kernel holds the eventfds, whose fds are closed again.
+    /// `VFIO_DEVICE_SET_IRQS`. The kernel holds the eventfds after their fds are closed.
     pub fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {
         let unmask;
         let (action, index, start, eventfds) = match call {
@@ -131,7 +133,7 @@ impl DeviceFile {
     }
 }
 
-/// What frees a vector.
+/// The number that unbinds a vector.
 const NO_EVENTFD: Fd = Fd(-1);
 
 /// An eventfd of this process.
@@ -139,11 +141,34 @@ struct Own(Arc<EventFd>);
 
 impl Eventfd for Own {
     fn signal(&self) {
-        // EAGAIN: it has been signalled as often as can be.
+        // EAGAIN: the counter is at its maximum.
         let _ = self.0.write(1);
     }
 
     fn take(&self) -> u64 {
         self.0.read().unwrap_or(0)
     }
+}
+
+/// Opens a container and a group, and sets a type1v2 IOMMU.
+pub(super) fn open_type1(system: &System, group: u32) -> io::Result<(Fd, Fd)> {
+    let (container, group) = (system.open_container(), system.open_group(group)?);
+    system.set_container(group, container)?;
+    system.set_iommu(container, sys::VFIO_TYPE1v2_IOMMU.into())?;
+    Ok((container, group))
+}
+
+/// The size of the buffer of an info ioctl, with room for capabilities.
+const INFO_SIZE: u32 = 4096;
+
+/// The reply of an info ioctl whose struct begins with `argsz`, flags and an index.
+pub(super) fn info_reply(
+    index: u32,
+    call: impl FnOnce(&mut [u8]) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    let words = [INFO_SIZE, 0, index];
+    let mut reply: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    reply.resize(INFO_SIZE as usize, 0);
+    call(&mut reply)?;
+    Ok(reply)
 }

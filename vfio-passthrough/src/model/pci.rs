@@ -1,19 +1,19 @@
-//! A device behind vfio-pci.
+//! A PCI device behind vfio-pci.
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX,
-    VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX,
 };
 use vfio_model::{Interrupts, PciFunction, Region};
 
-use super::decoding::Mmaps;
-use super::opened::{ADDRESS, Opened, Shape};
-use super::{Call, Faults, errno, info_reply, lock};
+use super::faults::{Call, Faults, errno, lock};
+use super::mmaps::Mmaps;
+use super::opened::{ADDRESS, Opened, Shape, info_reply};
 use crate::address::ByteRange;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap,
@@ -22,23 +22,24 @@ use crate::backend::{
 use crate::host::HostMemory as _;
 use crate::pci::msi::MsiLayout;
 
-/// A PCI function in memory, opened by way of the group that it has to itself.
+/// A PCI function in memory, opened through a group of its own.
+#[derive(Debug)]
 pub struct PciDevice {
-    pub(super) faults: Arc<Faults>,
+    faults: Arc<Faults>,
     shape: Shape,
     pub(super) opened: Opened,
-    pub(super) mmaps: Mutex<Mmaps>,
-    /// How often the host has asked for the device.
+    pub(super) mmaps: Arc<Mmaps>,
+    /// The number of requests by the host.
     requests: AtomicU64,
 }
 
 impl PciDevice {
-    /// Something like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and pending bits;
-    /// an INTx pin, PCI Express and power management.
+    /// A function like QEMU's NVMe: BAR0 with registers, MSI-X table (65 vectors) and PBA; an INTx
+    /// pin, PCI Express and power management.
     ///
     /// # Errors
     ///
-    /// It could not be opened.
+    /// The error of the call that opens the device.
     pub fn nvme(faults: Arc<Faults>, msix: IrqFlags) -> io::Result<Self> {
         let irq = |index, count, flags| IrqInfo { index, flags, count };
         let irqs = vec![
@@ -50,13 +51,13 @@ impl PciDevice {
         Self::new(faults, config, &[0x4000], irqs)
     }
 
-    /// A function with an INTx pin, MSI of this form (message control) and MSI-X of so many
-    /// vectors, where there is any: capabilities at 0x40 (MSI-X), 0x50 (MSI), 0x80 (PCI Express,
-    /// with FLR); in BAR0 the table at 0x1_0000 and the pending bits at 0x1_8000.
+    /// A function with an INTx pin, optional MSI with this message control, and optional MSI-X with
+    /// this number of vectors. Capabilities: MSI-X at 0x40 with the table at 0x1_0000 and the PBA at
+    /// 0x1_8000 of BAR0, MSI at 0x50, PCI Express with FLR at 0x80.
     ///
     /// # Errors
     ///
-    /// It could not be opened.
+    /// The error of the call that opens the device.
     pub fn with_interrupts(
         faults: Arc<Faults>,
         msi: Option<u16>,
@@ -93,13 +94,13 @@ impl PciDevice {
         Self::new(faults, config, &[0x2_0000], irqs)
     }
 
-    /// A function with this config space, with regions of these sizes, of BAR0 to BAR5 and the ROM,
-    /// and with so many interrupts of each kind. MSI-X with [`NORESIZE`](IrqFlags::NORESIZE) makes
-    /// it a device of a kernel that cannot add vectors; other flags are those that vfio-pci gives.
+    /// A function with this config space, these sizes of BAR0 to BAR5 and the ROM, and these counts
+    /// of interrupts. MSI-X with [`NORESIZE`](IrqFlags::NORESIZE) selects a kernel that cannot add
+    /// vectors; vfio-pci determines all other flags.
     ///
     /// # Errors
     ///
-    /// It could not be opened.
+    /// The error of the call that opens the device.
     pub fn new(
         faults: Arc<Faults>,
         config: Vec<u8>,
@@ -133,16 +134,11 @@ impl PciDevice {
             function,
             bus: Vec::new(),
         };
-        Ok(Self {
-            faults,
-            opened: shape.open()?,
-            shape,
-            mmaps: Mutex::default(),
-            requests: AtomicU64::new(0),
-        })
+        let (opened, mmaps) = (shape.open()?, Mmaps::new(faults.clone()));
+        Ok(Self { faults, shape, opened, mmaps, requests: AtomicU64::new(0) })
     }
 
-    /// Another one, opened anew. It stays as it was where it cannot be opened, as no shape is.
+    /// Opens the changed device anew. After an error, which no change causes, the device stays.
     fn changed(mut self, change: impl FnOnce(&mut Shape)) -> Self {
         change(&mut self.shape);
         if let Ok(opened) = self.shape.open() {
@@ -151,8 +147,8 @@ impl PciDevice {
         self
     }
 
-    /// One without a reset of its own, on a bus with these functions; a bus without any cannot be
-    /// reset.
+    /// Removes the function-level reset, and puts the device on a bus with these functions. A bus
+    /// without functions cannot be reset.
     pub fn without_reset(self, bus: Vec<BusMember>) -> Self {
         self.changed(|shape| {
             shape.function.resets = false;
@@ -160,12 +156,12 @@ impl PciDevice {
         })
     }
 
-    /// One where bits of a byte of config space are zero whatever is written.
+    /// Makes bits of a byte of config space read-only zero.
     pub fn with_zeros(self, offset: u64, bits: u8) -> Self {
         self.changed(|shape| shape.function.zeros.push((offset, bits)))
     }
 
-    /// One that describes a region in another way: its size, its flags, and where it can be mapped.
+    /// Changes the size of a region, its flags, and its parts that can be mapped.
     pub fn with_region(self, index: u32, change: impl FnOnce(&mut RegionInfo)) -> Self {
         let mut info = self.region_info(index).unwrap_or_default();
         change(&mut info);
@@ -182,52 +178,51 @@ impl PciDevice {
         })
     }
 
-    /// Bytes of the real config space, which the guest does not see all of; zeros beyond its end.
+    /// Reads the device's config space, without vfio-pci. Bytes beyond its end are zero.
     ///
     /// # Errors
     ///
-    /// None that is expected.
+    /// No error is expected.
     pub fn config(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(|_| errno(libc::EINVAL))?;
         self.opened.system.config(ADDRESS, offset, data)
     }
 
-    /// What is bound to its interrupts.
+    /// The state of its interrupts in VFIO.
     pub fn irqs(&self) -> Interrupts {
         self.opened.system.interrupts(ADDRESS)
     }
 
-    /// How many of its events somebody hears.
+    /// The number of its events, errors and requests, that have an eventfd.
     pub fn heard(&self) -> usize {
         self.irqs().events.len()
     }
 
-    /// The device fires a vector of MSI or MSI-X, whichever is on: its eventfd is signalled. A
-    /// vector of MSI-X without one is masked by the host's kernel: its pending bit is set. Nothing
-    /// happens where neither is on, or for a vector that is not there.
+    /// The device fires a vector of MSI or MSI-X, whichever is enabled: its eventfd is signalled.
+    /// The kernel masks a vector of MSI-X that has no eventfd: its pending bit is set. Nothing
+    /// happens without MSI and MSI-X, or for a vector that does not exist.
     ///
     /// # Errors
     ///
-    /// The pending bits could not be written.
+    /// The pending bits cannot be written.
     pub fn raise(&self, vector: u16) -> io::Result<()> {
         self.opened.system.fire(ADDRESS, vector.into())
     }
 
-    /// The device asserts its pin, or stops doing so.
+    /// The device asserts its interrupt pin or deasserts it.
     ///
     /// # Errors
     ///
-    /// None that is expected.
+    /// No error is expected.
     pub fn assert_pin(&self, asserted: bool) -> io::Result<()> {
         self.opened.system.assert_pin(ADDRESS, asserted)
     }
 
-    /// vfio-pci looks whether the pin is to be unmasked, as it does when the resample eventfd is
-    /// signalled.
+    /// vfio-pci reads the resample eventfd and unmasks the pin if it was signalled.
     ///
     /// # Errors
     ///
-    /// None that is expected.
+    /// No error is expected.
     pub fn resample(&self) -> io::Result<()> {
         self.opened.system.poll_unmask(ADDRESS);
         Ok(())
@@ -237,18 +232,18 @@ impl PciDevice {
     ///
     /// # Errors
     ///
-    /// None that is expected.
+    /// No error is expected.
     pub fn fail(&self) -> io::Result<()> {
         self.opened.system.report_error(ADDRESS);
         Ok(())
     }
 
-    /// The host asks for the device, as it does every 10 s until it has it. How often it has asked;
-    /// nobody is asked once it [has it back](Self::is_given_back).
+    /// The host requests the device, as it does every 10 s until the device
+    /// [is closed](Self::is_given_back). Returns the number of requests.
     ///
     /// # Errors
     ///
-    /// None that is expected.
+    /// No error is expected.
     pub fn ask_for(&self) -> io::Result<u64> {
         if self.is_given_back() {
             return Ok(self.requests.load(Ordering::Relaxed));
@@ -258,7 +253,7 @@ impl PciDevice {
         Ok(before.saturating_add(1))
     }
 
-    /// The host has the device back: its file is closed, and nothing of it is mapped.
+    /// Whether the device's file is closed and no region is mapped.
     pub fn is_given_back(&self) -> bool {
         !self.opened.system.is_open(ADDRESS)
     }
@@ -279,7 +274,7 @@ impl PciDevice {
 
     fn pwrite(&self, position: u64, data: &[u8]) -> io::Result<()> {
         let file = self.opened.file()?;
-        self.changing_decoding(|| match file.system.write(file.fd, position, data)? {
+        self.mmaps.change_decoding(&file, || match file.system.write(file.fd, position, data)? {
             length if length == data.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         })
@@ -291,13 +286,9 @@ impl Device for PciDevice {
         let file = self.opened.file();
         let reply =
             file.and_then(|file| info_reply(0, |reply| file.system.device_info(file.fd, reply)));
-        let resets = reply.is_ok_and(|reply| {
-            reply.get(4).is_some_and(|low| u32::from(*low) & VFIO_DEVICE_FLAGS_RESET != 0)
-        });
-        match resets {
-            true => DeviceFlags::PCI | DeviceFlags::RESET,
-            false => DeviceFlags::PCI,
-        }
+        let flags = reply.ok().and_then(|reply| reply.get(4..)?.first_chunk().copied());
+        let flags = flags.map(|flags| DeviceFlags::from_bits_retain(u32::from_ne_bytes(flags)));
+        flags.unwrap_or(DeviceFlags::PCI)
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {
@@ -336,10 +327,10 @@ impl Device for PciDevice {
         let position = file_position(region, range.start(), length)?;
         let file = self.opened.file()?;
         let memory = file.system.mmap(file.fd, position, range.size())?;
-        let hold = self.clone().hold(file);
+        let hold = self.mmaps.hold(self.clone(), file);
         let mmap =
             RegionMmap::new(hold.clone(), memory.as_fd(), position, range.start(), range.size())?;
-        self.mapped(&hold, mmap.host_address().addr());
+        hold.mapped_at(mmap.host_address().addr());
         Ok(mmap)
     }
 
@@ -351,7 +342,7 @@ impl Device for PciDevice {
     fn reset(&self) -> io::Result<()> {
         self.faults.pass(Call::Reset)?;
         let file = self.opened.file()?;
-        self.changing_decoding(|| file.system.reset(file.fd))
+        self.mmaps.change_decoding(&file, || file.system.reset(file.fd))
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
@@ -364,11 +355,11 @@ impl Device for PciDevice {
     fn reset_bus(&self) -> io::Result<()> {
         self.faults.pass(Call::ResetBus)?;
         let file = self.opened.file()?;
-        self.changing_decoding(|| file.system.hot_reset(file.fd, &self.opened.groups))
+        self.mmaps.change_decoding(&file, || file.system.hot_reset(file.fd, &self.opened.groups))
     }
 
     fn close(&self) {
-        // Closed out of the lock; a mapping may hold it still.
+        // The file is dropped without the lock. A mapped region may still hold it.
         let file = lock(&self.opened.file).take();
         drop(file);
     }

@@ -7,6 +7,7 @@ mod prepare;
 mod seccomp;
 mod source;
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -106,6 +107,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,fd=N]")]
     vfio: Vec<Passthrough>,
 
+    /// The inherited file descriptor of the VFIO container (/dev/vfio/vfio) [default: the VMM opens
+    /// it]
+    #[arg(long, value_name = "fd=N", value_parser = source::parse_fd)]
+    container: Option<RawFd>,
+
     /// The device node of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kvm: Source,
@@ -186,6 +192,7 @@ impl From<Args> for Config {
             cpus: args.cpus,
             memory: args.memory,
             vfio: args.vfio,
+            container: args.container,
             kvm: args.kvm,
             on_error: args.on_error,
             no_reboot: args.no_reboot,

@@ -17,6 +17,11 @@ pub(crate) fn fd(text: &str) -> Option<RawFd> {
     text.strip_prefix("fd=")?.parse::<u16>().ok().map(RawFd::from)
 }
 
+/// `fd=N`, and nothing else.
+pub(crate) fn parse_fd(text: &str) -> Result<RawFd, &'static str> {
+    fd(text).ok_or("fd=N is needed: the number of a file descriptor that the VMM inherits")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@ impl PassedFds {
             ("--kernel", config.kernel.fd()),
             ("--initrd", config.initrd.as_ref().and_then(|source| source.fd())),
             ("--kvm", config.kvm.fd()),
+            ("--container", config.container),
         ];
         let groups = config.vfio.iter().map(|device| ("--vfio", device.group));
         let mut passed = Self::default();

@@ -1,5 +1,6 @@
 //! The devices of `--vfio`, opened in one container.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use resources::AddressRange;
@@ -43,7 +44,7 @@ impl Devices {
     /// Opens the requested devices in one container that is linked to the VM of `host`; `None` if
     /// no device is requested.
     pub(crate) fn open(
-        asked: &[Passthrough],
+        (asked, container): (&[Passthrough], Option<RawFd>),
         addresses: Vec<PciAddress>,
         mut passed: PassedFds,
         host: &KvmHost,
@@ -51,7 +52,10 @@ impl Devices {
         if asked.is_empty() {
             return Ok(None);
         }
-        let container = IommuContext::open()?;
+        let container = match container {
+            None => IommuContext::open()?,
+            Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
+        };
         link(&container, host)?;
         let mut open =
             |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {

@@ -26,7 +26,7 @@ const KERNEL: &str = "3<KERNEL";
 const AND_NULL: &str = "3<KERNEL 4</dev/null";
 
 /// Arguments, files, the beginning of the error, and a further part of the error.
-const WRONG: [(&str, &str, &str, &str); 9] = [
+const WRONG: [(&str, &str, &str, &str); 11] = [
     (
         "--kernel fd=9",
         KERNEL,
@@ -45,6 +45,13 @@ const WRONG: [(&str, &str, &str, &str); 9] = [
         "--vfio fd=4: the file is not a VFIO group",
         "/dev/vfio/7",
     ),
+    (
+        "--kernel fd=3 --container fd=4 --vfio 0000:ff:1f.7",
+        AND_NULL,
+        "the file that was passed is no VFIO container",
+        "/dev/vfio/vfio",
+    ),
+    ("--kernel fd=3 --container fd=4", KERNEL, "--container fd=4: no such file descriptor", ""),
     ("--kernel fd=3 --vfio fd=4", KERNEL, "--vfio fd=4: no such file descriptor was passed", ""),
 ];
 
