@@ -50,17 +50,19 @@ pub fn main() -> ExitCode {
     style.set_up_log();
     let line = CommandLine::parse();
     match (line.command, line.guest) {
-        (Some(Command::Prepare(command)), _) => ended(style, prepare(style, &command)),
+        (Some(Command::Prepare(command)), _) => exit_code(style, prepare(style, &command)),
         (Some(Command::Stats { socket, json }), _) => {
-            ended(style, run::control::stats(&socket, json).map(said))
+            exit_code(style, run::control::stats(&socket, json).map(print))
         }
-        (None, Some(args)) => ended(style, run::run(&args.into()).map(|outcome| status(&outcome))),
+        (None, Some(args)) => {
+            exit_code(style, run::run(&args.into()).map(|outcome| status(&outcome)))
+        }
         // clap requires --kernel when there is no command.
         (None, None) => ExitCode::FAILURE,
     }
 }
 
-fn ended<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
+fn exit_code<E: Display>(style: Style, result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| {
         style.print(Level::Error, &format!("error: {error}"));
         ExitCode::FAILURE
@@ -74,13 +76,13 @@ fn prepare(style: Style, command: &PrepareCommand) -> Result<ExitCode, prepare::
         PrepareCommand::Bind { devices, force } => prepare::bind(devices, *force),
         PrepareCommand::Unbind { devices, force } => prepare::unbind(devices, *force),
     }?;
-    said(report.out.clone());
+    print(report.out.clone());
     let warnings = report.warnings.iter();
     warnings.for_each(|warning| style.print(Level::Warn, &format!("warning: {warning}")));
     Ok(report.status())
 }
 
-fn said(text: String) -> ExitCode {
+fn print(text: String) -> ExitCode {
     // Ignore an error: the reader may have closed its end, as in `vmm devices | head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS

@@ -31,10 +31,10 @@ pub(crate) fn open() -> Result<Kvm, Error> {
 }
 
 /// Opens KVM, or takes the passed file descriptor, and checks its capabilities.
-pub(crate) fn given(source: &Source, passed: &mut PassedFds) -> Result<Kvm, Error> {
+pub(crate) fn open_source(source: &Source, passed: &mut PassedFds) -> Result<Kvm, Error> {
     match source {
         Source::Path(path) => check(open_at(path)?),
-        Source::Fd(fd) => check(taken(*fd, passed.remove(*fd)?)?),
+        Source::Fd(fd) => check(from_file(*fd, passed.remove(*fd)?)?),
     }
 }
 
@@ -51,7 +51,7 @@ fn open_at(path: &Path) -> Result<Kvm, Error> {
     Kvm::new_with_path(name).map_err(|error| failed(Errno::from_raw(error.errno())))
 }
 
-fn taken(fd: RawFd, file: File) -> Result<Kvm, Error> {
+fn from_file(fd: RawFd, file: File) -> Result<Kvm, Error> {
     // SAFETY: `file` is an open descriptor, and this call moves its ownership. If the
     // descriptor is not KVM's, its ioctls fail.
     let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };

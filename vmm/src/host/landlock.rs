@@ -64,10 +64,10 @@ fn rule(
 
 /// Whether this kernel enforces all of the rules.
 #[cfg(test)]
-pub(crate) fn is_whole() -> bool {
+pub(crate) fn is_fully_enforced() -> bool {
     let ruled =
         std::thread::spawn(|| matches!(rule(Thread::Main, None), Ok(RulesetStatus::FullyEnforced)));
-    ruled.join().is_ok_and(|is_whole| is_whole)
+    ruled.join().is_ok_and(|is_fully_enforced| is_fully_enforced)
 }
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
         socket: Option<&Path>,
         does: impl FnOnce() -> T + Send,
     ) -> Option<T> {
-        if !is_whole() {
+        if !is_fully_enforced() {
             eprintln!("NOT RUN: this kernel does not support all of Landlock's ABI 7");
             return None;
         }

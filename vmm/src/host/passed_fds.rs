@@ -63,7 +63,7 @@ impl PassedFds {
     }
 
     /// A file, for inspection.
-    pub(crate) fn look(&self, fd: RawFd) -> Option<&File> {
+    pub(crate) fn get(&self, fd: RawFd) -> Option<&File> {
         self.0.get(&fd).map(|(_, file)| file)
     }
 

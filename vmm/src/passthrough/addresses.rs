@@ -34,7 +34,7 @@ pub(crate) fn addresses(
 fn only_device(fd: RawFd, passed: &PassedFds, sysfs: &Sysfs) -> Result<PciAddress, Error> {
     let no_group = "the file is not a VFIO group\n  \
                     pass group 7 from a shell with: vmm --vfio fd=3 3<>/dev/vfio/7";
-    let group = passed.look(fd).and_then(|file| sysfs.group_of(file));
+    let group = passed.get(fd).and_then(|file| sysfs.group_of(file));
     let group = group.ok_or_else(|| Error::passed_fd("--vfio", fd, no_group))?;
     let mut members = sysfs.members(group);
     // A bridge cannot be assigned.

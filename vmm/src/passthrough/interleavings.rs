@@ -58,7 +58,9 @@ fn two_vcpus_write_msix_control() {
         let function = function.clone();
         thread::spawn(move || function.config_write(MSIX_CONTROL, &control.to_le_bytes()))
     });
-    vcpus.into_iter().for_each(|vcpu| drop(vcpu.join().unwrap()));
+    for vcpu in vcpus {
+        let _ = vcpu.join().unwrap();
+    }
     let mut control = [0; 2];
     function.config_read(MSIX_CONTROL, &mut control);
     let expected = match u16::from_le_bytes(control) & ENABLED_AND_MASKED {

@@ -45,7 +45,7 @@ fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<O
     control.configure(resources.configuration(config, &vm));
     let outcome = loop {
         match vm.run(&resources, config, (&signals, &control), stats) {
-            Ok(Outcome::Reset) if !config.no_reboot => vm = resources.another(stats)?,
+            Ok(Outcome::Reset) if !config.no_reboot => vm = resources.next_vm(stats)?,
             outcome => break outcome,
         }
     };

@@ -94,7 +94,7 @@ impl Resources {
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
         check_memory(config)?;
-        let kvm = kvm::given(&config.kvm, &mut passed)?;
+        let kvm = kvm::open_source(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
         // Report a wrong path now, before the devices are reset and RAM is populated.
         let files = Files::open(config, &mut passed)?;
@@ -121,7 +121,7 @@ impl Resources {
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
-        let ram = had(prepared, &layout, config.memory, stats)?;
+        let ram = ram_for(prepared, &layout, config.memory, stats)?;
         let mappings = devices.as_ref().map(|devices| devices.map(&ram));
         let _mappings = mappings.transpose()?.unwrap_or_default();
         stats.phase("map");
@@ -132,7 +132,7 @@ impl Resources {
     }
 
     /// A VM for another life of the guest. The devices were reset at the end of the previous life.
-    pub(crate) fn another(&self, stats: &Stats) -> Result<Vm, Error> {
+    pub(crate) fn next_vm(&self, stats: &Stats) -> Result<Vm, Error> {
         stats.reboots.add_one();
         let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
         if let Some(devices) = &self.devices {
@@ -184,7 +184,7 @@ fn plan(
 }
 
 /// The prepared RAM if it matches `layout`, otherwise new RAM.
-fn had(
+fn ram_for(
     prepared: Option<Prepared>,
     layout: &Layout,
     memory: Memory,

@@ -9,7 +9,7 @@ use super::*;
 
 /// The messages of a VMM without a kernel. Its standard error is a socket, and JOURNAL_STREAM has
 /// the socket's device, and its inode changed by `inode`.
-fn said(inode: impl Fn(u64) -> u64) -> String {
+fn messages(inode: impl Fn(u64) -> u64) -> String {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let theirs = File::from(OwnedFd::from(theirs));
     let metadata = theirs.metadata().unwrap();
@@ -28,11 +28,11 @@ fn said(inode: impl Fn(u64) -> u64) -> String {
 
 #[test]
 fn adds_levels_only_for_the_journal() {
-    let journal = said(|inode| inode);
+    let journal = messages(|inode| inode);
     assert!(
         !journal.is_empty() && journal.lines().all(|line| line.starts_with("<3>")),
         "{journal}"
     );
-    let plain = said(|inode| inode + 1);
+    let plain = messages(|inode| inode + 1);
     assert!(plain.starts_with("error: "), "{plain}");
 }

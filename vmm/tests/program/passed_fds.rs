@@ -64,9 +64,9 @@ fn names_a_file_descriptor_that_is_wrong_or_missing() {
     for (arguments, files, begins, contains) in WRONG {
         let files = files.replace("KERNEL", kernel.path().to_str().unwrap());
         let output = with(arguments, &files);
-        let said = text(&output);
-        let is_named = said.starts_with(&format!("error: {begins}")) && said.contains(contains);
-        assert!(is_named, "{arguments} {files}: {said}");
+        let stderr = text(&output);
+        let is_named = stderr.starts_with(&format!("error: {begins}")) && stderr.contains(contains);
+        assert!(is_named, "{arguments} {files}: {stderr}");
         assert_eq!(output.status.code(), Some(1));
     }
 }

@@ -70,8 +70,9 @@ fn is_needed(row: &str) -> bool {
     };
     let option = format!("on,without={row}{more}");
     let is_missed = |output: Output| {
-        let said = text(&output);
-        let named = said.contains(&format!(": {call} (")) || said.contains(&format!("({call})"));
+        let stderr = text(&output);
+        let named =
+            stderr.contains(&format!(": {call} (")) || stderr.contains(&format!("({call})"));
         let silent = SILENT.contains(&call) && output.status.signal() == Some(SIGSYS);
         silent || named && output.status.code() == Some(STATUS)
     };
@@ -86,9 +87,9 @@ fn with_all_rows_no_call_is_refused() {
     for option in ["on", "log", "off"] {
         for scenario in SCENARIOS {
             let output = scenario(option);
-            let said = text(&output);
-            assert!(!said.contains("seccomp"), "{option}: {said}");
-            assert_ne!(output.status.signal(), Some(SIGSYS), "{option}: {said}");
+            let stderr = text(&output);
+            assert!(!stderr.contains("seccomp"), "{option}: {stderr}");
+            assert_ne!(output.status.signal(), Some(SIGSYS), "{option}: {stderr}");
         }
     }
 }

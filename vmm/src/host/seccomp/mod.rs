@@ -89,7 +89,7 @@ impl Filter {
         let Some(program) = &self.program else {
             return Ok(());
         };
-        violation::is_in(self.thread.name());
+        violation::set_list(self.thread.name());
         seccompiler::apply_filter(program)
             .map_err(|error| Error::Seccomp { what: "installing a filter", why: error.to_string() })
     }

@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Sets the list of this thread.
-pub(crate) fn is_in(list: &'static str) {
+pub(crate) fn set_list(list: &'static str) {
     LIST.set(list);
 }
 

@@ -92,7 +92,7 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => {
-                return log::error!("the control socket does not answer any more: poll: {error}");
+                return log::error!("the control socket no longer answers: poll: {error}");
             }
         }
         let [_, end] = fds;

@@ -134,7 +134,7 @@ fn life() -> Life {
 
 #[test]
 fn the_control_thread_cannot_open_files() {
-    if !landlock::is_whole() {
+    if !landlock::is_fully_enforced() {
         return eprintln!(
             "NOT RUN: the_control_thread_cannot_open_files: this kernel does not support all of Landlock's ABI 7"
         );
@@ -146,7 +146,7 @@ fn the_control_thread_cannot_open_files() {
     let _server = Server::start(&path, &control, filter()).unwrap();
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /api/v1/vm.counters HTTP/1.1\r\nHost: vmm\r\n\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert!(said.contains(r#"{"opened":"permission denied"}"#), "{said}");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(r#"{"opened":"permission denied"}"#), "{answer}");
 }

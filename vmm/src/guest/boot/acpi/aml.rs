@@ -39,8 +39,7 @@ pub(super) fn string(text: &str) -> Vec<u8> {
 }
 
 /// `EisaId("PNP....")`: three letters of 5 bits each, then four digits, the highest first (ACPI
-/// 6.5,
-/// 19.6.36).
+/// 6.5, 19.6.36).
 pub(super) fn pnp(number: u16) -> Vec<u8> {
     [&[DWORD, 0x41, 0xd0][..], &number.to_be_bytes()].concat()
 }
