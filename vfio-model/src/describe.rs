@@ -226,8 +226,8 @@ impl Description {
         self
     }
 
-    /// Makes a group one that can share a container's IOMMU with no other group (EINVAL), as a group
-    /// behind another kind of IOMMU.
+    /// Makes a group one that can share a container's IOMMU with no other group (EINVAL), as a
+    /// group behind another kind of IOMMU.
     #[must_use]
     pub fn alone(mut self, group: u32) -> Self {
         self.alone.insert(group);

@@ -116,7 +116,7 @@ impl MemorySlot for Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            log::error!("memory slot at {:#x} cannot be removed: {error}", self.gpa);
+            log::error!("the slot at {:#x} cannot be removed: {error}", self.gpa);
             #[expect(clippy::mem_forget, reason = "a failed undo leaks, it never frees")]
             std::mem::forget(self.memory.take());
         }

@@ -52,8 +52,8 @@ impl PciDevice {
     }
 
     /// A function with an INTx pin, optional MSI with this message control, and optional MSI-X with
-    /// this number of vectors. Capabilities: MSI-X at 0x40 with the table at 0x1_0000 and the PBA at
-    /// 0x1_8000 of BAR0, MSI at 0x50, PCI Express with FLR at 0x80.
+    /// this number of vectors. Capabilities: MSI-X at 0x40 with the table at 0x1_0000 and the PBA
+    /// at 0x1_8000 of BAR0, MSI at 0x50, PCI Express with FLR at 0x80.
     ///
     /// # Errors
     ///
