@@ -63,32 +63,33 @@ const MMAP: u32 = sys::VFIO_REGION_INFO_FLAG_MMAP;
 const READ_WRITE: u32 = sys::VFIO_REGION_INFO_FLAG_READ | sys::VFIO_REGION_INFO_FLAG_WRITE;
 
 impl PciFunction {
+    /// A function with this config space, without interrupts and reset. `bars` has the sizes of BAR0
+    /// to BAR5 and the ROM, each of which can be mapped.
+    pub fn new(config: Vec<u8>, bars: &[u64]) -> Self {
+        let region = |size: u64| match size {
+            0 => Region::default(),
+            _ => Region { size, flags: READ_WRITE | MMAP, ..Region::default() },
+        };
+        let sizes = bars.iter().copied().chain(std::iter::repeat(0));
+        let sizes = sizes.take(sys::VFIO_PCI_CONFIG_REGION_INDEX as usize);
+        let config_size = config.len() as u64;
+        let config_region = Region { size: config_size, flags: READ_WRITE, ..Region::default() };
+        let regions = sizes.map(region).chain([config_region]).collect();
+        Self { regions, config, ..Self::default() }
+    }
+
     /// An NVMe controller: 16 KiB of registers with the MSI-X table, 65 vectors, a function-level
     /// reset.
     pub fn nvme() -> Self {
-        let bar0 =
-            Region { size: 16 << 10, flags: READ_WRITE | MMAP, msix_mappable: true, sparse: None };
-        Self {
-            regions: with_config(bar0, 4096),
-            intx: true,
-            msi: 0,
-            msix: 65,
-            express: true,
-            resets: true,
-            config: nvme_config(),
-            zeros: Vec::new(),
-        }
+        let function = Self::new(nvme_config(), &[16 << 10]);
+        let mut nvme = Self { intx: true, msix: 65, express: true, resets: true, ..function };
+        nvme.regions.iter_mut().take(1).for_each(|bar0| bar0.msix_mappable = true);
+        nvme
     }
 
     /// A conventional NIC: 128 KiB of registers, an interrupt pin, no function-level reset.
     pub fn nic() -> Self {
-        let bar0 = Region {
-            size: 128 << 10,
-            flags: READ_WRITE | MMAP,
-            msix_mappable: false,
-            sparse: None,
-        };
-        Self { regions: with_config(bar0, 256), intx: true, ..Self::default() }
+        Self { intx: true, ..Self::new(vec![0; 256], &[128 << 10]) }
     }
 
     /// The number of vectors of an index.
@@ -104,17 +105,6 @@ impl PciFunction {
     }
 }
 
-/// BAR0 and config space; no other BAR and no ROM.
-fn with_config(bar0: Region, config_size: u64) -> Vec<Region> {
-    let config = Region { size: config_size, flags: READ_WRITE, ..Region::default() };
-    let mut regions = vec![Region::default(); sys::VFIO_PCI_CONFIG_REGION_INDEX as usize];
-    if let Some(first) = regions.first_mut() {
-        *first = bar0;
-    }
-    regions.push(config);
-    regions
-}
-
 /// Capabilities: MSI-X of 65 vectors at 0x40, with the table at 0x2000 and the PBA at 0x3000 of
 /// BAR0; PCI Express with FLR at 0x80; power management at 0x60.
 fn nvme_config() -> Vec<u8> {
@@ -127,7 +117,7 @@ fn nvme_config() -> Vec<u8> {
         (0x60, &[0x01, 0, 3, 0]),
         (0x80, &[0x10, 0x60, 2, 0, 0, 0, 0, 0x10]),
     ];
-    let mut config = vec![0; 0x100];
+    let mut config = vec![0; 0x1000];
     parts.iter().for_each(|(offset, bytes)| put(&mut config, *offset, bytes));
     config
 }
@@ -226,8 +216,8 @@ impl Description {
         self
     }
 
-    /// Makes a group one that can share a container's IOMMU with no other group (EINVAL), as a group
-    /// behind another kind of IOMMU.
+    /// Makes a group one that can share a container's IOMMU with no other group (EINVAL), as a
+    /// group behind another kind of IOMMU.
     #[must_use]
     pub fn alone(mut self, group: u32) -> Self {
         self.alone.insert(group);

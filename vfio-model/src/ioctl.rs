@@ -18,9 +18,9 @@ impl System {
     /// `ioctl` in a program.
     ///
     /// `argument` holds the struct and the room behind it that `argsz` states, the 8 bytes of a
-    /// number, or a name without its terminating zero; the reply is written into it. `fds` translates
-    /// each fd in the argument that is not negative, since the program's numbers differ from the
-    /// system's. `VFIO_GROUP_GET_DEVICE_FD` returns the system's number.
+    /// number, or a name without its terminating zero; the reply is written into it. `fds`
+    /// translates each fd in the argument that is not negative, since the program's numbers differ
+    /// from the system's. `VFIO_GROUP_GET_DEVICE_FD` returns the system's number.
     ///
     /// # Errors
     ///

@@ -73,15 +73,15 @@ impl Kernel {
         !self.since_6_12()
     }
 
-    /// When vfio-pci leaves the last device of a group, the group leaves its container, and its open
-    /// file returns ENODEV. Before, vfio-pci waits until the group has no container, and the file
-    /// stays usable.
+    /// When vfio-pci leaves the last device of a group, the group leaves its container, and its
+    /// open file returns ENODEV. Before, vfio-pci waits until the group has no container, and the
+    /// file stays usable.
     pub fn revokes_groups(self) -> bool {
         self.since_6_1()
     }
 
-    /// A driver that would make a group in use not viable cannot bind (EBUSY). Before, it binds, and
-    /// the kernel stops with `BUG`.
+    /// A driver that would make a group in use not viable cannot bind (EBUSY). Before, it binds,
+    /// and the kernel stops with `BUG`.
     pub fn refuses_drivers(self) -> bool {
         self.since_6_1()
     }

@@ -65,15 +65,15 @@
 //!
 //! # Limits
 //!
-//! [`Kernel`] lists the differences between Linux 5.4, 6.1 and 6.12. The project's conformance suite
-//! compares 6.1 and 6.12 with running kernels, call by call; 5.4 follows its source.
+//! [`Kernel`] lists the differences between Linux 5.4, 6.1 and 6.12. The project's conformance
+//! suite compares 6.1 and 6.12 with running kernels, call by call; 5.4 follows its source.
 //!
 //! The crate does not model:
 //! - structs at addresses without memory (`EFAULT`), and races;
 //! - the registers of config space that vfio-pci emulates: a write reaches the device unchanged;
 //! - the config space that a reset preserves: it has its values at power-on;
-//! - an ioctl number that means another call on another kind of file: an IOMMU's ioctl on a device is
-//!   `ENOTTY`.
+//! - an ioctl number that means another call on another kind of file: an IOMMU's ioctl on a device
+//!   is `ENOTTY`.
 #![deny(missing_debug_implementations)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]

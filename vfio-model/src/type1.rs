@@ -319,8 +319,8 @@ impl Type1 {
             || last.is_some_and(|(start, mapping)| end(start, mapping.size) != end(iova, size))
     }
 
-    /// The mappings that an unmap removes. Version 1 removes whole mappings that begin in the range,
-    /// and nothing where a mapping begins before it.
+    /// The mappings that an unmap removes. Version 1 removes whole mappings that begin in the
+    /// range, and nothing where a mapping begins before it.
     fn covered(&self, iova: u64, size: u64) -> Vec<(u64, Mapping)> {
         match self.first_in(iova, size) {
             Some((start, _)) if self.v2 || start >= iova => self

@@ -1,4 +1,4 @@
-//! A call as data, and who carries it out.
+//! Calls as data, and a player that makes them.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use vfio_model::{Fd, IrqData, IrqSet, MapDma, UnmapDma};
 
 use crate::Core;
 
-/// A file of a sequence, by the order in which they were opened; or a number that is none.
+/// A file of a sequence, or an fd that is not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// The file that was opened as number so and so.
+    /// The file at this place in the order of opens.
     File(usize),
     /// -1
     Negative,
@@ -66,31 +66,31 @@ pub enum Call {
     Reset(Slot),
 }
 
-/// An [`IrqSet`] whose eventfds are slots.
+/// An [`IrqSet`] with slots for eventfds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IrqCall {
-    /// All but the eventfds.
+    /// The set without its eventfds.
     pub set: IrqSet,
-    /// The eventfds, where the data are such.
+    /// The eventfds, for data of that kind.
     pub eventfds: Option<Vec<Slot>>,
 }
 
-/// What a call gave.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing but success.
+    /// Success without a value.
     Done,
-    /// A file, whatever its number.
+    /// A file. Its number is not compared.
     Opened,
     /// A number.
     Number(u64),
-    /// What is in the buffer.
+    /// The content of the buffer.
     Bytes(Vec<u8>),
     /// A failure.
     Errno(i32),
 }
 
-/// An argument of an info ioctl. What the kernel does not write is seen.
+/// The argument of an info ioctl, filled so that bytes which the kernel does not write are visible.
 fn argument(argsz: u32, index: u32) -> Vec<u8> {
     let header: Vec<u8> = [argsz, 0, index].iter().flat_map(|word| word.to_ne_bytes()).collect();
     let mut bytes = header;
@@ -98,7 +98,7 @@ fn argument(argsz: u32, index: u32) -> Vec<u8> {
     bytes
 }
 
-/// Carries calls out, and keeps the files.
+/// Makes calls, and keeps the files.
 pub struct Player<'a, C> {
     core: &'a mut C,
     files: Vec<Fd>,
@@ -106,7 +106,7 @@ pub struct Player<'a, C> {
 }
 
 impl<'a, C: Core> Player<'a, C> {
-    /// Nothing is open.
+    /// A player without open files.
     pub fn new(core: &'a mut C) -> Self {
         Self { core, files: Vec::new(), open: Vec::new() }
     }
@@ -119,7 +119,7 @@ impl<'a, C: Core> Player<'a, C> {
         }
     }
 
-    /// Carries a call out.
+    /// Makes a call.
     pub fn perform(&mut self, call: &Call) -> Outcome {
         self.attempt(call).unwrap_or_else(|error| Outcome::Errno(error.raw_os_error().unwrap_or(0)))
     }
@@ -153,7 +153,7 @@ impl<'a, C: Core> Player<'a, C> {
         }
     }
 
-    /// The calls that give nothing.
+    /// The calls that return no value.
     fn act(&mut self, call: &Call) -> io::Result<()> {
         match call {
             Call::SetIommu(slot, kind) => self.core.set_iommu(self.fd(*slot), *kind),
@@ -218,11 +218,11 @@ impl<'a, C: Core> Player<'a, C> {
         closed
     }
 
-    /// Closes what is still open, the last first.
+    /// Closes all open files, the last first.
     pub fn close_all(&mut self) {
         for number in (0..self.files.len()).rev() {
             if self.open.get(number) == Some(&true) {
-                // What cannot be closed is not open.
+                // A file that cannot be closed is not open.
                 let _ = self.close(Slot::File(number));
             }
         }

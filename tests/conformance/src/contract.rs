@@ -1,11 +1,11 @@
-//! The contract, and the model's side of it.
+//! The contract, and its implementation by the model.
 
 use std::io;
 
 use vfio_model::{Fd, IrqSet, MapDma, System, UnmapDma};
 
-/// What a user of `/dev/vfio` can do, legally or not. Structs that the kernel fills are buffers that begin with
-/// `argsz`, as in linux/vfio.h.
+/// The calls of a user of `/dev/vfio`, legal or not. Structs that the kernel fills are buffers
+/// that begin with `argsz`, as in linux/vfio.h.
 pub trait Core {
     /// Opens `/dev/vfio/vfio`.
     fn open_container(&mut self) -> io::Result<Fd>;
@@ -15,9 +15,9 @@ pub trait Core {
     fn open_eventfd(&mut self) -> io::Result<Fd>;
     /// Makes a virtual machine with KVM's VFIO device.
     fn open_kvm(&mut self) -> io::Result<Fd>;
-    /// Closes what the others opened.
+    /// Closes an fd.
     fn close(&mut self, fd: Fd) -> io::Result<()>;
-    /// What an eventfd was signalled since the last time.
+    /// How often an eventfd was signalled since the last read.
     fn signals(&mut self, eventfd: Fd) -> io::Result<u64>;
     /// `VFIO_GET_API_VERSION`
     fn api_version(&mut self, container: Fd) -> io::Result<u32>;
@@ -27,7 +27,7 @@ pub trait Core {
     fn set_iommu(&mut self, container: Fd, kind: u64) -> io::Result<()>;
     /// `VFIO_IOMMU_MAP_DMA`
     fn map_dma(&mut self, container: Fd, call: &MapDma) -> io::Result<()>;
-    /// `VFIO_IOMMU_UNMAP_DMA`: how much was unmapped.
+    /// `VFIO_IOMMU_UNMAP_DMA`: the number of bytes unmapped.
     fn unmap_dma(&mut self, container: Fd, call: &UnmapDma) -> io::Result<u64>;
     /// `VFIO_IOMMU_GET_INFO`
     fn iommu_info(&mut self, container: Fd, buffer: &mut [u8]) -> io::Result<()>;

@@ -1,4 +1,5 @@
-//! What there is to test on: a machine's groups and devices, described for the model as the kernel tells of them.
+//! The machine under test: its groups and devices, described for the model as the kernel reports
+//! them.
 
 use std::fs;
 use std::io;
@@ -11,22 +12,22 @@ use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, Region};
 use crate::Core;
 use crate::arena::Arena;
 
-/// Groups that may be used, their devices, and memory.
+/// The groups under test, their devices, and memory.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// For the model.
+    /// The description for the model.
     pub description: Description,
-    /// Groups of which vfio-pci has a device.
+    /// The groups with a device that is bound to vfio-pci.
     pub groups: Vec<u32>,
-    /// The devices that vfio-pci has, with their groups.
+    /// The devices that are bound to vfio-pci, with their groups.
     pub devices: Vec<(u32, String)>,
-    /// The memory.
+    /// The memory for DMA.
     pub arena: Arena,
 }
 
 impl Scene {
-    /// A machine that is not there: two NVMes in groups 10 and 11; two NICs behind a bridge in group 12; in
-    /// group 13 a NIC whose neighbour is the host's.
+    /// An imagined machine: two NVMes in groups 10 and 11; two NICs behind a bridge in group 12; in
+    /// group 13 a NIC and another with a driver of the host.
     #[must_use]
     pub fn imagined(kernel: Kernel) -> Self {
         let arena = Arena::imagined();
@@ -41,7 +42,7 @@ impl Scene {
         ];
         let mut scene = Self::new(kernel, arena);
         for (group, name, driver, function) in members {
-            // Addresses that are written like this are addresses.
+            // All names above parse.
             if let Ok(address) = name.parse() {
                 scene.add(group, address, driver, function);
             }
@@ -66,7 +67,7 @@ impl Scene {
         self.description = description.device(address, group, driver, function);
     }
 
-    /// The machine that this runs on, with the groups of these devices. Asks the kernel through `core`.
+    /// This machine with the groups of these devices, as the kernel behind `core` reports them.
     pub fn of_this_machine(core: &mut impl Core, devices: &[String]) -> io::Result<Self> {
         let mut scene = Self::new(running_kernel()?, Arena::reserve()?);
         scene.description.raw_io = has_capability(17)?;
@@ -104,7 +105,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What the kernel tells of a device, and of the IOMMU on the way.
+    /// Reads a device from the kernel, and the properties of the IOMMU.
     fn ask(&mut self, core: &mut impl Core, group: u32, name: &str) -> io::Result<PciFunction> {
         let (container, group) = (core.open_container()?, core.open_group(group)?);
         core.set_container(group, container)?;
@@ -116,7 +117,7 @@ impl Scene {
         let mut info = argument(1024, 0);
         core.iommu_info(container, &mut info)?;
         self.description.page_sizes = word64(&info, 8);
-        self.description.iova_ranges = reach(&info);
+        self.description.iova_ranges = iova_ranges(&info);
         let device = core.open_device(group, name)?;
         let function = function(core, device)?;
         for fd in [device, group, container] {
@@ -132,7 +133,7 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
     let mut regions = Vec::new();
     for index in 0..word(&info, 8) {
         let mut region = argument(1024, index);
-        // The VGA region is one of the number, and is there on few devices.
+        // The number includes the VGA region, which few devices have.
         if core.region_info(device, &mut region).is_ok() {
             let flags = word(&region, 4);
             regions.push(Region {
@@ -158,7 +159,8 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
     })
 }
 
-/// `VFIO_REGION_INFO_FLAG_CAPS`. What vfio-pci has of them for functions without quirks is `MSIX_MAPPABLE`.
+/// `VFIO_REGION_INFO_FLAG_CAPS`. vfio-pci reports only `MSIX_MAPPABLE` for functions without
+/// quirks.
 const HAS_CAPABILITIES: u32 = 8;
 
 fn argument(argsz: u32, index: u32) -> Vec<u8> {
@@ -179,7 +181,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The IOVA ranges of `VFIO_IOMMU_GET_INFO`.
-fn reach(info: &[u8]) -> Vec<Range<u64>> {
+fn iova_ranges(info: &[u8]) -> Vec<Range<u64>> {
     let mut at = word(info, 16) as usize;
     while at != 0 && word(info, at) & 0xffff != 1 {
         at = word(info, at.saturating_add(4)) as usize;
@@ -202,7 +204,7 @@ fn running_kernel() -> io::Result<Kernel> {
     })
 }
 
-/// Whether this process has a capability (linux/capability.h), by its number.
+/// Whether this process has the capability of this number (linux/capability.h).
 fn has_capability(number: u32) -> io::Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -210,7 +212,7 @@ fn has_capability(number: u32) -> io::Result<bool> {
     Ok(set & 1_u64.wrapping_shl(number) != 0)
 }
 
-/// The soft limit of locked memory in bytes, if there is one.
+/// The soft limit of locked memory in bytes; `None` without a limit.
 fn locked_memory_limit() -> io::Result<Option<u64>> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));

@@ -1,12 +1,13 @@
-//! One contract of `/dev/vfio`, two implementations: the model of `vfio-passthrough`, and a running Linux.
+//! One contract of `/dev/vfio` with two implementations: the model `vfio-model`, and a running
+//! Linux.
 //!
-//! - [`Core`] is the contract: the operations that a user of VFIO has.
-//! - [`checks`] are named checks of its rules, generic over the implementation.
-//! - [`random`] makes sequences of legal and illegal calls, has two implementations carry them out step by step,
-//!   and tells of each difference.
+//! - [`Core`] is the contract: the calls of a user of VFIO.
+//! - [`checks`] are named checks of its rules, for any implementation.
+//! - [`random`] makes sequences of legal and illegal calls on two implementations, step by step,
+//!   and reports each difference.
 //!
-//! The tests of this crate run the checks against the model. The program `conformance` runs both in a machine
-//! with devices that vfio-pci has; the nested tests of `tests/lab` ship it there.
+//! The tests of this crate run the checks on the model. The program `conformance` runs both on a
+//! machine with devices that are bound to vfio-pci; the nested tests of `tests/lab` ship it there.
 
 pub mod arena;
 pub mod call;

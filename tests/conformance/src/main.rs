@@ -1,4 +1,4 @@
-//! Holds the model against the kernel that this runs on: the checks on both, then random sequences in step.
+//! Compares the model with the running kernel: the checks on both, then random sequences in step.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,35 +7,35 @@ use clap::Parser;
 use conformance::{Scene, checks, linux::Linux, map_cost, random};
 use serde::Serialize;
 
-/// Holds the model of /dev/vfio against this machine's.
+/// Compares the model of /dev/vfio with this machine's kernel.
 ///
-/// The devices and all others of their groups must be vfio-pci's, a stub's or nobody's, and nobody may use them.
+/// All devices of the groups must be unused, and have vfio-pci, a stub or no driver.
 #[derive(Parser)]
 struct Arguments {
-    /// A device that vfio-pci has, as 0000:00:02.0; its whole group is used.
+    /// A device that is bound to vfio-pci, as 0000:00:02.0; the program uses its whole group.
     #[arg(long = "device", required = true)]
     devices: Vec<String>,
-    /// How many random sequences of 50 calls.
+    /// The number of random sequences of 50 calls.
     #[arg(long, default_value_t = 2000)]
     sequences: u64,
-    /// The first sequence's seed; each further one has the next number.
+    /// The seed of the first sequence; the next sequences have the next numbers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Without the checks.
+    /// Skip the checks.
     #[arg(long)]
     only_random: bool,
-    /// In place of all that: what mapping 512 MiB for DMA costs by the library, against the bare ioctl. With two
-    /// devices, of different groups.
+    /// Only measure how long the library and the bare ioctl take to map 512 MiB for DMA. Needs two
+    /// devices of different groups.
     #[arg(long)]
     map_cost: bool,
 }
 
-/// What is printed, as one line.
+/// The output, as one line.
 #[derive(Serialize)]
 struct Summary {
     kernel: &'static str,
     seed: u64,
-    /// On the model, and on this machine.
+    /// The results on the model and on the running kernel.
     checks: Option<[checks::Results; 2]>,
     random: random::Report,
 }
@@ -48,7 +48,7 @@ impl Summary {
     }
 }
 
-/// How many sequences there are between two signs of life.
+/// The number of sequences between two lines of progress.
 const PROGRESS: u64 = 50;
 
 fn compare(arguments: &Arguments) -> std::io::Result<Summary> {
@@ -77,7 +77,7 @@ fn print_comparison(arguments: &Arguments) -> std::io::Result<bool> {
     Ok(summary.is_success())
 }
 
-/// Prints what mapping costs.
+/// Prints the times of mappings.
 fn print_map_cost(devices: &[String]) -> std::io::Result<bool> {
     let [bare, library] = devices else {
         return Err(std::io::Error::other("give two devices, of different groups"));

@@ -1,5 +1,5 @@
-//! What it costs to map guest memory for DMA by the library, against a bare loop of the ioctl: in turns, of the same
-//! memory, in one run.
+//! Measures how long the library takes to map guest memory for DMA, and how long a loop of the
+//! ioctl takes: in turns, with the same memory, in one run.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryR
 use crate::Core;
 use crate::linux::Linux;
 
-/// Below and above the 32-bit hole, as a VMM has it.
+/// The guest memory of a VMM, below and above the 32-bit hole.
 const REGIONS: [(u64, usize); 2] = [(0, 384 << 20), (4 << 30, 128 << 20)];
 const ROUNDS: usize = 7;
 /// Read and write.
@@ -24,17 +24,17 @@ const TYPE1V2: u64 = 3;
 /// The medians, in nanoseconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// How many bytes were mapped.
+    /// The number of bytes mapped.
     pub bytes: usize,
-    /// One `VFIO_IOMMU_MAP_DMA` a region.
+    /// The time of one `VFIO_IOMMU_MAP_DMA` per region.
     pub bare_ns: u128,
-    /// By the library.
+    /// The time of the library.
     pub library_ns: u128,
-    /// The latter in parts of the former.
+    /// `library_ns` divided by `bare_ns`.
     pub ratio: f64,
 }
 
-/// A container that is called by ioctls.
+/// A container without the library.
 struct Bare {
     linux: Linux,
     container: Fd,
@@ -77,7 +77,7 @@ impl Bare {
     }
 }
 
-/// Memory that is there: every page was written.
+/// Guest memory. Every page was written, so that it exists.
 fn memory() -> io::Result<Vec<Arc<GuestRegionMmap>>> {
     let region = |(start, size): (u64, usize)| -> io::Result<_> {
         let region = GuestRegionMmap::from_range(GuestAddress(start), size, None)
@@ -90,11 +90,11 @@ fn memory() -> io::Result<Vec<Arc<GuestRegionMmap>>> {
     REGIONS.into_iter().map(region).collect()
 }
 
-/// Measures with two devices of different groups: one for each way.
+/// Measures with two devices of different groups, one per way.
 ///
 /// # Errors
 ///
-/// Whatever keeps one of them from being opened or mapped for.
+/// The error of the call that fails.
 pub fn measure(bare: PciAddress, library: PciAddress) -> io::Result<Report> {
     let memory = memory()?;
     let group = vfio_passthrough::backend::sysfs::Sysfs::default().group(bare);

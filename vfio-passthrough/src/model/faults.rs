@@ -152,7 +152,8 @@ impl Faults {
         self.pass_bytes(call, |_| Ok(()))
     }
 
-    /// As [`pass`](Self::pass), for a call that moves bytes; `short` moves the bytes of a short call.
+    /// As [`pass`](Self::pass), for a call that moves bytes; `short` moves the bytes of a short
+    /// call.
     pub(super) fn pass_bytes(
         &self,
         call: Call,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 use vfio_model::{Interrupts, PciFunction, Region};
 
@@ -16,8 +15,8 @@ use super::mmaps::Mmaps;
 use super::opened::{ADDRESS, Opened, Shape, info_reply};
 use crate::address::ByteRange;
 use crate::backend::{
-    BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap,
-    SetIrqs, file_position,
+    BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
+    file_position,
 };
 use crate::host::HostMemory as _;
 use crate::pci::msi::MsiLayout;
@@ -46,14 +45,12 @@ impl PciDevice {
             irq(VFIO_PCI_INTX_IRQ_INDEX, 1, IrqFlags::AUTOMASKED),
             irq(VFIO_PCI_MSIX_IRQ_INDEX, 65, msix),
         ];
-        let mut config = PciFunction::nvme().config;
-        config.resize(0x1000, 0);
-        Self::new(faults, config, &[0x4000], irqs)
+        Self::new(faults, PciFunction::nvme().config, &[0x4000], irqs)
     }
 
     /// A function with an INTx pin, optional MSI with this message control, and optional MSI-X with
-    /// this number of vectors. Capabilities: MSI-X at 0x40 with the table at 0x1_0000 and the PBA at
-    /// 0x1_8000 of BAR0, MSI at 0x50, PCI Express with FLR at 0x80.
+    /// this number of vectors. Capabilities: MSI-X at 0x40 with the table at 0x1_0000 and the PBA
+    /// at 0x1_8000 of BAR0, MSI at 0x50, PCI Express with FLR at 0x80.
     ///
     /// # Errors
     ///
@@ -109,24 +106,13 @@ impl PciDevice {
     ) -> io::Result<Self> {
         let find = |index: u32| irqs.iter().find(|irq| irq.index == index);
         let count = |index: u32| find(index).map_or(0, |irq| irq.count);
-        let read_write = (RegionFlags::READ | RegionFlags::WRITE).bits();
-        let bar = |index: usize| Region {
-            size: bars.get(index).copied().unwrap_or(0),
-            flags: read_write | RegionFlags::MMAP.bits(),
-            ..Region::default()
-        };
-        let config_region =
-            Region { size: config.len() as u64, flags: read_write, ..Region::default() };
-        let regions = (0..VFIO_PCI_CONFIG_REGION_INDEX as usize).map(bar);
         let function = PciFunction {
-            regions: regions.chain([config_region]).collect(),
             intx: count(VFIO_PCI_INTX_IRQ_INDEX) != 0,
             msi: count(VFIO_PCI_MSI_IRQ_INDEX),
             msix: count(VFIO_PCI_MSIX_IRQ_INDEX),
             express: true,
             resets: true,
-            config,
-            zeros: Vec::new(),
+            ..PciFunction::new(config, bars)
         };
         let msix = find(VFIO_PCI_MSIX_IRQ_INDEX);
         let shape = Shape {

@@ -1,4 +1,4 @@
-//! Device fds: what they tell, and their interrupts.
+//! Device fds: their info ioctls and interrupts.
 
 use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
 use vfio_model::{Fd, IrqData, IrqSet};
@@ -8,15 +8,15 @@ use crate::Core;
 
 pub fn checks<C: Core>() -> Vec<Check<C>> {
     vec![
-        ("the infos have their sizes and their bounds", infos),
-        ("IRQ_SET is checked", bad_sets),
-        ("an index has its actions", actions),
-        ("the pin goes on, fires, and goes off", pin),
-        ("the pin is unmasked by one eventfd", unmask),
+        ("the info ioctls check sizes and bounds", infos),
+        ("SET_IRQS checks its bounds", bad_sets),
+        ("an index refuses the actions that it lacks", actions),
+        ("INTx is enabled, fires, and is disabled", pin),
+        ("one eventfd unmasks INTx", unmask),
         ("vectors are bound all or none", all_or_none),
-        ("vectors are added where the kernel can", growth),
+        ("MSI-X grows where the kernel supports it", growth),
         ("the request interrupt has an eventfd", request),
-        ("interrupts go with the device's file", gone),
+        ("a close frees the interrupts", gone),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! type1: maps and unmaps, and what the IOMMU tells of itself.
+//! type1: maps, unmaps and the info of the IOMMU.
 
 use libc::{EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC};
 use vfio_model::{MapDma, UnmapDma};
@@ -9,20 +9,20 @@ use crate::arena::{PAGE, READABLE, WRITABLE};
 
 pub fn checks<C: Core>() -> Vec<Check<C>> {
     vec![
-        ("a map is checked", bad_maps),
+        ("a wrong map is refused", bad_maps),
         ("mappings do not overlap", overlap),
-        ("a map is where the IOMMU reaches", reach),
-        ("memory that is not there is not mapped", no_memory),
-        ("an unmap is checked", bad_unmaps),
+        ("a map is inside the IOVA ranges", iova_ranges),
+        ("a map needs memory", no_memory),
+        ("a wrong unmap is refused", bad_unmaps),
         ("an unmap does not bisect a mapping", bisect),
-        ("version 1 unmaps what begins in the range", version_1),
-        ("all is unmapped at once", unmap_all),
-        ("virtual addresses are taken and given", vaddr),
-        ("a group does not join mappings without an address", no_address),
-        ("there are 65535 mappings", entries),
-        ("the info has its size", info),
-        ("without an IOMMU there is no map", no_iommu),
-        ("mappings go with the last group", gone),
+        ("version 1 unmaps mappings that begin in the range", version_1),
+        ("the flag ALL unmaps everything", unmap_all),
+        ("a vaddr is invalidated and renewed", vaddr),
+        ("a group cannot join mappings without a vaddr", no_address),
+        ("65536 mappings are too many", entries),
+        ("IOMMU_GET_INFO reports its size", info),
+        ("a map needs an IOMMU", no_iommu),
+        ("the last group removes all mappings", gone),
     ]
 }
 
@@ -39,7 +39,7 @@ fn unmap_of(iova: u64, pages: u64) -> UnmapDma {
     UnmapDma { argsz: UnmapDma::ARGSZ, flags: 0, iova, size: at(pages) }
 }
 
-/// The last page of all.
+/// The last page of the address space.
 const LAST: u64 = u64::MAX - (PAGE - 1);
 
 fn bad_maps<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
@@ -78,7 +78,7 @@ fn overlap<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     Ok(())
 }
 
-fn reach<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+fn iova_ranges<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
     for range in stage.scene.description.iova_ranges.clone() {
         let inside = map_of(stage, range.end.saturating_sub(PAGE), 1);
@@ -192,7 +192,7 @@ fn no_address<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     done(stage.core.set_container(second, container))
 }
 
-/// With a limit of locked memory, that comes first: it counts every mapping of a page.
+/// A limit of locked memory applies first, because it counts every mapping of a page.
 fn entries<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
     let description = &stage.scene.description;

@@ -1,4 +1,4 @@
-//! Containers, groups, and what keeps them.
+//! Containers, groups, and the files that keep them in use.
 
 use libc::{EBADF, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTTY, EPERM};
 use vfio_model::{Driver, Fd};
@@ -8,20 +8,20 @@ use crate::Core;
 
 pub fn checks<C: Core>() -> Vec<Check<C>> {
     vec![
-        ("a container has its version and its extensions", extensions),
+        ("a container reports version and extensions", extensions),
         ("an IOMMU is set once, with a group, of a known type", set_iommu),
         ("a group is opened once", open_once),
-        ("status has its bits and its argsz", status),
+        ("GET_STATUS reports flags and checks argsz", status),
         ("a container is set and unset", membership),
-        ("what is no container is refused", not_a_container),
-        ("an ioctl of another file's is refused", foreign),
-        ("a name is looked up in the group", names),
+        ("SET_CONTAINER accepts only containers", not_a_container),
+        ("an ioctl of another kind of file is refused", foreign),
+        ("GET_DEVICE_FD looks the name up in the group", names),
         ("a device is not opened before the IOMMU is set", not_ready),
         ("a device keeps its group in the container", kept_by_device),
         ("files are closed in every order", orders),
         ("a container of two groups keeps its IOMMU with one", two_groups),
-        ("KVM's link is made once and taken away once", link),
-        ("KVM's link keeps the group", kept_by_kvm),
+        ("KVM links a group once", link),
+        ("a link with KVM keeps the group in use", kept_by_kvm),
         ("a group that is not viable is refused", not_viable),
     ]
 }
@@ -204,7 +204,7 @@ fn kept_by_kvm<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     stage.group(0).map(|_| ())
 }
 
-/// Where the machine has such a group.
+/// Checks only machines with such a group.
 fn not_viable<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let description = &stage.scene.description;
     let is_mixed = |group: &u32| description.has_driver(*group, Driver::Host);

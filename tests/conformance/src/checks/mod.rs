@@ -13,10 +13,10 @@ use vfio_model::{Fd, Kernel};
 
 use crate::{Core, Scene};
 
-/// Why a check fails.
+/// The reason why a check fails.
 pub type Verdict = Result<(), String>;
 
-/// A check, by its name.
+/// The name of a check, and its function.
 pub type Check<C> = (&'static str, fn(&mut Stage<'_, C>) -> Verdict);
 
 /// All checks.
@@ -25,12 +25,12 @@ pub fn all<C: Core>() -> Vec<Check<C>> {
     [files::checks(), dma::checks(), devices::checks()].concat()
 }
 
-/// What came of the checks.
+/// The results of the checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
-    /// How many held.
+    /// The number of checks that passed.
     pub held: u32,
-    /// The others: the name, and what was found.
+    /// The names of the checks that failed, with the reasons.
     pub failed: Vec<(String, String)>,
 }
 
@@ -49,7 +49,7 @@ pub fn run<C: Core>(core: &mut C, scene: &Scene) -> Results {
     results
 }
 
-/// An implementation with nothing open, and what there is to open.
+/// An implementation without open files, and the machine under test.
 pub struct Stage<'a, C> {
     core: &'a mut C,
     scene: &'a Scene,
@@ -118,7 +118,7 @@ impl<C: Core> Stage<'_, C> {
         Ok(fd)
     }
 
-    /// The first group, ready for its devices to be opened and for maps.
+    /// Opens the first group, in a container with an IOMMU.
     #[track_caller]
     fn ready(&mut self) -> Result<Ready, String> {
         let (container, group) = (self.container()?, self.group(0)?);
@@ -135,26 +135,26 @@ impl<C: Core> Stage<'_, C> {
 
     fn close_all(&mut self) {
         while let Some(fd) = self.opened.pop() {
-            // A check that fails has said so already.
+            // A check that failed has reported its reason.
             let _ = self.core.close(fd);
         }
     }
 }
 
-/// It must have succeeded.
+/// Checks that a call succeeded.
 #[track_caller]
 fn done<T>(result: io::Result<T>) -> Result<T, String> {
     let place = Location::caller();
     result.map_err(|error| format!("{}:{}: {error}", place.file(), place.line()))
 }
 
-/// It must have failed, and so.
+/// Checks that a call failed with this errno.
 #[track_caller]
 fn fails<T: Debug>(result: io::Result<T>, errno: i32) -> Verdict {
     same(result.map_err(|error| error.raw_os_error().unwrap_or(0)).err(), Some(errno))
 }
 
-/// They must be equal.
+/// Checks that two values are equal.
 #[track_caller]
 fn same<T: PartialEq + Debug>(found: T, expected: T) -> Verdict {
     let place = Location::caller();

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-/// What is passed to an ioctl.
+/// The argument of an ioctl.
 pub enum Argument<'a> {
     /// A number.
     Number(u64),
@@ -11,14 +11,15 @@ pub enum Argument<'a> {
     Bytes(&'a mut [u8]),
 }
 
-/// An ioctl. The callers give each request a buffer of at least the size that it and its `argsz` ask for; what
-/// memory a map names is the arena's, which is there as long as the process, or none.
+/// An ioctl. Each caller provides a buffer of at least the size that the request and its `argsz`
+/// state. A map names memory of the arena, which exists as long as the process, or no memory.
 pub fn ioctl(fd: RawFd, request: u32, argument: Argument<'_>) -> io::Result<i32> {
     let argument = match argument {
         Argument::Number(number) => number,
         Argument::Bytes(bytes) => bytes.as_mut_ptr().expose_provenance() as u64,
     };
-    // SAFETY: see above; devices are not told to do DMA, so memory is mapped and never changed behind us.
+    // SAFETY: the buffer is large enough, as documented above. No device does DMA, so mapped memory
+    // does not change.
     let result = unsafe { libc::ioctl(fd, libc::Ioctl::from(request), argument) };
     check(result)
 }
@@ -29,7 +30,7 @@ pub fn eventfd() -> io::Result<RawFd> {
     check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })
 }
 
-/// What was signalled; 0 if nothing.
+/// The count of an eventfd; 0 without a signal.
 pub fn read_eventfd(fd: RawFd) -> io::Result<u64> {
     let mut count = 0_u64;
     // SAFETY: the kernel writes the 8 bytes of `count` at most.
@@ -41,7 +42,7 @@ pub fn read_eventfd(fd: RawFd) -> io::Result<u64> {
     }
 }
 
-/// Closes an fd of a test, and no other: numbers come from what was opened before.
+/// Closes an fd that a check opened.
 pub fn close(fd: RawFd) -> io::Result<()> {
     // SAFETY: no value of the program owns this fd.
     check(unsafe { libc::close(fd) }).map(|_| ())

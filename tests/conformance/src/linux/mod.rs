@@ -1,4 +1,4 @@
-//! A running Linux: the contract by raw ioctls.
+//! A running Linux: the contract, implemented by raw ioctls.
 
 mod ioctl;
 
@@ -18,7 +18,7 @@ const fn vfio(number: u32) -> u32 {
     0x3b64_u32.wrapping_add(number)
 }
 
-/// linux/kvm.h: `_IO(0xae, n)`, and with the size of what is passed.
+/// linux/kvm.h: `_IO(0xae, n)`, and `_IOWR` and `_IOW` with the size of the struct.
 const KVM_CREATE_VM: u32 = 0xae01;
 const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;
 const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
@@ -27,10 +27,10 @@ const KVM_DEV_VFIO_FILE: u32 = 1;
 const ADD: u64 = 1;
 const DEL: u64 = 2;
 
-/// The kernel that this runs on. Files are numbers here: which of them are open is what is tested.
+/// The running kernel. Files are plain numbers, because the checks pass closed ones, too.
 #[derive(Debug, Default)]
 pub struct Linux {
-    /// The virtual machine of each VFIO device of KVM's.
+    /// The virtual machine of each VFIO device of KVM.
     machines: BTreeMap<Fd, RawFd>,
 }
 
@@ -39,15 +39,15 @@ fn open(path: &str) -> io::Result<RawFd> {
     Ok(file.into_raw_fd())
 }
 
-/// The most that an info ioctl is given room for.
+/// The size of the buffer of info ioctls.
 const ROOM: usize = 4096;
 
 impl Linux {
-    /// Calls an info ioctl on a copy of the buffer that has room for whatever its `argsz` says.
+    /// Calls an info ioctl on a copy of the buffer with room for its `argsz`.
     fn info(fd: Fd, number: u32, buffer: &mut [u8]) -> io::Result<()> {
         let argsz = buffer.first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
         if buffer.len().max(argsz as usize) > ROOM {
-            return Err(io::Error::other("the argument is larger than this program provides for"));
+            return Err(io::Error::other("argsz is larger than the buffer of this program"));
         }
         let mut bytes = buffer.to_vec();
         bytes.resize(ROOM, 0);

@@ -1,5 +1,5 @@
-//! Makes calls: mostly such that could succeed, on files that are open, with arguments on the edge of what is
-//! allowed.
+//! Makes calls. Most could succeed: they use open files, and arguments at the edges of what is
+//! legal.
 
 use vfio_model::{IrqData, IrqSet, MapDma, UnmapDma};
 
@@ -8,7 +8,7 @@ use crate::Scene;
 use crate::arena::{PAGE, READABLE, WRITABLE};
 use crate::call::{Call, IrqCall, Outcome, Slot};
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Container,
@@ -18,23 +18,23 @@ enum Kind {
     Kvm,
 }
 
-/// Knows which files are open, by what the calls gave.
+/// Makes the next call, and learns from results which files are open.
 pub struct Generator<'a> {
     numbers: Numbers,
     scene: &'a Scene,
-    /// Files in the order in which they were opened, and whether they are open.
+    /// The files in the order of opens, and whether they are open.
     files: Vec<(Kind, bool)>,
-    /// What mappings were tried, to be unmapped and mapped again.
+    /// The mappings that were tried, to unmap them and map them again.
     ranges: Vec<(u64, u64)>,
     made: u32,
-    /// The group that was opened last.
+    /// The last group that was opened.
     group: u32,
-    /// How far a program has come, as far as that is known.
+    /// The progress of a program, as far as the generator knows it.
     has_container: bool,
     has_iommu: bool,
 }
 
-/// Numbers to break things with.
+/// Numbers at and beyond limits.
 const ODD: [u64; 6] = [0, 1, PAGE - 1, PAGE + 1, u64::MAX, 1 << 63];
 
 impl<'a> Generator<'a> {
@@ -51,7 +51,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Learns what came of a call.
+    /// Learns from the result of a call.
     pub fn learn(&mut self, call: &Call, outcome: &Outcome) {
         match (call, outcome) {
             (Call::OpenContainer, Outcome::Opened) => self.files.push((Kind::Container, true)),
@@ -111,7 +111,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// What a program would do that has come so far and no further.
+    /// The next call of a program that uses a device.
     fn missing(&mut self) -> Call {
         let open = [Kind::Container, Kind::Group, Kind::Eventfd].map(|kind| self.is_open(kind));
         match (open, self.has_container, self.has_iommu) {
@@ -136,7 +136,7 @@ impl<'a> Generator<'a> {
         self.numbers.pick(&open).map_or(Slot::Unused, |number| Slot::File(*number))
     }
 
-    /// Mostly a file of a kind; else one of any, or none.
+    /// Usually a file of a kind; otherwise any file, or no file.
     fn some(&mut self, kind: Kind) -> Slot {
         match self.numbers.below(100) {
             0..3 => {
@@ -147,7 +147,8 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// As [`Self::some`], but no device: the numbers of the IOMMU's ioctls mean something else there.
+    /// As [`Self::some`], without devices: on a device the numbers of the IOMMU's ioctls mean other
+    /// calls.
     fn some_container(&mut self) -> Slot {
         let slot = self.some(Kind::Container);
         match slot {
@@ -172,7 +173,7 @@ impl<'a> Generator<'a> {
         Call::OpenGroup(if self.numbers.percent(3) { 9999 } else { group })
     }
 
-    /// Mostly a device of the group that was opened last.
+    /// Usually a device of the last group that was opened.
     fn open_device(&mut self) -> Call {
         let strict = self.numbers.percent(90);
         let devices = self.scene.devices.iter();
@@ -190,7 +191,7 @@ impl<'a> Generator<'a> {
         Call::OpenDevice(self.some(Kind::Group), name)
     }
 
-    /// The struct's size, or one that is wrong.
+    /// The size of the struct, or a wrong size.
     fn argsz(&mut self, right: u32) -> u32 {
         match self.numbers.below(20) {
             0 => right.saturating_sub(1),
@@ -228,7 +229,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// A place and a size: near one another, at the edges of what the IOMMU reaches, or odd.
+    /// An address and a size: near other ranges, at the edges of the IOVA ranges, or not aligned.
     fn range(&mut self) -> (u64, u64) {
         if self.numbers.percent(50)
             && let Some(range) = self.numbers.pick(&self.ranges)
@@ -245,7 +246,7 @@ impl<'a> Generator<'a> {
         (iova, size)
     }
 
-    /// The value, or an odd one, or one next to it.
+    /// The value, a value beside it, or one at a limit.
     fn perhaps_odd(&mut self, value: u64) -> u64 {
         match self.numbers.below(40) {
             0 => self.numbers.any(&ODD),
@@ -337,7 +338,7 @@ impl<'a> Generator<'a> {
         Call::SetIrqs(device, Box::new(IrqCall { set, eventfds }))
     }
 
-    /// An eventfd, or what stands for none, or what is none.
+    /// An eventfd, -1, or a file that is no eventfd.
     fn eventfd(&mut self) -> Slot {
         match self.numbers.below(20) {
             0..5 => Slot::Negative,

@@ -1,4 +1,4 @@
-//! Random sequences of calls, legal and not, on two implementations in step.
+//! Random sequences of legal and illegal calls, made on two implementations in step.
 
 mod generator;
 mod numbers;
@@ -9,41 +9,40 @@ use crate::call::{Call, Outcome, Player};
 use crate::{Core, Scene};
 use generator::Generator;
 
-/// How many calls a sequence has.
+/// The number of calls of a sequence.
 pub const STEPS: u32 = 50;
 
-/// A call that two implementations answer differently. The sequence ends with it: from there on they differ in
-/// state.
+/// A call with two different answers. It ends the sequence, because the states differ from then on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The sequence's.
+    /// The seed of the sequence.
     pub seed: u64,
-    /// The calls before it.
+    /// The number of calls before this one.
     pub step: u32,
     /// The call.
     pub call: String,
     /// The model's answer.
     pub model: String,
-    /// The other's.
+    /// The answer of the other implementation.
     pub other: String,
-    /// The calls that succeeded before, for a reader.
+    /// The calls before this one that changed the state.
     pub before: Vec<String>,
 }
 
-/// What was compared.
+/// The result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Sequences.
+    /// The number of sequences.
     pub sequences: u64,
-    /// Calls that both carried out.
+    /// The number of calls that both made.
     pub calls: u64,
-    /// Of those, how many failed: an illegal call is one that both refuse.
+    /// The number of those calls that both refused.
     pub refused: u64,
-    /// Every difference.
+    /// All differences.
     pub differences: Vec<Difference>,
 }
 
-/// Runs a sequence on both, and closes what it opened.
+/// Runs a sequence on both implementations, and closes its files.
 pub fn run(
     seed: u64,
     scene: &Scene,
@@ -82,7 +81,7 @@ pub fn run(
     other.close_all();
 }
 
-/// Whether a call changes anything when it succeeds.
+/// Whether a successful call changes the state.
 fn is_change(call: &Call) -> bool {
     !matches!(
         call,

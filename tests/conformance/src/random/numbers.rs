@@ -1,4 +1,4 @@
-//! Random numbers that a seed decides.
+//! Random numbers from a seed.
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
 #[derive(Clone, Debug)]
@@ -16,23 +16,23 @@ impl Numbers {
         mixed ^ mixed >> 31
     }
 
-    /// Less than `bound`; 0 where that is 0.
+    /// A number below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next().checked_rem(bound).unwrap_or(0)
     }
 
-    /// Happens so many times in a hundred.
+    /// True in `percent` of 100 cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of them.
+    /// A random element.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         let at = self.below(from.len() as u64);
         from.get(usize::try_from(at).ok()?)
     }
 
-    /// One of them, copied; the default of none.
+    /// A copy of a random element; the default without elements.
     pub fn any<T: Copy + Default>(&mut self, from: &[T]) -> T {
         self.pick(from).copied().unwrap_or_default()
     }
@@ -43,8 +43,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_those_of_the_paper_s_algorithm() {
-        // Of seed 1234567, as Java's SplittableRandom gives them.
+    fn the_numbers_follow_the_algorithm_of_the_paper() {
+        // Java's SplittableRandom returns these for the seed 1234567.
         let mut numbers = Numbers::new(1_234_567);
         let first = [0; 3].map(|_: u64| numbers.next());
         assert_eq!(
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_bounds() {
+    fn numbers_are_below_their_bound() {
         let mut numbers = Numbers::new(1);
         assert!((0..1000).all(|_| numbers.below(7) < 7));
         assert_eq!(numbers.below(0), 0);
