@@ -43,7 +43,7 @@ fn function(vectors: u16) -> PassthroughFunction {
     let faults = Arc::new(Faults::default());
     let msix = Some((vectors, IrqFlags::EVENTFD));
     let device = PciDevice::with_interrupts(faults.clone(), None, msix).unwrap();
-    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults).host());
+    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults).services());
     PassthroughFunction::new(address, Arc::new(device), &host, ResetPolicy::Required).unwrap()
 }
 
@@ -197,7 +197,7 @@ fn routing(criterion: &mut Criterion) {
 fn attach(criterion: &mut Criterion) {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
-    let host = Guest::new(faults).host();
+    let host = Guest::new(faults).services();
     let address = "01:00.0".parse().unwrap();
     criterion.bench_function("attach and shutdown", |bencher| {
         bencher.iter(|| {

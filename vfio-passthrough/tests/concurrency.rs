@@ -99,7 +99,7 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
     let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
     let address = "01:00.0".parse().unwrap();
     let function =
-        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+        PassthroughFunction::new(address, device.clone(), &guest.services(), ResetPolicy::Required)
             .unwrap();
     let (done, gone) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {

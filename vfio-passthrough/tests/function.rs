@@ -28,7 +28,7 @@ struct Setup {
 
 fn assign(device: Arc<PciDevice>, guest: &Guest) -> Result<PassthroughFunction, Error> {
     let address = "01:00.0".parse().unwrap();
-    PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required)
+    PassthroughFunction::new(address, device, &guest.services(), ResetPolicy::Required)
 }
 
 fn setup_with(flags: IrqFlags) -> Setup {

@@ -28,7 +28,7 @@ fn in_use_of(device: impl FnOnce(PciDevice) -> PciDevice) -> Setup {
     let (device, guest) = (Arc::new(device), Guest::new(faults.clone()));
     let address = "01:00.0".parse().unwrap();
     let function =
-        PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
+        PassthroughFunction::new(address, device.clone(), &guest.services(), ResetPolicy::Required)
             .unwrap();
     let bar0 = BarIndex::new(0).unwrap();
     let _ = function.config_write(0x10, &GPA.to_le_bytes());
@@ -176,13 +176,21 @@ fn a_device_without_events_has_none() {
     faults.fail(Call::IrqInfo, 3, libc::EINVAL);
     let guest = Guest::new(faults.clone());
     let address = "01:00.0".parse().unwrap();
-    let function =
-        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let function = PassthroughFunction::new(
+        address,
+        Arc::new(device),
+        &guest.services(),
+        ResetPolicy::Required,
+    );
     let function = function.unwrap();
     assert!(function.request_event().is_some() && function.error_event().is_none());
     faults.fail(Call::IrqInfo, 2, libc::EPERM);
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
-    let refused =
-        PassthroughFunction::new(address, Arc::new(device), &guest.host(), ResetPolicy::Required);
+    let refused = PassthroughFunction::new(
+        address,
+        Arc::new(device),
+        &guest.services(),
+        ResetPolicy::Required,
+    );
     assert!(matches!(refused, Err(Error::DescribeInterrupts { .. })));
 }

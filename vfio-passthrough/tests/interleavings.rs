@@ -139,7 +139,7 @@ fn life() {
     let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x1000, None).unwrap();
     let mapping = DmaSpace::new(iommu.clone()).map(Iova(0), Arc::new(memory)).unwrap();
-    let host = VmmServices { slots: Arc::new(SlowSlots(guest.clone())), ..guest.host() };
+    let host = VmmServices { slots: Arc::new(SlowSlots(guest.clone())), ..guest.services() };
     let address = "01:00.0".parse().unwrap();
     let slow = Arc::new(Slow(device.clone()));
     let function =

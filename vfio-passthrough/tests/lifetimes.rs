@@ -113,7 +113,7 @@ fn repeat(
 fn ten_thousand_attaches_leave_nothing() {
     let faults = Arc::new(Faults::default());
     let guest = Guest::new(faults.clone());
-    let (iommu, device) = repeat("on the model", ON_MODEL, &guest.host(), &faults);
+    let (iommu, device) = repeat("on the model", ON_MODEL, &guest.services(), &faults);
     assert_eq!(Ledger::of(&iommu, &device, &guest), Ledger::default());
 }
 

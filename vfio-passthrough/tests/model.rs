@@ -114,7 +114,7 @@ fn ports_are_reached_and_a_virtual_function_decodes_without_the_bit() {
 fn memory_that_stays_in_the_guest_when_it_is_not_decoded_is_an_alarm() {
     for (command, power, decoded) in STATES {
         let setup = setup();
-        let slot = setup.guest.host().slots.place(0xe000_0000, setup.mmap()).unwrap();
+        let slot = setup.guest.services().slots.place(0xe000_0000, setup.mmap()).unwrap();
         setup.write_config(POWER, power);
         setup.write_config(COMMAND, command);
         let alarms = setup.ledger().alarms;
@@ -132,14 +132,14 @@ fn memory_that_is_placed_while_it_is_not_decoded_is_an_alarm() {
     let setup = setup();
     setup.write_config(COMMAND, 0);
     let mmap = setup.mmap();
-    drop(setup.guest.host().slots.place(0xe000_0000, mmap).unwrap());
+    drop(setup.guest.services().slots.place(0xe000_0000, mmap).unwrap());
     assert_eq!(setup.faults.alarms().len(), 1);
 }
 
 #[test]
 fn a_slot_that_was_made_to_stay_and_one_that_went_in_time_are_no_alarm() {
     let setup = setup();
-    let host = setup.guest.host();
+    let host = setup.guest.services();
     let mut stays = host.slots.place(0xe000_0000, setup.mmap()).unwrap();
     let mut goes = host.slots.place(0xe010_0000, setup.mmap()).unwrap();
     goes.remove().unwrap();
@@ -157,7 +157,7 @@ fn a_mapped_region_that_is_gone_is_no_alarm() {
     drop(setup.mmap());
     // Whatever is at its address now.
     for _ in 0..4 {
-        drop(setup.guest.host().slots.place(0, memory(PAGE)).unwrap());
+        drop(setup.guest.services().slots.place(0, memory(PAGE)).unwrap());
     }
     assert_eq!(setup.faults.alarms(), [""; 0]);
 }
@@ -229,7 +229,7 @@ fn a_function_that_was_shut_down_does_no_dma_to_the_memory_that_it_had() {
     let function = PassthroughFunction::new(
         address,
         setup.device.clone(),
-        &setup.guest.host(),
+        &setup.guest.services(),
         ResetPolicy::Required,
     )
     .unwrap();

@@ -32,7 +32,7 @@ impl Vm {
     /// Assigns `device` to a guest; `None` if that fails.
     pub fn new(faults: Arc<Faults>, device: Arc<dyn Device>) -> Option<Self> {
         let guest = Guest::new(faults.clone());
-        let host = guest.host();
+        let host = guest.services();
         let memory =
             GuestRegionMmap::<()>::from_range(GuestAddress(RAM), RAM_SIZE as usize, None).unwrap();
         let ram = host.slots.place(RAM, Arc::new(memory)).unwrap();

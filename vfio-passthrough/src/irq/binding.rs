@@ -171,7 +171,7 @@ mod tests {
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
         let guest = Guest::new(faults);
         let address = "01:00.0".parse().map_err(std::io::Error::other)?;
-        let (index, vectors) = (IrqIndex::Msix, guest.host().msi.allocate(65)?);
+        let (index, vectors) = (IrqIndex::Msix, guest.services().msi.allocate(65)?);
         let irq = device.irq(index.number())?;
         let mut binding = Binding::new(address, index, device.clone(), irq, vectors);
         let message = MsiMessage { address: 0xfee0_0000, data: 7 };

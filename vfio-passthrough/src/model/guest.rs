@@ -33,7 +33,7 @@ impl Guest {
     }
 
     /// The host traits, for this guest.
-    pub fn host(&self) -> VmmServices {
+    pub fn services(&self) -> VmmServices {
         let own = Arc::new(self.clone());
         VmmServices { slots: own.clone(), msi: own.clone(), intx: Some(own), p2p: None }
     }

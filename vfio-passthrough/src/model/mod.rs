@@ -19,7 +19,7 @@
 //! let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
 //! let guest = Guest::new(faults);
 //! let (address, policy) = ("01:00.0".parse()?, ResetPolicy::Required);
-//! let function = PassthroughFunction::new(address, device, &guest.host(), policy)?;
+//! let function = PassthroughFunction::new(address, device, &guest.services(), policy)?;
 //! let mut vendor = [0; 2];
 //! function.config_read(0, &mut vendor);
 //! assert_eq!(vendor, [0x36, 0x1b]);

@@ -83,7 +83,7 @@ impl Setup {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let iommu = Arc::new(Iommu::new(faults.clone()));
-        let host = VmmServices { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.host() };
+        let host = VmmServices { p2p: Some(DmaSpace::new(iommu.clone())), ..guest.services() };
         Ok(Self {
             function: PassthroughFunction::new(address, device.clone(), &host, policy)?,
             iommu,

@@ -96,7 +96,7 @@ fn started(bus: Option<Vec<BusMember>>) -> (Arc<Witness>, PassthroughFunction) {
         guest: Guest::new(faults),
         heard: Mutex::default(),
     });
-    let (address, host) = ("01:00.0".parse().unwrap(), witness.guest.host());
+    let (address, host) = ("01:00.0".parse().unwrap(), witness.guest.services());
     let function =
         PassthroughFunction::new(address, witness.clone(), &host, ResetPolicy::Required).unwrap();
     let _ = function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());

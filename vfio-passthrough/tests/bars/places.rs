@@ -132,7 +132,7 @@ fn a_refused_bar_is_placed_when_another_function_made_room() {
     let address = "02:00.0".parse().unwrap();
     let policy = ResetPolicy::Required;
     let two =
-        PassthroughFunction::new(address, Arc::new(device), &one.guest.host(), policy).unwrap();
+        PassthroughFunction::new(address, Arc::new(device), &one.guest.services(), policy).unwrap();
     let _ = two.config_write(0x10, &FIRST.to_le_bytes());
     let _ = two.config_write(COMMAND, &[2, 0]);
     assert_eq!(one.guest.slots(), both(), "refused");

@@ -82,7 +82,7 @@ fn live(kvm: Fd, host: Host) -> Result<(), String> {
     let mappings = container.dma().map_all(pieces).map_err(text)?;
     let guest = Guest::new(Arc::new(Faults::default()));
     let functions = devices.into_iter().map(|(address, device)| {
-        PassthroughFunction::new(address, device, &guest.host(), ResetPolicy::Required)
+        PassthroughFunction::new(address, device, &guest.services(), ResetPolicy::Required)
             .map_err(text)
     });
     let functions = functions.collect::<Result<Vec<_>, _>>()?;

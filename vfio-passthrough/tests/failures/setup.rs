@@ -133,7 +133,7 @@ impl Parts {
     pub fn attach(&self) -> Result<PassthroughFunction, Error> {
         let address = NAME.parse().unwrap();
         let host =
-            VmmServices { p2p: Some(DmaSpace::new(self.iommu.clone())), ..self.guest.host() };
+            VmmServices { p2p: Some(DmaSpace::new(self.iommu.clone())), ..self.guest.services() };
         PassthroughFunction::new(address, self.device.clone(), &host, ResetPolicy::Required)
     }
 

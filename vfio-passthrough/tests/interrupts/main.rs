@@ -56,9 +56,13 @@ impl Setup {
         let device = Arc::new(PciDevice::with_interrupts(faults.clone(), msi, msix).unwrap());
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
-        let function =
-            PassthroughFunction::new(address, device.clone(), &guest.host(), ResetPolicy::Required)
-                .unwrap();
+        let function = PassthroughFunction::new(
+            address,
+            device.clone(),
+            &guest.services(),
+            ResetPolicy::Required,
+        )
+        .unwrap();
         Self { faults, device, guest, function }
     }
 

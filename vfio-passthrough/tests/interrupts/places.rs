@@ -75,7 +75,7 @@ impl Place {
         let address = "01:00.0".parse().unwrap();
         let policy = ResetPolicy::Required;
         let function =
-            PassthroughFunction::new(address, device.clone(), &guest.host(), policy).unwrap();
+            PassthroughFunction::new(address, device.clone(), &guest.services(), policy).unwrap();
         for bar in 0..6 {
             let _ =
                 function.config_write(0x10 + 4 * u16::from(bar), &(home(bar) as u32).to_le_bytes());

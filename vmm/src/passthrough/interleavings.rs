@@ -46,7 +46,7 @@ impl Drop for Recorded {
 fn two_vcpus_write_msix_control() {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
-    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults).host());
+    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults).services());
     let function = PassthroughFunction::new(address, device, &host, ResetPolicy::Required).unwrap();
     let ranges = Ranges::default();
     let recorder = Arc::new(Recorder(ranges.clone()));

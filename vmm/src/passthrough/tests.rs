@@ -22,7 +22,7 @@ fn two_at(gpa: u32) -> (PciRoot, Guest) {
         let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
         let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);
         let function =
-            PassthroughFunction::new(address, Arc::new(device), &guest.host(), policy).unwrap();
+            PassthroughFunction::new(address, Arc::new(device), &guest.services(), policy).unwrap();
         let function = GuestFunction::new(
             &Arc::new(function),
             Arc::new(CoalescedWrites::default()),

@@ -42,7 +42,7 @@ struct Setup {
 fn setup(policy: OnError) -> Setup {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
-    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults.clone()).host());
+    let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults.clone()).services());
     let function = PassthroughFunction::new(address, device.clone(), &host, ResetPolicy::Required);
     let function = Arc::new(function.unwrap());
     let (failed, failures) = channel();
