@@ -63,8 +63,8 @@ const MMAP: u32 = sys::VFIO_REGION_INFO_FLAG_MMAP;
 const READ_WRITE: u32 = sys::VFIO_REGION_INFO_FLAG_READ | sys::VFIO_REGION_INFO_FLAG_WRITE;
 
 impl PciFunction {
-    /// A function with this config space, without interrupts and reset. `bars` has the sizes of BAR0
-    /// to BAR5 and the ROM, each of which can be mapped.
+    /// A function with this config space, without interrupts and reset. `bars` has the sizes of
+    /// BAR0 to BAR5 and the ROM, each of which can be mapped.
     pub fn new(config: Vec<u8>, bars: &[u64]) -> Self {
         let region = |size: u64| match size {
             0 => Region::default(),

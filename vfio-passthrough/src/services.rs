@@ -13,10 +13,12 @@ pub struct VmmServices {
     pub slots: Arc<dyn MemorySlots>,
     /// Routes message-signalled interrupts into the guest.
     pub msi: Arc<dyn MsiRouter>,
-    /// The line that the function's INTx pin is wired to. Without one the guest sees a function without a pin.
+    /// The line that the function's INTx pin is wired to. Without one the guest sees a function
+    /// without a pin.
     pub intx: Option<Arc<dyn IntxLine>>,
-    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the guest's memory and
-    /// the IOMMU can map them; `None`: nowhere. The guest's only function needs none.
+    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the
+    /// guest's memory and the IOMMU can map them; `None`: nowhere. The guest's only function needs
+    /// none.
     pub p2p: Option<DmaSpace>,
 }
 

@@ -41,8 +41,8 @@ const IO_WINDOW: AddressRange = AddressRange::new(0xc000, 0x4000);
 /// The alignment of the 64-bit window.
 const WINDOW_ALIGN: u64 = GIB;
 
-/// What could not be placed, and why; what was asked for, what there is, and what was planned before that, as
-/// tables.
+/// What could not be placed, and why; what was asked for, what there is, and what was planned
+/// before that, as tables.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("no room in the guest's address space for {what}: {why}\n{tables}")]
 pub struct LayoutError {

@@ -1,4 +1,5 @@
-//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU: an address space once a group is in it.
+//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU: an address space once a group
+//! is in it.
 
 use std::fs::File;
 use std::io;
@@ -87,7 +88,8 @@ impl AddressSpace for Type1Container {
 
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
         self.calls.map_dma.increment();
-        // SAFETY: the caller promises for the memory what is asked for: both functions ask for the same.
+        // SAFETY: the caller promises for the memory what is asked for: both functions ask for the
+        // same.
         unsafe { ioctl::map_dma(self, iova, size, host) }
     }
 

@@ -16,11 +16,13 @@ use crate::backend::{
 };
 use crate::counters::VfioCalls;
 
-/// A device of an [`IommuContext`](super::IommuContext). While it is open, its group stays attached.
+/// A device of an [`IommuContext`](super::IommuContext). While it is open, its group stays
+/// attached.
 pub struct AssignedDevice {
     flags: DeviceFlags,
     calls: Arc<VfioCalls>,
-    /// Each call holds it while it runs, so that close waits for no call: the last holder closes the file.
+    /// Each call holds it while it runs, so that close waits for no call: the last holder closes
+    /// the file.
     open: Mutex<Option<Arc<Membership>>>,
 }
 

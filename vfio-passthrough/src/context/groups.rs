@@ -47,7 +47,8 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// Adds a user of a group. The first user attaches the group, by the file `opened` or by its node.
+    /// Adds a user of a group. The first user attaches the group, by the file `opened` or by its
+    /// node.
     pub fn join(
         &mut self,
         address: PciAddress,
@@ -72,9 +73,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Closes a device, and removes that user of its group. The kernel may detach the group as soon as the device is
-    /// closed, if the host wants all of the group back (vfio_device_remove_group): so with the group's last user its
-    /// mappings end before.
+    /// Closes a device, and removes that user of its group. The kernel may detach the group as soon
+    /// as the device is closed, if the host wants all of the group back (vfio_device_remove_group):
+    /// so with the group's last user its mappings end before.
     pub fn leave(&mut self, number: u32, device: Option<File>) {
         let Some(member) = self.members.get_mut(&number) else {
             return;
@@ -92,8 +93,8 @@ impl Groups {
         }
     }
 
-    /// Links all groups with another hypervisor. The links with the former one end first: the kernel keeps one VM for
-    /// each group (vfio_file_set_kvm).
+    /// Links all groups with another hypervisor. The links with the former one end first: the
+    /// kernel keeps one VM for each group (vfio_file_set_kvm).
     pub fn link(&mut self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
         self.link = Some(link.clone());
         self.members.values_mut().for_each(|member| member.linked = None);

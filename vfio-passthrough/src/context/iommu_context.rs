@@ -13,8 +13,9 @@ use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// The I/O address space of a guest's devices, and the groups in it. All groups share one container of the kernel; a
-/// group that cannot share it gets another one, with the same mappings (see [`DmaSpace`]).
+/// The I/O address space of a guest's devices, and the groups in it. All groups share one container
+/// of the kernel; a group that cannot share it gets another one, with the same mappings (see
+/// [`DmaSpace`]).
 pub struct IommuContext {
     dma: DmaSpace,
     groups: Arc<SharedGroups>,
@@ -37,8 +38,9 @@ impl IommuContext {
         Ok(Self::new(Type1Container::open(calls.clone())?, calls))
     }
 
-    /// As [`open`](Self::open), by a file of `/dev/vfio/vfio` that somebody else has opened for reading and writing, so
-    /// that this process needs no right to open it. A group that cannot share that container opens another one.
+    /// As [`open`](Self::open), by a file of `/dev/vfio/vfio` that somebody else has opened for
+    /// reading and writing, so that this process needs no right to open it. A group that cannot
+    /// share that container opens another one.
     ///
     /// # Errors
     ///
@@ -64,8 +66,8 @@ impl IommuContext {
         &self.groups.calls
     }
 
-    /// Links all groups, those attached now and later, with a hypervisor. The links with a former one end: a guest that
-    /// reboots into a new VM keeps its devices and their mappings.
+    /// Links all groups, those attached now and later, with a hypervisor. The links with a former
+    /// one end: a guest that reboots into a new VM keeps its devices and their mappings.
     ///
     /// # Errors
     ///
@@ -74,9 +76,10 @@ impl IommuContext {
         self.groups.lock().link(link)
     }
 
-    /// Attaches the group of a device, unless it is attached, and opens the device. What is mapped is mapped for the
-    /// group too, also if no group was attached before. The kernel resets a function when it opens it
-    /// (`vfio_pci_core_enable`), if it can: so the function is as after power-on.
+    /// Attaches the group of a device, unless it is attached, and opens the device. What is mapped
+    /// is mapped for the group too, also if no group was attached before. The kernel resets a
+    /// function when it opens it (`vfio_pci_core_enable`), if it can: so the function is as after
+    /// power-on.
     ///
     /// # Errors
     ///
@@ -85,9 +88,9 @@ impl IommuContext {
         self.open_device_of(address, None)
     }
 
-    /// As [`open_device`](Self::open_device), by the file of the device's group (`/dev/vfio/N`, for reading and writing)
-    /// that somebody else has opened, so that this process needs no right to open it. If the group is attached already,
-    /// that file is closed.
+    /// As [`open_device`](Self::open_device), by the file of the device's group (`/dev/vfio/N`, for
+    /// reading and writing) that somebody else has opened, so that this process needs no right to
+    /// open it. If the group is attached already, that file is closed.
     ///
     /// # Errors
     ///

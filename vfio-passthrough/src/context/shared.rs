@@ -18,8 +18,8 @@ pub(super) struct SharedGroups {
     pub sysfs: Sysfs,
     pub calls: Arc<VfioCalls>,
     groups: Mutex<Groups>,
-    /// The drivers of the functions that a reset of a bus would reach, as they were at the first question: a VMM that
-    /// may open no file any more can ask again.
+    /// The drivers of the functions that a reset of a bus would reach, as they were at the first
+    /// question: a VMM that may open no file any more can ask again.
     drivers: Mutex<BTreeMap<PciAddress, Driver>>,
 }
 
@@ -50,7 +50,8 @@ impl SharedGroups {
     /// A function that a reset of a bus would reach.
     pub fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
         let driver = self.driver(address);
-        // The kernel resets nothing that another driver, or none, has (vfio_pci_dev_set_resettable).
+        // The kernel resets nothing that another driver, or none, has
+        // (vfio_pci_dev_set_resettable).
         let ours = self.lock().file(group).is_some() && driver.is_vfio;
         BusMember { address, ours, driver: driver.name }
     }

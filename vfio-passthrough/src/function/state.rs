@@ -59,7 +59,8 @@ impl fmt::Debug for PassthroughFunction {
 
 impl PassthroughFunction {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state as it was between two steps, which is a state it can be in.
+        // A panic elsewhere leaves the state as it was between two steps, which is a state it can
+        // be in.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -79,7 +79,8 @@ impl Binding {
     pub fn is_pending(&self, vector: u16) -> bool {
         let masked = self.is_bound(vector) && !self.state.routed.contains_key(&vector);
         let eventfd = self.eventfds.get(&vector).filter(|_| masked);
-        // An eventfd can only be looked at by reading it. Writing the count back adds to what came meanwhile.
+        // An eventfd can only be looked at by reading it. Writing the count back adds to what came
+        // meanwhile.
         eventfd
             .is_some_and(|eventfd| eventfd.read().is_ok_and(|count| eventfd.write(count).is_ok()))
     }

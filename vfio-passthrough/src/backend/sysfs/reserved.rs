@@ -10,7 +10,8 @@ use crate::address::ByteRange;
 /// The kernel shows a page at most (`iommu_group_show_resv_regions`).
 const MOST_BYTES: u64 = 64 << 10;
 
-/// Why addresses are kept (linux/iommu.h, `enum iommu_resv_type`; names as in `iommu_group_resv_type_string`).
+/// Why addresses are kept (linux/iommu.h, `enum iommu_resv_type`; names as in
+/// `iommu_group_resv_type_string`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedKind {
     /// Writes there are interrupts.
@@ -54,8 +55,8 @@ impl ReservedRegion {
 impl Sysfs {
     /// What a group keeps of its I/O address space, as far as sysfs tells.
     ///
-    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) has it taken away already, but is there
-    /// only when the group is attached, and since Linux 5.4.
+    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) has it taken away already, but is
+    /// there only when the group is attached, and since Linux 5.4.
     pub fn reserved_regions(&self, group: u32) -> Vec<ReservedRegion> {
         let folder = self.root.join("kernel/iommu_groups").join(group.to_string());
         let mut bytes = Vec::new();

@@ -1,5 +1,5 @@
-//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so that tests
-//! run on fixture trees.
+//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so
+//! that tests run on fixture trees.
 
 use std::fs;
 use std::io;
@@ -134,7 +134,8 @@ impl Sysfs {
     }
 
     fn is_vfio_by(&self, address: PciAddress, driver: Option<&str>) -> bool {
-        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since 6.1.
+        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since
+        // 6.1.
         let folder = self.device(address).join("vfio-dev");
         driver.is_some_and(is_vfio_driver) || folder.exists()
     }
@@ -178,7 +179,8 @@ impl Sysfs {
         Error::NotViable { address, group, others }
     }
 
-    /// The last component of a link in the folder of a device, or `None` where there is no such link.
+    /// The last component of a link in the folder of a device, or `None` where there is no such
+    /// link.
     fn link_name(&self, address: PciAddress, link: &str) -> Result<Option<String>, Error> {
         let path = self.device(address).join(link);
         match fs::read_link(&path) {
@@ -197,8 +199,8 @@ fn is_vfio_driver(name: &str) -> bool {
     name == "vfio-pci" || name.ends_with("-vfio-pci") || name.ends_with("_vfio_pci")
 }
 
-/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci, drivers/vfio) and
-/// leave the group to its user.
+/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci,
+/// drivers/vfio) and leave the group to its user.
 fn keeps_group(driver: &str) -> bool {
     !is_vfio_driver(driver) && !matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }
