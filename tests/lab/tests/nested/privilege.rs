@@ -68,17 +68,17 @@ fn node(l1: &mut L1, device: &str) -> Result<String, Error> {
     Ok(format!("/dev/vfio/{}", line.split_whitespace().nth(1).unwrap()))
 }
 
-/// A guest whose VMM gets kernel, initrd, /dev/kvm and the group's node as open files. Its user may
-/// open none of them.
+/// A guest whose VMM gets kernel, initrd, /dev/kvm, the group's node and the container as open
+/// files. Its user may open none of the first four.
 fn all_passed(node: &str) -> Guest {
-    let files = [place::KERNEL, place::INITRD, "/dev/kvm", node].map(str::to_owned);
+    let files = [place::KERNEL, place::INITRD, "/dev/kvm", node, "/dev/vfio/vfio"];
     Guest::new("hash:1M,reboots:1")
         .memory("128M")
         .limited(USER, 128 << 20)
         .kernel("fd={0}")
         .initrd("fd={1}")
-        .arguments(["--kvm", "fd={2}"])
-        .open(&files)
+        .arguments(["--kvm", "fd={2}", "--container", "fd={4}"])
+        .open(&files.map(str::to_owned))
         .reboots()
 }
 
