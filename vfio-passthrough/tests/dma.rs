@@ -106,11 +106,11 @@ fn what_could_not_be_ended_keeps_its_memory_and_is_ended_later() {
     let region = memory();
     let mut mapping = space.map(Iova(0), region.clone()).unwrap();
     faults.fail(Call::UnmapDma, 0, libc::EIO);
-    assert!(mapping.end().is_err());
+    assert!(mapping.try_unmap().is_err());
     assert!(Arc::strong_count(&region) > 1, "kept");
     assert_eq!(iommu.mappings().len(), 1);
-    mapping.end().unwrap();
-    mapping.end().unwrap();
+    mapping.try_unmap().unwrap();
+    mapping.try_unmap().unwrap();
     drop(mapping);
     assert_eq!((Arc::strong_count(&region), faults.made(Call::UnmapDma)), (1, 2));
     assert_eq!(iommu.mappings(), []);
@@ -215,9 +215,9 @@ fn memory_is_added_and_removed_under_a_running_guest() {
         assert_eq!(held[0].strong_count(), 0, "the host has it back");
         let mut last = modules.remove(0);
         faults.fail(Call::UnmapDma, 0, libc::EBUSY);
-        assert!(last.end().is_err());
+        assert!(last.try_unmap().is_err());
         assert!(held[1].strong_count() > 0, "devices reach it still");
-        last.end().unwrap();
+        last.try_unmap().unwrap();
         assert_eq!((held[1].strong_count(), iommu.mappings()), (0, boot.clone()));
     }
 }
