@@ -56,9 +56,9 @@ pub trait MsiVectors: Send {
     /// # Errors
     ///
     /// `StorageFull` if no GSI is free: nothing was changed. The error reports how many GSIs were
-    /// requested, used and free. Otherwise it is the hypervisor's errno: each vector of the batch is
-    /// in its old state, in its new state, or not delivered, and the crate repeats the change at the
-    /// guest's next access.
+    /// requested, used and free. Otherwise it is the hypervisor's errno: each vector of the batch
+    /// is in its old state, in its new state, or not delivered, and the crate repeats the change at
+    /// the guest's next access.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 }
 

@@ -1,4 +1,5 @@
-//! DMA mappings on the model: all or nothing, and memory that outlives what the kernel does not let go of.
+//! DMA mappings on the model: all or nothing, and memory that outlives what the kernel does not let
+//! go of.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -189,7 +190,8 @@ fn more_than_the_container_takes_is_refused_before_anything_is_pinned() {
     let _two = space.map_all(at(&[0x100_0000, 0x200_0000])).unwrap();
 }
 
-/// What a VMM does that plugs memory: devices keep what they reach while it comes and goes, whatever fails.
+/// What a VMM does that plugs memory: devices keep what they reach while it comes and goes,
+/// whatever fails.
 #[test]
 fn memory_is_added_and_removed_under_a_running_guest() {
     let (faults, iommu, space) = setup();

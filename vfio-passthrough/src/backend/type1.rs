@@ -1,5 +1,5 @@
-//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU. It is an address space as soon
-//! as it has a group.
+//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU. It is an address space as
+//! soon as it has a group.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,8 @@ pub enum ContainerError {
     /// `/dev/vfio/vfio` could not be opened: `ENOENT` or `ENODEV` without its module, `EACCES`.
     #[error("cannot open /dev/vfio/vfio: {0}; {remedy}", remedy = open_remedy(.0))]
     Open(#[source] io::Error),
-    /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2 IOMMU.
+    /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2
+    /// IOMMU.
     #[error(
         "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
     )]

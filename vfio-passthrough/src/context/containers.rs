@@ -105,9 +105,9 @@ impl Containers {
         }
     }
 
-    /// Removes a group, before it is detached. When a container's last group is detached, the kernel
-    /// removes the IOMMU and all mappings (vfio_group_detach_container). So the mappings are unmapped
-    /// before that, and are recorded for the next group.
+    /// Removes a group, before it is detached. When a container's last group is detached, the
+    /// kernel removes the IOMMU and all mappings (vfio_group_detach_container). So the mappings are
+    /// unmapped before that, and are recorded for the next group.
     pub fn leave(&mut self, group: u32) {
         let mut containers = self.containers.iter_mut();
         let Some(own) = containers.find_map(|own| own.groups.remove(&group).then_some(own)) else {

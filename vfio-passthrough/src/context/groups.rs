@@ -47,8 +47,8 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// Adds a user of a group. The first user attaches the group: by the file `opened`, or by opening
-    /// the group's node.
+    /// Adds a user of a group. The first user attaches the group: by the file `opened`, or by
+    /// opening the group's node.
     pub fn join(
         &mut self,
         address: PciAddress,

@@ -39,8 +39,8 @@ impl IommuContext {
     }
 
     /// Does the same as [`open`](Self::open), but takes a file of `/dev/vfio/vfio` that is open for
-    /// reading and writing: this process then needs no permission to open it. For a group that cannot
-    /// share that container it opens another one.
+    /// reading and writing: this process then needs no permission to open it. For a group that
+    /// cannot share that container it opens another one.
     ///
     /// # Errors
     ///
@@ -90,8 +90,8 @@ impl IommuContext {
     }
 
     /// Does the same as [`open_device`](Self::open_device), but takes a file of the device's group
-    /// (`/dev/vfio/N`) that is open for reading and writing: this process then needs no permission to
-    /// open it. If the group is already attached, the file is closed.
+    /// (`/dev/vfio/N`) that is open for reading and writing: this process then needs no permission
+    /// to open it. If the group is already attached, the file is closed.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //!
 //! [`IommuContext`] opens containers, attaches groups and opens devices, in the order that the
 //! kernel requires: group, status, `SET_CONTAINER`, `SET_IOMMU` once for each container, the
-//! existing mappings, the link to the hypervisor, and then the device. The device comes last because
-//! some drivers need the VM when their device is opened.
+//! existing mappings, the link to the hypervisor, and then the device. The device comes last
+//! because some drivers need the VM when their device is opened.
 
 mod containers;
 mod device;

@@ -76,8 +76,8 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Attaches the group of `address`, unless it is already attached, and opens the device. `group`
-    /// is the group's file, if it is already open.
+    /// Attaches the group of `address`, unless it is already attached, and opens the device.
+    /// `group` is the group's file, if it is already open.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,

@@ -52,12 +52,12 @@ pub trait MemorySlots: Send + Sync {
     ///
     /// # Safety
     ///
-    /// The memory fulfils the contract of [`HostMemory`] until `unmap` of the slot has succeeded, or
-    /// until the VM no longer exists.
+    /// The memory fulfils the contract of [`HostMemory`] until `unmap` of the slot has succeeded,
+    /// or until the VM no longer exists.
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32>;
 
-    /// Removes the slot `number` from the guest. `gpa` and `memory` are those of [`map`](Self::map).
-    /// The call can be repeated after a failure.
+    /// Removes the slot `number` from the guest. `gpa` and `memory` are those of
+    /// [`map`](Self::map). The call can be repeated after a failure.
     ///
     /// # Errors
     ///
@@ -66,7 +66,8 @@ pub trait MemorySlots: Send + Sync {
 }
 
 impl dyn MemorySlots {
-    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is dropped.
+    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -101,8 +102,8 @@ impl MemorySlot {
         gpa: u64,
         memory: Arc<dyn HostMemory>,
     ) -> io::Result<Self> {
-        // SAFETY: the memory fulfils the contract of `HostMemory` while it lives. The value holds it
-        // until `unmap` succeeds, and leaks it if `unmap` never succeeds.
+        // SAFETY: the memory fulfils the contract of `HostMemory` while it lives. The value holds
+        // it until `unmap` succeeds, and leaks it if `unmap` never succeeds.
         let number = unsafe { slots.map(gpa, &*memory) }?;
         Ok(Self { slots, number, gpa, memory: Some(memory) })
     }

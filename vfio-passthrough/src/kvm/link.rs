@@ -13,8 +13,8 @@ use kvm_ioctls::{DeviceFd, VmFd};
 use super::errno::errno;
 use crate::host::GroupLink;
 
-/// KVM's VFIO device of one VM. It reports the VM's IOMMU groups to KVM. KVM can then post interrupts
-/// of assigned devices to a running vCPU, and non-coherent DMA works.
+/// KVM's VFIO device of one VM. It reports the VM's IOMMU groups to KVM. KVM can then post
+/// interrupts of assigned devices to a running vCPU, and non-coherent DMA works.
 pub struct KvmLink(DeviceFd);
 
 impl fmt::Debug for KvmLink {
@@ -31,8 +31,8 @@ impl From<DeviceFd> for KvmLink {
 }
 
 impl KvmLink {
-    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for its whole life, independent of its
-    /// assigned devices.
+    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for its whole life, independent of
+    /// its assigned devices.
     ///
     /// # Errors
     ///

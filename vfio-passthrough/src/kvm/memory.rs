@@ -37,13 +37,14 @@ impl KvmMemory {
         Self { vm, slots, numbers: Mutex::new(allocator(numbers)), calls }
     }
 
-    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is dropped.
+    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is
+    /// dropped.
     ///
     /// # Errors
     ///
     /// `ENOSPC` if no slot is free; else the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` if the
-    /// range overlaps another slot, `EINVAL` if the address is not page-aligned or is outside of the
-    /// guest's address space.
+    /// range overlaps another slot, `EINVAL` if the address is not page-aligned or is outside of
+    /// the guest's address space.
     pub fn place(
         self: &Arc<Self>,
         gpa: u64,
@@ -57,7 +58,8 @@ impl KvmMemory {
     /// The contract of [`MemorySlots::map`], unless the region's size is 0.
     unsafe fn set(&self, region: kvm_userspace_memory_region) -> io::Result<()> {
         self.calls.set_user_memory_region.increment();
-        // SAFETY: the memory stays mapped, and may be written at any time, until the slot is deleted.
+        // SAFETY: the memory stays mapped, and may be written at any time, until the slot is
+        // deleted.
         unsafe { self.vm.set_user_memory_region(region) }.map_err(errno)
     }
 

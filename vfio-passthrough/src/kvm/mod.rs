@@ -53,9 +53,9 @@ impl KvmHost {
     /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes
     /// one for each part that the guest accesses without an exit: 1, or 2 if the MSI-X table is in
     /// its middle. `gsis` are numbers of interrupt routes, one for each vector in use. On x86 they
-    /// begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses these slots and GSIs
-    /// only through [`memory`](Self::memory) and [`router`](Self::router). The router also keeps the
-    /// VMM's own routes: no other code calls `KVM_SET_GSI_ROUTING`.
+    /// begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses these slots and
+    /// GSIs only through [`memory`](Self::memory) and [`router`](Self::router). The router also
+    /// keeps the VMM's own routes: no other code calls `KVM_SET_GSI_ROUTING`.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));

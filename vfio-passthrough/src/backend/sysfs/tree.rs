@@ -1,5 +1,5 @@
-//! Reads the drivers and groups of devices from sysfs. The root is a parameter, so that tests run on
-//! fixture trees.
+//! Reads the drivers and groups of devices from sysfs. The root is a parameter, so that tests run
+//! on fixture trees.
 
 use std::fs;
 use std::io;

@@ -4,8 +4,8 @@
 //! vectors one by one makes KVM copy a table that grows each time. Instead, the route of a single
 //! vector is *deferred*: the vector's eventfd collects interrupts, and is in an epoll set that the
 //! VMM polls. One commit then routes all deferred vectors: when one of them fires, when there are
-//! 16, or with any other change of the table. When an irqfd is attached, KVM delivers the interrupts
-//! that its eventfd has collected.
+//! 16, or with any other change of the table. When an irqfd is attached, KVM delivers the
+//! interrupts that its eventfd has collected.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -32,8 +32,8 @@ impl DeferredRoutes {
     }
 
     /// Commits all deferred routes if one of their vectors has fired. It does not wait for an
-    /// interrupt. If KVM refuses, a warning is logged and no interrupt is lost: the next interrupt or
-    /// change retries.
+    /// interrupt. If KVM refuses, a warning is logged and no interrupt is lost: the next interrupt
+    /// or change retries.
     pub fn flush(&self) {
         self.shared.lock().flush_if_fired();
     }

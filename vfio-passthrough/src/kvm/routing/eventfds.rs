@@ -10,8 +10,8 @@ use vmm_sys_util::eventfd::EventFd;
 /// first interrupt waits until their irqfds are attached, for about 0.1 ms.
 ///
 /// Times for vectors that are unmasked one by one, compared with one commit for each vector: 64
-/// vectors take 0.25 ms instead of 1.4 ms, 520 take 4.7 ms instead of 53 ms, 2048 take 35 ms instead
-/// of 520 ms (`cargo bench --bench passthrough -- routing`).
+/// vectors take 0.25 ms instead of 1.4 ms, 520 take 4.7 ms instead of 53 ms, 2048 take 35 ms
+/// instead of 520 ms (`cargo bench --bench passthrough -- routing`).
 pub(super) const MAX_DEFERRED: usize = 16;
 
 /// The eventfds of the vectors with deferred routes.

@@ -45,8 +45,8 @@ impl Gsis {
         Ok(gsi)
     }
 
-    /// Allocates `count` GSIs or none. `room` is the number of entries for GSIs in the range that the
-    /// table can have.
+    /// Allocates `count` GSIs or none. `room` is the number of entries for GSIs in the range that
+    /// the table can have.
     pub(super) fn allocate(&mut self, count: usize, room: usize) -> io::Result<Vec<u32>> {
         if count == 0 {
             return Ok(Vec::new());

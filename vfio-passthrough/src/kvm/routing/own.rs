@@ -10,16 +10,16 @@ use super::router::KvmRouter;
 use super::shared::Shared;
 
 impl KvmRouter {
-    /// Replaces the VMM's own routes of the GSIs in `routes`. Other GSIs keep their routes. It makes
-    /// one `KVM_SET_GSI_ROUTING`, which also commits deferred routes. If the VM has PICs and an IOAPIC
-    /// in the kernel, the table starts with the routes of their pins, GSIs 0 to 23, like KVM's own
-    /// default table.
+    /// Replaces the VMM's own routes of the GSIs in `routes`. Other GSIs keep their routes. It
+    /// makes one `KVM_SET_GSI_ROUTING`, which also commits deferred routes. If the VM has PICs and
+    /// an IOAPIC in the kernel, the table starts with the routes of their pins, GSIs 0 to 23, like
+    /// KVM's own default table.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a GSI in the range of this router, unless it is a [`KvmGsi`], and for a route that
-    /// KVM does not accept (Documentation/virt/kvm/api.rst, 4.52). `ENOSPC` if the table would have
-    /// more than 4096 entries. An error changes no route.
+    /// `EINVAL` for a GSI in the range of this router, unless it is a [`KvmGsi`], and for a route
+    /// that KVM does not accept (Documentation/virt/kvm/api.rst, 4.52). `ENOSPC` if the table would
+    /// have more than 4096 entries. An error changes no route.
     pub fn set_routes(&self, routes: &[kvm_irq_routing_entry]) -> io::Result<()> {
         self.shared.lock().set_own(routes)
     }
@@ -37,7 +37,8 @@ impl KvmRouter {
         self.shared.lock().remove_own(gsis)
     }
 
-    /// Allocates a GSI for the VMM's own use, from the same range as the GSIs of functions' vectors.
+    /// Allocates a GSI for the VMM's own use, from the same range as the GSIs of functions'
+    /// vectors.
     ///
     /// # Errors
     ///
@@ -48,8 +49,8 @@ impl KvmRouter {
     }
 }
 
-/// A GSI for the VMM's own use. Dropping it removes its routes, with one `KVM_SET_GSI_ROUTING` if it
-/// has any, and frees the number. The VMM detaches its irqfds on the GSI before that.
+/// A GSI for the VMM's own use. Dropping it removes its routes, with one `KVM_SET_GSI_ROUTING` if
+/// it has any, and frees the number. The VMM detaches its irqfds on the GSI before that.
 #[derive(Debug)]
 pub struct KvmGsi {
     shared: Arc<Shared>,

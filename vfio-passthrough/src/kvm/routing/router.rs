@@ -31,9 +31,9 @@ impl fmt::Debug for KvmRouter {
 }
 
 impl KvmRouter {
-    /// Makes the router of a VM whose local APICs are in the kernel. Vectors get the GSIs in `gsis`.
-    /// No other code uses these GSIs, and none is a pin of an interrupt controller: on x86 they are
-    /// in 24 to 4095. Calls are counted in `calls`.
+    /// Makes the router of a VM whose local APICs are in the kernel. Vectors get the GSIs in
+    /// `gsis`. No other code uses these GSIs, and none is a pin of an interrupt controller: on x86
+    /// they are in 24 to 4095. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let table = Table::new(vm, gsis, calls);
         Self { shared: Arc::new(Shared::new(table)) }

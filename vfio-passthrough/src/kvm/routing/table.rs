@@ -142,8 +142,8 @@ impl Table {
         }
     }
 
-    /// Frees GSIs, with one commit. If KVM refuses to detach an irqfd or to remove routes, they stay
-    /// with their GSIs.
+    /// Frees GSIs, with one commit. If KVM refuses to detach an irqfd or to remove routes, they
+    /// stay with their GSIs.
     pub(super) fn release(&mut self, gsis: &[u32]) {
         let mut stopped = BTreeSet::new();
         for gsi in gsis {

@@ -46,7 +46,8 @@ impl Vectors {
         self.vectors.get(&vector).and_then(|vector| vector.gsi)
     }
 
-    /// Allocates a GSI for each of these vectors that has none. After an error no vector has got one.
+    /// Allocates a GSI for each of these vectors that has none. After an error no vector has got
+    /// one.
     fn take_gsis(&mut self, vectors: impl Iterator<Item = u16>) -> io::Result<()> {
         let mut without = BTreeMap::new();
         for number in vectors {

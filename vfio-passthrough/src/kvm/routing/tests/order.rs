@@ -12,8 +12,8 @@ use super::*;
 /// holds the eventfd itself.
 fn spoil(eventfd: &EventFd) {
     let file = File::open("/dev/null").unwrap();
-    // SAFETY: both files are open. The call closes the eventfd's file descriptor, and its owner later
-    // closes the new file.
+    // SAFETY: both files are open. The call closes the eventfd's file descriptor, and its owner
+    // later closes the new file.
     let number = unsafe { libc::dup2(file.as_raw_fd(), eventfd.as_raw_fd()) };
     assert_eq!(number, eventfd.as_raw_fd());
 }
