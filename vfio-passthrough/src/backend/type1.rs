@@ -22,7 +22,8 @@ pub enum ContainerError {
     /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2
     /// IOMMU.
     #[error(
-        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
+        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with \
+         CONFIG_VFIO_IOMMU_TYPE1"
     )]
     Unsupported(#[source] VfioError),
     /// The passed file is not a container with a type1v2 IOMMU.

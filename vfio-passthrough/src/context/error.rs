@@ -130,8 +130,8 @@ fn group_hint(error: &io::Error, group: u32) -> String {
 fn attach_hint(call: &str, error: &io::Error) -> &'static str {
     match (call, error.raw_os_error()) {
         (SET_IOMMU | SET_CONTAINER, Some(libc::EPERM)) => {
-            "; interrupt remapping is off: turn it on in the firmware, or, for guests that you trust: \
-             echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+            "; interrupt remapping is off: turn it on in the firmware, or, for guests that you \
+             trust: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
         }
         _ => "",
     }

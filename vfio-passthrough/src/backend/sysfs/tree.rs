@@ -301,7 +301,8 @@ mod tests {
         let text = tree.sysfs().not_viable(address("01:00.0"), 14).to_string();
         assert!(
             text.starts_with(
-                "0000:01:00.0: IOMMU group 14 is not viable: 0000:01:00.1 is bound to snd_hda_intel; "
+                "0000:01:00.0: IOMMU group 14 is not viable: \
+                 0000:01:00.1 is bound to snd_hda_intel; "
             ),
             "{text}"
         );

@@ -58,7 +58,8 @@ impl Gsis {
         let Some(numbers) = numbers else {
             let used = self.used;
             let message = format!(
-                "{count} more GSIs are asked for: of the VM's {size}, {used} are used and {free} are free"
+                "{count} more GSIs are asked for: of the VM's {size}, \
+                 {used} are used and {free} are free"
             );
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         };
