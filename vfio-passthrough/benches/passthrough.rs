@@ -1,8 +1,7 @@
-//! What the library itself costs, where no IOMMU is needed: on the model, and, for routing, on a
-//! real KVM.
+//! Measures the library itself, without an IOMMU: on the model, and on a real KVM for routing.
 //!
-//! `cargo bench -p vfio-passthrough`. Devices of the model answer from a file, so that what is
-//! measured includes a `pread` or a `pwrite` of it wherever the device is asked.
+//! Run it with `cargo bench -p vfio-passthrough`. A device of the model keeps its registers in a
+//! file, so each access of the device adds one `pread` or `pwrite`.
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
@@ -24,10 +23,11 @@ use vfio_passthrough::model::{Faults, Guest, PciDevice};
 use vfio_passthrough::pci::message::ProgrammedVectors;
 use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
 
-/// As many as an NVMe of QEMU's has, as eight NICs of 65 have, and as a function can have.
+/// The number of vectors of QEMU's NVMe, of eight NICs with 65 each, and the most that a function
+/// can have.
 const VECTORS: [u16; 3] = [64, 520, 2048];
 
-/// Vectors whose routes are committed: a small device too.
+/// The numbers of vectors whose routes are committed. Small devices are among them.
 const ROUTED: [u16; 5] = [1, 3, 64, 520, 2048];
 
 const VENDOR: u16 = 0x00;
@@ -36,7 +36,7 @@ const BAR0: u16 = 0x10;
 const MSIX_CONTROL: u16 = 0x42;
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
-/// Where [`PciDevice::with_interrupts`] has the table.
+/// The table's offset in devices of [`PciDevice::with_interrupts`].
 const TABLE: u64 = 0x1_0000;
 
 fn function(vectors: u16) -> PassthroughFunction {
@@ -65,7 +65,7 @@ fn config(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The guest's writes to an entry: while the function is masked, and of an entry's mask while it is
+/// The guest writes to an entry while the function is masked, and to an entry's mask while it is
 /// not.
 fn msix_table(criterion: &mut Criterion) {
     let bar = BarIndex::new(0).unwrap();
@@ -101,7 +101,7 @@ fn messages(vectors: u16) -> BTreeMap<u16, MsiMessage> {
     (0..vectors).map(|vector| (vector, message(vector.into()))).collect()
 }
 
-/// From nothing to all vectors, which is what a driver's start asks for.
+/// Plans the step from no vector to all vectors. A driver's start needs it.
 fn plans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     for vectors in VECTORS {
@@ -114,8 +114,7 @@ fn plans(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A VM's routes, and the vectors of one function whose eventfds and GSIs are there, none
-/// delivered.
+/// A VM's routes, and the vectors of one function. Their eventfds exist, and none is delivered.
 struct Routed {
     vectors: Box<dyn MsiVectors>,
     messages: Vec<(u16, Option<MsiMessage>)>,
@@ -147,7 +146,7 @@ impl Routed {
         each.try_for_each(|change| self.vectors.update(change)).unwrap();
     }
 
-    /// Each vector fires before the next one is unmasked: no route can be deferred for long.
+    /// Each vector fires before the next one is unmasked, so no route is deferred for long.
     fn one_by_one_in_use(&mut self) {
         for (vector, message) in &self.messages {
             self.vectors.update(&[(*vector, *message)]).unwrap();
@@ -157,11 +156,12 @@ impl Routed {
     }
 }
 
-/// A way to deliver all of them.
+/// A way to deliver all vectors.
 type Way = fn(&mut Routed);
 
-/// All vectors of a function delivered for the first time: by one commit of the routing table, by
-/// one for each, and by deferred ones. All attach an irqfd a vector.
+/// Delivers all vectors of a function for the first time: with one commit of the routing table,
+/// with one commit for each vector, and with deferred commits. Each way attaches one irqfd for each
+/// vector.
 fn routing(criterion: &mut Criterion) {
     if Kvm::new().and_then(|kvm| kvm.create_vm()).is_err() {
         return eprintln!("routing was not measured: /dev/kvm does not open here");
@@ -192,8 +192,8 @@ fn routing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From an opened device to a function, and back: config space is read, BARs are mapped, and at the
-/// end all is taken away and the device reset.
+/// Makes a function of an open device and drops it: config space is read and BARs are mapped, and
+/// at the end everything is removed and the device is reset.
 fn attach(criterion: &mut Criterion) {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());

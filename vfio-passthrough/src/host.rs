@@ -1,8 +1,8 @@
-//! What this crate asks of the VMM that uses it. It knows nothing else of a VMM: no bus, no
-//! allocator, no VM type. The feature `kvm` has all of it ready made on kvm-ioctls.
+//! The traits that a VMM implements for this crate. They are all that the crate knows of a VMM: it
+//! has no bus, no allocator and no VM type. The feature `kvm` implements them on kvm-ioctls.
 //!
-//! Of the errors that these traits return, the crate looks at none but to report it: a VMM whose
-//! hypervisor layer hides the errno returns `io::Error::other`.
+//! The crate only reports the errors of these traits: it does not depend on their errno. A VMM
+//! whose hypervisor layer hides the errno returns `io::Error::other`.
 
 mod memory;
 
@@ -17,29 +17,29 @@ pub use memory::{HostMemory, MemorySlot, MemorySlots};
 
 /// Routes message-signalled interrupts into the guest.
 ///
-/// On KVM, `kvm::KvmRouter` (feature `kvm`) does so, and takes the VMM's own routes too. A VMM with
-/// a routing table of its own implements this trait and [`MsiVectors`]: see the example
+/// On KVM, `kvm::KvmRouter` (feature `kvm`) implements it, and also keeps the VMM's own routes. A
+/// VMM with its own routing table implements this trait and [`MsiVectors`]: see the example
 /// `own_router`.
 pub trait MsiRouter: Send + Sync {
-    /// Room for `count` vectors (1 to 2048), none delivered yet. A function calls it once for MSI
-    /// and once for MSI-X, when it is made. It need take nothing from the host until a vector is
-    /// used.
+    /// Allocates `count` vectors (1 to 2048); none is delivered yet. A function calls it once for
+    /// MSI and once for MSI-X, when it is made. An implementation can wait with allocations in the
+    /// host until a vector is used.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno: there is no function.
+    /// The hypervisor's errno: the function is then not made.
     fn allocate(&self, count: u16) -> io::Result<Box<dyn MsiVectors>>;
 }
 
-/// The vectors of one function, numbered from 0. Dropping it gives back every irqfd, then every
-/// route, then every GSI.
+/// The vectors of one function, numbered from 0. Dropping the value detaches every irqfd, then
+/// removes every route, then frees every GSI.
 ///
-/// A vector that is not delivered is masked: its trigger collects what fires. It is the pending bit
-/// that the guest reads, and is delivered when the vector comes back, as KVM does when an irqfd is
-/// attached to an eventfd that is readable.
+/// A vector that is not delivered is masked: its trigger collects interrupts, and the guest reads
+/// them as the pending bit. They are delivered when the vector is unmasked: KVM does so when an
+/// irqfd is attached to a readable eventfd.
 pub trait MsiVectors: Send {
-    /// The eventfd that VFIO signals when the vector fires, non-blocking. The same one for the life
-    /// of the vector.
+    /// The non-blocking eventfd that VFIO signals when the vector fires. It stays the same for the
+    /// life of the vector.
     ///
     /// # Errors
     ///
@@ -49,23 +49,23 @@ pub trait MsiVectors: Send {
     /// Carries out a batch: `Some` delivers the vector to the guest as this message, `None` stops
     /// delivery.
     ///
-    /// An irqfd is detached before its route changes, and attached after it was committed. KVM
-    /// replaces its whole table in each `KVM_SET_GSI_ROUTING`: one call is enough for a batch, and
-    /// none is needed where no message is new.
+    /// An irqfd is detached before its route changes, and attached after the route is committed.
+    /// KVM replaces its whole table in each `KVM_SET_GSI_ROUTING`: one call is enough for a batch,
+    /// and none is needed if no message is new.
     ///
     /// # Errors
     ///
-    /// `StorageFull` where GSIs ran out, with how many were asked for, used and free; then none was
-    /// taken and nothing changed. Else the hypervisor's errno: a vector of the batch may then be as
-    /// it was, or as asked, or not delivered, and the crate gives it again with the guest's next
-    /// access.
+    /// `StorageFull` if no GSI is free: nothing was changed. The error reports how many GSIs were
+    /// requested, used and free. Otherwise it is the hypervisor's errno: each vector of the batch
+    /// is in its old state, in its new state, or not delivered, and the crate repeats the change at
+    /// the guest's next access.
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 }
 
-/// A level-triggered input of the guest's interrupt controller, which a function's INTx pin is
-/// wired to (PCI 2.2.6). Functions may share it.
+/// A level-triggered input of the guest's interrupt controller, to which a function's INTx pin is
+/// wired (PCI 2.2.6). Functions may share it.
 pub trait IntxLine: Send + Sync {
-    /// Wires the pin to the line, until the connection is dropped.
+    /// Connects the pin to the line, until the connection is dropped.
     ///
     /// # Errors
     ///
@@ -73,22 +73,22 @@ pub trait IntxLine: Send + Sync {
     fn connect(&self) -> io::Result<Box<dyn IntxConnection>>;
 }
 
-/// An INTx pin that is wired to its line. Dropping it cuts the wire.
+/// The connection of an INTx pin to its line. Dropping it disconnects the pin.
 pub trait IntxConnection: Send {
-    /// VFIO signals this eventfd when the pin is asserted, and masks the pin.
+    /// The eventfd that VFIO signals when the pin is asserted. VFIO masks the pin then.
     fn trigger(&self) -> &Arc<EventFd>;
 
-    /// The hypervisor signals this eventfd when the guest has acknowledged the interrupt; VFIO then
-    /// unmasks the pin, and fires again where it is still asserted. A VMM with an IOAPIC of its own
-    /// lowers the line and writes to this eventfd when the guest ends the interrupt (EOI).
+    /// The eventfd that the hypervisor signals when the guest has acknowledged the interrupt. VFIO
+    /// then unmasks the pin, and signals again if the pin is still asserted. A VMM with its own
+    /// IOAPIC lowers the line and writes to this eventfd when the guest ends the interrupt (EOI).
     fn resample(&self) -> &Arc<EventFd>;
 }
 
-/// The hypervisor's own interest in IOMMU groups: KVM wants to know which ones a VM has
+/// Reports IOMMU groups to the hypervisor: KVM needs to know the groups of a VM
 /// (Documentation/virt/kvm/devices/vfio.rst).
 pub trait GroupLink: Send + Sync {
-    /// Reports that the VM has a group, by the group's file (`/dev/vfio/N`), before its devices are
-    /// opened.
+    /// Reports that the VM has a group. `group` is the group's file (`/dev/vfio/N`). The call comes
+    /// before the group's devices are opened.
     ///
     /// # Errors
     ///

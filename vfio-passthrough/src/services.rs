@@ -1,4 +1,4 @@
-//! All that a function needs of its VMM, as one value.
+//! The services that a VMM gives to a function.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use crate::dma::DmaSpace;
 use crate::host::{IntxLine, MemorySlots, MsiRouter};
 
-/// What a function needs of the VMM that it is in.
+/// The services that a VMM gives to a function.
 #[derive(Clone)]
 pub struct VmmServices {
     /// Puts BARs into the guest's memory.
     pub slots: Arc<dyn MemorySlots>,
     /// Routes message-signalled interrupts into the guest.
     pub msi: Arc<dyn MsiRouter>,
-    /// The line that the function's INTx pin is wired to. Without one the guest sees a function
-    /// without a pin.
+    /// The line of the function's INTx pin. If it is `None`, the guest sees a function without a
+    /// pin.
     pub intx: Option<Arc<dyn IntxLine>>,
-    /// Where other devices of the guest reach the function's BARs by DMA, as far as they are in the
-    /// guest's memory and the IOMMU can map them; `None`: nowhere. The guest's only function needs
-    /// none.
+    /// The DMA space in which the guest's other devices reach the function's BARs. A BAR is mapped
+    /// there while it is in guest memory, if the IOMMU can map it. If it is `None`, no BAR is
+    /// mapped: a guest with one function needs no DMA space here.
     pub p2p: Option<DmaSpace>,
 }
 

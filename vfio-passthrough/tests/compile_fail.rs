@@ -1,7 +1,7 @@
-//! What must not compile: memory that is freed or moved while devices reach it, a window that outlives its device,
-//! a route that outlives its irqfd.
+//! Programs that must not compile: memory is freed or moved while devices can access it, a window
+//! outlives its device, a route is used after its irqfd is detached.
 
 #[test]
-fn what_would_be_unsound_does_not_compile() {
+fn unsound_programs_do_not_compile() {
     trybuild::TestCases::new().compile_fail("tests/compile_fail/*.rs");
 }

@@ -1,5 +1,5 @@
-//! vCPUs access a function, and it does DMA, while it is reset and taken away, or given up: it ends, nothing panics, and
-//! nothing is held.
+//! vCPUs access a function and it does DMA, while it is reset and shut down or detached. The
+//! function ends, nothing panics, and nothing is held.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -17,13 +17,13 @@ use vfio_passthrough::{BarIndex, DmaSpace, Iova, PassthroughFunction, ResetPolic
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 const ROUNDS: u64 = 40;
-/// Steps of each vCPU before the function is taken away, and after.
+/// The steps of each vCPU before the function's end, and those after it.
 const STEPS: u64 = 400;
 const CPUS: u64 = 4;
 const TABLE: u64 = 0x2000;
 const PBA: u64 = 0x3000;
 
-/// Knuth's MMIX generator: each vCPU has its own order of accesses, the same one in each run.
+/// Knuth's MMIX generator. Each vCPU has its own order of accesses, which is the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -34,7 +34,7 @@ impl Random {
     }
 }
 
-/// An access of a guest that does as it likes.
+/// A random access of a guest.
 fn access(function: &PassthroughFunction, random: &mut Random) {
     let bar0 = BarIndex::new(0).unwrap();
     let vector = random.next(4);
@@ -67,8 +67,8 @@ fn access(function: &PassthroughFunction, random: &mut Random) {
     }
 }
 
-/// The device fires, and does DMA where its guest lets it: never once the function is gone, and its memory with it. `faults`
-/// fail meanwhile.
+/// The device fires, and does DMA while bus mastering is on: never after the function has ended and
+/// its memory is unmapped. Calls fail meanwhile if there are `faults`.
 fn hardware(
     device: &PciDevice,
     iommu: &Iommu,
@@ -90,7 +90,8 @@ fn hardware(
     }
 }
 
-/// A guest whose function is taken away while it is used; `faults` fail meanwhile. How many accesses there were.
+/// The function ends while a guest uses it. If `failing`, calls fail meanwhile. Returns the number
+/// of accesses.
 fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), flags).unwrap());
@@ -119,7 +120,7 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
         while done.load(Ordering::Relaxed) < STEPS * CPUS / 2 {
             thread::yield_now();
         }
-        // Failures are the other thread's doing.
+        // The other thread injects the failures.
         let (_, reset) = function.reset();
         assert!(failing || reset.is_ok(), "{reset:?}");
         while done.load(Ordering::Relaxed) < STEPS * CPUS {
@@ -137,7 +138,7 @@ fn round(seed: u64, flags: IrqFlags, failing: bool) -> u64 {
     done.into_inner()
 }
 
-/// A function that was taken away answers nothing and holds nothing.
+/// Checks that a function that has ended answers nothing and holds nothing.
 fn check_gone(
     seed: u64,
     function: PassthroughFunction,
@@ -151,17 +152,17 @@ fn check_gone(
     if !failing {
         assert_eq!(*ledger, Ledger::default(), "seed {seed}: shut down, and used since");
     }
-    let lost = function.is_detached();
-    assert_eq!(device.is_given_back(), lost, "seed {seed}: accesses hold nothing");
+    let detached = function.is_detached();
+    assert_eq!(device.is_given_back(), detached, "seed {seed}: accesses hold nothing");
     drop(function);
-    // The model itself logs what it could not give back while all failed. Of a device that was given up, that is the
-    // guest's address range and no more the device.
-    let leaked = if lost { 0 } else { ledger.slots.len() };
+    // Slots that could not be removed are leaked, and hold the device. If the device was detached,
+    // they hold zeros instead of its memory.
+    let leaked = if detached { 0 } else { ledger.slots.len() };
     assert_eq!(Arc::strong_count(device), 1 + leaked, "seed {seed}");
 }
 
 #[test]
-fn a_function_is_reset_and_taken_away_while_vcpus_use_it() {
+fn resets_and_ends_a_function_while_vcpus_use_it() {
     let rounds = (0..ROUNDS).map(|seed| {
         let resize = if seed % 2 == 0 { IrqFlags::empty() } else { IrqFlags::NORESIZE };
         round(seed, IrqFlags::EVENTFD | resize, seed % 4 >= 2)

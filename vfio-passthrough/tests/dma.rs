@@ -1,4 +1,5 @@
-//! DMA mappings on the model: all or nothing, and memory that outlives what the kernel does not let go of.
+//! DMA mappings on the model: all pieces are mapped or none, and memory lives as long as its
+//! mapping in the kernel.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -30,7 +31,7 @@ fn at(iovas: &[u64]) -> Vec<(Iova, Arc<dyn HostMemory>)> {
 }
 
 #[test]
-fn mappings_live_as_long_as_their_guards() {
+fn a_mapping_lives_as_long_as_its_value() {
     let (faults, iommu, space) = setup();
     let mappings = space.map_all(at(&[0, 0x1_0000_0000])).unwrap();
     assert_eq!(
@@ -43,7 +44,7 @@ fn mappings_live_as_long_as_their_guards() {
 }
 
 #[test]
-fn a_batch_that_fails_half_way_leaves_no_mapping() {
+fn a_failed_batch_leaves_no_mapping() {
     let (faults, iommu, space) = setup();
     faults.fail(Call::MapDma, 2, libc::ENOMEM);
     let error = space.map_all(at(&[0, 0x10_0000, 0x20_0000, 0x30_0000])).err().unwrap().to_string();
@@ -56,7 +57,7 @@ fn a_batch_that_fails_half_way_leaves_no_mapping() {
 }
 
 #[test]
-fn a_refusal_says_what_may_mend_it() {
+fn reports_the_remedy_of_a_refused_mapping() {
     for (errno, hint) in [
         (
             libc::ENOMEM,
@@ -78,7 +79,7 @@ fn a_refusal_says_what_may_mend_it() {
 }
 
 #[test]
-fn what_the_iommu_cannot_reach_is_refused_before_anything_is_mapped() {
+fn refuses_addresses_out_of_reach_before_it_maps_anything() {
     let (faults, _, space) = setup();
     for iova in [1_u64 << 39, 0xfed8_0000, 0xfee0_0000, u64::MAX] {
         let error = space.map_all(at(&[0, iova])).err().unwrap();
@@ -87,7 +88,7 @@ fn what_the_iommu_cannot_reach_is_refused_before_anything_is_mapped() {
 }
 
 #[test]
-fn memory_comes_back_when_the_kernel_confirmed_and_not_before() {
+fn returns_memory_only_after_the_kernel_unmapped_it() {
     let (faults, iommu, space) = setup();
     let region = memory();
     let mapping = space.map(Iova(0), region.clone()).unwrap();
@@ -101,22 +102,22 @@ fn memory_comes_back_when_the_kernel_confirmed_and_not_before() {
 }
 
 #[test]
-fn what_could_not_be_ended_keeps_its_memory_and_is_ended_later() {
+fn a_failed_unmap_keeps_the_memory_and_can_be_repeated() {
     let (faults, iommu, space) = setup();
     let region = memory();
     let mut mapping = space.map(Iova(0), region.clone()).unwrap();
     faults.fail(Call::UnmapDma, 0, libc::EIO);
-    assert!(mapping.end().is_err());
+    assert!(mapping.try_unmap().is_err());
     assert!(Arc::strong_count(&region) > 1, "kept");
     assert_eq!(iommu.mappings().len(), 1);
-    mapping.end().unwrap();
-    mapping.end().unwrap();
+    mapping.try_unmap().unwrap();
+    mapping.try_unmap().unwrap();
     drop(mapping);
     assert_eq!((Arc::strong_count(&region), faults.made(Call::UnmapDma)), (1, 2));
     assert_eq!(iommu.mappings(), []);
 }
 
-/// Pieces of one stretch of memory, each for itself.
+/// Adjacent pieces of one memory, each with its own value.
 fn pieces(count: usize) -> Vec<Arc<dyn HostMemory>> {
     let whole: GuestRegionMmap<()> =
         GuestRegionMmap::from_range(GuestAddress(0), count * MIB, None).unwrap();
@@ -126,7 +127,7 @@ fn pieces(count: usize) -> Vec<Arc<dyn HostMemory>> {
 
 struct Piece(Arc<GuestRegionMmap<()>>, usize);
 
-// SAFETY: the bytes are those of a region, which is held, and which promises the same.
+// SAFETY: the bytes belong to a region, which the value holds and which fulfils the same contract.
 unsafe impl HostMemory for Piece {
     fn host_address(&self) -> *mut u8 {
         self.0.as_ptr().wrapping_add(self.1 * MIB)
@@ -138,9 +139,9 @@ unsafe impl HostMemory for Piece {
 }
 
 #[test]
-fn what_is_adjacent_here_and_there_is_one_call() {
+fn maps_memory_that_is_adjacent_in_both_address_spaces_with_one_call() {
     let mib = |index: u64| Iova(index << 20);
-    // Where the devices see them, and what is mapped.
+    // The IOVA of each piece, and the expected mappings.
     let cases = [
         ([0, 1, 2, 3], vec![(0, 4)]),
         ([0, 1, 3, 4], vec![(0, 2), (3, 5)]),
@@ -149,7 +150,7 @@ fn what_is_adjacent_here_and_there_is_one_call() {
     ];
     for (places, expected) in cases {
         let (faults, iommu, space) = setup();
-        // In any order.
+        // `map_all` accepts any order.
         let memory = places.map(mib).into_iter().zip(pieces(4)).rev();
         let mappings = space.map_all(memory).unwrap();
         let expected: Vec<_> = expected
@@ -164,7 +165,7 @@ fn what_is_adjacent_here_and_there_is_one_call() {
 }
 
 #[test]
-fn what_is_joined_comes_back_whole_and_holds_its_pieces() {
+fn a_joined_mapping_returns_the_whole_memory_and_holds_its_pieces() {
     let (_, _, space) = setup();
     let memory = pieces(2);
     let weak: Vec<_> = memory.iter().map(Arc::downgrade).collect();
@@ -177,7 +178,7 @@ fn what_is_joined_comes_back_whole_and_holds_its_pieces() {
 }
 
 #[test]
-fn more_than_the_container_takes_is_refused_before_anything_is_pinned() {
+fn refuses_too_many_mappings_before_it_maps_anything() {
     let faults = Arc::new(Faults::default());
     let iommu = Arc::new(Iommu::new(faults.clone()).with_limit(3));
     let space = DmaSpace::new(iommu.clone());
@@ -189,9 +190,9 @@ fn more_than_the_container_takes_is_refused_before_anything_is_pinned() {
     let _two = space.map_all(at(&[0x100_0000, 0x200_0000])).unwrap();
 }
 
-/// What a VMM does that plugs memory: devices keep what they reach while it comes and goes, whatever fails.
+/// A VMM plugs and unplugs memory, and calls fail: the other mappings stay.
 #[test]
-fn memory_is_added_and_removed_under_a_running_guest() {
+fn maps_and_unmaps_memory_of_a_running_guest() {
     let (faults, iommu, space) = setup();
     let _boot = space.map_all(at(&[0])).unwrap();
     let boot = iommu.mappings();
@@ -203,27 +204,27 @@ fn memory_is_added_and_removed_under_a_running_guest() {
             faults.fail(Call::MapDma, 0, libc::ENOMEM);
             let refused = space.map_all([0, 1].map(place).into_iter().zip(module.clone()));
             assert!(refused.is_err());
-            assert_eq!(iommu.mappings(), boot, "as before");
+            assert_eq!(iommu.mappings(), boot, "unchanged");
         }
-        // Each to be removed by itself.
+        // Each piece is mapped alone, so that it can be unmapped alone.
         let mut modules: Vec<_> = (0..)
             .zip(module)
             .map(|(index, piece)| space.map(place(index), piece).unwrap())
             .collect();
         assert_eq!(iommu.mappings().len(), 3);
         drop(modules.remove(0).unmap().unwrap());
-        assert_eq!(held[0].strong_count(), 0, "the host has it back");
+        assert_eq!(held[0].strong_count(), 0, "the memory is freed");
         let mut last = modules.remove(0);
         faults.fail(Call::UnmapDma, 0, libc::EBUSY);
-        assert!(last.end().is_err());
-        assert!(held[1].strong_count() > 0, "devices reach it still");
-        last.end().unwrap();
+        assert!(last.try_unmap().is_err());
+        assert!(held[1].strong_count() > 0, "devices can still access it");
+        last.try_unmap().unwrap();
         assert_eq!((held[1].strong_count(), iommu.mappings()), (0, boot.clone()));
     }
 }
 
 #[test]
-fn overlaps_are_the_kernels_to_refuse() {
+fn reports_overlaps_that_the_kernel_refuses() {
     let (_, _, space) = setup();
     let _first = space.map(Iova(0), memory()).unwrap();
     let error = space.map(Iova(0x8_0000), memory()).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The examples, on a device of the model and, where there is one, on a real /dev/kvm.
+//! Runs the examples on a device of the model, and on a real /dev/kvm if there is one.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn nvme() -> Arc<PciDevice> {
     Arc::new(PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap())
 }
 
-/// /dev/kvm opens; else a line says which test did not run.
+/// Returns whether /dev/kvm opens. If it does not, a line names the test that did not run.
 fn has_kvm(test: &str) -> bool {
     let opens = Kvm::new().and_then(|kvm| kvm.create_vm()).is_ok();
     if !opens {

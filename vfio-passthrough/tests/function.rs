@@ -1,5 +1,5 @@
-//! The function layer on the model: what a guest's accesses come to in the host, and what failures leave
-//! behind.
+//! Tests of the function layer on the model: the effects of a guest's accesses on the host, and the
+//! state after failures.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
@@ -92,7 +92,7 @@ fn message(data: u32) -> MsiMessage {
 }
 
 #[test]
-fn a_bar_is_in_the_guest_while_it_decodes_less_the_pages_of_msix() {
+fn places_a_bar_while_it_decodes_except_for_the_pages_of_msix() {
     let setup = setup();
     setup.place(GPA);
     assert!(setup.guest.slots().is_empty(), "decoding is off");
@@ -107,14 +107,14 @@ fn a_bar_is_in_the_guest_while_it_decodes_less_the_pages_of_msix() {
 }
 
 #[test]
-fn a_bar_moves_with_its_register() {
+fn moves_a_bar_with_its_register() {
     let setup = setup().start();
     setup.place(GPA + 0x10_0000);
     assert_eq!(setup.guest.slots(), direct_at(GPA + 0x10_0000));
 }
 
 #[test]
-fn a_place_that_is_refused_leaves_the_bar_trapped_and_the_next_one_works() {
+fn traps_a_bar_whose_slot_is_refused_until_it_moves() {
     let setup = setup();
     setup.faults.fail(Call::PlaceSlot, 0, libc::EEXIST);
     let setup = setup.start();
@@ -128,7 +128,7 @@ fn a_place_that_is_refused_leaves_the_bar_trapped_and_the_next_one_works() {
 }
 
 #[test]
-fn sleep_takes_the_bar_away_and_waking_brings_it_back() {
+fn removes_a_bar_in_d3_and_places_it_in_d0() {
     let setup = setup().start();
     setup.write(PM_CONTROL, 3);
     assert!(setup.guest.slots().is_empty());
@@ -137,7 +137,7 @@ fn sleep_takes_the_bar_away_and_waking_brings_it_back() {
 }
 
 #[test]
-fn vectors_are_bound_as_the_guest_unmasks_them() {
+fn binds_vectors_when_the_guest_unmasks_them() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
     assert_eq!((setup.device.irqs().active, setup.device.irqs().bound.len()), (Some(MSIX), 0));
@@ -150,7 +150,7 @@ fn vectors_are_bound_as_the_guest_unmasks_them() {
 }
 
 #[test]
-fn without_resizing_all_vectors_are_bound_in_one_call() {
+fn binds_all_vectors_in_one_call_without_resizing() {
     let setup = setup_with(IrqFlags::EVENTFD | IrqFlags::NORESIZE).start();
     let before = setup.faults.made(Call::SetIrqs);
     setup.write(MSIX_CONTROL, 0x8000);
@@ -174,7 +174,7 @@ fn a_masked_vector_that_fires_is_pending_until_it_is_unmasked() {
 }
 
 #[test]
-fn a_failed_binding_is_made_up_for_at_the_next_change() {
+fn retries_a_failed_binding_at_the_next_change() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
     setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
@@ -185,7 +185,7 @@ fn a_failed_binding_is_made_up_for_at_the_next_change() {
 }
 
 #[test]
-fn a_function_level_reset_leaves_everything_as_after_power_on() {
+fn a_function_level_reset_restores_the_power_on_state() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
     setup.program(0, 7, false);
@@ -197,7 +197,7 @@ fn a_function_level_reset_leaves_everything_as_after_power_on() {
 }
 
 #[test]
-fn after_shutdown_nothing_answers_and_nothing_is_held() {
+fn answers_nothing_and_holds_nothing_after_shutdown() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
     setup.program(0, 7, false);
@@ -212,9 +212,10 @@ fn after_shutdown_nothing_answers_and_nothing_is_held() {
     assert_eq!(setup.faults.made(Call::Reset), 1, "once");
 }
 
-/// Firmware may have the host told of errors by SERR# (PCIe 6.2.6): what the guest sees and sets of it is its own.
+/// Firmware can make devices report errors to the host by SERR# (PCIe 6.2.6). The guest has its own
+/// copy of that bit.
 #[test]
-fn the_host_hears_of_errors_as_it_wants_to() {
+fn keeps_the_hosts_setting_of_serr() {
     for (host, real) in [(0x0103_u16, 0x0100), (0x0003, 0)] {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -240,7 +241,7 @@ fn the_host_hears_of_errors_as_it_wants_to() {
 }
 
 #[test]
-fn a_failed_reset_is_reported_and_the_rest_is_done() {
+fn reports_a_failed_reset_and_completes_the_shutdown() {
     let setup = setup().start();
     setup.faults.fail(Call::Reset, 0, libc::ENOTTY);
     let error = setup.function.shutdown().unwrap_err().to_string();
@@ -250,7 +251,7 @@ fn a_failed_reset_is_reported_and_the_rest_is_done() {
 }
 
 #[test]
-fn what_the_device_does_not_answer_reads_as_all_ones() {
+fn failed_reads_return_all_ones() {
     let setup = setup().start();
     setup.faults.fail(Call::Read, 0, libc::EIO);
     setup.faults.fail(Call::Read, 1, libc::EIO);
@@ -261,7 +262,7 @@ fn what_the_device_does_not_answer_reads_as_all_ones() {
 }
 
 #[test]
-fn reads_of_what_is_emulated_do_not_reach_the_device() {
+fn reads_of_emulated_registers_do_not_reach_the_device() {
     let setup = setup().start();
     let before = setup.faults.made(Call::Read);
     for offset in [0x00, 0x08, 0x10, 0x34, 0x3c, 0x40] {
@@ -273,7 +274,7 @@ fn reads_of_what_is_emulated_do_not_reach_the_device() {
 }
 
 #[test]
-fn a_function_whose_making_fails_leaves_nothing_and_names_the_device() {
+fn a_failed_attach_names_the_device_and_holds_nothing() {
     for call in [Call::RegionInfo, Call::IrqInfo, Call::Read] {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -290,7 +291,7 @@ fn a_function_whose_making_fails_leaves_nothing_and_names_the_device() {
 }
 
 #[test]
-fn the_pin_is_wired_while_the_function_is_on_and_uses_no_messages() {
+fn connects_the_pin_while_the_function_decodes_and_has_no_messages() {
     let setup = setup();
     assert_eq!((setup.device.irqs().active, setup.guest.pins()), (None, 0));
     let setup = setup.start();
@@ -305,7 +306,7 @@ fn the_pin_is_wired_while_the_function_is_on_and_uses_no_messages() {
 }
 
 #[test]
-fn a_pin_that_cannot_be_unmasked_is_not_left_bound() {
+fn unbinds_a_pin_that_cannot_be_unmasked() {
     let setup = setup();
     setup.faults.fail(Call::SetIrqs, 1, libc::EINVAL);
     let setup = setup.start();
@@ -313,19 +314,19 @@ fn a_pin_that_cannot_be_unmasked_is_not_left_bound() {
 }
 
 #[test]
-fn a_device_that_did_not_hear_of_a_command_hears_of_the_same_one_again() {
+fn repeats_a_command_write_that_failed() {
     let setup = setup();
     setup.place(GPA);
     setup.faults.fail(Call::Write, 0, libc::EIO);
     setup.write(0x04, 0x0006);
-    // As the host's kernel had enabled it.
+    // The host's kernel had enabled the device with 3.
     assert_eq!((setup.real_command(), setup.guest.slots()), (3, vec![]));
     setup.write(0x04, 0x0006);
     assert_eq!((setup.real_command(), setup.guest.slots()), (6, direct_at(GPA)));
 }
 
 #[test]
-fn a_table_entry_that_is_written_again_makes_up_for_a_failed_binding() {
+fn retries_a_failed_binding_when_the_entry_is_written_again() {
     let setup = setup().start();
     setup.write(MSIX_CONTROL, 0x8000);
     setup.faults.fail(Call::SetIrqs, 0, libc::EBUSY);
@@ -335,7 +336,7 @@ fn a_table_entry_that_is_written_again_makes_up_for_a_failed_binding() {
 }
 
 #[test]
-fn a_pin_that_could_not_be_given_back_is_bound_anew() {
+fn binds_a_pin_again_after_its_unbinding_failed() {
     let setup = setup();
     setup.faults.fail(Call::SetIrqs, 1, libc::EINVAL);
     setup.faults.fail(Call::SetIrqs, 2, libc::EINVAL);

@@ -1,4 +1,5 @@
-//! What the host does to a function in use: it asks for the device, or the device fails it.
+//! Events of the host for a function in use: the host requests the device, or the device reports an
+//! error.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ struct Setup {
     function: PassthroughFunction,
 }
 
-/// A function that a guest uses: its BAR placed, bus mastering on, a vector of MSI-X bound.
+/// A function that a guest uses: its BAR is placed, bus mastering is on, and a vector of MSI-X is
+/// bound.
 fn in_use_of(device: impl FnOnce(PciDevice) -> PciDevice) -> Setup {
     let faults = Arc::new(Faults::default());
     let device = device(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -60,10 +62,10 @@ impl Setup {
 }
 
 #[test]
-fn the_host_is_heard_however_often_it_asks_and_has_the_device_back() {
+fn reports_each_request_of_the_host_and_detach_closes_the_device() {
     let setup = in_use();
     let request = setup.function.request_event().unwrap();
-    assert!(request.read().is_err(), "nobody has asked");
+    assert!(request.read().is_err(), "no request yet");
     for times in 1..=3 {
         assert_eq!(setup.device.ask_for().unwrap(), times);
     }
@@ -71,15 +73,15 @@ fn the_host_is_heard_however_often_it_asks_and_has_the_device_back() {
     assert!(!setup.device.is_given_back());
     setup.function.detach().1.unwrap();
     assert!(setup.function.is_detached() && setup.device.is_given_back());
-    assert_eq!(setup.device.ask_for().unwrap(), 3, "it asks no more");
+    assert_eq!(setup.device.ask_for().unwrap(), 3, "no further request");
     setup.function.detach().1.unwrap();
     setup.function.shutdown().unwrap();
     setup.function.reset().1.unwrap();
-    assert!(request.read().is_err(), "and its eventfd is there still");
+    assert!(request.read().is_err(), "its eventfd still exists");
 }
 
 #[test]
-fn a_function_that_is_lost_is_quiet_and_reads_as_all_ones() {
+fn a_detached_function_does_nothing_and_reads_as_all_ones() {
     let setup = in_use();
     setup.function.detach().1.unwrap();
     let iommu = Iommu::new(setup.faults.clone());
@@ -98,13 +100,13 @@ fn a_function_that_is_lost_is_quiet_and_reads_as_all_ones() {
     }
     let _ = setup.function.retry_placement();
     assert_eq!(setup.function.decode(Space::Memory, GPA.into()), None);
-    assert_eq!(setup.faults.all_made(), calls, "the device hears of nothing");
+    assert_eq!(setup.faults.all_made(), calls, "no call reaches the device");
     let closed = setup.device.region(0).unwrap_err();
     assert_eq!(closed.raw_os_error(), Some(libc::ENODEV));
 }
 
 #[test]
-fn others_of_the_container_keep_their_mappings() {
+fn detach_keeps_the_mappings_of_other_devices() {
     let setup = in_use();
     let iommu = Arc::new(Iommu::new(setup.faults.clone()));
     let memory = GuestRegionMmap::<()>::from_range(GuestAddress(0), 0x4000, None).unwrap();
@@ -115,7 +117,7 @@ fn others_of_the_container_keep_their_mappings() {
 }
 
 #[test]
-fn a_reset_that_the_host_refuses_since_it_takes_the_device_is_no_failure() {
+fn detach_ignores_a_reset_that_the_host_refuses_with_eagain() {
     let setup = in_use();
     setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
     setup.function.detach().1.unwrap();
@@ -131,7 +133,7 @@ fn reset_with_its_bus(device: PciDevice) -> PciDevice {
 }
 
 #[test]
-fn a_bus_is_not_reset_while_a_guest_runs() {
+fn does_not_reset_a_bus_while_a_guest_runs() {
     let setup = in_use_of(reset_with_its_bus);
     let resets = || setup.faults.made(Call::ResetBus) + setup.faults.made(Call::Reset);
     let before = resets();
@@ -143,7 +145,7 @@ fn a_bus_is_not_reset_while_a_guest_runs() {
 }
 
 #[test]
-fn an_error_is_heard_and_recovery_leaves_the_guest_what_it_programmed() {
+fn reports_an_error_and_recovery_keeps_the_guests_settings() {
     let setup = in_use();
     let (slots, delivered) = (setup.guest.slots(), setup.guest.delivered());
     setup.device.fail().unwrap();
@@ -159,7 +161,7 @@ fn an_error_is_heard_and_recovery_leaves_the_guest_what_it_programmed() {
 }
 
 #[test]
-fn recovery_waits_for_the_hosts_own_dealing_with_the_error() {
+fn recovery_retries_while_the_host_handles_the_error() {
     let setup = in_use();
     let resets = setup.faults.made(Call::Reset);
     (0..3).for_each(|nth| setup.faults.fail(Call::Reset, nth, libc::EAGAIN));
@@ -169,10 +171,10 @@ fn recovery_waits_for_the_hosts_own_dealing_with_the_error() {
 }
 
 #[test]
-fn a_device_without_events_has_none() {
+fn has_no_events_if_the_device_has_none() {
     let faults = Arc::new(Faults::default());
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
-    // The first three are those of interrupts: INTx has a line here, MSI is not there.
+    // The first three calls describe interrupts. The device has INTx and no MSI.
     faults.fail(Call::IrqInfo, 3, libc::EINVAL);
     let guest = Guest::new(faults.clone());
     let address = "01:00.0".parse().unwrap();

@@ -1,8 +1,10 @@
-//! vCPUs, a device and the end of a function, in orders that shuttle chooses: a thread can lose its turn at the function's
-//! lock and before each call of the kernel or the host VMM. Nothing deadlocks or panics, nothing is held at the end, no
-//! mapping is in the guest that the device does not decode, and no DMA comes after the end.
+//! vCPUs, a device and the end of a function run in orders that shuttle chooses. shuttle can switch
+//! threads at the function's lock and before each call of the kernel or the VMM. Nothing deadlocks
+//! or panics, nothing is held at the end, the guest has no mapping that the device does not decode,
+//! and no DMA comes after the end.
 //!
-//! `RUSTFLAGS='--cfg shuttle' cargo test -p vfio-passthrough --test interleavings --target-dir target/shuttle`
+//! `RUSTFLAGS='--cfg shuttle' cargo test -p vfio-passthrough --test interleavings --target-dir
+//! target/shuttle`
 #![cfg(shuttle)]
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -23,7 +25,7 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 const TABLE: u64 = 0x2000;
 const PBA: u64 = 0x3000;
 
-/// A device each call of which may be interrupted by other threads.
+/// A device whose calls other threads can interrupt.
 struct Slow(Arc<PciDevice>);
 
 impl Device for Slow {
@@ -77,13 +79,13 @@ impl Device for Slow {
     }
 }
 
-/// Memory slots the placing of which may be interrupted.
+/// Memory slots whose placement other threads can interrupt.
 struct SlowSlots(Guest);
 
 impl MemorySlots for SlowSlots {
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
         thread::yield_now();
-        // SAFETY: the caller keeps the memory until `unmap` succeeded.
+        // SAFETY: the caller keeps the memory until `unmap` has succeeded.
         unsafe { self.0.map(gpa, memory) }
     }
 
@@ -92,7 +94,7 @@ impl MemorySlots for SlowSlots {
     }
 }
 
-/// What a vCPU does, so many of these each.
+/// An access of a vCPU.
 type Access = fn(&PassthroughFunction);
 
 const DRIVER: [Access; 8] = [
@@ -117,7 +119,7 @@ const OTHER: [Access; 6] = [
     |function| write(function.retry_placement()),
 ];
 
-/// Effects are for a VMM.
+/// Drops the effects: only a VMM needs them.
 fn write<T>(_effects: T) {}
 
 fn bar0() -> BarIndex {
@@ -132,7 +134,7 @@ fn spawn(
     thread::spawn(move || accesses.iter().for_each(|access| access(&function)))
 }
 
-/// One life of a function, in one order of all that there can be.
+/// One life of a function, in one of the possible orders.
 fn life() {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
@@ -153,7 +155,7 @@ fn life() {
                 thread::yield_now();
                 device.raise(0).unwrap();
                 device.assert_pin(true).unwrap();
-                // Where its driver lets it.
+                // It fails while bus mastering is off.
                 let _ = device.dma_write(&iommu, Iova(0), &[7; 4]);
             }
         })
@@ -173,10 +175,10 @@ fn life() {
 }
 
 #[test]
-fn in_whatever_order_a_function_is_used_and_taken_away_it_ends() {
+fn a_function_ends_in_every_order_of_use_and_shutdown() {
     const ORDERS: usize = 3000;
     shuttle::check_random(life, ORDERS);
-    // Orders with few changes of turn find what needs a certain one.
+    // Orders with few switches find errors that need one certain switch.
     shuttle::check_pct(life, ORDERS, 4);
     println!("{} orders", 2 * ORDERS);
 }

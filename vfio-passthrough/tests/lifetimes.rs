@@ -1,4 +1,5 @@
-//! A process that attaches and detaches devices for ever: it holds as much at the end as at the beginning.
+//! A process that attaches and detaches devices many times holds as much at the end as at the
+//! beginning.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::fs;
@@ -12,19 +13,20 @@ use vfio_passthrough::model::{Faults, Guest, Iommu, Ledger, PciDevice};
 use vfio_passthrough::{BarIndex, DmaSpace, Iova, PassthroughFunction, ResetPolicy, VmmServices};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
-/// Attaches of the model's devices to the model's guest.
+/// The number of attaches of the model's devices to the model's guest.
 const ON_MODEL: u64 = 10_000;
-/// Attaches to a VM of KVM's, which takes 25 ms for each.
+/// The number of attaches to a real VM of KVM. Each takes 25 ms.
 const ON_KVM: u64 = 300;
-/// What is set up once, such as the allocator's arenas, is there after so many.
+/// After so many attaches everything exists that is set up once, such as the allocator's arenas.
 const WARM: u64 = 100;
-/// Resident memory may differ by what the allocator keeps in reserve; 64 bytes an attach would be more.
+/// Resident memory may differ by the reserve of the allocator. A leak of 64 bytes at each attach
+/// exceeds it.
 const SLACK_KIB: u64 = 512;
-/// Vectors that the guest uses.
+/// The number of vectors that the guest uses.
 const VECTORS: u64 = 4;
 const TABLE: u64 = 0x2000;
 
-/// What this process holds of the kernel.
+/// The resources of the kernel that this process holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     fds: usize,
@@ -47,17 +49,18 @@ impl Held {
     fn assert_no_more_than(self, before: Self, name: &str, times: u64) {
         println!("{name}: after {WARM}: {before:?}, after {times}: {self:?}");
         assert_eq!(self.fds, before.fds, "{name}: fds");
-        // The allocator splits and joins its own.
+        // The allocator splits and joins its own mappings.
         assert!(self.mappings <= before.mappings + 4, "{name}: {self:?}");
         assert!(self.resident_kib <= before.resident_kib + SLACK_KIB, "{name}: {self:?}");
     }
 }
 
-/// Tests of one program run at once, and these look at what the process as a whole holds.
+/// The tests of one program run in parallel, but these measure the whole process: one runs at a
+/// time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A guest's whole use of a device: memory is mapped, BARs are placed, vectors are programmed and fire, and the
-/// device is given back.
+/// A guest's whole use of a device: memory is mapped, BARs are placed, vectors are programmed and
+/// fire, and the function is shut down.
 fn attach_use_detach(
     iommu: &Arc<Iommu>,
     device: &Arc<PciDevice>,
@@ -88,7 +91,8 @@ fn ram() -> Arc<dyn HostMemory> {
     Arc::new(GuestRegionMmap::<()>::from_range(GuestAddress(0), 1 << 20, None).unwrap())
 }
 
-/// Attaches so many times, a new device each time, and compares what is held with what it was early on.
+/// Attaches a new device each time, and compares the held resources at the end with those after
+/// `WARM` attaches.
 fn repeat(
     name: &str,
     times: u64,
@@ -103,24 +107,25 @@ fn repeat(
     let before = Held::now();
     (WARM..times).for_each(|_| attach());
     Held::now().assert_no_more_than(before, name, times);
-    assert_eq!(Arc::strong_count(&memory), 1, "nobody holds the memory");
+    assert_eq!(Arc::strong_count(&memory), 1, "the memory is not held");
     let last = nvme();
     attach_use_detach(&iommu, &last, host, &memory);
     (iommu, last)
 }
 
 #[test]
-fn ten_thousand_attaches_leave_nothing() {
+fn holds_nothing_after_ten_thousand_attaches() {
     let faults = Arc::new(Faults::default());
     let guest = Guest::new(faults.clone());
     let (iommu, device) = repeat("on the model", ON_MODEL, &guest.services(), &faults);
     assert_eq!(Ledger::of(&iommu, &device, &guest), Ledger::default());
 }
 
-/// There are as many slots and GSIs as one device needs: one that is not given back is missed at once.
+/// The VM has as many slots and GSIs as one device needs, so the next attach fails if one of them
+/// is not freed.
 #[test]
-fn a_vm_has_its_slots_and_gsis_back_after_each_of_300() {
-    let name = "a_vm_has_its_slots_and_gsis_back_after_each_of_300";
+fn frees_slots_and_gsis_after_each_of_300_attaches() {
+    let name = "frees_slots_and_gsis_after_each_of_300_attaches";
     let vm =
         Kvm::new().and_then(|kvm| kvm.create_vm()).and_then(|vm| vm.create_irq_chip().map(|()| vm));
     let Ok(vm) = vm else {
@@ -130,7 +135,7 @@ fn a_vm_has_its_slots_and_gsis_back_after_each_of_300() {
     let kvm = KvmHost::new(Arc::new(vm), 0..1, gsis);
     let (iommu, device) = repeat("on KVM", ON_KVM, &kvm.services(), &Arc::new(Faults::default()));
     assert_eq!((iommu.mappings(), device.irqs().active), (Vec::new(), None));
-    // Each places the BAR's one area and takes it away, and attaches and detaches each vector.
+    // Each attach places and removes the BAR's one area, and attaches and detaches each vector.
     let attaches = ON_KVM + 1;
     let calls = kvm.calls();
     assert_eq!(calls.set_user_memory_region.value(), 2 * attaches);

@@ -1,4 +1,4 @@
-//! The model itself: what a device does by itself, and what it says of a program that goes wrong.
+//! Tests of the model itself: its devices, and its alarms about wrong programs.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -41,7 +41,7 @@ impl Setup {
         self.device.write(&config, offset, &value.to_le_bytes()).unwrap();
     }
 
-    /// The errno of a read and of a write of BAR0.
+    /// The errno of a read of BAR0, and that of a write.
     fn bar0(&self) -> [Option<i32>; 2] {
         let bar0 = self.device.region(0).unwrap();
         let mut data = [0; 4];
@@ -77,14 +77,14 @@ fn bytes(memory: &GuestRegionMmap<()>, at: u64) -> [u8; 4] {
     memory.read_obj(MemoryRegionAddress(at)).unwrap()
 }
 
-/// `COMMAND` and power state, and whether memory is decoded then.
+/// `COMMAND`, the power state, and whether memory is decoded then.
 const STATES: [(u16, u16, bool); 6] =
     [(2, 0, true), (0, 0, false), (2, 3, false), (1, 0, false), (6, 2, true), (0, 3, false)];
 
 #[test]
-fn memory_that_is_not_decoded_is_neither_read_nor_written() {
+fn refuses_reads_and_writes_of_memory_that_is_not_decoded() {
     let setup = setup();
-    assert_eq!(setup.bar0(), [None; 2], "as it is opened");
+    assert_eq!(setup.bar0(), [None; 2], "after the open");
     for (command, power, decoded) in STATES {
         setup.write_config(POWER, power);
         setup.write_config(COMMAND, command);
@@ -96,7 +96,7 @@ fn memory_that_is_not_decoded_is_neither_read_nor_written() {
 }
 
 #[test]
-fn ports_are_reached_and_a_virtual_function_decodes_without_the_bit() {
+fn decodes_ports_and_virtual_functions_without_the_memory_bit() {
     let faults = Arc::new(Faults::default());
     let mut config = vec![0; 0x100];
     config[0x10] = 1;
@@ -111,7 +111,7 @@ fn ports_are_reached_and_a_virtual_function_decodes_without_the_bit() {
 }
 
 #[test]
-fn memory_that_stays_in_the_guest_when_it_is_not_decoded_is_an_alarm() {
+fn reports_memory_that_stays_in_the_guest_when_decoding_ends() {
     for (command, power, decoded) in STATES {
         let setup = setup();
         let slot = setup.guest.services().slots.place(0xe000_0000, setup.mmap()).unwrap();
@@ -128,7 +128,7 @@ fn memory_that_stays_in_the_guest_when_it_is_not_decoded_is_an_alarm() {
 }
 
 #[test]
-fn memory_that_is_placed_while_it_is_not_decoded_is_an_alarm() {
+fn reports_memory_that_is_placed_while_it_is_not_decoded() {
     let setup = setup();
     setup.write_config(COMMAND, 0);
     let mmap = setup.mmap();
@@ -137,7 +137,7 @@ fn memory_that_is_placed_while_it_is_not_decoded_is_an_alarm() {
 }
 
 #[test]
-fn a_slot_that_was_made_to_stay_and_one_that_went_in_time_are_no_alarm() {
+fn accepts_a_slot_whose_removal_failed_and_one_that_is_removed_in_time() {
     let setup = setup();
     let host = setup.guest.services();
     let mut stays = host.slots.place(0xe000_0000, setup.mmap()).unwrap();
@@ -151,11 +151,11 @@ fn a_slot_that_was_made_to_stay_and_one_that_went_in_time_are_no_alarm() {
 }
 
 #[test]
-fn a_mapped_region_that_is_gone_is_no_alarm() {
+fn accepts_an_unmapped_region() {
     let setup = setup();
     setup.write_config(COMMAND, 0);
     drop(setup.mmap());
-    // Whatever is at its address now.
+    // Other memory can be at its address now.
     for _ in 0..4 {
         drop(setup.guest.services().slots.place(0, memory(PAGE)).unwrap());
     }
@@ -163,7 +163,7 @@ fn a_mapped_region_that_is_gone_is_no_alarm() {
 }
 
 #[test]
-fn a_device_reads_and_writes_memory_across_mappings() {
+fn devices_read_and_write_memory_across_mappings() {
     let setup = setup();
     let ((low, _low), (high, _high)) = (setup.map(0x10_0000, PAGE), setup.map(0x10_1000, 2 * PAGE));
     setup.write_config(COMMAND, 6);
@@ -177,7 +177,7 @@ fn a_device_reads_and_writes_memory_across_mappings() {
 }
 
 #[test]
-fn a_device_without_bus_mastering_does_no_dma() {
+fn refuses_dma_without_bus_mastering() {
     let setup = setup();
     let (memory, _mapping) = setup.map(0, PAGE);
     let error = setup.device.dma_write(&setup.iommu, Iova(0), &[1; 4]).unwrap_err();
@@ -186,7 +186,7 @@ fn a_device_without_bus_mastering_does_no_dma() {
 }
 
 #[test]
-fn dma_to_what_is_not_mapped_is_an_alarm_that_names_it() {
+fn reports_dma_to_addresses_that_are_not_mapped() {
     let setup = setup();
     setup.write_config(COMMAND, 4);
     let (_, mapping) = setup.map(0x10_0000, PAGE);
@@ -203,14 +203,15 @@ fn dma_to_what_is_not_mapped_is_an_alarm_that_names_it() {
 }
 
 #[test]
-fn dma_to_memory_that_is_gone_is_an_alarm_that_names_it() {
+fn reports_dma_to_freed_memory() {
     const BASE: u64 = 2 << 36;
     const SIZE: u64 = 1 << 36;
     let setup = setup();
     setup.write_config(COMMAND, 4);
     let gone = memory(SIZE);
-    // SAFETY: the contract is broken below on purpose: the model's devices reach memory by the kernel, which tells what
-    // is not there, and what the kernel puts there meanwhile is not in the middle of so large a hole.
+    // SAFETY: the test breaks the contract below on purpose. The model's devices access memory
+    // through the kernel, which reports unmapped memory. Other mappings of this process do not come
+    // into the middle of so large a hole.
     unsafe { setup.iommu.map(BASE, SIZE, gone.as_ptr()) }.unwrap();
     let middle = Iova(BASE + SIZE / 2);
     setup.device.dma_write(&setup.iommu, middle, &[1; 4]).unwrap();
@@ -222,7 +223,7 @@ fn dma_to_memory_that_is_gone_is_an_alarm_that_names_it() {
 }
 
 #[test]
-fn a_function_that_was_shut_down_does_no_dma_to_the_memory_that_it_had() {
+fn does_no_dma_after_shutdown() {
     let setup = setup();
     let (memory, mapping) = setup.map(0, PAGE);
     let address = "01:00.0".parse().unwrap();

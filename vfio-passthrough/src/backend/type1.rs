@@ -1,5 +1,5 @@
-//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU: an address space once a group
-//! is in it.
+//! A container of the kernel (`/dev/vfio/vfio`) with a type1v2 IOMMU. It is an address space as
+//! soon as it has a group.
 
 use std::fs::File;
 use std::io;
@@ -13,28 +13,47 @@ use super::description::IommuInfo;
 use super::ioctl;
 use crate::counters::VfioCalls;
 
-/// Why there is no container.
+/// An error of opening a container.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
     /// `/dev/vfio/vfio` could not be opened: `ENOENT` or `ENODEV` without its module, `EACCES`.
     #[error("cannot open /dev/vfio/vfio: {0}; {remedy}", remedy = open_remedy(.0))]
     Open(#[source] io::Error),
-    /// The kernel's VFIO is not one that this crate can use.
+    /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2
+    /// IOMMU.
     #[error(
-        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with CONFIG_VFIO_IOMMU_TYPE1"
+        "/dev/vfio/vfio: {0}; run 'modprobe vfio_iommu_type1', and use a kernel with \
+         CONFIG_VFIO_IOMMU_TYPE1"
     )]
     Unsupported(#[source] VfioError),
-    /// The file that was passed is no container with a type1v2 IOMMU.
+    /// The passed file is not a container with a type1v2 IOMMU.
     #[error(
         "the file that was passed is no VFIO container with a type1v2 IOMMU: pass /dev/vfio/vfio"
     )]
     NoContainer,
 }
 
+impl ContainerError {
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Open(source) => source.kind(),
+            Self::Unsupported(_) => io::ErrorKind::Unsupported,
+            Self::NoContainer => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno if it has one.
+impl From<ContainerError> for io::Error {
+    fn from(error: ContainerError) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
 fn open_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "it is for everybody on most hosts: 'chmod 0666 /dev/vfio/vfio' as root"
+            "most hosts let every user open it: run 'chmod 0666 /dev/vfio/vfio' as root"
         }
         _ => "run 'modprobe vfio-pci' as root",
     }
@@ -71,7 +90,7 @@ impl Type1Container {
         Ok(Self { file: ContainerFile::Opened(container), calls })
     }
 
-    /// Takes a `/dev/vfio/vfio` that somebody else has opened, after the same checks.
+    /// Takes an open file of `/dev/vfio/vfio`, after the same checks.
     pub fn passed(file: File, calls: Arc<VfioCalls>) -> Result<Self, ContainerError> {
         match ioctl::is_type1_container(&file) {
             true => Ok(Self { file: ContainerFile::Passed(file), calls }),
@@ -88,8 +107,7 @@ impl AddressSpace for Type1Container {
 
     unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
         self.calls.map_dma.increment();
-        // SAFETY: the caller promises for the memory what is asked for: both functions ask for the
-        // same.
+        // SAFETY: this function and `map_dma` have the same contract, and the caller fulfils it.
         unsafe { ioctl::map_dma(self, iova, size, host) }
     }
 

@@ -45,8 +45,8 @@ impl Window {
         self.bar
     }
 
-    /// Ends the mapping for other devices, unless it is at the address for a BAR at `base`. `None`
-    /// is a BAR that decodes nothing. Returns whether a mapping ended.
+    /// Unmaps the window from other devices' DMA, unless it is at the address for a BAR at `base`.
+    /// `None` is a BAR that decodes nothing. Returns whether it was unmapped.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Window {
         let Some(mapping) = self.mapping.as_mut().filter(elsewhere) else {
             return Ok(false);
         };
-        mapping.end()?;
+        mapping.try_unmap()?;
         self.mapping = None;
         Ok(true)
     }

@@ -1,5 +1,5 @@
-//! Which container each group is in. A container holds groups that the same IOMMU mappings serve; a
-//! group that none takes gets one of its own, with the same mappings.
+//! The containers of the groups. Groups that can use the same IOMMU mappings share a container. A
+//! group that no container accepts gets its own container, with the same mappings.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::backend::{AddressSpace, ioctl};
 use crate::counters::VfioCalls;
 use crate::dma::{self, DmaSpace};
 
-/// A group's file, to be attached.
+/// The file of a group that is to be attached.
 pub(super) struct Opened<'a> {
     pub address: PciAddress,
     pub number: u32,
@@ -27,10 +27,10 @@ impl Opened<'_> {
         move |source| Error::Attach { address, group, call, source }
     }
 
-    /// Attaches the group. `first`: the container has no group, and no IOMMU until it has this one.
-    /// After a failure the group is attached only until its file is closed.
+    /// Attaches the group. `first` means that the container has no group, and no IOMMU until it has
+    /// this group. After a failure, closing the group's file detaches it.
     fn attach(&self, container: &Type1Container, first: bool) -> Result<(), Error> {
-        // Where the container has an IOMMU driver, this gives the group to it.
+        // If the container has an IOMMU driver, the kernel attaches the group to it.
         ioctl::set_container(self.file, container).map_err(self.failed(SET_CONTAINER))?;
         if first {
             ioctl::set_iommu(container).map_err(self.failed(SET_IOMMU))?;
@@ -61,18 +61,18 @@ impl SharedContainer {
 }
 
 impl Containers {
-    /// A container without a group.
+    /// Has one container, without a group.
     pub fn new(first: Type1Container) -> Self {
         Self { dma: DmaSpace::default(), containers: vec![SharedContainer::new(first)] }
     }
 
-    /// What is mapped in all of them.
+    /// The mappings, which all containers share.
     pub fn dma(&self) -> &DmaSpace {
         &self.dma
     }
 
-    /// Attaches a group: where others are, if one of those containers takes it, else alone, and
-    /// then with all that is mapped.
+    /// Attaches a group to the first container that accepts it beside its other groups. If none
+    /// accepts it, the group gets its own container, with all existing mappings.
     pub fn join(&mut self, candidate: &Opened<'_>) -> Result<(), Error> {
         let group = candidate.number;
         for container in self.containers.iter_mut().filter(|own| !own.groups.is_empty()) {
@@ -81,8 +81,8 @@ impl Containers {
                     container.groups.insert(group);
                     return Ok(());
                 }
-                // Whatever the reason: if it has nothing to do with sharing, it comes again below.
-                Err(error) => log::info!("{error}; it is tried alone"),
+                // An error with another cause than sharing occurs again below.
+                Err(error) => log::info!("{error}; the group gets its own container"),
             }
         }
         let mut own = self.take_idle(candidate)?;
@@ -97,7 +97,7 @@ impl Containers {
         result
     }
 
-    /// A container without a group, in which the kernel has nothing mapped.
+    /// Takes a container without a group, in which nothing is mapped, or opens one.
     fn take_idle(&mut self, candidate: &Opened<'_>) -> Result<SharedContainer, Error> {
         match self.containers.iter().position(|own| own.groups.is_empty()) {
             Some(index) => Ok(self.containers.remove(index)),
@@ -105,9 +105,9 @@ impl Containers {
         }
     }
 
-    /// A group is about to be detached. With the last one of a container the kernel drops the IOMMU
-    /// and every mapping (vfio_group_detach_container), so they are ended before, and are there for
-    /// the next one.
+    /// Removes a group, before it is detached. When a container's last group is detached, the
+    /// kernel removes the IOMMU and all mappings (vfio_group_detach_container). So the mappings are
+    /// unmapped before that, and are recorded for the next group.
     pub fn leave(&mut self, group: u32) {
         let mut containers = self.containers.iter_mut();
         let Some(own) = containers.find_map(|own| own.groups.remove(&group).then_some(own)) else {

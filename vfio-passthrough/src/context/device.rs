@@ -21,8 +21,8 @@ use crate::counters::VfioCalls;
 pub struct AssignedDevice {
     flags: DeviceFlags,
     calls: Arc<VfioCalls>,
-    /// Each call holds it while it runs, so that close waits for no call: the last holder closes
-    /// the file.
+    /// Each call holds a reference while it runs, so that `close` does not wait for calls: the file
+    /// is closed with the last reference.
     open: Mutex<Option<Arc<Membership>>>,
 }
 
@@ -122,7 +122,7 @@ impl Device for AssignedDevice {
         self.calls.hot_reset.increment();
         let open = self.opened()?;
         let members = ioctl::hot_reset_info(open.device()?)?;
-        // Each group once: the kernel refuses more groups than there are functions.
+        // Each group is listed once: the kernel refuses more groups than functions.
         let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
         let groups = open.groups().lock();
         let files: Vec<&File> =

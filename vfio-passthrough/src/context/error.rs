@@ -1,4 +1,4 @@
-//! Why a container, a group or a device could not be opened.
+//! Errors of opening containers, groups and devices.
 
 use std::io;
 
@@ -6,18 +6,19 @@ use crate::address::PciAddress;
 use crate::backend::{ContainerError, sysfs};
 use crate::dma;
 
-/// Why a container, a group or a device could not be opened.
+/// An error of opening a container, a group or a device.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no container.
+    /// No container could be opened.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// The device cannot be assigned as it is.
+    /// The device cannot be assigned in its present state.
     #[error(transparent)]
     NotReady(sysfs::Error),
-    /// The group is open in another process, or in this one a second time.
+    /// The group is already open, in this process or in another one.
     #[error(
-        "{address}: IOMMU group {group} is in use (EBUSY): a group can be open once; 'fuser -v /dev/vfio/{group}' names the process that has it"
+        "{address}: IOMMU group {group} is in use (EBUSY): a group can be open only once; \
+         'fuser -v /dev/vfio/{group}' names the process that has it open"
     )]
     GroupBusy {
         /// The device.
@@ -32,12 +33,13 @@ pub enum Error {
         address: PciAddress,
         /// Its group.
         group: u32,
-        /// Why.
+        /// The errno of `open`.
         source: io::Error,
     },
-    /// The file that was passed for its group is another's.
+    /// The passed file is not that of the device's group.
     #[error(
-        "{address}: the file that was passed is that of {}, and the device is in group {group}: pass /dev/vfio/{group}",
+        "{address}: the file that was passed is that of {}, and the device is in group {group}: \
+         pass /dev/vfio/{group}",
         other.map_or_else(|| "no VFIO group".to_owned(), |other| format!("VFIO group {other}"))
     )]
     OtherGroup {
@@ -45,67 +47,91 @@ pub enum Error {
         address: PciAddress,
         /// Its group.
         group: u32,
-        /// The group of the file; `None` where it is no group's.
+        /// The group of the file, or `None` if the file is not a group's.
         other: Option<u32>,
     },
-    /// The group could not be made part of the container.
+    /// The group could not be attached to the container.
     #[error("{address}: IOMMU group {group}: {call}: {source}{}", attach_hint(call, source))]
     Attach {
         /// The device.
         address: PciAddress,
         /// Its group.
         group: u32,
-        /// The call that failed.
+        /// The failed ioctl.
         call: &'static str,
-        /// Why.
+        /// Its errno.
         source: io::Error,
     },
-    /// What is mapped already cannot be mapped for the group, which is in a container of its own.
+    /// The existing mappings cannot be mapped in the group's own container.
     #[error("{address}: IOMMU group {group}: {source}")]
     Replay {
         /// The device.
         address: PciAddress,
         /// Its group.
         group: u32,
-        /// The mapping, and why.
+        /// The failed mapping.
         source: dma::Error,
     },
-    /// The hypervisor did not take the group, or its VFIO device.
+    /// The hypervisor did not accept the group.
     #[error("IOMMU group {group}: KVM_DEV_VFIO_FILE_ADD: {source}")]
     Link {
         /// The group.
         group: u32,
-        /// Why.
+        /// The error of [`GroupLink::add`](crate::host::GroupLink::add).
         source: io::Error,
     },
-    /// The device could not be opened, or not be described.
+    /// The device could not be opened or described.
     #[error("{address}: {call}: {source}")]
     OpenDevice {
         /// The device.
         address: PciAddress,
-        /// The call that failed.
+        /// The failed ioctl.
         call: &'static str,
-        /// Why: `ENODEV` where the device has gone, `EPERM` where its driver refuses.
+        /// Its errno: `ENODEV` if the device was removed, `EPERM` if its driver refuses.
         source: io::Error,
     },
+}
+
+impl Error {
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Container(source) => source.kind(),
+            Self::NotReady(source) => source.kind(),
+            Self::Replay { source, .. } => source.kind(),
+            Self::OpenGroup { source, .. }
+            | Self::Attach { source, .. }
+            | Self::Link { source, .. }
+            | Self::OpenDevice { source, .. } => source.kind(),
+            Self::GroupBusy { .. } => io::ErrorKind::ResourceBusy,
+            Self::OtherGroup { .. } => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno if it has one.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
 }
 
 fn group_hint(error: &io::Error, group: u32) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!("run 'chown $USER /dev/vfio/{group}' as root"),
         io::ErrorKind::NotFound => format!(
-            "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a guest: turn on VT-d or AMD-Vi"
+            "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
+             guest: turn on VT-d or AMD-Vi"
         ),
         _ => "see 'dmesg'".to_owned(),
     }
 }
 
-/// Why type1 refuses a group that it could isolate (vfio_iommu_type1_attach_group).
+/// The remedy if type1 refuses a group that it could isolate (vfio_iommu_type1_attach_group).
 fn attach_hint(call: &str, error: &io::Error) -> &'static str {
     match (call, error.raw_os_error()) {
         (SET_IOMMU | SET_CONTAINER, Some(libc::EPERM)) => {
-            "; interrupt remapping is off: turn it on in the firmware, or, for guests that you trust: \
-             echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+            "; interrupt remapping is off: turn it on in the firmware, or, for guests that you \
+             trust: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
         }
         _ => "",
     }
@@ -113,3 +139,40 @@ fn attach_hint(call: &str, error: &io::Error) -> &'static str {
 
 pub(super) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
 pub(super) const SET_IOMMU: &str = "VFIO_SET_IOMMU";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_io(error: impl Into<io::Error>) -> (io::ErrorKind, String) {
+        let error = error.into();
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn an_io_error_keeps_text_and_kind() {
+        let (address, group) = (PciAddress::new(0, 1, 0), 7);
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        let (kind, text) = as_io(Error::OpenGroup { address, group, source: denied() });
+        assert_eq!(kind, io::ErrorKind::PermissionDenied);
+        assert!(text.starts_with("0000:01:00.0: cannot open /dev/vfio/7: "), "{text}");
+        let (kind, text) = as_io(Error::GroupBusy { address, group });
+        assert_eq!(kind, io::ErrorKind::ResourceBusy);
+        assert!(text.starts_with("0000:01:00.0: IOMMU group 7 is in use (EBUSY): "), "{text}");
+        let source = dma::Error::Info(denied());
+        let replay = Error::Replay { address, group, source };
+        assert_eq!(as_io(replay).0, io::ErrorKind::PermissionDenied);
+        let missing = Error::NotReady(sysfs::Error::NoDevice { address });
+        assert_eq!(as_io(missing).0, io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_io_error_of_a_container_keeps_text_and_kind() {
+        let open = || ContainerError::Open(io::Error::from_raw_os_error(libc::ENOENT));
+        let (kind, text) = as_io(open());
+        assert_eq!(kind, io::ErrorKind::NotFound);
+        assert!(text.starts_with("cannot open /dev/vfio/vfio: "), "{text}");
+        assert_eq!(as_io(Error::Container(open())), (kind, text));
+        assert_eq!(as_io(ContainerError::NoContainer).0, io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,4 +1,4 @@
-//! The groups that are attached, and their link to the hypervisor.
+//! The attached groups, and their link to the hypervisor.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -16,15 +16,15 @@ use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// The groups that are attached, and the containers that they are in.
+/// The attached groups, and their containers.
 pub(super) struct Groups {
     containers: Containers,
     members: BTreeMap<u32, Member>,
     link: Option<Arc<dyn GroupLink>>,
 }
 
-/// A group that is attached. Dropping it tells the hypervisor, then detaches it: the kernel does so
-/// when the file is closed (vfio_group_fops_release).
+/// An attached group. Dropping it unlinks the group from the hypervisor, then closes the group's
+/// file: the kernel detaches the group when its file is closed (vfio_group_fops_release).
 struct Member {
     users: usize,
     linked: Option<Linked>,
@@ -32,23 +32,23 @@ struct Member {
 }
 
 impl Groups {
-    /// No group yet, with this container for the first.
+    /// Has no group yet. `first` is the container for the first group.
     pub fn new(first: Type1Container) -> Self {
         Self { containers: Containers::new(first), members: BTreeMap::new(), link: None }
     }
 
-    /// What is mapped for all of them.
+    /// The mappings, which all groups share.
     pub fn dma(&self) -> &DmaSpace {
         self.containers.dma()
     }
 
-    /// The file of a group that is attached.
+    /// The file of an attached group.
     pub fn file(&self, number: u32) -> Option<&Arc<File>> {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// Adds a user of a group. The first user attaches the group, by the file `opened` or by its
-    /// node.
+    /// Adds a user of a group. The first user attaches the group: by the file `opened`, or by
+    /// opening the group's node.
     pub fn join(
         &mut self,
         address: PciAddress,
@@ -73,9 +73,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Closes a device, and removes that user of its group. The kernel may detach the group as soon
-    /// as the device is closed, if the host wants all of the group back (vfio_device_remove_group):
-    /// so with the group's last user its mappings end before.
+    /// Closes a device, and removes that user of its group. If the host requests all devices of the
+    /// group, the kernel detaches the group when the last device is closed
+    /// (vfio_device_remove_group). So the mappings are unmapped before that.
     pub fn leave(&mut self, number: u32, device: Option<File>) {
         let Some(member) = self.members.get_mut(&number) else {
             return;
@@ -85,15 +85,15 @@ impl Groups {
         if is_last {
             self.containers.leave(number);
         }
-        // The kernel keeps a group open, and so closed to others, until the files of its devices
-        // are closed.
+        // The kernel keeps a group open until the files of its devices are closed: until then no
+        // other process can open it.
         drop(device);
         if is_last {
             self.members.remove(&number);
         }
     }
 
-    /// Links all groups with another hypervisor. The links with the former one end first: the
+    /// Links all groups with another hypervisor. It first ends the links with the previous one: the
     /// kernel keeps one VM for each group (vfio_file_set_kvm).
     pub fn link(&mut self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
         self.link = Some(link.clone());
@@ -114,7 +114,7 @@ fn open(address: PciAddress, group: u32) -> Result<File, Error> {
     })
 }
 
-/// A group that is viable.
+/// Returns the file if its group is viable.
 fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<File, Error> {
     let viable = ioctl::group_is_viable(&file).map_err(|source| Error::Attach {
         address,
@@ -125,7 +125,7 @@ fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<
     if viable { Ok(file) } else { Err(Error::NotReady(sysfs.not_viable(address, group))) }
 }
 
-/// The hypervisor knows the group, until this is dropped.
+/// The hypervisor knows the group until this value is dropped.
 struct Linked {
     link: Arc<dyn GroupLink>,
     file: Arc<File>,
@@ -142,7 +142,7 @@ impl Drop for Linked {
     fn drop(&mut self) {
         if let Err(error) = self.link.remove(self.file.as_fd()) {
             log::error!(
-                "KVM_DEV_VFIO_FILE_DEL: {error}; the hypervisor holds the IOMMU group until it ends"
+                "KVM_DEV_VFIO_FILE_DEL: {error}; the VM holds the IOMMU group until it is destroyed"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What a VMM opens first: the I/O address space of its guest.
+//! The I/O address space of a guest. A VMM opens it first.
 
 use std::fmt;
 use std::fs::File;
@@ -13,8 +13,8 @@ use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// The I/O address space of a guest's devices, and the groups in it. All groups share one container
-/// of the kernel; a group that cannot share it gets another one, with the same mappings (see
+/// The I/O address space of a guest's devices, and the groups in it. The groups share one container
+/// of the kernel. A group that cannot share it gets another container, with the same mappings (see
 /// [`DmaSpace`]).
 pub struct IommuContext {
     dma: DmaSpace,
@@ -28,7 +28,7 @@ impl fmt::Debug for IommuContext {
 }
 
 impl IommuContext {
-    /// Opens `/dev/vfio/vfio` and checks its API version and that it has a type1v2 IOMMU.
+    /// Opens `/dev/vfio/vfio`, and checks its API version and that it has a type1v2 IOMMU.
     ///
     /// # Errors
     ///
@@ -38,9 +38,9 @@ impl IommuContext {
         Ok(Self::new(Type1Container::open(calls.clone())?, calls))
     }
 
-    /// As [`open`](Self::open), by a file of `/dev/vfio/vfio` that somebody else has opened for
-    /// reading and writing, so that this process needs no right to open it. A group that cannot
-    /// share that container opens another one.
+    /// Does the same as [`open`](Self::open), but takes a file of `/dev/vfio/vfio` that is open for
+    /// reading and writing: this process then needs no permission to open it. For a group that
+    /// cannot share that container it opens another one.
     ///
     /// # Errors
     ///
@@ -56,45 +56,46 @@ impl IommuContext {
         Self { dma, groups: Arc::new(groups) }
     }
 
-    /// The memory that the devices reach.
+    /// The memory that the devices can access.
     pub fn dma(&self) -> &DmaSpace {
         &self.dma
     }
 
-    /// Counts of the calls made here and on the devices.
+    /// Counts of the calls to the kernel, of the context and of its devices.
     pub fn calls(&self) -> &Arc<VfioCalls> {
         &self.groups.calls
     }
 
-    /// Links all groups, those attached now and later, with a hypervisor. The links with a former
-    /// one end: a guest that reboots into a new VM keeps its devices and their mappings.
+    /// Links all groups with a hypervisor: those that are attached now, and those that are attached
+    /// later. The links with the previous one end: a guest that reboots into a new VM keeps its
+    /// devices and their mappings.
     ///
     /// # Errors
     ///
-    /// [`Error::Link`]: groups from that one on are linked with no hypervisor.
+    /// [`Error::Link`]: this group and the groups with higher numbers are not linked.
     pub fn link(&self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
         self.groups.lock().link(link)
     }
 
-    /// Attaches the group of a device, unless it is attached, and opens the device. What is mapped
-    /// is mapped for the group too, also if no group was attached before. The kernel resets a
-    /// function when it opens it (`vfio_pci_core_enable`), if it can: so the function is as after
-    /// power-on.
+    /// Attaches the group of a device, unless it is already attached, and opens the device. All
+    /// existing mappings are mapped for the group too, even if no group was attached before. When
+    /// the device is opened the kernel resets the function if it can (`vfio_pci_core_enable`), so
+    /// that the function has its power-on state.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; each names the device and the remedy.
+    /// See [`Error`]; each variant names the device or its group.
     pub fn open_device(&self, address: PciAddress) -> Result<Arc<AssignedDevice>, Error> {
         self.open_device_of(address, None)
     }
 
-    /// As [`open_device`](Self::open_device), by the file of the device's group (`/dev/vfio/N`, for
-    /// reading and writing) that somebody else has opened, so that this process needs no right to
-    /// open it. If the group is attached already, that file is closed.
+    /// Does the same as [`open_device`](Self::open_device), but takes a file of the device's group
+    /// (`/dev/vfio/N`) that is open for reading and writing: this process then needs no permission
+    /// to open it. If the group is already attached, the file is closed.
     ///
     /// # Errors
     ///
-    /// As there, and [`Error::OtherGroup`].
+    /// The errors of `open_device`, and [`Error::OtherGroup`].
     pub fn open_device_by(
         &self,
         address: PciAddress,

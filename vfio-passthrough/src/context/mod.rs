@@ -1,9 +1,9 @@
 //! The I/O address space of a guest's devices, and the devices in it.
 //!
 //! [`IommuContext`] opens containers, attaches groups and opens devices, in the order that the
-//! kernel asks for: group, status, `SET_CONTAINER`, `SET_IOMMU` once for each container, what is
-//! mapped already, the link to the hypervisor, and only then the device, because some drivers want
-//! to know KVM when they are opened.
+//! kernel requires: group, status, `SET_CONTAINER`, `SET_IOMMU` once for each container, the
+//! existing mappings, the link to the hypervisor, and then the device. The device comes last
+//! because some drivers need the VM when their device is opened.
 
 mod containers;
 mod device;

@@ -1,4 +1,4 @@
-//! The groups that a guest's devices share, and a device's hold on its group.
+//! The groups that a guest's devices share, and the membership of a device in its group.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,13 +13,13 @@ use crate::backend::type1::Type1Container;
 use crate::backend::{BusMember, ioctl};
 use crate::counters::VfioCalls;
 
-/// The groups of a guest, as its devices and its context share them.
+/// The groups of a guest. Its devices and its context share them.
 pub(super) struct SharedGroups {
     pub sysfs: Sysfs,
     pub calls: Arc<VfioCalls>,
     groups: Mutex<Groups>,
-    /// The drivers of the functions that a reset of a bus would reach, as they were at the first
-    /// question: a VMM that may open no file any more can ask again.
+    /// The drivers of the functions that a reset of a bus resets, since the first query. A VMM that
+    /// has dropped its right to open files can then still query them.
     drivers: Mutex<BTreeMap<PciAddress, Driver>>,
 }
 
@@ -31,26 +31,26 @@ struct Driver {
 }
 
 impl SharedGroups {
-    /// No group yet, with this container for the first.
+    /// Has no group yet. `first` is the container for the first group.
     pub fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
         let groups = Mutex::new(Groups::new(first));
         Self { sysfs: Sysfs::default(), calls, groups, drivers: Mutex::default() }
     }
 
-    /// The groups that are attached now.
+    /// Locks the groups.
     pub fn lock(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the drivers again at the next question: a function may have another one by now.
+    /// Makes the next query read the drivers again: a function can have another driver now.
     pub fn forget_drivers(&self) {
         self.drivers().clear();
     }
 
-    /// A function that a reset of a bus would reach.
+    /// Describes a function that a reset of a bus resets.
     pub fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
         let driver = self.driver(address);
-        // The kernel resets nothing that another driver, or none, has
+        // The kernel does not reset a bus if a function on it has another driver or no driver
         // (vfio_pci_dev_set_resettable).
         let ours = self.lock().file(group).is_some() && driver.is_vfio;
         BusMember { address, ours, driver: driver.name }
@@ -67,17 +67,17 @@ impl SharedGroups {
     }
 }
 
-/// A device of a group, which stays attached while this lives.
+/// A device of a group. The group stays attached while this value lives.
 pub(super) struct Membership {
     groups: Arc<SharedGroups>,
     number: u32,
-    /// `None` until it is open, and while it is closed.
+    /// `None` before the device is opened, and after it is closed.
     device: Option<File>,
 }
 
 impl Membership {
-    /// Attaches the group of `address` unless it is, by its open file where there is one, and opens
-    /// the device.
+    /// Attaches the group of `address`, unless it is already attached, and opens the device.
+    /// `group` is the group's file, if it is already open.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,

@@ -175,7 +175,7 @@ impl Mapping {
     ///
     /// [`Error::Unmap`]: devices may still access the memory, so it is kept. The call can be
     /// repeated.
-    pub fn end(&mut self) -> Result<(), Error> {
+    pub fn try_unmap(&mut self) -> Result<(), Error> {
         if !self.unmapped {
             self.space.state().unmap(self.range)?;
             self.unmapped = true;

@@ -12,11 +12,11 @@ use vm_memory::bitmap::Bitmap;
 /// # Safety
 ///
 /// While the value lives, the `size()` bytes at `host_address()` are mapped, shared storage, and
-/// stay where they are. Both methods always return the same.
+/// do not move. Each method always returns the same value.
 ///
-/// A guest and its devices write to the memory when they like, as vCPUs do. The VMM's own accesses
-/// therefore go through raw pointers, volatile or atomic, as those of vm-memory do, and never
-/// through a Rust reference.
+/// vCPUs and devices can write to the memory at any time. So the VMM accesses it only through raw
+/// pointers, by volatile or atomic operations like those of vm-memory, and never through a Rust
+/// reference.
 pub unsafe trait HostMemory: Send + Sync {
     /// The address of the memory in this process, aligned to a page.
     fn host_address(&self) -> *mut u8;
@@ -38,27 +38,26 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
     }
 }
 
-/// Puts memory of this process into the guest's physical address space, by two calls of the
-/// hypervisor. The library calls them through [`MemorySlot`], which keeps the memory alive and
-/// removes it once.
+/// Puts memory of this process into the guest's physical address space. The library calls both
+/// methods through [`MemorySlot`], which keeps the memory alive and removes it once.
 pub trait MemorySlots: Send + Sync {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, and returns a
-    /// number of the VMM's choice, which [`unmap`](Self::unmap) is called with.
+    /// Places `memory` at the page-aligned guest physical address `gpa`. Returns a number that the
+    /// VMM chooses; [`unmap`](Self::unmap) gets the same number.
     ///
     /// # Errors
     ///
-    /// The hypervisor's errno: `EEXIST` where the range overlaps another slot, `ENOSPC` where slots
-    /// ran out, `EINVAL` where the guest cannot have that address. The guest's accesses to the BAR
-    /// then trap into the VMM.
+    /// The hypervisor's errno: `EEXIST` if the range overlaps another slot, `ENOSPC` if no slot is
+    /// free, `EINVAL` if the guest cannot have that address. The guest's accesses to the BAR then
+    /// trap into the VMM.
     ///
     /// # Safety
     ///
-    /// The memory stays as [`HostMemory`] demands until `unmap` of the same slot succeeded, or the
-    /// VM is gone.
+    /// The memory fulfils the contract of [`HostMemory`] until `unmap` of the slot has succeeded,
+    /// or until the VM no longer exists.
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32>;
 
-    /// Removes memory from the guest: the slot `number`, with the same `gpa` and `memory`. Called
-    /// until it succeeds.
+    /// Removes the slot `number` from the guest. `gpa` and `memory` are those of
+    /// [`map`](Self::map). The call can be repeated after a failure.
     ///
     /// # Errors
     ///
@@ -67,12 +66,12 @@ pub trait MemorySlots: Send + Sync {
 }
 
 impl dyn MemorySlots {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is
+    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is
     /// dropped.
     ///
     /// # Errors
     ///
-    /// As for [`map`](MemorySlots::map).
+    /// The error of [`map`](MemorySlots::map).
     pub fn place(
         self: &Arc<Self>,
         gpa: u64,
@@ -82,9 +81,9 @@ impl dyn MemorySlots {
     }
 }
 
-/// Memory that is in the guest's address space. It keeps the memory alive. Dropping it removes the
-/// memory from the guest; if the hypervisor refuses that, the memory is leaked rather than freed
-/// under the guest, and a line is logged.
+/// Memory that is in the guest's address space. The value keeps the memory alive. Dropping it
+/// removes the memory from the guest. If the hypervisor refuses to remove it, the memory is leaked,
+/// so that the guest cannot access freed memory, and an error is logged.
 pub struct MemorySlot {
     slots: Arc<dyn MemorySlots>,
     number: u32,
@@ -93,28 +92,28 @@ pub struct MemorySlot {
 }
 
 impl MemorySlot {
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned.
+    /// Places `memory` at the page-aligned guest physical address `gpa`.
     ///
     /// # Errors
     ///
-    /// As for [`MemorySlots::map`].
+    /// The error of [`MemorySlots::map`].
     pub fn new(
         slots: Arc<dyn MemorySlots>,
         gpa: u64,
         memory: Arc<dyn HostMemory>,
     ) -> io::Result<Self> {
-        // SAFETY: the memory is what a `HostMemory` promises as long as it lives. The value holds
-        // it until `unmap` succeeds, and leaks it where that never does.
+        // SAFETY: the memory fulfils the contract of `HostMemory` while it lives. The value holds
+        // it until `unmap` succeeds, and leaks it if `unmap` never succeeds.
         let number = unsafe { slots.map(gpa, &*memory) }?;
         Ok(Self { slots, number, gpa, memory: Some(memory) })
     }
 
-    /// Removes the memory from the guest. Does nothing if it was removed before.
+    /// Removes the memory from the guest. After a success, later calls do nothing.
     ///
     /// # Errors
     ///
-    /// As for [`MemorySlots::unmap`]. The memory stays in the guest, and alive: this may be called
-    /// again.
+    /// The error of [`MemorySlots::unmap`]. The memory stays in the guest, and it stays alive. The
+    /// call can be repeated.
     pub fn remove(&mut self) -> io::Result<()> {
         if let Some(memory) = &self.memory {
             self.slots.unmap(self.number, self.gpa, &**memory)?;

@@ -1,4 +1,4 @@
-//! Errors of kvm-ioctls as those of the host traits.
+//! Converts errors of kvm-ioctls to `io::Error`.
 
 use std::io;
 

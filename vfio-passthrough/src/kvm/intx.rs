@@ -26,9 +26,9 @@ impl fmt::Debug for KvmLine {
 }
 
 impl KvmLine {
-    /// The input that the GSI `gsi` is routed to: on x86 the IOAPIC's pin of the same number, by
-    /// default. The controller is in the kernel: with `KVM_CAP_SPLIT_IRQCHIP` the VMM has an
-    /// [`IntxLine`] of its own. Calls are counted in `calls`.
+    /// Makes the line of the input to which the GSI `gsi` is routed. On x86 it is by default the
+    /// IOAPIC's pin of the same number. The controller is in the kernel: a VMM that uses
+    /// `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`] itself. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
         Self { vm, gsi, calls }
     }

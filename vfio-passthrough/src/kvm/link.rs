@@ -1,4 +1,4 @@
-//! The device by which KVM learns of IOMMU groups (Documentation/virt/kvm/devices/vfio.rst).
+//! KVM's VFIO device, which reports IOMMU groups to KVM (Documentation/virt/kvm/devices/vfio.rst).
 
 use std::fmt;
 use std::io;
@@ -13,8 +13,8 @@ use kvm_ioctls::{DeviceFd, VmFd};
 use super::errno::errno;
 use crate::host::GroupLink;
 
-/// KVM's VFIO device of one VM: KVM learns from it which IOMMU groups the VM has. Interrupts of
-/// assigned devices can then be posted to a running vCPU, and non-coherent DMA works.
+/// KVM's VFIO device of one VM. It reports the VM's IOMMU groups to KVM. KVM can then post
+/// interrupts of assigned devices to a running vCPU, and non-coherent DMA works.
 pub struct KvmLink(DeviceFd);
 
 impl fmt::Debug for KvmLink {
@@ -24,33 +24,34 @@ impl fmt::Debug for KvmLink {
 }
 
 impl From<DeviceFd> for KvmLink {
-    /// For a VMM that has made the VM's VFIO device itself: KVM makes one for each VM.
+    /// Takes the VM's VFIO device from a VMM that has made it: KVM allows one for each VM.
     fn from(device: DeviceFd) -> Self {
         Self(device)
     }
 }
 
 impl KvmLink {
-    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for all its life, whatever devices
-    /// come and go.
+    /// Makes the device, by `KVM_CREATE_DEVICE`. A VM has one for its whole life, independent of
+    /// its assigned devices.
     ///
     /// # Errors
     ///
-    /// `ENODEV` where KVM is built without it, `EBUSY` where the VM has one already.
+    /// `ENODEV` if KVM is built without it, `EBUSY` if the VM already has one.
     pub fn new(vm: &VmFd) -> io::Result<Self> {
         let mut device =
             kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
         Ok(Self(vm.create_device(&mut device).map_err(errno)?))
     }
 
-    /// Before Linux 6.1 the attributes were called `KVM_DEV_VFIO_GROUP*`, with the same numbers.
+    /// Sets an attribute. Before Linux 6.1 their names were `KVM_DEV_VFIO_GROUP*`, with the same
+    /// numbers.
     fn set(&self, attr: u32, group: BorrowedFd<'_>) -> io::Result<()> {
         let fd = group.as_raw_fd();
         let attribute = kvm_device_attr {
             flags: 0,
             group: KVM_DEV_VFIO_FILE,
             attr: attr.into(),
-            // The kernel reads an int there, during the call.
+            // During the call the kernel reads an int at this address.
             addr: std::ptr::from_ref(&fd).expose_provenance() as u64,
         };
         self.0.set_device_attr(&attribute).map_err(errno)

@@ -30,21 +30,21 @@ impl fmt::Debug for KvmMemory {
 }
 
 impl KvmMemory {
-    /// `numbers` are the slots that may be used here; nobody else uses them. Calls are counted in
-    /// `calls`.
+    /// Makes an allocator of the slots in `numbers`. No other code uses these slots. Calls are
+    /// counted in `calls`.
     pub fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let slots = numbers.clone();
         Self { vm, slots, numbers: Mutex::new(allocator(numbers)), calls }
     }
 
-    /// Makes `memory` appear at the guest physical address `gpa`, page-aligned, until the value is
+    /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is
     /// dropped.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` where slots ran out; the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` where the
-    /// range overlaps another slot, `EINVAL` where the address is not page-aligned or not in the
-    /// guest's address space.
+    /// `ENOSPC` if no slot is free; else the errno of `KVM_SET_USER_MEMORY_REGION`: `EEXIST` if the
+    /// range overlaps another slot, `EINVAL` if the address is not page-aligned or is outside of
+    /// the guest's address space.
     pub fn place(
         self: &Arc<Self>,
         gpa: u64,
@@ -55,10 +55,11 @@ impl KvmMemory {
 
     /// # Safety
     ///
-    /// As for [`MemorySlots::map`], unless the region's size is 0.
+    /// The contract of [`MemorySlots::map`], unless the region's size is 0.
     unsafe fn set(&self, region: kvm_userspace_memory_region) -> io::Result<()> {
         self.calls.set_user_memory_region.increment();
-        // SAFETY: the memory stays, and may be written at any time, until the slot is deleted.
+        // SAFETY: the memory stays mapped, and may be written at any time, until the slot is
+        // deleted.
         unsafe { self.vm.set_user_memory_region(region) }.map_err(errno)
     }
 
@@ -81,7 +82,7 @@ impl MemorySlots for KvmMemory {
             userspace_addr: memory.host_address().expose_provenance() as u64,
             ..Default::default()
         };
-        // SAFETY: the caller keeps the memory until `unmap` succeeded.
+        // SAFETY: the caller keeps the memory until `unmap` has succeeded.
         let set = unsafe { self.set(region) };
         set.inspect_err(|_| self.free(number)).map(|()| number)
     }
@@ -89,7 +90,7 @@ impl MemorySlots for KvmMemory {
     fn unmap(&self, number: u32, _: u64, _: &dyn HostMemory) -> io::Result<()> {
         // A size of zero deletes the slot (Documentation/virt/kvm/api.rst, 4.35).
         let region = kvm_userspace_memory_region { slot: number, ..Default::default() };
-        // SAFETY: a slot that is deleted refers to no memory.
+        // SAFETY: a deleted slot refers to no memory.
         unsafe { self.set(region) }?;
         self.free(number);
         Ok(())

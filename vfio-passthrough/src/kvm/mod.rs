@@ -1,8 +1,9 @@
 //! The host traits on KVM: memory slots, MSI routing, the INTx line, and the VFIO device of one VM.
 //!
-//! [`KvmHost`] is all of it in one value. A VMM that has a part of its own, such as an allocator of
-//! slots or a routing table, makes the others by themselves ([`KvmMemory::new`],
-//! [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and puts them into its [`VmmServices`].
+//! [`KvmHost`] is all of them in one value. A VMM that has its own implementation of one of them,
+//! such as an allocator of slots or a routing table, makes the others one by one
+//! ([`KvmMemory::new`], [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and puts them into
+//! its [`VmmServices`].
 
 mod errno;
 mod intx;
@@ -26,7 +27,7 @@ pub use routing::{DeferredRoutes, KvmGsi, KvmRouter};
 use crate::counters::KvmCalls;
 use crate::services::VmmServices;
 
-/// All that this crate asks of a host VMM, on KVM.
+/// All services that this crate needs from a VMM, on KVM.
 pub struct KvmHost {
     vm: Arc<VmFd>,
     memory: Arc<KvmMemory>,
@@ -45,16 +46,16 @@ impl fmt::Debug for KvmHost {
 }
 
 impl KvmHost {
-    /// For a VM whose interrupt controllers have been created: `KVM_CREATE_IRQCHIP`, or local APICs
-    /// alone by
-    /// `KVM_CAP_SPLIT_IRQCHIP` (see [`KvmRouter::remove_routes`]).
+    /// Makes the services of a VM. The VM already has interrupt controllers: all of them by
+    /// `KVM_CREATE_IRQCHIP`, or only local APICs by `KVM_CAP_SPLIT_IRQCHIP` (see
+    /// [`KvmRouter::remove_routes`]).
     ///
     /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes
-    /// one for each part that the guest reaches without an exit: 1, or 2 where the MSI-X table is
-    /// in its middle. `gsis` are numbers of interrupt routes, one for each vector that is in use;
-    /// on x86 they begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses
-    /// neither, except through [`memory`](Self::memory) and [`router`](Self::router), which also
-    /// keeps the VMM's own routes: nobody else calls `KVM_SET_GSI_ROUTING`.
+    /// one for each part that the guest accesses without an exit: 1, or 2 if the MSI-X table is in
+    /// its middle. `gsis` are numbers of interrupt routes, one for each vector in use. On x86 they
+    /// begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses these slots and
+    /// GSIs only through [`memory`](Self::memory) and [`router`](Self::router). The router also
+    /// keeps the VMM's own routes: no other code calls `KVM_SET_GSI_ROUTING`.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
         let memory = Arc::new(KvmMemory::new(vm.clone(), memory_slots, calls.clone()));
@@ -75,12 +76,12 @@ impl KvmHost {
         VmmServices { intx: Some(Arc::new(line)), ..self.services() }
     }
 
-    /// The memory slots, for the VMM's own use of them too.
+    /// The memory slots. The VMM can use them too.
     pub fn memory(&self) -> &Arc<KvmMemory> {
         &self.memory
     }
 
-    /// The VM's routing table, for the VMM's own routes too.
+    /// The VM's routing table. It also keeps the VMM's own routes.
     pub fn router(&self) -> &Arc<KvmRouter> {
         &self.router
     }
@@ -94,7 +95,7 @@ impl KvmHost {
     ///
     /// # Errors
     ///
-    /// As for [`KvmLink::new`].
+    /// The error of [`KvmLink::new`].
     pub fn link(&self) -> io::Result<Arc<KvmLink>> {
         self.calls.create_device.increment();
         Ok(Arc::new(KvmLink::new(&self.vm)?))

@@ -1,4 +1,5 @@
-//! A real /dev/kvm, where there is one: the pin's line, and the device for groups.
+//! Tests of the pin's line and of the VFIO device on a real /dev/kvm. They do not run if there is
+//! none.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -20,17 +21,17 @@ fn host_of(test: &str) -> Option<KvmHost> {
     Some(KvmHost::new(Arc::new(vm), 0..1, 24..32))
 }
 
-/// The inputs of the IOAPIC that are up, a bit each.
+/// The raised inputs of the IOAPIC, one bit for each.
 fn raised(host: &KvmHost) -> u32 {
     let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
     host.vm.get_irqchip(&mut chip).unwrap();
-    // SAFETY: every variant of the union is plain numbers, and KVM filled in the one of this chip.
+    // SAFETY: every variant of the union is plain numbers, and KVM filled in this chip's variant.
     unsafe { chip.chip.ioapic.irr }
 }
 
 #[test]
-fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
-    let Some(host) = host_of("a_line_is_raised_by_its_eventfd_and_falls_with_its_connection")
+fn an_eventfd_raises_its_line_and_dropping_the_connection_lowers_it() {
+    let Some(host) = host_of("an_eventfd_raises_its_line_and_dropping_the_connection_lowers_it")
     else {
         return;
     };
@@ -38,7 +39,7 @@ fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
     let connection = line.connect().unwrap();
     assert_eq!(raised(&host), 0);
     connection.trigger().write(1).unwrap();
-    // KVM raises such a line from a work queue.
+    // KVM raises a line with a resample fd from a work queue.
     let begin = Instant::now();
     while raised(&host) == 0 && begin.elapsed() < Duration::from_secs(10) {
         std::thread::yield_now();
@@ -47,7 +48,7 @@ fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
     assert_eq!(
         connection.resample().read().unwrap_err().raw_os_error(),
         Some(libc::EAGAIN),
-        "nobody has acknowledged it"
+        "not acknowledged yet"
     );
     drop(connection);
     assert_eq!(raised(&host), 0);
@@ -55,8 +56,8 @@ fn a_line_is_raised_by_its_eventfd_and_falls_with_its_connection() {
 }
 
 #[test]
-fn what_is_no_group_is_not_linked() {
-    let Some(host) = host_of("what_is_no_group_is_not_linked") else {
+fn refuses_to_link_a_file_that_is_not_a_group() {
+    let Some(host) = host_of("refuses_to_link_a_file_that_is_not_a_group") else {
         return;
     };
     let link = host.link().unwrap();

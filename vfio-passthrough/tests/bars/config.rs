@@ -1,4 +1,5 @@
-//! Config space of a whole function: what reaches the device, and what a guest finds of odd ones.
+//! Tests of a function's config space: the accesses that reach the device, and a guest's view of
+//! odd devices.
 
 use super::*;
 
@@ -10,12 +11,13 @@ fn with_messages() -> Vec<u8> {
 }
 
 #[test]
-fn a_read_of_a_dword_asks_the_device_once_or_not_at_all() {
+fn a_dword_read_makes_at_most_one_device_read() {
     let setup = Setup::new(with_messages(), &[0x4000, 0, 0x1000, 0x20]);
     for offset in (0..0x1000).step_by(4) {
         let before = setup.faults.made(Call::Read);
         setup.read32(offset);
-        // Ours are the header but for status, MSI and MSI-X, and the head of the empty extended list.
+        // The library emulates the header except for the status, MSI, MSI-X, and the head of the
+        // empty extended list.
         let ours = matches!(offset, 0x00 | 0x08..0x40 | 0x90..0xa8 | 0xb0..0xbc | 0x100);
         let links = matches!(offset, 0x5c..0x74 | 0x7c..0x8c);
         let expected = u64::from(!ours && !links);
@@ -24,11 +26,11 @@ fn a_read_of_a_dword_asks_the_device_once_or_not_at_all() {
 }
 
 #[test]
-fn no_write_reaches_what_is_the_hosts() {
+fn no_write_reaches_the_hosts_registers() {
     let config = with_messages();
     for value in [u32::MAX, 0x5555_5555, 0] {
         let setup = Setup::new(config.clone(), &[0x4000, 0, 0x1000, 0x20]);
-        // A function level reset would put everything back.
+        // A function level reset would restore all registers.
         let offsets = (0..0x1000).step_by(4).filter(|offset| *offset != EXPRESS_CONTROL);
         offsets.for_each(|offset| setup.write32(offset, value));
         for range in [0x08..0x40, 0x90..0xa8, 0xb0..0xbc] {
@@ -39,24 +41,24 @@ fn no_write_reaches_what_is_the_hosts() {
 }
 
 #[test]
-fn a_virtual_function_decodes_when_its_guest_says_so_and_has_no_pin() {
-    // Its own memory bit does nothing and reads zero (PCIe 9.3.4.1.3), its BARs are VFIO's to tell.
+fn a_virtual_function_decodes_by_the_guests_memory_bit_and_has_no_pin() {
+    // Its own memory bit is hardwired to zero (PCIe 9.3.4.1.3), and VFIO reports its BARs.
     let setup = Setup::of(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000], |device| {
         device.with_zeros(COMMAND.into(), 0b010)
     });
     setup.write32(0x10, 0xe000_0000);
     setup.write16(COMMAND, 6);
     assert_eq!(setup.real(COMMAND.into(), 1), [4], "no memory bit");
-    assert_eq!(setup.read16(COMMAND), 6, "the guest's");
+    assert_eq!(setup.read16(COMMAND), 6, "the guest's bits");
     assert_eq!(setup.guest.slots(), [range(0xe000_0000, 0x4000)]);
     assert_eq!((setup.read16(0x3c), setup.guest.pins()), (0, 0));
 }
 
 #[test]
-fn one_function_with_a_line_of_the_guests_own() {
+fn hides_other_functions_and_the_hosts_interrupt_line() {
     let setup = Setup::new(config_of([0; 6], &[(0x0e, &[0x80]), (0x3c, &[0x0b, 1])]), &[]);
     assert_eq!(setup.read16(0x0e), 0, "one function");
-    // VFIO has no INTx for it: there is no pin.
+    // VFIO has no INTx for the device, so the guest sees no pin.
     assert_eq!(setup.read16(0x3c), 0x000b);
     setup.write16(0x3c, 0xffff);
     assert_eq!(setup.read16(0x3c), 0x00ff);
@@ -64,7 +66,7 @@ fn one_function_with_a_line_of_the_guests_own() {
 }
 
 #[test]
-fn a_bad_list_is_cut_with_one_line() {
+fn cuts_a_bad_capability_list_and_logs_one_line() {
     let bad: [(&str, Extra<'_>); 9] = [
         ("loops", &[(0x51, &[0x40])]),
         ("is its own next", &[(0x51, &[0x50])]),
@@ -89,11 +91,11 @@ fn a_bad_list_is_cut_with_one_line() {
         assert!(setup.read32(0x100) >> 20 == 0, "{name}");
     }
     let (_, lines) = logged(|| Setup::new(config_of([0; 6], &[]), &[]));
-    assert_eq!(lines, 0, "a good one");
+    assert_eq!(lines, 0, "a good list");
 }
 
 #[test]
-fn conventional_pci_has_256_bytes() {
+fn conventional_pci_has_256_bytes_of_config_space() {
     let mut config = with_messages();
     config.truncate(0x100);
     let setup = Setup::new(config, &[0x4000, 0, 0x1000, 0x20]);
@@ -107,7 +109,7 @@ fn conventional_pci_has_256_bytes() {
     assert_eq!(
         (setup.read16(0xfc), setup.real(0xfc, 2)),
         (0x1234, vec![0x34, 0x12]),
-        "the device's"
+        "the device's register"
     );
     setup.write32(0x10, u32::MAX);
     assert_eq!((setup.read32(0x10), setup.read16(0x34)), (0xffff_c004, 0x40));

@@ -1,20 +1,20 @@
-//! Every kind of BAR, as a guest finds it: sized, placed, decoded, read.
+//! Tests of every kind of BAR: a guest sizes it, places it, decodes it and reads it.
 
 use super::*;
 use vfio_passthrough::BarKind::{Io, Memory32, Memory64};
 use vfio_passthrough::{BarKind, Space};
 
-/// A BAR on the host, and what a guest is to see of it.
+/// A BAR of the host, and the guest's expected view of it.
 struct Case {
     name: &'static str,
-    /// Its index, its register, and the size of its region.
+    /// The index, the register, and the size of the region.
     host: (usize, u32, u64),
-    /// What its register and the next one read after all-ones were written.
+    /// The values of the register and of the next one after a write of all ones.
     sized: [u32; 2],
-    /// What is written to them to place it.
+    /// The values that place the BAR.
     place: [u32; 2],
     kind: Option<BarKind>,
-    /// What a memory slot covers then: start and size.
+    /// The start and the size of the memory slot then.
     slot: Option<(u64, u64)>,
 }
 
@@ -23,25 +23,29 @@ const ONES: u32 = u32::MAX;
 
 #[rustfmt::skip]
 const CASES: [Case; 10] = [
-    Case { name: "32 bits", host: (0, 0xfebf_0000, 0x4000), sized: [0xffff_c000, 0], place: [LOW, 0],
+    Case { name: "32 bits", host: (0, 0xfebf_0000, 0x4000),
+        sized: [0xffff_c000, 0], place: [LOW, 0],
         kind: Some(Memory32), slot: Some((0xe000_0000, 0x4000)) },
-    Case { name: "32 bits, prefetchable", host: (1, 8, 0x4000), sized: [0xffff_c008, 0], place: [LOW, 0],
+    Case { name: "32 bits, prefetchable", host: (1, 8, 0x4000),
+        sized: [0xffff_c008, 0], place: [LOW, 0],
         kind: Some(Memory32), slot: Some((0xe000_0000, 0x4000)) },
     Case { name: "64 bits", host: (0, 4, 0x4000), sized: [0xffff_c004, ONES], place: [LOW, 0x38],
         kind: Some(Memory64), slot: Some((0x38_e000_0000, 0x4000)) },
-    Case { name: "64 bits, prefetchable, at index 4", host: (4, 0xc, 1 << 33), sized: [0xc, 0xffff_fffe],
+    Case { name: "64 bits, prefetchable, at index 4", host: (4, 0xc, 1 << 33),
+        sized: [0xc, 0xffff_fffe],
         place: [0, 0x38], kind: Some(Memory64), slot: Some((0x38_0000_0000, 1 << 33)) },
     Case { name: "BAR5, which has no upper half", host: (5, 4, 0x1000), sized: [0xffff_f000, 0],
         place: [LOW, 0], kind: Some(Memory32), slot: Some((0xe000_0000, 0x1000)) },
     Case { name: "no power of two", host: (0, 0, 0x3000), sized: [0xffff_c000, 0], place: [LOW, 0],
         kind: Some(Memory32), slot: Some((0xe000_0000, 0x3000)) },
-    Case { name: "less than a page", host: (0, 0, 0x800), sized: [0xffff_f800, 0], place: [LOW + 0x800, 0],
-        kind: Some(Memory32), slot: None },
+    Case { name: "less than a page", host: (0, 0, 0x800),
+        sized: [0xffff_f800, 0], place: [LOW + 0x800, 0], kind: Some(Memory32), slot: None },
     Case { name: "I/O ports", host: (2, 0xc001, 0x20), sized: [0xffff_ffe1, 0], place: [0xc000, 0],
         kind: Some(Io), slot: None },
-    Case { name: "zero size", host: (0, 4, 0), sized: [0, 0], place: [LOW, 0x38], kind: None, slot: None },
-    Case { name: "more than 32 bits can address", host: (0, 0, 1 << 33), sized: [0, 0], place: [LOW, 0],
-        kind: None, slot: None },
+    Case { name: "zero size", host: (0, 4, 0),
+        sized: [0, 0], place: [LOW, 0x38], kind: None, slot: None },
+    Case { name: "more than 32 bits can address", host: (0, 0, 1 << 33),
+        sized: [0, 0], place: [LOW, 0], kind: None, slot: None },
 ];
 
 impl Case {
@@ -53,7 +57,7 @@ impl Case {
         Setup::new(config_of(registers, &[]), &sizes)
     }
 
-    /// Config offsets of its register and of the next one that is a BAR's.
+    /// The config offsets of the register and of the next BAR register.
     fn offsets(&self) -> impl Iterator<Item = u16> {
         let first = 0x10 + 4 * self.host.0 as u16;
         [first, first + 4].into_iter().filter(|offset| *offset < 0x28)
@@ -61,7 +65,7 @@ impl Case {
 }
 
 #[test]
-fn a_guest_sizes_every_kind_half_by_half() {
+fn a_guest_sizes_every_kind_of_bar() {
     for case in CASES {
         let setup = case.setup();
         let sized: Vec<u32> = case
@@ -78,7 +82,7 @@ fn a_guest_sizes_every_kind_half_by_half() {
 }
 
 #[test]
-fn a_guest_places_every_kind_and_takes_it_away() {
+fn a_guest_places_and_removes_every_kind_of_bar() {
     for case in CASES {
         let setup = case.setup();
         setup.write16(COMMAND, 3);
@@ -99,7 +103,7 @@ fn a_guest_places_every_kind_and_takes_it_away() {
 }
 
 #[test]
-fn what_no_slot_covers_goes_through_the_device() {
+fn forwards_accesses_outside_of_slots_to_the_device() {
     for case in CASES.iter().filter(|case| case.kind.is_some()) {
         let setup = case.setup();
         let bar = BarIndex::new(case.host.0 as u8).unwrap();
@@ -109,8 +113,8 @@ fn what_no_slot_covers_goes_through_the_device() {
 }
 
 #[test]
-fn the_upper_half_of_a_bar_is_none_of_its_own() {
-    // VFIO has no region for it; one that says so is not believed.
+fn ignores_a_region_for_the_upper_half_of_a_bar() {
+    // VFIO has no region for an upper half. This device reports one.
     let setup = Setup::new(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000, 0x1000]);
     let found: Vec<_> =
         setup.function.bars().iter().map(|bar| (bar.index.number(), bar.kind)).collect();
@@ -118,14 +122,14 @@ fn the_upper_half_of_a_bar_is_none_of_its_own() {
 }
 
 #[test]
-fn a_bar_past_its_region_reads_as_all_ones() {
+fn reads_past_a_region_return_all_ones() {
     let setup = Setup::new(config_of([0; 6], &[]), &[0x3000]);
     assert_eq!(setup.bar_read32(0, 0x3000), u32::MAX);
-    assert_eq!(setup.bar_read32(1, 0), u32::MAX, "not there");
+    assert_eq!(setup.bar_read32(1, 0), u32::MAX, "no such BAR");
 }
 
 #[test]
-fn a_rom_is_sized_enabled_and_read_from_its_region() {
+fn sizes_enables_and_reads_a_rom() {
     let setup = Setup::new(config_of([0; 6], &[]), &[0, 0, 0, 0, 0, 0, 0x1_0000]);
     setup.write32(0x30, 0xffff_f800);
     assert_eq!(setup.read32(0x30), 0xffff_0000);
@@ -134,21 +138,21 @@ fn a_rom_is_sized_enabled_and_read_from_its_region() {
     assert_eq!(setup.function.decode(Space::Memory, 0xe000_0000), None, "not enabled");
     setup.write32(0x30, 0xe000_0001);
     assert_eq!(setup.function.decode(Space::Memory, 0xe000_0004), Some((BarIndex::ROM, 4)));
-    assert_eq!(setup.guest.slots(), [], "VFIO maps no ROM");
+    assert_eq!(setup.guest.slots(), [], "VFIO does not map this ROM");
     setup.faults.fail(Call::Read, 0, libc::EIO);
-    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "what VFIO has no image of");
+    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "VFIO has no image");
     let before = setup.faults.made(Call::Read);
-    assert_eq!(setup.bar_read32(6, 0), 0, "as the model has it");
+    assert_eq!(setup.bar_read32(6, 0), 0, "the model's image");
     assert_eq!(setup.bar_read32(6, 0xfffc), 0);
     assert_eq!(setup.bar_read32(6, 0xfffe), u32::MAX, "past the end");
-    assert_eq!(setup.faults.made(Call::Read), before + 1, "it is read once");
+    assert_eq!(setup.faults.made(Call::Read), before + 1, "the image is read once");
     let before = setup.faults.made(Call::Write);
     setup.function.bar_write(BarIndex::ROM, 0, &[1]);
     assert_eq!(setup.faults.made(Call::Write), before, "read-only");
 }
 
 #[test]
-fn a_rom_that_may_be_mapped_is_placed_while_it_is_enabled() {
+fn places_a_mappable_rom_while_it_is_enabled() {
     let sizes = [0, 0, 0, 0, 0, 0, 0x1_0000];
     let setup = Setup::of(config_of([0; 6], &[]), &sizes, |device| {
         device.with_region(ROM_REGION, |region| region.flags |= RegionFlags::MMAP)
@@ -161,7 +165,7 @@ fn a_rom_that_may_be_mapped_is_placed_while_it_is_enabled() {
 }
 
 #[test]
-fn without_a_rom_its_register_is_zero_and_reads_are_all_ones() {
+fn a_missing_rom_has_a_zero_register_and_reads_as_all_ones() {
     let setup = Setup::new(config_of([0; 6], &[(0x30, &[1, 0, 0, 0xfe])]), &[]);
     setup.write32(0x30, u32::MAX);
     assert_eq!(setup.read32(0x30), 0);
@@ -169,7 +173,7 @@ fn without_a_rom_its_register_is_zero_and_reads_are_all_ones() {
 }
 
 #[test]
-fn areas_that_may_be_mapped_are_and_what_is_between_them_is_trapped() {
+fn places_mappable_areas_and_traps_the_rest() {
     let areas = vec![range(0, 0x1000), range(0x2000, 0x1000), range(0x6000, 0x2000)];
     let setup = Setup::of(config_of([0; 6], &[]), &[0x8000], |device| {
         device.with_region(0, |region| region.sparse = Some(areas.clone()))
@@ -186,7 +190,7 @@ fn areas_that_may_be_mapped_are_and_what_is_between_them_is_trapped() {
 }
 
 #[test]
-fn an_area_that_cannot_be_mapped_is_trapped_and_the_others_are_not() {
+fn traps_only_the_area_whose_mmap_failed() {
     let faults = Arc::new(Faults::default());
     faults.fail(Call::Mmap, 0, libc::ENOMEM);
     let policy = ResetPolicy::Required;

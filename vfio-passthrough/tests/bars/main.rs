@@ -1,4 +1,4 @@
-//! BARs on the model: kinds, places, what failures leave behind, and resets.
+//! Tests of BARs on the model: kinds, addresses, failures and resets.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -33,8 +33,8 @@ const ROM_REGION: u32 = 6;
 /// Bytes of config space, by offset.
 type Extra<'a> = &'a [(usize, &'a [u8])];
 
-/// Config space of a PCI Express endpoint with power management and FLR, and with these BAR registers, as the
-/// host has them, and `extra` bytes.
+/// Config space of a PCI Express endpoint with power management and FLR. `bars` are the host's BAR
+/// registers. `extra` bytes overwrite others.
 fn config_of(bars: [u32; 6], extra: Extra<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
     let mut put =
@@ -77,7 +77,7 @@ impl Setup {
         policy: ResetPolicy,
     ) -> Result<Self, Error> {
         let device = PciDevice::new(faults.clone(), config, regions, vec![]).unwrap();
-        // VFIO lets nobody map or write a ROM.
+        // VFIO does not allow a ROM to be mapped or written.
         let device = device.with_region(ROM_REGION, |region| region.flags = RegionFlags::READ);
         let device = Arc::new(change(device));
         let guest = Guest::new(faults.clone());
@@ -154,9 +154,9 @@ impl log::Log for Counter {
     fn flush(&self) {}
 }
 
-/// What `work` comes to, and how many warnings it logs.
+/// The result of `work`, and the number of warnings that it logs.
 fn logged<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    // The first test to come sets it.
+    // The first test sets the logger. It fails in the others.
     let _ = log::set_logger(&Counter);
     log::set_max_level(log::LevelFilter::Warn);
     LINES.set(0);

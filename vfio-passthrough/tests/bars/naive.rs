@@ -1,10 +1,11 @@
-//! Any sequence of what a guest can do to BARs, against what the specifications say of the registers alone.
+//! Random accesses of a guest to BARs are compared with a naive model of the specification's
+//! registers.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Register, kind bits, the region's size, and the areas that may be mapped.
+/// The register, the kind bits, the region's size, and the mappable areas.
 type Described = (usize, u32, u64, &'static [(u64, u64)]);
 
 /// The BARs of the device.
@@ -14,24 +15,24 @@ const BARS: [Described; 3] = [
     (4, 0xc, 0x8000, &[(0x1000, 0x2000), (0x5000, 0x1000)]),
 ];
 
-/// Something that a guest or its VMM does.
+/// An operation of a guest or its VMM.
 #[derive(Clone, Debug)]
 enum Step {
     Command(u16),
     Power(u8),
-    /// To BAR registers, at an offset from 0x10.
+    /// A write to BAR registers, at an offset from 0x10.
     Write(u16, Vec<u8>),
     Flr,
     Reset,
 }
 
-/// The registers as the guest wrote them.
+/// The registers with the guest's writes.
 #[derive(Default)]
 struct Naive {
     command: u16,
     power: u8,
     bars: [u8; 24],
-    /// Whether the last thing written to the lowest byte of a register were ones.
+    /// For each register: the last write of its lowest byte was all ones.
     ones: [bool; 6],
 }
 
@@ -51,7 +52,7 @@ impl Naive {
         }
     }
 
-    /// Where memory slots belong.
+    /// The memory slots that there should be.
     fn wanted(&self) -> Vec<ByteRange> {
         let on = self.command & 2 != 0 && self.power == 0;
         let decoding = BARS.iter().filter(|bar| on && !self.ones[bar.0]);
@@ -99,7 +100,7 @@ impl Setup {
     }
 }
 
-/// Values that collide, that are sizing, that are nowhere.
+/// Values that collide, that size a BAR, or that are no valid address.
 fn value() -> impl Strategy<Value = u32> {
     let known =
         [0, 0x38, 0x39, 0xe000_0000, 0xe000_4000, 0xe000_2000, 0xffff_c004, 0x0010_0000, u32::MAX];
@@ -127,7 +128,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Every slot is where it belongs, and what belongs somewhere is there unless another slot is.
+/// Every slot is wanted, and every wanted slot exists unless another slot overlaps it.
 fn consistent(slots: &[ByteRange], wanted: &[ByteRange]) -> bool {
     let belongs = |slot: &ByteRange| wanted.contains(slot);
     let there = |range: &ByteRange| slots.iter().any(|slot| slot.overlaps(*range));
@@ -136,15 +137,16 @@ fn consistent(slots: &[ByteRange], wanted: &[ByteRange]) -> bool {
 
 proptest! {
     #[test]
-    fn slots_are_where_the_registers_say(steps in prop::collection::vec(step(), 1..60)) {
+    fn slots_match_the_registers(steps in prop::collection::vec(step(), 1..60)) {
         let (setup, mut naive) = (setup(), Naive::default());
         for step in &steps {
             setup.take(step);
             naive.take(step);
             let (slots, wanted) = (setup.guest.slots(), naive.wanted());
             prop_assert!(consistent(&slots, &wanted), "{step:?}: {slots:?}, not {wanted:?}");
-            let reached = slots.iter().filter(|slot| setup.iommu.reaches(**slot)).copied().collect::<Vec<_>>();
-            prop_assert_eq!(setup.iommu.mappings(), reached, "other devices reach what the guest does: {:?}", step);
+            let reached = slots.iter().filter(|slot| setup.iommu.reaches(**slot));
+            let reached = reached.copied().collect::<Vec<_>>();
+            prop_assert_eq!(setup.iommu.mappings(), reached, "the slots are mapped: {:?}", step);
             let calls = setup.slot_calls();
             if slots.len() == wanted.len() {
                 setup.take(&Step::Command(naive.command));
@@ -155,23 +157,29 @@ proptest! {
     }
 
     #[test]
-    fn a_failing_host_leaves_slots_where_they_belong_or_none(
-        steps in prop::collection::vec((step(), prop::option::of((any::<bool>(), 0..4_u64))), 1..40),
+    fn failures_leave_no_slot_at_a_wrong_address(
+        steps in prop::collection::vec(
+            (step(), prop::option::of((any::<bool>(), 0..4_u64))),
+            1..40,
+        ),
     ) {
         let (setup, mut naive) = (setup(), Naive::default());
         for (step, fault) in &steps {
             let call = |removal: bool| if removal { Call::RemoveSlot } else { Call::PlaceSlot };
-            fault.iter().for_each(|(removal, nth)| setup.faults.fail(call(*removal), *nth, libc::ENOMEM));
+            if let Some((removal, nth)) = fault {
+                setup.faults.fail(call(*removal), *nth, libc::ENOMEM);
+            }
             setup.take(step);
             naive.take(step);
             setup.faults.clear();
             let (slots, wanted) = (setup.guest.slots(), naive.wanted());
-            // A single failure to take away is made up for at once.
+            // A single failed removal is retried immediately.
             prop_assert!(slots.iter().all(|slot| wanted.contains(slot)), "{step:?}: {slots:?}");
             setup.take(&Step::Command(naive.command));
             let slots = setup.guest.slots();
             let mapped = setup.iommu.mappings();
-            prop_assert!(mapped.iter().all(|range| slots.contains(range)), "{step:?}: {mapped:?}, not {slots:?}");
+            let placed = mapped.iter().all(|range| slots.contains(range));
+            prop_assert!(placed, "{step:?}: {mapped:?}, not {slots:?}");
             prop_assert!(consistent(&slots, &wanted), "{step:?}: {slots:?}, not {wanted:?}");
         }
     }

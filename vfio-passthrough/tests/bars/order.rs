@@ -1,6 +1,6 @@
-//! In which order the host hears of things: a BAR is out of the guest's memory before the device stops to answer, and
-//! in it after it began to. Else the kernel takes mappings away under a memory slot, and the guest's next access
-//! kills the VMM.
+//! Tests of the order of calls: a BAR is removed from guest memory before the device stops decoding
+//! it, and placed after the device starts. Otherwise the kernel removes mappings under a memory
+//! slot, and the guest's next access kills the VMM.
 
 use std::io;
 use std::sync::Mutex;
@@ -10,11 +10,11 @@ use vfio_passthrough::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
 };
 
-/// What the device heard, how many memory slots there were then, and its command register.
+/// A call of the device, with the number of memory slots and the command register before it.
 #[derive(Clone, Debug, PartialEq)]
 struct Heard(String, usize, u16);
 
-/// A device of the model that writes down what it hears, and when.
+/// A device of the model that records its calls.
 struct Witness {
     device: Arc<PciDevice>,
     guest: Guest,
@@ -83,7 +83,7 @@ impl Device for Witness {
     }
 }
 
-/// BAR0 is in the guest, with decoding and bus mastering on; nothing heard yet.
+/// A function whose BAR0 is placed, with decoding and bus mastering on. No call is recorded yet.
 fn started(bus: Option<Vec<BusMember>>) -> (Arc<Witness>, PassthroughFunction) {
     let faults = Arc::new(Faults::default());
     let device = PciDevice::new(faults.clone(), config_of([0; 6], &[]), &[0x4000], vec![]).unwrap();
@@ -106,7 +106,7 @@ fn started(bus: Option<Vec<BusMember>>) -> (Arc<Witness>, PassthroughFunction) {
     (witness, function)
 }
 
-/// A write of the guest's, and what the device hears of it.
+/// A write of the guest, and the device's call for it.
 type Said<'a> = (&'a [u8], &'a str);
 
 fn heard(what: &str, slots: usize, command: u16) -> Heard {
@@ -114,8 +114,8 @@ fn heard(what: &str, slots: usize, command: u16) -> Heard {
 }
 
 #[test]
-fn a_bar_is_in_the_guest_only_while_the_device_answers() {
-    // A register; what ends it, and what the device hears then; what begins it again, and what it hears then.
+fn a_bar_is_placed_only_while_the_device_decodes_it() {
+    // A register, the write that ends decoding, and the write that starts it again.
     let cases: [(u16, [Said<'_>; 2]); 3] = [
         (COMMAND, [(&[4, 0], "0x4 = [4, 0]"), (&[6, 0], "0x4 = [6, 0]")]),
         (COMMAND, [(&[0, 0], "0x4 = [0, 0]"), (&[2, 0], "0x4 = [2, 0]")]),
@@ -129,12 +129,12 @@ fn a_bar_is_in_the_guest_only_while_the_device_answers() {
         let command = if register == COMMAND { off[0].into() } else { 6 };
         let _ = function.config_write(register, on);
         assert_eq!(witness.take(), [heard(heard_on, 0, command)]);
-        assert_eq!(witness.guest.slots().len(), 1, "and after");
+        assert_eq!(witness.guest.slots().len(), 1, "after the write");
     }
 }
 
 #[test]
-fn before_any_reset_the_bar_is_gone_and_bus_mastering_is_off() {
+fn removes_bars_and_stops_bus_mastering_before_a_reset() {
     let quiet = [heard("0x4 = [0, 0]", 0, 6), heard("reset", 0, 0)];
     let (witness, function) = started(None);
     let _ = function.config_write(EXPRESS_CONTROL, &[0, 0x80]);
@@ -151,7 +151,7 @@ fn before_any_reset_the_bar_is_gone_and_bus_mastering_is_off() {
 }
 
 #[test]
-fn before_a_reset_of_the_bus_too() {
+fn removes_bars_and_stops_bus_mastering_before_a_bus_reset() {
     let own = BusMember {
         address: "01:00.0".parse().unwrap(),
         ours: true,

@@ -1,4 +1,5 @@
-//! BARs in the I/O address space of other devices: where the guest has them, and not while the device is silent.
+//! Tests of BARs in the DMA space of other devices: a BAR is mapped at its guest physical address
+//! while the device decodes it.
 
 use super::*;
 
@@ -17,7 +18,7 @@ fn both() -> Vec<ByteRange> {
     vec![range(FIRST.into(), 0x4000), range(SECOND.into(), 0x4000)]
 }
 
-/// The calls that matter here, in their order.
+/// The calls of `work`, in order, without reads and interrupts.
 fn trail(setup: &Setup, work: impl FnOnce(&Setup)) -> Vec<Call> {
     setup.faults.trail();
     work(setup);
@@ -29,7 +30,7 @@ const AWAY: [Call; 2] = [Call::UnmapDma, Call::RemoveSlot];
 const THERE: [Call; 2] = [Call::PlaceSlot, Call::MapDma];
 
 #[test]
-fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
+fn unmaps_a_bar_before_decoding_ends_and_maps_it_after_decoding_starts() {
     let setup = setup();
     assert_eq!(setup.iommu.mappings(), both());
     let off = trail(&setup, |setup| setup.write16(COMMAND, 0));
@@ -52,7 +53,7 @@ fn a_bar_is_taken_from_other_devices_before_its_own_hears_and_given_after() {
 }
 
 #[test]
-fn nothing_stays_when_the_function_goes() {
+fn unmaps_all_bars_when_the_function_ends() {
     for shut_down in [true, false] {
         let Setup { function, iommu, guest, .. } = setup();
         if shut_down {
@@ -64,7 +65,7 @@ fn nothing_stays_when_the_function_goes() {
 }
 
 #[test]
-fn what_the_iommu_refuses_is_one_warning_and_works_for_the_guest() {
+fn logs_one_warning_for_a_refused_mapping_and_keeps_the_slot() {
     for errno in [libc::EINVAL, libc::EFAULT, libc::ENOSPC, libc::EEXIST] {
         let setup = Setup::new(config_of([0; 6], &[]), &[0x4000, 0x4000]);
         setup.write32(0x10, FIRST);
@@ -79,12 +80,12 @@ fn what_the_iommu_refuses_is_one_warning_and_works_for_the_guest() {
         assert_eq!(lines, 1);
         setup.write16(COMMAND, 0);
         setup.write16(COMMAND, 6);
-        assert_eq!(setup.iommu.mappings(), both(), "the next time it may work");
+        assert_eq!(setup.iommu.mappings(), both(), "mapped after the next placement");
     }
 }
 
 #[test]
-fn what_the_iommu_keeps_once_is_tried_again() {
+fn retries_a_failed_unmap() {
     let setup = setup();
     setup.faults.fail(Call::UnmapDma, 0, libc::EIO);
     setup.write32(0x10, 0xe200_0000);
@@ -93,13 +94,14 @@ fn what_the_iommu_keeps_once_is_tried_again() {
 }
 
 #[test]
-fn what_the_iommu_keeps_for_good_is_leaked_and_told() {
+fn leaks_and_reports_a_mapping_that_cannot_be_unmapped() {
     let Setup { function, faults, device, iommu, guest } = setup();
     (0..9).for_each(|nth| faults.fail(Call::UnmapDma, nth, libc::EIO));
     let error = function.shutdown().unwrap_err().to_string();
-    let begin = "0000:01:00.0: BAR0, for the DMA of other devices: cannot unmap 0xe0000000-0xe0003fff from DMA: ";
+    let begin = "0000:01:00.0: BAR0, for the DMA of other devices: \
+                 cannot unmap 0xe0000000-0xe0003fff from DMA: ";
     assert!(error.starts_with(begin), "{error}");
     drop(function);
     assert_eq!((iommu.mappings(), guest.slots()), (both(), vec![]));
-    assert!(Arc::strong_count(&device) > 1, "the device's memory is still reached");
+    assert!(Arc::strong_count(&device) > 1, "the leaked mapping holds the device");
 }

@@ -1,11 +1,11 @@
-//! Where BARs are in the guest's memory, what that costs, and what failures leave behind.
+//! Tests of BARs in guest memory: their addresses, the number of slot calls, and failures.
 
 use super::*;
 
 const FIRST: u32 = 0xe000_0000;
 const SECOND: u32 = 0xe100_0000;
 
-/// BAR0 and BAR1, of 16 KiB each, at `FIRST` and `SECOND`, decoded.
+/// A function that decodes BAR0 and BAR1, of 16 KiB each, at `FIRST` and `SECOND`.
 fn setup() -> Setup {
     let setup = Setup::new(config_of([0; 6], &[]), &[0x4000, 0x4000]);
     setup.write32(0x10, FIRST);
@@ -19,7 +19,7 @@ fn both() -> Vec<ByteRange> {
 }
 
 #[test]
-fn what_changes_nothing_costs_no_slot_call() {
+fn makes_no_slot_call_if_nothing_changes() {
     let setup = setup();
     assert_eq!(setup.guest.slots(), both());
     let before = setup.slot_calls();
@@ -34,24 +34,24 @@ fn what_changes_nothing_costs_no_slot_call() {
 }
 
 #[test]
-fn only_the_bar_that_moves_costs_slot_calls() {
+fn makes_slot_calls_only_for_the_bar_that_moves() {
     let setup = setup();
     let before = setup.slot_calls();
     assert!(setup.function.config_write(0x10, &0xe200_0000_u32.to_le_bytes()).slots_freed);
-    assert_eq!(setup.slot_calls() - before, 2, "one taken away, one placed");
+    assert_eq!(setup.slot_calls() - before, 2, "one removed, one placed");
 }
 
 #[test]
-fn waking_what_is_awake_asks_the_device_nothing() {
+fn makes_no_device_read_if_the_function_stays_in_d0() {
     let setup = setup();
     let before = setup.faults.made(Call::Read);
     setup.write16(PM_CONTROL, 0x8000);
     assert_eq!(setup.faults.made(Call::Read), before);
-    assert_eq!(setup.real(PM_CONTROL.into(), 2), [0, 0x80], "the write itself is the device's");
+    assert_eq!(setup.real(PM_CONTROL.into(), 2), [0, 0x80], "the write reaches the device");
 }
 
 #[test]
-fn a_bar_that_is_sized_while_it_decodes_is_nowhere() {
+fn removes_a_bar_while_the_guest_sizes_it() {
     let setup = Setup::new(config_of([4, 0, 0, 0, 0, 0], &[]), &[0x4000]);
     let home = vec![range(0x38_0000_4000, 0x4000)];
     setup.write32(0x10, 0x4004);
@@ -66,7 +66,7 @@ fn a_bar_that_is_sized_while_it_decodes_is_nowhere() {
         assert_eq!(setup.guest.slots(), [], "register {register:#x}, sized twice");
         setup.write32(register, value);
     }
-    // 0x38_ffff_c000 has ones in all address bits of its lower half, and is an address.
+    // 0x38_ffff_c000 is a valid address although all address bits of its lower half are ones.
     setup.write32(0x10, 0xffff_c004);
     assert_eq!(setup.guest.slots(), [range(0x38_ffff_c000, 0x4000)]);
     setup.write32(0x14, 0x0010_0000);
@@ -74,7 +74,7 @@ fn a_bar_that_is_sized_while_it_decodes_is_nowhere() {
 }
 
 #[test]
-fn whichever_slot_call_fails_no_window_is_left_where_its_bar_is_not() {
+fn a_failed_slot_call_leaves_no_slot_at_a_wrong_address() {
     for call in [Call::PlaceSlot, Call::RemoveSlot] {
         for nth in 0..4 {
             let setup = setup();
@@ -88,13 +88,13 @@ fn whichever_slot_call_fails_no_window_is_left_where_its_bar_is_not() {
             assert!(setup.guest.slots().iter().all(|slot| wanted.contains(slot)), "{call:?} {nth}");
             setup.faults.clear();
             setup.write16(COMMAND, 6);
-            assert_eq!(setup.guest.slots(), wanted, "{call:?} {nth}: made up for");
+            assert_eq!(setup.guest.slots(), wanted, "{call:?} {nth}: retried");
         }
     }
 }
 
 #[test]
-fn what_cannot_be_taken_away_at_all_is_tried_again_at_the_next_write() {
+fn retries_a_failed_removal_at_the_next_write() {
     let setup = setup();
     (0..4).for_each(|nth| setup.faults.fail(Call::RemoveSlot, nth, libc::ENOMEM));
     setup.write16(COMMAND, 0);
@@ -104,7 +104,7 @@ fn what_cannot_be_taken_away_at_all_is_tried_again_at_the_next_write() {
 }
 
 #[test]
-fn a_device_that_does_not_hear_of_decoding_is_trapped() {
+fn traps_bars_if_the_device_did_not_start_decoding() {
     let setup = setup();
     setup.write16(COMMAND, 0);
     setup.faults.fail(Call::Write, 0, libc::EIO);
@@ -115,18 +115,18 @@ fn a_device_that_does_not_hear_of_decoding_is_trapped() {
 }
 
 #[test]
-fn bars_that_overlap_share_no_slot_and_part_again() {
+fn places_overlapping_bars_after_they_part() {
     let setup = setup();
     setup.write32(0x14, FIRST);
     assert_eq!(setup.guest.slots(), [range(FIRST.into(), 0x4000)]);
     let first = setup.function.decode(vfio_passthrough::Space::Memory, FIRST.into());
-    assert_eq!(first, Some((BarIndex::new(0).unwrap(), 0)), "the first one answers");
+    assert_eq!(first, Some((BarIndex::new(0).unwrap(), 0)), "the first BAR decodes the address");
     setup.write32(0x10, SECOND);
-    assert_eq!(setup.guest.slots(), both(), "BAR1 has the place that BAR0 left");
+    assert_eq!(setup.guest.slots(), both(), "BAR1 is placed where BAR0 was");
 }
 
 #[test]
-fn a_refused_bar_is_placed_when_another_function_made_room() {
+fn places_a_refused_bar_after_another_function_moves_away() {
     let (one, faults) = (setup(), Arc::new(Faults::default()));
     let device = PciDevice::new(faults, config_of([0; 6], &[]), &[0x4000], vec![]).unwrap();
     let address = "02:00.0".parse().unwrap();
@@ -146,7 +146,7 @@ fn a_refused_bar_is_placed_when_another_function_made_room() {
 }
 
 #[test]
-fn a_bar_is_placed_where_it_fits_and_the_effects_say_where_each_is() {
+fn places_bars_where_they_fit_and_reports_their_addresses() {
     let setup = Setup::new(config_of([4, 0, 0, 1, 0, 0], &[]), &[0x4000, 0, 0x1000, 0x20]);
     let bar = |number| BarIndex::new(number).unwrap();
     let place = |number, address| setup.function.place_bar(bar(number), address);

@@ -1,4 +1,4 @@
-//! Resets: which one, when, and what happens when one fails.
+//! Tests of resets: their kind, their time, and their failures.
 
 use super::*;
 use vfio_passthrough::backend::BusMember;
@@ -8,9 +8,9 @@ fn member(address: &str, ours: bool, driver: Option<&str>) -> BusMember {
     BusMember { address: address.parse().unwrap(), ours, driver: driver.map(str::to_owned) }
 }
 
-/// A function of the model that cannot be reset alone, on a bus with these.
+/// A function of the model that cannot be reset alone, on a bus with these members.
 fn on_bus(faults: &Arc<Faults>, bus: Vec<BusMember>, policy: ResetPolicy) -> Result<Setup, Error> {
-    // The host has bus mastering on.
+    // The host has enabled bus mastering.
     let config = config_of([0; 6], &[(COMMAND.into(), &[6, 0])]);
     Setup::assign(faults, config, &[0x4000], |device| device.without_reset(bus), policy)
 }
@@ -26,44 +26,45 @@ fn started(setup: Setup) -> Setup {
 }
 
 #[test]
-fn a_function_without_a_reset_is_refused_with_the_reason() {
+fn refuses_a_function_without_a_reset_and_reports_the_reason() {
     let foreign =
         vec![member("01:00.0", true, Some("vfio-pci")), member("01:00.1", false, Some("e1000e"))];
     let cases = [
         (vec![], "0000:01:00.0: it has no reset of its own, and its bus has none (ENODEV); "),
         (
             foreign,
-            "0000:01:00.0: it has no reset of its own, and a reset of its bus would also reset 0000:01:00.1 \
-             (bound to e1000e); ",
+            "0000:01:00.0: it has no reset of its own, and a reset of its bus would also reset \
+             0000:01:00.1 (bound to e1000e); ",
         ),
     ];
     for (bus, reason) in cases {
         let faults = Arc::new(Faults::default());
         let text = on_bus(&faults, bus.clone(), ResetPolicy::Required).err().unwrap().to_string();
-        let advice = "a guest would get it in the state in which its last user left it: 'reset=none' takes it so";
+        let advice = "a guest would get it in the state in which its last user left it: \
+                      'reset=none' takes it so";
         assert_eq!(text, format!("{reason}{advice}"));
-        assert_eq!(faults.made(Call::ResetBus), 0, "nothing is reset that is not ours");
+        assert_eq!(faults.made(Call::ResetBus), 0, "a bus with foreign members is not reset");
         let taken = on_bus(&faults, bus, ResetPolicy::IfPossible).unwrap();
         assert_eq!(taken.function.reset_kind(), Reset::Nothing);
     }
 }
 
 #[test]
-fn a_bus_that_is_ours_is_reset_at_the_start_and_the_end_and_not_by_the_guest() {
+fn resets_an_own_bus_at_attach_and_shutdown_but_not_for_the_guest() {
     let setup = on_bus(&Arc::default(), own_bus(), ResetPolicy::Required).unwrap();
     assert_eq!(setup.faults.made(Call::ResetBus), 1, "at attach");
     let setup = started(setup);
     assert_eq!(setup.read32(EXPRESS + 4) >> 28 & 1, 0, "the guest sees no FLR");
     setup.write16(EXPRESS_CONTROL, 0x8000);
     assert_eq!(setup.faults.made(Call::ResetBus), 1);
-    assert_eq!(setup.read16(COMMAND), 6, "nothing happened");
+    assert_eq!(setup.read16(COMMAND), 6, "not reset");
     setup.function.shutdown().unwrap();
     assert_eq!(setup.faults.made(Call::ResetBus), 2);
 }
 
 #[test]
-fn bus_mastering_is_off_before_any_reset() {
-    // A bus reset that fails leaves what was written before.
+fn stops_bus_mastering_before_a_reset() {
+    // A failed bus reset does not undo the write before it.
     let faults = Arc::new(Faults::default());
     faults.fail(Call::ResetBus, 0, libc::EAGAIN);
     let error = on_bus(&faults, own_bus(), ResetPolicy::Required).err().unwrap().to_string();
@@ -71,7 +72,7 @@ fn bus_mastering_is_off_before_any_reset() {
     assert_eq!(faults.made(Call::Write), 1, "COMMAND, at attach");
     faults.fail(Call::Write, 0, libc::EIO);
     assert!(on_bus(&faults, own_bus(), ResetPolicy::Required).is_err());
-    assert_eq!(faults.made(Call::ResetBus), 1, "none while it may do DMA");
+    assert_eq!(faults.made(Call::ResetBus), 1, "no reset while it can do DMA");
     for at_end in [false, true] {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
         setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
@@ -82,7 +83,7 @@ fn bus_mastering_is_off_before_any_reset() {
 }
 
 #[test]
-fn every_failure_is_reported_and_the_rest_is_done() {
+fn reports_every_failure_and_completes_the_reset() {
     let failures = [
         (Call::RemoveSlot, "0000:01:00.0: cannot remove the memory slot of BAR0: "),
         (Call::Write, "0000:01:00.0: cannot write region 7: "),
@@ -100,7 +101,7 @@ fn every_failure_is_reported_and_the_rest_is_done() {
 }
 
 #[test]
-fn of_two_failures_one_is_returned_and_one_is_logged() {
+fn returns_the_first_failure_and_logs_the_second() {
     let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
     setup.faults.fail(Call::Write, 0, libc::EIO);
     setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
@@ -111,13 +112,13 @@ fn of_two_failures_one_is_returned_and_one_is_logged() {
 }
 
 #[test]
-fn an_flr_of_either_kind_brings_power_on_back() {
+fn both_kinds_of_flr_restore_the_power_on_state() {
     let af: Extra<'_> = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0, 6, 3])];
     for (extra, register, value) in [(&[][..], EXPRESS_CONTROL, 0x8000), (af, 0xa4, 1)] {
         let setup = started(Setup::new(config_of([0; 6], extra), &[0x4000]));
         setup.write16(0x3c, 0x000b);
-        let gave_up = setup.function.config_write(register, &u16::to_le_bytes(value));
-        assert!(gave_up.slots_freed, "{register:#x}");
+        let effects = setup.function.config_write(register, &u16::to_le_bytes(value));
+        assert!(effects.slots_freed, "{register:#x}");
         assert_eq!(setup.faults.made(Call::Reset), 1, "{register:#x}");
         assert_eq!(setup.guest.slots(), [], "{register:#x}");
         let found =
@@ -126,23 +127,23 @@ fn an_flr_of_either_kind_brings_power_on_back() {
         assert_eq!(
             started(setup).guest.slots(),
             [range(0xe000_0000, 0x4000)],
-            "and it works again"
+            "it works after the reset"
         );
     }
 }
 
 #[test]
-fn what_has_no_flr_is_not_reset_by_its_bit() {
+fn ignores_the_flr_bit_of_a_function_without_flr() {
     let without: Extra<'_> = &[(0x41, &[0xa0]), (0xa0, &[0x13, 0x50, 6, 1]), (0x54, &[0; 4])];
     let setup = started(Setup::new(config_of([0; 6], without), &[0x4000]));
     setup.write16(EXPRESS_CONTROL, 0x8000);
     setup.write16(0xa4, 1);
     assert_eq!(setup.faults.made(Call::Reset), 0);
-    assert_eq!(setup.real(EXPRESS_CONTROL.into(), 2), [0, 0], "nor is it passed on");
+    assert_eq!(setup.real(EXPRESS_CONTROL.into(), 2), [0, 0], "the bit is not forwarded");
 }
 
 #[test]
-fn a_sleeping_function_without_a_reset_is_awake_afterwards() {
+fn wakes_a_function_in_d3_that_has_no_reset() {
     let setup = on_bus(&Arc::default(), vec![], ResetPolicy::IfPossible).unwrap();
     let setup = started(setup);
     setup.write16(PM_CONTROL, 3);

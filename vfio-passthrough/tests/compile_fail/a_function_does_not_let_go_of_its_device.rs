@@ -1,4 +1,4 @@
-//! The windows of a function are its own: nothing of them is left when it is gone, nor can its device be taken.
+//! No reference to a function's windows or device can outlive the function.
 
 use vfio_passthrough::PassthroughFunction;
 use vfio_passthrough::function::Error;

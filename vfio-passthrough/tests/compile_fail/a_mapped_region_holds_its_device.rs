@@ -1,4 +1,4 @@
-//! A mapped region cannot be made without the device that it holds, nor be parted from it.
+//! A mapped region cannot be separated from the device that it holds.
 
 use vfio_passthrough::backend::RegionMmap;
 

@@ -1,4 +1,4 @@
-//! The memory of a mapping comes back when the kernel has ended it, and then the mapping is no more.
+//! `Mapping::unmap` returns the memory and consumes the mapping, so it can be called only once.
 
 use vfio_passthrough::dma::Mapping;
 

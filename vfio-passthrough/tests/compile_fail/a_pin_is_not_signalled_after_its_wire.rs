@@ -1,4 +1,4 @@
-//! The eventfds of a pin do not outlive the wire by way of what they were borrowed from.
+//! A borrowed eventfd of a pin cannot outlive the pin's connection.
 
 use vfio_passthrough::host::IntxConnection;
 

@@ -1,4 +1,4 @@
-//! Memory that is only lent may be freed while devices reach it: it is not taken.
+//! Borrowed memory cannot be mapped: its owner could free it while devices access it.
 
 use vfio_passthrough::{DmaSpace, Iova};
 use vm_memory::GuestRegionMmap;

@@ -1,4 +1,4 @@
-//! Memory that devices reach has been given away: it cannot be freed by its former owner.
+//! The owner of memory cannot free it after it has been mapped for devices.
 
 use std::sync::Arc;
 use vfio_passthrough::{DmaSpace, Iova};

@@ -1,4 +1,4 @@
-//! Memory that devices reach cannot be moved out of what they share with its user.
+//! Mapped memory cannot be moved out of its `Arc`.
 
 use std::sync::Arc;
 

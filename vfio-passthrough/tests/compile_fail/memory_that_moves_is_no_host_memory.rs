@@ -1,4 +1,4 @@
-//! What may move, as a vector does when it grows, does not become host memory without a promise.
+//! `HostMemory` cannot be implemented without `unsafe`: a vector, for example, moves when it grows.
 
 use vfio_passthrough::host::HostMemory;
 

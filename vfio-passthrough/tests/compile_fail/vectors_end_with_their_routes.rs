@@ -1,4 +1,4 @@
-//! The irqfds, routes and GSIs of vectors go in one drop: nothing is delivered after it.
+//! Vectors cannot be used after the drop that removes their irqfds, routes and GSIs.
 
 use vfio_passthrough::host::{MsiMessage, MsiVectors};
 

@@ -1,5 +1,5 @@
-//! Groups in containers: memory is mapped once for all that share one, and in step for those that
-//! do not; at each failure, in step or not at all.
+//! Tests of groups in containers: memory is mapped once for all groups that share a container.
+//! Several containers have the same mappings, also after a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,12 +23,12 @@ fn device(group: u32) -> String {
 struct Setup {
     container: IommuContext,
     devices: BTreeMap<u32, Arc<AssignedDevice>>,
-    /// Removed at the end.
+    /// The tree is removed at the end.
     _sysfs: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Some groups share with no other.
+/// The groups in `alone` cannot share a container.
 fn setup(alone: &[u32]) -> Setup {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = sysfs((0..GROUPS).map(|group| (device(group), group)));
@@ -47,7 +47,7 @@ fn setup(alone: &[u32]) -> Setup {
     }
 }
 
-/// Looks at the host, or changes it.
+/// Reads the world, or changes it.
 fn with<T>(act: impl FnOnce(&mut World) -> T) -> T {
     act(world().as_mut().unwrap())
 }
@@ -81,7 +81,7 @@ impl Setup {
 }
 
 #[test]
-fn sixteen_groups_share_what_is_mapped_once() {
+fn sixteen_groups_share_one_mapping() {
     let mut setup = setup(&[]);
     setup.attach(0).unwrap();
     let _mappings = [setup.map(0), setup.map(4)];
@@ -92,7 +92,7 @@ fn sixteen_groups_share_what_is_mapped_once() {
 }
 
 #[test]
-fn takes_a_container_that_was_opened_elsewhere_and_no_other_file() {
+fn accepts_an_open_container_and_no_other_file() {
     let mut setup = setup(&[]);
     let open = |path: &str| std::fs::File::options().read(true).write(true).open(path).unwrap();
     setup.container = IommuContext::open_by(open("/dev/vfio/vfio")).unwrap();
@@ -104,7 +104,7 @@ fn takes_a_container_that_was_opened_elsewhere_and_no_other_file() {
 }
 
 #[test]
-fn a_group_that_cannot_share_is_kept_in_step_in_a_container_of_its_own() {
+fn a_group_that_cannot_share_has_the_same_mappings_in_its_own_container() {
     let mut setup = setup(&[2]);
     setup.attach(1).unwrap();
     let first = setup.map(0);
@@ -118,14 +118,14 @@ fn a_group_that_cannot_share_is_kept_in_step_in_a_container_of_its_own() {
 }
 
 #[test]
-fn all_that_is_mapped_comes_back_with_the_last_group() {
+fn maps_everything_again_after_the_last_group_left() {
     let mut setup = setup(&[]);
     setup.attach(1).unwrap();
     let stays = setup.map(0);
     let goes = setup.map(1);
     setup.detach(1);
-    assert_eq!(mappings(), [vec![]], "the kernel has no IOMMU for it");
-    assert_eq!(with(|world| world.made(UNMAP)), 2, "unmapped before the kernel did");
+    assert_eq!(mappings(), [vec![]], "the container has no IOMMU");
+    assert_eq!(with(|world| world.made(UNMAP)), 2, "unmapped before the kernel removes them");
     drop(goes);
     let comes = setup.map(2);
     setup.attach(3).unwrap();
@@ -135,7 +135,7 @@ fn all_that_is_mapped_comes_back_with_the_last_group() {
 }
 
 #[test]
-fn without_a_group_mappings_do_not_overlap_either() {
+fn refuses_overlapping_mappings_without_a_group() {
     let setup = setup(&[]);
     let _first = setup.map(0);
     let error = setup.container.dma().map(Iova(SIZE / 2), memory()).err().unwrap();
@@ -144,7 +144,7 @@ fn without_a_group_mappings_do_not_overlap_either() {
 }
 
 #[test]
-fn a_group_for_which_memory_cannot_be_mapped_is_an_error_that_says_so() {
+fn reports_a_group_whose_memory_cannot_be_mapped() {
     let mut setup = setup(&[]);
     let _mapping = setup.map(0);
     with(|world| world.inject_next(MAP, ENOMEM));
@@ -153,10 +153,10 @@ fn a_group_for_which_memory_cannot_be_mapped_is_an_error_that_says_so() {
         "0000:01:00.7: IOMMU group 7: cannot map 0x0-0xfffff for DMA: Cannot allocate memory";
     assert!(error.starts_with(begin) && error.contains("ulimit -l"), "{error}");
     setup.attach(7).unwrap();
-    assert_eq!(mappings(), [pieces(&[0])], "and then it works");
+    assert_eq!(mappings(), [pieces(&[0])], "the repetition works");
 }
 
-/// What may happen to groups and memory.
+/// An operation on groups and memory.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Attach(u32),
@@ -178,16 +178,18 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Groups 2 and 3 share with nobody. Whatever happens, each container with a group has all
-    /// mappings, and the others have none.
+    /// Groups 2 and 3 cannot share. After each step every container with a group has all mappings,
+    /// and the others have none.
     #[test]
-    fn containers_are_in_step_whatever_happens(steps in prop::collection::vec(step(), 1..60)) {
+    fn containers_have_the_same_mappings_after_every_step(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
         let mut setup = setup(&[2, 3]);
         let mut mapped = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Attach(group) if setup.devices.contains_key(&group) => {}
-                // Where a call fails, it is not attached.
+                // If a call fails, the group is not attached.
                 Step::Attach(group) => drop(setup.attach(group)),
                 Step::Detach(group) => setup.detach(group),
                 Step::Map(piece) if !mapped.contains_key(&piece) => {
@@ -212,8 +214,7 @@ proptest! {
     }
 }
 
-/// A container with a group and two pieces of memory in it, for a second group that cannot be in
-/// it.
+/// A container with a group and two mapped pieces of memory. A second group cannot share it.
 struct Pair {
     setup: Setup,
     pieces: Vec<Weak<GuestRegionMmap<()>>>,
@@ -235,7 +236,7 @@ impl Pair {
         pair
     }
 
-    /// One piece more, which nothing else holds.
+    /// Maps one more piece, which nothing else holds.
     fn map(&mut self) -> Result<(), String> {
         let piece = memory();
         let iova = Iova(self.pieces.len() as u64 * SIZE);
@@ -251,13 +252,13 @@ impl Pair {
     }
 }
 
-/// How much is mapped in each container.
+/// The number of mappings in each container.
 fn counts() -> [usize; 2] {
     let mappings = mappings();
     [0, 1].map(|container| mappings.get(container).map_or(0, Vec::len))
 }
 
-/// The requests that failed, and how much could not be unmapped, each of which a line says.
+/// The failed requests, and the number of failed unmaps. A line is logged for each of these.
 fn failures(point: &str) -> (Vec<u32>, usize) {
     let failed = with(|world| {
         world.clear();
@@ -270,8 +271,8 @@ fn failures(point: &str) -> (Vec<u32>, usize) {
     (failed, kept)
 }
 
-/// Fails these calls as `act` runs on a pair. What failed, what came of it, and how much could not
-/// be unmapped.
+/// Runs `act` on a pair while these calls fail. Returns its result, the failed requests, and the
+/// number of failed unmaps.
 fn fail<T>(
     pair: &mut Pair,
     calls: &Range<usize>,
@@ -285,8 +286,8 @@ fn fail<T>(
     (result, failed, kept)
 }
 
-/// Fails each call of `trial`, alone and with all that follow, with each errno; `trial` says
-/// whether there was such a call.
+/// Fails each call of `trial` with each errno, alone and with all later calls. `trial` returns
+/// whether a call failed.
 fn sweep(name: &str, trial: impl Fn(&Range<usize>, i32) -> bool) -> usize {
     let mut points = 0;
     for errno in ERRNOS {
@@ -302,7 +303,7 @@ fn sweep(name: &str, trial: impl Fn(&Range<usize>, i32) -> bool) -> usize {
     points
 }
 
-/// A group is attached that cannot share.
+/// Attaches a group that cannot share.
 fn attaching(calls: &Range<usize>, errno: i32) -> bool {
     let mut pair = Pair::new();
     let (attached, failed, kept) = fail(&mut pair, calls, errno, |pair| pair.setup.attach(2));
@@ -310,10 +311,10 @@ fn attaching(calls: &Range<usize>, errno: i32) -> bool {
     if let Err(error) = &attached {
         assert!(failed.iter().any(|request| is_named(*request, errno, error)), "{point}");
     }
-    // What the container of the other refuses is tried alone.
+    // A group that the first container refuses gets its own container.
     let may_work = failed.iter().all(|request| *request == SET_CONTAINER);
     assert!(attached.is_err() || may_work, "{point}");
-    // With the group's file the kernel drops what it has mapped for it.
+    // When the group's file is closed, the kernel removes the group's mappings.
     let second = if attached.is_ok() { 2 } else { 0 };
     assert_eq!(counts(), [2, second], "{point}");
     pair.mappings.clear();
@@ -321,7 +322,7 @@ fn attaching(calls: &Range<usize>, errno: i32) -> bool {
     !failed.is_empty()
 }
 
-/// Memory is mapped for both.
+/// Maps memory for both groups.
 fn mapping(calls: &Range<usize>, errno: i32) -> bool {
     let mut pair = Pair::with_both();
     let (mapped, failed, kept) = fail(&mut pair, calls, errno, Pair::map);
@@ -337,7 +338,7 @@ fn mapping(calls: &Range<usize>, errno: i32) -> bool {
     !failed.is_empty()
 }
 
-/// Memory is unmapped from both.
+/// Unmaps memory from both groups.
 fn unmapping(calls: &Range<usize>, errno: i32) -> bool {
     let mut pair = Pair::with_both();
     let ((), failed, kept) = fail(&mut pair, calls, errno, |pair| pair.mappings.clear());
@@ -347,8 +348,8 @@ fn unmapping(calls: &Range<usize>, errno: i32) -> bool {
     !failed.is_empty()
 }
 
-/// The second group leaves. With its file the kernel drops what it has mapped for it, which cannot
-/// be known.
+/// Detaches the second group. When its file is closed, the kernel removes its mappings, but the
+/// library cannot know that.
 fn leaving(calls: &Range<usize>, errno: i32) -> bool {
     let mut pair = Pair::with_both();
     let ((), failed, kept) = fail(&mut pair, calls, errno, |pair| pair.setup.detach(2));
@@ -359,18 +360,18 @@ fn leaving(calls: &Range<usize>, errno: i32) -> bool {
     !failed.is_empty()
 }
 
-/// What could not be unmapped is alive; it may be the same memory twice.
+/// Memory that could not be unmapped is alive. Two failed unmaps can be of the same memory.
 fn check_leaked(pair: &Pair, kept: usize, point: &str) {
     let alive = pair.alive();
     assert!(alive <= kept && (alive == 0) == (kept == 0), "{point}: {alive} are alive");
 }
 
 #[test]
-fn containers_are_in_step_or_as_before_and_what_the_kernel_keeps_leaks() {
+fn failures_keep_containers_equal_and_leak_what_cannot_be_unmapped() {
     let points = [
         sweep("a group gets its own container", attaching),
-        sweep("memory is mapped in step", mapping),
-        sweep("memory is unmapped in step", unmapping),
+        sweep("memory is mapped in both containers", mapping),
+        sweep("memory is unmapped from both containers", unmapping),
         sweep("a group leaves", leaving),
     ];
     println!("groups: {} points", points.into_iter().sum::<usize>());

@@ -1,5 +1,5 @@
-//! What the program asks of the kernel, answered by the model where it is about VFIO. These
-//! functions take the place of those of the C library in this program.
+//! System calls of this program: the model answers those for VFIO, the kernel answers the others.
+//! These functions replace those of the C library.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
@@ -11,26 +11,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vfio_model::{Fd, System};
 
-/// A host, what of it is open in this process, and which calls fail.
+/// A host, its open files in this process, and the calls that fail.
 pub struct World {
     pub system: System,
     /// `/sys`.
     sysfs: PathBuf,
-    /// Files of this process that stand for files of the model.
+    /// Files of this process that represent files of the model.
     fds: BTreeMap<c_int, Fd>,
-    /// The devices' files among them.
+    /// The files of devices.
     devices: BTreeSet<Fd>,
     /// The containers that were opened, in order.
     containers: Vec<Fd>,
     /// The request of each call; 0 for an open.
     pub calls: Vec<u32>,
-    /// The numbers of calls that fail, and with which errno.
+    /// The numbers of calls that fail, and their errno.
     inject: Option<(Range<usize>, i32)>,
     /// The next call of this request fails.
     inject_next: Option<(u32, i32)>,
-    /// The requests of those that failed so.
+    /// The requests of the calls that failed.
     pub failed: Vec<u32>,
-    /// How many resets of a bus there were.
+    /// The number of bus resets.
     pub bus_resets: u64,
     /// The errno of each unmapping that failed.
     pub not_unmapped: Vec<Option<i32>>,
@@ -47,13 +47,13 @@ pub const UNMAP: u32 = 14;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
-/// The world that there is now.
+/// The present world.
 pub fn world() -> MutexGuard<'static, Option<World>> {
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Another world. The former one closes its files when the lock is free again, since closing takes
-/// it.
+/// Replaces the world. The previous one is dropped without the lock, because closing its files
+/// takes the lock.
 pub fn set_world(world: World) {
     let former = self::world().replace(world);
     drop(former);
@@ -80,30 +80,30 @@ impl World {
         self.fds.get(&fd).copied().unwrap_or(Fd(fd))
     }
 
-    /// These calls, of those from now on, fail.
+    /// Makes these calls fail, counted from now on.
     pub fn inject(&mut self, calls: Range<usize>, errno: i32) {
         let now = self.calls.len();
         self.inject = Some((now + calls.start..now.saturating_add(calls.end), errno));
     }
 
-    /// The next call of a request fails.
+    /// Makes the next call of a request fail.
     pub fn inject_next(&mut self, request: u32, errno: i32) {
         self.inject_next = Some((request, errno));
     }
 
-    /// No call fails any more.
+    /// Makes no further call fail.
     pub fn clear(&mut self) {
         (self.inject, self.inject_next) = (None, None);
     }
 
-    /// How many calls of a request there were.
+    /// The number of calls of a request.
     pub fn made(&self, request: u32) -> usize {
         self.calls.iter().filter(|call| **call == request).count()
     }
 
-    /// What is mapped in each container, in the order in which they were opened.
+    /// The mappings of each container, in the order in which they were opened.
     pub fn mappings(&self) -> Vec<Vec<Range<u64>>> {
-        // One that is closed has none.
+        // A closed container has none.
         let mappings = |fd: &Fd| self.system.mappings(*fd).unwrap_or_default();
         self.containers.iter().map(mappings).collect()
     }
@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// A file that stands for one of the model.
+    /// Makes a file represent one of the model.
     fn stand_in(&mut self, file: OwnedFd, fd: Fd) -> c_int {
         let file = file.into_raw_fd();
         self.fds.insert(file, fd);
@@ -132,7 +132,7 @@ impl World {
     fn anonymous(&mut self, fd: Fd) -> c_int {
         // SAFETY: the name is a string that ends with a zero byte.
         let file = unsafe { libc::memfd_create(c"model".as_ptr(), libc::MFD_CLOEXEC) };
-        // SAFETY: the file was made just now, and nobody else has it.
+        // SAFETY: the file was made just now, and nothing else owns it.
         self.stand_in(unsafe { OwnedFd::from_raw_fd(file) }, fd)
     }
 
@@ -148,7 +148,7 @@ impl World {
         Ok(self.anonymous(group))
     }
 
-    /// The number by which this process knows a device's file, which has the device's memory in it.
+    /// Makes a file descriptor for a device's file. The device's memory is mapped from it.
     fn opened(&mut self, device: Fd) -> io::Result<c_int> {
         let memory = self.system.mmap(device, 0, 0)?;
         self.devices.insert(device);
@@ -168,7 +168,7 @@ impl World {
             ),
         };
         let (system, fds) = (&self.system, &mut self.fds);
-        // Eventfds are the kernel's own: the model has one for each.
+        // Eventfds are files of the kernel. The model has one for each.
         let mut translate = |file| *fds.entry(file).or_insert_with(|| system.open_eventfd());
         let result = system.ioctl(fd, request, argument, &mut translate)?;
         match request {
@@ -181,26 +181,26 @@ impl World {
 }
 
 fn bytes(address: usize, length: usize) -> &'static mut [u8] {
-    // SAFETY: the argument of a call, which the caller lends for it, is at least as long.
+    // SAFETY: the caller's argument is at least as long, and is valid during the call.
     unsafe { std::slice::from_raw_parts_mut(address as *mut u8, length) }
 }
 
 fn text(pointer: *const c_char) -> String {
-    // SAFETY: a path or a name of the C library's functions ends with a zero byte.
+    // SAFETY: paths and names for the C library's functions end with a zero byte.
     unsafe { CStr::from_ptr(pointer) }.to_str().unwrap_or_default().to_owned()
 }
 
 fn answer<T: From<i8>>(result: io::Result<T>) -> T {
     result.unwrap_or_else(|error| {
-        // SAFETY: it touches nothing.
+        // SAFETY: the call accesses no memory.
         let errno = unsafe { libc::__errno_location() };
-        // SAFETY: the place of this thread's errno.
+        // SAFETY: the pointer is to this thread's errno.
         unsafe { *errno = error.raw_os_error().unwrap_or(libc::EIO) };
         T::from(-1)
     })
 }
 
-/// Where a path is: what is below /sys is in the world's folder.
+/// Translates a path: the world's folder has the files below /sys/bus.
 fn place(path: *const c_char) -> CString {
     let path = text(path);
     let sysfs = world().as_ref().map(|world| world.sysfs.clone());
@@ -223,7 +223,7 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
         }
         return answer(result);
     }
-    // SAFETY: what the caller asked for.
+    // SAFETY: the arguments are the caller's.
     unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) as c_int }
 }
 
@@ -235,7 +235,7 @@ extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c
             return answer(world.open(&name));
         }
     }
-    // SAFETY: what the caller asked for.
+    // SAFETY: the arguments are the caller's.
     unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
 }
 
@@ -247,7 +247,7 @@ extern "C" fn close(fd: c_int) -> c_int {
             world.system.close(file).unwrap();
         }
     }
-    // SAFETY: what the caller asked for.
+    // SAFETY: the arguments are the caller's.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
 }
 
@@ -260,7 +260,7 @@ extern "C" fn pread64(fd: c_int, buffer: *mut u8, size: usize, offset: i64) -> i
         let read = world.system.read(*device, offset as u64, data);
         return answer(read.map(|length| length as isize));
     }
-    // SAFETY: what the caller asked for.
+    // SAFETY: the arguments are the caller's.
     unsafe { libc::syscall(libc::SYS_pread64, fd, buffer, size, offset) as isize }
 }
 
@@ -273,14 +273,14 @@ extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -
         let written = world.system.write(*device, offset as u64, data);
         return answer(written.map(|length| length as isize));
     }
-    // SAFETY: what the caller asked for.
+    // SAFETY: the arguments are the caller's.
     unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, size, offset) as isize }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn readlink(path: *const c_char, buffer: *mut c_char, size: usize) -> isize {
     let path = place(path);
-    // SAFETY: what the caller asked for, of another path.
+    // SAFETY: the arguments are the caller's, except for the path.
     unsafe { libc::syscall(libc::SYS_readlink, path.as_ptr(), buffer, size) as isize }
 }
 
@@ -292,13 +292,13 @@ extern "C" fn statx(
     mask: u32,
     buffer: *mut c_void,
 ) -> c_int {
-    // std asks so whether there is such a call.
+    // std checks so whether the kernel has this call.
     if path.is_null() {
-        // SAFETY: no memory is touched.
+        // SAFETY: the call accesses no memory.
         return unsafe { libc::syscall(libc::SYS_statx, 0, 0, 0, mask, 0) as c_int };
     }
     let path = place(path);
-    // SAFETY: what the caller asked for, of another path.
+    // SAFETY: the arguments are the caller's, except for the path.
     unsafe {
         libc::syscall(libc::SYS_statx, c_long::from(folder), path.as_ptr(), flags, mask, buffer)
             as c_int

@@ -1,6 +1,6 @@
-//! The whole library, from /dev/vfio up, on the model of it: two functions of two groups are
-//! attached, used by a guest and given back, one at the guest's end and one while it runs; then
-//! each call of the kernel fails in turn, with each errno. And the host takes all of them away.
+//! Tests of the whole library on the model of /dev/vfio. Two functions of two groups are attached,
+//! and a guest uses them. One is shut down at the guest's end, the other is detached. Each call of
+//! the kernel fails in turn, with each errno. In another test the host unbinds all devices.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod groups;
@@ -23,9 +23,9 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 const ERRNOS: [i32; 8] = [ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM];
 const DEVICES: [(&str, u32); 2] = [("0000:01:00.0", 5), ("0000:02:00.0", 6)];
 
-/// `/sys` of a host with these devices at vfio-pci, each with its group.
+/// `/sys` of a host whose devices are bound to vfio-pci, each in its group.
 fn sysfs(devices: impl IntoIterator<Item = (String, u32)>) -> tempfile::TempDir {
-    // In memory, since there are thousands.
+    // The tests make thousands of these trees, so they are in memory.
     let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     let root = root.unwrap();
     for (device, group) in devices {
@@ -59,15 +59,15 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// There is one C library, so there is one world at a time.
+/// There is one C library, so only one world can exist at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// What the host does before a guest ends.
+/// An action of the host before a guest ends.
 type Host = fn(&System);
 
 const NOTHING: Host = |_| {};
 
-/// A guest's life: what failed, if anything did.
+/// A guest's life. Returns the first failure, if there is one.
 fn live(kvm: Fd, host: Host) -> Result<(), String> {
     let container = IommuContext::open().map_err(text)?;
     container.link(Arc::new(Link(kvm))).map_err(text)?;
@@ -104,13 +104,13 @@ fn live(kvm: Fd, host: Host) -> Result<(), String> {
     ends.into_iter().collect()
 }
 
-/// What came of a life in which a call failed.
+/// The outcome of a life.
 struct Outcome {
     result: Result<(), String>,
     calls: usize,
     failed: Option<u32>,
     bus_resets: u64,
-    /// Files, containers, and locked bytes that are left.
+    /// The open files, the containers, and the locked bytes at the end.
     left: (Vec<Fd>, usize, u64),
     /// The errno of each unmapping that failed.
     not_unmapped: Vec<Option<i32>>,
@@ -133,7 +133,7 @@ fn run(kernel: Kernel, resets: Resets, inject: Option<(usize, i32)>, host: Host)
             PciFunction { resets: resets == Resets::EachByItself, ..PciFunction::nvme() };
         description = description.device(device.parse().unwrap(), group, Driver::Vfio, function);
     }
-    // A bridge is above both.
+    // Both devices are on one bus.
     description = description.bus(DEVICES.map(|(device, _)| device.parse().unwrap()));
     let system = description.build();
     let kvm = system.open_kvm();
@@ -156,11 +156,11 @@ fn run(kernel: Kernel, resets: Resets, inject: Option<(usize, i32)>, host: Host)
     }
 }
 
-/// With the last device of a group that is taken away the kernel detaches the group when that
-/// device's file is closed (vfio_device_remove_group), and with the last group all mappings go:
-/// what is unmapped is unmapped before.
+/// If the host unbinds all devices of a group, the kernel detaches the group when its last device
+/// is closed (vfio_device_remove_group), and removes all mappings with the last group. The library
+/// unmaps before that.
 #[test]
-fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
+fn unmaps_everything_if_the_host_unbinds_all_devices() {
     let take_all: Host = |system| {
         for (device, _) in DEVICES {
             assert!(!system.unbind(device.parse().unwrap()).unwrap());
@@ -174,27 +174,28 @@ fn when_the_host_takes_all_devices_away_nothing_stays_mapped() {
     }
 }
 
-/// Whether a failed call is an error of the program; others are made up for, or logged.
-fn is_told(resets: Resets, failed: u32, errno: i32) -> bool {
+/// The program returns an error for this failed call. It retries or logs others.
+fn is_reported(resets: Resets, failed: u32, errno: i32) -> bool {
     match (failed, errno) {
-        // A guest's failed access is logged; a group that a container refuses gets another one.
+        // A guest's failed access is logged. A group that a container refuses gets its own
+        // container.
         (SET_CONTAINER | 8 | 10 | UNMAP, _) => false,
         // This errno means that there is no such interrupt.
         (9, EINVAL) => false,
-        // On a device, this errno means that the bus has more functions: the program asks again.
+        // On a device, this errno means that the bus has more functions, and the program retries.
         (INFO, ENOSPC) => resets == Resets::EachByItself,
         _ => true,
     }
 }
 
-/// Whether an error names the errno of the call that failed.
+/// An error names the errno of the failed call.
 fn is_named(failed: u32, errno: i32, error: &str) -> bool {
-    // vfio-ioctls asks for the version and the extension, and keeps no errno; the kernel has none for
-    // them.
+    // vfio-ioctls reads the version and the extension, and drops the errno: the kernel returns none
+    // for them.
     failed < 2 && error.starts_with("/dev/vfio/vfio: ")
         || error.contains(&format!("(os error {errno})"))
         || errno == EBUSY && error.contains("(EBUSY)")
-        // The program does not ask for ever.
+        // The program does not retry for ever.
         || (failed, errno) == (INFO, ENOSPC) && error.contains(&format!("(os error {E2BIG})"))
         || errno == ENODEV && error.contains("(ENODEV)")
 }
@@ -213,15 +214,18 @@ fn every_call_fails(kernel: Kernel, resets: Resets) -> usize {
         if let Err(error) = &outcome.result {
             assert!(is_named(failed, errno, error), "{point}: {error}");
         }
-        assert!(outcome.result.is_err() || !is_told(resets, failed, errno), "{point} is not told");
+        assert!(
+            outcome.result.is_err() || !is_reported(resets, failed, errno),
+            "{point} is not reported"
+        );
     }
     good.calls * ERRNOS.len()
 }
 
 #[test]
-fn whichever_call_of_the_kernel_fails_nothing_is_left_and_the_error_names_it() {
+fn a_failed_kernel_call_is_named_and_leaves_nothing() {
     let mut points = 0;
-    // A reset of a bus is the same in both.
+    // A bus reset is the same in both versions.
     for (kernel, resets) in [
         (Kernel::Linux6_1, Resets::EachByItself),
         (Kernel::Linux6_12, Resets::EachByItself),

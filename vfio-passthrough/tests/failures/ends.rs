@@ -1,4 +1,5 @@
-//! Attach and detach: a function that is not made leaves nothing, and one that goes does so whatever fails.
+//! Failures of attach, shutdown and detach: a failed attach leaves nothing, and a function ends
+//! despite failures.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use super::*;
 
 const SHAPES: [Shape; 4] = [Shape::Dynamic, Shape::NoResize, Shape::BusReset, Shape::Nvme];
 
-/// One call of attach fails. The errors that are returned name it; an area of a BAR that cannot be mapped is trapped,
-/// which is logged.
+/// One call of attach fails. The error names it. If an area of a BAR cannot be mapped, it is
+/// trapped and a line is logged.
 fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String> {
     let parts = Parts::new(shape);
     lines::keep();
@@ -25,11 +26,11 @@ fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String>
     if let Some(failed) = failed {
         let whom = if dma_failed.is_some() { "" } else { NAME };
         let lines: Vec<_> = lines::taken().into_iter().chain(dma_failed).chain(error).collect();
-        let told = lines.iter().any(|line| names(line, whom, failed, fault));
-        // Not every device has events, and that is how VFIO says so.
+        let reported = lines.iter().any(|line| names(line, whom, failed, fault));
+        // With this errno VFIO reports that the device does not have the event.
         let no_event = (failed, fault) == (Call::IrqInfo, Fault::Errno(libc::EINVAL));
         let unheard = no_event && parts.device.heard() == 1;
-        check(told || unheard, || format!("{failed:?} is not told: {lines:?}"))?;
+        check(reported || unheard, || format!("{failed:?} is not reported: {lines:?}"))?;
         let goes_on = failed == Call::Mmap || whom.is_empty() || unheard;
         check(function.is_ok() == goes_on, || format!("{failed:?}: {lines:?}"))?;
     }
@@ -43,7 +44,7 @@ fn attach(shape: Shape, call: u64, fault: Fault) -> Result<Option<Call>, String>
 }
 
 #[test]
-fn a_function_that_cannot_be_attached_leaves_nothing() {
+fn a_failed_attach_leaves_nothing() {
     let sweep_shape = |shape: Shape| {
         let parts = Parts::new(shape);
         let _mappings = map(&parts.iommu).unwrap();
@@ -56,13 +57,13 @@ fn a_function_that_cannot_be_attached_leaves_nothing() {
     assert!(points > 830, "{points}");
 }
 
-/// A function that is in use, with interrupts of this kind.
+/// A function in use, with MSI-X if `messages`, else with INTx.
 fn in_use(shape: Shape, messages: bool) -> Setup {
     let with: &[&[Access]] = if messages { &[BOOT, MSIX_AT_ONCE] } else { &[BOOT] };
     Setup::new(shape, &with.concat())
 }
 
-/// One call of shutdown fails: it is returned, and everything goes all the same.
+/// One call of shutdown fails: the error is returned, and nothing is left.
 fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Option<Call>, String> {
     let setup = in_use(shape, messages);
     lines::keep();
@@ -70,8 +71,8 @@ fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Opt
     let error = setup.function.shutdown().err().map(|error| error.to_string());
     let failed = setup.faults.failed().first().copied();
     if let Some(failed) = failed {
-        let told = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
-        check(told, || format!("{failed:?} is not told: {error:?}"))?;
+        let reported = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
+        check(reported, || format!("{failed:?} is not reported: {error:?}"))?;
     }
     let parts = setup.end();
     let left = (parts.ledger(), parts.holders());
@@ -79,7 +80,7 @@ fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Opt
     Ok(failed)
 }
 
-/// Functions in use, as they are detached.
+/// The uses of a function that the sweeps end.
 fn uses() -> impl Iterator<Item = (Shape, bool)> {
     SHAPES.into_iter().flat_map(|shape| [(shape, false), (shape, true)])
 }
@@ -92,7 +93,7 @@ fn calls_of_shutdown(shape: Shape, messages: bool) -> u64 {
 }
 
 #[test]
-fn a_function_that_goes_does_so_whatever_fails_once() {
+fn shutdown_completes_despite_one_failure() {
     let sweep_use = |(shape, messages)| {
         let calls = calls_of_shutdown(shape, messages);
         let name = format!("shutdown, {shape:?}, messages {messages}");
@@ -103,36 +104,37 @@ fn a_function_that_goes_does_so_whatever_fails_once() {
     assert!(points > 380, "{points}");
 }
 
-/// Shuts a function down some of whose calls failed before and fail now, as if the device and the host had gone. What stays is the memory of slots
-/// that were not taken away, and what VFIO has until the device is closed; a line tells of each.
-pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
+/// Shuts down a function whose calls all fail from some point on. The memory of slots that could
+/// not be removed stays, and bound interrupts stay until the device is closed. A line is logged for
+/// each.
+pub fn shut_down_failing(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
     let error = setup.function.shutdown().err().map(|error| error.to_string());
     let failed = setup.faults.failed().first().copied();
     let parts = setup.end();
     let lines = lines::taken();
     if let Some(failed) = failed {
-        let told = lines.iter().chain(&error).any(|line| names(line, NAME, failed, fault));
-        check(told, || format!("{failed:?} is not told: {error:?}, {lines:?}"))?;
+        let reported = lines.iter().chain(&error).any(|line| names(line, NAME, failed, fault));
+        check(reported, || format!("{failed:?} is not reported: {error:?}, {lines:?}"))?;
     }
-    let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
     let Ledger { mappings, slots, delivered, pins, interrupts, events, .. } = parts.ledger();
     let held = (delivered, pins);
     check(held == (0, 0), || format!("{failed:?}: left: {held:?}"))?;
-    // An area may stay in both.
+    // An area can stay in both.
     let areas: BTreeSet<_> = slots.iter().chain(&mappings).collect();
     let stays = (areas.len(), slots.len(), mappings.len());
-    let leaked = (parts.holders(), tells("the slot at "), tells("its memory is leaked"));
+    let leaked = (parts.holders(), count("the slot at "), count("its memory is leaked"));
     check(leaked == stays, || {
-        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, leaked and told {leaked:?}")
+        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, leaked and logged {leaked:?}")
     })?;
     let bound = interrupts.is_some();
     let closing = format!("{NAME}: ");
-    let tells_bound = lines.iter().filter(|line| {
+    let lines_bound = lines.iter().filter(|line| {
         line.starts_with(&closing) && line.contains(" stays bound until the device is closed: ")
     });
-    let told = tells_bound.count() == usize::from(bound) + events;
-    check(told, || format!("{failed:?}: bound {bound} and {events} events, told {lines:?}"))?;
-    // Closed: nobody holds it, where no memory was leaked.
+    let logged = lines_bound.count() == usize::from(bound) + events;
+    check(logged, || format!("{failed:?}: bound {bound} and {events} events, logged {lines:?}"))?;
+    // The device is closed, because nothing holds it if no memory was leaked.
     let guest = parts.guest.clone();
     let closed = Arc::into_inner(parts.device).is_some();
     check(closed == areas.is_empty(), || format!("{failed:?}: closed {closed}, with {areas:x?}"))?;
@@ -141,25 +143,26 @@ pub fn lose(setup: Setup, fault: Fault) -> Result<Option<Call>, String> {
 }
 
 #[test]
-fn a_function_whose_device_is_lost_leaks_what_cannot_be_undone_and_says_so() {
+fn shutdown_logs_leaks_if_all_calls_fail() {
     let sweep_use = |(shape, messages)| {
         let calls = calls_of_shutdown(shape, messages);
-        let name = format!("lost, {shape:?}, messages {messages}");
+        let name = format!("failing, {shape:?}, messages {messages}");
         sweep(&name, calls, |call, fault| {
             let setup = in_use(shape, messages);
             lines::keep();
             setup.faults.inject(call..u64::MAX, fault);
-            lose(setup, fault)
+            shut_down_failing(setup, fault)
         })
     };
     let points: u64 = uses().map(sweep_use).sum();
-    println!("lost: {points} points");
+    println!("failing: {points} points");
     assert!(points > 380, "{points}");
 }
 
-/// One call of giving the device up fails, or that one and all after it: this is told, and the host has the device back.
-/// Memory of slots that were not taken away is leaked, and is the device's no more.
-fn give_up(
+/// One call of detach fails, or that call and all later ones. The failure is reported, and the
+/// device is closed. Memory of slots that could not be removed is leaked, and is not the device's
+/// any more.
+fn detach(
     shape: Shape,
     messages: bool,
     call: u64,
@@ -172,21 +175,21 @@ fn give_up(
     let error = setup.function.detach().1.err().map(|error| error.to_string());
     let failed = setup.faults.failed().first().copied();
     setup.faults.clear();
-    check(setup.device.is_given_back(), || format!("{failed:?}: the host does not have it"))?;
+    check(setup.device.is_given_back(), || format!("{failed:?}: the device is not closed"))?;
     if let Some(failed) = failed {
-        let told = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
-        check(told, || format!("{failed:?} is not told: {error:?}"))?;
+        let reported = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
+        check(reported, || format!("{failed:?} is not reported: {error:?}"))?;
     }
     let read = setup.perform(Access::BarRead(0))?;
     check(read == [0xff; 4], || format!("{failed:?}: reads {read:x?}"))?;
     let parts = setup.end();
     let Ledger { slots, mappings, .. } = parts.ledger();
     let lines = lines::taken();
-    let tells = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
-    let (stay, told) =
-        ((slots.len(), mappings.len()), (tells("the slot at "), tells("its memory is leaked")));
-    check(stay == told && (stay == (0, 0) || until == u64::MAX), || {
-        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, {told:?} are told")
+    let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let (stay, logged) =
+        ((slots.len(), mappings.len()), (count("the slot at "), count("its memory is leaked")));
+    check(stay == logged && (stay == (0, 0) || until == u64::MAX), || {
+        format!("{failed:?}: {slots:x?} and {mappings:x?} stay, {logged:?} are logged")
     })?;
     let left = Ledger { slots: Vec::new(), mappings: Vec::new(), ..parts.ledger() };
     check((left, parts.holders()) == Default::default(), || {
@@ -196,20 +199,20 @@ fn give_up(
 }
 
 #[test]
-fn a_device_that_the_host_asks_for_is_given_back_whatever_fails() {
+fn detach_closes_the_device_despite_failures() {
     let sweep_use = |(shape, messages)| {
         let setup = in_use(shape, messages);
         let before = setup.faults.all_made();
         setup.function.detach().1.unwrap();
         let calls = setup.faults.all_made() - before;
-        let name = format!("given up, {shape:?}, messages {messages}");
+        let name = format!("detach, {shape:?}, messages {messages}");
         let once =
-            sweep(&name, calls, |call, fault| give_up(shape, messages, call, call + 1, fault));
+            sweep(&name, calls, |call, fault| detach(shape, messages, call, call + 1, fault));
         let lasting =
-            sweep(&name, calls, |call, fault| give_up(shape, messages, call, u64::MAX, fault));
+            sweep(&name, calls, |call, fault| detach(shape, messages, call, u64::MAX, fault));
         once + lasting
     };
     let points: u64 = uses().map(sweep_use).sum();
-    println!("given up: {points} points");
+    println!("detach: {points} points");
     assert!(points > 900, "{points}");
 }

@@ -1,5 +1,5 @@
-//! What a guest does. A call that fails is logged, or returned by the VMM's own operation; doing the same again
-//! brings all to where a run without failures has it.
+//! Failures during a guest's accesses. A failure is logged, or a VMM's operation returns it. After
+//! a repetition of the access, the state is the same as without failures.
 
 use super::setup::{Access::*, *};
 use super::*;
@@ -19,7 +19,7 @@ pub const BOOT: &[Access] = &[
     Read(EXPRESS_CONTROL),
 ];
 
-/// All vectors are programmed and unmasked, then MSI-X is turned on.
+/// The guest programs and unmasks all vectors, then enables MSI-X.
 pub const MSIX_AT_ONCE: &[Access] = &[
     BarWrite(TABLE, 0xfee0_0000),
     BarWrite(TABLE + 8, 0x40),
@@ -33,8 +33,8 @@ pub const MSIX_AT_ONCE: &[Access] = &[
     Write16(MSIX_CONTROL, 0x8000),
 ];
 
-/// MSI-X is turned on masked, as Linux does it, and vectors come one by one; one is masked and comes back with
-/// another message; MSI-X is turned off.
+/// Like Linux, the guest enables MSI-X masked and adds vectors one by one. It masks one, and
+/// unmasks it with another message. It disables MSI-X.
 const MSIX_ONE_BY_ONE: &[Access] = &[
     Write16(MSIX_CONTROL, 0xc000),
     BarWrite(TABLE, 0xfee0_0000),
@@ -54,7 +54,7 @@ const MSIX_ONE_BY_ONE: &[Access] = &[
     Write16(MSIX_CONTROL, 0x0000),
 ];
 
-/// Two vectors of MSI; one is masked; MSI goes off.
+/// The guest enables two vectors of MSI, masks one, and disables MSI.
 const MSI_ON_AND_OFF: &[Access] = &[
     Write32(MSI + 4, 0xfee0_0000),
     Write16(MSI + 12, 0x60),
@@ -65,7 +65,7 @@ const MSI_ON_AND_OFF: &[Access] = &[
     Write16(MSI + 2, 0x0010),
 ];
 
-/// It goes to sleep, and wakes.
+/// The function enters D3, and returns to D0.
 const SLEEP: &[Access] = &[Write16(POWER, 3), Read(POWER)];
 const WAKE: &[Access] = &[Write16(POWER, 0), Read(POWER)];
 
@@ -129,7 +129,7 @@ impl Scenario {
         Setup::new(self.shape, &self.before.concat())
     }
 
-    /// What is read and seen after each access, without failures; and how many calls that takes.
+    /// The number of calls, and the read bytes and the state after each access, without failures.
     fn good(&self) -> (u64, Vec<([u8; 4], Picture)>) {
         let setup = self.setup();
         let mut calls = 0;
@@ -143,8 +143,9 @@ impl Scenario {
         (calls, seen)
     }
 
-    /// Performs all; an access in which a call failed is told, and done again without failures: then all is as
-    /// it should be. Says which call failed first.
+    /// Performs all accesses. If a call fails in an access, it checks that the failure is reported,
+    /// and that the state is right after a repetition without failures. Returns the last access's
+    /// first failed call.
     fn perform(
         &self,
         setup: &Setup,
@@ -161,13 +162,13 @@ impl Scenario {
             };
             first = Some(*call);
             let lines: Vec<_> = lines::taken().into_iter().chain(result.err()).collect();
-            let told = lines.iter().any(|line| names(line, NAME, *call, fault));
-            check(told, || format!("{access:?}: {call:?} is not told: {lines:?}"))?;
+            let reported = lines.iter().any(|line| names(line, NAME, *call, fault));
+            check(reported, || format!("{access:?}: {call:?} is not reported: {lines:?}"))?;
             setup.faults.clear();
             let read = setup.perform(*access)?;
             check(read == *good_read, || format!("{access:?} after {call:?}: read {read:x?}"))?;
             if calls.contains(&Call::PlaceSlot) {
-                // Trapped is right, and not tried again by every access.
+                // The BAR is trapped, and an access does not retry its placement.
                 let _ = setup.function.retry_placement();
             }
             let picture = setup.picture();
@@ -178,7 +179,7 @@ impl Scenario {
         Ok(first)
     }
 
-    /// So many calls fail, one after the other, as far as one access makes them.
+    /// Sweeps over all calls: at each point `together` consecutive calls fail.
     fn sweep(&self, together: u64) -> u64 {
         let (calls, good) = self.good();
         sweep(&format!("{}, {together} together", self.name), calls, |call, fault| {
@@ -197,7 +198,7 @@ impl Scenario {
 }
 
 #[test]
-fn what_a_guest_does_again_after_a_failure_works() {
+fn a_repeated_access_works_after_a_failure() {
     let sweep = |scenario: &Scenario| scenario.sweep(1) + scenario.sweep(3);
     let points: u64 = SCENARIOS.iter().map(sweep).sum();
     println!("guests: {points} points");
@@ -205,25 +206,25 @@ fn what_a_guest_does_again_after_a_failure_works() {
 }
 
 #[test]
-fn a_device_that_is_lost_while_the_guest_uses_it_leaks_what_cannot_be_undone_and_says_so() {
+fn logs_leaks_of_a_device_that_fails_during_use() {
     let sweep_scenario = |scenario: &Scenario| {
         let setup = scenario.setup();
         let before = setup.faults.all_made();
         scenario.swept.iter().for_each(|access| drop(setup.perform(*access)));
         let calls = setup.faults.all_made() - before;
-        sweep(&format!("lost, {}", scenario.name), calls, |call, fault| {
+        sweep(&format!("failing, {}", scenario.name), calls, |call, fault| {
             let setup = scenario.setup();
             lines::keep();
             setup.faults.inject(call..u64::MAX, fault);
             for access in scenario.swept {
-                // As the VMM would.
+                // A VMM logs errors of its operations.
                 let result = setup.perform(*access);
                 result.map_or_else(|error| log::warn!("{error}"), drop);
             }
-            ends::lose(setup, fault)
+            ends::shut_down_failing(setup, fault)
         })
     };
     let points: u64 = SCENARIOS.iter().map(sweep_scenario).sum();
-    println!("lost in use: {points} points");
+    println!("failing in use: {points} points");
     assert!(points > 1300, "{points}");
 }

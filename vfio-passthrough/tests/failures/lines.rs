@@ -1,4 +1,4 @@
-//! What this thread logs.
+//! Collects the log of this thread.
 
 use std::cell::RefCell;
 
@@ -20,15 +20,15 @@ impl log::Log for Keeper {
     fn flush(&self) {}
 }
 
-/// Keeps what this thread logs from now on.
+/// Starts to collect this thread's log, and drops earlier lines.
 pub fn keep() {
-    // The first test to come sets it.
+    // The first test sets the logger. It fails in the others.
     let _ = log::set_logger(&Keeper);
     log::set_max_level(log::LevelFilter::Warn);
     taken();
 }
 
-/// The lines since the last look.
+/// The lines since the last call.
 pub fn taken() -> Vec<String> {
     LINES.take()
 }

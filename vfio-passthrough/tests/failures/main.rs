@@ -1,5 +1,6 @@
-//! Every failure: each kernel call of each operation fails, with each errno that it may have. Nothing panics,
-//! nothing leaks but what says so, errors name operation, device and errno, and what is tried again works.
+//! Each kernel call of each operation fails, with each errno that it can have. Nothing panics, each
+//! leak is logged, errors name the operation, the device and the errno, and a repeated operation
+//! works.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -16,7 +17,7 @@ mod setup;
 
 use vfio_passthrough::model::{Call, Fault};
 
-/// What the kernel may answer, and reads and writes that fall short.
+/// The errnos of the kernel, and short reads and writes.
 const FAULTS: [Fault; 10] = [
     Fault::Errno(libc::ENOMEM),
     Fault::Errno(libc::ENOSPC),
@@ -30,7 +31,7 @@ const FAULTS: [Fault; 10] = [
     Fault::Short(1),
 ];
 
-/// What names the operation when this call failed: one of these.
+/// An error after this call failed contains one of these texts, which name the operation.
 fn operation(call: Call) -> &'static [&'static str] {
     match call {
         Call::MapDma => &["cannot map "],
@@ -53,10 +54,10 @@ fn operation(call: Call) -> &'static [&'static str] {
     }
 }
 
-/// What names the errno of this failure.
+/// The text that names the errno of this failure.
 fn reason(call: Call, fault: Fault) -> String {
     match fault {
-        // It has a meaning there: no bus that could be reset.
+        // This errno means that no bus can be reset.
         Fault::Errno(libc::ENODEV) if call == Call::BusMembers => "(ENODEV)".to_owned(),
         Fault::Errno(errno) => format!("(os error {errno})"),
         Fault::Short(_) if call == Call::Read => "unexpected end of file".to_owned(),
@@ -64,19 +65,20 @@ fn reason(call: Call, fault: Fault) -> String {
     }
 }
 
-/// A line that names all that there is to name.
+/// The line names the operation, the device and the errno.
 fn names(line: &str, whom: &str, call: Call, fault: Fault) -> bool {
     let operation = operation(call).iter().any(|part| line.contains(part));
     operation && line.contains(whom) && line.contains(&reason(call, fault))
 }
 
-/// What is not as it should be at a point of the sweep.
+/// Returns `what` as an error of this point of the sweep, unless the check holds.
 fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
-/// Fails each of so many calls in turn, in each way; says how many points that were. `trial` is told the call
-/// and the way, and tells which call failed, or what is wrong then.
+/// Runs `trial` with each call failing in turn, with each fault, and returns the number of points.
+/// `trial` gets the number of the failing call and the fault. It returns the failed call, or an
+/// error if a check fails.
 fn sweep(
     name: &str,
     calls: u64,

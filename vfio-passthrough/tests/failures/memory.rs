@@ -1,4 +1,5 @@
-//! Memory for devices: all or nothing as it is added, and gone or leaked as it is removed.
+//! Failures of mapping memory and of unmapping it: all pieces are mapped or none, and memory is
+//! freed or leaked.
 
 use std::sync::{Arc, Weak};
 
@@ -10,7 +11,7 @@ use vm_memory::GuestRegionMmap;
 use super::setup::memory;
 use super::*;
 
-/// An address space with one piece of memory in it, which stays.
+/// An address space with one piece of memory, which stays mapped.
 struct Space {
     faults: Arc<Faults>,
     iommu: Arc<Iommu>,
@@ -28,10 +29,10 @@ fn space() -> Space {
 
 const PIECES: u64 = 4;
 
-/// Pieces of memory, which nothing here holds.
+/// References to pieces of memory that do not keep them alive.
 type Pieces = Vec<Weak<GuestRegionMmap<()>>>;
 
-/// Adds pieces of memory, which nothing else holds.
+/// Maps pieces of memory that nothing else holds.
 fn add(space: &Space) -> (Pieces, Result<Vec<dma::Mapping>, dma::Error>) {
     let pieces: Vec<_> = (0..PIECES).map(|_| memory()).collect();
     let weak = pieces.iter().map(Arc::downgrade).collect();
@@ -44,7 +45,7 @@ fn alive(pieces: &[Weak<GuestRegionMmap<()>>]) -> usize {
     pieces.iter().filter(|piece| piece.strong_count() != 0).count()
 }
 
-/// `calls` fail as memory is added; so does each undo that is among them.
+/// Maps memory while `calls` fail. Unmap calls of the undo can be among them.
 fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, String> {
     let space = space();
     lines::keep();
@@ -57,12 +58,12 @@ fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, Str
     );
     if let Some(first) = failed.first() {
         let error = added.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        check(names(&error, "", *first, fault), || format!("{first:?} is not told: {error}"))?;
+        check(names(&error, "", *first, fault), || format!("{first:?} is not reported: {error}"))?;
         let range = if *first == Call::MapDma { "0x" } else { "" };
         check(error.contains(range), || format!("{error} names no range"))?;
-        let told =
+        let leaks =
             lines::taken().iter().filter(|line| line.contains("its memory is leaked")).count();
-        let left = (mapped, alive(&pieces), told);
+        let left = (mapped, alive(&pieces), leaks);
         check(left == (undone, undone, undone), || {
             format!("{undone} were not undone, left: {left:?}")
         })?;
@@ -72,7 +73,7 @@ fn adding(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, Str
     Ok(failed.first().copied())
 }
 
-/// `calls` fail as memory is removed, each piece by itself.
+/// Unmaps each piece alone while `calls` fail.
 fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, String> {
     let space = space();
     let (pieces, added) = add(&space);
@@ -84,9 +85,9 @@ fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, S
         .collect();
     let failed = space.faults.failed();
     for error in &errors {
-        let told =
+        let reported =
             names(error, "0x", Call::UnmapDma, fault) && error.contains("its memory is kept");
-        check(told, || error.clone())?;
+        check(reported, || error.clone())?;
     }
     let left = (errors.len(), space.iommu.mappings().len() - 1, alive(&pieces));
     check(left == (failed.len(), failed.len(), failed.len()), || {
@@ -96,7 +97,7 @@ fn removing(calls: std::ops::Range<u64>, fault: Fault) -> Result<Option<Call>, S
 }
 
 #[test]
-fn memory_is_added_wholly_or_not_at_all_and_leaks_where_the_kernel_keeps_it() {
+fn maps_all_memory_or_none_and_leaks_what_cannot_be_unmapped() {
     let calls = PIECES + 1;
     let points = [
         sweep("memory is added", calls, |call, fault| adding(call..call + 1, fault)),

@@ -1,4 +1,4 @@
-//! A function of the model, and what can be done with it.
+//! A function of the model, and the operations on it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ pub const VECTORS: u16 = 5;
 pub enum Shape {
     /// MSI-X can grow.
     Dynamic,
-    /// MSI-X cannot.
+    /// MSI-X cannot grow.
     NoResize,
-    /// It is reset with its bus only.
+    /// The function can be reset only with its bus.
     BusReset,
-    /// The NVMe, which can sleep.
+    /// The NVMe, which has power management.
     Nvme,
 }
 
@@ -42,7 +42,7 @@ impl Shape {
             Self::Nvme => return PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap(),
             Self::Dynamic | Self::BusReset => IrqFlags::EVENTFD,
         };
-        // MSI: 64 bits, masks, 4 vectors.
+        // MSI has 64-bit addresses, masks and 4 vectors.
         let device =
             PciDevice::with_interrupts(faults.clone(), Some(0x0184), Some((VECTORS, flags)))
                 .unwrap();
@@ -58,7 +58,7 @@ impl Shape {
     }
 }
 
-/// What the guest, or the VMM, does.
+/// An operation of the guest or the VMM.
 #[derive(Clone, Copy, Debug)]
 pub enum Access {
     Read(u16),
@@ -70,7 +70,7 @@ pub enum Access {
     Recover,
 }
 
-/// What all that is seen comes to.
+/// The visible state of the function, the device and the guest.
 #[derive(Debug, PartialEq)]
 pub struct Picture {
     slots: Vec<ByteRange>,
@@ -79,17 +79,18 @@ pub struct Picture {
     bound: BTreeSet<u32>,
     pins: usize,
     resampled: bool,
-    /// Config space as the hardware has it, and as the guest sees it.
+    /// Config space of the device, and the guest's view of it.
     config: [Vec<u8>; 2],
 }
 
 impl Picture {
-    /// What is not as in `good`, in words.
+    /// Describes the differences from `good`.
     pub fn difference(&self, good: &Self) -> String {
         let strip = |picture: &Self| {
             let Self { slots, delivered, active, bound, pins, resampled, .. } = picture;
             format!(
-                "slots {slots:?}, delivered {delivered:?}, {active:?} is on, bound {bound:?}, pins {pins}, {resampled}"
+                "slots {slots:?}, delivered {delivered:?}, {active:?} is on, bound {bound:?}, \
+                 pins {pins}, {resampled}"
             )
         };
         let mut words = vec![strip(self), "not".to_owned(), strip(good)];
@@ -111,7 +112,7 @@ pub struct Setup {
     pub function: PassthroughFunction,
 }
 
-/// The parts of a setup that are there before a function is.
+/// The parts of a setup that exist before the function.
 pub struct Parts {
     pub faults: Arc<Faults>,
     pub iommu: Arc<Iommu>,
@@ -141,7 +142,7 @@ impl Parts {
         Ledger::of(&self.iommu, &self.device, &self.guest)
     }
 
-    /// Who holds the device but the test: its mappings, and the function.
+    /// The number of references to the device besides the test's: of its mappings and its function.
     pub fn holders(&self) -> usize {
         Arc::strong_count(&self.device) - 1
     }
@@ -162,7 +163,7 @@ fn bar0() -> BarIndex {
 }
 
 impl Setup {
-    /// Attached, after these accesses.
+    /// Attaches a function, and performs these accesses.
     pub fn new(shape: Shape, before: &[Access]) -> Self {
         let parts = Parts::new(shape);
         let function = parts.attach().unwrap();
@@ -172,7 +173,7 @@ impl Setup {
         setup
     }
 
-    /// What is read, or why the VMM's own operation failed.
+    /// Performs an access. Returns the bytes of a read, or the error of a VMM's operation.
     pub fn perform(&self, access: Access) -> Result<[u8; 4], String> {
         let mut data = [0; 4];
         let function = &self.function;
@@ -214,7 +215,7 @@ impl Setup {
         }
     }
 
-    /// Drops the function; what is left.
+    /// Drops the function, and returns the other parts.
     pub fn end(self) -> Parts {
         let Self { faults, iommu, device, guest, function } = self;
         drop(function);

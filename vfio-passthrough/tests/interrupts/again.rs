@@ -1,20 +1,21 @@
-//! A kernel that starts over, as after kexec: the last one left interrupts as they were, and told nobody.
+//! A new kernel starts without a reset, for example after kexec. The previous kernel has left its
+//! interrupts programmed.
 
 use super::*;
 
-/// What a driver uses: the kind, and how many vectors.
+/// The interrupts that a driver uses: the index, and the number of vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Use(u32, u16);
 
 const USES: [Use; 5] =
     [Use(INTX, 0), Use(ON_MSI, 1), Use(ON_MSI, 4), Use(ON_MSIX, 2), Use(ON_MSIX, 6)];
 
-/// The first message's number, of each kernel; they are never the same.
+/// The first message's number, for each of the two kernels. Their numbers differ.
 const FIRST: u16 = 0x40;
 const SECOND: u16 = 0x80;
 
-/// What Linux does at boot before any driver: both kinds are turned off (pci_msi_init, pci_msix_init), by a write
-/// where they are on.
+/// Linux disables MSI and MSI-X at boot, before any driver, if they are enabled (pci_msi_init,
+/// pci_msix_init).
 fn boot(setup: &Setup) {
     for (register, on) in [(MSI + 2, 1), (MSIX_CONTROL, ENABLE)] {
         let control = setup.read(register);
@@ -24,7 +25,7 @@ fn boot(setup: &Setup) {
     }
 }
 
-/// What its driver does; of MSI-X all that the last one wrote to the table is still there.
+/// The driver enables its interrupts. The previous driver's entries are still in the MSI-X table.
 fn start(setup: &Setup, Use(kind, vectors): Use, number: u16) {
     let disable_pin = if kind == INTX { 0 } else { 1 << 10 };
     setup.write(COMMAND, 0b110 | disable_pin);
@@ -50,7 +51,7 @@ fn start(setup: &Setup, Use(kind, vectors): Use, number: u16) {
     }
 }
 
-/// The host has what this driver asked for, and what fires arrives as it said, and as nothing else.
+/// Checks that the host has bound the driver's interrupts, and that they arrive as its messages.
 fn check(setup: &Setup, Use(kind, vectors): Use, number: u16, flags: IrqFlags, case: &str) {
     let irqs = setup.device.irqs();
     assert_eq!(irqs.active, Some(kind), "{case}");
@@ -71,7 +72,7 @@ fn check(setup: &Setup, Use(kind, vectors): Use, number: u16, flags: IrqFlags, c
 }
 
 #[test]
-fn whatever_the_last_kernel_used_the_next_one_has_what_it_asks_for() {
+fn a_new_kernel_gets_its_interrupts_after_any_use_of_the_previous_one() {
     for flags in [DYNAMIC, NORESIZE] {
         for (first, second) in USES.iter().flat_map(|first| USES.map(|second| (*first, second))) {
             let case = format!("{first:?}, then {second:?}, {flags:?}");
@@ -79,7 +80,7 @@ fn whatever_the_last_kernel_used_the_next_one_has_what_it_asks_for() {
             boot(&setup);
             start(&setup, first, FIRST);
             check(&setup, first, FIRST, flags, &case);
-            // Of the last one's vectors some are masked, and one of those is pending.
+            // A vector of the previous kernel is masked and pending.
             setup.mask(1, true);
             setup.device.raise(1).unwrap();
             setup.arrived();

@@ -1,15 +1,15 @@
-//! Whatever a guest does, the host ends where a naive model of the specification says: which kind is on, what is
-//! bound and delivered, what arrived and what is pending.
+//! Random guests are compared with a naive model of the specification: the enabled index, the bound
+//! and delivered vectors, and the arrived and pending interrupts.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Vectors of the MSI-X table.
+/// The number of vectors in the MSI-X table.
 const VECTORS: usize = 6;
-/// Where the MSI capability ends, whatever its form.
+/// The end of the MSI capability in its longest form.
 const MSI_END: u16 = MSI + 24;
 
-/// Something that happens.
+/// An event.
 #[derive(Clone, Debug)]
 enum Event {
     /// The guest writes config space; the access does not cross a dword.
@@ -20,15 +20,15 @@ enum Event {
     Reset,
     /// The device fires a vector.
     Raise(u16),
-    /// A driver starts over, with whatever the last one left: MSI-X is turned on masked, its vectors are
-    /// programmed, the function mask goes.
+    /// A driver starts without a reset: it enables MSI-X masked, programs its vectors, and clears
+    /// the function mask.
     Start(u16),
-    /// A driver lets go: everything is masked, then off.
+    /// A driver stops: it masks all vectors, then disables MSI-X.
     Stop,
 }
 
 impl Event {
-    /// The accesses that it is made of.
+    /// The accesses of the event.
     fn accesses(self) -> Vec<Event> {
         let control = |value: u16| Event::Config(MSIX_CONTROL, value.to_le_bytes().to_vec());
         let word = |vector: u16, register: u64, value: u32| {
@@ -57,21 +57,21 @@ impl Event {
     }
 }
 
-/// Message-signalled interrupts of one kind, as they are on now.
+/// The present state of MSI or MSI-X.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Messages {
     vectors: usize,
     deliverable: BTreeMap<u16, MsiMessage>,
 }
 
-/// The specification, naively: registers, and what follows from them.
+/// A naive model of the specification: the registers, and their effects.
 struct Naive {
     msi_form: u16,
     command: u16,
     control: u16,
     table: [[u32; 4]; VECTORS],
     msi: [u8; 24],
-    /// Fired and not delivered, of the kind that is on.
+    /// Vectors of the enabled index that fired and are not delivered.
     pending: Vec<u16>,
     arrived: BTreeMap<MsiMessage, u64>,
 }
@@ -107,7 +107,7 @@ impl Naive {
         u32::from_le_bytes(self.msi[at..at + 4].try_into().unwrap())
     }
 
-    /// Bits of the MSI capability that the guest can set.
+    /// The bits of the MSI capability that the guest can set.
     fn msi_writable(&self, at: usize) -> u8 {
         let data = self.data_at();
         let masks = if self.has_masks() { data + 4..data + 8 } else { 0..0 };
@@ -170,7 +170,7 @@ impl Naive {
         })
     }
 
-    /// The kind that is on, and its messages if it has any.
+    /// The enabled index, and its messages if it has any.
     fn on(&self) -> (Option<u32>, Messages) {
         let pin = (self.command & 0b11 != 0).then_some(INTX);
         let msix = self.msix().map(|messages| (Some(ON_MSIX), messages));
@@ -212,11 +212,11 @@ impl Naive {
             _ => {}
         }
         let after = self.on();
-        // Another kind, or another number of vectors: what was pending is gone.
+        // Another index or another number of vectors clears what was pending.
         if (before.0, before.1.vectors) != (after.0, after.1.vectors) {
             self.pending.clear();
         }
-        // What was pending fires once it may.
+        // Pending vectors fire when they are unmasked.
         for vector in std::mem::take(&mut self.pending) {
             self.fire(vector);
         }
@@ -235,21 +235,21 @@ fn happen(setup: &Setup, event: &Event) {
     }
 }
 
-/// Compares all that can be seen of the host and of the guest.
+/// Compares the state of the host and that of the guest.
 fn compare(setup: &Setup, naive: &mut Naive, flags: IrqFlags) -> Result<(), TestCaseError> {
     compare_host(setup, naive, flags)?;
     prop_assert_eq!(setup.guest.arrived(), std::mem::take(&mut naive.arrived));
     let (kind, _) = naive.on();
     let bits = naive.pending.iter().fold(0_u64, |bits, vector| bits | 1 << vector);
     let pending = |own: Option<u32>| if kind == own { bits } else { 0 };
-    // Where the function decodes no memory there is no array to read.
+    // A function that decodes no memory has no array to read.
     if setup.read(COMMAND) & 2 != 0 {
         prop_assert_eq!(setup.pending(), pending(Some(ON_MSIX)));
     }
     compare_msi(setup, naive, pending(Some(ON_MSI)) as u32)
 }
 
-/// Compares which kind is on, and what is bound and delivered.
+/// Compares the enabled index, and the bound and delivered vectors.
 fn compare_host(setup: &Setup, naive: &Naive, flags: IrqFlags) -> Result<(), TestCaseError> {
     let (kind, messages) = naive.on();
     let irqs = setup.device.irqs();
@@ -279,7 +279,7 @@ fn compare_msi(setup: &Setup, naive: &Naive, pending: u32) -> Result<(), TestCas
     Ok(())
 }
 
-/// A write of 1, 2 or 4 bytes within a dword of these.
+/// A write of 1, 2 or 4 bytes within one of these dwords.
 fn config_write(dwords: impl Strategy<Value = u16>) -> impl Strategy<Value = Event> {
     let bytes = prop::collection::vec(prop_oneof![Just(0), Just(0xff), Just(0x80), any::<u8>()], 4);
     (dwords, prop_oneof![Just(1_u16), Just(2), Just(4)], 0..4_u16, bytes).prop_map(
@@ -327,7 +327,7 @@ fn fault() -> impl Strategy<Value = (Call, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn the_host_is_as_the_guest_programmed_it(
+    fn the_host_matches_the_guests_registers(
         events in prop::collection::vec(event(), 1..60),
         form in forms(),
         dynamic: bool,
@@ -343,7 +343,7 @@ proptest! {
     }
 
     #[test]
-    fn after_failures_the_next_access_brings_the_host_to_where_it_should_be(
+    fn the_next_access_after_failures_corrects_the_host(
         events in prop::collection::vec((event(), prop::option::of(fault())), 1..30),
         form in forms(),
         dynamic: bool,

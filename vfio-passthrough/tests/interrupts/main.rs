@@ -1,5 +1,5 @@
-//! The interrupts of a function on the model: what a guest programs, what the device fires, and what arrives,
-//! counted.
+//! Tests of a function's interrupts on the model: the guest programs them, the device fires, and
+//! the tests count the interrupts that arrive.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -102,13 +102,14 @@ impl Setup {
         u64::from_le_bytes(data)
     }
 
-    /// How often each number arrived since the last look.
+    /// How often each number arrived since the last call.
     fn arrived(&self) -> BTreeMap<u16, u64> {
         let arrived = self.guest.arrived().into_iter();
         arrived.map(|(message, count)| (message.data as u16, count)).collect()
     }
 
-    /// How often interrupts of the guest's were set: the device's two events are not among them.
+    /// The number of calls that set the guest's interrupts. The calls for the device's two events
+    /// are not counted.
     fn set_irqs(&self) -> u64 {
         self.faults.made(Call::SetIrqs) - 2
     }

@@ -1,15 +1,16 @@
-//! MSI in its four forms, with all counts of vectors.
+//! Tests of the four forms of MSI, with all numbers of vectors.
 
 use super::*;
 
-/// Offsets of data, of mask and of pending bits in the capability, by its form (PCI 6.8.1, figure 6-9).
+/// The offsets of the data, mask and pending registers in a capability of this form (PCI 6.8.1,
+/// figure 6-9).
 fn registers(control: u16) -> (u16, Option<u16>, Option<u16>) {
     let data = if control & 0x80 == 0 { 8 } else { 12 };
     let masks = control & 0x100 != 0;
     (data, masks.then_some(data + 4), masks.then_some(data + 8))
 }
 
-/// A guest that programs MSI, 2 to the power of `power` vectors, and turns it on.
+/// A guest has programmed MSI with 2 to the power of `power` vectors, and has enabled it.
 fn started(control: u16, power: u16) -> Setup {
     let setup = Setup::new(Some(control), None);
     let (data, ..) = registers(control);
@@ -73,7 +74,7 @@ fn a_masked_vector_is_pending_and_fires_once_when_it_is_unmasked() {
 }
 
 #[test]
-fn a_message_that_changes_while_msi_is_on_is_the_new_one_from_then_on() {
+fn a_message_can_change_while_msi_is_enabled() {
     let setup = started(0x0084, 0);
     setup.device.raise(0).unwrap();
     setup.write(MSI + 12, 0x60);

@@ -1,11 +1,11 @@
-//! MSI-X: masks, pending bits, growth, what it costs.
+//! Tests of MSI-X: masks, pending bits, growth, and the number of calls.
 
 use super::*;
 
 /// A way to mask vector 3.
 type Mask = fn(&Setup, bool);
 
-/// A write to the table: where, and what.
+/// A write to the table: an offset and bytes.
 type Access<'a> = (u64, &'a [u8]);
 
 const MASKS: [(&str, Mask); 2] = [
@@ -23,18 +23,18 @@ fn started(flags: IrqFlags) -> Setup {
 
 fn fires_once_at_unmask(setup: &Setup, mask: Mask, case: &str) {
     (0..3).for_each(|_| setup.device.raise(3).unwrap());
-    assert_eq!(setup.arrived(), times([]), "{case}: it is masked");
+    assert_eq!(setup.arrived(), times([]), "{case}: masked");
     assert_eq!(setup.pending(), 1 << 3, "{case}");
-    assert_eq!(setup.pending(), 1 << 3, "{case}: looking takes nothing away");
+    assert_eq!(setup.pending(), 1 << 3, "{case}: a read does not clear the bit");
     mask(setup, false);
     assert_eq!(setup.arrived(), times([(3, 1)]), "{case}");
     assert_eq!(setup.pending(), 0, "{case}");
     setup.device.raise(3).unwrap();
-    assert_eq!(setup.arrived(), times([(3, 1)]), "{case}: once more, unmasked");
+    assert_eq!(setup.arrived(), times([(3, 1)]), "{case}: unmasked");
 }
 
 #[test]
-fn a_vector_that_was_masked_since_before_its_first_use_is_pending_and_fires_once() {
+fn a_vector_masked_before_its_first_use_is_pending_and_fires_once() {
     for flags in [DYNAMIC, NORESIZE] {
         for (name, mask) in MASKS {
             let setup = started(flags);
@@ -50,7 +50,7 @@ fn a_vector_that_was_masked_since_before_its_first_use_is_pending_and_fires_once
 }
 
 #[test]
-fn a_vector_that_is_masked_after_its_first_use_is_pending_and_fires_once() {
+fn a_vector_masked_after_its_first_use_is_pending_and_fires_once() {
     for flags in [DYNAMIC, NORESIZE] {
         for (name, mask) in MASKS {
             let setup = started(flags);
@@ -65,7 +65,7 @@ fn a_vector_that_is_masked_after_its_first_use_is_pending_and_fires_once() {
 }
 
 #[test]
-fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
+fn table_writes_are_coalesced_only_while_nothing_can_be_delivered() {
     const MEMORY: u16 = 2;
     let setup = started(DYNAMIC);
     setup.write(0x10, 0);
@@ -82,10 +82,10 @@ fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
     assert_eq!(range(MEMORY, 0), table);
     assert_eq!(range(MEMORY, ENABLE | FUNCTION_MASK), table);
     assert_eq!(range(MEMORY, FUNCTION_MASK), table);
-    assert_eq!(range(MEMORY, ENABLE), None, "an entry's mask may be lifted");
+    assert_eq!(range(MEMORY, ENABLE), None, "a write can unmask an entry");
     let (reset, _) = setup.function.reset();
     assert_eq!(reset.coalesced_writes, None, "it decodes nothing");
-    assert_eq!(range(MEMORY, 0), None, "its BAR has no place");
+    assert_eq!(range(MEMORY, 0), None, "its BAR has no address");
     setup.write(0x12, 0xe000);
     assert_eq!(range(MEMORY, 0), table);
     let (detached, result) = setup.function.detach();
@@ -95,7 +95,7 @@ fn writes_to_the_table_may_come_late_while_nothing_can_be_delivered() {
 }
 
 #[test]
-fn what_is_pending_when_msix_goes_off_is_forgotten() {
+fn disabling_msix_clears_pending_vectors() {
     for flags in [DYNAMIC, NORESIZE] {
         let setup = started(flags);
         setup.write(MSIX_CONTROL, ENABLE);
@@ -110,7 +110,7 @@ fn what_is_pending_when_msix_goes_off_is_forgotten() {
 }
 
 #[test]
-fn pending_bits_are_read_from_the_device_only_for_vectors_that_are_not_bound() {
+fn reads_pending_bits_from_the_device_only_for_unbound_vectors() {
     let setup = Setup::msix(128, DYNAMIC);
     (0..64).for_each(|vector| {
         setup.program(vector);
@@ -142,14 +142,14 @@ fn no_interrupt_is_lost_while_vectors_grow() {
             setup.mask(last, false);
             (0..=last).for_each(|vector| setup.device.raise(vector).unwrap());
         }
-        // Each once before it was unmasked, then once for each vector that came, itself among them.
+        // Each vector fires once before it is unmasked, then once for each vector from itself on.
         let expected = (0..64).map(|vector| (vector, 1 + 64 - u64::from(vector)));
         assert_eq!(setup.arrived(), expected.collect(), "{flags:?}");
     }
 }
 
 #[test]
-fn a_large_table_costs_what_is_used_of_it() {
+fn a_large_table_costs_only_its_used_vectors() {
     let setup = Setup::msix(2048, DYNAMIC);
     setup.write(MSIX_CONTROL, ENABLE);
     for vector in [0, 700, 2047] {
@@ -165,7 +165,7 @@ fn a_large_table_costs_what_is_used_of_it() {
 }
 
 #[test]
-fn a_table_that_cannot_grow_is_bound_in_one_call() {
+fn binds_a_table_that_cannot_grow_in_one_call() {
     let setup = Setup::msix(2048, NORESIZE);
     setup.write(MSIX_CONTROL, ENABLE);
     assert_eq!((setup.set_irqs(), setup.device.irqs().bound.len()), (1, 2048));
@@ -175,11 +175,11 @@ fn a_table_that_cannot_grow_is_bound_in_one_call() {
 }
 
 #[test]
-fn clearing_the_function_mask_costs_one_call_and_one_batch() {
+fn clearing_the_function_mask_needs_one_call_and_one_batch() {
     let cases: [(&[u16], u64); 3] = [
         (&[0, 1, 2, 3], 1),
         (&[1, 3, 9], 1),
-        // Vector 5 is bound already: a call across it would take it away.
+        // Vector 5 is already bound: one call for all would unbind it.
         (&[1, 3, 9, 5, 7], 2),
     ];
     for (vectors, calls) in cases {
@@ -217,8 +217,8 @@ fn an_unchanged_write_costs_nothing() {
 }
 
 #[test]
-fn message_control_is_written_in_every_width() {
-    // Offset, bytes, and what the register is then; it was off and its mask clear.
+fn accepts_writes_of_message_control_in_every_width() {
+    // Offset, bytes, and the register after the write. Both bits were clear before.
     let cases: [(u16, &[u8], u16); 5] = [
         (0x43, &[0x80], 0x8007),
         (0x42, &[0xff], 0x0007),
@@ -237,7 +237,7 @@ fn message_control_is_written_in_every_width() {
 }
 
 #[test]
-fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
+fn accepts_table_writes_only_as_dwords_and_qwords() {
     let entry = |state: &[u8; 16]| u128::from_le_bytes(*state);
     let unmasked = 0xfee0_0000_u128 | 0x41 << 64;
     let reset = 1_u128 << 96;
@@ -264,7 +264,7 @@ fn the_table_is_written_in_dwords_and_qwords_and_by_nothing_else() {
 }
 
 #[test]
-fn a_masked_vector_stays_masked_though_another_cannot_be_delivered() {
+fn masks_a_vector_even_if_another_cannot_be_delivered() {
     let setup = Setup::msix(4, DYNAMIC);
     setup.write(MSIX_CONTROL, ENABLE);
     setup.write(COMMAND, 2);
@@ -273,19 +273,19 @@ fn a_masked_vector_stays_masked_though_another_cannot_be_delivered() {
     setup.faults.fail(Call::Route, 0, libc::ENOSPC);
     setup.program(1);
     setup.mask(1, false);
-    // Both in one batch with what failed: the stop goes through.
+    // The batch has the mask and the failed message: the mask takes effect.
     setup.faults.fail(Call::Route, 1, libc::ENOSPC);
     setup.mask(0, true);
     setup.device.raise(0).unwrap();
     assert_eq!((setup.arrived(), setup.pending()), (times([]), 1));
-    // Nothing fails any more: each is as the guest has it.
+    // No call fails from here on: the host matches the guest's table.
     setup.mask(0, false);
     setup.device.raise(1).unwrap();
     assert_eq!(setup.arrived(), times([(0, 1), (1, 1)]));
 }
 
 #[test]
-fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_that_again() {
+fn delivers_the_old_message_again_after_the_new_one_failed() {
     let setup = Setup::msix(4, DYNAMIC);
     setup.write(MSIX_CONTROL, ENABLE);
     setup.program(2);
@@ -299,7 +299,7 @@ fn a_vector_whose_new_message_failed_is_delivered_by_its_old_one_when_it_has_tha
 }
 
 #[test]
-fn where_turning_it_on_failed_nothing_is_bound_until_that_is_made_up_for() {
+fn binds_no_vector_until_a_failed_enable_is_repeated() {
     let setup = Setup::msix(16, DYNAMIC);
     [0, 9].into_iter().for_each(|vector| {
         setup.program(vector);
@@ -310,7 +310,7 @@ fn where_turning_it_on_failed_nothing_is_bound_until_that_is_made_up_for() {
     assert_eq!(
         setup.device.irqs().allocated.len(),
         0,
-        "a binding would allocate all up to the last"
+        "a binding would allocate all vectors up to the last one"
     );
     setup.write(MSIX_CONTROL, ENABLE);
     let irqs = setup.device.irqs();

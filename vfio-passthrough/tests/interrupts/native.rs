@@ -1,4 +1,5 @@
-//! A device of the model whose interrupts go through a real KVM, where there is one: what it costs there.
+//! Tests of the number of calls: a device of the model with interrupts through a real KVM. They do
+//! not run if there is no KVM.
 
 use super::*;
 use kvm_ioctls::Kvm;
@@ -43,8 +44,8 @@ impl Native {
 }
 
 #[test]
-fn clearing_the_function_mask_of_64_vectors_costs_one_commit_and_one_call() {
-    let name = "clearing_the_function_mask_of_64_vectors_costs_one_commit_and_one_call";
+fn clearing_the_function_mask_of_64_vectors_needs_one_commit_and_one_call() {
+    let name = "clearing_the_function_mask_of_64_vectors_needs_one_commit_and_one_call";
     let Some(native) = Native::new(name, 64, DYNAMIC, 24..4096) else {
         return;
     };
@@ -68,8 +69,8 @@ fn clearing_the_function_mask_of_64_vectors_costs_one_commit_and_one_call() {
 }
 
 #[test]
-fn a_driver_that_unmasks_64_vectors_one_by_one_costs_fewer_than_8_commits() {
-    let name = "a_driver_that_unmasks_64_vectors_one_by_one_costs_fewer_than_8_commits";
+fn unmasking_64_vectors_one_by_one_needs_fewer_than_8_commits() {
+    let name = "unmasking_64_vectors_one_by_one_needs_fewer_than_8_commits";
     for (flags, calls) in [(DYNAMIC, 65), (NORESIZE, 1)] {
         let Some(native) = Native::new(name, 64, flags, 24..4096) else {
             return;
@@ -92,8 +93,8 @@ fn a_driver_that_unmasks_64_vectors_one_by_one_costs_fewer_than_8_commits() {
 }
 
 #[test]
-fn three_vectors_of_a_large_table_cost_three() {
-    let name = "three_vectors_of_a_large_table_cost_three";
+fn three_vectors_of_a_large_table_need_three_irqfds() {
+    let name = "three_vectors_of_a_large_table_need_three_irqfds";
     let Some(native) = Native::new(name, 2048, DYNAMIC, 24..27) else {
         return;
     };
@@ -103,14 +104,14 @@ fn three_vectors_of_a_large_table_cost_three() {
         setup.mask(vector, false);
     }
     setup.write(MSIX_CONTROL, ENABLE);
-    assert_eq!(native.costs(), (1, 3, 2), "on, then all three");
+    assert_eq!(native.costs(), (1, 3, 2), "enabled, then all three bound");
     let irqs = setup.device.irqs();
     assert_eq!((irqs.bound.len(), irqs.allocated.len()), (3, 3));
 }
 
 #[test]
-fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
-    let name = "vectors_without_a_gsi_are_pending_and_fire_when_there_is_one";
+fn vectors_without_a_gsi_are_pending_until_one_is_free() {
+    let name = "vectors_without_a_gsi_are_pending_until_one_is_free";
     let Some(native) = Native::new(name, 8, DYNAMIC, 24..26) else {
         return;
     };
@@ -127,14 +128,14 @@ fn vectors_without_a_gsi_are_pending_and_fire_when_there_is_one() {
     assert_eq!(
         (native.costs().0, native.costs().1),
         (commits, irqfds),
-        "neither of two is done where there is room for one"
+        "two vectors need two GSIs, and one is free"
     );
-    // Pending bits are read by a guest whose function decodes memory.
+    // The guest can read pending bits only while the function decodes memory.
     setup.write(COMMAND, 2);
     setup.device.raise(1).unwrap();
     assert_eq!(setup.pending(), 0b10);
     drop(other);
-    // Whatever the guest changes next brings what is missing.
+    // Any further change by the guest retries the failed one.
     setup.program(5);
     assert_eq!((setup.pending(), native.host.calls().irqfd.value()), (0, irqfds + 3));
 }

@@ -1,4 +1,4 @@
-//! The INTx pin: level, acknowledgement, DisINTx and Interrupt Status.
+//! Tests of the INTx pin: level, acknowledgement, Interrupt Disable and Interrupt Status.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn a_pin_that_stays_asserted_fires_again_after_each_acknowledgement() {
     setup.device.assert_pin(true).unwrap();
     assert_eq!(setup.guest.pin_fired(), 1);
     setup.device.resample().unwrap();
-    assert_eq!(setup.guest.pin_fired(), 0, "nobody acknowledged it");
+    assert_eq!(setup.guest.pin_fired(), 0, "not acknowledged");
     setup.guest.acknowledge_pin();
     setup.device.resample().unwrap();
     assert_eq!(setup.guest.pin_fired(), 1);
@@ -24,7 +24,7 @@ fn a_pin_that_stays_asserted_fires_again_after_each_acknowledgement() {
 }
 
 #[test]
-fn interrupt_status_is_the_devices_and_intx_disable_keeps_the_pin_still() {
+fn interrupt_disable_stops_the_pin_and_not_interrupt_status() {
     let setup = Setup::new(None, None);
     setup.write(COMMAND, ON | INTX_DISABLE);
     setup.device.assert_pin(true).unwrap();
@@ -39,7 +39,7 @@ fn interrupt_status_is_the_devices_and_intx_disable_keeps_the_pin_still() {
 }
 
 #[test]
-fn a_pin_that_was_asserted_while_messages_were_on_fires_when_they_go_off() {
+fn a_pin_asserted_during_msix_fires_when_msix_is_disabled() {
     let setup = Setup::new(Some(0), Some((4, DYNAMIC)));
     setup.write(COMMAND, ON);
     setup.write(MSIX_CONTROL, ENABLE);
@@ -56,7 +56,7 @@ fn only_an_acknowledgement_unmasks_the_pin() {
     setup.device.assert_pin(true).unwrap();
     assert_eq!(setup.guest.pin_fired(), 1);
     let calls = setup.set_irqs();
-    // Accesses of every kind, to registers, to the table and to config space.
+    // Accesses to registers, to the table and to config space do not unmask it.
     for offset in [0, 4, TABLE, TABLE + 12, PBA] {
         let bar = BarIndex::new(0).unwrap();
         setup.function.bar_read(bar, offset, &mut [0; 4]);
@@ -68,5 +68,9 @@ fn only_an_acknowledgement_unmasks_the_pin() {
     assert_eq!((setup.guest.pin_fired(), setup.set_irqs()), (0, calls));
     setup.guest.acknowledge_pin();
     setup.device.resample().unwrap();
-    assert_eq!((setup.guest.pin_fired(), setup.set_irqs()), (1, calls), "in the kernel alone");
+    assert_eq!(
+        (setup.guest.pin_fired(), setup.set_irqs()),
+        (1, calls),
+        "only the kernel unmasks it"
+    );
 }

@@ -1,4 +1,5 @@
-//! Table and pending bits of MSI-X wherever a device may have them (PCI 6.8.2.4, 6.8.2.5): any BAR, any multiple of 8.
+//! Tests of all locations of the MSI-X table and pending bits: a device may have them in any BAR,
+//! at any multiple of 8 (PCI 6.8.2.4, 6.8.2.5).
 
 use super::*;
 use vfio_passthrough::backend::IrqInfo;
@@ -10,37 +11,41 @@ type Spot = (u8, u64);
 struct Place {
     name: &'static str,
     vectors: u16,
-    /// Of each BAR, all of 32 bits.
+    /// The size of each BAR. All are 32-bit BARs.
     sizes: [u64; 6],
     table: Spot,
     pba: Spot,
-    /// What the guest reaches without the VMM: BAR, first byte, last byte and one.
+    /// The areas that the guest accesses without the VMM: BAR, start, end.
     direct: &'static [(u8, u64, u64)],
 }
 
 #[rustfmt::skip]
 const PLACES: [Place; 11] = [
-    Place { name: "BARs of their own", vectors: 8, sizes: [0x4000, 0x1000, 0x1000, 0, 0, 0], table: (1, 0), pba: (2, 0),
-        direct: &[(0, 0, 0x4000)] },
-    Place { name: "BAR5", vectors: 8, sizes: [0x4000, 0, 0, 0, 0, 0x2000], table: (5, 0x1000), pba: (5, 0),
-        direct: &[(0, 0, 0x4000)] },
-    Place { name: "a BAR of less than a page", vectors: 8, sizes: [0x4000, 0x100, 0, 0, 0, 0], table: (1, 0), pba: (1, 0x80),
-        direct: &[(0, 0, 0x4000)] },
-    Place { name: "one page, with registers", vectors: 8, sizes: [0x4000, 0, 0, 0, 0, 0], table: (0, 0x1100), pba: (0, 0x1800),
-        direct: &[(0, 0, 0x1000), (0, 0x2000, 0x4000)] },
-    Place { name: "one after the other", vectors: 65, sizes: [0x4000, 0, 0, 0, 0, 0], table: (0, 0x1000), pba: (0, 0x1410),
-        direct: &[(0, 0, 0x1000), (0, 0x2000, 0x4000)] },
-    Place { name: "multiples of 8 only", vectors: 65, sizes: [0x4000, 0, 0, 0, 0, 0], table: (0, 0x1008), pba: (0, 0x2018),
-        direct: &[(0, 0, 0x1000), (0, 0x3000, 0x4000)] },
-    Place { name: "across a page's end", vectors: 65, sizes: [0x8000, 0, 0, 0, 0, 0], table: (0, 0x1ff8), pba: (0, 0x4ff8),
+    Place { name: "BARs of their own", vectors: 8, sizes: [0x4000, 0x1000, 0x1000, 0, 0, 0],
+        table: (1, 0), pba: (2, 0), direct: &[(0, 0, 0x4000)] },
+    Place { name: "BAR5", vectors: 8, sizes: [0x4000, 0, 0, 0, 0, 0x2000],
+        table: (5, 0x1000), pba: (5, 0), direct: &[(0, 0, 0x4000)] },
+    Place { name: "a BAR of less than a page", vectors: 8, sizes: [0x4000, 0x100, 0, 0, 0, 0],
+        table: (1, 0), pba: (1, 0x80), direct: &[(0, 0, 0x4000)] },
+    Place { name: "one page, with registers", vectors: 8, sizes: [0x4000, 0, 0, 0, 0, 0],
+        table: (0, 0x1100), pba: (0, 0x1800), direct: &[(0, 0, 0x1000), (0, 0x2000, 0x4000)] },
+    Place { name: "one after the other", vectors: 65, sizes: [0x4000, 0, 0, 0, 0, 0],
+        table: (0, 0x1000), pba: (0, 0x1410), direct: &[(0, 0, 0x1000), (0, 0x2000, 0x4000)] },
+    Place { name: "multiples of 8 only", vectors: 65, sizes: [0x4000, 0, 0, 0, 0, 0],
+        table: (0, 0x1008), pba: (0, 0x2018), direct: &[(0, 0, 0x1000), (0, 0x3000, 0x4000)] },
+    Place { name: "across a page boundary", vectors: 65, sizes: [0x8000, 0, 0, 0, 0, 0],
+        table: (0, 0x1ff8), pba: (0, 0x4ff8),
         direct: &[(0, 0, 0x1000), (0, 0x3000, 0x4000), (0, 0x6000, 0x8000)] },
-    Place { name: "pending bits first, table at the BAR's end", vectors: 65, sizes: [0x4000, 0, 0, 0, 0, 0],
+    Place { name: "pending bits first, table at the BAR's end", vectors: 65,
+        sizes: [0x4000, 0, 0, 0, 0, 0],
         table: (0, 0x3bf0), pba: (0, 0), direct: &[(0, 0x1000, 0x3000)] },
     Place { name: "pending bits at the BAR's end", vectors: 128, sizes: [0x4000, 0, 0, 0, 0, 0],
         table: (0, 0), pba: (0, 0x3ff0), direct: &[(0, 0x1000, 0x3000)] },
-    Place { name: "2048 vectors", vectors: 2048, sizes: [0x2_0000, 0, 0, 0, 0, 0], table: (0, 0x8000), pba: (0, 0x1_8000),
+    Place { name: "2048 vectors", vectors: 2048, sizes: [0x2_0000, 0, 0, 0, 0, 0],
+        table: (0, 0x8000), pba: (0, 0x1_8000),
         direct: &[(0, 0, 0x8000), (0, 0x1_0000, 0x1_8000), (0, 0x1_9000, 0x2_0000)] },
-    Place { name: "2048 vectors, pending bits first, up to the BAR's end", vectors: 2048, sizes: [0x1_0000, 0, 0, 0, 0, 0],
+    Place { name: "2048 vectors, pending bits first, up to the BAR's end", vectors: 2048,
+        sizes: [0x1_0000, 0, 0, 0, 0, 0],
         table: (0, 0x8000), pba: (0, 0x7f00), direct: &[(0, 0, 0x7000)] },
 ];
 
@@ -66,7 +71,7 @@ impl Place {
         config
     }
 
-    /// All BARs are placed and decode.
+    /// Makes a function whose BARs are all placed and decode.
     fn setup(&self, flags: IrqFlags) -> Setup {
         let faults = Arc::new(Faults::default());
         let irq = IrqInfo { index: ON_MSIX, flags, count: self.vectors.into() };
@@ -92,7 +97,7 @@ impl Place {
     }
 }
 
-/// An access of the guest's by its address, as a bus passes it on.
+/// An access of the guest by address, which a bus decodes.
 fn at(setup: &Setup, (bar, offset): Spot, access: impl FnOnce(BarIndex, u64)) {
     let found = setup.function.decode(Space::Memory, home(bar) + offset);
     let (found, offset) = found.unwrap();
@@ -112,7 +117,7 @@ fn read<const N: usize>(setup: &Setup, spot: Spot) -> [u8; N] {
     data
 }
 
-/// Programs a vector, by dwords or by qwords, masked; reads the entry back in the other width.
+/// Programs a masked vector by dwords or by qwords, and reads the entry in the other width.
 fn program(setup: &Setup, (bar, offset): Spot, vector: u16, case: &str) {
     let entry = (bar, offset + u64::from(vector) * 16);
     let register = |register: u64| (entry.0, entry.1 + register);
@@ -135,11 +140,12 @@ fn pending(setup: &Setup, (bar, offset): Spot, vector: u16) -> bool {
     let [byte] = read(setup, (bar, offset + u64::from(vector / 8)));
     let whole: [u8; 8] = read(setup, (bar, offset + u64::from(vector / 64 * 8)));
     let bit = u64::from_le_bytes(whole) >> (vector % 64) & 1;
-    assert_eq!(bit != 0, byte >> (vector % 8) & 1 != 0, "in either width");
+    assert_eq!(bit != 0, byte >> (vector % 8) & 1 != 0, "both widths agree");
     bit != 0
 }
 
-/// The vector's life: pending while it is masked, before its first use and after it; delivered once.
+/// Checks that a masked vector is pending, before and after its first use, and that it is delivered
+/// once when it is unmasked.
 fn works(setup: &Setup, place: &Place, vector: u16, case: &str) {
     let control = (place.table.0, place.table.1 + u64::from(vector) * 16 + 12);
     for _ in 0..2 {
@@ -150,13 +156,13 @@ fn works(setup: &Setup, place: &Place, vector: u16, case: &str) {
         assert_eq!(setup.arrived(), times([(vector, 1)]), "{case}: unmasked");
         setup.device.raise(vector).unwrap();
         let found = (setup.arrived(), pending(setup, place.pba, vector));
-        assert_eq!(found, (times([(vector, 1)]), false), "{case}: once more");
+        assert_eq!(found, (times([(vector, 1)]), false), "{case}: again");
         write(setup, control, &[1, 0, 0, 0]);
     }
 }
 
 #[test]
-fn a_table_works_wherever_it_is_and_what_is_around_it_is_the_devices() {
+fn a_table_works_at_each_location_and_its_surroundings_reach_the_device() {
     for place in PLACES {
         for flags in [DYNAMIC, NORESIZE] {
             let case = format!("{}, {flags:?}", place.name);
@@ -173,14 +179,15 @@ fn a_table_works_wherever_it_is_and_what_is_around_it_is_the_devices() {
             assert_eq!(
                 setup.faults.made(Call::Write),
                 written,
-                "{case}: nothing of it reaches the device"
+                "{case}: no write reaches the device"
             );
             around(&setup, &place, &case);
         }
     }
 }
 
-/// The dwords before and after each of the two are registers of the device, and one of them is never the other's.
+/// Checks that the dwords before and after the table and the pending bits reach the device, unless
+/// they belong to the other of the two.
 fn around(setup: &Setup, place: &Place, case: &str) {
     let parts = [
         (place.table, u64::from(place.vectors) * 16),

@@ -1,5 +1,5 @@
-//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so
-//! that tests run on fixture trees.
+//! Reads sysfs: a device's group and driver, and a group's devices and reserved addresses. The root
+//! is a parameter, so that tests run on fixture trees.
 
 mod reserved;
 mod tree;

@@ -1,4 +1,4 @@
-//! What a group keeps of its I/O address space.
+//! Reserved addresses of a group's I/O address space.
 
 use std::fmt;
 use std::fs::File;
@@ -7,25 +7,25 @@ use std::io::Read;
 use super::tree::Sysfs;
 use crate::address::ByteRange;
 
-/// The kernel shows a page at most (`iommu_group_show_resv_regions`).
+/// The kernel's file is at most a page (`iommu_group_show_resv_regions`).
 const MOST_BYTES: u64 = 64 << 10;
 
-/// Why addresses are kept (linux/iommu.h, `enum iommu_resv_type`; names as in
+/// Why addresses are reserved (linux/iommu.h, `enum iommu_resv_type`; names as in
 /// `iommu_group_resv_type_string`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedKind {
     /// Writes there are interrupts.
     Msi,
-    /// Firmware goes on using memory there, by the device (RMRR): VFIO refuses the group.
+    /// The device accesses memory there for the firmware (RMRR). VFIO refuses the group.
     Direct,
-    /// As that, until a driver takes the device: VFIO lets go of it.
+    /// Like `Direct`, but only until a driver takes the device. VFIO can map other memory there.
     DirectRelaxable,
-    /// Not translated, or of a kind that this library does not know.
+    /// The IOMMU does not translate the addresses, or this library does not know the kind.
     Reserved,
 }
 
 impl fmt::Display for ReservedKind {
-    /// As sysfs has it.
+    /// The name in sysfs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Msi => "msi",
@@ -36,27 +36,27 @@ impl fmt::Display for ReservedKind {
     }
 }
 
-/// Addresses that a group keeps.
+/// Reserved addresses of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservedRegion {
-    /// Where.
+    /// The addresses.
     pub range: ByteRange,
-    /// Why.
+    /// The reason.
     pub kind: ReservedKind,
 }
 
 impl ReservedRegion {
-    /// Whether guest memory may not be there (`vfio_iommu_resv_exclude`).
+    /// Guest memory cannot be there (`vfio_iommu_resv_exclude`).
     pub fn is_taken(&self) -> bool {
         self.kind != ReservedKind::DirectRelaxable
     }
 }
 
 impl Sysfs {
-    /// What a group keeps of its I/O address space, as far as sysfs tells.
+    /// The reserved addresses of a group. The list is empty also if sysfs cannot be read.
     ///
-    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) has it taken away already, but is
-    /// there only when the group is attached, and since Linux 5.4.
+    /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) excludes these addresses, but only
+    /// after the group is attached, and since Linux 5.4.
     pub fn reserved_regions(&self, group: u32) -> Vec<ReservedRegion> {
         let folder = self.root.join("kernel/iommu_groups").join(group.to_string());
         let mut bytes = Vec::new();
@@ -69,7 +69,7 @@ impl Sysfs {
     }
 }
 
-/// A line each, of first and last address and kind. Lines that are none are left out.
+/// Each line has a first address, a last address and a kind. Other lines are skipped.
 fn regions(text: &str) -> Vec<ReservedRegion> {
     let region = |line: &str| {
         let mut fields = line.split_whitespace();
@@ -80,7 +80,7 @@ fn regions(text: &str) -> Vec<ReservedRegion> {
             "direct-relaxable" => ReservedKind::DirectRelaxable,
             _ => ReservedKind::Reserved,
         };
-        // The very last byte of 64 bits is out of reach of any mapping.
+        // No mapping can include the last byte of the 64-bit space.
         let range = ByteRange::between(first, last.saturating_add(1));
         (!range.is_empty()).then_some(ReservedRegion { range, kind })
     };
@@ -89,7 +89,7 @@ fn regions(text: &str) -> Vec<ReservedRegion> {
 
 fn address(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x")?;
-    // from_str_radix would take a sign.
+    // `from_str_radix` would accept a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of a tree whose group 7 has these regions.
+    /// The regions that are read from a tree with these contents for group 7.
     fn of(contents: impl AsRef<[u8]>) -> Vec<ReservedRegion> {
         let tree = tempfile::tempdir().unwrap();
         let folder = tree.path().join("kernel/iommu_groups/7");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_are_read_as_the_kernel_writes_them() {
+    fn reads_regions_in_the_kernels_format() {
         let text = "\
 0x0000000000000000 0x0000000000ffffff direct-relaxable
 0x000000007b800000 0x000000007fffffff direct
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_region_is_left_out_and_the_rest_is_not() {
+    fn skips_lines_that_are_not_regions() {
         let text = "\
 0x2000 0x1000 direct
 nonsense
@@ -154,7 +154,7 @@ nonsense
     }
 
     #[test]
-    fn a_file_that_is_none_or_has_no_end_is_read_as_far_as_it_goes() {
+    fn reads_missing_and_endless_files() {
         let sysfs = Sysfs::at("/nonexistent");
         assert_eq!(sysfs.reserved_regions(7), []);
         let tree = tempfile::tempdir().unwrap();
@@ -171,13 +171,15 @@ nonsense
 
     proptest! {
         #[test]
-        fn whatever_is_in_the_file_regions_are_not_empty(
+        fn never_reads_an_empty_region(
             contents in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..400),
-                "(0x[0-9a-f]{0,17} 0x[0-9a-f]{0,17} (msi|direct|x|)\n){0,8}".prop_map(String::into_bytes),
+                "(0x[0-9a-f]{0,17} 0x[0-9a-f]{0,17} (msi|direct|x|)\n){0,8}"
+                    .prop_map(String::into_bytes),
             ]
         ) {
-            prop_assert!(regions(&String::from_utf8_lossy(&contents)).iter().all(|r| !r.range.is_empty()));
+            let regions = regions(&String::from_utf8_lossy(&contents));
+            prop_assert!(regions.iter().all(|region| !region.range.is_empty()));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What sysfs says of a device: its group, its driver, its neighbours. The root is a parameter, so
-//! that tests run on fixture trees.
+//! Reads the drivers and groups of devices from sysfs. The root is a parameter, so that tests run
+//! on fixture trees.
 
 use std::fs;
 use std::io;
@@ -14,26 +14,30 @@ pub struct Sysfs {
     pub(super) root: PathBuf,
 }
 
-/// Where a driver or a group cannot be told.
+/// An error that keeps a device from being assigned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such device.
-    #[error("{address}: there is no such PCI device; 'lspci -D' lists those that there are")]
+    #[error("{address}: there is no such PCI device; 'lspci -D' lists the PCI devices")]
     NoDevice {
-        /// The device that was asked for.
+        /// The requested address.
         address: PciAddress,
     },
     /// The IOMMU does not cover the device.
     #[error(
-        "{address}: the device is in no IOMMU group: no IOMMU covers it; turn on VT-d or AMD-Vi in the firmware and boot the host \
-         with 'intel_iommu=on' (Intel)"
+        "{address}: the device is in no IOMMU group: no IOMMU covers it; turn on VT-d or AMD-Vi in \
+         the firmware and boot the host with 'intel_iommu=on' (Intel)"
     )]
     NoGroup {
         /// The device.
         address: PciAddress,
     },
-    /// A driver other than vfio-pci, or none, has the device.
-    #[error("{address}: the device is bound to {}; give it to vfio-pci: {}", driver_name(driver), bind_commands(*address, driver.is_some()))]
+    /// The device is bound to a driver other than vfio-pci, or to none.
+    #[error(
+        "{address}: the device is bound to {}; give it to vfio-pci: {}",
+        driver_name(driver),
+        bind_commands(*address, driver.is_some())
+    )]
     NotBound {
         /// The device.
         address: PciAddress,
@@ -43,23 +47,41 @@ pub enum Error {
     /// Other devices of the group are in use by the host.
     #[error("{address}: IOMMU group {group} is not viable: {}", offenders(others))]
     NotViable {
-        /// The device that was asked for.
+        /// The device.
         address: PciAddress,
         /// Its group.
         group: u32,
-        /// The members that have a driver of the host, with its name.
+        /// The members that are bound to a driver of the host, each with the driver's name.
         others: Vec<(PciAddress, String)>,
     },
     /// sysfs could not be read.
     #[error("{address}: cannot read {path}: {source}")]
     Read {
-        /// The device that was asked for.
+        /// The device.
         address: PciAddress,
-        /// What was read.
+        /// The path.
         path: PathBuf,
-        /// Why it failed.
+        /// The errno of `readlink`.
         source: io::Error,
     },
+}
+
+impl Error {
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::NoDevice { .. } => io::ErrorKind::NotFound,
+            Self::NoGroup { .. } | Self::NotBound { .. } => io::ErrorKind::Unsupported,
+            Self::NotViable { .. } => io::ErrorKind::ResourceBusy,
+            Self::Read { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Keeps the error, and the kind of its errno if it has one.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
 }
 
 fn driver_name(driver: &Option<String>) -> &str {
@@ -74,7 +96,7 @@ fn offenders(others: &[(PciAddress, String)]) -> String {
         )
     };
     match others {
-        [] => "the kernel does not say why".to_owned(),
+        [] => "the kernel does not report the reason".to_owned(),
         _ => others.iter().map(each).collect::<Vec<_>>().join("; "),
     }
 }
@@ -85,7 +107,8 @@ fn bind_commands(address: PciAddress, bound: bool) -> String {
     let unbind =
         if bound { format!("echo {address} > {device}/driver/unbind; ") } else { String::new() };
     format!(
-        "modprobe vfio-pci; {unbind}echo vfio-pci > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
+        "modprobe vfio-pci; {unbind}echo vfio-pci > {device}/driver_override; \
+         echo {address} > /sys/bus/pci/drivers_probe"
     )
 }
 
@@ -96,7 +119,7 @@ impl Default for Sysfs {
 }
 
 impl Sysfs {
-    /// A tree that looks like `/sys`.
+    /// Reads a tree that looks like `/sys`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -110,7 +133,7 @@ impl Sysfs {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the device from being assigned, as far as sysfs tells.
+    /// See [`Error`]: each variant is a reason why the device cannot be assigned.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
         if !self.device(address).exists() {
             return Err(Error::NoDevice { address });
@@ -123,44 +146,43 @@ impl Sysfs {
         group.ok_or(Error::NoGroup { address })
     }
 
-    /// The driver that has a device; `None` too where sysfs does not tell.
+    /// The driver of a device. It is `None` also if sysfs cannot be read.
     pub fn driver(&self, address: PciAddress) -> Option<String> {
         self.link_name(address, "driver").ok().flatten()
     }
 
-    /// Whether a driver of VFIO has a device.
+    /// The device is bound to a driver of VFIO.
     pub fn is_vfio(&self, address: PciAddress) -> bool {
         self.is_vfio_by(address, self.driver(address).as_deref())
     }
 
     fn is_vfio_by(&self, address: PciAddress, driver: Option<&str>) -> bool {
-        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder; the kernel has it since
-        // 6.1.
+        // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder since Linux 6.1.
         let folder = self.device(address).join("vfio-dev");
         driver.is_some_and(is_vfio_driver) || folder.exists()
     }
 
-    /// The IOMMU group of a device; `None` too where sysfs does not tell.
+    /// The IOMMU group of a device. It is `None` also if sysfs cannot be read.
     pub fn group(&self, address: PciAddress) -> Option<u32> {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
     }
 
-    /// The IOMMU group whose node `file` is an open file of; `None` too where sysfs does not tell.
+    /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
     pub fn group_of(&self, file: &fs::File) -> Option<u32> {
         let metadata = file.metadata().ok()?;
         let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
         let number = format!("{}:{}", libc::major(device), libc::minor(device));
-        // Such as ../../devices/virtual/vfio/7; the container has none but a `misc` of its own.
+        // A group's link is like ../../devices/virtual/vfio/7. The container's is in `misc`.
         let target = fs::read_link(self.root.join("dev/char").join(number)).ok()?;
         let is_group = target.parent().and_then(last_component).as_deref() == Some("vfio");
         last_component(&target).filter(|_| is_group)?.parse().ok()
     }
 
-    /// The members of a group with drivers that keep it from its user, in order.
+    /// The members of a group whose drivers make the group not viable, in order.
     pub fn offenders(&self, group: u32) -> Vec<(PciAddress, String)> {
         let driver = |member| Some((member, self.driver(member)?));
         let bound = self.members(group).into_iter().filter_map(driver);
-        bound.filter(|(member, driver)| keeps_group(driver) && !self.is_vfio(*member)).collect()
+        bound.filter(|(member, driver)| does_host_dma(driver) && !self.is_vfio(*member)).collect()
     }
 
     /// The PCI devices of a group, in order.
@@ -173,14 +195,13 @@ impl Sysfs {
         members
     }
 
-    /// Why a group that the kernel calls not viable is so.
+    /// The error for a group that the kernel reports as not viable.
     pub fn not_viable(&self, address: PciAddress, group: u32) -> Error {
         let others = self.offenders(group);
         Error::NotViable { address, group, others }
     }
 
-    /// The last component of a link in the folder of a device, or `None` where there is no such
-    /// link.
+    /// The last component of a link in the folder of a device, or `None` if there is no such link.
     fn link_name(&self, address: PciAddress, link: &str) -> Result<Option<String>, Error> {
         let path = self.device(address).join(link);
         match fs::read_link(&path) {
@@ -199,9 +220,9 @@ fn is_vfio_driver(name: &str) -> bool {
     name == "vfio-pci" || name.ends_with("-vfio-pci") || name.ends_with("_vfio_pci")
 }
 
-/// Drivers that do DMA for the host. The others set `driver_managed_dma` (drivers/pci,
-/// drivers/vfio) and leave the group to its user.
-fn keeps_group(driver: &str) -> bool {
+/// The driver does DMA for the host. The other drivers set `driver_managed_dma` (drivers/pci,
+/// drivers/vfio), and the group stays viable.
+fn does_host_dma(driver: &str) -> bool {
     !is_vfio_driver(driver) && !matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }
 
@@ -244,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_of_vfio_pci_is_ready() {
+    fn accepts_devices_of_vfio_drivers() {
         for driver in ["vfio-pci", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"] {
             let tree = Tree::new().device("0000:01:00.0", Some(driver), Some("14"));
             assert_eq!(tree.sysfs().ready_group(address("01:00.0")).unwrap(), 14);
@@ -252,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_why_a_device_is_not_ready_is_told_with_the_mending_command() {
+    fn reports_each_reason_against_a_device_with_its_remedy() {
         let tree = Tree::new()
             .device("0000:01:00.0", Some("nvme"), Some("14"))
             .device("0000:02:00.0", None, Some("15"))
@@ -270,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_not_viable_names_every_offender_and_no_other() {
+    fn names_all_offenders_of_a_group_that_is_not_viable_and_no_other_device() {
         let tree = Tree::new()
             .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
             .device("0000:01:00.1", Some("snd_hda_intel"), Some("14"))
@@ -280,7 +301,8 @@ mod tests {
         let text = tree.sysfs().not_viable(address("01:00.0"), 14).to_string();
         assert!(
             text.starts_with(
-                "0000:01:00.0: IOMMU group 14 is not viable: 0000:01:00.1 is bound to snd_hda_intel; "
+                "0000:01:00.0: IOMMU group 14 is not viable: \
+                 0000:01:00.1 is bound to snd_hda_intel; "
             ),
             "{text}"
         );
@@ -291,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_of_vfio_pci_is_known_by_its_folder_whatever_its_name() {
+    fn recognizes_vfio_variants_by_their_folder() {
         let tree = Tree::new().device("0000:01:00.0", Some("vfio-pci"), Some("14")).device(
             "0000:01:00.1",
             Some("qat_variant"),
@@ -306,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_and_its_members_are_told_and_what_is_no_device_is_none() {
+    fn lists_members_of_a_group_and_skips_other_devices() {
         let tree = Tree::new().device("0000:01:00.1", None, Some("14")).device(
             "0000:01:00.0",
             Some("nvme"),
@@ -323,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_groups_open_file_tells_its_number() {
+    fn finds_the_group_of_an_open_file() {
         let tree = Tree::new();
         let folder = tree.0.path().join("dev/char");
         fs::create_dir_all(&folder).unwrap();
@@ -339,5 +361,18 @@ mod tests {
         assert_eq!(number("../../devices/virtual/vfio/noiommu-7"), None);
         assert_eq!(tree.sysfs().group_of(&fs::File::open("/proc/version").unwrap()), None);
         assert_eq!(Sysfs::at("/nonexistent").group_of(&null), None);
+    }
+
+    #[test]
+    fn an_io_error_keeps_text_and_kind() {
+        let tree = Tree::new().device("0000:01:00.0", Some("nvme"), Some("14"));
+        let as_io =
+            |text: &str| io::Error::from(tree.sysfs().ready_group(address(text)).unwrap_err());
+        let (missing, not_bound) = (as_io("09:00.0"), as_io("01:00.0"));
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(missing.to_string().starts_with("0000:09:00.0: there is no such PCI device"));
+        assert_eq!(not_bound.kind(), io::ErrorKind::Unsupported);
+        let not_viable = io::Error::from(tree.sysfs().not_viable(address("01:00.0"), 14));
+        assert_eq!(not_viable.kind(), io::ErrorKind::ResourceBusy);
     }
 }

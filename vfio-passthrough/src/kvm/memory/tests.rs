@@ -1,4 +1,4 @@
-//! Memory slots of a real /dev/kvm, where there is one.
+//! Tests of memory slots on a real /dev/kvm. They do not run if there is none.
 
 use kvm_ioctls::Kvm;
 use vm_memory::{GuestAddress, GuestRegionMmap};
@@ -18,8 +18,8 @@ fn page() -> Arc<GuestRegionMmap<()>> {
 }
 
 #[test]
-fn a_slot_holds_its_memory_and_gives_its_number_back() {
-    let Some(memory) = memory_of("a_slot_holds_its_memory_and_gives_its_number_back", 0..1) else {
+fn a_slot_holds_its_memory_and_frees_its_number() {
+    let Some(memory) = memory_of("a_slot_holds_its_memory_and_frees_its_number", 0..1) else {
         return;
     };
     let page = page();
@@ -37,8 +37,8 @@ fn a_slot_holds_its_memory_and_gives_its_number_back() {
 }
 
 #[test]
-fn a_place_that_kvm_refuses_costs_no_number() {
-    let Some(memory) = memory_of("a_place_that_kvm_refuses_costs_no_number", 0..2) else {
+fn frees_the_number_of_a_refused_slot() {
+    let Some(memory) = memory_of("frees_the_number_of_a_refused_slot", 0..2) else {
         return;
     };
     let _first = memory.place(0x1000, page()).unwrap();
@@ -49,8 +49,8 @@ fn a_place_that_kvm_refuses_costs_no_number() {
 }
 
 #[test]
-fn a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone() {
-    let name = "a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone";
+fn refuses_overlapping_slots_until_the_other_is_removed() {
+    let name = "refuses_overlapping_slots_until_the_other_is_removed";
     let Some(memory) = memory_of(name, 0..8) else {
         return;
     };
@@ -73,10 +73,10 @@ fn a_slot_overlaps_no_other_and_has_its_place_when_that_is_gone() {
 }
 
 #[test]
-fn a_slot_does_not_wrap() {
-    let Some(memory) = memory_of("a_slot_does_not_wrap", 0..8) else {
+fn refuses_addresses_that_wrap_or_are_unaligned() {
+    let Some(memory) = memory_of("refuses_addresses_that_wrap_or_are_unaligned", 0..8) else {
         return;
     };
     assert!(memory.place(0_u64.wrapping_sub(4096), page()).is_err());
-    assert!(memory.place(0x1800, page()).is_err(), "nor is it off a page");
+    assert!(memory.place(0x1800, page()).is_err(), "unaligned");
 }

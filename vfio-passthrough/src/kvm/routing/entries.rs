@@ -1,4 +1,4 @@
-//! KVM's routing table as KVM takes it.
+//! KVM's routing table in KVM's format.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,9 +23,9 @@ const IOAPIC_PINS: u32 = if cfg!(target_arch = "x86_64") { 24 } else { 0 };
 /// All routes of a VM.
 #[derive(Clone)]
 pub(super) struct Routes {
-    /// The VMM's own, by GSI. A pin of both x86 controllers has two.
+    /// The VMM's own routes, by GSI. A pin of both x86 controllers has two routes.
     pub own: BTreeMap<u32, Vec<kvm_irq_routing_entry>>,
-    /// Those of functions, by GSI.
+    /// The routes of functions, by GSI.
     pub msis: BTreeMap<u32, MsiMessage>,
 }
 
@@ -37,17 +37,17 @@ impl Routes {
         routes
     }
 
-    /// Replaces the VMM's own routes of the GSIs that these name.
+    /// Replaces the VMM's own routes of the GSIs in `entries`.
     pub fn set_own(&mut self, entries: &[kvm_irq_routing_entry]) {
         entries.iter().for_each(|entry| drop(self.own.remove(&entry.gsi)));
         entries.iter().for_each(|entry| self.own.entry(entry.gsi).or_default().push(*entry));
     }
 
-    /// All of them in one value.
+    /// All routes in one value.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` where there are more than [`MAX_ENTRIES`].
+    /// `ENOSPC` if there are more than [`MAX_ENTRIES`].
     pub fn table(&self) -> io::Result<KvmIrqRouting> {
         let msis = self.msis.iter().map(|(gsi, message)| msi(*gsi, *message));
         let entries: Vec<_> = self.own.values().flatten().copied().chain(msis).collect();
@@ -56,7 +56,7 @@ impl Routes {
     }
 }
 
-/// The pins that an x86 VM has by default, which a new table would take away.
+/// The default routes of an x86 VM's pins. A table without them would remove them.
 fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
     let pic = (0..PIC_PINS).map(|gsi| {
         let chip = if gsi < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE };
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn the_pins_are_those_that_an_x86_vm_begins_with() {
-        // SAFETY: both are plain numbers, and `pins` filled in this one.
+    fn has_the_default_pins_of_an_x86_vm() {
+        // SAFETY: both variants are plain numbers, and `pins` filled in this one.
         let input = |pin: kvm_irq_routing_entry| unsafe { pin.u.irqchip };
         let pins: Vec<_> = pins().collect();
         assert_eq!(pins.len(), 40);
@@ -115,18 +115,18 @@ mod tests {
     }
 
     #[test]
-    fn the_route_of_a_gsi_has_both_halves_of_the_address() {
+    fn splits_the_address_of_a_message_into_halves() {
         let message = MsiMessage { address: 0x1234_5678_fee0_1000, data: 0x4041 };
         let route = msi(24, message);
         assert_eq!((route.gsi, route.type_, route.flags), (24, KVM_IRQ_ROUTING_MSI, 0));
-        // SAFETY: it is plain numbers, and `msi` filled in this one.
+        // SAFETY: all variants are plain numbers, and `msi` filled in this one.
         let routed = unsafe { route.u.msi };
         let expected = (0xfee0_1000, 0x1234_5678, 0x4041);
         assert_eq!((routed.address_lo, routed.address_hi, routed.data), expected);
     }
 
     #[test]
-    fn a_gsi_has_the_routes_that_were_set_last() {
+    fn keeps_only_the_last_routes_of_a_gsi() {
         let mut routes = Routes { own: BTreeMap::new(), msis: BTreeMap::new() };
         let message = |data| MsiMessage { address: 0xfee0_0000, data };
         routes.set_own(&[pin(3, KVM_IRQCHIP_PIC_MASTER, 3), pin(3, KVM_IRQCHIP_IOAPIC, 3)]);

@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-/// The number of deferred routes that are committed although none of their vectors has fired: the
-/// first interrupt waits until so many irqfds are attached, about 0.1 ms.
+/// The number of deferred routes that causes a commit, even if none of their vectors has fired. The
+/// first interrupt waits until their irqfds are attached, for about 0.1 ms.
 ///
-/// Measured with vectors unmasked one by one, against a commit for each: 64 take 0.25 ms and not
-/// 1.4 ms, 520 take 4.7 ms and not 53 ms, 2048 take 35 ms and not 520 ms (`cargo bench --bench
-/// passthrough -- routing`).
+/// Times for vectors that are unmasked one by one, compared with one commit for each vector: 64
+/// vectors take 0.25 ms instead of 1.4 ms, 520 take 4.7 ms instead of 53 ms, 2048 take 35 ms
+/// instead of 520 ms (`cargo bench --bench passthrough -- routing`).
 pub(super) const MAX_DEFERRED: usize = 16;
 
 /// The eventfds of the vectors with deferred routes.
@@ -24,7 +24,7 @@ impl EventfdSet {
     }
 
     pub(super) fn insert(&self, eventfd: &EventFd) -> io::Result<()> {
-        // Edge-triggered: where the commit fails the VMM must not spin.
+        // Edge-triggered, so that the VMM does not spin if the commit fails.
         let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
         self.0.ctl(ControlOperation::Add, eventfd.as_raw_fd(), event)
     }

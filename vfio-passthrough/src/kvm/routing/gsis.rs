@@ -1,4 +1,4 @@
-//! The GSIs that MSI routes may have.
+//! The allocator of GSIs for MSI routes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ pub(super) struct Gsis {
     range: Range<u32>,
     numbers: Option<IdAllocator>,
     used: u32,
-    /// Those that the VMM took for itself.
+    /// The GSIs that the VMM allocated for its own use.
     own: BTreeSet<u32>,
 }
 
@@ -28,25 +28,25 @@ impl Gsis {
         Self { numbers: allocator(range.clone()), range, used: 0, own: BTreeSet::new() }
     }
 
-    /// It is in the range that is given out here.
+    /// The GSI is in this allocator's range.
     pub(super) fn is_given_out(&self, gsi: u32) -> bool {
         self.range.contains(&gsi)
     }
 
-    /// The VMM may set routes of this one: it is out of the range, or was taken for that.
+    /// The VMM may set routes of this GSI: it is out of the range, or the VMM has allocated it.
     pub(super) fn is_vmms(&self, gsi: u32) -> bool {
         !self.is_given_out(gsi) || self.own.contains(&gsi)
     }
 
-    /// One for the VMM, where the table has room for `room` entries.
+    /// Allocates a GSI for the VMM. The table has room for `room` entries.
     pub(super) fn allocate_own(&mut self, room: usize) -> io::Result<u32> {
         let gsi = self.allocate(1, room)?.pop().ok_or(io::ErrorKind::StorageFull)?;
         self.own.insert(gsi);
         Ok(gsi)
     }
 
-    /// So many GSIs, or none. `room` is how many the table has room for beside the entries of GSIs
-    /// out of the range.
+    /// Allocates `count` GSIs or none. `room` is the number of entries for GSIs in the range that
+    /// the table can have.
     pub(super) fn allocate(&mut self, count: usize, room: usize) -> io::Result<Vec<u32>> {
         if count == 0 {
             return Ok(Vec::new());
@@ -58,7 +58,8 @@ impl Gsis {
         let Some(numbers) = numbers else {
             let used = self.used;
             let message = format!(
-                "{count} more GSIs are asked for: of the VM's {size}, {used} are used and {free} are free"
+                "{count} more GSIs are asked for: of the VM's {size}, \
+                 {used} are used and {free} are free"
             );
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         };
@@ -72,7 +73,7 @@ impl Gsis {
         self.used == 0
     }
 
-    /// Takes one back.
+    /// Frees a GSI.
     pub(super) fn free(&mut self, gsi: u32) {
         self.own.remove(&gsi);
         match self.numbers.as_mut().map(|numbers| numbers.free_id(gsi)) {
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gsis_are_given_out_all_or_none_and_come_back() {
+    fn allocates_all_gsis_or_none_and_reuses_freed_ones() {
         let mut gsis = Gsis::new(24..28);
         assert_eq!(gsis.allocate(3, 4096).unwrap(), [24, 25, 26]);
         assert!(gsis.allocate(0, 4096).unwrap().is_empty());
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vmm_has_its_own_and_all_outside_of_the_range() {
+    fn the_vmm_owns_its_gsis_and_those_out_of_the_range() {
         let mut gsis = Gsis::new(24..28);
         assert!(gsis.is_vmms(23) && gsis.is_vmms(28) && !gsis.is_vmms(24));
         assert_eq!(gsis.allocate_own(4096).unwrap(), 24);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_gsis_than_the_table_has_room_for() {
+    fn allocates_no_more_gsis_than_the_table_has_room_for() {
         let mut gsis = Gsis::new(24..4096);
         let text = "4 more GSIs are asked for: of the VM's 3, 0 are used and 3 are free";
         assert_eq!(gsis.allocate(4, 3).unwrap_err().to_string(), text);

@@ -1,4 +1,4 @@
-//! The VMM's own routes in the table that functions share.
+//! The VMM's own routes, in the same table as the routes of functions.
 
 use std::io;
 use std::ops::Range;
@@ -10,48 +10,47 @@ use super::router::KvmRouter;
 use super::shared::Shared;
 
 impl KvmRouter {
-    /// Sets the VMM's own routes of the GSIs that `routes` names, in place of those that these GSIs
-    /// had; other GSIs keep theirs. One `KVM_SET_GSI_ROUTING`, which commits deferred routes too. A
-    /// VM with PICs and an IOAPIC in the kernel starts with the routes of their pins, GSIs 0 to 23,
-    /// as KVM itself does.
+    /// Replaces the VMM's own routes of the GSIs in `routes`. Other GSIs keep their routes. It
+    /// makes one `KVM_SET_GSI_ROUTING`, which also commits deferred routes. If the VM has PICs and
+    /// an IOAPIC in the kernel, the table starts with the routes of their pins, GSIs 0 to 23, like
+    /// KVM's own default table.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a GSI in the range that this router gives out, unless it is that of a
-    /// [`KvmGsi`], and for what KVM does not accept (Documentation/virt/kvm/api.rst, 4.52).
-    /// `ENOSPC` where the table would have more than 4096 entries. After an error all routes are as
-    /// they were.
+    /// `EINVAL` for a GSI in the range of this router, unless it is a [`KvmGsi`], and for a route
+    /// that KVM does not accept (Documentation/virt/kvm/api.rst, 4.52). `ENOSPC` if the table would
+    /// have more than 4096 entries. An error changes no route.
     pub fn set_routes(&self, routes: &[kvm_irq_routing_entry]) -> io::Result<()> {
         self.shared.lock().set_own(routes)
     }
 
     /// Removes the VMM's own routes of these GSIs, with one `KVM_SET_GSI_ROUTING`. Functions'
-    /// routes in the range stay. An irqfd on such a GSI is to be detached before.
+    /// routes in the range stay. The VMM detaches its irqfds on these GSIs before the call.
     ///
-    /// A VMM whose PICs and IOAPIC are not in the kernel (`KVM_CAP_SPLIT_IRQCHIP`) calls
-    /// `remove_routes(0..24)` before all else: KVM refuses routes to a pin that it does not have
-    /// (`EINVAL`).
+    /// A VMM whose PICs and IOAPIC are not in the kernel (`KVM_CAP_SPLIT_IRQCHIP`) first calls
+    /// `remove_routes(0..24)`: KVM refuses routes to a pin that it does not have (`EINVAL`).
     ///
     /// # Errors
     ///
-    /// The errno of `KVM_SET_GSI_ROUTING`: all routes are as they were.
+    /// The errno of `KVM_SET_GSI_ROUTING`: no route is changed.
     pub fn remove_routes(&self, gsis: Range<u32>) -> io::Result<()> {
         self.shared.lock().remove_own(gsis)
     }
 
-    /// Takes a GSI for the VMM's own use from the range that functions' vectors have theirs from.
+    /// Allocates a GSI for the VMM's own use, from the same range as the GSIs of functions'
+    /// vectors.
     ///
     /// # Errors
     ///
-    /// `StorageFull` where none is free.
+    /// `StorageFull` if none is free.
     pub fn allocate_gsi(&self) -> io::Result<KvmGsi> {
         let number = self.shared.lock().take_own()?;
         Ok(KvmGsi { shared: self.shared.clone(), number })
     }
 }
 
-/// A GSI for the VMM's own use. Dropping it removes its routes, with one `KVM_SET_GSI_ROUTING`
-/// where it has any, and gives the number back. The VMM detaches its irqfds on the GSI before.
+/// A GSI for the VMM's own use. Dropping it removes its routes, with one `KVM_SET_GSI_ROUTING` if
+/// it has any, and frees the number. The VMM detaches its irqfds on the GSI before that.
 #[derive(Debug)]
 pub struct KvmGsi {
     shared: Arc<Shared>,

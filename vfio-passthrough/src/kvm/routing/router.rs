@@ -14,12 +14,12 @@ use super::vectors::Vectors;
 use crate::counters::KvmCalls;
 use crate::host::{MsiRouter, MsiVectors};
 
-/// Routes MSIs into the guest by irqfds, and keeps the VM's routing table: those of functions, and
-/// the VMM's own.
+/// Routes MSIs into the guest by irqfds. It keeps the VM's routing table: the routes of functions,
+/// and the VMM's own routes.
 ///
-/// `KVM_SET_GSI_ROUTING` replaces the whole table, so a VM has one of these, and nobody else makes
-/// that call. A VMM that has routes of its own sets them here ([`set_routes`](Self::set_routes));
-/// one that has a table of its own implements [`MsiRouter`] instead (see the example `own_router`).
+/// `KVM_SET_GSI_ROUTING` replaces the whole table, so a VM has one router, and no other code makes
+/// that call. A VMM sets its own routes here ([`set_routes`](Self::set_routes)). A VMM that keeps
+/// its own table implements [`MsiRouter`] instead (see the example `own_router`).
 pub struct KvmRouter {
     pub(super) shared: Arc<Shared>,
 }
@@ -31,21 +31,21 @@ impl fmt::Debug for KvmRouter {
 }
 
 impl KvmRouter {
-    /// For a VM whose local APICs are in the kernel. `gsis` are the numbers that vectors get;
-    /// nobody else uses them, and no pin of an interrupt controller has one of them: on x86, 24 to
-    /// 4095. Calls are counted in `calls`.
+    /// Makes the router of a VM whose local APICs are in the kernel. Vectors get the GSIs in
+    /// `gsis`. No other code uses these GSIs, and none is a pin of an interrupt controller: on x86
+    /// they are in 24 to 4095. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let table = Table::new(vm, gsis, calls);
         Self { shared: Arc::new(Shared::new(table)) }
     }
 
-    /// Defers the routes of vectors that the guest unmasks one by one, so that they are committed
-    /// together, when one of them fires or 16 are deferred. The VMM must poll the value until it
-    /// drops it. A VMM that never calls this has each change committed at once.
+    /// Defers the routes of vectors that the guest unmasks one by one. They are committed together,
+    /// when one of them fires or when 16 are deferred. The VMM must poll the value until it drops
+    /// it. Without this call each change is committed immediately.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` where there is one already; the errno of `epoll_create1`.
+    /// `AlreadyExists` if routes are already deferred; the errno of `epoll_create1`.
     pub fn defer_routes(&self) -> io::Result<DeferredRoutes> {
         DeferredRoutes::new(self.shared.clone())
     }

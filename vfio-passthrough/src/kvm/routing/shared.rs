@@ -1,11 +1,11 @@
-//! The table behind its lock.
+//! The routing table and its lock.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::table::Table;
 
-/// The table of one VM, for the router, functions' vectors and the VMM's own GSIs.
+/// The table of one VM. The router, functions' vectors and the VMM's own GSIs share it.
 pub(super) struct Shared(Mutex<Table>);
 
 impl Shared {

@@ -17,19 +17,20 @@ use crate::counters::KvmCalls;
 use crate::host::MsiMessage;
 use crate::kvm::errno::errno;
 
-/// The MSIs of one VM, each by its GSI. One is delivered by its irqfd (*attached*), will be once it
-/// fires (*deferred*), or is not delivered: its eventfd then collects what fires.
+/// The MSIs of one VM, by GSI. An MSI is *attached* if its irqfd delivers it, or *deferred* if it
+/// will be attached once it fires. Otherwise it is not delivered, and its eventfd collects
+/// interrupts.
 pub(super) struct Table {
     vm: Arc<VmFd>,
     calls: Arc<KvmCalls>,
     gsis: Gsis,
-    /// The eventfd of each GSI that a function has.
+    /// The eventfd of each GSI of a function.
     eventfds: BTreeMap<u32, Arc<EventFd>>,
-    /// As KVM has them. A vector that is masked keeps its own.
+    /// The routes that KVM has. A masked vector keeps its route.
     routes: Routes,
     attached: BTreeSet<u32>,
     deferred: BTreeMap<u32, MsiMessage>,
-    /// Where the VMM polls the eventfds of those that are deferred.
+    /// The epoll set in which the VMM polls the eventfds of deferred vectors.
     polled: Option<Arc<EventfdSet>>,
 }
 
@@ -59,25 +60,25 @@ impl Table {
         }
     }
 
-    /// A GSI for each of these, or none for any.
+    /// Allocates a GSI for each of these eventfds, or none.
     pub(super) fn take(&mut self, eventfds: &[Arc<EventFd>]) -> io::Result<Vec<u32>> {
         let gsis = self.gsis.allocate(eventfds.len(), self.room())?;
         self.eventfds.extend(gsis.iter().copied().zip(eventfds.iter().cloned()));
         Ok(gsis)
     }
 
-    /// A GSI for the VMM.
+    /// Allocates a GSI for the VMM.
     pub(super) fn take_own(&mut self) -> io::Result<u32> {
         self.gsis.allocate_own(self.room())
     }
 
-    /// The number of entries beside those of GSIs that are not given out here.
+    /// The number of entries that GSIs in the allocator's range can have.
     fn room(&self) -> usize {
         let others = self.routes.own.iter().filter(|(gsi, _)| !self.gsis.is_given_out(**gsi));
         MAX_ENTRIES.saturating_sub(others.map(|(_, entries)| entries.len()).sum())
     }
 
-    /// Replaces the VMM's routes of the GSIs that these name.
+    /// Replaces the VMM's routes of the GSIs in `entries`.
     pub(super) fn set_own(&mut self, entries: &[kvm_irq_routing_entry]) -> io::Result<()> {
         if entries.iter().any(|entry| !self.gsis.is_vmms(entry.gsi)) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -93,7 +94,7 @@ impl Table {
         }
     }
 
-    /// Gives a GSI of the VMM back. What the kernel does not let go of stays.
+    /// Frees a GSI of the VMM. If KVM refuses to remove its route, both stay.
     pub(super) fn release_own(&mut self, gsi: u32) {
         match self.remove_own(gsi..gsi.saturating_add(1)) {
             Ok(()) => self.gsis.free(gsi),
@@ -101,7 +102,7 @@ impl Table {
         }
     }
 
-    /// Nothing is left of any vector.
+    /// No vector has anything left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let maps = self.eventfds.is_empty() && self.routes.msis.is_empty();
@@ -114,12 +115,13 @@ impl Table {
         self.routes.msis.keys().copied().collect()
     }
 
-    /// Delivers GSIs as these messages, or stops doing so. At most one commit.
+    /// Delivers GSIs as these messages, or stops delivery. It makes at most one commit.
     pub(super) fn update(&mut self, changes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
         let mut new = Vec::new();
         for (gsi, message) in changes {
             match message {
-                // The route stays, for when the vector comes back: its irqfd is what is disarmed.
+                // Only the irqfd is detached. The route stays for the time when the vector is
+                // unmasked.
                 None => self.stop(*gsi)?,
                 Some(message) if self.resume(*gsi, *message)? => {}
                 Some(message) => new.push((*gsi, *message)),
@@ -140,7 +142,8 @@ impl Table {
         }
     }
 
-    /// Gives GSIs back, with one commit. What the kernel does not let go of stays.
+    /// Frees GSIs, with one commit. If KVM refuses to detach an irqfd or to remove routes, they
+    /// stay with their GSIs.
     pub(super) fn release(&mut self, gsis: &[u32]) {
         let mut stopped = BTreeSet::new();
         for gsi in gsis {
@@ -148,7 +151,7 @@ impl Table {
                 Ok(()) => {
                     stopped.insert(*gsi);
                 }
-                // A route that its irqfd outlives crashes some hosts: both stay.
+                // An irqfd without its route crashes some hosts, so both stay.
                 Err(error) => log::error!("the irqfd on GSI {gsi} stays, with its route: {error}"),
             }
         }
@@ -156,7 +159,7 @@ impl Table {
         let unroute = |routes: &mut Routes| routes.msis.retain(|gsi, _| !stopped.contains(gsi));
         if routed {
             if let Err(error) = self.commit(unroute) {
-                // The routes stay, so their numbers must.
+                // The routes stay, so their GSIs cannot be freed.
                 return log::error!("{} MSI routes stay: {error}", stopped.len());
             }
         }
@@ -166,7 +169,7 @@ impl Table {
         }
     }
 
-    /// From now on the routes of single vectors are deferred, and the VMM polls `set`.
+    /// Starts to defer the routes of single vectors. The VMM polls `set`.
     pub(super) fn begin_deferring(&mut self, set: Arc<EventfdSet>) -> io::Result<()> {
         if self.polled.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -175,7 +178,7 @@ impl Table {
         Ok(())
     }
 
-    /// From now on none is deferred.
+    /// Commits deferred routes, and stops deferring.
     pub(super) fn end_deferring(&mut self) {
         self.flush_deferred();
         self.polled = None;
@@ -188,8 +191,8 @@ impl Table {
         }
     }
 
-    /// True where the vector is delivered as this message now, without a commit; else it is not
-    /// delivered, since an irqfd goes before its route changes.
+    /// Delivers the vector as this message if that needs no commit, and returns whether it does.
+    /// Otherwise the irqfd is detached: it must not be attached while its route changes.
     fn resume(&mut self, gsi: u32, message: MsiMessage) -> io::Result<bool> {
         if let Some(deferred) = self.deferred.get_mut(&gsi) {
             *deferred = message;
@@ -210,7 +213,7 @@ impl Table {
         self.detach(gsi)
     }
 
-    /// Defers the route of a vector; false where nobody polls.
+    /// Defers the route of a vector. Returns false if the VMM does not poll.
     fn defer(&mut self, gsi: u32, message: MsiMessage) -> bool {
         let Some((set, eventfd)) = self.polled.as_ref().zip(self.eventfds.get(&gsi)) else {
             return false;
@@ -232,7 +235,7 @@ impl Table {
         }
     }
 
-    /// Commits deferred routes. Where that fails they stay deferred, and no interrupt is lost.
+    /// Commits deferred routes. If that fails they stay deferred, and no interrupt is lost.
     fn flush_deferred(&mut self) {
         let count = self.deferred.len();
         let committed = if count == 0 { Ok(()) } else { self.commit(|_| ()) };
@@ -241,7 +244,7 @@ impl Table {
         }
     }
 
-    /// Changes routes, and commits deferred ones: one call. After a failure all is as it was.
+    /// Changes routes and commits deferred ones, with one call. A failure changes nothing.
     fn commit(&mut self, change: impl FnOnce(&mut Routes)) -> io::Result<()> {
         let mut routes = self.routes.clone();
         routes.msis.extend(&self.deferred);
@@ -266,7 +269,7 @@ impl Table {
         self.vm.set_gsi_routing(&table).map_err(errno)
     }
 
-    /// Attaches the irqfd. KVM looks at the eventfd then: what fired before is delivered now.
+    /// Attaches the irqfd. KVM then delivers the interrupts that the eventfd has collected.
     fn attach(&mut self, gsi: u32) -> io::Result<()> {
         let eventfd = self.eventfds.get(&gsi).filter(|_| !self.attached.contains(&gsi));
         if let Some(eventfd) = eventfd {

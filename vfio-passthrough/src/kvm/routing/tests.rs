@@ -1,4 +1,4 @@
-//! Routing on a real /dev/kvm, where there is one.
+//! Tests of routing on a real /dev/kvm. They do not run if there is none.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -40,8 +40,9 @@ fn message(data: u32) -> Option<MsiMessage> {
 }
 
 #[test]
-fn a_batch_costs_one_commit_and_a_mask_cycle_none() {
-    let Some((calls, router)) = router("a_batch_costs_one_commit_and_a_mask_cycle_none", 24..4096)
+fn a_batch_needs_one_commit_and_a_mask_cycle_needs_none() {
+    let Some((calls, router)) =
+        router("a_batch_needs_one_commit_and_a_mask_cycle_needs_none", 24..4096)
     else {
         return;
     };
@@ -55,14 +56,15 @@ fn a_batch_costs_one_commit_and_a_mask_cycle_none() {
     assert_eq!((calls.set_gsi_routing.value(), calls.irqfd.value()), (2, 130));
 }
 
-/// What the trigger of a vector that is not delivered has collected, which is put back.
+/// The trigger of a vector that is not delivered has collected an interrupt. The call does not
+/// consume it.
 fn is_signalled(trigger: &EventFd) -> bool {
     trigger.read().is_ok_and(|count| trigger.write(count).is_ok())
 }
 
 #[test]
-fn a_trigger_collects_what_fires_until_its_vector_is_delivered() {
-    let name = "a_trigger_collects_what_fires_until_its_vector_is_delivered";
+fn a_trigger_collects_interrupts_until_its_vector_is_delivered() {
+    let name = "a_trigger_collects_interrupts_until_its_vector_is_delivered";
     let Some((_, router)) = router(name, 24..4096) else {
         return;
     };
@@ -73,12 +75,12 @@ fn a_trigger_collects_what_fires_until_its_vector_is_delivered() {
     assert!(is_signalled(&trigger));
     vectors.update(&[(0, message(1))]).unwrap();
     vectors.update(&[(0, None)]).unwrap();
-    assert!(!is_signalled(&trigger), "it was delivered, and is not again");
+    assert!(!is_signalled(&trigger), "it was delivered once");
 }
 
 #[test]
-fn gsis_that_run_out_are_counted_and_the_batch_takes_none() {
-    let name = "gsis_that_run_out_are_counted_and_the_batch_takes_none";
+fn reports_how_many_gsis_are_free_and_allocates_none_for_a_refused_batch() {
+    let name = "reports_how_many_gsis_are_free_and_allocates_none_for_a_refused_batch";
     let Some((calls, router)) = router(name, 24..28) else {
         return;
     };
@@ -95,8 +97,8 @@ fn gsis_that_run_out_are_counted_and_the_batch_takes_none() {
 }
 
 #[test]
-fn there_are_as_many_gsis_as_kvm_takes_routes() {
-    let name = "there_are_as_many_gsis_as_kvm_takes_routes";
+fn allocates_as_many_gsis_as_kvm_accepts_routes() {
+    let name = "allocates_as_many_gsis_as_kvm_accepts_routes";
     let Some((_, router)) = router(name, 24..4096) else {
         return;
     };
@@ -113,8 +115,8 @@ fn there_are_as_many_gsis_as_kvm_takes_routes() {
 }
 
 #[test]
-fn a_vector_that_is_not_there_is_refused() {
-    let Some((_, router)) = router("a_vector_that_is_not_there_is_refused", 24..26) else {
+fn refuses_a_vector_that_does_not_exist() {
+    let Some((_, router)) = router("refuses_a_vector_that_does_not_exist", 24..26) else {
         return;
     };
     let mut vectors = router.allocate(1).unwrap();

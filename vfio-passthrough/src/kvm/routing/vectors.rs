@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::shared::Shared;
 use crate::host::{MsiMessage, MsiVectors};
 
-/// The vectors of one function. Each costs nothing until it is used.
+/// The vectors of one function. A vector takes nothing from the host until it is used.
 pub(super) struct Vectors {
     shared: Arc<Shared>,
     count: u16,
@@ -19,8 +19,8 @@ pub(super) struct Vectors {
 
 struct Vector {
     eventfd: Arc<EventFd>,
-    /// Taken when the vector is first delivered, and kept with its route: unmasking then costs an
-    /// irqfd only.
+    /// Allocated when the vector is first delivered, and kept with its route: unmasking then needs
+    /// only one `KVM_IRQFD`.
     gsi: Option<u32>,
 }
 
@@ -46,7 +46,8 @@ impl Vectors {
         self.vectors.get(&vector).and_then(|vector| vector.gsi)
     }
 
-    /// Gives each of these vectors a GSI that has none, or none of them.
+    /// Allocates a GSI for each of these vectors that has none. After an error no vector has got
+    /// one.
     fn take_gsis(&mut self, vectors: impl Iterator<Item = u16>) -> io::Result<()> {
         let mut without = BTreeMap::new();
         for number in vectors {

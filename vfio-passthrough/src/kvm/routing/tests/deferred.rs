@@ -1,4 +1,4 @@
-//! Vectors whose routes are deferred, with a CPU whose APIC reports what arrived.
+//! Tests of deferred routes. The APIC of a vCPU reports the interrupts that arrived.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
@@ -14,7 +14,7 @@ use super::*;
 const SPURIOUS: usize = 0xf0;
 /// Offset of the interrupt request register (SDM 3A, 11.8.4): 8 words, 16 bytes apart.
 const REQUESTS: usize = 0x200;
-/// The first interrupt that is used here; those below 16 are none.
+/// The first interrupt that the tests use. An APIC has no interrupts below 16.
 const FIRST: u32 = 0x20;
 
 pub(super) struct Setup {
@@ -36,7 +36,7 @@ impl Setup {
         Some(Self { vm, calls, router, cpu })
     }
 
-    /// What arrived since it was last forgotten, in the order of vectors.
+    /// The vectors that arrived since the last call of `arrived`, in order.
     fn requested(&self) -> Vec<u16> {
         let apic = self.cpu.get_lapic().unwrap();
         let is_set =
@@ -45,7 +45,7 @@ impl Setup {
         requested.map(|interrupt| interrupt as u16 - FIRST as u16).collect()
     }
 
-    /// What arrived, and forgets it; nothing may be on its way.
+    /// The vectors that arrived since the last call. No interrupt may be on its way.
     fn arrived(&self) -> Vec<u16> {
         let requested = self.requested();
         let mut apic = self.cpu.get_lapic().unwrap();
@@ -54,8 +54,8 @@ impl Setup {
         requested
     }
 
-    /// What arrived when so many did. An irqfd that finds its eventfd signalled delivers from a
-    /// work queue.
+    /// Waits until `count` vectors arrived, and returns them. If an eventfd is signalled when its
+    /// irqfd is attached, KVM delivers from a work queue.
     pub fn arrived_at_last(&self, count: usize) -> Vec<u16> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.requested().len() < count && Instant::now() < deadline {}
@@ -67,7 +67,7 @@ impl Setup {
     }
 }
 
-/// The byte of the request register that has an interrupt's bit.
+/// The index of the request register's byte that has an interrupt's bit.
 fn register(interrupt: usize) -> usize {
     REQUESTS + interrupt / 32 * 16 + interrupt % 32 / 8
 }
@@ -85,7 +85,7 @@ fn is_readable(fd: &impl AsRawFd) -> bool {
 #[test]
 fn sixteen_vectors_unmasked_one_by_one_share_a_commit() {
     let name = "sixteen_vectors_unmasked_one_by_one_share_a_commit";
-    // Vectors, commits and irqfds; what is left is deferred.
+    // Vectors, commits and irqfds. The other vectors are still deferred.
     for (count, commits, irqfds) in [(1, 0, 0), (3, 0, 0), (64, 4, 64), (2048, 128, 2048)] {
         let Some(setup) = Setup::new(name) else {
             return;
@@ -101,8 +101,8 @@ fn sixteen_vectors_unmasked_one_by_one_share_a_commit() {
 }
 
 #[test]
-fn vectors_unmasked_one_by_one_lose_nothing() {
-    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_lose_nothing") else {
+fn vectors_unmasked_one_by_one_lose_no_interrupt() {
+    let Some(setup) = Setup::new("vectors_unmasked_one_by_one_lose_no_interrupt") else {
         return;
     };
     let deferring = setup.router.defer_routes().unwrap();
@@ -114,7 +114,7 @@ fn vectors_unmasked_one_by_one_lose_nothing() {
         deferring.flush();
         assert_eq!(setup.arrived_at_last(1), [vector]);
     }
-    assert_eq!(setup.commits(), 64, "each is in use, and must not wait");
+    assert_eq!(setup.commits(), 64, "each has fired, so it does not wait");
     for vector in 0..64 {
         vectors.trigger(vector).unwrap().write(1).unwrap();
     }
@@ -122,9 +122,8 @@ fn vectors_unmasked_one_by_one_lose_nothing() {
 }
 
 #[test]
-fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
-    let Some(setup) = Setup::new("what_fires_before_the_commit_and_after_it_arrives_once_each")
-    else {
+fn interrupts_before_and_after_the_commit_arrive_once_each() {
+    let Some(setup) = Setup::new("interrupts_before_and_after_the_commit_arrive_once_each") else {
         return;
     };
     let _deferring = setup.router.defer_routes().unwrap();
@@ -134,11 +133,11 @@ fn what_fires_before_the_commit_and_after_it_arrives_once_each() {
         vectors.update(&[(vector, to_cpu(vector))]).unwrap();
     }
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 16));
-    assert_eq!(setup.arrived_at_last(16), (0..16).collect::<Vec<_>>(), "nobody polled");
+    assert_eq!(setup.arrived_at_last(16), (0..16).collect::<Vec<_>>(), "without a poll");
     vectors.trigger(3).unwrap().write(1).unwrap();
     assert_eq!(setup.arrived_at_last(1), [3]);
     vectors.update(&[(3, to_cpu(20))]).unwrap();
-    assert_eq!(setup.commits(), 1, "it was deferred before, and can be again");
+    assert_eq!(setup.commits(), 1, "its new route is deferred again");
 }
 
 #[test]
@@ -165,8 +164,8 @@ fn a_vector_that_fires_often_wakes_the_vmm_once() {
 }
 
 #[test]
-fn a_deferred_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked() {
-    let name = "a_deferred_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unmasked";
+fn a_masked_deferred_vector_fires_once_when_it_is_unmasked() {
+    let name = "a_masked_deferred_vector_fires_once_when_it_is_unmasked";
     let Some(setup) = Setup::new(name) else {
         return;
     };
@@ -184,13 +183,13 @@ fn a_deferred_vector_that_is_masked_fires_nothing_and_fires_once_when_it_is_unma
     assert!(is_readable(&deferring));
     deferring.flush();
     deferring.flush();
-    assert_eq!(setup.arrived_at_last(1), [5], "as its latest message");
+    assert_eq!(setup.arrived_at_last(1), [5], "its latest message");
     assert_eq!(setup.commits(), 1);
 }
 
 #[test]
-fn a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not() {
-    let Some(setup) = Setup::new("a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not")
+fn defers_a_new_message_but_not_the_message_of_a_committed_route() {
+    let Some(setup) = Setup::new("defers_a_new_message_but_not_the_message_of_a_committed_route")
     else {
         return;
     };
@@ -199,7 +198,7 @@ fn a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not() {
     vectors.update(&[(0, to_cpu(0)), (1, to_cpu(1))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 2));
     vectors.update(&[(0, to_cpu(7))]).unwrap();
-    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 3), "its irqfd goes first");
+    assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 3), "its irqfd is detached first");
     vectors.update(&[(1, None)]).unwrap();
     vectors.update(&[(1, to_cpu(1))]).unwrap();
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (1, 5));
@@ -210,8 +209,8 @@ fn a_vector_that_moves_is_deferred_and_one_that_comes_back_is_not() {
 }
 
 #[test]
-fn without_anybody_who_polls_every_change_is_committed_at_once() {
-    let Some(setup) = Setup::new("without_anybody_who_polls_every_change_is_committed_at_once")
+fn commits_every_change_immediately_if_the_vmm_does_not_poll() {
+    let Some(setup) = Setup::new("commits_every_change_immediately_if_the_vmm_does_not_poll")
     else {
         return;
     };
@@ -230,8 +229,8 @@ fn without_anybody_who_polls_every_change_is_committed_at_once() {
 }
 
 #[test]
-fn deferred_vectors_go_with_their_function() {
-    let Some(setup) = Setup::new("deferred_vectors_go_with_their_function") else {
+fn removes_deferred_vectors_with_their_function() {
+    let Some(setup) = Setup::new("removes_deferred_vectors_with_their_function") else {
         return;
     };
     let deferring = setup.router.defer_routes().unwrap();
@@ -249,8 +248,8 @@ fn deferred_vectors_go_with_their_function() {
 /// With 32-bit APIC IDs, KVM refuses a message whose upper address has one of its lower 8 bits set
 /// (`kvm_msi_route_invalid`), and with it the whole table.
 #[test]
-fn where_kvm_refuses_the_table_the_vmm_does_not_spin_and_nothing_is_lost() {
-    let name = "where_kvm_refuses_the_table_the_vmm_does_not_spin_and_nothing_is_lost";
+fn a_refused_table_does_not_make_the_vmm_spin_and_loses_no_interrupt() {
+    let name = "a_refused_table_does_not_make_the_vmm_spin_and_loses_no_interrupt";
     let Some(setup) = Setup::new(name) else {
         return;
     };
@@ -278,18 +277,18 @@ fn where_kvm_refuses_the_table_the_vmm_does_not_spin_and_nothing_is_lost() {
     assert_eq!((setup.commits(), setup.calls.irqfd.value()), (2, 2));
 }
 
-/// Something that happens to four vectors.
+/// An event of a test with four vectors.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A batch: vectors with their new interrupts, or masked.
+    /// A batch: each vector gets a new interrupt, or is masked.
     Update(BTreeMap<u16, Option<u16>>),
     Fire(u16),
-    /// The VMM begins or ends to poll.
+    /// The VMM starts to poll, or stops.
     Poll,
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    // A vector has interrupts of its own, so that what arrives tells who fired.
+    // Each vector has its own interrupts, so that an interrupt identifies its vector.
     let change = (0..4_u16, prop::option::weighted(0.7, 0..3_u16));
     let change =
         change.prop_map(|(vector, number)| (vector, number.map(|number| vector * 3 + number)));
@@ -304,13 +303,16 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
-    fn what_fires_arrives_as_the_latest_message_or_is_pending(events in prop::collection::vec(event(), 1..60)) {
-        let Some(setup) = Setup::new("what_fires_arrives_as_the_latest_message_or_is_pending") else {
+    fn an_interrupt_arrives_as_the_latest_message_or_is_pending(
+        events in prop::collection::vec(event(), 1..60),
+    ) {
+        let Some(setup) = Setup::new("an_interrupt_arrives_as_the_latest_message_or_is_pending")
+        else {
             return Ok(());
         };
         let mut vectors = setup.router.allocate(4).unwrap();
         let mut deferring = None;
-        // The naive model: what is unmasked, and what fired and has not arrived.
+        // The naive model: the unmasked vectors, and those that fired and have not arrived.
         let mut unmasked: BTreeMap<u16, u16> = BTreeMap::new();
         let mut fired: BTreeSet<u16> = BTreeSet::new();
         for event in events {
@@ -339,7 +341,7 @@ proptest! {
             let found = setup.arrived_at_last(expected.len());
             prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
             fired.retain(|vector| !unmasked.contains_key(vector));
-            // KVM empties the eventfd of an irqfd when the irqfd is detached.
+            // KVM resets the eventfd of an irqfd when it detaches the irqfd.
             for vector in (0..4).filter(|vector| !unmasked.contains_key(vector)) {
                 let trigger = vectors.trigger(vector).unwrap();
                 prop_assert_eq!(is_signalled(&trigger), fired.contains(&vector));

@@ -1,5 +1,5 @@
-//! An irqfd is disarmed before its route goes or changes, and no interrupt is lost or late while
-//! routes are committed.
+//! Tests of the order of calls: an irqfd is detached before its route is removed or changed, and no
+//! interrupt is lost or late while routes are committed.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -8,19 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::deferred::{Setup, to_cpu};
 use super::*;
 
-/// Makes KVM refuse to detach the irqfd: its file descriptor is no eventfd any more (KVM itself
-/// holds that by another way).
+/// Makes KVM refuse to detach the irqfd: its file descriptor is no longer an eventfd. KVM still
+/// holds the eventfd itself.
 fn spoil(eventfd: &EventFd) {
     let file = File::open("/dev/null").unwrap();
-    // SAFETY: both are open; what the second number stood for is closed, as its owner would do in
-    // the end.
+    // SAFETY: both files are open. The call closes the eventfd's file descriptor, and its owner
+    // later closes the new file.
     let number = unsafe { libc::dup2(file.as_raw_fd(), eventfd.as_raw_fd()) };
     assert_eq!(number, eventfd.as_raw_fd());
 }
 
 #[test]
-fn where_an_irqfd_stays_so_does_its_route() {
-    let Some((calls, router)) = router("where_an_irqfd_stays_so_does_its_route", 24..4096) else {
+fn a_route_stays_if_its_irqfd_cannot_be_detached() {
+    let Some((calls, router)) = router("a_route_stays_if_its_irqfd_cannot_be_detached", 24..4096)
+    else {
         return;
     };
     let mut vectors = router.allocate(3).unwrap();
@@ -34,25 +35,25 @@ fn where_an_irqfd_stays_so_does_its_route() {
         assert_eq!(error, Some(libc::EINVAL), "{changes:?}");
     };
     refused(&[(1, message(9))], &mut vectors);
-    assert_eq!(counts(), (1, 4), "no new route while the old irqfd is there");
+    assert_eq!(counts(), (1, 4), "no new route while the old irqfd is attached");
     refused(&[(0, message(8)), (1, message(9))], &mut vectors);
-    assert_eq!(counts(), (1, 6), "nor for the others of its batch");
+    assert_eq!(counts(), (1, 6), "no new route for the rest of its batch");
     refused(&[(1, None)], &mut vectors);
     assert_eq!(counts(), (1, 7));
     drop(vectors);
-    // Those of the two others are gone: one irqfd was detached before, one now; the third stays,
-    // with its route.
+    // The routes of the two others are removed. One of their irqfds was detached before, and one is
+    // detached now. The third irqfd stays, with its route.
     assert_eq!(counts(), (2, 9));
     let table = router.shared.lock();
     assert_eq!(table.routed(), [25]);
 }
 
-/// How often all vectors are taken, unmasked one by one, and given back.
+/// How often all vectors are allocated, unmasked one by one, and freed.
 const ROUNDS: u16 = 20;
 const VECTORS: u16 = 64;
 
-/// Vectors come and go one by one, with all the commits that takes; the first of each round is
-/// masked and unmasked between. Says when a round's first vector is there.
+/// Unmasks vectors one by one, with all the commits that it causes, and frees them. Between them it
+/// masks and unmasks the round's first vector. While that vector exists, its trigger is in `fires`.
 fn churn(router: &KvmRouter, fires: &Mutex<Option<Arc<EventFd>>>) {
     for _ in 0..ROUNDS {
         let mut vectors = router.allocate(VECTORS).unwrap();
@@ -65,14 +66,14 @@ fn churn(router: &KvmRouter, fires: &Mutex<Option<Arc<EventFd>>>) {
                 vectors.update(&[(0, to_cpu(0))]).unwrap();
             }
         }
-        // Whoever fires waits for the arrival, and lets go of the vector meanwhile.
+        // The lock waits until the other thread's interrupt has arrived.
         *fires.lock().unwrap() = None;
     }
 }
 
 #[test]
-fn an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked() {
-    let name = "an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked";
+fn no_interrupt_is_lost_or_late_while_others_are_unmasked() {
+    let name = "no_interrupt_is_lost_or_late_while_others_are_unmasked";
     let Some(setup) = Setup::new(name) else {
         return;
     };
@@ -85,7 +86,7 @@ fn an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked() {
             churn(router, fires);
             done.store(true, Ordering::Release);
         });
-        // What a VMM's main thread does.
+        // This thread does the work of a VMM's main thread.
         scope.spawn(move || {
             while !done.load(Ordering::Acquire) {
                 deferring.flush();
@@ -101,7 +102,7 @@ fn an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked() {
             };
             trigger.write(1).unwrap();
             fired += 1;
-            // The round goes on until its last vector, and ends when this one has arrived.
+            // The lock is held until the interrupt has arrived: the round cannot end before.
             arrived += setup.arrived_at_last(1).len() as u64;
         }
     });
@@ -109,7 +110,8 @@ fn an_interrupt_is_neither_lost_nor_late_while_others_are_unmasked() {
     assert_eq!(arrived, fired);
     assert!(fired > u64::from(ROUNDS), "{fired}");
     let commits = setup.calls.set_gsi_routing.value();
-    // Each round has at most 1 for each 16 vectors, 1 for its first vector, and 1 at its end.
+    // Each round has at most one commit for each 16 vectors, one for its first vector, and one at
+    // its end.
     let bound = u64::from(ROUNDS) * 6;
     assert!(commits <= bound, "{commits} commits, {fired} fired");
 }

@@ -1,4 +1,4 @@
-//! Routes of the VMM's own beside those of functions.
+//! Tests of the VMM's own routes, beside the routes of functions.
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_irq_routing_entry};
 
@@ -10,8 +10,8 @@ fn route(gsi: u32, vector: u16) -> kvm_irq_routing_entry {
 }
 
 #[test]
-fn a_route_of_the_vmm_and_one_of_a_function_are_in_one_table() {
-    let name = "a_route_of_the_vmm_and_one_of_a_function_are_in_one_table";
+fn one_table_has_routes_of_the_vmm_and_of_functions() {
+    let name = "one_table_has_routes_of_the_vmm_and_of_functions";
     let Some(setup) = Setup::new(name) else {
         return;
     };
@@ -23,7 +23,7 @@ fn a_route_of_the_vmm_and_one_of_a_function_are_in_one_table() {
     assert_eq!(
         (setup.commits(), setup.calls.irqfd.value()),
         (1, 1),
-        "the deferred route went along"
+        "the deferred route is committed too"
     );
     let own = EventFd::new(EFD_NONBLOCK).unwrap();
     setup.vm.register_irqfd(&own, gsi.number()).unwrap();
@@ -40,8 +40,8 @@ fn a_route_of_the_vmm_and_one_of_a_function_are_in_one_table() {
 }
 
 #[test]
-fn routes_of_the_vmm_take_no_gsi_of_a_function() {
-    let name = "routes_of_the_vmm_take_no_gsi_of_a_function";
+fn refuses_routes_of_the_vmm_for_gsis_of_functions() {
+    let name = "refuses_routes_of_the_vmm_for_gsis_of_functions";
     let Some((calls, router)) = router(name, 24..28) else {
         return;
     };
@@ -79,8 +79,8 @@ fn eventfd() -> Arc<EventFd> {
 }
 
 #[test]
-fn without_the_pins_a_vm_with_a_split_irqchip_has_its_vectors() {
-    let name = "without_the_pins_a_vm_with_a_split_irqchip_has_its_vectors";
+fn routes_vectors_of_a_split_irqchip_after_the_pins_are_removed() {
+    let name = "routes_vectors_of_a_split_irqchip_after_the_pins_are_removed";
     let Ok(vm) = Kvm::new().and_then(|kvm| kvm.create_vm()) else {
         return eprintln!("{name} did not run: /dev/kvm does not open here");
     };
