@@ -25,7 +25,7 @@ pub enum SetIrqs<'a> {
     /// Binds an eventfd that unmasks the first vector whenever it is signalled (`DATA_EVENTFD |
     /// ACTION_UNMASK`).
     UnmaskOn {
-        /// The index. It must have [`IrqFlags::AUTOMASKED`].
+        /// The index. It must have [`IrqFlags::AUTOMASKED`](super::IrqFlags::AUTOMASKED).
         index: u32,
         /// The eventfd.
         eventfd: &'a Arc<EventFd>,

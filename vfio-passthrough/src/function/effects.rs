@@ -44,6 +44,8 @@ pub struct ConfigEffects {
     pub sequence: u64,
     /// Memory slots were removed. The VMM calls [`PassthroughFunction::retry_placement`] on its
     /// other functions: a BAR whose memory slot was refused because of an overlap may fit now.
+    ///
+    /// [`PassthroughFunction::retry_placement`]: super::PassthroughFunction::retry_placement
     pub slots_freed: bool,
     /// The guest physical addresses where the hypervisor may coalesce writes
     /// (`KVM_REGISTER_COALESCED_MMIO`), or `None`. The VMM must forward the coalesced writes in
@@ -56,5 +58,7 @@ pub struct ConfigEffects {
     /// The address of each BAR, by its number (6 is the ROM); `None` if the BAR decodes nothing. A
     /// bus that dispatches by range needs it. A bus that calls [`PassthroughFunction::decode`] for
     /// each access can ignore it.
+    ///
+    /// [`PassthroughFunction::decode`]: super::PassthroughFunction::decode
     pub bars: [Option<u64>; 7],
 }
