@@ -86,6 +86,7 @@ fn first_lane() -> Vec<Group> {
         moves::TESTS,
         leaving::ON_STOCK,
         control::TESTS,
+        privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,
     ]
