@@ -46,6 +46,14 @@ counters! {
         unmap_dma,
         /// `VFIO_IOMMU_GET_INFO`.
         iommu_info,
+        /// `IOMMU_IOAS_MAP`, of iommufd.
+        ioas_map,
+        /// `IOMMU_IOAS_MAP_FILE`, of iommufd.
+        ioas_map_file,
+        /// `IOMMU_IOAS_UNMAP`, of iommufd.
+        ioas_unmap,
+        /// `IOMMU_IOAS_IOVA_RANGES`, of iommufd.
+        ioas_iova_ranges,
         /// `VFIO_DEVICE_GET_REGION_INFO`.
         region_info,
         /// `VFIO_DEVICE_GET_IRQ_INFO`.

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::description::IommuInfo;
+use crate::host::HostMemory;
 
 /// An I/O address space: a VFIO container, or an IOAS of iommufd.
 pub trait AddressSpace: Send + Sync {
@@ -13,8 +14,8 @@ pub trait AddressSpace: Send + Sync {
     /// The errno of the ioctl: `EINVAL` before a group was attached.
     fn info(&self) -> io::Result<IommuInfo>;
 
-    /// Maps `size` bytes of memory at `host` to the I/O virtual address `iova`, for reads and
-    /// writes of the devices. The kernel pins the memory. All three are multiples of the page size.
+    /// Maps `memory` at the I/O virtual address `iova`, for reads and writes of the devices. The
+    /// kernel pins the memory. The address and the size are multiples of the page size.
     ///
     /// # Errors
     ///
@@ -24,10 +25,9 @@ pub trait AddressSpace: Send + Sync {
     ///
     /// # Safety
     ///
-    /// Until `unmap` of the same range succeeds or the address space is dropped, the memory must
-    /// stay mapped in this process, and must be accessed only as
-    /// [`HostMemory`](crate::host::HostMemory) requires.
-    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()>;
+    /// The memory fulfils the contract of [`HostMemory`] until `unmap` of the same range succeeds or
+    /// the address space is dropped.
+    unsafe fn map(&self, iova: u64, memory: &dyn HostMemory) -> io::Result<()>;
 
     /// Unmaps a range that one `map` mapped. After a success, no device can access the memory.
     ///

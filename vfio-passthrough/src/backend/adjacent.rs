@@ -1,5 +1,6 @@
 //! Adjacent pieces of memory, joined to one.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::host::HostMemory;
@@ -25,6 +26,21 @@ unsafe impl HostMemory for AdjacentMemory {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The file of the first piece, if the pieces are adjacent in one file too.
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let mut pieces = self.pieces.iter();
+        let (file, start) = pieces.next()?.file()?;
+        let mut end = start.checked_add(self.pieces.first()?.size())?;
+        for piece in pieces {
+            let (other, offset) = piece.file()?;
+            if other.as_raw_fd() != file.as_raw_fd() || offset != end {
+                return None;
+            }
+            end = end.checked_add(piece.size())?;
+        }
+        Some((file, start))
     }
 }
 

@@ -19,6 +19,7 @@ use super::description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo};
 use super::device::SetIrqs;
 use super::info;
 use crate::address::PciAddress;
+use crate::host::HostMemory;
 
 ioctl_io_nr!(VFIO_GET_API_VERSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE);
 ioctl_io_nr!(VFIO_CHECK_EXTENSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 1);
@@ -40,11 +41,11 @@ ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 
 
 /// The size of a struct, for its field `argsz`. The structs here are small: their sizes fit in 32
 /// bits.
-const fn argsz<T>() -> u32 {
+pub(super) const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-fn check(result: i32) -> io::Result<()> {
+pub(super) fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -67,15 +68,14 @@ pub(super) fn is_type1_container(file: &impl AsRawFd) -> bool {
 pub(super) unsafe fn map_dma(
     container: &impl AsRawFd,
     iova: u64,
-    size: u64,
-    host: *mut u8,
+    memory: &dyn HostMemory,
 ) -> io::Result<()> {
     let call = sys::vfio_iommu_type1_dma_map {
         argsz: argsz::<sys::vfio_iommu_type1_dma_map>(),
         flags: sys::VFIO_DMA_MAP_FLAG_READ | sys::VFIO_DMA_MAP_FLAG_WRITE,
-        vaddr: host.expose_provenance() as u64,
+        vaddr: memory.host_address().expose_provenance() as u64,
         iova,
-        size,
+        size: memory.size(),
     };
     // SAFETY: the kernel reads the struct, which lives until the call returns. It lets devices
     // write to the memory, which the caller keeps by contract.
@@ -216,8 +216,10 @@ fn check_vectors(result: i32) -> io::Result<()> {
 /// The most functions that a reply is fetched for: more than any hierarchy below one port has.
 const MAX_BUS_MEMBERS: usize = 4096;
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus resets, with its
-/// group.
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: every function that a reset of the bus resets,
+/// with its group. If the device is bound to iommufd, it is the function's id in that iommufd
+/// instead: 0 if the function has no id and its group is owned, all-ones if it is not owned
+/// (`VFIO_PCI_HOT_RESET_FLAG_DEV_ID`).
 pub(crate) fn hot_reset_info(device: &impl AsRawFd) -> io::Result<Vec<(PciAddress, u32)>> {
     let header = size_of::<sys::vfio_pci_hot_reset_info>();
     let entry = size_of::<sys::vfio_pci_dependent_device>();

@@ -33,7 +33,7 @@ impl KernelMapping {
         // SAFETY: `HostMemory` guarantees that the memory stays mapped and is used as `map`
         // requires while the value lives. The guard made here holds it until `unmap` succeeded, or
         // forever.
-        unsafe { space.map(range.start(), range.size(), memory.host_address()) }?;
+        unsafe { space.map(range.start(), &*memory) }?;
         Ok(Self { space, range, memory: Some(memory) })
     }
 

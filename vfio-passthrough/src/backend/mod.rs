@@ -2,7 +2,8 @@
 //! implementations.
 //!
 //! The module `type1` implements an address space on VFIO's legacy interface (`/dev/vfio/vfio`,
-//! type1v2). [`context`](crate::context) implements a device of a group (`/dev/vfio/N`). All
+//! type1v2), the module `iommufd` on iommufd (`/dev/iommu`). [`context`](crate::context) implements
+//! a device, of a group (`/dev/vfio/N`) or by its own node (`/dev/vfio/devices/vfioN`). All
 //! `unsafe` of the crate's core is in this folder. The code above it is safe code on these two
 //! traits.
 
@@ -12,6 +13,7 @@ mod description;
 mod device;
 mod info;
 pub(crate) mod ioctl;
+pub(crate) mod iommufd;
 mod kernel_mapping;
 mod limits;
 mod mmap;
@@ -21,6 +23,7 @@ pub(crate) mod type1;
 pub use address_space::AddressSpace;
 pub use description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 pub use device::{BusMember, Device, SetIrqs};
+pub use iommufd::IommufdError;
 pub use mmap::RegionMmap;
 pub use type1::ContainerError;
 

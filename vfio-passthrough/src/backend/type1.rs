@@ -12,6 +12,7 @@ use super::address_space::AddressSpace;
 use super::description::IommuInfo;
 use super::ioctl;
 use crate::counters::VfioCalls;
+use crate::host::HostMemory;
 
 /// An error of opening a container.
 #[derive(Debug, thiserror::Error)]
@@ -105,10 +106,10 @@ impl AddressSpace for Type1Container {
         ioctl::iommu_info(self)
     }
 
-    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
+    unsafe fn map(&self, iova: u64, memory: &dyn HostMemory) -> io::Result<()> {
         self.calls.map_dma.increment();
         // SAFETY: this function and `map_dma` have the same contract, and the caller fulfils it.
-        unsafe { ioctl::map_dma(self, iova, size, host) }
+        unsafe { ioctl::map_dma(self, iova, memory) }
     }
 
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {

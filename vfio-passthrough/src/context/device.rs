@@ -1,6 +1,5 @@
 //! An open device.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -9,21 +8,31 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
-use super::shared::Membership;
 use crate::address::{ByteRange, PciAddress};
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
 };
 use crate::counters::VfioCalls;
 
-/// A device of an [`IommuContext`](super::IommuContext). While it is open, its group stays
-/// attached.
+/// What keeps a device open and in its address space. Dropping it closes the device.
+pub(super) trait Attachment: Send + Sync {
+    /// The device's file.
+    fn device(&self) -> io::Result<&File>;
+
+    /// See [`Device::bus_members`].
+    fn bus_members(&self) -> io::Result<Vec<BusMember>>;
+
+    /// See [`Device::reset_bus`].
+    fn reset_bus(&self) -> io::Result<()>;
+}
+
+/// A device of an [`IommuContext`](super::IommuContext). While it is open, it stays attached.
 pub struct AssignedDevice {
     flags: DeviceFlags,
     calls: Arc<VfioCalls>,
     /// Each call holds a reference while it runs, so that `close` does not wait for calls: the file
     /// is closed with the last reference.
-    open: Mutex<Option<Arc<Membership>>>,
+    open: Mutex<Option<Arc<dyn Attachment>>>,
 }
 
 impl fmt::Debug for AssignedDevice {
@@ -33,18 +42,18 @@ impl fmt::Debug for AssignedDevice {
 }
 
 impl AssignedDevice {
-    pub(super) fn open(membership: Membership, address: PciAddress) -> Result<Self, Error> {
-        let flags = membership.device().and_then(ioctl::device_flags);
+    pub(super) fn open(
+        attachment: impl Attachment + 'static,
+        address: PciAddress,
+        calls: Arc<VfioCalls>,
+    ) -> Result<Self, Error> {
+        let flags = attachment.device().and_then(ioctl::device_flags);
         let flags = flags.map_err(|source| Error::OpenDevice {
             address,
             call: "VFIO_DEVICE_GET_INFO",
             source,
         })?;
-        Ok(Self {
-            flags,
-            calls: membership.groups().calls.clone(),
-            open: Mutex::new(Some(Arc::new(membership))),
-        })
+        Ok(Self { flags, calls, open: Mutex::new(Some(Arc::new(attachment))) })
     }
 
     /// The device was closed ([`Device::close`]).
@@ -52,12 +61,12 @@ impl AssignedDevice {
         self.lock().is_none()
     }
 
-    fn opened(&self) -> io::Result<Arc<Membership>> {
+    fn opened(&self) -> io::Result<Arc<dyn Attachment>> {
         let open = self.lock().clone();
         open.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Membership>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Attachment>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,24 +119,12 @@ impl Device for AssignedDevice {
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         self.calls.hot_reset_info.increment();
-        let open = self.opened()?;
-        let members = ioctl::hot_reset_info(open.device()?)?;
-        Ok(members
-            .into_iter()
-            .map(|(address, group)| open.groups().bus_member(address, group))
-            .collect())
+        self.opened()?.bus_members()
     }
 
     fn reset_bus(&self) -> io::Result<()> {
         self.calls.hot_reset.increment();
-        let open = self.opened()?;
-        let members = ioctl::hot_reset_info(open.device()?)?;
-        // Each group is listed once: the kernel refuses more groups than functions.
-        let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
-        let groups = open.groups().lock();
-        let files: Vec<&File> =
-            numbers.iter().filter_map(|number| groups.file(*number).map(AsRef::as_ref)).collect();
-        ioctl::hot_reset(open.device()?, &files)
+        self.opened()?.reset_bus()
     }
 
     fn close(&self) {

@@ -1,9 +1,10 @@
 //! Errors of opening containers, groups and devices.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
-use crate::backend::{ContainerError, sysfs};
+use crate::backend::{ContainerError, IommufdError, sysfs};
 use crate::dma;
 
 /// An error of opening a container, a group or a device.
@@ -12,6 +13,9 @@ pub enum Error {
     /// No container could be opened.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// iommufd could not be opened.
+    #[error(transparent)]
+    Iommufd(#[from] IommufdError),
     /// The device cannot be assigned in its present state.
     #[error(transparent)]
     NotReady(sysfs::Error),
@@ -72,11 +76,50 @@ pub enum Error {
         /// The failed mapping.
         source: dma::Error,
     },
-    /// The hypervisor did not accept the group.
-    #[error("IOMMU group {group}: KVM_DEV_VFIO_FILE_ADD: {source}")]
-    Link {
-        /// The group.
+    /// The device has no character device of VFIO.
+    #[error(
+        "{address}: the device has no node in /dev/vfio/devices: the kernel is built without \
+         CONFIG_VFIO_DEVICE_CDEV; use type1"
+    )]
+    NoCdev {
+        /// The device.
+        address: PciAddress,
+    },
+    /// The passed file is not that of the device.
+    #[error("{address}: the file that was passed is not that of the device: pass {}", path.display())]
+    OtherCdev {
+        /// The device.
+        address: PciAddress,
+        /// Its node.
+        path: PathBuf,
+    },
+    /// The device's node could not be opened.
+    #[error("{address}: cannot open {}: {source}; {}", path.display(), cdev_hint(source, path))]
+    OpenCdev {
+        /// The device.
+        address: PciAddress,
+        /// Its node.
+        path: PathBuf,
+        /// The errno of `open`.
+        source: io::Error,
+    },
+    /// The device, or another one of its group, is open by its group or by another iommufd.
+    #[error(
+        "{address}: IOMMU group {group} is in use (EBUSY): it is open as /dev/vfio/{group}, or a \
+         device of it is open with another iommufd; 'fuser -v /dev/vfio/{group} \
+         /dev/vfio/devices/*' names the processes"
+    )]
+    DeviceBusy {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
         group: u32,
+    },
+    /// The hypervisor did not accept the group or the device.
+    #[error("{what}: KVM_DEV_VFIO_FILE_ADD: {source}")]
+    Link {
+        /// The group or the device.
+        what: String,
         /// The error of [`GroupLink::add`](crate::host::GroupLink::add).
         source: io::Error,
     },
@@ -96,14 +139,17 @@ impl Error {
     fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Container(source) => source.kind(),
+            Self::Iommufd(source) => source.kind(),
             Self::NotReady(source) => source.kind(),
             Self::Replay { source, .. } => source.kind(),
             Self::OpenGroup { source, .. }
             | Self::Attach { source, .. }
             | Self::Link { source, .. }
             | Self::OpenDevice { source, .. } => source.kind(),
-            Self::GroupBusy { .. } => io::ErrorKind::ResourceBusy,
-            Self::OtherGroup { .. } => io::ErrorKind::InvalidInput,
+            Self::OpenCdev { source, .. } => source.kind(),
+            Self::NoCdev { .. } => io::ErrorKind::Unsupported,
+            Self::GroupBusy { .. } | Self::DeviceBusy { .. } => io::ErrorKind::ResourceBusy,
+            Self::OtherGroup { .. } | Self::OtherCdev { .. } => io::ErrorKind::InvalidInput,
         }
     }
 }
@@ -122,6 +168,15 @@ fn group_hint(error: &io::Error, group: u32) -> String {
             "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
              guest: turn on VT-d or AMD-Vi"
         ),
+        _ => "see 'dmesg'".to_owned(),
+    }
+}
+
+fn cdev_hint(error: &io::Error, path: &Path) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("run 'chown $USER {}' as root", path.display())
+        }
         _ => "see 'dmesg'".to_owned(),
     }
 }

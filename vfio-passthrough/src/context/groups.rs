@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::containers::{Containers, Opened};
 use super::error::Error;
+use super::linked::Linked;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
@@ -62,7 +62,7 @@ impl Groups {
             let candidate = Opened { address, number, file: &file, calls };
             self.containers.join(&candidate)?;
             let link = self.link.clone();
-            let linked = link.map(|link| Linked::new(number, link, file.clone()));
+            let linked = link.map(|link| Linked::new(&name(number), link, file.clone()));
             let linked = linked.transpose().inspect_err(|_| self.containers.leave(number))?;
             let member = Member { users: 0, linked, file };
             self.members.insert(number, member);
@@ -99,10 +99,14 @@ impl Groups {
         self.link = Some(link.clone());
         self.members.values_mut().for_each(|member| member.linked = None);
         self.members.iter_mut().try_for_each(|(number, member)| {
-            member.linked = Some(Linked::new(*number, link.clone(), member.file.clone())?);
+            member.linked = Some(Linked::new(&name(*number), link.clone(), member.file.clone())?);
             Ok(())
         })
     }
+}
+
+fn name(group: u32) -> String {
+    format!("IOMMU group {group}")
 }
 
 fn open(address: PciAddress, group: u32) -> Result<File, Error> {
@@ -123,27 +127,4 @@ fn viable(file: File, address: PciAddress, group: u32, sysfs: &Sysfs) -> Result<
         source,
     })?;
     if viable { Ok(file) } else { Err(Error::NotReady(sysfs.not_viable(address, group))) }
-}
-
-/// The hypervisor knows the group until this value is dropped.
-struct Linked {
-    link: Arc<dyn GroupLink>,
-    file: Arc<File>,
-}
-
-impl Linked {
-    fn new(group: u32, link: Arc<dyn GroupLink>, file: Arc<File>) -> Result<Self, Error> {
-        link.add(file.as_fd()).map_err(|source| Error::Link { group, source })?;
-        Ok(Self { link, file })
-    }
-}
-
-impl Drop for Linked {
-    fn drop(&mut self) {
-        if let Err(error) = self.link.remove(self.file.as_fd()) {
-            log::error!(
-                "KVM_DEV_VFIO_FILE_DEL: {error}; the VM holds the IOMMU group until it is destroyed"
-            );
-        }
-    }
 }

@@ -4,21 +4,34 @@ use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 
+use super::cdevs::{CdevAttachment, Cdevs};
 use super::device::AssignedDevice;
 use super::error::Error;
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
+use crate::backend::iommufd::Ioas;
 use crate::backend::type1::Type1Container;
 use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
 use crate::host::GroupLink;
 
-/// The I/O address space of a guest's devices, and the groups in it. The groups share one container
-/// of the kernel. A group that cannot share it gets another container, with the same mappings (see
-/// [`DmaSpace`]).
+/// The I/O address space of a guest's devices.
+///
+/// With type1 its groups share one container of the kernel. A group that cannot share it gets
+/// another container, with the same mappings (see [`DmaSpace`]). With iommufd its devices share one
+/// IOAS.
 pub struct IommuContext {
     dma: DmaSpace,
-    groups: Arc<SharedGroups>,
+    calls: Arc<VfioCalls>,
+    interface: Interface,
+}
+
+/// The kernel's interface for devices and I/O address spaces.
+enum Interface {
+    /// Groups and containers: `/dev/vfio/vfio`, `/dev/vfio/N`.
+    Type1(Arc<SharedGroups>),
+    /// iommufd and character devices: `/dev/iommu`, `/dev/vfio/devices/vfioN`.
+    Iommufd(Arc<Cdevs>),
 }
 
 impl fmt::Debug for IommuContext {
@@ -50,10 +63,38 @@ impl IommuContext {
         Ok(Self::new(Type1Container::passed(container, calls.clone())?, calls))
     }
 
+    /// Opens `/dev/iommu`, and allocates an IOAS. Devices are then opened by their own nodes
+    /// (`/dev/vfio/devices/vfioN`), which the kernel has with `CONFIG_VFIO_DEVICE_CDEV`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Iommufd`].
+    pub fn open_iommufd() -> Result<Self, Error> {
+        let calls = Arc::<VfioCalls>::default();
+        Ok(Self::with_ioas(Ioas::open(calls.clone())?, calls))
+    }
+
+    /// Does the same as [`open_iommufd`](Self::open_iommufd), but takes a file of `/dev/iommu` that
+    /// is open for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Iommufd`].
+    pub fn open_iommufd_by(iommufd: File) -> Result<Self, Error> {
+        let calls = Arc::<VfioCalls>::default();
+        Ok(Self::with_ioas(Ioas::passed(iommufd, calls.clone())?, calls))
+    }
+
     fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
-        let groups = SharedGroups::new(first, calls);
+        let groups = SharedGroups::new(first, calls.clone());
         let dma = groups.lock().dma().clone();
-        Self { dma, groups: Arc::new(groups) }
+        Self { dma, calls, interface: Interface::Type1(Arc::new(groups)) }
+    }
+
+    fn with_ioas(ioas: Ioas, calls: Arc<VfioCalls>) -> Self {
+        let ioas = Arc::new(ioas);
+        let cdevs = Cdevs::new(ioas.clone());
+        Self { dma: DmaSpace::new(ioas), calls, interface: Interface::Iommufd(Arc::new(cdevs)) }
     }
 
     /// The memory that the devices can access.
@@ -63,7 +104,7 @@ impl IommuContext {
 
     /// Counts of the calls to the kernel, of the context and of its devices.
     pub fn calls(&self) -> &Arc<VfioCalls> {
-        &self.groups.calls
+        &self.calls
     }
 
     /// Links all groups with a hypervisor: those that are attached now, and those that are attached
@@ -74,7 +115,10 @@ impl IommuContext {
     ///
     /// [`Error::Link`]: this group and the groups with higher numbers are not linked.
     pub fn link(&self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
-        self.groups.lock().link(link)
+        match &self.interface {
+            Interface::Type1(groups) => groups.lock().link(link),
+            Interface::Iommufd(cdevs) => cdevs.link(link),
+        }
     }
 
     /// Attaches the group of a device, unless it is already attached, and opens the device. All
@@ -109,14 +153,17 @@ impl IommuContext {
         address: PciAddress,
         opened: Option<File>,
     ) -> Result<Arc<AssignedDevice>, Error> {
-        self.groups.forget_drivers();
-        let sysfs = &self.groups.sysfs;
-        let group = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = opened.as_ref().map(|file| sysfs.group_of(file));
-        if let Some(other) = found.filter(|other| *other != Some(group)) {
-            return Err(Error::OtherGroup { address, group, other });
-        }
-        let membership = Membership::new(&self.groups, address, group, opened)?;
-        Ok(Arc::new(AssignedDevice::open(membership, address)?))
+        let calls = self.calls.clone();
+        let device = match &self.interface {
+            Interface::Type1(groups) => {
+                let attachment = Membership::new(groups, address, opened)?;
+                AssignedDevice::open(attachment, address, calls)
+            }
+            Interface::Iommufd(cdevs) => {
+                let attachment = CdevAttachment::new(cdevs, address, opened)?;
+                AssignedDevice::open(attachment, address, calls)
+            }
+        };
+        Ok(Arc::new(device?))
     }
 }

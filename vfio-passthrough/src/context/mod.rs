@@ -4,12 +4,18 @@
 //! kernel requires: group, status, `SET_CONTAINER`, `SET_IOMMU` once for each container, the
 //! existing mappings, the link to the hypervisor, and then the device. The device comes last
 //! because some drivers need the VM when their device is opened.
+//!
+//! With iommufd the order is: IOAS, the device's node, the link to the hypervisor,
+//! `BIND_IOMMUFD`, which opens the device, and `ATTACH_IOMMUFD_PT`.
 
+mod cdevs;
 mod containers;
 mod device;
+mod drivers;
 mod error;
 mod groups;
 mod iommu_context;
+mod linked;
 mod shared;
 
 pub use device::AssignedDevice;

@@ -1,10 +1,12 @@
 //! The groups that a guest's devices share, and the membership of a device in its group.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::device::Attachment;
+use super::drivers::Drivers;
 use super::error::Error;
 use super::groups::Groups;
 use crate::address::PciAddress;
@@ -18,52 +20,19 @@ pub(super) struct SharedGroups {
     pub sysfs: Sysfs,
     pub calls: Arc<VfioCalls>,
     groups: Mutex<Groups>,
-    /// The drivers of the functions that a reset of a bus resets, since the first query. A VMM that
-    /// has dropped its right to open files can then still query them.
-    drivers: Mutex<BTreeMap<PciAddress, Driver>>,
-}
-
-/// The driver of a function.
-#[derive(Clone)]
-struct Driver {
-    name: Option<String>,
-    is_vfio: bool,
+    drivers: Drivers,
 }
 
 impl SharedGroups {
     /// Has no group yet. `first` is the container for the first group.
     pub fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
         let groups = Mutex::new(Groups::new(first));
-        Self { sysfs: Sysfs::default(), calls, groups, drivers: Mutex::default() }
+        Self { sysfs: Sysfs::default(), calls, groups, drivers: Drivers::default() }
     }
 
     /// Locks the groups.
     pub fn lock(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the next query read the drivers again: a function can have another driver now.
-    pub fn forget_drivers(&self) {
-        self.drivers().clear();
-    }
-
-    /// Describes a function that a reset of a bus resets.
-    pub fn bus_member(&self, address: PciAddress, group: u32) -> BusMember {
-        let driver = self.driver(address);
-        // The kernel does not reset a bus if a function on it has another driver or no driver
-        // (vfio_pci_dev_set_resettable).
-        let ours = self.lock().file(group).is_some() && driver.is_vfio;
-        BusMember { address, ours, driver: driver.name }
-    }
-
-    fn driver(&self, address: PciAddress) -> Driver {
-        let read =
-            || Driver { name: self.sysfs.driver(address), is_vfio: self.sysfs.is_vfio(address) };
-        self.drivers().entry(address).or_insert_with(read).clone()
-    }
-
-    fn drivers(&self) -> MutexGuard<'_, BTreeMap<PciAddress, Driver>> {
-        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,15 +46,21 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Attaches the group of `address`, unless it is already attached, and opens the device.
-    /// `group` is the group's file, if it is already open.
+    /// `opened` is the group's file, if it is already open.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
-        number: u32,
-        group: Option<File>,
+        opened: Option<File>,
     ) -> Result<Self, Error> {
+        groups.drivers.forget();
+        let sysfs = &groups.sysfs;
+        let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let found = opened.as_ref().map(|file| sysfs.group_of(file));
+        if let Some(other) = found.filter(|other| *other != Some(number)) {
+            return Err(Error::OtherGroup { address, group: number, other });
+        }
         let mut locked = groups.lock();
-        locked.join(address, number, group, (&groups.sysfs, &groups.calls))?;
+        locked.join(address, number, opened, (&groups.sysfs, &groups.calls))?;
         let group = locked.file(number).cloned();
         drop(locked);
         let mut own = Self { groups: groups.clone(), number, device: None };
@@ -99,15 +74,30 @@ impl Membership {
         })?);
         Ok(own)
     }
+}
 
-    /// All groups of the guest.
-    pub fn groups(&self) -> &SharedGroups {
-        &self.groups
+impl Attachment for Membership {
+    fn device(&self) -> io::Result<&File> {
+        self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
-    /// The device.
-    pub fn device(&self) -> io::Result<&File> {
-        self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    fn bus_members(&self) -> io::Result<Vec<BusMember>> {
+        let SharedGroups { sysfs, drivers, .. } = &*self.groups;
+        let describe = |(address, group)| {
+            let attached = self.groups.lock().file(group).is_some();
+            drivers.bus_member(address, attached, sysfs)
+        };
+        Ok(ioctl::hot_reset_info(self.device()?)?.into_iter().map(describe).collect())
+    }
+
+    fn reset_bus(&self) -> io::Result<()> {
+        let members = ioctl::hot_reset_info(self.device()?)?;
+        // Each group is listed once: the kernel refuses more groups than functions.
+        let numbers: BTreeSet<u32> = members.into_iter().map(|(_, group)| group).collect();
+        let groups = self.groups.lock();
+        let files: Vec<&File> =
+            numbers.iter().filter_map(|number| groups.file(*number).map(AsRef::as_ref)).collect();
+        ioctl::hot_reset(self.device()?, &files)
     }
 }
 

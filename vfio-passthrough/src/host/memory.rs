@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use vm_memory::GuestRegionMmap;
@@ -22,6 +23,13 @@ pub unsafe trait HostMemory: Send + Sync {
     fn host_address(&self) -> *mut u8;
     /// The size in bytes, a multiple of the page size.
     fn size(&self) -> u64;
+
+    /// The file that the memory is a shared mapping of, and the offset of its first byte in the
+    /// file. iommufd maps the file then, and not the address (`IOMMU_IOAS_MAP_FILE`, for memfds).
+    /// It is `None` for other memory.
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        None
+    }
 }
 
 // SAFETY: a region owns its mapping (it holds an `Arc` of the `MmapRegion`, which unmaps when
@@ -35,6 +43,13 @@ unsafe impl<B: Bitmap + Send + Sync> HostMemory for GuestRegionMmap<B> {
     fn size(&self) -> u64 {
         // usize is at most 64 bits wide on every target of Linux.
         (**self).size() as u64
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        // A private mapping of a file has other contents than the file.
+        let shared = self.flags() & libc::MAP_SHARED != 0;
+        let file = self.file_offset().filter(|_| shared)?;
+        Some((file.file().as_fd(), file.start()))
     }
 }
 

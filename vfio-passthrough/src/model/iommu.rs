@@ -10,6 +10,7 @@ use super::faults::{Call, Faults, errno};
 use super::opened::{ADDRESS, info_reply, open_type1};
 use crate::address::ByteRange;
 use crate::backend::{AddressSpace, IommuInfo};
+use crate::host::HostMemory;
 
 /// An IOMMU and its mappings.
 #[derive(Debug)]
@@ -74,14 +75,14 @@ impl AddressSpace for Iommu {
         self.get_info()
     }
 
-    unsafe fn map(&self, iova: u64, size: u64, host: *mut u8) -> io::Result<()> {
+    unsafe fn map(&self, iova: u64, memory: &dyn HostMemory) -> io::Result<()> {
         self.faults.pass(Call::MapDma)?;
         let call = MapDma {
             argsz: MapDma::ARGSZ,
             flags: sys::VFIO_DMA_MAP_FLAG_READ | sys::VFIO_DMA_MAP_FLAG_WRITE,
-            vaddr: host.expose_provenance() as u64,
+            vaddr: memory.host_address().expose_provenance() as u64,
             iova,
-            size,
+            size: memory.size(),
         };
         self.system.map_dma(self.container, &call)
     }

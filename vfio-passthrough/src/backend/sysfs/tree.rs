@@ -178,6 +178,27 @@ impl Sysfs {
         last_component(&target).filter(|_| is_group)?.parse().ok()
     }
 
+    /// The node of a device, `/dev/vfio/devices/vfioN`. It is `None` also if sysfs cannot be read.
+    pub fn cdev(&self, address: PciAddress) -> Option<PathBuf> {
+        let mut entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
+        // Without CONFIG_VFIO_DEVICE_CDEV the folder has no device number.
+        let entry = entries.find(|entry| entry.path().join("dev").exists())?;
+        Some(Path::new("/dev/vfio/devices").join(entry.file_name()))
+    }
+
+    /// Whether `file` is the device's node, which is open.
+    pub fn is_cdev_of(&self, file: &fs::File, address: PciAddress) -> bool {
+        let number = || {
+            let metadata = file.metadata().ok()?;
+            let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
+            let entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
+            let own = format!("{}:{}", libc::major(device), libc::minor(device));
+            let read = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("dev")).ok();
+            entries.filter_map(read).find(|number| number.trim() == own)
+        };
+        number().is_some()
+    }
+
     /// The members of a group whose drivers make the group not viable, in order.
     pub fn offenders(&self, group: u32) -> Vec<(PciAddress, String)> {
         let driver = |member| Some((member, self.driver(member)?));

@@ -1,0 +1,173 @@
+//! Devices that are bound to iommufd by their character devices (`/dev/vfio/devices/vfioN`), and
+//! attached to one IOAS.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::device::Attachment;
+use super::drivers::Drivers;
+use super::error::Error;
+use super::linked::Linked;
+use crate::address::PciAddress;
+use crate::backend::iommufd::{Ioas, attach_ioas, bind};
+use crate::backend::sysfs::Sysfs;
+use crate::backend::{BusMember, ioctl};
+use crate::host::GroupLink;
+
+/// The IOAS of a guest, and the devices that are attached to it.
+pub(super) struct Cdevs {
+    sysfs: Sysfs,
+    ioas: Arc<Ioas>,
+    drivers: Drivers,
+    links: Mutex<Links>,
+}
+
+/// The links of the devices with the hypervisor.
+#[derive(Default)]
+struct Links {
+    link: Option<Arc<dyn GroupLink>>,
+    devices: BTreeMap<PciAddress, Device>,
+}
+
+struct Device {
+    linked: Option<Linked>,
+    file: Arc<File>,
+}
+
+impl Device {
+    fn new(
+        address: PciAddress,
+        file: Arc<File>,
+        link: Option<Arc<dyn GroupLink>>,
+    ) -> Result<Self, Error> {
+        let linked = link.map(|link| Linked::new(&address.to_string(), link, file.clone()));
+        Ok(Self { linked: linked.transpose()?, file })
+    }
+}
+
+impl Cdevs {
+    /// Has no device yet.
+    pub fn new(ioas: Arc<Ioas>) -> Self {
+        let (sysfs, drivers) = (Sysfs::default(), Drivers::default());
+        Self { sysfs, ioas, drivers, links: Mutex::default() }
+    }
+
+    /// Links all devices with another hypervisor, after it ended their links with the previous one.
+    pub fn link(&self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
+        let mut links = self.links();
+        links.link = Some(link.clone());
+        links.devices.values_mut().for_each(|device| device.linked = None);
+        links.devices.iter_mut().try_for_each(|(address, device)| {
+            *device = Device::new(*address, device.file.clone(), Some(link.clone()))?;
+            Ok(())
+        })
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A device that is bound to iommufd. Dropping it closes the device, which the kernel then detaches
+/// and unbinds (vfio_df_unbind_iommufd).
+pub(super) struct CdevAttachment {
+    cdevs: Arc<Cdevs>,
+    address: PciAddress,
+    file: Arc<File>,
+}
+
+impl CdevAttachment {
+    /// Binds and attaches the device of `address`. `opened` is the device's file, if it is already
+    /// open.
+    pub fn new(
+        cdevs: &Arc<Cdevs>,
+        address: PciAddress,
+        opened: Option<File>,
+    ) -> Result<Self, Error> {
+        cdevs.drivers.forget();
+        cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let file = Arc::new(cdevs.open(address, opened)?);
+        // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
+        cdevs.add(address, &file)?;
+        let own = Self { cdevs: cdevs.clone(), address, file };
+        let failed = |call| move |source| cdevs.refused(address, call, source);
+        bind(&own.file, &cdevs.ioas).map_err(failed(BIND))?;
+        attach_ioas(&own.file, &cdevs.ioas).map_err(failed(ATTACH))?;
+        Ok(own)
+    }
+}
+
+const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
+const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
+
+impl Cdevs {
+    /// The device's file: `opened`, if it is that of the device, or the node.
+    fn open(&self, address: PciAddress, opened: Option<File>) -> Result<File, Error> {
+        let path = self.sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
+        if let Some(file) = opened {
+            return match self.sysfs.is_cdev_of(&file, address) {
+                true => Ok(file),
+                false => Err(Error::OtherCdev { address, path }),
+            };
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        file.map_err(|source| Error::OpenCdev { address, path, source })
+    }
+
+    /// Adds a device, and links it with the hypervisor.
+    fn add(&self, address: PciAddress, file: &Arc<File>) -> Result<(), Error> {
+        let mut links = self.links();
+        if links.devices.contains_key(&address) {
+            return Err(Error::DeviceBusy {
+                address,
+                group: self.sysfs.group(address).unwrap_or(0),
+            });
+        }
+        let device = Device::new(address, file.clone(), links.link.clone())?;
+        links.devices.insert(address, device);
+        Ok(())
+    }
+
+    /// The error of a call that the kernel refused. It names who has the group, if it is in use.
+    fn refused(&self, address: PciAddress, call: &'static str, source: io::Error) -> Error {
+        let group = self.sysfs.group(address);
+        match (source.raw_os_error(), group) {
+            (Some(libc::EBUSY), Some(group)) if self.sysfs.offenders(group).is_empty() => {
+                Error::DeviceBusy { address, group }
+            }
+            (Some(libc::EBUSY), Some(group)) => {
+                Error::NotReady(self.sysfs.not_viable(address, group))
+            }
+            _ => Error::OpenDevice { address, call, source },
+        }
+    }
+}
+
+impl Attachment for CdevAttachment {
+    fn device(&self) -> io::Result<&File> {
+        Ok(&self.file)
+    }
+
+    fn bus_members(&self) -> io::Result<Vec<BusMember>> {
+        let Cdevs { sysfs, drivers, .. } = &*self.cdevs;
+        // All-ones: another iommufd, or nobody, owns the function.
+        let describe = |(address, id)| drivers.bus_member(address, id != u32::MAX, sysfs);
+        Ok(ioctl::hot_reset_info(&self.file)?.into_iter().map(describe).collect())
+    }
+
+    fn reset_bus(&self) -> io::Result<()> {
+        // Without groups the kernel checks that one iommufd owns all functions
+        // (vfio_pci_ioctl_pci_hot_reset).
+        ioctl::hot_reset(&self.file, &[])
+    }
+}
+
+impl Drop for CdevAttachment {
+    fn drop(&mut self) {
+        // The link ends first; both hold the file, which is closed after it.
+        let device = self.cdevs.links().devices.remove(&self.address);
+        drop(device);
+    }
+}
