@@ -17,8 +17,12 @@ pub(crate) struct Config {
     pub(crate) memory: Memory,
     /// Assigned devices, in the order of the command line.
     pub(crate) vfio: Vec<Passthrough>,
+    /// The kernel's interface for the devices.
+    pub(crate) iommu: Iommu,
     /// The descriptor of an inherited VFIO container; `None`: the VMM opens one.
     pub(crate) container: Option<RawFd>,
+    /// The descriptor of an inherited iommufd; `None`: the VMM opens one.
+    pub(crate) iommufd: Option<RawFd>,
     /// The device node of KVM.
     pub(crate) kvm: Source,
     /// The action when a device reports an uncorrectable error.
@@ -171,14 +175,27 @@ impl fmt::Display for MemorySize {
 /// An assigned device as requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Passthrough {
-    /// The sysfs path or the address; `None` if the group is passed and has no other device.
+    /// The sysfs path or the address; `None` if a file is passed that names the device: its node, or
+    /// that of a group with no other device.
     pub(crate) path: Option<PathBuf>,
-    /// The inherited file descriptor of the group.
-    pub(crate) group: Option<RawFd>,
+    /// The inherited file descriptor of the device's group or node.
+    pub(crate) file: Option<RawFd>,
     /// Whether the device must support a reset.
     pub(crate) reset: ResetPolicy,
     /// Whether other devices may access its BARs by DMA.
     pub(crate) p2p: bool,
+}
+
+/// The kernel's interface for I/O address spaces and devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Iommu {
+    /// iommufd if the host has it and each device has a node of its own; otherwise type1.
+    #[default]
+    Auto,
+    /// A VFIO container and groups.
+    Type1,
+    /// iommufd and the devices' own nodes.
+    Iommufd,
 }
 
 /// The action when a device reports an uncorrectable error (PCIe AER).

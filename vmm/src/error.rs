@@ -68,6 +68,14 @@ pub enum Error {
         /// The cause.
         why: String,
     },
+    /// A passed descriptor is not for the chosen interface.
+    #[error("{option} is not used with --iommu {iommu}: leave one of them out")]
+    OtherIommu {
+        /// The option that passes the descriptor.
+        option: &'static str,
+        /// The chosen interface.
+        iommu: &'static str,
+    },
     /// The kernel file has an unsupported format.
     #[error(
         "kernel {path} is not a kernel: {why}\n  \

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod iommu;
 mod memory;
 mod on_error;
 mod passthrough;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Memory, OnError, Passthrough, Seccomp, Source};
+use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source};
 
 pub(crate) use prepare::PrepareCommand;
 
@@ -112,6 +113,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "fd=N", value_parser = source::parse_fd)]
     container: Option<RawFd>,
 
+    /// The kernel's interface for the devices: auto, type1 or iommufd
+    ///
+    /// type1: a container and IOMMU groups (/dev/vfio/vfio, /dev/vfio/N). iommufd: /dev/iommu and
+    /// the devices' own nodes (/dev/vfio/devices/vfioN). auto: iommufd if the host has it and each
+    /// device has a node, otherwise type1.
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+    iommu: Iommu,
+
+    /// The inherited file descriptor of iommufd (/dev/iommu) [default: the VMM opens it]
+    #[arg(long, value_name = "fd=N", value_parser = source::parse_fd)]
+    iommufd: Option<RawFd>,
+
     /// The device node of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kvm: Source,
@@ -192,7 +205,9 @@ impl From<Args> for Config {
             cpus: args.cpus,
             memory: args.memory,
             vfio: args.vfio,
+            iommu: args.iommu,
             container: args.container,
+            iommufd: args.iommufd,
             kvm: args.kvm,
             on_error: args.on_error,
             no_reboot: args.no_reboot,

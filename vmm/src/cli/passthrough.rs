@@ -27,8 +27,8 @@ impl FromStr for Passthrough {
         let mut parts = text.split(',');
         let first = parts.next().filter(|path| !path.is_empty());
         let first = first.ok_or(PassthroughError::NoDevice)?;
-        let mut group = source::fd(first);
-        let path = group.is_none().then(|| PathBuf::from(first));
+        let mut file = source::fd(first);
+        let path = file.is_none().then(|| PathBuf::from(first));
         let (mut reset, mut p2p) = (ResetPolicy::Required, true);
         for option in parts {
             match option {
@@ -36,11 +36,11 @@ impl FromStr for Passthrough {
                 "p2p=off" => p2p = false,
                 other => {
                     let unknown = || PassthroughError::UnknownOption(other.to_owned());
-                    group = Some(source::fd(other).ok_or_else(unknown)?);
+                    file = Some(source::fd(other).ok_or_else(unknown)?);
                 }
             }
         }
-        Ok(Self { path, group, reset, p2p })
+        Ok(Self { path, file, reset, p2p })
     }
 }
 
@@ -51,11 +51,11 @@ mod tests {
     #[test]
     fn parses_devices_and_their_options() {
         let device = |path: &str, reset, p2p| {
-            Ok(Passthrough { path: Some(path.into()), group: None, reset, p2p })
+            Ok(Passthrough { path: Some(path.into()), file: None, reset, p2p })
         };
         let (required, none) = (ResetPolicy::Required, ResetPolicy::IfPossible);
         let passed = |path: Option<&str>, reset| {
-            Ok(Passthrough { path: path.map(PathBuf::from), group: Some(3), reset, p2p: true })
+            Ok(Passthrough { path: path.map(PathBuf::from), file: Some(3), reset, p2p: true })
         };
         let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
         let cases = [

@@ -29,8 +29,9 @@ impl PassedFds {
             ("--initrd", config.initrd.as_ref().and_then(|source| source.fd())),
             ("--kvm", config.kvm.fd()),
             ("--container", config.container),
+            ("--iommufd", config.iommufd),
         ];
-        let groups = config.vfio.iter().map(|device| ("--vfio", device.group));
+        let groups = config.vfio.iter().map(|device| ("--vfio", device.file));
         let mut passed = Self::default();
         for (option, fd) in files.into_iter().chain(groups) {
             if let Some(fd) = fd {

@@ -17,7 +17,7 @@ pub(crate) fn addresses(
 ) -> Result<Vec<PciAddress>, Error> {
     let mut addresses = Vec::with_capacity(asked.len());
     for passthrough in asked {
-        let address = match (&passthrough.path, passthrough.group) {
+        let address = match (&passthrough.path, passthrough.file) {
             (Some(path), _) => pci_path::address(path)?,
             (None, Some(fd)) => only_device(fd, passed, &Sysfs::default())?,
             (None, None) => continue,

@@ -1,6 +1,5 @@
 //! The devices of `--vfio`, opened in one container.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use resources::AddressRange;
@@ -15,7 +14,8 @@ use vfio_passthrough::{
 use vm_memory::GuestMemoryRegion;
 
 use super::functions::Functions;
-use crate::config::Passthrough;
+use super::iommu;
+use crate::config::{Config, Passthrough};
 use crate::error::Error;
 use crate::guest::boot::intx_gsi;
 use crate::guest::memory::Ram;
@@ -41,25 +41,23 @@ struct Opened {
 }
 
 impl Devices {
-    /// Opens the requested devices in one container that is linked to the VM of `host`; `None` if
+    /// Opens the requested devices in one address space that is linked to the VM of `host`; `None` if
     /// no device is requested.
     pub(crate) fn open(
-        (asked, container): (&[Passthrough], Option<RawFd>),
+        config: &Config,
         addresses: Vec<PciAddress>,
         mut passed: PassedFds,
         host: &KvmHost,
     ) -> Result<Option<Self>, Error> {
+        let asked = &config.vfio;
         if asked.is_empty() {
             return Ok(None);
         }
-        let container = match container {
-            None => IommuContext::open()?,
-            Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
-        };
+        let container = iommu::open(config, &addresses, &mut passed)?;
         link(&container, host)?;
         let mut open =
             |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
-                let device = match asked.group {
+                let device = match asked.file {
                     None => container.open_device(address)?,
                     Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
                 };

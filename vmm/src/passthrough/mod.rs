@@ -6,6 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
+mod iommu;
 mod sync;
 
 #[cfg(all(test, shuttle))]

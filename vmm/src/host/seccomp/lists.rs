@@ -102,6 +102,10 @@ const VCPU_REQUESTS: &[Row] = &[
     // thread uses to reset a bus, has the number of the first request.
     vfio("VFIO_IOMMU_MAP_DMA", 113),
     vfio("VFIO_IOMMU_UNMAP_DMA", 114),
+    // iommufd has the same type of requests (linux/iommufd.h).
+    vfio("IOMMU_IOAS_MAP", 133),
+    vfio("IOMMU_IOAS_UNMAP", 134),
+    vfio("IOMMU_IOAS_MAP_FILE", 143),
 ];
 
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,

@@ -1,0 +1,61 @@
+//! Chooses the kernel's interface for the devices, and opens it.
+
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+use vfio_passthrough::backend::sysfs::Sysfs;
+use vfio_passthrough::{IommuContext, PciAddress};
+
+use crate::config::{Config, Iommu, Passthrough};
+use crate::error::Error;
+use crate::host::passed_fds::PassedFds;
+
+/// Opens the address space of the devices at `addresses`, which `--vfio` names in the same order.
+pub(crate) fn open(
+    config: &Config,
+    addresses: &[PciAddress],
+    passed: &mut PassedFds,
+) -> Result<IommuContext, Error> {
+    let (container, iommufd) = (config.container, config.iommufd);
+    match choose(config, addresses, passed)? {
+        Choice::Type1 => Ok(match container {
+            None => IommuContext::open()?,
+            Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
+        }),
+        Choice::Iommufd => Ok(match iommufd {
+            None => IommuContext::open_iommufd()?,
+            Some(fd) => IommuContext::open_iommufd_by(passed.remove(fd)?)?,
+        }),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    Type1,
+    Iommufd,
+}
+
+fn choose(config: &Config, addresses: &[PciAddress], passed: &PassedFds) -> Result<Choice, Error> {
+    let contradiction = |option, iommu| Err(Error::OtherIommu { option, iommu });
+    match (config.iommu, config.container, config.iommufd) {
+        (Iommu::Type1, _, Some(_)) => contradiction("--iommufd", "type1"),
+        (Iommu::Iommufd, Some(_), _) => contradiction("--container", "iommufd"),
+        (Iommu::Type1, ..) | (Iommu::Auto, Some(_), _) => Ok(Choice::Type1),
+        (Iommu::Iommufd, ..) | (Iommu::Auto, _, Some(_)) => Ok(Choice::Iommufd),
+        (Iommu::Auto, None, None) => Ok(auto(&config.vfio, addresses, passed)),
+    }
+}
+
+/// iommufd if this process may open it, and each device by a node of its own.
+fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
+    let sysfs = Sysfs::default();
+    let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
+    let by_node = |(asked, address): (&Passthrough, &PciAddress)| match asked.file {
+        Some(fd) => passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, *address)),
+        None => sysfs.cdev(*address).is_some_and(|node| may_open(&node)),
+    };
+    match may_open(Path::new("/dev/iommu")) && asked.iter().zip(addresses).all(by_node) {
+        true => Choice::Iommufd,
+        false => Choice::Type1,
+    }
+}
