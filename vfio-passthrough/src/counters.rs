@@ -70,6 +70,8 @@ counters! {
         region_read,
         /// `pwrite` of a region.
         region_write,
+        /// `VFIO_DEVICE_FEATURE_DMA_BUF`.
+        dma_buf,
         /// `mmap` of a region.
         region_mmap,
     }

@@ -1,5 +1,6 @@
 //! The port to a device.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -90,6 +91,17 @@ pub trait Device: Send + Sync {
     ///
     /// `EINVAL` if the range cannot be mapped.
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap>;
+
+    /// Exports a page-aligned range of a region as a dma-buf, which iommufd can map for other
+    /// devices (`VFIO_DEVICE_FEATURE_DMA_BUF`). type1 maps the memory of
+    /// [`mmap`](Self::mmap) instead.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` if the kernel or the address space does not have dma-bufs of BARs.
+    fn export(&self, _region: &RegionInfo, _range: ByteRange) -> io::Result<File> {
+        Err(io::Error::from_raw_os_error(libc::ENOTTY))
+    }
 
     /// Binds or unbinds interrupt vectors.
     ///

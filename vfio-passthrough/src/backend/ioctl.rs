@@ -18,7 +18,7 @@ use vmm_sys_util::ioctl_io_nr;
 use super::description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo};
 use super::device::SetIrqs;
 use super::info;
-use crate::address::PciAddress;
+use crate::address::{ByteRange, PciAddress};
 use crate::host::HostMemory;
 
 ioctl_io_nr!(VFIO_GET_API_VERSION, sys::VFIO_TYPE as u32, sys::VFIO_BASE);
@@ -35,6 +35,8 @@ ioctl_io_nr!(VFIO_DEVICE_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
 ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 14);
+
+ioctl_io_nr!(VFIO_DEVICE_FEATURE, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 17);
 
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, sys::VFIO_TYPE as u32, sys::VFIO_BASE + 13);
@@ -167,6 +169,39 @@ pub(crate) fn iommu_info(container: &impl AsRawFd) -> io::Result<IommuInfo> {
     let request = VFIO_IOMMU_GET_INFO();
     let reply = info_call(container, request, size_of::<sys::vfio_iommu_type1_info>(), 0)?;
     Ok(IommuInfo::from_reply(&reply))
+}
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a dma-buf of a range of a region.
+pub(crate) fn export_dma_buf(
+    device: &impl AsRawFd,
+    region: u32,
+    range: ByteRange,
+) -> io::Result<File> {
+    #[repr(C)]
+    struct Call {
+        argsz: u32,
+        flags: u32,
+        region_index: u32,
+        open_flags: u32,
+        dma_buf_flags: u32,
+        range_count: u32,
+        range: sys::vfio_region_dma_range,
+    }
+    let call = Call {
+        argsz: argsz::<Call>(),
+        flags: sys::VFIO_DEVICE_FEATURE_GET | sys::VFIO_DEVICE_FEATURE_DMA_BUF,
+        region_index: region,
+        open_flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
+        dma_buf_flags: 0,
+        range_count: 1,
+        range: sys::vfio_region_dma_range { offset: range.start(), length: range.size() },
+    };
+    // SAFETY: the kernel reads `argsz` bytes, which is the size of the struct: `struct
+    // vfio_device_feature`, `struct vfio_device_feature_dma_buf` and one range.
+    let fd = unsafe { ioctl_with_ref(device, VFIO_DEVICE_FEATURE(), &call) };
+    check(fd)?;
+    // SAFETY: the kernel has just made this fd for this call, and no other code has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 const TRIGGER_EVENTFD: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;

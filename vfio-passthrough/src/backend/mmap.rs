@@ -1,8 +1,9 @@
 //! A region of a device, mapped into this process.
 
 use std::any::Any;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,6 +47,34 @@ unsafe impl HostMemory for RegionMmap {
 
     fn size(&self) -> u64 {
         self.size as u64
+    }
+}
+
+/// A mapped part of a region, with its dma-buf, for an address space that maps files.
+pub(crate) struct ExportedMmap {
+    mmap: Arc<RegionMmap>,
+    dma_buf: File,
+}
+
+impl ExportedMmap {
+    /// `dma_buf` is that of the same range.
+    pub(crate) fn new(mmap: Arc<RegionMmap>, dma_buf: File) -> Self {
+        Self { mmap, dma_buf }
+    }
+}
+
+// SAFETY: `RegionMmap` fulfils the contract, and this value holds it.
+unsafe impl HostMemory for ExportedMmap {
+    fn host_address(&self) -> *mut u8 {
+        self.mmap.host_address()
+    }
+
+    fn size(&self) -> u64 {
+        self.mmap.size()
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        Some((self.dma_buf.as_fd(), 0))
     }
 }
 

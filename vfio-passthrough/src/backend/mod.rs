@@ -31,4 +31,4 @@ pub(crate) use adjacent::AdjacentMemory;
 pub(crate) use device::file_position;
 pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
-pub(crate) use mmap::host_page_size;
+pub(crate) use mmap::{ExportedMmap, host_page_size};

@@ -5,14 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use crate::address::{BarIndex, ByteRange, Iova};
-use crate::backend::{Device, RegionInfo, RegionMmap};
+use crate::backend::{Device, ExportedMmap, RegionInfo, RegionMmap};
 use crate::dma::{self, DmaSpace, Mapping};
-use crate::host::{MemorySlot, MemorySlots};
+use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
 use super::areas::DirectArea;
 
 /// A mapped area of a BAR.
 pub struct Window {
+    device: Arc<dyn Device>,
+    region: RegionInfo,
     bar: BarIndex,
     area: ByteRange,
     mmap: Arc<RegionMmap>,
@@ -36,8 +38,9 @@ impl Window {
         bar: BarIndex,
         area: DirectArea,
     ) -> io::Result<Self> {
-        let mmap = Arc::new(device.mmap(region, area.0)?);
-        Ok(Self { bar, area: area.0, mmap, placed: None, mapping: None, refused: false })
+        let (mmap, region, area) = (device.clone().mmap(region, area.0)?, region.clone(), area.0);
+        let (mmap, placed, mapping) = (Arc::new(mmap), None, None);
+        Ok(Self { device, region, bar, area, mmap, placed, mapping, refused: false })
     }
 
     /// The BAR of this area.
@@ -114,10 +117,18 @@ impl Window {
         let Some((gpa, _)) = self.placed.as_ref().filter(|_| free) else {
             return Ok(false);
         };
-        let mapped = space.map(Iova(*gpa), self.mmap.clone());
+        let mapped = space.map(Iova(*gpa), self.memory());
         self.refused = mapped.is_err();
         self.mapping = Some(mapped?);
         Ok(true)
+    }
+
+    /// The mapped area; with its dma-buf, if the address space can map one.
+    fn memory(&self) -> Arc<dyn HostMemory> {
+        match self.device.export(&self.region, self.area) {
+            Ok(dma_buf) => Arc::new(ExportedMmap::new(self.mmap.clone(), dma_buf)),
+            Err(_) => self.mmap.clone(),
+        }
     }
 
     fn address(&self, base: Option<u64>) -> Option<u64> {

@@ -150,6 +150,10 @@ impl Attachment for CdevAttachment {
         Ok(&self.file)
     }
 
+    fn exports(&self) -> bool {
+        true
+    }
+
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         let Cdevs { sysfs, drivers, .. } = &*self.cdevs;
         // All-ones: another iommufd, or nobody, owns the function.

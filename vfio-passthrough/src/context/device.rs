@@ -19,6 +19,9 @@ pub(super) trait Attachment: Send + Sync {
     /// The device's file.
     fn device(&self) -> io::Result<&File>;
 
+    /// Whether the address space can map a dma-buf ([`Device::export`]).
+    fn exports(&self) -> bool;
+
     /// See [`Device::bus_members`].
     fn bus_members(&self) -> io::Result<Vec<BusMember>>;
 
@@ -105,6 +108,15 @@ impl Device for AssignedDevice {
         self.calls.region_mmap.increment();
         let open = self.opened()?;
         RegionMmap::new(self.clone(), open.device()?.as_fd(), position, range.start(), range.size())
+    }
+
+    fn export(&self, region: &RegionInfo, range: ByteRange) -> io::Result<File> {
+        let open = self.opened()?;
+        if !open.exports() {
+            return Err(io::Error::from_raw_os_error(libc::ENOTTY));
+        }
+        self.calls.dma_buf.increment();
+        ioctl::export_dma_buf(open.device()?, region.index, range)
     }
 
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()> {

@@ -81,6 +81,10 @@ impl Attachment for Membership {
         self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
+    fn exports(&self) -> bool {
+        false
+    }
+
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
         let SharedGroups { sysfs, drivers, .. } = &*self.groups;
         let describe = |(address, group)| {

@@ -116,8 +116,7 @@ impl Resources {
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
-        let devices =
-            Devices::open(config, addresses, passed, &vm.kvm_host)?;
+        let devices = Devices::open(config, addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;

@@ -106,6 +106,7 @@ const VCPU_REQUESTS: &[Row] = &[
     vfio("IOMMU_IOAS_MAP", 133),
     vfio("IOMMU_IOAS_UNMAP", 134),
     vfio("IOMMU_IOAS_MAP_FILE", 143),
+    vfio("VFIO_DEVICE_FEATURE", 117),
 ];
 
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,
@@ -139,6 +140,7 @@ const MAIN_REQUESTS: &[Row] = &[
     kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
     request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
+    vfio("IOMMU_DESTROY", 128),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
