@@ -205,6 +205,30 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_iommufd_name_the_device_and_the_remedy() {
+        let (address, path) = (PciAddress::new(0, 1, 0), PathBuf::from("/dev/vfio/devices/vfio3"));
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        let cases: [(Error, &[&str]); 6] = [
+            (
+                Error::Iommufd(IommufdError::Open(io::Error::from_raw_os_error(libc::ENOENT))),
+                &["/dev/iommu", "modprobe iommufd", "CONFIG_IOMMUFD"],
+            ),
+            (Error::Iommufd(IommufdError::NoIommufd), &["pass /dev/iommu"]),
+            (Error::NoCdev { address }, &["0000:01:00.0", "CONFIG_VFIO_DEVICE_CDEV"]),
+            (Error::OtherCdev { address, path: path.clone() }, &["pass /dev/vfio/devices/vfio3"]),
+            (
+                Error::OpenCdev { address, path, source: denied() },
+                &["0000:01:00.0", "chown $USER /dev/vfio/devices/vfio3"],
+            ),
+            (Error::DeviceBusy { address, group: 7 }, &["group 7", "EBUSY", "fuser -v"]),
+        ];
+        for (error, parts) in cases {
+            let text = error.to_string();
+            parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+        }
+    }
+
+    #[test]
     fn an_io_error_keeps_text_and_kind() {
         let (address, group) = (PciAddress::new(0, 1, 0), 7);
         let denied = || io::Error::from_raw_os_error(libc::EACCES);

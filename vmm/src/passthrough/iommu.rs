@@ -59,3 +59,47 @@ fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> 
         false => Choice::Type1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::CommandLine;
+
+    fn chosen(options: &str) -> Result<Choice, String> {
+        let words = format!("vmm --kernel k --vfio 01:00.0 {options}");
+        let args = CommandLine::try_parse_from(words.split_whitespace()).unwrap().guest.unwrap();
+        let addresses = ["01:00.0".parse().unwrap()];
+        let choice = choose(&args.into(), &addresses, &PassedFds::default());
+        choice.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_passed_descriptor_or_the_option_chooses_the_interface() {
+        let cases = [
+            ("--iommu type1", Choice::Type1),
+            ("--iommu iommufd", Choice::Iommufd),
+            ("--container fd=3", Choice::Type1),
+            ("--iommufd fd=3", Choice::Iommufd),
+            ("--iommu type1 --container fd=3", Choice::Type1),
+            ("--iommu iommufd --iommufd fd=3", Choice::Iommufd),
+        ];
+        cases.into_iter().for_each(|(options, choice)| {
+            assert_eq!(chosen(options), Ok(choice), "{options}");
+        });
+    }
+
+    #[test]
+    fn reports_a_descriptor_of_the_other_interface() {
+        let text = chosen("--iommu type1 --iommufd fd=3").unwrap_err();
+        assert_eq!(text, "--iommufd is not used with --iommu type1: leave one of them out");
+        assert!(chosen("--iommu iommufd --container fd=3").is_err());
+    }
+
+    #[test]
+    fn auto_is_type1_for_a_device_without_a_node() {
+        // This test's host has no such device.
+        assert_eq!(chosen("--iommu auto"), Ok(Choice::Type1));
+    }
+}

@@ -294,6 +294,30 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_node_of_a_device_that_has_one() {
+        let tree = Tree::new()
+            .device("0000:01:00.0", Some("vfio-pci"), Some("14"))
+            .device("0000:02:00.0", Some("vfio-pci"), Some("15"))
+            .device("0000:03:00.0", Some("nvme"), Some("16"));
+        let folder = |device: &str| {
+            let folder = tree.sysfs().device(address(device)).join("vfio-dev/vfio3");
+            fs::create_dir_all(&folder).unwrap();
+            folder
+        };
+        let null = fs::File::open("/dev/null").unwrap();
+        fs::write(folder("01:00.0").join("dev"), "1:3\n").unwrap();
+        // Without CONFIG_VFIO_DEVICE_CDEV the folder has no number.
+        folder("02:00.0");
+        let (sysfs, node) = (tree.sysfs(), |text| tree.sysfs().cdev(address(text)));
+        assert_eq!(node("01:00.0"), Some("/dev/vfio/devices/vfio3".into()));
+        assert_eq!([node("02:00.0"), node("03:00.0"), node("09:00.0")], [None, None, None]);
+        assert!(sysfs.is_cdev_of(&null, address("01:00.0")));
+        assert!(!sysfs.is_cdev_of(&null, address("02:00.0")));
+        let zero = fs::File::open("/dev/zero").unwrap();
+        assert!(!sysfs.is_cdev_of(&zero, address("01:00.0")));
+    }
+
+    #[test]
     fn reports_each_reason_against_a_device_with_its_remedy() {
         let tree = Tree::new()
             .device("0000:01:00.0", Some("nvme"), Some("14"))
