@@ -220,6 +220,9 @@ impl Guest {
         let mut program = self.program.clone();
         program.arguments = self.vmm_arguments();
         program.arguments.extend(["--stats".into(), STATS.into()]);
+        if l1.machine().type1 {
+            program.arguments.extend(["--iommu".into(), "type1".into()]);
+        }
         l1.perform(&Request::Remove { path: STATS.into() })?;
         let run = l1.run_along(program, along)?;
         // A VMM that failed or was killed wrote no counters.

@@ -85,8 +85,9 @@ impl Lab {
     ) -> Result<MachineFiles, Error> {
         let kernel = machine.kernel.files(&self.cache)?;
         let l2_initrd = folder.join("l2.cpio");
-        self.l2_initrd(&kernel, machine, &l2_initrd)?;
-        let mut files = vec![(place::KERNEL, kernel.image.clone()), (place::INITRD, l2_initrd)];
+        let guest = machine.guest_kernel.files(&self.cache)?;
+        self.l2_initrd(&guest, machine, &l2_initrd)?;
+        let mut files = vec![(place::KERNEL, guest.image), (place::INITRD, l2_initrd)];
         if machine.devices.contains(&Device::Edu) {
             let small_initrd = folder.join("small.cpio");
             Initramfs::create(&small_initrd, &self.programs()?.guest)?.finish()?;

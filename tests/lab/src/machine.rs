@@ -121,8 +121,10 @@ impl Iommu {
 /// The description of an L1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// The kernel of L1 and of L2.
+    /// The kernel of L1.
     pub kernel: Kernel,
+    /// The kernel of L2.
+    pub guest_kernel: Kernel,
     /// The IOMMU.
     pub iommu: Iommu,
     /// The RAM in MiB.
@@ -136,6 +138,8 @@ pub struct Machine {
     /// in a cycle. So ERMS makes memory ten times slower than on hardware. Without it, the kernel
     /// uses instructions of 8 bytes.
     pub byte_strings: bool,
+    /// Whether guests use the devices by type1 even if L1 has iommufd.
+    pub type1: bool,
 }
 
 impl Machine {
@@ -144,12 +148,20 @@ impl Machine {
     pub fn new(kernel: Kernel) -> Self {
         Self {
             kernel,
+            guest_kernel: kernel,
             iommu: Iommu::Intel { address_bits: 48 },
             memory_mib: 2048,
             devices: vec![Device::Nvme],
             host_share: false,
             byte_strings: false,
+            type1: false,
         }
+    }
+
+    /// Sets the kernel of L2, which is that of L1 otherwise.
+    #[must_use]
+    pub fn guest_kernel(self, guest_kernel: Kernel) -> Self {
+        Self { guest_kernel, ..self }
     }
 
     /// Sets the IOMMU.
@@ -180,6 +192,18 @@ impl Machine {
     #[must_use]
     pub fn with_byte_strings(self) -> Self {
         Self { byte_strings: true, ..self }
+    }
+
+    /// Lets guests use the devices by type1. The small kernel has iommufd, and the VMM prefers it.
+    #[must_use]
+    pub fn by_type1(self) -> Self {
+        Self { type1: true, ..self }
+    }
+
+    /// Whether guests use the devices by iommufd.
+    #[must_use]
+    pub fn has_iommufd(&self) -> bool {
+        self.kernel == Kernel::Small && !self.type1
     }
 
     /// The address of device number `index` in L1. For a shared group it is the bridge's address.

@@ -5,7 +5,7 @@ use lab::protocol::Request;
 use lab::{Error, Guest, L1, sha256};
 
 use crate::Test;
-use crate::support::{assert_refused, assigned, boot, counter, hashes};
+use crate::support::{assert_refused, assigned, boot, counter, hashes, map_calls};
 
 /// On a machine of 6 GiB.
 pub const TESTS: &[Test] = &[
@@ -73,8 +73,7 @@ fn uses_all(l1: &mut L1, guest: &Guest, kib: u64, pages: u64, expected: &str) ->
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
     let seen = &outcome.finished.sightings[0].files[&free];
     assert_eq!(seen, "0\n", "{}", outcome.details());
-    let mapped = counter(&outcome, "/vfio_ioctls/map_dma");
-    assert_eq!(mapped, 1, "{}", outcome.details());
+    assert_eq!(map_calls(&outcome), 1, "{}", outcome.details());
     assert_eq!(l1.read(&free)?, format!("{pages}\n"), "all pages are free again");
     reserve(l1, kib, 0)
 }

@@ -92,6 +92,8 @@ fn first_lane() -> Vec<Group> {
     ]
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
+    // Debian's kernels do not have iommufd, and the small one lacks the drivers of most devices.
+    let by_iommufd = all_devices(Kernel::Small).guest_kernel(Kernel::Stock612);
     let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
     vec![
@@ -100,9 +102,11 @@ fn first_lane() -> Vec<Group> {
         ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
         ("6.12", xhci, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
-        ("small", e1000e, nics::TESTS.to_vec()),
+        ("small", e1000e.clone(), nics::TESTS.to_vec()),
+        ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
         ("small, ports", ports, host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
+        ("iommufd", by_iommufd, tests_of_all_devices()),
     ]
 }
 
@@ -122,7 +126,8 @@ fn second_lane() -> Vec<Group> {
     // guard, without which tests with many reads fail.
     let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
-        ("small", full(Kernel::Small), small),
+        ("small", full(Kernel::Small), small.clone()),
+        ("small, type1", full(Kernel::Small).by_type1(), small),
         ("6.1", full(Kernel::Stock61), old),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]

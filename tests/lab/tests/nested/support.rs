@@ -69,11 +69,22 @@ pub fn counter(outcome: &Outcome, path: &str) -> u64 {
     outcome.counter(path).unwrap_or_else(|| panic!("no counter {path}\n{}", outcome.details()))
 }
 
+/// How often memory was mapped for DMA, by type1 or iommufd.
+pub fn map_calls(outcome: &Outcome) -> u64 {
+    calls(outcome, &["map_dma", "ioas_map", "ioas_map_file"])
+}
+
 /// How often the guest's RAM was mapped for DMA and unmapped: all calls less those for BARs.
 pub fn ram_calls(outcome: &Outcome) -> [u64; 2] {
-    [("map_dma", "p2p_maps"), ("unmap_dma", "p2p_unmaps")].map(|(all, bars)| {
-        counter(outcome, &format!("/vfio_ioctls/{all}")) - of_functions(outcome, bars)
-    })
+    let unmaps = calls(outcome, &["unmap_dma", "ioas_unmap"]);
+    [
+        map_calls(outcome) - of_functions(outcome, "p2p_maps"),
+        unmaps - of_functions(outcome, "p2p_unmaps"),
+    ]
+}
+
+fn calls(outcome: &Outcome, names: &[&str]) -> u64 {
+    names.iter().map(|name| counter(outcome, &format!("/vfio_ioctls/{name}"))).sum()
 }
 
 /// The sum of a counter over all assigned functions.
