@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::lab::place;
 use crate::protocol::{Ending, Finished, Program, Request, Trigger};
-use crate::{Error, L1, Monitor, Run};
+use crate::{Error, L1, Monitor, Run, log};
 
 /// The file in L1 to which the VMM writes its counters.
 const STATS: &str = "/tmp/stats.json";
@@ -23,6 +23,7 @@ pub struct Guest {
     kernel: String,
     initrd: String,
     extra: Vec<String>,
+    expected_log: Vec<String>,
 }
 
 impl Guest {
@@ -41,6 +42,7 @@ impl Guest {
             initrd: place::INITRD.into(),
             // The VMM ends when the guest panics or resets.
             extra: vec!["--no-reboot".into()],
+            expected_log: Vec::new(),
         }
     }
 
@@ -105,6 +107,14 @@ impl Guest {
     #[must_use]
     pub fn arguments<S: Into<String>>(mut self, extra: impl IntoIterator<Item = S>) -> Self {
         self.extra.extend(extra.into_iter().map(Into::into));
+        self
+    }
+
+    /// Expects a message with this text in the VMM's log, on standard error. A boot fails if its
+    /// VMM ends with status 0, and logs anything else or not this.
+    #[must_use]
+    pub fn logs(mut self, text: &str) -> Self {
+        self.expected_log.push(text.into());
         self
     }
 
@@ -224,7 +234,13 @@ impl Guest {
         let run = l1.run_along(program, along)?;
         // A VMM that failed or was killed wrote no counters.
         let stats = l1.read(STATS).unwrap_or_default();
-        Ok(Outcome::new(run, &stats))
+        let outcome = Outcome::new(run, &stats);
+        // The messages of other ends are errors, which tests compare.
+        let is_ordinary = outcome.finished.ending == Ending::Status(0);
+        match log::surprise(&outcome.stderr, &self.expected_log).filter(|_| is_ordinary) {
+            Some(why) => Err(Error::Log(format!("{why}\n{}", outcome.details()))),
+            None => Ok(outcome),
+        }
     }
 }
 

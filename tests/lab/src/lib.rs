@@ -16,6 +16,7 @@ mod kernel;
 mod l1;
 mod l2;
 mod lab;
+mod log;
 mod machine;
 mod modules;
 mod monitor;

@@ -93,7 +93,8 @@ fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
         (Ok(reset), _) => Ok(reset),
         (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
         (Err(reason), ResetPolicy::IfPossible) => {
-            log::warn!(
+            // The user accepted this, so it is no warning.
+            log::info!(
                 "{address}: {reason}; the guest gets it in the state in which its last user left it"
             );
             Ok(Reset::Nothing)

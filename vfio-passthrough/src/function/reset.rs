@@ -13,7 +13,8 @@ pub enum ResetPolicy {
     /// user left it, and the next user in the guest's.
     #[default]
     Required,
-    /// A device without a reset is accepted, with a warning. A device with a reset is reset.
+    /// A device without a reset is accepted, and logged as information. A device with a reset is
+    /// reset.
     IfPossible,
 }
 
