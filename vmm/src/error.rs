@@ -1,7 +1,7 @@
 //! Fatal errors of the VMM. Each text says what failed, for which object, why, and the remedy.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -48,8 +48,11 @@ pub enum Error {
         /// The limit of KVM.
         most: usize,
     },
+    /// The file of `--kvm` is not KVM's device node.
+    #[error("--kvm {0}: this is not KVM's device node\n  give /dev/kvm, which is the default")]
+    NotKvm(PathBuf),
     /// A file could not be opened or read.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}: {source}{}", file_remedy(.what, .path, .source))]
     File {
         /// The purpose of the file.
         what: &'static str,
@@ -57,6 +60,16 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// A file is of a kind, or of a content, that no guest boots from.
+    #[error("{what} {path}: {why}")]
+    BootFile {
+        /// The purpose of the file.
+        what: &'static str,
+        /// The path of the file.
+        path: PathBuf,
+        /// The cause and its remedy.
+        why: String,
     },
     /// A passed file descriptor is not open, or refers to a file of the wrong kind.
     #[error("{option} fd={fd}: {why}")]
@@ -69,20 +82,19 @@ pub enum Error {
         why: String,
     },
     /// The kernel file has an unsupported format.
-    #[error(
-        "kernel {path} is not a kernel: {why}\n  \
-         give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
-    )]
+    #[error("kernel {path} is not a kernel: {why}\n  {remedy}")]
     NotAKernel {
         /// The path of the file.
         path: PathBuf,
         /// The cause.
         why: String,
+        /// The remedy.
+        remedy: String,
     },
     /// An image does not fit in guest RAM.
     #[error(
         "{what} does not fit in guest RAM: it needs {needs} MiB, and only {has} MiB are free for it\n  \
-         give the guest more RAM with --memory"
+         give the guest more RAM with --memory: {least}M at least"
     )]
     DoesNotFit {
         /// The name of the image.
@@ -91,6 +103,24 @@ pub enum Error {
         needs: u64,
         /// The available size in MiB.
         has: u64,
+        /// The least size of RAM that could be enough, in MiB.
+        least: u64,
+    },
+    /// The kernel takes an initramfs only at low addresses, and more RAM would lie above them.
+    #[error(
+        "the initrd does not fit: it needs {needs} MiB, and this kernel takes it only below \
+         {limit} MiB, where {has} MiB are free in one piece\n  \
+         more --memory does not help: make the initrd smaller (its files can be on a disk), or {remedy}"
+    )]
+    InitrdTooHigh {
+        /// The required size in MiB.
+        needs: u64,
+        /// The available size in MiB.
+        has: u64,
+        /// The limit of the kernel in MiB.
+        limit: u64,
+        /// A kernel with a higher limit.
+        remedy: &'static str,
     },
     /// The command line is longer than the kernel accepts.
     #[error(
@@ -208,7 +238,7 @@ pub enum Error {
         why: String,
     },
     /// The control socket could not be created.
-    #[error("--control {path}: {source}{}", in_use(.source))]
+    #[error("--control {path}: {source}{}", socket_remedy(.source))]
     Control {
         /// The path of the socket.
         path: PathBuf,
@@ -225,12 +255,29 @@ pub enum Error {
     },
 }
 
-fn in_use(error: &io::Error) -> &'static str {
+fn socket_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "\n  another VMM listens on this socket, or the file is not a socket: choose another path"
         }
+        io::ErrorKind::NotFound => "\n  its folder must exist: make it with mkdir -p",
+        io::ErrorKind::PermissionDenied => "\n  choose a folder that the user of the VMM may write",
+        io::ErrorKind::InvalidInput => "\n  choose a path of at most 107 bytes (unix(7))",
         _ => "",
+    }
+}
+
+fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("\n  to see which files are there: ls {folder}"),
+        io::ErrorKind::PermissionDenied => format!(
+            "\n  let the user of the VMM read it (chmod, setfacl), or pass it open from a shell that \
+             may: --{what} fd=3 3<{shown}"
+        ),
+        _ => String::new(),
     }
 }
 

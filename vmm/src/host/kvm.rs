@@ -27,20 +27,23 @@ const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
 /// Opens `/dev/kvm` and checks its capabilities.
 pub(crate) fn open() -> Result<Kvm, Error> {
-    check(open_at(Path::new("/dev/kvm"))?)
+    let path = Path::new("/dev/kvm");
+    check(open_at(path)?, path)
 }
 
 /// Opens KVM, or takes the passed file descriptor, and checks its capabilities.
 pub(crate) fn open_source(source: &Source, passed: &mut PassedFds) -> Result<Kvm, Error> {
     match source {
-        Source::Path(path) => check(open_at(path)?),
-        Source::Fd(fd) => check(from_file(*fd, passed.remove(*fd)?)?),
+        Source::Path(path) => check(open_at(path)?, path),
+        Source::Fd(fd) => check(from_file(*fd, passed.remove(*fd)?)?, Path::new("fd")),
     }
 }
 
-fn check(kvm: Kvm) -> Result<Kvm, Error> {
+fn check(kvm: Kvm, path: &Path) -> Result<Kvm, Error> {
     match kvm.check_extension(NEEDED) {
         true => Ok(kvm),
+        // The ioctls of another file fail.
+        false if kvm.get_api_version() < 0 => Err(Error::NotKvm(path.to_owned())),
         false => Err(Error::KvmLacks(NEEDED_NAME)),
     }
 }

@@ -89,7 +89,7 @@ impl Tables<'_> {
         let place = AddressRange::new(self.next, table.len() as u64).aligned(16);
         let end = place.start.saturating_add(table.len() as u64);
         if end > ACPI_TABLES.end() {
-            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0 });
+            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0, least: 64 });
         }
         self.memory.write_slice(table, GuestAddress(place.start))?;
         self.next = end;
