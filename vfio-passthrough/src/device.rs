@@ -58,9 +58,25 @@ impl FunctionDevice {
         self.config.size
     }
 
-    /// Reads config space, which vfio-pci virtualizes in part.
+    /// Reads config space, which vfio-pci virtualizes in part. Nothing answers past its end, so
+    /// bytes there are all-ones.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) -> Result<(), Error> {
-        self.read(&self.config, offset.into(), data)
+        self.read_existing(offset, data).map_err(self.region_error("read", self.config.index))
+    }
+
+    fn read_existing(&self, offset: u16, data: &mut [u8]) -> io::Result<()> {
+        let end = self.existing(offset, data.len());
+        data.iter_mut().skip(end).for_each(|byte| *byte = 0xff);
+        match data.get_mut(..end) {
+            Some(data) if !data.is_empty() => self.device.read(&self.config, offset.into(), data),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many of `length` bytes from `offset` on exist in config space.
+    fn existing(&self, offset: u16, length: usize) -> usize {
+        let left = self.config.size.saturating_sub(offset.into());
+        usize::try_from(left).map_or(length, |left| left.min(length))
     }
 
     /// Calls `walk` with a function that reads config space.
@@ -68,14 +84,16 @@ impl FunctionDevice {
         &self,
         walk: impl FnOnce(&dyn Fn(u16, &mut [u8]) -> io::Result<()>) -> io::Result<T>,
     ) -> Result<T, Error> {
-        let read =
-            |offset: u16, data: &mut [u8]| self.device.read(&self.config, offset.into(), data);
-        walk(&read).map_err(self.region_error("read", self.config.index))
+        walk(&|offset, data| self.read_existing(offset, data))
+            .map_err(self.region_error("read", self.config.index))
     }
 
-    /// Writes config space through VFIO.
+    /// Writes config space through VFIO. Bytes past its end are ignored.
     pub fn write_config(&self, offset: u16, data: &[u8]) -> Result<(), Error> {
-        self.write(&self.config, offset.into(), data)
+        match data.get(..self.existing(offset, data.len())) {
+            Some(data) if !data.is_empty() => self.write(&self.config, offset.into(), data),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the first 256 bytes of config space in one call.
