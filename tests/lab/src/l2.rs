@@ -4,7 +4,7 @@ use guest::Report;
 use serde_json::Value;
 
 use crate::lab::place;
-use crate::protocol::{Ending, Finished, Program, Request, Trigger};
+use crate::protocol::{Ending, Fifo, Finished, Program, Request, Trigger};
 use crate::{Error, L1, Monitor, Run, log};
 
 /// The file in L1 to which the VMM writes its counters.
@@ -184,6 +184,25 @@ impl Guest {
     #[must_use]
     pub fn open(mut self, files: &[String]) -> Self {
         self.program.open = files.to_vec();
+        self
+    }
+
+    /// Uses an initrd that the agent writes to a FIFO: the contents of this one, and zeros, which
+    /// Linux ignores.
+    #[must_use]
+    pub fn initrd_by_fifo(mut self, zeros: u64) -> Self {
+        let path = "/tmp/initrd.fifo".to_owned();
+        let from = std::mem::replace(&mut self.initrd, path.clone());
+        self.program.fifos.push(Fifo { path, from, zeros });
+        self
+    }
+
+    /// Uses a kernel that the agent writes to a FIFO: the contents of this one.
+    #[must_use]
+    pub fn kernel_by_fifo(mut self) -> Self {
+        let path = "/tmp/kernel.fifo".to_owned();
+        let from = std::mem::replace(&mut self.kernel, path.clone());
+        self.program.fifos.push(Fifo { path, from, zeros: 0 });
         self
     }
 

@@ -14,6 +14,7 @@ mod devices;
 mod endings;
 mod errors;
 mod examples;
+mod files;
 mod held;
 mod host;
 mod layout;
@@ -86,6 +87,7 @@ fn first_lane() -> Vec<Group> {
         moves::TESTS,
         leaving::ON_STOCK,
         control::TESTS,
+        files::TESTS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,
