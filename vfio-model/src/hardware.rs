@@ -12,10 +12,12 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vfio_bindings::bindings::vfio as sys;
 
 use crate::describe::PciFunction;
+use crate::presence::{AfterReset, VIRTUAL};
 
 /// Registers of config space (PCI 3.0, 6.1).
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
+const REVISION: usize = 0x08;
 const BAR0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 
@@ -42,6 +44,11 @@ const MAX_CAPABILITIES: usize = 48;
 /// A region's offset in a device's file is its index above these bits (`VFIO_PCI_OFFSET_SHIFT`).
 const INDEX_SHIFT: u32 = 40;
 
+/// Changes a byte of config space.
+fn set(config: &mut [u8], offset: usize, value: u8) {
+    config.iter_mut().skip(offset).take(1).for_each(|byte| *byte = value);
+}
+
 /// The offset in a device's file of an offset in a region.
 pub(crate) fn position(index: u32, offset: u64) -> u64 {
     (u64::from(index) << INDEX_SHIFT).saturating_add(offset)
@@ -65,6 +72,12 @@ pub(crate) struct Hardware {
     asserted: bool,
     /// The vectors of MSI-X that fired while the host masked them.
     pub pending: BTreeSet<u32>,
+    /// The device does not respond: reads give all-ones, and writes have no effect.
+    pub absent: bool,
+    /// The power state does not change.
+    pub power_is_stuck: bool,
+    /// The state of the device after its next reset.
+    pub after_reset: Option<AfterReset>,
 }
 
 impl fmt::Debug for Hardware {
@@ -86,6 +99,9 @@ impl Hardware {
             memory: None,
             asserted: false,
             pending: BTreeSet::new(),
+            absent: false,
+            power_is_stuck: false,
+            after_reset: None,
         }
     }
 
@@ -98,16 +114,25 @@ impl Hardware {
         Ok(self.memory.insert(memory))
     }
 
-    /// Reads config space up to its end.
+    /// Reads config space up to its end. The bytes that vfio-pci virtualizes have their values even
+    /// if the device does not respond.
     pub fn read_config(&self, offset: usize, data: &mut [u8]) {
         let bytes = self.config.get(offset..).unwrap_or_default();
-        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        for ((to, from), at) in data.iter_mut().zip(bytes).zip(offset..) {
+            let responds = !self.absent || VIRTUAL.iter().any(|range| range.contains(&at));
+            *to = if responds { *from } else { 0xff };
+        }
     }
 
     /// Writes config space up to its end.
     pub fn write_config(&mut self, offset: usize, data: &[u8]) {
+        let power = self.power_control().filter(|_| self.power_is_stuck);
         let bytes = self.config.get_mut(offset..).unwrap_or_default();
         for ((byte, value), at) in bytes.iter_mut().zip(data).zip(offset as u64..) {
+            let is_stuck = power.is_some_and(|power| power as u64 == at);
+            if is_stuck || self.absent {
+                continue;
+            }
             let zeros = self.zeros.iter().filter(|(place, _)| *place == at);
             *byte = zeros.fold(*value, |value, (_, bits)| value & !bits);
         }
@@ -125,6 +150,28 @@ impl Hardware {
         pending.into_iter().try_for_each(|vector| self.set_pending(vector, false))
     }
 
+    /// Resets the function, which is then in the state that a test chose.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.power_on()?;
+        match self.after_reset.take() {
+            None => {}
+            Some(AfterReset::Absent) => self.absent = true,
+            Some(AfterReset::Present) => self.absent = false,
+            Some(AfterReset::InD3hot) => self.set_power_state(D3HOT),
+            Some(AfterReset::OtherRevision(revision)) => {
+                set(&mut self.config, REVISION, revision);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the power state behind the kernel.
+    pub fn set_power_state(&mut self, state: u8) {
+        if let Some(at) = self.power_control() {
+            set(&mut self.config, at, state);
+        }
+    }
+
     /// `pci_enable_device`.
     pub fn enable(&mut self) {
         self.write_config(COMMAND, &[self.config_byte(COMMAND) | IO_SPACE | MEMORY_SPACE]);
@@ -136,7 +183,7 @@ impl Hardware {
     }
 
     pub fn masters_bus(&self) -> bool {
-        self.config_byte(COMMAND) & BUS_MASTER != 0
+        !self.absent && self.config_byte(COMMAND) & BUS_MASTER != 0
     }
 
     /// Whether the pin is asserted and Interrupt Disable is clear.
@@ -161,9 +208,13 @@ impl Hardware {
             |(offset, bits): &(u64, u8)| *offset == COMMAND as u64 && bits & MEMORY_SPACE != 0;
         let enabled =
             self.config_byte(COMMAND) & MEMORY_SPACE != 0 || self.zeros.iter().any(has_no_bit);
-        let power = self.capability(POWER_MANAGEMENT);
-        let state = power.map_or(0, |at| self.config_byte(at.saturating_add(4)) & POWER_STATE);
-        enabled && state != D3HOT
+        let state = self.power_control().map_or(0, |at| self.config_byte(at) & POWER_STATE);
+        enabled && state != D3HOT && !self.absent
+    }
+
+    /// The offset of the control register of power management.
+    pub fn power_control(&self) -> Option<usize> {
+        self.capability(POWER_MANAGEMENT)?.checked_add(4)
     }
 
     /// Whether a region is a memory BAR or the ROM.

@@ -98,6 +98,7 @@ mod irqs;
 mod kernel;
 mod notifiers;
 mod pins;
+mod presence;
 mod ranges;
 mod regions;
 mod reset;
@@ -116,6 +117,7 @@ pub use irq_set::{IrqData, IrqSet};
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
 pub use notifiers::{Notice, Notifier};
+pub use presence::AfterReset;
 pub use state::System;
 pub use type1::{MapDma, UnmapDma};
 

@@ -2,15 +2,18 @@
 
 use std::io;
 
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+
 use crate::address::{BarIndex, PciAddress};
 use crate::dma;
 use crate::irq::{self, IrqIndex};
+use crate::pci::presence::{Fault, remedy};
 
 /// An error of a function. Every variant names the device and the operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A region could not be described, read or written.
-    #[error("{address}: cannot {operation} region {region}: {source}")]
+    #[error("{address}: cannot {operation} region {region}: {source}{}", region_hint(*region, source))]
     Region {
         /// The device.
         address: PciAddress,
@@ -108,7 +111,7 @@ pub enum Error {
         reason: String,
     },
     /// The function could not be reset.
-    #[error("{address}: {call}: {source}")]
+    #[error("{address}: {call}: {source}{}", reset_hint(source))]
     Reset {
         /// The device.
         address: PciAddress,
@@ -118,6 +121,51 @@ pub enum Error {
         /// (pci_try_reset_function).
         source: io::Error,
     },
+    /// The device does not respond, does not wake, or is another one.
+    #[error("{address}: {when}, the device {fault}; {}", fault_hint(*address, fault))]
+    Unfit {
+        /// The device.
+        address: PciAddress,
+        /// When this was found, such as `after VFIO_DEVICE_RESET`.
+        when: &'static str,
+        /// What was found.
+        fault: Fault,
+    },
+}
+
+/// The remedy if config space cannot be accessed (vfio_pci_config_rw).
+fn region_hint(region: u32, source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EIO | libc::ENODEV) if region == VFIO_PCI_CONFIG_REGION_INDEX => {
+            "; the device does not respond: see 'dmesg' and 'lspci'"
+        }
+        _ => "",
+    }
+}
+
+/// What the errnos of a reset mean (pci_try_reset_function, pci_dev_wait).
+fn reset_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "; the host's kernel holds the device's lock: it resets, unbinds or recovers the device \
+             (see 'dmesg'), or a process writes to its files in sysfs"
+        }
+        Some(libc::ENOTTY | libc::ETIMEDOUT | libc::EIO) => {
+            "; the device did not come back from the reset: see 'dmesg'; if it stays away, switch \
+             the host's power off and on"
+        }
+        _ => "",
+    }
+}
+
+fn fault_hint(address: PciAddress, fault: &Fault) -> String {
+    match fault {
+        Fault::Asleep(_) => {
+            let control = format!("/sys/bus/pci/devices/{address}/power/control");
+            format!("keep the host from suspending it: echo on > {control}; or {}", remedy(address))
+        }
+        _ => remedy(address),
+    }
 }
 
 impl Error {
@@ -132,6 +180,7 @@ impl Error {
             Self::P2p { source, .. } => source.kind(),
             Self::NotUsable { .. } | Self::NoReset { .. } => io::ErrorKind::Unsupported,
             Self::Place { .. } => io::ErrorKind::InvalidInput,
+            Self::Unfit { .. } => io::ErrorKind::NotConnected,
         }
     }
 }

@@ -108,6 +108,7 @@ pub mod kvm;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pci;
+mod presence;
 mod services;
 mod sync;
 

@@ -42,11 +42,11 @@ impl PassthroughFunction {
     /// Handles a guest's read of config space, of 1 to 4 bytes (PCIe 2.2.7.1: an access does not
     /// cross a dword). It reads the device at most once, and not if all bits are emulated. A failed
     /// read gives all-ones, as on a bus where no device answers; so does a function that is shut
-    /// down or detached.
+    /// down or detached, and one that does not respond. The latter is asked again in each access.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         let mut state = self.lock();
-        if !state.running {
+        if !state.running || self.stays_absent(&mut state) {
             return data.fill(0xff);
         }
         data.fill(0);
@@ -57,10 +57,12 @@ impl PassthroughFunction {
         let needs_device = state.config.needs_device(offset, data.len());
         let read = if needs_device { self.device.read_config(offset, data) } else { Ok(()) };
         match read {
+            Ok(()) if needs_device && self.has_gone(&mut state, data) => data.fill(0xff),
             Ok(()) => state.config.overlay(offset, data),
             Err(error) => {
                 data.fill(0xff);
                 self.device.warn(&error);
+                self.has_gone(&mut state, data);
             }
         }
     }
@@ -71,6 +73,7 @@ impl PassthroughFunction {
         self.traps.config_writes.increment();
         let mut state = self.lock();
         if state.running {
+            self.stays_absent(&mut state);
             self.write_config(&mut state, offset, data);
         }
         self.effects(&mut state)

@@ -1,10 +1,13 @@
-//! Chooses how a function is reset. Pure: from VFIO's description of the device to a kind of reset,
-//! or to the reason why there is none.
+//! Chooses how a function is reset, and resets it. The choice is pure: from VFIO's description of
+//! the device to a kind of reset, or to the reason why there is none.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use crate::address::PciAddress;
 use crate::backend::{BusMember, DeviceFlags};
+use crate::device::FunctionDevice;
+use crate::error::Error;
 
 /// Whether a device must have a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +33,73 @@ pub enum Reset {
     Nothing,
 }
 
-/// The ioctl that resets a bus.
-pub(crate) const BUS_RESET: &str = "VFIO_DEVICE_PCI_HOT_RESET";
+/// Reset retries: 100 x 10 ms.
+const RETRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A reset that takes longer is logged. A device may take one second (PCIe 6.6.1); the kernel waits
+/// for 60 (pci_dev_wait).
+const SLOW: Duration = Duration::from_secs(2);
+
+impl Reset {
+    /// The ioctl, as text.
+    fn call(self) -> &'static str {
+        match self {
+            Self::Function => "VFIO_DEVICE_RESET",
+            Self::Bus => "VFIO_DEVICE_PCI_HOT_RESET",
+            Self::Nothing => "no reset",
+        }
+    }
+
+    /// When a device was found unfit.
+    fn afterwards(self) -> &'static str {
+        match self {
+            Self::Function => "after VFIO_DEVICE_RESET",
+            Self::Bus => "after VFIO_DEVICE_PCI_HOT_RESET",
+            Self::Nothing => "without a reset",
+        }
+    }
+}
+
+/// Resets a function once.
+pub(super) fn reset_once(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
+    let (address, call) = (device.address, reset.call());
+    let result = match reset {
+        Reset::Function => device.device.reset(),
+        Reset::Bus => device.device.reset_bus(),
+        Reset::Nothing => Ok(()),
+    };
+    result.map_err(|source| Error::Reset { address, call, source })
+}
+
+/// Resets a function, and checks that it is usable afterwards. The reset is retried while the
+/// kernel holds the device's lock: it handles an error of the device, or another reset.
+pub(super) fn reset_when_free(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
+    let (begin, mut retries) = (Instant::now(), RETRIES);
+    while let Err(error) = reset_once(device, reset) {
+        if !is_locked(&error) || retries == 0 {
+            return Err(error);
+        }
+        retries = retries.saturating_sub(1);
+        std::thread::sleep(PAUSE);
+    }
+    device.wait_until_usable(reset.afterwards())?;
+    let taken = begin.elapsed();
+    if taken > SLOW {
+        let (address, call, seconds) = (device.address, reset.call(), taken.as_secs());
+        log::warn!(
+            "{address}: {call} took {seconds} s: the device was slow to respond; see 'dmesg'"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the reset failed because the kernel holds the device's lock (pci_try_reset_function), or
+/// because of a signal.
+pub(super) fn is_locked(error: &Error) -> bool {
+    let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+    matches!(error, Error::Reset { source, .. } if kinds.contains(&source.kind()))
+}
 
 /// Chooses the reset of a function. `members` gets the functions on its bus.
 ///

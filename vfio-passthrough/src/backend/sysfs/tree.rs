@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
+use crate::pci::presence::Identity;
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
@@ -144,6 +145,16 @@ impl Sysfs {
         }
         let group = self.link_name(address, "iommu_group")?.and_then(|name| name.parse().ok());
         group.ok_or(Error::NoGroup { address })
+    }
+
+    /// The IDs that the kernel recorded when it found the device. It is `None` if sysfs cannot be
+    /// read.
+    pub fn identity(&self, address: PciAddress) -> Option<Identity> {
+        let read = |name: &str| {
+            let text = fs::read_to_string(self.device(address).join(name)).ok()?;
+            u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+        };
+        Some(Identity { vendor: read("vendor")?, device: read("device")? })
     }
 
     /// The driver of a device. It is `None` also if sysfs cannot be read.
