@@ -76,6 +76,8 @@ pub(crate) struct Hardware {
     pub absent: bool,
     /// The power state does not change.
     pub power_is_stuck: bool,
+    /// The power state as the kernel knows it (`pci_dev.current_state`), if it is not the device's.
+    known_power: Option<u8>,
     /// The state of the device after its next reset.
     pub after_reset: Option<AfterReset>,
 }
@@ -101,6 +103,7 @@ impl Hardware {
             pending: BTreeSet::new(),
             absent: false,
             power_is_stuck: false,
+            known_power: None,
             after_reset: None,
         }
     }
@@ -126,13 +129,16 @@ impl Hardware {
 
     /// Writes config space up to its end.
     pub fn write_config(&mut self, offset: usize, data: &[u8]) {
-        let power = self.power_control().filter(|_| self.power_is_stuck);
+        let power = self.power_control();
         let bytes = self.config.get_mut(offset..).unwrap_or_default();
         for ((byte, value), at) in bytes.iter_mut().zip(data).zip(offset as u64..) {
-            let is_stuck = power.is_some_and(|power| power as u64 == at);
-            if is_stuck || self.absent {
+            let is_power = power.is_some_and(|power| power as u64 == at);
+            // `pci_set_power_state` does nothing if the kernel knows that state.
+            let is_known = self.known_power == Some(*value & POWER_STATE);
+            if self.absent || is_power && (self.power_is_stuck || is_known) {
                 continue;
             }
+            self.known_power = self.known_power.filter(|_| !is_power);
             let zeros = self.zeros.iter().filter(|(place, _)| *place == at);
             *byte = zeros.fold(*value, |value, (_, bits)| value & !bits);
         }
@@ -145,6 +151,7 @@ impl Hardware {
     /// Resets config space, the pin and the pending bits to their values at power-on.
     pub fn power_on(&mut self) -> io::Result<()> {
         self.config.clone_from(&self.power_on);
+        self.known_power = None;
         self.asserted = false;
         let pending = self.pending.clone();
         pending.into_iter().try_for_each(|vector| self.set_pending(vector, false))
@@ -168,6 +175,8 @@ impl Hardware {
     /// Changes the power state behind the kernel.
     pub fn set_power_state(&mut self, state: u8) {
         if let Some(at) = self.power_control() {
+            let known = self.config_byte(at) & POWER_STATE;
+            self.known_power.get_or_insert(known);
             set(&mut self.config, at, state);
         }
     }

@@ -18,6 +18,12 @@ const TRANSITION: Duration = Duration::from_millis(10);
 const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Whether an access failed because the kernel knows that the device is gone
+/// (pci_dev_is_disconnected).
+pub(crate) fn is_unplugged(error: &Error) -> bool {
+    matches!(error, Error::Region { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+}
+
 /// Writes that wake a function. The second one is for a kernel that does not know that the function
 /// sleeps, because another program put it to sleep. The kernel then ignores a write of D0
 /// (pci_set_power_state), but not one of D3hot.
@@ -90,11 +96,7 @@ impl FunctionDevice {
     /// Looks whether the device has gone. An errno other than `ENODEV` does not decide: the kernel
     /// returns this one for a device that was unplugged.
     pub fn has_gone(&self) -> bool {
-        match self.class() {
-            Ok(class) => is_absent(class),
-            Err(Error::Region { source, .. }) => source.raw_os_error() == Some(libc::ENODEV),
-            Err(_) => false,
-        }
+        self.class().map_or_else(|error| is_unplugged(&error), is_absent)
     }
 
     /// Looks whether a device that was absent is back. Another device does not count.

@@ -10,6 +10,7 @@ use crate::counters::FunctionTraps;
 use crate::error::Error;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::msix::MsixPart;
+use crate::presence::is_unplugged;
 
 impl PassthroughFunction {
     /// The function's address on the host.
@@ -62,7 +63,9 @@ impl PassthroughFunction {
             Err(error) => {
                 data.fill(0xff);
                 self.device.warn(&error);
-                self.has_gone(&mut state, data);
+                if is_unplugged(&error) {
+                    self.has_gone(&mut state, data);
+                }
             }
         }
     }
