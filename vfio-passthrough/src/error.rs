@@ -143,18 +143,20 @@ fn region_hint(region: u32, source: &io::Error) -> &'static str {
     }
 }
 
+/// The meaning of `EAGAIN` from a reset that was retried (pci_try_reset_function).
+pub(crate) const LOCKED: &str = "the host's kernel holds the device's lock: it resets, unbinds or \
+                                 recovers the device (see 'dmesg'), or a process writes to its \
+                                 files in sysfs";
+
 /// What the errnos of a reset mean (pci_try_reset_function, pci_dev_wait).
-fn reset_hint(source: &io::Error) -> &'static str {
+fn reset_hint(source: &io::Error) -> String {
     match source.raw_os_error() {
-        Some(libc::EAGAIN) => {
-            "; the host's kernel holds the device's lock: it resets, unbinds or recovers the device \
-             (see 'dmesg'), or a process writes to its files in sysfs"
-        }
+        Some(libc::EAGAIN) => format!("; {LOCKED}"),
         Some(libc::ENOTTY | libc::ETIMEDOUT | libc::EIO) => {
-            "; the device did not come back from the reset: see 'dmesg'; if it stays away, switch \
-             the host's power off and on"
+            let what = "the device did not come back from the reset: see 'dmesg'";
+            format!("; {what}; if it stays away, switch the host's power off and on")
         }
-        _ => "",
+        _ => String::new(),
     }
 }
 
@@ -215,6 +217,8 @@ mod tests {
         assert!(text.starts_with("0000:01:00.0: ROM, "), "{text}");
         let source = irq::Error::Route { index: IrqIndex::Msi, source: busy() };
         assert_eq!(as_io(Error::Interrupts { address, source }).0, io::ErrorKind::ResourceBusy);
+        let unfit = Error::Unfit { address, when: "now", fault: Fault::Absent };
+        assert_eq!(as_io(unfit).0, io::ErrorKind::NotConnected);
         assert_eq!(
             as_io(Error::NotUsable { address, reason: "no" }),
             (io::ErrorKind::Unsupported, "0000:01:00.0: no".to_owned())

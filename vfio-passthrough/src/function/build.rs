@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::events::HostEvents;
-use super::reset::{Reset, ResetPolicy, choose, reset_when_free};
+use super::reset::{Reset, ResetPolicy, choose, reset_and_check};
 use super::state::{PassthroughFunction, State};
 use crate::address::PciAddress;
 use crate::backend::{Device, RegionInfo};
@@ -116,7 +116,7 @@ fn reset_bus(device: &FunctionDevice, conventional: &ConventionalConfig) -> Resu
     // There must be no DMA during the reset. The kernel restores the command register written here
     // (pci_restore_state).
     device.write_command(host_command(conventional))?;
-    reset_when_free(device, Reset::Bus)
+    reset_and_check(device, Reset::Bus)
 }
 
 fn config(

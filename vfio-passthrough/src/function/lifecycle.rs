@@ -2,8 +2,9 @@
 //! while the guest runs.
 
 use super::effects::ConfigEffects;
-use super::reset::{Reset, is_locked, reset_once, reset_when_free};
+use super::reset::{Reset, reset_and_check, reset_once};
 use super::state::{PassthroughFunction, State};
+use crate::backend::is_locked;
 use crate::device::FirstError;
 use crate::error::Error;
 use crate::irq::Interrupts;
@@ -106,7 +107,8 @@ impl PassthroughFunction {
             // EAGAIN: the kernel holds the lock while it unbinds the driver, and resets the device
             // when it is closed (vfio_pci_core_disable).
             let reset = reset_once(&self.device, self.reset);
-            errors.add(reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) }));
+            let reset = reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) });
+            errors.add(reset.map_err(|source| self.reset.error(&self.device, source)));
         }
         errors.into_result()
     }
@@ -114,7 +116,7 @@ impl PassthroughFunction {
     pub(super) fn reset_locked(&self, state: &mut State) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
         errors.add(self.quiesce(state));
-        errors.add(reset_when_free(&self.device, self.reset));
+        errors.add(reset_and_check(&self.device, self.reset));
         // The function decodes nothing now, so this places no window. It retries removals that
         // failed.
         state.placement.place(&state.config);
@@ -158,7 +160,7 @@ impl PassthroughFunction {
         // BARs. VFIO restores them if decoding is on in its view and off in the device
         // (vfio_need_bar_restore).
         errors.add(self.write_command(command.difference(Command::BUS_MASTER)));
-        errors.add(reset_when_free(&self.device, self.reset));
+        errors.add(reset_and_check(&self.device, self.reset));
         errors.add(self.write_command(command));
         errors.add(self.read_power_state(state));
         if errors.is_ok() {

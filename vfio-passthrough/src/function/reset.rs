@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::address::PciAddress;
-use crate::backend::{BusMember, DeviceFlags};
+use crate::backend::{BusMember, DeviceFlags, retry_while_locked};
 use crate::device::FunctionDevice;
 use crate::error::Error;
 
@@ -33,10 +33,6 @@ pub enum Reset {
     Nothing,
 }
 
-/// Reset retries: 100 x 10 ms.
-const RETRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(10);
-
 /// A reset that takes longer is logged. A device may take one second (PCIe 6.6.1); the kernel waits
 /// for 60 (pci_dev_wait).
 const SLOW: Duration = Duration::from_secs(2);
@@ -51,6 +47,11 @@ impl Reset {
         }
     }
 
+    /// The error of a reset.
+    pub(super) fn error(self, device: &FunctionDevice, source: io::Error) -> Error {
+        Error::Reset { address: device.address, call: self.call(), source }
+    }
+
     /// When a device was found unfit.
     fn afterwards(self) -> &'static str {
         match self {
@@ -62,43 +63,26 @@ impl Reset {
 }
 
 /// Resets a function once.
-pub(super) fn reset_once(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
-    let (address, call) = (device.address, reset.call());
-    let result = match reset {
+pub(super) fn reset_once(device: &FunctionDevice, reset: Reset) -> io::Result<()> {
+    match reset {
         Reset::Function => device.device.reset(),
         Reset::Bus => device.device.reset_bus(),
         Reset::Nothing => Ok(()),
-    };
-    result.map_err(|source| Error::Reset { address, call, source })
+    }
 }
 
-/// Resets a function, and checks that it is usable afterwards. The reset is retried while the
-/// kernel holds the device's lock: it handles an error of the device, or another reset.
-pub(super) fn reset_when_free(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
-    let (begin, mut retries) = (Instant::now(), RETRIES);
-    while let Err(error) = reset_once(device, reset) {
-        if !is_locked(&error) || retries == 0 {
-            return Err(error);
-        }
-        retries = retries.saturating_sub(1);
-        std::thread::sleep(PAUSE);
-    }
+/// Resets a function, and checks that it is usable afterwards.
+pub(super) fn reset_and_check(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
+    let begin = Instant::now();
+    let result = retry_while_locked(|| reset_once(device, reset));
+    result.map_err(|source| reset.error(device, source))?;
     device.wait_until_usable(reset.afterwards())?;
     let taken = begin.elapsed();
     if taken > SLOW {
         let (address, call, seconds) = (device.address, reset.call(), taken.as_secs());
-        log::warn!(
-            "{address}: {call} took {seconds} s: the device was slow to respond; see 'dmesg'"
-        );
+        log::warn!("{address}: {call} took {seconds} s: the device was slow; see 'dmesg'");
     }
     Ok(())
-}
-
-/// Whether the reset failed because the kernel holds the device's lock (pci_try_reset_function), or
-/// because of a signal.
-pub(super) fn is_locked(error: &Error) -> bool {
-    let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
-    matches!(error, Error::Reset { source, .. } if kinds.contains(&source.kind()))
 }
 
 /// Chooses the reset of a function. `members` gets the functions on its bus.
