@@ -284,6 +284,24 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_ids_that_the_kernel_recorded() {
+        let tree = Tree::new().device("0000:01:00.0", None, None);
+        let file = |name: &str, text: &str| {
+            fs::write(tree.0.path().join("bus/pci/devices/0000:01:00.0").join(name), text).unwrap();
+        };
+        let found = || tree.sysfs().identity(address("01:00.0"));
+        assert_eq!(found(), None);
+        file("vendor", "0x1b36\n");
+        assert_eq!(found(), None);
+        file("device", "0x0010\n");
+        assert_eq!(found(), Some(Identity { vendor: 0x1b36, device: 0x10 }));
+        for text in ["", "1b36\n", "0x1b36f\n", "0x\n"] {
+            file("vendor", text);
+            assert_eq!(found(), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn reports_each_reason_against_a_device_with_its_remedy() {
         let tree = Tree::new()
             .device("0000:01:00.0", Some("nvme"), Some("14"))
