@@ -18,7 +18,9 @@ impl PassthroughFunction {
     /// # Errors
     ///
     /// The first failure. Later steps are carried out too. The VMM carries out the effects in
-    /// either case.
+    /// either case. A reset after which the device does not respond, does not wake, or is another
+    /// one has failed ([`Error::Unfit`]); the guest then reads all-ones. `EAGAIN` is returned after
+    /// a second of retries.
     pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.reset_locked(&mut state) };
