@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::describe::PciFunction;
-use crate::presence::{AfterReset, VIRTUAL};
+use crate::describe::{AfterReset, PciFunction};
 
 /// Registers of config space (PCI 3.0, 6.1).
 const COMMAND: usize = 0x04;
@@ -40,6 +40,10 @@ const D3HOT: u8 = 0b11;
 
 /// The number of capabilities that fit into 256 bytes.
 const MAX_CAPABILITIES: usize = 48;
+
+/// The bytes of config space that vfio-pci answers from memory (`init_pci_cap_basic_perm`): vendor
+/// and device ID, BARs, ROM, the pointer to the capabilities, interrupt line and pin.
+const VIRTUAL: [Range<usize>; 5] = [0..4, 0x10..0x28, 0x30..0x34, 0x34..0x35, 0x3c..0x3e];
 
 /// A region's offset in a device's file is its index above these bits (`VFIO_PCI_OFFSET_SHIFT`).
 const INDEX_SHIFT: u32 = 40;

@@ -110,14 +110,13 @@ mod unbind;
 mod vectors;
 
 pub use address::{ParsePciAddressError, PciAddress};
-pub use describe::{Description, Driver, PciFunction, Region};
+pub use describe::{AfterReset, Description, Driver, PciFunction, Region};
 pub use events::Eventfd;
 pub use files::Fd;
 pub use irq_set::{IrqData, IrqSet};
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
 pub use notifiers::{Notice, Notifier};
-pub use presence::AfterReset;
 pub use state::System;
 pub use type1::{MapDma, UnmapDma};
 

@@ -1,28 +1,10 @@
 //! Devices that do not respond, or that are not as a reset should leave them.
 
 use std::io;
-use std::ops::Range;
 
 use crate::address::PciAddress;
+use crate::describe::AfterReset;
 use crate::state::System;
-
-/// The bytes of config space that vfio-pci answers from memory (`init_pci_cap_basic_perm`): vendor
-/// and device ID, BARs, ROM, the pointer to the capabilities, interrupt line and pin.
-pub(crate) const VIRTUAL: [Range<usize>; 5] =
-    [0..4, 0x10..0x28, 0x30..0x34, 0x34..0x35, 0x3c..0x3e];
-
-/// The state of a device after a reset that succeeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterReset {
-    /// The device does not respond: it reads as all-ones.
-    Absent,
-    /// A device that did not respond does so again.
-    Present,
-    /// The device is in D3hot.
-    InD3hot,
-    /// The device has another revision: it started with other firmware.
-    OtherRevision(u8),
-}
 
 impl System {
     /// Makes a device respond or not, as one that fell off the bus. Its config space and its memory
