@@ -24,6 +24,19 @@ pub enum Driver {
     Host,
 }
 
+/// The state of a device after a reset that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterReset {
+    /// The device does not respond: it reads as all-ones.
+    Absent,
+    /// A device that did not respond does so again.
+    Present,
+    /// The device is in D3hot.
+    InD3hot,
+    /// The device has another revision: it started with other firmware.
+    OtherRevision(u8),
+}
+
 /// A region of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Region {

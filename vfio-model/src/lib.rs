@@ -98,6 +98,7 @@ mod irqs;
 mod kernel;
 mod notifiers;
 mod pins;
+mod presence;
 mod ranges;
 mod regions;
 mod reset;
@@ -109,7 +110,7 @@ mod unbind;
 mod vectors;
 
 pub use address::{ParsePciAddressError, PciAddress};
-pub use describe::{Description, Driver, PciFunction, Region};
+pub use describe::{AfterReset, Description, Driver, PciFunction, Region};
 pub use events::Eventfd;
 pub use files::Fd;
 pub use irq_set::{IrqData, IrqSet};

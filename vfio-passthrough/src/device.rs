@@ -1,8 +1,8 @@
 //! The VFIO device of a function. Its errors name the device.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
@@ -10,6 +10,7 @@ use crate::address::PciAddress;
 use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo};
 use crate::error::Error;
 use crate::irq::IrqIndex;
+use crate::pci::presence::Header;
 use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 
 /// The number of warnings that one function logs about failed accesses. The limit keeps a guest
@@ -26,6 +27,10 @@ pub(crate) struct FunctionDevice {
     config: RegionInfo,
     warnings: AtomicU32,
     detached: AtomicBool,
+    /// The device did not respond at the last look.
+    pub(crate) absent: AtomicBool,
+    /// The header of the first look.
+    pub(crate) header: OnceLock<Header>,
 }
 
 impl FunctionDevice {
@@ -37,8 +42,15 @@ impl FunctionDevice {
             return Err(Error::NotUsable { address, reason });
         }
         let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;
-        let (warnings, detached) = (AtomicU32::new(0), AtomicBool::new(false));
-        Ok(Self { address, device, config, warnings, detached })
+        Ok(Self {
+            address,
+            device,
+            config,
+            warnings: AtomicU32::new(0),
+            detached: AtomicBool::new(false),
+            absent: AtomicBool::new(false),
+            header: OnceLock::new(),
+        })
     }
 
     /// VFIO's description of a region.

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::description::{DeviceFlags, IrqInfo, RegionInfo};
 use super::mmap::RegionMmap;
 use crate::address::{ByteRange, PciAddress};
+use crate::pci::presence::Identity;
 
 /// A call of `VFIO_DEVICE_SET_IRQS`.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,12 @@ pub struct BusMember {
 pub trait Device: Send + Sync {
     /// The properties of the device.
     fn flags(&self) -> DeviceFlags;
+
+    /// The IDs that the host's kernel recorded when it found the device. `None` if they are not
+    /// known: the device is then not compared with them.
+    fn recorded(&self) -> Option<Identity> {
+        None
+    }
 
     /// Describes a region. The size is 0 if the device does not have it.
     ///

@@ -15,6 +15,7 @@ pub(crate) mod ioctl;
 mod kernel_mapping;
 mod limits;
 mod mmap;
+mod retry;
 pub mod sysfs;
 pub(crate) mod type1;
 
@@ -29,3 +30,4 @@ pub(crate) use device::file_position;
 pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
 pub(crate) use mmap::host_page_size;
+pub(crate) use retry::{is_locked, retry_while_locked};

@@ -15,11 +15,13 @@ use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
 };
 use crate::counters::VfioCalls;
+use crate::pci::presence::Identity;
 
 /// A device of an [`IommuContext`](super::IommuContext). While it is open, its group stays
 /// attached.
 pub struct AssignedDevice {
     flags: DeviceFlags,
+    recorded: Option<Identity>,
     calls: Arc<VfioCalls>,
     /// Each call holds a reference while it runs, so that `close` does not wait for calls: the file
     /// is closed with the last reference.
@@ -42,6 +44,7 @@ impl AssignedDevice {
         })?;
         Ok(Self {
             flags,
+            recorded: membership.groups().sysfs.identity(address),
             calls: membership.groups().calls.clone(),
             open: Mutex::new(Some(Arc::new(membership))),
         })
@@ -65,6 +68,10 @@ impl AssignedDevice {
 impl Device for AssignedDevice {
     fn flags(&self) -> DeviceFlags {
         self.flags
+    }
+
+    fn recorded(&self) -> Option<Identity> {
+        self.recorded
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {

@@ -5,6 +5,8 @@ use std::io;
 use crate::address::PciAddress;
 use crate::backend::{ContainerError, sysfs};
 use crate::dma;
+use crate::error::LOCKED;
+use crate::pci::presence::remedy;
 
 /// An error of opening a container, a group or a device.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +83,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The device could not be opened or described.
-    #[error("{address}: {call}: {source}")]
+    #[error("{address}: {call}: {source}{}", device_hint(*address, source))]
     OpenDevice {
         /// The device.
         address: PciAddress,
@@ -126,6 +128,17 @@ fn group_hint(error: &io::Error, group: u32) -> String {
     }
 }
 
+/// The remedy if the kernel cannot enable or reset a device (vfio_pci_core_enable).
+fn device_hint(address: PciAddress, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::ENODEV) => {
+            format!("; the device does not respond: {}", remedy(address))
+        }
+        Some(libc::EAGAIN) => format!("; {LOCKED}"),
+        _ => String::new(),
+    }
+}
+
 /// The remedy if type1 refuses a group that it could isolate (vfio_iommu_type1_attach_group).
 fn attach_hint(call: &str, error: &io::Error) -> &'static str {
     match (call, error.raw_os_error()) {
@@ -164,6 +177,21 @@ mod tests {
         assert_eq!(as_io(replay).0, io::ErrorKind::PermissionDenied);
         let missing = Error::NotReady(sysfs::Error::NoDevice { address });
         assert_eq!(as_io(missing).0, io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_device_that_does_not_open_has_a_remedy() {
+        let address = PciAddress::new(0, 1, 0);
+        let text = |errno| {
+            let (call, source) = ("CALL", io::Error::from_raw_os_error(errno));
+            Error::OpenDevice { address, call, source }.to_string()
+        };
+        let remove = "; the device does not respond: make the host look for it again: echo 1 > \
+                      /sys/bus/pci/devices/0000:01:00.0/remove; ";
+        assert!(text(libc::EIO).contains(remove), "{}", text(libc::EIO));
+        assert!(text(libc::ENODEV).contains(remove), "{}", text(libc::ENODEV));
+        assert!(text(libc::EAGAIN).contains("; the host's kernel holds the device's lock: "));
+        assert_eq!(text(libc::EPERM), "0000:01:00.0: CALL: Operation not permitted (os error 1)");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::groups::Groups;
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
-use crate::backend::{BusMember, ioctl};
+use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::counters::VfioCalls;
 
 /// The groups of a guest. Its devices and its context share them.
@@ -91,7 +91,7 @@ impl Membership {
         let mut own = Self { groups: groups.clone(), number, device: None };
         let opened = group
             .ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|group| ioctl::open_device(&group, address));
+            .and_then(|group| retry_while_locked(|| ioctl::open_device(&group, address)));
         own.device = Some(opened.map_err(|source| Error::OpenDevice {
             address,
             call: "VFIO_GROUP_GET_DEVICE_FD",

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::events::HostEvents;
-use super::reset::{BUS_RESET, Reset, ResetPolicy, choose};
+use super::reset::{Reset, ResetPolicy, choose, reset_and_check};
 use super::state::{PassthroughFunction, State};
 use crate::address::PciAddress;
 use crate::backend::{Device, RegionInfo};
@@ -18,6 +18,7 @@ use crate::irq::binding::Binding;
 use crate::irq::intx::Intx;
 use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
+use crate::pci::presence::PowerState;
 use crate::pci::regs::{COMMAND, Command};
 use crate::pci::view::RegionSizes;
 use crate::services::VmmServices;
@@ -35,7 +36,8 @@ impl PassthroughFunction {
     ///
     /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::NoReset`] if `policy`
     /// requires a reset and there is none; [`Error::Vectors`] if the VMM refuses the vectors;
-    /// [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]
+    /// [`Error::Unfit`] if the device does not respond, does not wake, or is not the one that the
+    /// host recorded; [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]
     /// with the errno of the kernel. Nothing stays bound.
     pub fn new(
         address: PciAddress,
@@ -44,9 +46,13 @@ impl PassthroughFunction {
         policy: ResetPolicy,
     ) -> Result<Self, Error> {
         let device = Arc::new(FunctionDevice::new(address, device)?);
-        let reset = reset(&device, policy)?;
+        let conventional = device.wait_until_usable("at its assignment")?;
+        let reset = reset(&device, &conventional, policy)?;
+        let conventional = match reset {
+            Reset::Bus => device.conventional_config()?,
+            _ => conventional,
+        };
         let regions = regions(&device)?;
-        let conventional = device.conventional_config()?;
         let config = config(&device, &regions, &conventional)?;
         // A guest that starts an FLR resets one function. A reset of the bus would reset others
         // too, so the guest sees no FLR capability.
@@ -68,6 +74,7 @@ impl PassthroughFunction {
                 config,
                 interrupts,
                 placement,
+                power: PowerState::D0,
                 sequence: 0,
                 needs_resync: false,
                 running: true,
@@ -85,11 +92,15 @@ fn host_command(conventional: &ConventionalConfig) -> Command {
 }
 
 /// Chooses the reset of the function. If it is the reset of its bus, this resets the bus.
-fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
+fn reset(
+    device: &FunctionDevice,
+    conventional: &ConventionalConfig,
+    policy: ResetPolicy,
+) -> Result<Reset, Error> {
     let address = device.address;
     let found = choose(address, device.device.flags(), || device.device.bus_members());
     match (found, policy) {
-        (Ok(Reset::Bus), _) => reset_bus(device).map(|()| Reset::Bus),
+        (Ok(Reset::Bus), _) => reset_bus(device, conventional).map(|()| Reset::Bus),
         (Ok(reset), _) => Ok(reset),
         (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
         (Err(reason), ResetPolicy::IfPossible) => {
@@ -102,12 +113,11 @@ fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
     }
 }
 
-fn reset_bus(device: &FunctionDevice) -> Result<(), Error> {
+fn reset_bus(device: &FunctionDevice, conventional: &ConventionalConfig) -> Result<(), Error> {
     // There must be no DMA during the reset. The kernel restores the command register written here
     // (pci_restore_state).
-    device.write_command(host_command(&device.conventional_config()?))?;
-    let (address, call) = (device.address, BUS_RESET);
-    device.device.reset_bus().map_err(|source| Error::Reset { address, call, source })
+    device.write_command(host_command(conventional))?;
+    reset_and_check(device, Reset::Bus)
 }
 
 fn config(

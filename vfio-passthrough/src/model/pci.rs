@@ -20,6 +20,7 @@ use crate::backend::{
 };
 use crate::host::HostMemory as _;
 use crate::pci::msi::MsiLayout;
+use crate::pci::presence::Identity;
 
 /// A PCI function in memory, opened through a group of its own.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct PciDevice {
     pub(super) mmaps: Arc<Mmaps>,
     /// The number of requests by the host.
     requests: AtomicU64,
+    /// The IDs that the host recorded at enumeration.
+    pub(super) recorded: Option<Identity>,
 }
 
 impl PciDevice {
@@ -121,7 +124,8 @@ impl PciDevice {
             bus: Vec::new(),
         };
         let (opened, mmaps) = (shape.open()?, Mmaps::new(faults.clone()));
-        Ok(Self { faults, shape, opened, mmaps, requests: AtomicU64::new(0) })
+        let requests = AtomicU64::new(0);
+        Ok(Self { faults, shape, opened, mmaps, requests, recorded: None })
     }
 
     /// Opens the changed device anew. After an error, which no change causes, the device stays.
@@ -275,6 +279,10 @@ impl Device for PciDevice {
         let flags = reply.ok().and_then(|reply| reply.get(4..)?.first_chunk().copied());
         let flags = flags.map(|flags| DeviceFlags::from_bits_retain(u32::from_ne_bytes(flags)));
         flags.unwrap_or(DeviceFlags::PCI)
+    }
+
+    fn recorded(&self) -> Option<Identity> {
+        self.recorded
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {

@@ -7,5 +7,6 @@ pub mod config;
 pub mod message;
 pub mod msi;
 pub mod msix;
+pub mod presence;
 pub mod regs;
 pub mod view;

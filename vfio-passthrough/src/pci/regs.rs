@@ -7,6 +7,8 @@ pub const VENDOR_ID: u16 = 0x00;
 pub const COMMAND: u16 = 0x04;
 /// Status (PCI 6.2.3).
 pub const STATUS: u16 = 0x06;
+/// Revision ID (PCI 6.2.1); the class code follows.
+pub const REVISION: u16 = 0x08;
 /// Cache Line Size (PCI 6.2.4); the latency timer follows.
 pub const CACHE_LINE_SIZE: u16 = 0x0c;
 /// Header Type (PCI 6.2.1).

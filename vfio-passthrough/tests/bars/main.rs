@@ -12,6 +12,7 @@ mod naive;
 mod order;
 mod p2p;
 mod places;
+mod presence;
 mod reset;
 
 use std::cell::Cell;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use vfio_passthrough::backend::RegionFlags;
 use vfio_passthrough::function::Error;
-use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
+use vfio_passthrough::model::{AfterReset, Call, Fault, Faults, Guest, Iommu, PciDevice};
 use vfio_passthrough::{
     BarIndex, ByteRange, DmaSpace, PassthroughFunction, ResetPolicy, VmmServices,
 };

@@ -5,7 +5,10 @@ use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
 use super::names::Names;
+use super::presence::{Facts, Finding};
 use super::tree::Tree;
+
+pub(crate) use super::tree::attribute;
 
 /// The host's PCI devices.
 #[derive(Debug)]
@@ -106,12 +109,22 @@ impl Inventory {
         if device.is_bridge() {
             return Some("a bridge, which stays with the host".to_owned());
         }
+        if let Some(Finding { what, remedy }) = self.finding(device) {
+            return Some(format!("{what}: {remedy}"));
+        }
         if !device.binding.vfio {
             return Some(format!("not bound to vfio-pci: vmm bind {address}"));
         }
         let others = self.sysfs.offenders(group);
         (!others.is_empty())
             .then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
+    }
+
+    /// The reason why a device cannot be used, whatever its driver and its group are.
+    pub(crate) fn finding(&self, device: &Device) -> Option<Finding> {
+        let (address, has_driver) = (device.address, device.binding.vfio);
+        let facts = Facts { address, has_driver, is_bridge: device.is_bridge() };
+        facts.finding(&self.tree, &self.sysfs)
     }
 
     /// The row of a device.
@@ -137,11 +150,6 @@ impl Device {
     pub(crate) fn is_bridge(&self) -> bool {
         matches!(self.class >> 8, 0x0604 | 0x0607 | 0x0609)
     }
-}
-
-/// The path of a device's sysfs attribute.
-pub(crate) fn attribute(address: PciAddress, name: &str) -> String {
-    format!("sys/bus/pci/devices/{address}/{name}")
 }
 
 /// Names the members of a group that are bound to drivers of the host.

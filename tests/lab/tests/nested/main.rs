@@ -23,6 +23,7 @@ mod mappings;
 mod moves;
 mod nics;
 mod p2p;
+mod presence;
 mod privilege;
 mod reads;
 mod shapes;
@@ -86,6 +87,7 @@ fn first_lane() -> Vec<Group> {
         errors::TESTS,
         moves::TESTS,
         leaving::ON_STOCK,
+        presence::TESTS,
         control::TESTS,
         files::TESTS,
         privilege::ON_STOCK,
@@ -103,7 +105,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", xhci, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e, nics::TESTS.to_vec()),
-        ("small, ports", ports, host::TESTS.to_vec()),
+        ("small, ports", ports, [host::TESTS, presence::ON_PORTS].concat()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
     ]
 }

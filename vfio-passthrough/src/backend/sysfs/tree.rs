@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
+use crate::pci::presence::Identity;
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
@@ -146,6 +147,16 @@ impl Sysfs {
         group.ok_or(Error::NoGroup { address })
     }
 
+    /// The IDs that the kernel recorded when it found the device. It is `None` if sysfs cannot be
+    /// read.
+    pub fn identity(&self, address: PciAddress) -> Option<Identity> {
+        let read = |name: &str| {
+            let text = fs::read_to_string(self.device(address).join(name)).ok()?;
+            u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+        };
+        Some(Identity { vendor: read("vendor")?, device: read("device")? })
+    }
+
     /// The driver of a device. It is `None` also if sysfs cannot be read.
     pub fn driver(&self, address: PciAddress) -> Option<String> {
         self.link_name(address, "driver").ok().flatten()
@@ -269,6 +280,24 @@ mod tests {
         for driver in ["vfio-pci", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"] {
             let tree = Tree::new().device("0000:01:00.0", Some(driver), Some("14"));
             assert_eq!(tree.sysfs().ready_group(address("01:00.0")).unwrap(), 14);
+        }
+    }
+
+    #[test]
+    fn reads_the_ids_that_the_kernel_recorded() {
+        let tree = Tree::new().device("0000:01:00.0", None, None);
+        let file = |name: &str, text: &str| {
+            fs::write(tree.0.path().join("bus/pci/devices/0000:01:00.0").join(name), text).unwrap();
+        };
+        let found = || tree.sysfs().identity(address("01:00.0"));
+        assert_eq!(found(), None);
+        file("vendor", "0x1b36\n");
+        assert_eq!(found(), None);
+        file("device", "0x0010\n");
+        assert_eq!(found(), Some(Identity { vendor: 0x1b36, device: 0x10 }));
+        for text in ["", "1b36\n", "0x1b36f\n", "0x\n"] {
+            file("vendor", text);
+            assert_eq!(found(), None, "{text:?}");
         }
     }
 

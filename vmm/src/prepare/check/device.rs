@@ -9,6 +9,7 @@ use vfio_passthrough::backend::sysfs::{ReservedKind, ReservedRegion};
 
 use super::super::inventory::{Device, Inventory, attribute, bind_command, shared};
 use super::super::names::Names;
+use super::super::presence::Finding;
 use super::facts::{self, Interrupts};
 use super::line::Line;
 
@@ -29,7 +30,7 @@ pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option
         return (vec![line], None);
     };
     let name = Names::of(&host.tree).name(device.id, device.class);
-    let mut lines = vec![kind(&device, name), driver(&device)];
+    let mut lines = vec![kind(&device, name), config_space(host, &device), driver(&device)];
     match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
         None => {
@@ -64,6 +65,13 @@ fn kind(device: &Device, name: String) -> Line {
             "assign the devices behind it: see 'vmm devices'",
         ),
         false => Line::ok("device", name),
+    }
+}
+
+fn config_space(host: &Inventory, device: &Device) -> Line {
+    match host.finding(device) {
+        None => Line::ok("config-space", "the device responds"),
+        Some(Finding { what, remedy }) => Line::fail("config-space", what, remedy),
     }
 }
 

@@ -1,0 +1,86 @@
+//! Devices that sleep, and devices that do not respond.
+
+use lab::protocol::{Ending, Program};
+use lab::{Error, Guest, L1, place};
+
+use crate::Test;
+use crate::support::{assert_parts, assert_refused, assigned, boot};
+
+/// On machines with an NVMe first.
+pub const TESTS: &[Test] = &[("presence: a device in D3hot works in a guest", asleep)];
+
+/// On a machine with NVMes behind ports.
+pub const ON_PORTS: &[Test] = &[
+    ("presence: a device that does not respond is not ready and is refused", absent),
+    ("presence: a guest whose device falls off the bus reads all-ones", falls_off),
+];
+
+const HASH: &str = "\"report\":\"hash\"";
+
+/// What the guest prints when it begins to read.
+const BUSY: &str = "\"report\":\"busy\"";
+/// A kernel command line with an I/O timeout of 1 s instead of 30 s for NVMes.
+const SHORT_TIMEOUT: &str = "console=ttyS0 panic=-1 quiet nvme_core.io_timeout=1";
+
+/// Runs a program in L1; returns its output.
+fn run(l1: &mut L1, words: &[&str]) -> Result<String, Error> {
+    let arguments = words.iter().map(|word| (*word).to_owned()).collect();
+    let run = l1.run(Program { arguments, ..Program::default() })?;
+    Ok(format!("{}{}", run.stdout, run.stderr))
+}
+
+/// The device sleeps before the VMM opens it: vfio-pci wakes it. Then it is put to sleep behind the
+/// kernel while the guest runs, and the guest reboots: the library wakes it.
+fn asleep(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let idle = l1.read(&format!("/sys/bus/pci/devices/{device}/power_state"))?;
+    println!("power_state of an idle device on vfio-pci: {}", idle.trim());
+    let said = run(l1, &["/init", "power", &device, "3"])?;
+    assert!(said.contains("to 3"), "{said}");
+    assert_parts(&run(l1, &[place::VMM, "check", &device])?, &["the device responds"]);
+    boot(l1, &Guest::new("hash:64K").device(&device))?;
+
+    let sleeps = ["/init", "power", &device, "3"].map(str::to_owned).to_vec();
+    let guest = Guest::new("hash:64K,reboots:1").reboots().device(&device);
+    let outcome = boot(l1, &guest.run_at(HASH, sleeps))?;
+    let sightings: Vec<_> = outcome.finished.sightings.iter().map(|it| it.said.trim()).collect();
+    println!("put to sleep under the guest: {sightings:?}");
+    assert!(sightings.iter().any(|said| said.ends_with("from 0 to 3")), "{sightings:?}");
+    assert_eq!(outcome.stderr, "", "{}", outcome.details());
+    Ok(())
+}
+
+fn absent(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    run(l1, &["/init", "cut", &device])?;
+    let list = run(l1, &[place::VMM, "devices"])?;
+    let line = list.lines().find(|line| line.starts_with(&device)).unwrap_or_default();
+    println!("{line}");
+    let remedy = format!("echo 1 > /sys/bus/pci/devices/{device}/remove");
+    assert_parts(line, &["no: the device does not respond", &remedy]);
+    let check = run(l1, &[place::VMM, "check", &device])?;
+    assert_parts(&check, &["config-space", "does not respond", &remedy]);
+    let outcome = Guest::new("hash:64K").device(&device).boot(l1)?;
+    println!("{}", outcome.stderr);
+    assert_refused(&outcome, &[&device, "the device does not respond", &remedy]);
+    run(l1, &["/init", "join", &device])?;
+    l1.bind(&device, None)?;
+    let device = assigned(l1, 0)?;
+    boot(l1, &Guest::new("hash:64K").device(&device)).map(drop)
+}
+
+fn falls_off(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let cut = ["/init", "cut", &device].map(str::to_owned).to_vec();
+    let guest = Guest::new("lose:1@1").command_line(SHORT_TIMEOUT).device(&device);
+    let guest = guest.run_at(BUSY, cut);
+    let outcome = guest.boot(l1)?;
+    println!("{}", outcome.details());
+    run(l1, &["/init", "join", &device])?;
+    assert!(matches!(outcome.finished.ending, Ending::Status(_)), "{}", outcome.details());
+    let lines = outcome.stderr.lines().filter(|line| line.contains(&device));
+    assert!(lines.count() <= 3, "{}", outcome.details());
+    l1.bind(&device, None)?;
+    let device = assigned(l1, 0)?;
+    boot(l1, &Guest::new("hash:64K").device(&device)).map(drop)
+}
