@@ -119,6 +119,11 @@ pub const EXPRESS_TYPE: u16 = 0x00f0;
 pub const EXPRESS_INTEGRATED: u16 = 0x0090;
 /// Bits of [`EXPRESS_FLAGS`]: the version of the capability.
 pub const EXPRESS_VERSION: u16 = 0x000f;
+/// Offset in the PCI Express capability: the lowest byte of Device Capabilities (PCIe 7.5.3.3).
+pub const EXPRESS_DEVICE: u16 = 4;
+/// Bits of [`EXPRESS_DEVICE`]: phantom functions. They would use requester IDs that the IOMMU does
+/// not know, so VFIO does not let them be enabled (vfio_pci_config.c, init_pci_cap_exp_perm).
+pub const EXPRESS_PHANTOM: u8 = 0b11 << 3;
 /// Offset in the PCI Express capability: the highest byte of Device Capabilities (PCIe 7.5.3.3).
 pub const EXPRESS_CAPABLE: u16 = 7;
 /// Bit of [`EXPRESS_CAPABLE`]: the function supports FLR.
@@ -132,8 +137,9 @@ pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
 pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
 /// Offset in the PCI Express capability: Device Capabilities 2 (PCIe 7.5.3.15).
 pub const EXPRESS_CAPABLE_2: u16 = 0x24;
-/// Bits of [`EXPRESS_CAPABLE_2`]: LTR, OBFF and FRS, which need the port above the function.
-pub const EXPRESS_NEEDS_PORT: u32 = 1 << 11 | 0b11 << 18 | 1 << 31;
+/// Bits of [`EXPRESS_CAPABLE_2`] that need the port above the function: ARI forwarding, LTR, requests
+/// with 10-bit tags, OBFF, FRS.
+pub const EXPRESS_NEEDS_PORT: u32 = 1 << 5 | 1 << 11 | 1 << 17 | 0b11 << 18 | 1 << 31;
 /// Offset in the PCI Express capability: Device Control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
 /// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate an FLR. It reads as 0.

@@ -5,7 +5,7 @@ use vfio_passthrough::pci::capability_table::{EXTENDED, Kind, Row, STANDARD, ext
 use super::*;
 
 /// A register of a capability: the power state and the FLR bits are zero in it.
-const REGISTER: u32 = 0x1010_1010;
+const REGISTER: u32 = 0x1010_1000;
 /// Vendor-Specific, which is forwarded.
 const VENDOR: u8 = 0x09;
 /// VSEC, which is forwarded.
@@ -86,7 +86,7 @@ fn check_register(seen: &Seen, kind: Kind, offset: usize, name: &str) {
         Kind::Forwarded => assert_eq!(shown, real, "{name}"),
         Kind::Emulated => {}
     }
-    seen.write(offset, &0x1030_1010_u32.to_le_bytes());
+    seen.write(offset, &0x1030_1000_u32.to_le_bytes());
     let now = u32::from_le_bytes(seen.real(offset));
     assert_eq!(now == real, kind != Kind::Forwarded, "{name}: {now:#x}");
 }

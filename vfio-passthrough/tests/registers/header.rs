@@ -9,6 +9,7 @@ const PIN: &str = "interrupt pin above 4";
 const EXPRESS_VERSION: &str = "PCI Express version 0, or above 2";
 const PORT: &str = "PCI Express type of a port, a bridge or an event collector, or a reserved one";
 const CLASS: &str = "any class code or revision, such as a bridge's";
+const NEEDS_PORT: &str = "phantom functions, ARI forwarding, LTR, 10-bit requests, OBFF or FRS";
 const POWER_VERSION: &str = "power management version above 3";
 
 pub fn cases() -> Vec<Case> {
@@ -93,6 +94,11 @@ fn flags(odd: &mut Odd, flags: u16) {
     odd.put(EXPRESS + 0x0c, &[0xff; 0x18]);
 }
 
+fn needs_port(odd: &mut Odd) {
+    odd.put32(EXPRESS + 4, 0x1000_0018);
+    odd.put32(EXPRESS + 0x24, 0x800e_0820);
+}
+
 fn is_integrated(seen: &Seen) {
     assert_eq!(seen.u16(EXPRESS + 2), 0x92, "version 2, integrated endpoint");
     let registers = (0x0c..0x24).step_by(4).map(|at| seen.u32(EXPRESS + at));
@@ -114,6 +120,9 @@ fn express() -> Vec<Case> {
         shown(PORT, |odd| flags(odd, 0xa2), 0, is_integrated),
         shown(PORT, |odd| flags(odd, 0xf2), 0, is_integrated),
         shown("PCI Express slot, or reserved flags", |odd| flags(odd, 0xff02), 0, is_integrated),
+        shown(NEEDS_PORT, needs_port, 0, |seen| {
+            assert_eq!([seen.u32(EXPRESS + 4), seen.u32(EXPRESS + 0x24)], [0x1000_0000, 0]);
+        }),
         shown(
             "FLR bit, and no reset in VFIO",
             |odd| odd.resets = false,

@@ -284,8 +284,9 @@ fn an_integrated_endpoint_has_no_link_registers() {
     for kind in [0x02, 0x12] {
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link.clone()), [0; 0x18], "{kind:#x}");
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link_2.clone()), [0; 0x10], "{kind:#x}");
-        // Of Device Capabilities 2, LTR, OBFF and FRS need a port. Device Control 2 follows.
-        let second = [0xa5, 0xa5, 0xa1, 0x25, 0xa5, 0xa5, 0xa5, 0xa5];
+        // ARI forwarding, LTR, 10-bit tags, OBFF and FRS of Device Capabilities 2 need a port. Device
+        // Control 2 follows.
+        let second = [0x85, 0xa5, 0xa1, 0x25, 0xa5, 0xa5, 0xa5, 0xa5];
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), second, "{kind:#x}");
     }
     // Version 1 ends after the link registers. Both versions end at the next capability.

@@ -145,6 +145,7 @@ impl View<'_> {
         let version = (flags & EXPRESS_VERSION).clamp(1, 2);
         let shown = version | EXPRESS_INTEGRATED;
         self.emulate(offset.saturating_add(EXPRESS_FLAGS), &shown.to_le_bytes());
+        self.emulate_bits(offset.saturating_add(EXPRESS_DEVICE), &[EXPRESS_PHANTOM], &[0]);
         let at = |register: u16| offset.saturating_add(register).min(end);
         if flags & EXPRESS_TYPE != EXPRESS_INTEGRATED {
             let registers: &[Range<u16>] =
