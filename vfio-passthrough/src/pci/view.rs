@@ -31,9 +31,11 @@ use crate::address::PciAddress;
 /// others to zero, for example special cycles and VGA palette snoop (PCIe 7.5.1.1.3).
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
-/// Values of vendor ID and device ID of which a guest's kernel concludes that the slot is empty
-/// (PCI 3.0, 6.2.1), and the answer of a device that is not ready (PCIe 2.3.2).
-const ABSENT: [u32; 5] = [u32::MAX, 0, 0xffff, 0xffff_0000, 0xffff_0001];
+/// The vendor ID of a slot without a function (PCI 3.0, 6.2.1).
+const NO_VENDOR: u32 = 0xffff;
+/// Other values of vendor and device ID by which a guest's kernel finds no function: those of
+/// broken bridges, and the answer of a function that is not ready (PCIe 2.3.2).
+const ABSENT: [u32; 3] = [0, 0xffff_0000, 0xffff_0001];
 
 /// The sizes in bytes of the regions of the six BARs and of the ROM. A size of 0 means that the
 /// function does not have it.
@@ -56,7 +58,7 @@ pub(super) type ReadConfig<'a> = &'a mut dyn FnMut(u16, &mut [u8]) -> io::Result
 /// The reason why a function with these first bytes of config space cannot be assigned at all.
 pub fn refusal(header: &[u8]) -> Option<&'static str> {
     let identity = header.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
-    if ABSENT.contains(&identity) {
+    if identity & NO_VENDOR == NO_VENDOR || ABSENT.contains(&identity) {
         return Some("config space has no vendor ID: the device does not answer");
     }
     let layout = byte_at(header, HEADER_TYPE) & !MULTIFUNCTION;

@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         refused(ABSENT, |odd| odd.put(0, &[0xff; 4])),
         refused(ABSENT, |odd| odd.put(0, &[0; 4])),
         refused(ABSENT, |odd| odd.put(0, &[0xff, 0xff, 0, 0])),
+        refused(ABSENT, |odd| odd.put(0, &[0xff, 0xff, 0xff, 0])),
         refused(ABSENT, |odd| odd.put(0, &[0, 0, 0xff, 0xff])),
         refused(ABSENT, |odd| odd.put(0, &[1, 0, 0xff, 0xff])),
         refused(ABSENT, |odd| odd.config.fill(0xff)),
