@@ -139,9 +139,14 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let faults = Arc::new(Faults::default());
     let mut config = vec![0; if input.u8() & 1 == 0 { 0x1000 } else { 0x100 }];
-    // The default is a type 0 header with a capability list; the input may overwrite it.
+    // The default is a type 0 header with a capability list, and an extended list whose second
+    // capability is where the input writes; the input may overwrite the header.
+    config[..4].copy_from_slice(&[0x36, 0x1b, 0x10, 0x00]);
     config[0x06] = 0x10;
     config[0x34] = 0x40;
+    if let Some(extended) = config.get_mut(0x100..0x104) {
+        extended.copy_from_slice(&0x8001_000b_u32.to_le_bytes());
+    }
     for _ in 0..input.u8() & 0x3f {
         let (at, run) = (usize::from(input.u16() & 0xfff), input.bytes::<4>());
         let at = if at & 0x800 == 0 { at & 0xff } else { at };

@@ -10,11 +10,8 @@ use crate::address::{BarIndex, ByteRange};
 use crate::backend::{RegionFlags, RegionInfo};
 use crate::device::FunctionDevice;
 use crate::error::Error;
-use crate::pci::bar::{Bar, Space};
+use crate::pci::bar::{Bar, MAX_ROM, Space};
 use crate::pci::config::ConfigSpace;
-
-/// The largest ROM, in bytes (PCI 3.0, 6.2.5.2).
-const MAX_ROM: u64 = 16 << 20;
 
 /// The first bytes of a ROM (PCI 3.0, 6.3.1.1).
 const ROM_SIGNATURE: [u8; 2] = [0x55, 0xaa];

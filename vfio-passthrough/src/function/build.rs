@@ -8,7 +8,7 @@ use super::events::HostEvents;
 use super::reset::{Reset, ResetPolicy, choose, reset_and_check};
 use super::state::{PassthroughFunction, State};
 use crate::address::PciAddress;
-use crate::backend::{Device, RegionInfo};
+use crate::backend::{Device, IrqInfo, RegionInfo};
 use crate::bars::placement::Placement;
 use crate::bars::{Bars, regions};
 use crate::counters::FunctionTraps;
@@ -20,7 +20,7 @@ use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
 use crate::pci::presence::PowerState;
 use crate::pci::regs::{COMMAND, Command};
-use crate::pci::view::RegionSizes;
+use crate::pci::view::{self, HostSupport};
 use crate::services::VmmServices;
 use crate::sync::Mutex;
 
@@ -34,11 +34,12 @@ impl PassthroughFunction {
     ///
     /// # Errors
     ///
-    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::NoReset`] if `policy`
-    /// requires a reset and there is none; [`Error::Vectors`] if the VMM refuses the vectors;
-    /// [`Error::Unfit`] if the device does not respond, does not wake, or is not the one that the
-    /// host recorded; [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]
-    /// with the errno of the kernel. Nothing stays bound.
+    /// [`Error::NotUsable`] if the device is not a PCI function, or is a bridge; [`Error::Unfit`] if
+    /// it does not respond, does not wake, or is not the one that the host recorded;
+    /// [`Error::NoReset`] if `policy` requires a reset and there is none; [`Error::Vectors`] if the
+    /// VMM refuses the vectors; [`Error::Region`], [`Error::DescribeInterrupts`],
+    /// [`Error::Interrupts`] and [`Error::Reset`] with the errno of the kernel. Nothing stays
+    /// bound.
     pub fn new(
         address: PciAddress,
         device: Arc<dyn Device>,
@@ -47,17 +48,21 @@ impl PassthroughFunction {
     ) -> Result<Self, Error> {
         let device = Arc::new(FunctionDevice::new(address, device)?);
         let conventional = device.wait_until_usable("at its assignment")?;
+        if let Some(reason) = view::refusal(&conventional) {
+            return Err(Error::NotUsable { address, reason });
+        }
         let reset = reset(&device, &conventional, policy)?;
         let conventional = match reset {
             Reset::Bus => device.conventional_config()?,
             _ => conventional,
         };
         let regions = regions(&device)?;
-        let config = config(&device, &regions, &conventional)?;
+        let irqs = [device.irq(IrqIndex::Msi)?, device.irq(IrqIndex::Msix)?];
+        let config = config(&device, &regions, irqs, &conventional)?;
         // A guest that starts an FLR resets one function. A reset of the bus would reset others
         // too, so the guest sees no FLR capability.
         let config = if reset == Reset::Function { config } else { config.without_flr() };
-        let (config, interrupts) = interrupts(&device, config, services)?;
+        let (config, interrupts) = interrupts(&device, config, irqs, services)?;
         let events = HostEvents::new(&device)?;
         let traps = Arc::new(FunctionTraps::default());
         let guest = (services.slots.clone(), services.p2p.clone());
@@ -123,10 +128,11 @@ fn reset_bus(device: &FunctionDevice, conventional: &ConventionalConfig) -> Resu
 fn config(
     device: &FunctionDevice,
     regions: &[RegionInfo],
+    [msi, msix]: [IrqInfo; 2],
     conventional: &ConventionalConfig,
 ) -> Result<ConfigSpace, Error> {
-    let mut sizes = RegionSizes::default();
-    sizes.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
+    let mut host = HostSupport { msi: msi.count, msix: msix.count, ..HostSupport::default() };
+    host.regions.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
     let size = u16::try_from(device.config_size()).unwrap_or(u16::MAX);
     device.walk_config(|read| {
         // The headers of extended capabilities take a few reads. Reading the whole extended space
@@ -141,7 +147,7 @@ fn config(
                 None => read(offset, data),
             }
         };
-        ConfigSpace::new(device.address, size, &sizes, read)
+        ConfigSpace::new(device.address, size, &host, read)
     })
 }
 
@@ -149,11 +155,12 @@ fn config(
 fn interrupts(
     device: &FunctionDevice,
     config: ConfigSpace,
+    [msi, msix]: [IrqInfo; 2],
     services: &VmmServices,
 ) -> Result<(ConfigSpace, Interrupts), Error> {
-    let msi = config.msi().map(|layout| (IrqIndex::Msi, layout.vectors()));
-    let msix = config.msix().map(|layout| (IrqIndex::Msix, layout.vectors));
-    let bind = |(index, vectors)| binding(device, index, vectors, services);
+    let msi = config.msi().map(|layout| (IrqIndex::Msi, msi, layout.vectors()));
+    let msix = config.msix().map(|layout| (IrqIndex::Msix, msix, layout.vectors));
+    let bind = |found| binding(device, found, services);
     let (msi, msix) = (msi.map(bind).transpose()?, msix.map(bind).transpose()?);
     let line = services.intx.clone().filter(|_| config.pin() != 0);
     let has_pin = line.is_some() && device.irq(IrqIndex::Intx)?.count != 0;
@@ -166,11 +173,9 @@ fn interrupts(
 
 fn binding(
     device: &FunctionDevice,
-    index: IrqIndex,
-    vectors: u16,
+    (index, irq, vectors): (IrqIndex, IrqInfo, u16),
     services: &VmmServices,
 ) -> Result<Binding, Error> {
-    let irq = device.irq(index)?;
     let address = device.address;
     let failed = |source: io::Error| Error::Vectors { address, index, vectors, source };
     let allocated = services.msi.allocate(vectors).map_err(failed)?;

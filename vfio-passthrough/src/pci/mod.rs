@@ -2,6 +2,7 @@
 //! of config space, BARs, MSI and MSI-X.
 
 pub mod bar;
+pub mod capability_table;
 pub mod caps;
 pub mod config;
 pub mod message;

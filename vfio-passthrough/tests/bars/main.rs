@@ -18,7 +18,7 @@ mod reset;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use vfio_passthrough::backend::RegionFlags;
+use vfio_passthrough::backend::{IrqFlags, IrqInfo, RegionFlags};
 use vfio_passthrough::function::Error;
 use vfio_passthrough::model::{AfterReset, Call, Fault, Faults, Guest, Iommu, PciDevice};
 use vfio_passthrough::{
@@ -77,7 +77,10 @@ impl Setup {
         change: impl FnOnce(PciDevice) -> PciDevice,
         policy: ResetPolicy,
     ) -> Result<Self, Error> {
-        let device = PciDevice::new(faults.clone(), config, regions, vec![]).unwrap();
+        // MSI and MSI-X with as many vectors as any of these devices has; no INTx.
+        let irq = |index, count| IrqInfo { index, count, flags: IrqFlags::empty() };
+        let irqs = vec![irq(1, 32), irq(2, 2048)];
+        let device = PciDevice::new(faults.clone(), config, regions, irqs).unwrap();
         // VFIO does not allow a ROM to be mapped or written.
         let device = device.with_region(ROM_REGION, |region| region.flags = RegionFlags::READ);
         let device = Arc::new(change(device));
