@@ -9,6 +9,7 @@ use super::stats::{Stats, StatsFile};
 use super::stop::Outcome;
 use crate::config::{Config, Thread};
 use crate::error::Error;
+use crate::host::limits;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::{self, Filter};
 use crate::host::signals;
@@ -35,6 +36,7 @@ fn one_heap() {
 }
 
 fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+    limits::check(config)?;
     let signals = signals::block()?;
     let control = Arc::new(Control::default());
     let serve = |path: &PathBuf| {

@@ -24,7 +24,7 @@ use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
-use crate::host::{kvm, memory};
+use crate::host::{kvm, limits, memory};
 use crate::passthrough::addresses::addresses;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
@@ -119,8 +119,10 @@ impl Resources {
         let devices =
             Devices::open((&config.vfio, config.container), addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
+        limits::check_files(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
+        kvm::check_slots(&kvm, layout.ram.len())?;
         let ram = ram_for(prepared, &layout, config.memory, stats)?;
         let mappings = devices.as_ref().map(|devices| devices.map(&ram));
         let _mappings = mappings.transpose()?.unwrap_or_default();
