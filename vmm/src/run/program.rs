@@ -9,10 +9,10 @@ use super::stats::{Stats, StatsFile};
 use super::stop::Outcome;
 use crate::config::{Config, Thread};
 use crate::error::Error;
-use crate::host::limits;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::{self, Filter};
 use crate::host::signals;
+use crate::host::{limits, memory};
 
 /// Boots the guest of `config` and returns when the guest or the user ends it.
 pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
@@ -36,6 +36,7 @@ fn one_heap() {
 }
 
 fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+    memory::check(config.memory)?;
     limits::check(config)?;
     let signals = signals::block()?;
     let control = Arc::new(Control::default());

@@ -165,7 +165,6 @@ pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
 }
 
 fn check_memory(config: &Config) -> Result<(), Error> {
-    memory::check(config.memory)?;
     if !config.vfio.is_empty() {
         allow_locked_memory(config.memory.bytes())?;
         memory::shortage(config.memory).inspect(|text| log::warn!("{text}"));

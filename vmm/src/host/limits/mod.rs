@@ -26,8 +26,9 @@ pub(crate) struct Shortage {
     pub(crate) remedy: String,
 }
 
-/// The files that the VMM opens without devices and vCPUs, at most.
-const FILES: u64 = 64;
+/// The files that the VMM opens besides one for each vCPU and those of devices: 28 with a control
+/// socket, a client of it, counters, an initrd and the container of devices.
+const FILES: u64 = 32;
 /// The files of a device, besides one for each vector.
 const FILES_OF_DEVICE: u64 = 8;
 /// The threads besides one for each vCPU: the main thread, that of `--control`, and one of KVM.

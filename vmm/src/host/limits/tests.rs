@@ -16,8 +16,8 @@ fn has(result: Result<(), Shortage>, parts: &[&str]) {
 
 #[test]
 fn counts_a_file_for_each_vector() {
-    assert_eq!(files_needed(1, []), 65);
-    assert_eq!(files_needed(2, [65, 1]), 64 + 2 + 65 + 8 + 1 + 8);
+    assert_eq!(files_needed(1, []), 33);
+    assert_eq!(files_needed(2, [65, 1]), 32 + 2 + 65 + 8 + 1 + 8);
     assert_eq!(files_needed(255, [u64::MAX, 5]), u64::MAX);
 }
 

@@ -66,7 +66,7 @@ fn all_checks_of_a_good_host_are_ok_and_describe_their_findings() {
         "resets by: flr bus",
         "BAR0 16K 64-bit",
         "MSI-X with 65 vectors",
-        "opens up to 137 files",
+        "opens up to 105 files",
     ];
     parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in:\n{text}"));
 }
@@ -146,12 +146,12 @@ fn interrupts_without_remapping_fail_unless_allowed() {
 #[test]
 fn a_low_limit_of_open_files_fails_with_the_needed_number() {
     let fixture = good()
-        .file("proc/self/limits", LIMITS.replace("1024  ", "136   ").replace("524288", "136   "));
+        .file("proc/self/limits", LIMITS.replace("1024  ", "104   ").replace("524288", "104   "));
     complains(
         &fixture,
         &probes(),
         "open-files Fail",
-        &["up to 137 files", "limit is 136", "ulimit -n 137"],
+        &["up to 105 files", "limit is 104", "ulimit -n 105"],
     );
 }
 
