@@ -37,14 +37,14 @@ fn one_heap() {
 
 fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
     memory::check(config.memory)?;
-    limits::check(config)?;
+    let files = limits::check(config)?;
     let signals = signals::block()?;
     let control = Arc::new(Control::default());
     let serve = |path: &PathBuf| {
         Server::start(path, &control, Filter::new(&config.seccomp, Thread::Control)?)
     };
     let _server = config.control.as_ref().map(serve).transpose()?;
-    let (resources, mut vm) = Resources::open(config, passed, stats)?;
+    let (resources, mut vm) = Resources::open(config, (passed, files), stats)?;
     control.configure(resources.configuration(config, &vm));
     let outcome = loop {
         match vm.run(&resources, config, (&signals, &control), stats) {

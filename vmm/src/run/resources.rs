@@ -22,9 +22,10 @@ use crate::guest::memory::{Populating, Ram};
 use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
+use crate::host::limits::FileLimit;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
-use crate::host::{kvm, limits, memory};
+use crate::host::{kvm, memory};
 use crate::passthrough::addresses::addresses;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
@@ -90,7 +91,7 @@ impl Resources {
     /// Opens KVM and the devices, lays out the guest, and creates the VM of its first life.
     pub(crate) fn open(
         config: &Config,
-        mut passed: PassedFds,
+        (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
         check_memory(config)?;
@@ -119,7 +120,7 @@ impl Resources {
         let devices =
             Devices::open((&config.vfio, config.container), addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
-        limits::check_files(config.cpus, vm.functions.vectors())?;
+        files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
         kvm::check_slots(&kvm, layout.ram.len())?;

@@ -18,6 +18,7 @@ mod held;
 mod host;
 mod layout;
 mod leaving;
+mod limits;
 mod mappings;
 mod moves;
 mod nics;
@@ -86,6 +87,7 @@ fn first_lane() -> Vec<Group> {
         moves::TESTS,
         leaving::ON_STOCK,
         control::TESTS,
+        limits::TESTS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,

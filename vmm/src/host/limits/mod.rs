@@ -26,6 +26,9 @@ pub(crate) struct Shortage {
     pub(crate) remedy: String,
 }
 
+/// The limit on open files: the text of `/proc/self/limits`.
+pub(crate) struct FileLimit(String);
+
 /// The files that the VMM opens besides one for each vCPU and those of devices: 28 with a control
 /// socket, a client of it, counters, an initrd and the container of devices.
 const FILES: u64 = 32;
@@ -47,7 +50,8 @@ pub(crate) fn threads_needed(cpus: u8) -> u64 {
 
 /// Checks all limits that are known before a device is opened, and raises those that are too low up
 /// to their hard limits. `/proc` or `/sys` that cannot be read count as no limit.
-pub(crate) fn check(config: &Config) -> Result<(), Error> {
+/// Returns the limit on files, which is checked again later.
+pub(crate) fn check(config: &Config) -> Result<FileLimit, Error> {
     let root = Path::new("/");
     let limits = cgroup::read(&root.join("proc/self/limits")).unwrap_or_default();
     raise_files(&limits);
@@ -61,22 +65,19 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if let Err(shortage) = memory::soft(root, &needs) {
         log::warn!("{}; {}", shortage.what, shortage.remedy);
     }
-    Ok(())
+    Ok(FileLimit(limits))
 }
 
-/// Checks the number of files again, when the vectors of the devices are known.
-pub(crate) fn check_files(cpus: u8, vectors: impl IntoIterator<Item = u64>) -> Result<(), Error> {
-    let needed = files_needed(cpus, vectors);
-    // The usual hard limits are above this.
-    if needed > FILES_OF_ANY_HOST {
-        let limits = cgroup::read(Path::new("/proc/self/limits")).unwrap_or_default();
-        files(&limits, needed)?;
+impl FileLimit {
+    /// Checks the number of files again, when the vectors of the devices are known.
+    pub(crate) fn check(
+        &self,
+        cpus: u8,
+        vectors: impl IntoIterator<Item = u64>,
+    ) -> Result<(), Error> {
+        Ok(files(&self.0, files_needed(cpus, vectors))?)
     }
-    Ok(())
 }
-
-/// A number of files that each process may open: the kernel's first soft limit (INR_OPEN_CUR).
-const FILES_OF_ANY_HOST: u64 = 256;
 
 /// Raises the limit on open files to its hard limit: each interrupt vector takes a file.
 fn raise_files(limits: &str) {

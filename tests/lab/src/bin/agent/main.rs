@@ -3,6 +3,7 @@
 //! Tests also run it as an ordinary program in L1: `/init in-root ...`, `/init unbind ADDRESS` and
 //! `/init exchange PATH PATH`.
 
+mod cgroup;
 mod channel;
 mod guard;
 mod pci;
