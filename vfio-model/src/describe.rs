@@ -158,6 +158,8 @@ pub struct Description {
     pub dma_entries: u32,
     /// The IOVA ranges that the IOMMU translates, without the MSI window.
     pub iova_ranges: Vec<Range<u64>>,
+    /// The interrupt vectors that the host has for all devices.
+    pub host_vectors: u32,
     /// The IOMMU's page sizes, one bit each.
     pub page_sizes: u64,
     /// Whether the IOMMU remaps interrupts. Without, `VFIO_SET_IOMMU` is EPERM.
@@ -188,6 +190,7 @@ impl Description {
             locked_memory: None,
             dma_entries: 65535,
             iova_ranges: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
+            host_vectors: u32::MAX,
             page_sizes: 4096 | 2 << 20,
             interrupt_remapping: true,
             coherent: false,

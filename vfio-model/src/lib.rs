@@ -111,6 +111,7 @@ mod vectors;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use describe::{AfterReset, Description, Driver, PciFunction, Region};
+pub use errno::FewerVectors;
 pub use events::Eventfd;
 pub use files::Fd;
 pub use irq_set::{IrqData, IrqSet};

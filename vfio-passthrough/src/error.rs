@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// A memory slot of a BAR could not be placed or removed, or a BAR could not be unmapped from
     /// this process.
-    #[error("{address}: cannot {operation} {bar}: {source}")]
+    #[error("{address}: cannot {operation} {bar}: {source}{}", slots_hint(source))]
     Window {
         /// The device.
         address: PciAddress,
@@ -184,6 +184,16 @@ impl Error {
             Self::Place { .. } => io::ErrorKind::InvalidInput,
             Self::Unfit { .. } => io::ErrorKind::NotConnected,
         }
+    }
+}
+
+fn slots_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            "; the hypervisor has no free memory slot, so accesses are trapped, which is slow: assign \
+             fewer devices to the guest"
+        }
+        _ => "",
     }
 }
 

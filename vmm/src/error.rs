@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::host::limits::Shortage;
+
 /// A fatal error.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -149,6 +151,35 @@ pub enum Error {
         /// The shortage and its remedy.
         why: String,
     },
+    /// A limit of the host is too low for the guest.
+    #[error("{what}\n  {remedy}")]
+    Limit {
+        /// What is needed, and what the host has.
+        what: String,
+        /// The command that raises the limit.
+        remedy: String,
+    },
+    /// A thread did not start.
+    #[error(
+        "a vCPU thread could not start: {source}\n  \
+         the VMM needs {needed} threads; raise what limits them: 'ulimit -u' (RLIMIT_NPROC), \
+         pids.max of the control group ('TasksMax=' in a systemd unit), or \
+         /proc/sys/kernel/threads-max"
+    )]
+    Thread {
+        /// The number of threads that the VMM needs.
+        needed: u64,
+        /// The errno of `clone`.
+        source: io::Error,
+    },
+    /// KVM has too few memory slots for the guest's RAM.
+    #[error("guest RAM needs {needed} memory slots, and KVM on this host has {most}")]
+    TooFewSlots {
+        /// The number of regions of RAM.
+        needed: usize,
+        /// The limit of KVM.
+        most: usize,
+    },
     /// Guest RAM could not be mapped.
     #[error(
         "guest RAM of {size} MiB could not be mapped: {why}\n  \
@@ -278,6 +309,12 @@ fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
              may: --{what} fd=3 3<{shown}"
         ),
         _ => String::new(),
+    }
+}
+
+impl From<Shortage> for Error {
+    fn from(Shortage { what, remedy }: Shortage) -> Self {
+        Self::Limit { what, remedy }
     }
 }
 

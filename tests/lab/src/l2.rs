@@ -180,6 +180,20 @@ impl Guest {
         self
     }
 
+    /// Runs the VMM with these limits of open files, soft and hard.
+    #[must_use]
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.program.open_files = Some((soft, hard));
+        self
+    }
+
+    /// Runs the VMM in a control group with this limit, for example of `memory.max`.
+    #[must_use]
+    pub fn in_cgroup(mut self, file: &str, value: &str) -> Self {
+        self.program.cgroup.push((file.into(), value.into()));
+        self
+    }
+
     /// Passes open files of L1 to the VMM: see [`Program::open`].
     #[must_use]
     pub fn open(mut self, files: &[String]) -> Self {

@@ -148,6 +148,10 @@ pub struct Program {
     pub memlock: Option<u64>,
     /// The limit of address space in bytes; `None` keeps the agent's.
     pub address_space: Option<u64>,
+    /// The soft and the hard limit of open files; `None` keeps the agent's.
+    pub open_files: Option<(u64, u64)>,
+    /// The limits of a control group of its own: names of files and their values. None if empty.
+    pub cgroup: Vec<(String, String)>,
     /// The user to run as, without capabilities; `None` is root.
     pub user: Option<u32>,
     /// The folder to use as the root; `None` is L1's root.

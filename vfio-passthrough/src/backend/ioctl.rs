@@ -16,7 +16,7 @@ use vmm_sys_util::ioctl::{
 use vmm_sys_util::ioctl_io_nr;
 
 use super::description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo};
-use super::device::SetIrqs;
+use super::device::{FewerVectors, SetIrqs};
 use super::info;
 use crate::address::PciAddress;
 
@@ -206,11 +206,10 @@ pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
 /// Checks the result of `VFIO_DEVICE_SET_IRQS`. A result above zero is a failure too: it is the
 /// number of vectors that the host has, and the index was not enabled (vfio_msi_enable).
 fn check_vectors(result: i32) -> io::Result<()> {
-    if result > 0 {
-        let message = format!("the host has only {result} vectors for the device");
-        return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+    match u32::try_from(result) {
+        Ok(had) if had > 0 => Err(FewerVectors(had).into()),
+        _ => check(result),
     }
-    check(result)
 }
 
 /// The most functions that a reply is fetched for: more than any hierarchy below one port has.

@@ -21,7 +21,7 @@ pub(crate) mod type1;
 
 pub use address_space::AddressSpace;
 pub use description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
-pub use device::{BusMember, Device, SetIrqs};
+pub use device::{BusMember, Device, FewerVectors, SetIrqs};
 pub use mmap::RegionMmap;
 pub use type1::ContainerError;
 

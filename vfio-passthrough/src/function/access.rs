@@ -24,6 +24,15 @@ impl PassthroughFunction {
         self.bars.all()
     }
 
+    /// The number of interrupt vectors that the guest can enable. Each vector that it uses takes an
+    /// eventfd, and so one of the files that the process may open.
+    pub fn vectors(&self) -> u16 {
+        let state = self.lock();
+        let msi = state.config.msi().map_or(0, |layout| layout.vectors());
+        let msix = self.msix.map_or(0, |layout| layout.vectors);
+        msix.max(msi).max(u16::from(state.config.pin() != 0))
+    }
+
     /// Counters of the guest accesses that trapped into this function.
     pub fn traps(&self) -> &FunctionTraps {
         &self.traps

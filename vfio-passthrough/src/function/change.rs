@@ -19,7 +19,8 @@ impl PassthroughFunction {
     pub(super) fn write_table(&self, at: u64, data: &[u8]) -> Option<ConfigEffects> {
         let mut state = self.lock();
         let resyncs = state.needs_resync;
-        if state.interrupts.table().write(at, data) || resyncs {
+        let retries = resyncs || state.interrupts.are_short();
+        if state.interrupts.table().write(at, data) || retries {
             self.apply(&mut state, Written { touched: Touched::MSIX, ..Written::default() });
         }
         resyncs.then(|| self.effects(&mut state))
@@ -30,6 +31,10 @@ impl PassthroughFunction {
     fn apply(&self, state: &mut State, mut written: Written) {
         if state.needs_resync {
             written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
+        }
+        if state.interrupts.are_short() {
+            // The host may have more by now.
+            written.touched |= Touched::MSIX;
         }
         let result = self.carry_out(state, &written);
         state.needs_resync = result.is_err();

@@ -54,6 +54,11 @@ impl Interrupts {
         self.table.is_masked_or_disabled()
     }
 
+    /// Whether the host has too little for the vectors that the guest programmed.
+    pub fn are_short(&self) -> bool {
+        self.msi.iter().chain(&self.msix).any(Binding::is_short)
+    }
+
     /// Binds and routes the interrupts that the guest programmed. If the guest enabled more than
     /// one, MSI-X wins over MSI, and MSI over the pin. Disabling comes before enabling.
     ///

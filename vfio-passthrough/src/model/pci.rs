@@ -120,6 +120,7 @@ impl PciDevice {
         let msix = find(VFIO_PCI_MSIX_IRQ_INDEX);
         let shape = Shape {
             grows_msix: !msix.is_some_and(|irq| irq.flags.contains(IrqFlags::NORESIZE)),
+            host_vectors: u32::MAX,
             function,
             bus: Vec::new(),
         };
@@ -144,6 +145,11 @@ impl PciDevice {
             shape.function.resets = false;
             shape.bus = bus;
         })
+    }
+
+    /// Limits the interrupt vectors that the host has for the device.
+    pub fn with_host_vectors(self, vectors: u32) -> Self {
+        self.changed(|shape| shape.host_vectors = vectors)
     }
 
     /// Makes bits of a byte of config space read-only zero.

@@ -7,6 +7,7 @@
 )]
 
 mod config;
+mod few;
 mod kinds;
 mod naive;
 mod order;

@@ -92,6 +92,26 @@ pub(crate) fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
     Ok(Arc::new(vm))
 }
 
+/// The number of memory slots of a VM.
+pub(crate) fn memory_slots(kvm: &Kvm) -> u32 {
+    u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
+}
+
+/// Refuses a guest whose RAM takes more slots than KVM has. BARs can do without: they are trapped.
+pub(crate) fn check_slots(kvm: &Kvm, needed: usize) -> Result<(), Error> {
+    let most = kvm.get_nr_memslots();
+    match needed > most {
+        true => Err(Error::TooFewSlots { needed, most }),
+        false => Ok(()),
+    }
+}
+
+/// The number of routes of a VM (`KVM_CAP_IRQ_ROUTING`, Documentation/virt/kvm/api.rst, 4.52). Each
+/// GSI of a message-signalled interrupt takes one.
+pub(crate) fn routes(kvm: &Kvm) -> u32 {
+    u32::try_from(kvm.check_extension_int(Cap::IrqRouting)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

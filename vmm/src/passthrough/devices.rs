@@ -6,7 +6,7 @@ use std::sync::Arc;
 use resources::AddressRange;
 use vfio_passthrough::context::AssignedDevice;
 use vfio_passthrough::counters::VfioCalls;
-use vfio_passthrough::dma::Mapping;
+use vfio_passthrough::dma::{Mapping, allow_locked_memory};
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
@@ -99,11 +99,24 @@ impl Devices {
 
     /// Maps all of `ram` for DMA, which pins it; maps all regions or none.
     pub(crate) fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
+        self.allow_locked_memory(ram)?;
         let memory = ram.regions().iter().map(|region| {
             let memory: Arc<dyn HostMemory> = region.clone();
             (Iova(region.start_addr().0), memory)
         });
         Ok(self.container.dma().map_all(memory)?)
+    }
+
+    /// Groups that cannot share a container pin the memory once for each container. The limit was
+    /// checked for one before the devices were opened.
+    fn allow_locked_memory(&self, ram: &Ram) -> Result<(), Error> {
+        let spaces = self.container.dma().address_spaces();
+        if spaces > 1 {
+            let sizes = ram.regions().iter().map(|region| region.len());
+            let size = sizes.fold(0, u64::saturating_add);
+            allow_locked_memory(size.saturating_mul(spaces as u64))?;
+        }
+        Ok(())
     }
 
     /// The counters of VFIO calls.

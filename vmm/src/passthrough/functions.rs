@@ -46,6 +46,11 @@ impl Functions {
         self.iter().map(|(_, function)| function.address().to_string()).collect()
     }
 
+    /// The number of interrupt vectors of each function.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> {
+        self.iter().map(|(_, function)| function.vectors().into())
+    }
+
     /// Shuts down all functions: they then do no DMA and signal no interrupts.
     ///
     /// An error does not stop the shutdown of further functions; the first error is returned.

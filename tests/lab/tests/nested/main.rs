@@ -19,6 +19,7 @@ mod held;
 mod host;
 mod layout;
 mod leaving;
+mod limits;
 mod mappings;
 mod moves;
 mod nics;
@@ -90,6 +91,7 @@ fn first_lane() -> Vec<Group> {
         presence::TESTS,
         control::TESTS,
         files::TESTS,
+        limits::TESTS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,

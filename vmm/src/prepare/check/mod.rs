@@ -2,6 +2,7 @@
 
 mod device;
 mod facts;
+mod limits;
 mod line;
 mod system;
 

@@ -6,7 +6,7 @@ use vfio_passthrough::dma::{Error as DmaError, allow_locked_memory};
 
 use super::super::inventory::Inventory;
 use super::device::Function;
-use super::facts::open_files;
+use super::limits;
 use super::line::Line;
 use crate::config::Memory;
 use crate::error::Error;
@@ -139,11 +139,6 @@ fn remapping(host: &Inventory) -> Line {
     }
 }
 
-/// An upper bound of the files that the VMM opens without devices.
-const FILES: u64 = 64;
-/// Further files per device, besides its vectors.
-const FILES_OF_DEVICE: u64 = 8;
-
 /// The lines of the common needs of all devices.
 pub(crate) fn together(
     host: &Inventory,
@@ -151,7 +146,6 @@ pub(crate) fn together(
     functions: &[Function],
     asked: Memory,
 ) -> Vec<Line> {
-    let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let mut lines = vec![
         match &probes.memory {
             Ok(()) => Line::ok("memory", format!("the host has {asked} of memory")),
@@ -164,30 +158,13 @@ pub(crate) fn together(
             Ok(()) => Line::ok("locked-memory", format!("the limit allows {asked}")),
             Err((what, remedy)) => Line::fail("locked-memory", what, remedy),
         },
-        files(open_files(&limits), functions),
     ];
+    let vectors = functions.iter().map(|function| function.interrupts.most());
+    lines.extend(limits::lines(host, asked, vectors));
     if let (Ok((_, cpu)), false) = (&probes.kvm, functions.is_empty()) {
         lines.push(layout(host, *cpu, functions, asked));
     }
     lines
-}
-
-/// Each interrupt vector needs an eventfd.
-fn files(limit: Option<u64>, functions: &[Function]) -> Line {
-    let vectors = functions.iter().map(|function| function.interrupts.most());
-    let needed = vectors
-        .map(|vectors| vectors.saturating_add(FILES_OF_DEVICE))
-        .fold(FILES, u64::saturating_add);
-    match limit {
-        Some(limit) if limit < needed => Line::fail(
-            "open-files",
-            format!("the VMM opens up to {needed} files, and the limit is {limit}"),
-            format!("ulimit -n {needed}"),
-        ),
-        _ => {
-            Line::ok("open-files", format!("the VMM opens up to {needed} files, within the limit"))
-        }
-    }
 }
 
 /// Checks that RAM and BARs fit in the guest, below the limit of an Intel IOMMU and apart from

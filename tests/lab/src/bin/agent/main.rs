@@ -4,6 +4,7 @@
 //! `/init power ADDRESS STATE`, `/init cut ADDRESS`, `/init join ADDRESS` and
 //! `/init exchange PATH PATH`.
 
+mod cgroup;
 mod channel;
 mod guard;
 mod pci;

@@ -23,7 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, mkfifo};
 
 use crate::channel::Sender;
-use crate::setup;
+use crate::{cgroup, setup};
 
 /// The agent's first argument to execute a program in another root: see [`exec_in_root`].
 pub const IN_ROOT: &str = "in-root";
@@ -107,9 +107,13 @@ fn spawn(program: &Program) -> Result<Child> {
     if let Some(user) = program.user {
         command.uid(user).gid(user);
     }
-    let limits =
-        [(Resource::RLIMIT_MEMLOCK, program.memlock), (Resource::RLIMIT_AS, program.address_space)];
-    with_limits(&limits, || command.spawn())
+    let both = |limit: Option<u64>| limit.map(|limit| (limit, limit));
+    let limits = [
+        (Resource::RLIMIT_MEMLOCK, both(program.memlock)),
+        (Resource::RLIMIT_AS, both(program.address_space)),
+        (Resource::RLIMIT_NOFILE, program.open_files),
+    ];
+    cgroup::inside(&program.cgroup, || with_limits(&limits, || command.spawn()))
 }
 
 /// Opens a file that a started program inherits.
@@ -144,17 +148,17 @@ pub fn exec_in_root(arguments: &[String]) -> Error {
 /// Does `work` with these limits. A program inherits limits, so the agent sets its own while it
 /// starts the program.
 fn with_limits<T>(
-    limits: &[(Resource, Option<u64>)],
+    limits: &[(Resource, Option<(u64, u64)>)],
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let Some(((resource, limit), rest)) = limits.split_first() else {
         return work();
     };
-    let Some(limit) = *limit else {
+    let Some((low, high)) = *limit else {
         return with_limits(rest, work);
     };
     let (soft, hard) = getrlimit(*resource)?;
-    setrlimit(*resource, limit, limit)?;
+    setrlimit(*resource, low, high)?;
     let result = with_limits(rest, work);
     setrlimit(*resource, soft, hard)?;
     result
