@@ -139,6 +139,9 @@ pub enum Error {
     /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
+    /// The assigned functions cannot be placed on the guest's bus.
+    #[error(transparent)]
+    Place(#[from] crate::passthrough::places::PlaceError),
     /// The value of `--vfio` is not a PCI device.
     #[error("--vfio: {0}")]
     DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),

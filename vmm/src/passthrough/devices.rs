@@ -3,7 +3,9 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use devices::DevFn;
 use resources::AddressRange;
+use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::AssignedDevice;
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
@@ -15,14 +17,12 @@ use vfio_passthrough::{
 use vm_memory::GuestMemoryRegion;
 
 use super::functions::Functions;
+use super::places::{Candidate, places};
 use crate::config::Passthrough;
 use crate::error::Error;
 use crate::guest::boot::intx_gsi;
 use crate::guest::memory::Ram;
 use crate::host::passed_fds::PassedFds;
-
-/// The host bridge occupies slot 0.
-const FIRST_SLOT: u8 = 1;
 
 /// The open assigned devices and their shared I/O address space. They stay open while the guest
 /// reboots.
@@ -32,8 +32,10 @@ pub(crate) struct Devices {
 }
 
 struct Opened {
-    /// The slot on the guest's bus.
-    slot: u8,
+    /// The place on the guest's bus.
+    place: DevFn,
+    /// Whether the guest's device has other functions.
+    multifunction: bool,
     address: PciAddress,
     device: Arc<AssignedDevice>,
     reset: ResetPolicy,
@@ -52,21 +54,22 @@ impl Devices {
         if asked.is_empty() {
             return Ok(None);
         }
+        let places = placed(asked, &addresses)?;
         let container = match container {
             None => IommuContext::open()?,
             Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
         };
         link(&container, host)?;
-        let mut open =
-            |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
-                let device = match asked.group {
-                    None => container.open_device(address)?,
-                    Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
-                };
-                Ok(Opened { slot, address, device, reset: asked.reset, p2p: asked.p2p })
+        let mut opened = Vec::with_capacity(asked.len());
+        for ((address, place), asked) in addresses.into_iter().zip(&places).zip(asked) {
+            let device = match asked.group {
+                None => container.open_device(address)?,
+                Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
             };
-        let opened =
-            (FIRST_SLOT..).zip(addresses).zip(asked).map(&mut open).collect::<Result<_, _>>()?;
+            let (place, multifunction) = (*place, has_others(*place, &places));
+            let (reset, p2p) = (asked.reset, asked.p2p);
+            opened.push(Opened { place, multifunction, address, device, reset, p2p });
+        }
         Ok(Some(Self { container, opened }))
     }
 
@@ -82,10 +85,8 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = VmmServices { p2p, ..host.services_with_intx(intx_gsi(opened.slot)) };
-            let device = opened.device.clone();
-            let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
-            Ok((opened.slot, Arc::new(function)))
+            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
+            Ok((opened.place, Arc::new(opened.function(&host)?)))
         };
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
         Ok(Functions::new(remaining.map(function).collect::<Result<_, _>>()?))
@@ -110,6 +111,37 @@ impl Devices {
     pub(crate) fn calls(&self) -> Arc<VfioCalls> {
         Arc::clone(self.container.calls())
     }
+}
+
+impl Opened {
+    /// The GSI of the function's interrupt pin, which also a guest finds by slot and pin.
+    fn gsi(&self) -> Result<u32, Error> {
+        let pin = PassthroughFunction::interrupt_pin(self.address, self.device.clone())?;
+        // A function without a pin uses no line.
+        Ok(intx_gsi(self.place.slot(), pin.saturating_sub(1)))
+    }
+
+    fn function(&self, services: &VmmServices) -> Result<PassthroughFunction, Error> {
+        let device = self.device.clone();
+        let function = PassthroughFunction::new(self.address, device, services, self.reset)?;
+        Ok(if self.multifunction { function.with_multifunction() } else { function })
+    }
+}
+
+/// The places of the devices on the guest's bus.
+fn placed(asked: &[Passthrough], addresses: &[PciAddress]) -> Result<Vec<DevFn>, Error> {
+    let sysfs = Sysfs::default();
+    let candidates = asked.iter().zip(addresses).map(|(asked, address)| Candidate {
+        address: *address,
+        is_virtual: sysfs.physical_function(*address).is_some(),
+        at: asked.at,
+    });
+    Ok(places(&candidates.collect::<Vec<_>>())?)
+}
+
+/// Whether a slot has functions besides that at `place`.
+fn has_others(place: DevFn, places: &[DevFn]) -> bool {
+    places.iter().any(|other| *other != place && other.slot() == place.slot())
 }
 
 fn link(container: &IommuContext, host: &KvmHost) -> Result<(), Error> {

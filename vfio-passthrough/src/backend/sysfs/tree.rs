@@ -162,6 +162,12 @@ impl Sysfs {
         driver.is_some_and(is_vfio_driver) || folder.exists()
     }
 
+    /// The physical function of a virtual function (SR-IOV, PCIe 9.1). It is `None` for other
+    /// functions, and also if sysfs cannot be read.
+    pub fn physical_function(&self, address: PciAddress) -> Option<PciAddress> {
+        self.link_name(address, "physfn").ok().flatten()?.parse().ok()
+    }
+
     /// The IOMMU group of a device. It is `None` also if sysfs cannot be read.
     pub fn group(&self, address: PciAddress) -> Option<u32> {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
