@@ -107,6 +107,7 @@ mod tests;
 mod type1;
 mod unbind;
 mod vectors;
+mod vf_token;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use describe::{Description, Driver, PciFunction, Region};
