@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use vfio_passthrough::ResetPolicy;
+use vfio_passthrough::context::VfToken;
 
 /// The guest to boot, and its assigned devices.
 #[derive(Clone, Debug)]
@@ -179,6 +180,8 @@ pub(crate) struct Passthrough {
     pub(crate) reset: ResetPolicy,
     /// Whether other devices may access its BARs by DMA.
     pub(crate) p2p: bool,
+    /// The VF token to open it with.
+    pub(crate) vf_token: Option<VfToken>,
     /// Its place on the guest's bus; `None`: the VMM chooses one.
     pub(crate) at: Option<Place>,
 }

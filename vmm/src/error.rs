@@ -149,7 +149,7 @@ pub enum Error {
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
     /// VFIO refused a device.
-    #[error(transparent)]
+    #[error("{}{}", .0, token_option(.0))]
     Vfio(#[from] vfio_passthrough::context::Error),
     /// A device could not be assigned.
     #[error(transparent)]
@@ -234,6 +234,25 @@ fn in_use(error: &io::Error) -> &'static str {
             "\n  another VMM listens on this socket, or the file is not a socket: choose another path"
         }
         _ => "",
+    }
+}
+
+/// How to give a device a VF token.
+fn token_option(error: &vfio_passthrough::context::Error) -> String {
+    use vfio_passthrough::context::{Error, VfTokenProblem};
+    let Error::VfToken { address, physical, problem } = error else {
+        return String::new();
+    };
+    let physical = physical.map(|physical| format!("--vfio {physical},vf-token=UUID, then with "));
+    match problem {
+        VfTokenProblem::Missing | VfTokenProblem::Wrong => {
+            let first = physical.unwrap_or_default();
+            format!(
+                "\n  open it with: {first}--vfio {address},vf-token=UUID ('uuidgen' makes a UUID)"
+            )
+        }
+        VfTokenProblem::NotTaken => format!("\n  give: --vfio {address}"),
+        _ => String::new(),
     }
 }
 

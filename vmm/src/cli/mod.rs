@@ -110,7 +110,15 @@ pub(crate) struct Args {
     /// (SR-IOV) has its own slot. 'PATH,at=SLOT.FUNCTION' chooses the place, as lspci prints it in
     /// the guest: at=05.1 is 00:05.1. 'at=SLOT' chooses the slot only. Slot 00 is the host
     /// bridge's.
-    #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,fd=N]")]
+    ///
+    /// A virtual function whose physical function is on vfio-pci itself (enable_sriov) can only be
+    /// opened with a VF token, which its user and that of the physical function share. Give
+    /// 'PATH,vf-token=UUID' to the physical function first, which sets the token, then to the
+    /// virtual function, in this VMM or another one. 'uuidgen' makes a UUID.
+    #[arg(
+        long,
+        value_name = "PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID][,fd=N]"
+    )]
     vfio: Vec<Passthrough>,
 
     /// The inherited file descriptor of the VFIO container (/dev/vfio/vfio) [default: the VMM opens
@@ -233,7 +241,7 @@ mod tests {
             "[default: 1]",
             "--memory <SIZE[,OPTION]...>",
             "[default: 512M]",
-            "--vfio <PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,fd=N]>",
+            "--vfio <PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID][,fd=N]>",
             "--kvm <PATH>",
             "[default: /dev/kvm]",
             "--on-error <WHAT>",

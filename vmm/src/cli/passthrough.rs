@@ -6,6 +6,7 @@ use std::str::FromStr;
 use devices::{FUNCTIONS, SLOTS};
 use thiserror::Error;
 use vfio_passthrough::ResetPolicy;
+use vfio_passthrough::context::ParseVfTokenError;
 
 use super::source;
 use crate::config::{Passthrough, Place};
@@ -14,11 +15,16 @@ use crate::config::{Passthrough, Place};
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum PassthroughError {
     /// The option does not exist.
-    #[error("unknown option '{0}': the options are reset=none, p2p=off, at=SLOT.FUNCTION and fd=N")]
+    #[error(
+        "unknown option '{0}': the options are reset=none, p2p=off, at=SLOT.FUNCTION, vf-token=UUID and fd=N"
+    )]
     UnknownOption(String),
     /// The device is missing.
     #[error("name a device: its sysfs path or its address")]
     NoDevice,
+    /// The token is no UUID.
+    #[error("vf-token: {0}")]
+    NoToken(#[from] ParseVfTokenError),
     /// The place is none of the guest's bus.
     #[error(
         "at={0}: give SLOT or SLOT.FUNCTION as lspci prints them, such as at=05 or at=05.1: a slot \
@@ -52,7 +58,8 @@ impl FromStr for Passthrough {
         let first = first.ok_or(PassthroughError::NoDevice)?;
         let group = source::fd(first);
         let path = group.is_none().then(|| PathBuf::from(first));
-        let mut own = Self { path, group, reset: ResetPolicy::Required, p2p: true, at: None };
+        let reset = ResetPolicy::Required;
+        let mut own = Self { path, group, reset, p2p: true, vf_token: None, at: None };
         parts.try_for_each(|option| own.option(option))?;
         Ok(own)
     }
@@ -68,6 +75,7 @@ impl Passthrough {
                 let no_place = || PassthroughError::NoPlace(text.to_owned());
                 self.at = Some(place(text).ok_or_else(no_place)?);
             }
+            ("vf-token", text) => self.vf_token = Some(text.parse()?),
             _ => self.group = Some(source::fd(option).ok_or_else(unknown)?),
         }
         Ok(())
@@ -85,8 +93,12 @@ mod tests {
             group: None,
             reset: ResetPolicy::Required,
             p2p: true,
+            vf_token: None,
             at: None,
         };
+        let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+        let with_token = format!("01:00.1,vf-token={token}");
+        let vf_token = Some(token.parse().unwrap());
         let none = ResetPolicy::IfPossible;
         let unknown = |option: &str| Err(PassthroughError::UnknownOption(option.to_owned()));
         let fd = Passthrough { path: None, group: Some(3), reset: none, ..device("") };
@@ -103,6 +115,9 @@ mod tests {
             ("fd=3,reset=none", Ok(fd)),
             ("01:00.1,at=05.1", Ok(Passthrough { at: at(5, Some(1)), ..device("01:00.1") })),
             ("01:00.1,at=1f", Ok(Passthrough { at: at(0x1f, None), ..device("01:00.1") })),
+            (with_token.as_str(), Ok(Passthrough { vf_token, ..device("01:00.1") })),
+            ("01:00.1,vf-token=", Err(PassthroughError::NoToken(ParseVfTokenError))),
+            ("01:00.1,vf-token=bd8d9d2b", Err(PassthroughError::NoToken(ParseVfTokenError))),
             ("01:00.0,fd=x", unknown("fd=x")),
             ("01:00.0,p2p=on", unknown("p2p=on")),
             ("01:00.0,reset=", unknown("reset=")),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devices::DevFn;
 use resources::AddressRange;
 use vfio_passthrough::backend::sysfs::Sysfs;
-use vfio_passthrough::context::AssignedDevice;
+use vfio_passthrough::context::{AssignedDevice, DeviceOptions};
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::host::HostMemory;
@@ -32,6 +32,8 @@ pub(crate) struct Devices {
 }
 
 struct Opened {
+    /// The number of its option on the command line.
+    index: usize,
     /// The place on the guest's bus.
     place: DevFn,
     /// Whether the guest's device has other functions.
@@ -47,29 +49,24 @@ impl Devices {
     /// no device is requested.
     pub(crate) fn open(
         (asked, container): (&[Passthrough], Option<RawFd>),
-        addresses: Vec<PciAddress>,
+        addresses: &[PciAddress],
         mut passed: PassedFds,
         host: &KvmHost,
     ) -> Result<Option<Self>, Error> {
         if asked.is_empty() {
             return Ok(None);
         }
-        let places = placed(asked, &addresses)?;
+        let mut requests = requests(asked, addresses)?;
         let container = match container {
             None => IommuContext::open()?,
             Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
         };
         link(&container, host)?;
-        let mut opened = Vec::with_capacity(asked.len());
-        for ((address, place), asked) in addresses.into_iter().zip(&places).zip(asked) {
-            let device = match asked.group {
-                None => container.open_device(address)?,
-                Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
-            };
-            let (place, multifunction) = (*place, has_others(*place, &places));
-            let (reset, p2p) = (asked.reset, asked.p2p);
-            opened.push(Opened { place, multifunction, address, device, reset, p2p });
-        }
+        // A physical function gets its VF token before virtual functions are opened with it.
+        requests.sort_by_key(|request| request.candidate.is_virtual);
+        let open = |request: &Request<'_>| request.open(&container, &mut passed);
+        let mut opened = requests.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        opened.sort_by_key(|opened| opened.index);
         Ok(Some(Self { container, opened }))
     }
 
@@ -128,15 +125,51 @@ impl Opened {
     }
 }
 
-/// The places of the devices on the guest's bus.
-fn placed(asked: &[Passthrough], addresses: &[PciAddress]) -> Result<Vec<DevFn>, Error> {
+/// A device to open.
+struct Request<'a> {
+    index: usize,
+    candidate: Candidate,
+    place: DevFn,
+    multifunction: bool,
+    asked: &'a Passthrough,
+}
+
+impl Request<'_> {
+    fn open(&self, container: &IommuContext, passed: &mut PassedFds) -> Result<Opened, Error> {
+        let (asked, address) = (self.asked, self.candidate.address);
+        let group = asked.group.map(|fd| passed.remove(fd)).transpose()?;
+        let options = DeviceOptions { group, vf_token: asked.vf_token };
+        Ok(Opened {
+            index: self.index,
+            place: self.place,
+            multifunction: self.multifunction,
+            address,
+            device: container.open_device_with(address, options)?,
+            reset: asked.reset,
+            p2p: asked.p2p,
+        })
+    }
+}
+
+/// The requested devices with their places on the guest's bus.
+fn requests<'a>(
+    asked: &'a [Passthrough],
+    addresses: &[PciAddress],
+) -> Result<Vec<Request<'a>>, Error> {
     let sysfs = Sysfs::default();
-    let candidates = asked.iter().zip(addresses).map(|(asked, address)| Candidate {
+    let candidate = |(asked, address): (&Passthrough, &PciAddress)| Candidate {
         address: *address,
         is_virtual: sysfs.physical_function(*address).is_some(),
         at: asked.at,
+    };
+    let candidates: Vec<_> = asked.iter().zip(addresses).map(candidate).collect();
+    let places = places(&candidates)?;
+    let all = candidates.into_iter().zip(&places).zip(asked).enumerate();
+    let requests = all.map(|(index, ((candidate, place), asked))| {
+        let multifunction = has_others(*place, &places);
+        Request { index, candidate, place: *place, multifunction, asked }
     });
-    Ok(places(&candidates.collect::<Vec<_>>())?)
+    Ok(requests.collect())
 }
 
 /// Whether a slot has functions besides that at `place`.
