@@ -177,6 +177,8 @@ pub struct Description {
     pub(crate) alone: BTreeSet<u32>,
     /// The functions on each bus that can be reset.
     pub(crate) buses: Vec<BTreeSet<PciAddress>>,
+    /// The virtual functions that vfio-pci made of each physical function.
+    pub(crate) sr_iov: BTreeMap<PciAddress, BTreeSet<PciAddress>>,
 }
 
 impl Description {
@@ -201,6 +203,7 @@ impl Description {
             reserved: Vec::new(),
             alone: BTreeSet::new(),
             buses: Vec::new(),
+            sr_iov: BTreeMap::new(),
         }
     }
 
@@ -245,6 +248,19 @@ impl Description {
     #[must_use]
     pub fn bus(mut self, members: impl IntoIterator<Item = PciAddress>) -> Self {
         self.buses.push(members.into_iter().collect());
+        self
+    }
+
+    /// Gives a device SR-IOV, with these virtual functions, which vfio-pci made (`enable_sriov`).
+    /// They are devices of the description, too, and are opened with a VF token. A virtual function
+    /// that another driver made needs none: it is not listed here.
+    #[must_use]
+    pub fn virtual_functions(
+        mut self,
+        physical: PciAddress,
+        virtuals: impl IntoIterator<Item = PciAddress>,
+    ) -> Self {
+        self.sr_iov.insert(physical, virtuals.into_iter().collect());
         self
     }
 

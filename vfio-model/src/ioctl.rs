@@ -51,6 +51,7 @@ impl System {
             13 if self.is_device(fd) => self.hot_reset_of(fd, argument, fds),
             13 => self.map_dma(fd, &map_of(argument)).map(|()| 0),
             14 => self.unmap_dma_of(fd, argument),
+            17 if self.is_device(fd) => self.device_feature(fd, argument).map(|()| 0),
             _ => self.state().unknown_ioctl(fd),
         }
     }

@@ -108,6 +108,7 @@ mod tests;
 mod type1;
 mod unbind;
 mod vectors;
+mod vf_token;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use describe::{AfterReset, Description, Driver, PciFunction, Region};

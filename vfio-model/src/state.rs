@@ -10,6 +10,7 @@ use crate::hardware::Hardware;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
 use crate::type1::{Process, Type1};
+use crate::vf_token::Token;
 
 /// A host with `/dev/vfio`, and one process that uses it. See the [crate](crate).
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct State {
     /// The devices whose registers or memory were used.
     pub hardware: BTreeMap<PciAddress, Hardware>,
     pub notifiers: Notifiers,
+    /// The tokens of physical functions, where a user set them.
+    pub tokens: BTreeMap<PciAddress, Token>,
 }
 
 /// `struct vfio_container`.
@@ -84,6 +87,7 @@ impl Description {
             devices: BTreeMap::new(),
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),
+            tokens: BTreeMap::new(),
         };
         System { state: Mutex::new(state) }
     }

@@ -200,6 +200,9 @@ pub enum Error {
     /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
+    /// The assigned functions cannot be placed on the guest's bus.
+    #[error(transparent)]
+    Place(#[from] crate::passthrough::places::PlaceError),
     /// The value of `--vfio` is not a PCI device.
     #[error("--vfio: {0}")]
     DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),
@@ -207,7 +210,7 @@ pub enum Error {
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
     /// VFIO refused a device.
-    #[error(transparent)]
+    #[error("{}{}", .0, token_option(.0))]
     Vfio(#[from] vfio_passthrough::context::Error),
     /// A device could not be assigned.
     #[error(transparent)]
@@ -308,6 +311,25 @@ fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
             "\n  let the user of the VMM read it (chmod, setfacl), or pass it open from a shell that \
              may: --{what} fd=3 3<{shown}"
         ),
+        _ => String::new(),
+    }
+}
+
+/// How to give a device a VF token.
+fn token_option(error: &vfio_passthrough::context::Error) -> String {
+    use vfio_passthrough::context::{Error, VfTokenProblem};
+    let Error::VfToken { address, physical, problem } = error else {
+        return String::new();
+    };
+    let physical = physical.map(|physical| format!("--vfio {physical},vf-token=UUID, then with "));
+    match problem {
+        VfTokenProblem::Missing | VfTokenProblem::Wrong => {
+            let first = physical.unwrap_or_default();
+            format!(
+                "\n  open it with: {first}--vfio {address},vf-token=UUID ('uuidgen' makes a UUID)"
+            )
+        }
+        VfTokenProblem::NotTaken => format!("\n  give: --vfio {address}"),
         _ => String::new(),
     }
 }

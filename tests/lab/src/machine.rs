@@ -35,6 +35,9 @@ pub enum Device {
     Xhci,
     /// A USB controller with MSI-X behind a port, with a disk that has an image.
     UsbDisk,
+    /// A device with two functions, each a USB controller with a tablet. Function 0 has the pin
+    /// INTA#, function 1 INTB#. It has no reset.
+    TwoUhcis,
     /// QEMU's teaching device, with programmable DMA, INTx and MSI. It has no reset.
     Edu,
     /// QEMU's pci-testdev, with a memory and an I/O BAR. It has no reset.
@@ -88,6 +91,7 @@ impl Device {
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
             // The guest's init uses these without a driver.
             Self::Edu | Self::Testdev | Self::Ivshmem => &[],
+            Self::TwoUhcis => &["uhci-hcd"],
             Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
         }

@@ -119,10 +119,10 @@ pub(crate) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
 }
 
-/// `VFIO_GROUP_GET_DEVICE_FD`.
-pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
-    // The text of an address has no zero byte.
-    let name = CString::new(address.to_string()).unwrap_or_default();
+/// `VFIO_GROUP_GET_DEVICE_FD`. The name is an address, and may have options.
+pub(crate) fn open_device(group: &impl AsRawFd, name: &str) -> io::Result<File> {
+    // The name has no zero byte.
+    let name = CString::new(name).unwrap_or_default();
     // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call
     // returns.
     let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::vf_token::VfTokenProblem;
 use crate::address::PciAddress;
 use crate::backend::{ContainerError, sysfs};
 use crate::dma;
@@ -82,6 +83,16 @@ pub enum Error {
         /// The error of [`GroupLink::add`](crate::host::GroupLink::add).
         source: io::Error,
     },
+    /// The device needs a VF token, or another one or none.
+    #[error("{address}: {}", problem.describe(*physical))]
+    VfToken {
+        /// The device.
+        address: PciAddress,
+        /// The physical function, if the device is a virtual function.
+        physical: Option<PciAddress>,
+        /// What is wrong.
+        problem: VfTokenProblem,
+    },
     /// The device could not be opened or described.
     #[error("{address}: {call}: {source}{}", device_hint(*address, source))]
     OpenDevice {
@@ -106,6 +117,7 @@ impl Error {
             | Self::OpenDevice { source, .. } => source.kind(),
             Self::GroupBusy { .. } => io::ErrorKind::ResourceBusy,
             Self::OtherGroup { .. } => io::ErrorKind::InvalidInput,
+            Self::VfToken { problem, .. } => problem.kind(),
         }
     }
 }

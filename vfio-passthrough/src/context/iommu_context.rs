@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::device::AssignedDevice;
 use super::error::Error;
+use super::options::DeviceOptions;
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
 use crate::backend::type1::Type1Container;
@@ -86,37 +87,27 @@ impl IommuContext {
     ///
     /// See [`Error`]; each variant names the device or its group.
     pub fn open_device(&self, address: PciAddress) -> Result<Arc<AssignedDevice>, Error> {
-        self.open_device_of(address, None)
+        self.open_device_with(address, DeviceOptions::default())
     }
 
-    /// Does the same as [`open_device`](Self::open_device), but takes a file of the device's group
-    /// (`/dev/vfio/N`) that is open for reading and writing: this process then needs no permission
-    /// to open it. If the group is already attached, the file is closed.
+    /// Does the same as [`open_device`](Self::open_device), with options.
     ///
     /// # Errors
     ///
-    /// The errors of `open_device`, and [`Error::OtherGroup`].
-    pub fn open_device_by(
+    /// The errors of `open_device`, [`Error::OtherGroup`] and [`Error::VfToken`].
+    pub fn open_device_with(
         &self,
         address: PciAddress,
-        group: File,
-    ) -> Result<Arc<AssignedDevice>, Error> {
-        self.open_device_of(address, Some(group))
-    }
-
-    fn open_device_of(
-        &self,
-        address: PciAddress,
-        opened: Option<File>,
+        options: DeviceOptions,
     ) -> Result<Arc<AssignedDevice>, Error> {
         self.groups.forget_drivers();
         let sysfs = &self.groups.sysfs;
         let group = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = opened.as_ref().map(|file| sysfs.group_of(file));
+        let found = options.group.as_ref().map(|file| sysfs.group_of(file));
         if let Some(other) = found.filter(|other| *other != Some(group)) {
             return Err(Error::OtherGroup { address, group, other });
         }
-        let membership = Membership::new(&self.groups, address, group, opened)?;
+        let membership = Membership::new(&self.groups, address, group, options)?;
         Ok(Arc::new(AssignedDevice::open(membership, address)?))
     }
 }

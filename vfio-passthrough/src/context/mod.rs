@@ -10,8 +10,12 @@ mod device;
 mod error;
 mod groups;
 mod iommu_context;
+mod options;
 mod shared;
+mod vf_token;
 
 pub use device::AssignedDevice;
 pub use error::Error;
 pub use iommu_context::IommuContext;
+pub use options::DeviceOptions;
+pub use vf_token::{ParseVfTokenError, VfToken, VfTokenProblem};

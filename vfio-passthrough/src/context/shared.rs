@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use super::groups::Groups;
+use super::options::DeviceOptions;
+use super::vf_token::{VfToken, VfTokenProblem, name};
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
@@ -77,26 +79,23 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Attaches the group of `address`, unless it is already attached, and opens the device.
-    /// `group` is the group's file, if it is already open.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
         number: u32,
-        group: Option<File>,
+        options: DeviceOptions,
     ) -> Result<Self, Error> {
         let mut locked = groups.lock();
-        locked.join(address, number, group, (&groups.sysfs, &groups.calls))?;
+        locked.join(address, number, options.group, (&groups.sysfs, &groups.calls))?;
         let group = locked.file(number).cloned();
         drop(locked);
         let mut own = Self { groups: groups.clone(), number, device: None };
-        let opened = group
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|group| retry_while_locked(|| ioctl::open_device(&group, address)));
-        own.device = Some(opened.map_err(|source| Error::OpenDevice {
-            address,
-            call: "VFIO_GROUP_GET_DEVICE_FD",
-            source,
-        })?);
+        let opened = group.ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|group| {
+            let name = name(address, options.vf_token);
+            retry_while_locked(|| ioctl::open_device(&group, &name))
+        });
+        let refused = |source| refused(&groups.sysfs, address, options.vf_token, source);
+        own.device = Some(opened.map_err(refused)?);
         Ok(own)
     }
 
@@ -108,6 +107,17 @@ impl Membership {
     /// The device.
     pub fn device(&self) -> io::Result<&File> {
         self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+/// The error of a device that the kernel does not open.
+fn refused(sysfs: &Sysfs, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
+    match VfTokenProblem::of(&source, token) {
+        Some(problem) => {
+            let physical = sysfs.physical_function(address);
+            Error::VfToken { address, physical, problem }
+        }
+        None => Error::OpenDevice { address, call: "VFIO_GROUP_GET_DEVICE_FD", source },
     }
 }
 

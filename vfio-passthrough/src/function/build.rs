@@ -19,7 +19,7 @@ use crate::irq::intx::Intx;
 use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
 use crate::pci::presence::PowerState;
-use crate::pci::regs::{COMMAND, Command};
+use crate::pci::regs::{COMMAND, Command, INTERRUPT_PIN};
 use crate::pci::view::{self, HostSupport};
 use crate::services::VmmServices;
 use crate::sync::Mutex;
@@ -85,6 +85,30 @@ impl PassthroughFunction {
                 running: true,
             }),
         })
+    }
+
+    /// Shows the function as one of several functions of the guest's device: sets the
+    /// multifunction bit of its header type. A guest looks for functions 1 to 7 only where
+    /// function 0 has the bit (PCI 3.0, 3.2.2.3.4). Without this call the bit is clear, whatever
+    /// the host's device has.
+    #[must_use]
+    pub fn with_multifunction(self) -> Self {
+        self.lock().config.set_multifunction();
+        self
+    }
+
+    /// The interrupt pin of an open device: 0 for none, 1 for INTA# to 4 for INTD# (PCI 3.0,
+    /// 6.2.4). A VMM that routes the pins of a slot to several inputs reads it first, and gives
+    /// [`new`](Self::new) the line of that input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::Region`].
+    pub fn interrupt_pin(address: PciAddress, device: Arc<dyn Device>) -> Result<u8, Error> {
+        let mut pin = [0];
+        FunctionDevice::new(address, device)?.read_config(INTERRUPT_PIN, &mut pin)?;
+        let [pin] = pin;
+        Ok(pin)
     }
 }
 

@@ -7,7 +7,7 @@
 //! | command | emulated | what it wrote | a new value changes memory slots first, and is then written to the device. SERR# stays on if the host has it on, so that errors are still reported to the host |
 //! | status | forwarded | the device's bits | only the bit for the capability list is emulated, because the list is |
 //! | cache line size, latency timer, interrupt line | emulated | what it wrote | it is not forwarded to the device |
-//! | header type | emulated | the device's, without the multifunction bit | the guest sees one function in each slot |
+//! | header type | emulated | the device's; the multifunction bit is the VMM's | the guest's device can have other functions than the host's (`PassthroughFunction::with_multifunction`) |
 //! | BIST | hidden | zero | no guest driver needs it |
 //! | CardBus pointer | hidden | zero | no guest driver needs it |
 //! | BARs, ROM address | emulated | sizes from VFIO's regions, and the addresses that it wrote | the host's addresses stay in the device |
@@ -120,6 +120,14 @@ impl ConfigSpace {
     pub fn without_pin(mut self) -> Self {
         self.clear(INTERRUPT_PIN, 0xff);
         self
+    }
+
+    /// Shows the function as one of several of its device (PCI 3.0, 6.2.1).
+    pub fn set_multifunction(&mut self) {
+        for bytes in [&mut self.bytes, &mut self.power_on] {
+            let header_type = bytes.iter_mut().nth(usize::from(HEADER_TYPE));
+            header_type.into_iter().for_each(|byte| byte.value |= MULTIFUNCTION);
+        }
     }
 
     /// Hides the FLR capability, if the host cannot reset the function alone.

@@ -6,6 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
+pub(crate) mod places;
 mod sync;
 
 #[cfg(all(test, shuttle))]

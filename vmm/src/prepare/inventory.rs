@@ -58,6 +58,8 @@ pub(crate) struct Listed {
     pub(crate) driver: Option<String>,
     /// Whether the device can be assigned.
     pub(crate) ready: bool,
+    /// The physical function whose VF token the device needs, if it needs one.
+    pub(crate) vf_token_of: Option<String>,
     /// The obstacle, with the command that removes it.
     pub(crate) why: Option<String>,
 }
@@ -139,6 +141,7 @@ impl Inventory {
             group: device.group,
             driver: device.binding.driver.clone(),
             ready: why.is_none(),
+            vf_token_of: self.sysfs.vf_token_of(device.address).map(|own| own.to_string()),
             why,
         }
     }

@@ -118,7 +118,7 @@ impl Resources {
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
         let devices =
-            Devices::open((&config.vfio, config.container), addresses, passed, &vm.kvm_host)?;
+            Devices::open((&config.vfio, config.container), &addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");

@@ -31,6 +31,12 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
             format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,bus=port{index}"),
             format!("usb-tablet,bus=usb{index}.0"),
         ]),
+        Device::TwoUhcis => devices([
+            format!("ich9-usb-uhci1,id=usb{index}a,addr={slot:x}.0,multifunction=on"),
+            format!("ich9-usb-uhci2,id=usb{index}b,addr={slot:x}.1"),
+            format!("usb-tablet,bus=usb{index}a.0"),
+            format!("usb-tablet,bus=usb{index}b.0"),
+        ]),
         // With a DMA mask of 64 bits the device can be programmed for any address.
         Device::Edu => devices([format!("edu,dma_mask=0xffffffffffffffff,addr={slot:x}")]),
         Device::Ivshmem => {

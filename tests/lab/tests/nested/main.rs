@@ -32,6 +32,7 @@ mod soak;
 mod support;
 mod tools;
 mod usb;
+mod vf_tokens;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,7 +76,8 @@ fn tests_of_the_data_path() -> Vec<Test> {
 }
 
 fn tests_of_all_devices() -> Vec<Test> {
-    [devices::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES].concat()
+    [devices::TESTS, vf_tokens::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES]
+        .concat()
 }
 
 fn first_lane() -> Vec<Group> {
@@ -99,12 +101,12 @@ fn first_lane() -> Vec<Group> {
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
-    let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
+    let usb = Machine::new(Kernel::Stock612).devices(&[Device::Xhci, Device::TwoUhcis]);
     vec![
         ("6.12", full(Kernel::Stock612), stock),
         ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
         ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
-        ("6.12", xhci, usb::TESTS.to_vec()),
+        ("6.12", usb, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e, nics::TESTS.to_vec()),
         ("small, ports", ports, [host::TESTS, presence::ON_PORTS].concat()),

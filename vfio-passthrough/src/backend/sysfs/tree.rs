@@ -173,6 +173,19 @@ impl Sysfs {
         driver.is_some_and(is_vfio_driver) || folder.exists()
     }
 
+    /// The physical function of a virtual function (SR-IOV, PCIe 9.1). It is `None` for other
+    /// functions, and also if sysfs cannot be read.
+    pub fn physical_function(&self, address: PciAddress) -> Option<PciAddress> {
+        self.link_name(address, "physfn").ok().flatten()?.parse().ok()
+    }
+
+    /// The physical function whose VF token opens a virtual function: one that is on vfio-pci
+    /// itself, which made the virtual function (`enable_sriov`). vfio-pci does not take a physical
+    /// function that has virtual functions of another driver (vfio_pci_core_register_device).
+    pub fn vf_token_of(&self, address: PciAddress) -> Option<PciAddress> {
+        self.physical_function(address).filter(|physical| self.is_vfio(*physical))
+    }
+
     /// The IOMMU group of a device. It is `None` also if sysfs cannot be read.
     pub fn group(&self, address: PciAddress) -> Option<u32> {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
@@ -371,6 +384,25 @@ mod tests {
         assert_eq!(sysfs.members(15), []);
         assert_eq!(sysfs.group(address("01:00.0")), Some(14));
         assert_eq!(sysfs.group(address("02:00.0")), None);
+    }
+
+    #[test]
+    fn a_virtual_function_needs_the_token_of_a_physical_function_on_vfio() {
+        for (driver, needs) in [(Some("vfio-pci"), true), (Some("nvme"), false), (None, false)] {
+            let tree = Tree::new().device("0000:01:00.0", driver, Some("14")).device(
+                "0000:01:00.1",
+                Some("vfio-pci"),
+                Some("15"),
+            );
+            let sysfs = tree.sysfs();
+            let (physical, virtual_) = (address("01:00.0"), address("01:00.1"));
+            assert_eq!([sysfs.physical_function(virtual_), sysfs.vf_token_of(virtual_)], [None; 2]);
+            symlink("../0000:01:00.0", sysfs.device(virtual_).join("physfn")).unwrap();
+            assert_eq!(sysfs.physical_function(virtual_), Some(physical));
+            let of = needs.then_some(physical);
+            assert_eq!(sysfs.vf_token_of(virtual_), of, "{driver:?}");
+            assert_eq!(sysfs.vf_token_of(physical), None);
+        }
     }
 
     #[test]

@@ -69,6 +69,12 @@ fn the_identity_is_that_of_the_device_and_is_emulated() {
     let (view, bytes) = (view(), device());
     assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
     assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
+    let mut several = view.clone();
+    several.set_multifunction();
+    assert_eq!(read(&several, &bytes, HEADER_TYPE, 1), u32::from(MULTIFUNCTION));
+    several.write(HEADER_TYPE, &[0]);
+    several.reset();
+    assert_eq!(read(&several, &bytes, HEADER_TYPE, 1), u32::from(MULTIFUNCTION), "after a reset");
     let without = view.clone().without_pin();
     assert_eq!((view.pin(), read(&view, &bytes, INTERRUPT_PIN, 1)), (1, 1));
     assert_eq!((without.pin(), read(&without, &bytes, INTERRUPT_PIN, 1)), (0, 0));

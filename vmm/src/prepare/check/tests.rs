@@ -381,4 +381,27 @@ fn the_list_shows_ready_devices_and_obstacles() {
     assert_eq!(listed[0].name, "Red Hat NVMe");
 }
 
+/// vfio-pci made the second function of the first NVMe; a driver of the host made that of the other.
+#[test]
+fn the_list_names_the_vf_token_that_a_virtual_function_needs() {
+    let virtual_of = |fixture: Fixture, own: &str, physical: &str| {
+        let link = format!("sys/devices/pci0000:00/{own}/physfn");
+        let group = own.bytes().last().map(u32::from).unwrap();
+        let fixture = fixture.nvme(own, group, Some("vfio-pci"));
+        fixture.link(&link, &format!("sys/devices/pci0000:00/{physical}"))
+    };
+    let fixture = good().nvme("0000:00:03.0", 8, Some("nvme"));
+    let fixture = virtual_of(fixture, "0000:00:02.1", NVME);
+    let fixture = virtual_of(fixture, "0000:00:03.2", "0000:00:03.0");
+    let host = fixture.host();
+    let names = Names::of(&host.tree);
+    let listed: Vec<_> = host.devices().iter().map(|d| host.listed(d, &names)).collect();
+    let tokens: Vec<_> = listed.iter().map(|listed| listed.vf_token_of.as_deref()).collect();
+    assert_eq!(tokens, [None, Some(NVME), None, None]);
+    let line = "yes, with the VF token of 0000:00:02.0: vf-token=UUID";
+    let table = table::devices(&listed);
+    assert!(table.lines().nth(2).unwrap().contains(line), "{table}");
+    assert_eq!(table.matches("VF token").count(), 1, "{table}");
+}
+
 mod hostile;
