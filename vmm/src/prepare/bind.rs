@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::libc::{O_EXCL, O_NONBLOCK};
 use vfio_passthrough::PciAddress;
 
 use super::error::Error;
-use super::holders::holders;
+use super::holders::{self, exclusive, processes, summary};
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
@@ -23,6 +25,8 @@ pub(crate) trait Kernel {
     fn load(&mut self, module: &str) -> Result<(), String>;
     /// Whether a process has a group open.
     fn is_open(&mut self, group: &Path) -> bool;
+    /// Whether something has a block device open exclusively.
+    fn is_claimed(&mut self, disk: &Path) -> bool;
 }
 
 /// The kernel of this host.
@@ -58,6 +62,18 @@ impl Kernel for ThisKernel {
         let opened = fs::File::options().read(true).write(true).open(group);
         opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
     }
+
+    fn is_claimed(&mut self, disk: &Path) -> bool {
+        is_claimed(disk)
+    }
+}
+
+/// Whether something has a block device open exclusively: then O_EXCL is refused with EBUSY
+/// (open(2)). O_NONBLOCK leaves the tray of a drive as it is.
+pub(crate) fn is_claimed(disk: &Path) -> bool {
+    let mut options = fs::File::options();
+    let opened = options.read(true).custom_flags(O_EXCL | O_NONBLOCK).open(disk);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
 }
 
 /// The result for one device.
@@ -79,7 +95,7 @@ pub(crate) fn bind(
     devices.iter().try_for_each(can_be_bound)?;
     let asked: Vec<_> = devices.iter().filter(|device| !device.binding.vfio).collect();
     if !force {
-        refuse_held(host, &asked)?;
+        refuse_held(host, kernel, &asked)?;
     }
     if let Some(first) = asked.first() {
         load_driver(host, kernel, first.address)?;
@@ -179,26 +195,38 @@ fn can_be_bound(device: &Device) -> Result<(), Error> {
     }
 }
 
-fn refuse_held(host: &Inventory, devices: &[&Device]) -> Result<(), Error> {
-    let holders = holders(&host.tree);
-    for address in devices.iter().map(|device| device.address) {
-        let held = holders.iter().filter(|holder| holder.devices.contains(&address));
-        let mut held: Vec<_> = held.map(|holder| holder.what.as_str()).collect();
-        held.dedup();
-        if !held.is_empty() {
-            let what = held.join(", ");
-            return Err(Error::Held { address, what });
+fn refuse_held(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    devices: &[&Device],
+) -> Result<(), Error> {
+    let addresses: Vec<_> = devices.iter().map(|device| device.address).collect();
+    let mut holders = holders::holders(&host.tree);
+    holders.extend(processes::holders(&host.tree, &addresses));
+    for address in addresses {
+        // What claims a disk is known already if another use was found.
+        let found = summary(&holders, address).or_else(|| {
+            let claims = exclusive(&host.tree, address, |disk| kernel.is_claimed(disk));
+            summary(&claims, address)
+        });
+        if let Some((what, remedy)) = found {
+            return Err(Error::Held { address, what, remedy });
         }
     }
     Ok(())
 }
 
 fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
-    let address = device.address;
-    let open = |group: &u32| kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
-    match device.group.filter(open) {
-        Some(group) => Err(Error::InUse { address, group }),
-        None => Ok(()),
+    let Device { address, group: Some(group), .. } = *device else {
+        return Ok(());
+    };
+    let by = processes::opener(&host.tree, &host.vfio_nodes(address, group));
+    let mut is_open = || kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
+    match by.is_some() || is_open() {
+        true => {
+            Err(Error::InUse { address, group, by: by.unwrap_or_else(|| "a process".to_owned()) })
+        }
+        false => Ok(()),
     }
 }
 

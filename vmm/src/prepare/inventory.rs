@@ -114,6 +114,14 @@ impl Inventory {
             .then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
     }
 
+    /// The nodes by which a process opens a device: that of its group, or its own
+    /// (`/dev/vfio/devices/vfioN`).
+    pub(crate) fn vfio_nodes(&self, address: PciAddress, group: u32) -> Vec<String> {
+        let own = self.tree.names(&attribute(address, "vfio-dev"));
+        let own = own.iter().map(|name| format!("dev/vfio/devices/{name}"));
+        own.chain([format!("dev/vfio/{group}")]).collect()
+    }
+
     /// The row of a device.
     pub(crate) fn listed(&self, device: &Device, names: &Names) -> Listed {
         let why = self.obstacle(device);

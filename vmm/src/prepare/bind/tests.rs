@@ -14,6 +14,7 @@ struct FakeKernel {
     writes: usize,
     refused: Option<usize>,
     open: bool,
+    claimed: Option<&'static str>,
     loads: Result<(), String>,
 }
 
@@ -26,6 +27,7 @@ impl FakeKernel {
             writes: 0,
             refused: None,
             open: false,
+            claimed: None,
             loads: Ok(()),
         }
     }
@@ -77,6 +79,10 @@ impl Kernel for FakeKernel {
     fn is_open(&mut self, group: &Path) -> bool {
         assert!(group.starts_with(self.root.join("dev/vfio")));
         self.open
+    }
+
+    fn is_claimed(&mut self, disk: &Path) -> bool {
+        self.claimed.is_some_and(|claimed| disk == self.root.join(claimed))
     }
 }
 
@@ -287,6 +293,63 @@ fn refuses_a_device_that_the_host_uses_unless_forced() {
     assert_eq!(kernel.writes, 0);
     bind(&host, &mut kernel, &named, true).unwrap();
     assert_eq!(drivers(&host, &named), both(VFIO_PCI));
+}
+
+#[test]
+fn names_the_command_that_ends_the_use_first() {
+    let fixture = two().link("sys/class/block/nvme0n1", &disk()).file("proc/swaps", SWAP);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let text = bind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "0000:00:02.0: the host uses the device for swap space (/dev/nvme0n1)\n  \
+         end that use first: swapoff /dev/nvme0n1; to bind it anyway: vmm bind --force 0000:00:02.0"
+    );
+    assert_eq!(kernel.writes, 0);
+}
+
+const SWAP: &str = "Filename Type Size Used Priority\n/dev/nvme0n1 partition 8388604 0 -2\n";
+
+fn disk() -> String {
+    format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/nvme0n1")
+}
+
+#[test]
+fn refuses_a_disk_that_something_has_open_exclusively_unless_forced() {
+    let fixture = two().link("sys/class/block/nvme0n1", &disk());
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    kernel.claimed = Some("dev/nvme0n1");
+    let text = bind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap_err().to_string();
+    assert!(text.contains("for an exclusive use of /dev/nvme0n1 (a file system of a"), "{text}");
+    assert_eq!(kernel.writes, 0);
+    bind(&host, &mut kernel, &addresses(&[TWO]), false).unwrap();
+    bind(&host, &mut kernel, &addresses(&[ONE]), true).unwrap();
+}
+
+#[test]
+fn refuses_a_device_whose_node_a_process_has_open_unless_forced() {
+    let fixture = two()
+        .file(&format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/uevent"), "DEVNAME=nvme0\n")
+        .process(71, "spdk", "/dev/nvme0");
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let text = bind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap_err().to_string();
+    assert!(text.contains("for spdk (process 71), which has /dev/nvme0 open\n"), "{text}");
+    assert_eq!(kernel.writes, 0);
+    bind(&host, &mut kernel, &addresses(&[ONE]), true).unwrap();
+}
+
+#[test]
+fn names_the_process_that_has_the_group_open_even_by_the_node_of_the_device() {
+    for (node, folder) in [("/dev/vfio/7", None), ("/dev/vfio/devices/vfio3", Some("vfio3"))] {
+        let fixture = Fixture::new().nvme(ONE, 7, Some("vfio-pci")).process(71, "qemu", node);
+        let fixture = folder.into_iter().fold(fixture, |fixture, name| {
+            fixture.file(&format!("sys/devices/pci0000:00/{ONE}/vfio-dev/{name}/dev"), "511:3\n")
+        });
+        let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+        let text = unbind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap_err().to_string();
+        assert!(text.contains("its group 7 is in use by qemu (process 71)\n"), "{text}");
+        assert_eq!(kernel.writes, 0);
+    }
 }
 
 #[test]

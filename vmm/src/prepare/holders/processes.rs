@@ -1,0 +1,90 @@
+//! Processes that have a node of a device open, by the links in `/proc/PID/fd`. Only root sees
+//! those of all users.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vfio_passthrough::PciAddress;
+
+use super::super::tree::Tree;
+use super::display::nvidia_node;
+use super::holder::Holder;
+use super::storage;
+
+/// The processes that have nodes of `devices` open.
+pub(crate) fn holders(tree: &Tree, devices: &[PciAddress]) -> Vec<Holder> {
+    let opened = opened(tree);
+    let of_device = |address: &PciAddress| {
+        let nodes = nodes(tree, *address);
+        let ours = opened.iter().filter(|(node, _)| nodes.contains(node));
+        let holder = |(node, process): &(String, String)| {
+            let what = format!("{process}, which has /{node} open");
+            Holder::new(what, BTreeSet::from([*address])).ends_by(format!("fuser -v /{node}"))
+        };
+        ours.map(holder).collect::<Vec<_>>()
+    };
+    devices.iter().flat_map(of_device).collect()
+}
+
+/// The process that has one of `nodes` open.
+pub(crate) fn opener(tree: &Tree, nodes: &[String]) -> Option<String> {
+    let found = opened(tree).into_iter().find(|(node, _)| nodes.contains(node));
+    found.map(|(_, process)| process)
+}
+
+/// Nodes that a process keeps open without using the device: a sound server has the mixer of every
+/// card. Keyboards and mice are reported as such.
+const UNUSED: [&str; 2] = ["dev/snd/control", "dev/input/"];
+
+/// The nodes of a device and of what is below it or stacked on it.
+fn nodes(tree: &Tree, address: PciAddress) -> BTreeSet<String> {
+    let folder = tree.path(&format!("sys/bus/pci/devices/{address}"));
+    let mut nodes = BTreeSet::new();
+    let mut left: Vec<PathBuf> = folder.canonicalize().into_iter().collect();
+    while let Some(folder) = left.pop() {
+        nodes.extend(node(&folder));
+        left.extend(folders(&folder));
+    }
+    nodes.extend(storage::nodes(tree, address));
+    nodes.extend(nvidia_node(tree, address));
+    nodes.retain(|node| !UNUSED.iter().any(|unused| node.starts_with(unused)));
+    nodes
+}
+
+/// The node that the kernel named in a folder of sysfs.
+fn node(folder: &Path) -> Option<String> {
+    let text = fs::read_to_string(folder.join("uevent")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(|name| format!("dev/{name}"))
+}
+
+/// The folders in a folder of sysfs; its links lead elsewhere.
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
+}
+
+/// The nodes below /dev that processes have open, each with `name (process id)`.
+fn opened(tree: &Tree) -> BTreeSet<(String, String)> {
+    let is_process = |name: &String| name.parse::<u32>().is_ok();
+    let own = std::process::id().to_string();
+    let processes = tree.names("proc").into_iter().filter(|name| is_process(name) && *name != own);
+    processes.flat_map(|id| opened_by(tree, &id)).collect()
+}
+
+fn opened_by(tree: &Tree, id: &str) -> Vec<(String, String)> {
+    let folder = format!("proc/{id}/fd");
+    let target = |name: String| fs::read_link(tree.path(&format!("{folder}/{name}"))).ok();
+    let node = |path: PathBuf| {
+        let path = path.to_str()?;
+        path.strip_prefix("/").filter(|path| path.starts_with("dev/")).map(str::to_owned)
+    };
+    let nodes: BTreeSet<_> =
+        tree.names(&folder).into_iter().filter_map(target).filter_map(node).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let name = tree.line(&format!("proc/{id}/comm")).unwrap_or_else(|| "a process".to_owned());
+    nodes.into_iter().map(|node| (node, format!("{name} (process {id})"))).collect()
+}
