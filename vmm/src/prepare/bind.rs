@@ -3,15 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use nix::libc::{O_EXCL, O_NONBLOCK};
 use vfio_passthrough::PciAddress;
 
 use super::error::Error;
-use super::holders::{self, exclusive, processes, summary};
+use super::holders::{self, processes};
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
@@ -64,16 +62,8 @@ impl Kernel for ThisKernel {
     }
 
     fn is_claimed(&mut self, disk: &Path) -> bool {
-        is_claimed(disk)
+        holders::is_claimed(disk)
     }
-}
-
-/// Whether something has a block device open exclusively: then O_EXCL is refused with EBUSY
-/// (open(2)). O_NONBLOCK leaves the tray of a drive as it is.
-pub(crate) fn is_claimed(disk: &Path) -> bool {
-    let mut options = fs::File::options();
-    let opened = options.read(true).custom_flags(O_EXCL | O_NONBLOCK).open(disk);
-    opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
 }
 
 /// The result for one device.
@@ -204,12 +194,8 @@ fn refuse_held(
     let mut holders = holders::holders(&host.tree);
     holders.extend(processes::holders(&host.tree, &addresses));
     for address in addresses {
-        // What claims a disk is known already if another use was found.
-        let found = summary(&holders, address).or_else(|| {
-            let claims = exclusive(&host.tree, address, |disk| kernel.is_claimed(disk));
-            summary(&claims, address)
-        });
-        if let Some((what, remedy)) = found {
+        let uses = holders::uses(&host.tree, &holders, address, |disk| kernel.is_claimed(disk));
+        if let Some((what, remedy)) = uses {
             return Err(Error::Held { address, what, remedy });
         }
     }

@@ -9,8 +9,12 @@ mod network;
 pub(crate) mod processes;
 mod storage;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
+use nix::libc::{O_EXCL, O_NONBLOCK};
 use vfio_passthrough::PciAddress;
 
 pub(crate) use holder::{Holder, summary};
@@ -28,16 +32,30 @@ pub(crate) fn holders(tree: &Tree) -> Vec<Holder> {
     holders
 }
 
-/// Uses of a device whose block devices cannot be opened exclusively. A file system of another
-/// mount namespace, a ZFS pool and a target have their disks open so.
-pub(crate) fn exclusive(
+/// The uses of a device, and the commands that end them. Beside those of `known`, a block device
+/// that cannot be opened exclusively is in use: a file system of another mount namespace, a ZFS
+/// pool and a target have their disks open so.
+pub(crate) fn uses(
     tree: &Tree,
+    known: &[Holder],
     address: PciAddress,
-    mut is_claimed: impl FnMut(&PathBuf) -> bool,
-) -> Vec<Holder> {
-    let nodes = storage::nodes(tree, address).into_iter();
-    let claimed = nodes.filter(|node| is_claimed(&tree.path(node)));
-    claimed.map(|node| storage::claimed(tree, &node, address)).collect()
+    mut is_claimed: impl FnMut(&Path) -> bool,
+) -> Option<(String, Option<String>)> {
+    // What claims a disk is known already if another use was found.
+    summary(known, address).or_else(|| {
+        let nodes = storage::nodes(tree, address).into_iter();
+        let claimed = nodes.filter(|node| is_claimed(&tree.path(node)));
+        let claims: Vec<_> = claimed.map(|node| storage::claimed(tree, &node, address)).collect();
+        summary(&claims, address)
+    })
+}
+
+/// Whether something has a block device open exclusively: then O_EXCL is refused with EBUSY
+/// (open(2)). O_NONBLOCK leaves the tray of a drive as it is.
+pub(crate) fn is_claimed(disk: &Path) -> bool {
+    let mut options = File::options();
+    let opened = options.read(true).custom_flags(O_EXCL | O_NONBLOCK).open(disk);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
 }
 
 #[cfg(test)]

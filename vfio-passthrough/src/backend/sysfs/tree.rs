@@ -167,6 +167,19 @@ impl Sysfs {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
     }
 
+    /// VFIO is loaded and has no groups: a kernel without CONFIG_VFIO_GROUP has device nodes
+    /// (`/dev/vfio/devices`) and no group nodes. The class `vfio` is that of groups
+    /// (vfio_group_init), `vfio-dev` that of devices (vfio_init).
+    pub fn lacks_groups(&self) -> bool {
+        let has = |class: &str| self.root.join("class").join(class).exists();
+        has("vfio-dev") && !has("vfio")
+    }
+
+    /// The physical function of a virtual function (SR-IOV).
+    pub fn physical_function(&self, address: PciAddress) -> Option<PciAddress> {
+        self.link_name(address, "physfn").ok().flatten()?.parse().ok()
+    }
+
     /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
     pub fn group_of(&self, file: &fs::File) -> Option<u32> {
         let metadata = file.metadata().ok()?;
@@ -342,6 +355,32 @@ mod tests {
         assert_eq!(sysfs.members(15), []);
         assert_eq!(sysfs.group(address("01:00.0")), Some(14));
         assert_eq!(sysfs.group(address("02:00.0")), None);
+    }
+
+    #[test]
+    fn a_kernel_with_nodes_of_devices_only_lacks_groups() {
+        let classes = |names: &[&str]| {
+            let tree = Tree::new();
+            names
+                .iter()
+                .for_each(|n| fs::create_dir_all(tree.0.path().join("class").join(n)).unwrap());
+            tree.sysfs().lacks_groups()
+        };
+        assert!(classes(&["vfio-dev"]));
+        assert!(!classes(&["vfio-dev", "vfio"]));
+        assert!(!classes(&["vfio"]), "Linux before 6.1");
+        assert!(!classes(&[]), "VFIO is not loaded");
+    }
+
+    #[test]
+    fn finds_the_physical_function_of_a_virtual_function() {
+        let tree =
+            Tree::new().device("0000:01:00.0", None, None).device("0000:01:10.0", None, None);
+        let sysfs = tree.sysfs();
+        let virtual_function = address("01:10.0");
+        symlink("../0000:01:00.0", sysfs.device(virtual_function).join("physfn")).unwrap();
+        assert_eq!(sysfs.physical_function(virtual_function), Some(address("01:00.0")));
+        assert_eq!(sysfs.physical_function(address("01:00.0")), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `vmm check`: checks whether this host and its devices are ready for a guest, and names remedies.
 
 mod device;
+mod driver;
 mod facts;
 mod line;
 mod system;

@@ -338,3 +338,5 @@ fn the_list_shows_ready_devices_and_obstacles() {
 }
 
 mod hostile;
+mod members;
+mod ready;

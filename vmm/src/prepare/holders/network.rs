@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use vfio_passthrough::PciAddress;
-
 use super::super::tree::{Tree, hex};
 use super::holder::Holder;
 use super::layers::{entries, functions_of};
@@ -123,25 +121,17 @@ fn netconsoles(tree: &Tree) -> Vec<Holder> {
     interfaces(names.iter().map(String::as_str)).into_iter().map(holder).collect()
 }
 
-/// Drivers that have a network controller and make no interface.
-const WITHOUT_INTERFACE: [&str; 4] = ["vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio"];
-
-/// Network controllers (class 02) with a driver and without an interface: a network namespace shows
-/// its own interfaces only.
+/// Interfaces of other network namespaces. The folder `net` of a device shows the interfaces of
+/// this namespace only; it exists, and is empty, if all are elsewhere.
 fn elsewhere(tree: &Tree) -> Vec<Holder> {
-    let shown: BTreeSet<PciAddress> =
-        tree.names(NET).iter().flat_map(|name| functions_of(tree, NET, name)).collect();
     let hidden = |name: &String| {
-        let folder = format!("sys/bus/pci/devices/{name}");
-        let is_ethernet = matches!(tree.hex(&format!("{folder}/class"))? >> 8, 0x0200 | 0x0280);
-        let driver = std::fs::read_link(tree.path(&format!("{folder}/driver"))).ok()?;
-        let driver = driver.file_name()?.to_str()?.to_owned();
-        let is_vfio = driver.ends_with("vfio_pci") || driver.ends_with("vfio-pci");
-        let has_one = !is_vfio && !WITHOUT_INTERFACE.contains(&driver.as_str());
-        let address = name.parse().ok().filter(|address| !shown.contains(address));
+        let folder = tree.path(&format!("sys/bus/pci/devices/{name}"));
+        let children = entries(&folder, "virtio").into_iter().chain([folder]);
+        let mut nets = children.map(|child| child.join("net")).filter(|net| net.is_dir());
+        let address = name.parse().ok()?;
         let what = "a network interface in another network namespace (a container)";
-        let holder = |address| Holder::new(what, BTreeSet::from([address]));
-        address.filter(|_| is_ethernet && has_one).map(holder)
+        let is_hidden = nets.any(|net| entries(&net, "").is_empty());
+        is_hidden.then(|| Holder::new(what, BTreeSet::from([address])))
     };
     tree.names("sys/bus/pci/devices").iter().filter_map(hidden).collect()
 }

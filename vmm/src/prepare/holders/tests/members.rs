@@ -1,6 +1,6 @@
 //! One host for each kind of use, and for its neighbour that is no use.
 
-use super::super::{exclusive, processes};
+use super::super::{processes, uses as all_uses};
 use super::*;
 
 const GPU: &str = "0000:00:05.0";
@@ -146,7 +146,7 @@ fn an_exclusive_opener_is_a_use_and_may_be_a_pool() {
         let tree = fixture.tree();
         let path = tree.path(node);
         let address = "0000:00:02.0".parse().unwrap();
-        summary(&exclusive(&tree, address, |disk| *disk == path), address)
+        all_uses(&tree, &[], address, |disk| disk == path)
     };
     let (what, remedy) = claims(&host(), "dev/nvme0n1p3").unwrap();
     let expected = "an exclusive use of /dev/nvme0n1p3 (a file system of a container, or a target)";
@@ -215,12 +215,16 @@ fn netconsole_uses_its_interface() {
 
 #[test]
 fn an_interface_of_another_namespace_is_a_use() {
-    let second = "0000:00:03.1";
-    let with = |driver| host().device(second, "0x020000", Some(9), driver);
     let what = "a network interface in another network namespace (a container)";
-    in_use(&with(Some("igb")), second, what, "");
-    for driver in [Some("vfio-pci"), Some("mlx5_vfio_pci"), Some("uio_pci_generic"), None] {
-        not_in_use(&with(driver));
+    for folder in ["net", "virtio0/net"] {
+        let second = "0000:00:03.1";
+        let fixture = host().device(second, "0x020000", Some(9), Some("igb"));
+        let net = fixture.path(&below(second, folder));
+        not_in_use(&fixture);
+        std::fs::create_dir_all(&net).unwrap();
+        in_use(&fixture, second, what, "");
+        std::fs::create_dir(net.join("eth1")).unwrap();
+        not_in_use(&fixture);
     }
 }
 
