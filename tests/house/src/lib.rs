@@ -13,6 +13,7 @@
 //! The check does not know types, so that a call of a method, or a use of a field, is no dependency.
 //! Mostly the same file names the type, too.
 
+pub mod errors;
 mod graph;
 mod modules;
 mod names;

@@ -3,6 +3,7 @@
 mod device;
 mod driver;
 mod facts;
+mod limits;
 mod line;
 mod system;
 
@@ -29,6 +30,7 @@ pub(crate) fn check(
         functions.extend(function);
     }
     lines.extend(system::together(host, probes, &functions, memory));
+    lines.extend(limits::lines(host, &functions));
     lines
 }
 

@@ -187,3 +187,26 @@ fn a_device_on_the_denylist_of_vfio_pci_fails_unless_the_list_is_off() {
     complains(&off, &probes(), "driver Fail", &["bound to c6xx"]);
     assert_eq!(complaints(&checked(&fixture(Some("vfio-pci")), &probes())).0, [""; 0]);
 }
+
+#[test]
+fn more_devices_than_slots_fail() {
+    let named: Vec<_> = (1..=32).map(|n| format!("0000:{n:02x}:00.0").parse().unwrap()).collect();
+    let fixture = named.iter().zip(20..).fold(good(), |fixture, (address, group)| {
+        fixture.nvme(&PciAddress::to_string(address), group, Some("vfio-pci"))
+    });
+    let complaints_of = |named: &[PciAddress]| {
+        let fixture = fixture.host();
+        let lines = check(&fixture, &probes(), named, "1G".parse().unwrap());
+        complaints(&lines).0.into_iter().filter(|head| head.starts_with("slots")).count()
+    };
+    assert_eq!(complaints_of(&named), 1);
+    assert_eq!(complaints_of(&named[1..]), 0);
+}
+
+#[test]
+fn a_low_limit_of_mappings_is_a_warning_with_the_number() {
+    let limit = "sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+    let parts = ["up to 8 mappings", "a container takes 7", "echo 8 > /sys/module"];
+    complains(&good().file(limit, "7\n"), &probes(), "dma-mappings Warning", &parts);
+    assert_eq!(complaints(&checked(&good().file(limit, "8\n"), &probes())).0, [""; 0]);
+}
