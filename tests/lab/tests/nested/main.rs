@@ -29,6 +29,7 @@ mod soak;
 mod support;
 mod tools;
 mod usb;
+mod used;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,6 +94,7 @@ fn first_lane() -> Vec<Group> {
     .concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
+    let used = Machine::new(Kernel::Small).devices(used::DEVICES).with_host_share();
     let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
     vec![
         ("6.12", full(Kernel::Stock612), stock),
@@ -101,6 +103,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", xhci, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e, nics::TESTS.to_vec()),
+        ("small, in use", used, used::TESTS.to_vec()),
         ("small, ports", ports, host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
     ]
