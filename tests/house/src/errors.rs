@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn finds_names_of_lines_also_in_macros() {
         let text = "fn f() { let check = \"a\"; vec![Line::ok(\"b\", x), failed(\"c\", y)];\n\
-                    match z { _ => Line::fail(\"d\", format!(\"no\")), _ => Line::fail(check, w) } }";
+                    match z { _ => Line::fail(\"d\", format!(\"no\")), _ => Line::fail(check, w) }}";
         let found: Vec<_> = checks(&sources(text)).unwrap().into_iter().collect();
         assert_eq!(found, ["a", "b", "c", "d"]);
     }

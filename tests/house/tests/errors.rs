@@ -1,6 +1,8 @@
 //! Each error that a start can end in is on the page of errors, with the line of `vmm check` that
 //! predicts it, or the reason why none does.
 
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

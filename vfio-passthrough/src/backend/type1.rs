@@ -65,7 +65,8 @@ fn open_remedy(error: &io::Error) -> &'static str {
         }
         Some(libc::EPERM) => {
             "the device cgroup of this process denies it: start the container with \
-             '--device /dev/vfio/vfio --device /dev/vfio/N', or set 'DeviceAllow=' in the systemd unit"
+             '--device /dev/vfio/vfio --device /dev/vfio/N', or set 'DeviceAllow=' in the systemd \
+             unit"
         }
         _ => {
             "run 'modprobe vfio-pci' as root; a container needs \

@@ -9,7 +9,7 @@ use std::process::Command;
 use vfio_passthrough::PciAddress;
 
 use super::error::Error;
-use super::holders::{self, processes};
+use super::holders::{self, Opened, summary};
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
@@ -164,9 +164,20 @@ pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
         let others = host.sysfs.offenders(group);
         let text =
             format!("{}; bind the rest with: {}", shared(group, &others), bind_command(&others));
-        (!others.is_empty()).then_some(text)
+        let used = used(host, &others);
+        (!others.is_empty()).then(|| text + &used)
     };
     groups.into_iter().filter_map(warning).collect()
+}
+
+/// What `vmm bind` would say of these devices: which of them the host uses.
+fn used(host: &Inventory, others: &[(PciAddress, String)]) -> String {
+    let holders = holders::holders(&host.tree);
+    let used = others.iter().filter_map(|(address, _)| {
+        let (what, _) = summary(&holders, *address)?;
+        Some(format!("; the host uses {address} for {what}"))
+    });
+    used.collect()
 }
 
 /// The named devices, each once.
@@ -192,7 +203,7 @@ fn refuse_held(
 ) -> Result<(), Error> {
     let addresses: Vec<_> = devices.iter().map(|device| device.address).collect();
     let mut holders = holders::holders(&host.tree);
-    holders.extend(processes::holders(&host.tree, &addresses));
+    holders.extend(Opened::of(&host.tree).holders(&host.tree, &addresses));
     for address in addresses {
         let uses = holders::uses(&host.tree, &holders, address, |disk| kernel.is_claimed(disk));
         if let Some((what, remedy)) = uses {
@@ -206,12 +217,11 @@ fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Re
     let Device { address, group: Some(group), .. } = *device else {
         return Ok(());
     };
-    let by = processes::opener(&host.tree, &host.vfio_nodes(address, group));
+    let opened = Opened::of(&host.tree);
+    let by = opened.by(&host.vfio_nodes(address, group));
     let mut is_open = || kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
     match by.is_some() || is_open() {
-        true => {
-            Err(Error::InUse { address, group, by: by.unwrap_or_else(|| "a process".to_owned()) })
-        }
+        true => Err(Error::InUse { address, group, by: by.unwrap_or("a process").to_owned() }),
         false => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ mod display;
 mod holder;
 mod layers;
 mod network;
-pub(crate) mod processes;
+mod processes;
 mod storage;
 
 use std::fs::File;
@@ -18,6 +18,7 @@ use nix::libc::{O_EXCL, O_NONBLOCK};
 use vfio_passthrough::PciAddress;
 
 pub(crate) use holder::{Holder, summary};
+pub(crate) use processes::Opened;
 
 use super::tree::Tree;
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::{ReservedKind, Sysfs};
 
-use super::holders::{self, Holder, processes};
+use super::holders::{self, Holder, Opened};
 use super::names::Names;
 use super::tree::Tree;
 
@@ -17,8 +17,15 @@ pub(crate) struct Inventory {
     pub(crate) tree: Tree,
     /// IOMMU groups and drivers.
     pub(crate) sysfs: Sysfs,
-    /// The uses of devices by the host, as they were when a list of devices needed them.
+    seen: Seen,
+}
+
+/// What is the same for all devices of a list. Each is read when the first device needs it.
+#[derive(Debug, Default)]
+struct Seen {
     holders: OnceCell<Vec<Holder>>,
+    opened: OnceCell<Opened>,
+    remaps_interrupts: OnceCell<bool>,
 }
 
 /// A PCI function.
@@ -68,7 +75,7 @@ impl Inventory {
     /// The host with the files of `tree`.
     pub(crate) fn new(tree: Tree) -> Self {
         let sysfs = Sysfs::at(tree.path("sys"));
-        Self { tree, sysfs, holders: OnceCell::new() }
+        Self { tree, sysfs, seen: Seen::default() }
     }
 
     /// All PCI functions in the order of their addresses.
@@ -119,7 +126,7 @@ impl Inventory {
     }
 
     fn not_bound(&self, address: PciAddress) -> String {
-        let holders = self.holders.get_or_init(|| holders::holders(&self.tree));
+        let holders = self.seen.holders.get_or_init(|| holders::holders(&self.tree));
         match holders::summary(holders, address) {
             Some((what, _)) => format!("in use by the host for {what}"),
             None => format!("not bound to vfio-pci: vmm bind {address}"),
@@ -147,7 +154,8 @@ impl Inventory {
         if !self.tree.path(&node).exists() {
             return Some(format!("no /{node}: vmm check {address}"));
         }
-        let user = processes::opener(&self.tree, &self.vfio_nodes(address, group));
+        let opened = self.seen.opened.get_or_init(|| Opened::of(&self.tree));
+        let user = opened.by(&self.vfio_nodes(address, group));
         user.map(|user| format!("in use by {user}"))
     }
 
@@ -168,7 +176,8 @@ impl Inventory {
     /// With Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
     /// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
     pub(crate) fn remaps_interrupts(&self) -> bool {
-        self.tree.text("proc/interrupts").unwrap_or_default().contains(" IR-")
+        let read = || self.tree.text("proc/interrupts").unwrap_or_default().contains(" IR-");
+        *self.seen.remaps_interrupts.get_or_init(read)
     }
 
     /// VFIO accepts groups whose devices can write any interrupt (vfio_iommu_type1_attach_group).

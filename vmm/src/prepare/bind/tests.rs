@@ -256,6 +256,16 @@ fn warns_of_a_group_that_is_not_viable_yet_with_the_command() {
 }
 
 #[test]
+fn warns_that_the_host_uses_the_rest_of_a_group() {
+    let fixture = two().link("sys/class/block/nvme0n1", &disk()).file("proc/swaps", SWAP);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let moved = bind(&host, &mut kernel, &addresses(&[TWO]), false).unwrap();
+    let warnings = not_viable_yet(&host, &moved);
+    let end = "vmm bind 0000:00:02.0; the host uses 0000:00:02.0 for swap space (/dev/nvme0n1)";
+    assert!(warnings[0].ends_with(end), "{warnings:?}");
+}
+
+#[test]
 fn refuses_a_device_that_cannot_be_bound_before_any_write() {
     let fixture = two().device("0000:00:05.0", "0x060400", Some(9), Some("pcieport")).device(
         "0000:00:06.0",
@@ -320,7 +330,7 @@ fn refuses_a_disk_that_something_has_open_exclusively_unless_forced() {
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
     kernel.claimed = Some("dev/nvme0n1");
     let text = bind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap_err().to_string();
-    assert!(text.contains("for an exclusive use of /dev/nvme0n1 (a file system of a"), "{text}");
+    assert!(text.contains("exclusive use of /dev/nvme0n1 (a file system of a"), "{text}");
     assert_eq!(kernel.writes, 0);
     bind(&host, &mut kernel, &addresses(&[TWO]), false).unwrap();
     bind(&host, &mut kernel, &addresses(&[ONE]), true).unwrap();

@@ -8,7 +8,7 @@ use resources::{BarRequest, BarSpace};
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::{ReservedKind, ReservedRegion};
 
-use super::super::holders::{self, processes};
+use super::super::holders::{self, Opened};
 use super::super::inventory::{Device, Inventory, attribute, bind_command, shared};
 use super::super::names::Names;
 use super::driver::{DISABLE_DENYLIST, is_denied};
@@ -88,7 +88,7 @@ fn driver(host: &Inventory, device: &Device) -> Line {
 /// What `vmm bind` would take from the host.
 fn in_use(host: &Inventory, address: PciAddress) -> Line {
     let mut known = holders::holders(&host.tree);
-    known.extend(holders::processes::holders(&host.tree, &[address]));
+    known.extend(Opened::of(&host.tree).holders(&host.tree, &[address]));
     match holders::uses(&host.tree, &known, address, holders::is_claimed) {
         Some((what, remedy)) => Line::fail(
             "in-use",
@@ -103,7 +103,8 @@ fn token(address: PciAddress, physical: PciAddress) -> Line {
     Line::warning(
         "vf-token",
         format!(
-            "the device opens only with a token: its physical function {physical} is on vfio-pci too"
+            "the device opens only with a token, because its physical function {physical} is on \
+             vfio-pci too"
         ),
         format!(
             "--vfio {address},vf-token=UUID, with the UUID that the user of {physical} has set"
@@ -150,8 +151,8 @@ fn node(host: &Inventory, device: &Device, group: u32) -> Line {
     let (what, remedy) = match opened {
         Ok(_) => return Line::ok("group-node", format!("{node} opens")),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            let user = processes::opener(&host.tree, &host.vfio_nodes(device.address, group));
-            let user = user.unwrap_or_else(|| "a process".to_owned());
+            let opened = Opened::of(&host.tree);
+            let user = opened.by(&host.vfio_nodes(device.address, group)).unwrap_or("a process");
             (format!("{node} is in use by {user}"), format!("fuser -v {node}"))
         }
         Err(error) => no_node(host, &node, group, &error),

@@ -56,7 +56,8 @@ fn missing(tree: &Tree) -> Option<(String, String)> {
     let (modules, builtin) = (list("modules.dep")?, list("modules.builtin").unwrap_or_default());
     let has_it = [modules, builtin].iter().any(|list| list.contains("/vfio-pci.ko"));
     let what = format!("the kernel {release} has no vfio-pci");
-    let remedy = "install the rest of the kernel's modules (linux-modules-extra), or use a kernel with CONFIG_VFIO_PCI";
+    let remedy = "install the rest of the kernel's modules (linux-modules-extra), or use a kernel \
+                  with CONFIG_VFIO_PCI";
     (!has_it).then(|| (what, remedy.to_owned()))
 }
 

@@ -93,12 +93,14 @@ fn vfio(host: &Inventory, probes: &Probes) -> Line {
     match &probes.vfio {
         _ if host.sysfs.lacks_groups() => Line::fail(
             "vfio",
-            "this kernel's VFIO has no groups, only the nodes of devices (/dev/vfio/devices); this version of vmm opens a device by its group",
+            "this kernel's VFIO has no groups, only the nodes of devices (/dev/vfio/devices); this \
+             version of vmm opens a device by its group",
             "use a kernel with CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER",
         ),
         Ok(()) if is_iommufd => Line::warning(
             "vfio",
-            "/dev/vfio/vfio is a link to iommufd, which cannot map a BAR for the DMA of another device",
+            "/dev/vfio/vfio is a link to iommufd, which cannot map a BAR for the DMA of another \
+             device",
             "use type1: modprobe vfio_iommu_type1, and remove the link",
         ),
         Ok(()) => Line::ok("vfio", "/dev/vfio/vfio opens and has a type1v2 IOMMU"),

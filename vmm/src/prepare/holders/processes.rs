@@ -12,25 +12,38 @@ use super::display::nvidia_node;
 use super::holder::Holder;
 use super::storage;
 
-/// The processes that have nodes of `devices` open.
-pub(crate) fn holders(tree: &Tree, devices: &[PciAddress]) -> Vec<Holder> {
-    let opened = opened(tree);
-    let of_device = |address: &PciAddress| {
-        let nodes = nodes(tree, *address);
-        let ours = opened.iter().filter(|(node, _)| nodes.contains(node));
-        let holder = |(node, process): &(String, String)| {
-            let what = format!("{process}, which has /{node} open");
-            Holder::new(what, BTreeSet::from([*address])).ends_by(format!("fuser -v /{node}"))
-        };
-        ours.map(holder).collect::<Vec<_>>()
-    };
-    devices.iter().flat_map(of_device).collect()
-}
+/// The nodes below /dev that processes have open, each with `name (process id)`.
+#[derive(Debug)]
+pub(crate) struct Opened(BTreeSet<(String, String)>);
 
-/// The process that has one of `nodes` open.
-pub(crate) fn opener(tree: &Tree, nodes: &[String]) -> Option<String> {
-    let found = opened(tree).into_iter().find(|(node, _)| nodes.contains(node));
-    found.map(|(_, process)| process)
+impl Opened {
+    /// Reads /proc. This process does not count.
+    pub(crate) fn of(tree: &Tree) -> Self {
+        let own = std::process::id();
+        let processes = tree.names("proc").into_iter().filter_map(|name| name.parse().ok());
+        let others = processes.filter(|id: &u32| *id != own);
+        Self(others.flat_map(|id| opened_by(tree, id)).collect())
+    }
+
+    /// A process that has one of `nodes` open.
+    pub(crate) fn by(&self, nodes: &[String]) -> Option<&str> {
+        let found = self.0.iter().find(|(node, _)| nodes.contains(node));
+        found.map(|(_, process)| process.as_str())
+    }
+
+    /// The uses of `devices` by processes that have their nodes open.
+    pub(crate) fn holders(&self, tree: &Tree, devices: &[PciAddress]) -> Vec<Holder> {
+        let of_device = |address: &PciAddress| {
+            let nodes = nodes(tree, *address);
+            let ours = self.0.iter().filter(|(node, _)| nodes.contains(node));
+            let holder = |(node, process): &(String, String)| {
+                let what = format!("{process}, which has /{node} open");
+                Holder::new(what, BTreeSet::from([*address])).ends_by(format!("fuser -v /{node}"))
+            };
+            ours.map(holder).collect::<Vec<_>>()
+        };
+        devices.iter().flat_map(of_device).collect()
+    }
 }
 
 /// Nodes that a process keeps open without using the device: a sound server has the mixer of every
@@ -65,15 +78,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
     folders.map(|entry| entry.path()).collect()
 }
 
-/// The nodes below /dev that processes have open, each with `name (process id)`.
-fn opened(tree: &Tree) -> BTreeSet<(String, String)> {
-    let is_process = |name: &String| name.parse::<u32>().is_ok();
-    let own = std::process::id().to_string();
-    let processes = tree.names("proc").into_iter().filter(|name| is_process(name) && *name != own);
-    processes.flat_map(|id| opened_by(tree, &id)).collect()
-}
-
-fn opened_by(tree: &Tree, id: &str) -> Vec<(String, String)> {
+fn opened_by(tree: &Tree, id: u32) -> Vec<(String, String)> {
     let folder = format!("proc/{id}/fd");
     let target = |name: String| fs::read_link(tree.path(&format!("{folder}/{name}"))).ok();
     let node = |path: PathBuf| {

@@ -166,9 +166,19 @@ fn missing_or_invalid_files_contain_no_uses() {
         b"\xff\xff\xff\xff 00000000 \x00\n",
     ];
     for text in garbage {
-        let fixture = ["self/mountinfo", "swaps", "net/route", "net/ipv6_route"]
-            .iter()
-            .fold(disks(), |fixture, name| fixture.file(&format!("proc/{name}"), text));
+        let names = [
+            "self/mountinfo",
+            "swaps",
+            "net/route",
+            "net/ipv6_route",
+            "net/if_inet6",
+            "consoles",
+            "bus/input/devices",
+            "iomem",
+            "cmdline",
+        ];
+        let fixture =
+            names.iter().fold(disks(), |fixture, name| fixture.file(&format!("proc/{name}"), text));
         expect(&fixture, &[]);
     }
 }
@@ -189,3 +199,5 @@ fn loops_of_links_and_of_layers_end() {
 }
 
 mod members;
+mod network;
+mod storage;

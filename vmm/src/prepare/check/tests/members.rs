@@ -110,7 +110,8 @@ fn used() -> Fixture {
 fn a_device_that_the_host_uses_fails_and_names_the_use() {
     let (heads, text) = complaints(&checked(&used(), &probes()));
     assert_eq!(heads, ["driver Fail", "in-use Fail"]);
-    let what = "the host uses the device for the network interface eth0, which is up and has an address; 'vmm bind' refuses it\nip link set eth0 down\n";
+    let what = "the host uses the device for the network interface eth0, which is up and has an \
+                address; 'vmm bind' refuses it\nip link set eth0 down\n";
     assert!(text.contains(what), "{text}");
     lacks(&used(), "in use by the host for the network interface eth0, which is up");
 }

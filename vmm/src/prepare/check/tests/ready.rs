@@ -162,7 +162,7 @@ impl Function {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// A ready device opens, and a device that does not open has a line of `check` that fails.
     #[test]

@@ -1,19 +1,19 @@
 //! One host for each kind of use, and for its neighbour that is no use.
 
-use super::super::{processes, uses as all_uses};
+use super::super::Opened;
 use super::*;
 
-const GPU: &str = "0000:00:05.0";
-const AUDIO: &str = "0000:00:05.1";
-const NIC: &str = "0000:00:03.0";
-const USB: &str = "0000:00:14.0";
+pub(super) const GPU: &str = "0000:00:05.0";
+pub(super) const AUDIO: &str = "0000:00:05.1";
+pub(super) const NIC: &str = "0000:00:03.0";
+pub(super) const USB: &str = "0000:00:14.0";
 
-fn below(device: &str, path: &str) -> String {
+pub(super) fn below(device: &str, path: &str) -> String {
     format!("sys/devices/pci0000:00/{device}/{path}")
 }
 
 /// A host with an NVMe, a SATA disk, a NIC, a GPU with its audio, and a USB controller.
-fn host() -> Fixture {
+pub(super) fn host() -> Fixture {
     [
         ("0000:00:02.0", "0x010802", "nvme"),
         ("0000:00:1f.2", "0x010601", "ahci"),
@@ -31,14 +31,14 @@ fn host() -> Fixture {
 }
 
 /// The uses of a device, in one text, and how they end.
-fn uses(fixture: &Fixture, device: &str) -> Option<(String, String)> {
+pub(super) fn uses(fixture: &Fixture, device: &str) -> Option<(String, String)> {
     let found = summary(&holders(&fixture.tree()), device.parse().unwrap());
     found.map(|(what, remedy)| (what, remedy.unwrap_or_default()))
 }
 
 /// Asserts that exactly this is a use of the device, that it ends so, and that no other device is
 /// in use.
-fn in_use(fixture: &Fixture, device: &str, what: &str, remedy: &str) {
+pub(super) fn in_use(fixture: &Fixture, device: &str, what: &str, remedy: &str) {
     assert_eq!(uses(fixture, device), Some((what.to_owned(), remedy.to_owned())));
     let others = ["0000:00:02.0", "0000:00:1f.2", NIC, GPU, AUDIO, USB];
     others.iter().filter(|other| **other != device).for_each(|other| {
@@ -46,186 +46,13 @@ fn in_use(fixture: &Fixture, device: &str, what: &str, remedy: &str) {
     });
 }
 
-fn not_in_use(fixture: &Fixture) {
+pub(super) fn not_in_use(fixture: &Fixture) {
     assert_eq!(held(fixture), []);
 }
 
 #[test]
 fn an_idle_host_uses_no_device() {
     not_in_use(&host());
-}
-
-#[test]
-fn volumes_and_arrays_use_their_disks_without_a_mount() {
-    let folder = "sys/devices/virtual/block";
-    let on_sata = |name: &str| {
-        host()
-            .link(&format!("sys/class/block/{name}"), &format!("{folder}/{name}"))
-            .link(&format!("{folder}/{name}/slaves/sda"), SATA)
-    };
-    let volume = |uuid: &str| {
-        on_sata("dm-0")
-            .file(&format!("{folder}/dm-0/dm/name"), "data\n")
-            .file(&format!("{folder}/dm-0/dm/uuid"), format!("{uuid}\n"))
-    };
-    let cases = [
-        ("LVM-x", "the LVM volume data (dm-0)"),
-        ("CRYPT-LUKS2-x-data", "the encrypted volume data (dm-0)"),
-        ("mpath-3600", "the multipath device data (dm-0)"),
-        ("", "the device-mapper volume data (dm-0)"),
-    ];
-    for (uuid, what) in cases {
-        in_use(&volume(uuid), "0000:00:1f.2", what, "dmsetup remove data");
-    }
-    in_use(&on_sata("md0"), "0000:00:1f.2", "the array md0", "mdadm --stop /dev/md0");
-    // An array on a volume on a disk: each layer is a use.
-    let fixture = volume("LVM-x")
-        .link("sys/class/block/md1", &format!("{folder}/md1"))
-        .link(&format!("{folder}/md1/slaves/dm-0"), &format!("{folder}/dm-0"));
-    let what = "the LVM volume data (dm-0), the array md1";
-    let remedy = "dmsetup remove data; mdadm --stop /dev/md1";
-    in_use(&fixture, "0000:00:1f.2", what, remedy);
-}
-
-#[test]
-fn bcache_uses_its_cache_and_its_disk() {
-    let fixture = host().file(&format!("{SATA}/bcache/running"), "1\n");
-    let remedy = "echo 1 > /sys/class/block/sda/bcache/stop";
-    in_use(&fixture, "0000:00:1f.2", "bcache (sda)", remedy);
-}
-
-#[test]
-fn a_loop_device_uses_the_disk_that_it_reads() {
-    let folder = "sys/devices/virtual/block/loop0";
-    let fixture = |backing: &str| {
-        host()
-            .link("sys/class/block/loop0", folder)
-            .file(&format!("{folder}/loop/backing_file"), format!("{backing}\n"))
-    };
-    let what = "the loop device loop0 on /dev/sda";
-    in_use(&fixture("/dev/sda"), "0000:00:1f.2", what, "losetup -d /dev/loop0");
-    // A file is on a mounted file system, which is a use of its own.
-    not_in_use(&fixture("/var/disk.img"));
-}
-
-#[test]
-fn an_nvme_target_uses_the_disk_that_it_exports() {
-    let folder = "sys/kernel/config/nvmet/subsystems/nqn/namespaces/1";
-    let fixture = |enable: &str| {
-        host()
-            .file(&format!("{folder}/device_path"), "/dev/sda\n")
-            .file(&format!("{folder}/enable"), enable)
-    };
-    let remedy = format!("echo 0 > /{folder}/enable");
-    in_use(&fixture("1\n"), "0000:00:1f.2", "the NVMe target of /dev/sda", &remedy);
-    not_in_use(&fixture("0\n"));
-}
-
-#[test]
-fn a_disk_behind_a_usb_controller_uses_the_controller() {
-    let disk = below(USB, "usb1/1-1/1-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb/sdb1");
-    let fixture = host().link("sys/dev/block/8:17", &disk);
-    let fixture = mounted(fixture, "22 1 8:17 / /backup rw - ext4 /dev/sdb1 rw\n");
-    in_use(&fixture, USB, "the file system on /backup (/dev/sdb1)", "umount /backup");
-}
-
-#[test]
-fn a_bind_mount_and_many_mounts_are_counted() {
-    let lines: String = (0..9)
-        .map(|n| format!("2{n} 1 259:2 /folder /pod{n} rw - ext4 /dev/nvme0n1p2 rw\n"))
-        .collect();
-    let (what, remedy) = uses(&mounted(host(), &lines), "0000:00:02.0").unwrap();
-    assert!(what.starts_with("the file system on /pod0 (/dev/nvme0n1p2), "), "{what}");
-    assert!(what.ends_with("/pod5 (/dev/nvme0n1p2) and 3 more uses"), "{what}");
-    assert!(remedy.ends_with("; umount /pod5"), "{remedy}");
-}
-
-#[test]
-fn an_exclusive_opener_is_a_use_and_may_be_a_pool() {
-    let claims = |fixture: &Fixture, node: &str| {
-        let tree = fixture.tree();
-        let path = tree.path(node);
-        let address = "0000:00:02.0".parse().unwrap();
-        all_uses(&tree, &[], address, |disk| disk == path)
-    };
-    let (what, remedy) = claims(&host(), "dev/nvme0n1p3").unwrap();
-    let expected = "an exclusive use of /dev/nvme0n1p3 (a file system of a container, or a target)";
-    assert_eq!((what.as_str(), remedy), (expected, None));
-    let pool = host().file("proc/spl/kstat/zfs/tank/state", "ONLINE\n");
-    let (what, _) = claims(&pool, "dev/nvme0n1p3").unwrap();
-    assert_eq!(what, "an exclusive use of /dev/nvme0n1p3 (perhaps the ZFS pool tank)");
-    assert_eq!(claims(&host(), "dev/sda"), None, "it is another controller's");
-}
-
-#[test]
-fn an_interface_with_an_address_is_a_use() {
-    let route =
-        "Iface\tDestination\tGateway\neth0\t0002A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\n";
-    let what = "the network interface eth0, which is up and has an address";
-    let remedy = "ip link set eth0 down";
-    in_use(&host().file("proc/net/route", route), NIC, what, remedy);
-    let six = |scope: &str| {
-        let line = format!("20010db8000000000000000000000001 02 40 {scope} 80     eth0\n");
-        host().file("proc/net/if_inet6", line)
-    };
-    in_use(&six("00"), NIC, what, remedy);
-    not_in_use(&six("20"));
-}
-
-#[test]
-fn a_bridge_bond_or_vlan_uses_the_interface_at_any_depth() {
-    let eth0 = below(NIC, "net/eth0");
-    let upper = |name: &str| format!("sys/devices/virtual/net/{name}");
-    let fixture = host()
-        .link("sys/class/net/bond0", &upper("bond0"))
-        .link(&format!("{eth0}/master"), &upper("bond0"))
-        .link(&format!("{}/lower_eth0", upper("bond0")), &eth0);
-    let what = "the network interface eth0, which is part of bond0";
-    in_use(&fixture, NIC, what, "ip link set eth0 nomaster");
-
-    let fixture = host().link(&format!("{eth0}/upper_eth0.10"), &upper("eth0.10"));
-    let what = "the network interface eth0, which is below eth0.10";
-    in_use(&fixture, NIC, what, "ip link delete eth0.10");
-
-    let fixture = host()
-        .link("sys/class/net/vlan7", &upper("vlan7"))
-        .link(&format!("{}/lower_bond0", upper("vlan7")), &upper("bond0"))
-        .link(&format!("{}/lower_eth0", upper("bond0")), &eth0)
-        .file("proc/net/route", "Iface\nvlan7\t0002A8C0\t00000000\n");
-    let what = "the network interface vlan7, which is up and has an address";
-    in_use(&fixture, NIC, what, "ip link set vlan7 down");
-}
-
-#[test]
-fn netconsole_uses_its_interface() {
-    let what = "netconsole (network interface eth0)";
-    let remedy = "modprobe -r netconsole";
-    let cases = ["netconsole=@/,@10.0.0.2/", "quiet netconsole=+4444@10.0.0.1/eth0,9@10.0.0.2/"];
-    for options in cases {
-        in_use(&host().file("proc/cmdline", options), NIC, what, remedy);
-    }
-    let target = |enabled: &str| {
-        host()
-            .file("sys/kernel/config/netconsole/t/dev_name", "eth0\n")
-            .file("sys/kernel/config/netconsole/t/enabled", enabled)
-    };
-    in_use(&target("1\n"), NIC, what, remedy);
-    not_in_use(&target("0\n"));
-}
-
-#[test]
-fn an_interface_of_another_namespace_is_a_use() {
-    let what = "a network interface in another network namespace (a container)";
-    for folder in ["net", "virtio0/net"] {
-        let second = "0000:00:03.1";
-        let fixture = host().device(second, "0x020000", Some(9), Some("igb"));
-        let net = fixture.path(&below(second, folder));
-        not_in_use(&fixture);
-        std::fs::create_dir_all(&net).unwrap();
-        in_use(&fixture, second, what, "");
-        std::fs::create_dir(net.join("eth1")).unwrap();
-        not_in_use(&fixture);
-    }
 }
 
 const DISPLAY: &str =
@@ -380,7 +207,8 @@ fn a_guest_of_xen_uses_its_device() {
 
 fn openers(fixture: &Fixture, device: &str) -> Option<String> {
     let address = device.parse().unwrap();
-    summary(&processes::holders(&fixture.tree(), &[address]), address).map(|(what, _)| what)
+    let tree = fixture.tree();
+    summary(&Opened::of(&tree).holders(&tree, &[address]), address).map(|(what, _)| what)
 }
 
 #[test]
