@@ -50,7 +50,8 @@ pub(crate) enum PrepareCommand {
         /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]
         devices: Vec<PciAddress>,
-        /// Also unbind a device in use: wait until its user detaches it
+        /// Also unbind a device in use, and wait until its user detaches it, and a physical function
+        /// whose virtual functions exist
         #[arg(long)]
         force: bool,
     },

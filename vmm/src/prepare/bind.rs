@@ -9,7 +9,7 @@ use std::process::Command;
 use vfio_passthrough::PciAddress;
 
 use super::error::Error;
-use super::holders::{self, Opened, summary};
+use super::holders::{self, Holder, Opened, summary};
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
@@ -142,6 +142,7 @@ pub(crate) fn unbind(
     let devices = found(host, named)?;
     for device in devices.iter().filter(|device| device.binding.vfio && !force) {
         refuse_open(host, kernel, device)?;
+        refuse_physical(host, device)?;
     }
     move_all(host, kernel, &devices, |kernel, device| {
         let former = find_former(host, device.address);
@@ -207,7 +208,7 @@ fn refuse_held(
     for address in addresses {
         let uses = holders::uses(&host.tree, &holders, address, |disk| kernel.is_claimed(disk));
         if let Some((what, remedy)) = uses {
-            return Err(Error::Held { address, what, remedy });
+            return Err(Error::Held { address, what, remedy, command: "bind" });
         }
     }
     Ok(())
@@ -223,6 +224,17 @@ fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Re
     match by.is_some() || is_open() {
         true => Err(Error::InUse { address, group, by: by.unwrap_or("a process").to_owned() }),
         false => Ok(()),
+    }
+}
+
+/// vfio-pci removes the virtual functions of a physical function that it loses.
+fn refuse_physical(host: &Inventory, device: &Device) -> Result<(), Error> {
+    let address = device.address;
+    match holders::virtual_functions(&host.tree, address) {
+        Some(Holder { what, remedy, .. }) => {
+            Err(Error::Held { address, what, remedy, command: "unbind" })
+        }
+        None => Ok(()),
     }
 }
 

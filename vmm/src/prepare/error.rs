@@ -27,7 +27,7 @@ pub(crate) enum Error {
     /// The host uses the device.
     #[error(
         "{address}: the host uses the device for {what}\n  \
-         {}to bind it anyway: vmm bind --force {address}",
+         {}to {command} it anyway: vmm {command} --force {address}",
         first(remedy)
     )]
     Held {
@@ -37,6 +37,8 @@ pub(crate) enum Error {
         what: String,
         /// The commands that end these uses.
         remedy: Option<String>,
+        /// `bind` or `unbind`.
+        command: &'static str,
     },
     /// A process has the group open.
     #[error(

@@ -17,6 +17,7 @@ use std::path::Path;
 use nix::libc::{O_EXCL, O_NONBLOCK};
 use vfio_passthrough::PciAddress;
 
+pub(crate) use dependents::virtual_functions;
 pub(crate) use holder::{Holder, summary};
 pub(crate) use processes::Opened;
 

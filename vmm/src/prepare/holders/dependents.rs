@@ -14,7 +14,8 @@ pub(super) fn holders(tree: &Tree) -> Vec<Holder> {
     let mut holders: Vec<_> = KINDS.iter().flat_map(|kind| kind.holders(tree)).collect();
     let functions = tree.names("sys/bus/pci/devices");
     holders.extend(thunderbolt(tree));
-    holders.extend(functions.iter().filter_map(|name| virtual_functions(tree, name)));
+    let addresses = functions.iter().filter_map(|name| name.parse().ok());
+    holders.extend(addresses.filter_map(|address| virtual_functions(tree, address)));
     holders.extend(functions.iter().filter_map(|name| xen(tree, name)));
     holders
 }
@@ -119,10 +120,9 @@ fn thunderbolt(tree: &Tree) -> Vec<Holder> {
 }
 
 /// A physical function whose virtual functions exist: they disappear with its driver.
-fn virtual_functions(tree: &Tree, name: &str) -> Option<Holder> {
-    let folder = format!("sys/bus/pci/devices/{name}");
+pub(crate) fn virtual_functions(tree: &Tree, address: PciAddress) -> Option<Holder> {
+    let folder = format!("sys/bus/pci/devices/{address}");
     let count: u32 = tree.line(&format!("{folder}/sriov_numvfs"))?.parse().ok()?;
-    let address: PciAddress = name.parse().ok()?;
     let what = format!("its {count} virtual functions, which would disappear");
     let remedy = format!("echo 0 > /{folder}/sriov_numvfs");
     (count > 0).then(|| Holder::new(what, BTreeSet::from([address])).ends_by(remedy))
