@@ -2,14 +2,17 @@
 //! those of all users.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use vfio_passthrough::PciAddress;
 
 use super::super::tree::Tree;
 use super::display::nvidia_node;
 use super::holder::Holder;
+use super::layers::by_number;
 use super::storage;
 
 /// The nodes below /dev that processes have open, each with `name (process id)`.
@@ -80,16 +83,37 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
 
 fn opened_by(tree: &Tree, id: u32) -> Vec<(String, String)> {
     let folder = format!("proc/{id}/fd");
-    let target = |name: String| fs::read_link(tree.path(&format!("{folder}/{name}"))).ok();
-    let node = |path: PathBuf| {
-        let path = path.to_str()?;
-        path.strip_prefix("/").filter(|path| path.starts_with("dev/")).map(str::to_owned)
-    };
-    let nodes: BTreeSet<_> =
-        tree.names(&folder).into_iter().filter_map(target).filter_map(node).collect();
+    let links = tree.names(&folder).into_iter().map(|name| tree.path(&format!("{folder}/{name}")));
+    let nodes: BTreeSet<_> = links.filter_map(|link| opened_node(tree, &link)).collect();
     if nodes.is_empty() {
         return Vec::new();
     }
     let name = tree.line(&format!("proc/{id}/comm")).unwrap_or_else(|| "a process".to_owned());
     nodes.into_iter().map(|node| (node, format!("{name} (process {id})"))).collect()
+}
+
+/// The node behind a link of /proc/PID/fd. The path in the link is that of the process: in a
+/// container or another root it has another name, so the number of the device counts if the kernel
+/// has a name for it. A file without `dev` in its path is not looked at: a server of files that
+/// does not answer would block this process.
+fn opened_node(tree: &Tree, link: &Path) -> Option<String> {
+    let target = fs::read_link(link).ok()?;
+    let (_, name) = target.to_str()?.split_once("/dev/")?;
+    let by_path = format!("dev/{name}");
+    match fs::metadata(link) {
+        Ok(metadata) => named_by_kernel(tree, &metadata, by_path),
+        Err(_) => Some(by_path),
+    }
+}
+
+/// The name of a device node; `None` for another kind of file.
+fn named_by_kernel(tree: &Tree, metadata: &Metadata, by_path: String) -> Option<String> {
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => "char",
+        kind if kind.is_block_device() => "block",
+        _ => return None,
+    };
+    let number = metadata.rdev();
+    let number = format!("{}:{}", libc::major(number), libc::minor(number));
+    Some(by_number(tree, kind, &number).and_then(|folder| node(&folder)).unwrap_or(by_path))
 }

@@ -250,6 +250,24 @@ fn a_process_that_has_a_node_of_the_device_open_is_a_use() {
 }
 
 #[test]
+fn the_path_of_a_node_in_another_root_does_not_matter() {
+    // In a root below /srv, where the kernel has no name for the node.
+    let fixture = host().process(71, "qemu", "/srv/root/dev/nvme0n1p3");
+    let what = "qemu (process 71), which has /dev/nvme0n1p3 open";
+    assert_eq!(openers(&fixture, "0000:00:02.0").as_deref(), Some(what));
+    // A file with such a path is no node.
+    let file = host().file("home/dev/nvme0n1p3", "");
+    let path = file.path("home/dev/nvme0n1p3");
+    let file = file.process(71, "cat", path.to_str().unwrap());
+    assert_eq!(openers(&file, "0000:00:02.0"), None);
+    // By another name: /dev/zero is 1:5 on each host, and the kernel of this one calls it so.
+    let fixture = host()
+        .process(71, "qemu", "/dev/zero")
+        .file("sys/dev/char/1:5/uevent", "MAJOR=1\nMINOR=5\nDEVNAME=nvme0n1p3\n");
+    assert_eq!(openers(&fixture, "0000:00:02.0").as_deref(), Some(what));
+}
+
+#[test]
 fn a_mixer_an_input_device_and_this_process_are_no_openers() {
     let control = format!("{}/uevent", below(AUDIO, "sound/card1/controlC1"));
     let fixture = host()
