@@ -23,6 +23,12 @@ pub enum Error {
          join its group with: usermod -aG kvm $USER (then log in again), or run the VMM as root"
     )]
     KvmPermission(PathBuf),
+    /// The device cgroup of the process denies `/dev/kvm`.
+    #[error(
+        "opening {0} is not permitted: the device cgroup of this process denies it\n  \
+         start the container with '--device {0}', or set 'DeviceAllow={0} rw' in the systemd unit"
+    )]
+    KvmDenied(PathBuf),
     /// `/dev/kvm` could not be opened for another reason.
     #[error("{path} could not be opened: {source}")]
     KvmOpen {

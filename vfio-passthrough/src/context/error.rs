@@ -130,10 +130,15 @@ impl From<Error> for io::Error {
 }
 
 fn group_hint(error: &io::Error, group: u32) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => format!("run 'chown $USER /dev/vfio/{group}' as root"),
-        io::ErrorKind::NotFound => format!(
-            "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
+    match error.raw_os_error() {
+        Some(libc::EACCES) => format!("run 'chown $USER /dev/vfio/{group}' as root"),
+        Some(libc::EPERM) => format!(
+            "the device cgroup of this process denies it: start the container with \
+             '--device /dev/vfio/{group}', or set 'DeviceAllow=' in the systemd unit"
+        ),
+        Some(libc::ENOENT) => format!(
+            "a container needs '--device /dev/vfio/{group}'; \
+             without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
              guest: turn on VT-d or AMD-Vi"
         ),
         _ => "see 'dmesg'".to_owned(),
@@ -172,6 +177,21 @@ mod tests {
     fn as_io(error: impl Into<io::Error>) -> (io::ErrorKind, String) {
         let error = error.into();
         (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn each_errno_of_a_groups_node_has_its_remedy() {
+        let cases = [
+            (libc::EACCES, "chown $USER /dev/vfio/7"),
+            (libc::EPERM, "the device cgroup of this process"),
+            (libc::ENOENT, "--device /dev/vfio/7"),
+            (libc::ENOENT, "/dev/vfio/noiommu-7"),
+            (libc::EIO, "dmesg"),
+        ];
+        for (errno, part) in cases {
+            let text = group_hint(&io::Error::from_raw_os_error(errno), 7);
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

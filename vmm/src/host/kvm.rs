@@ -73,7 +73,9 @@ fn open_error(path: &Path, errno: Errno) -> Error {
     match errno {
         // ENODEV, ENXIO: the module is loaded, and the CPU lacks the feature.
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
-        Errno::EACCES | Errno::EPERM => Error::KvmPermission(path),
+        Errno::EACCES => Error::KvmPermission(path),
+        // The modes of the node deny with EACCES, a device cgroup with EPERM.
+        Errno::EPERM => Error::KvmDenied(path),
         other => Error::KvmOpen { path, source: kvm_ioctls::Error::new(other as i32) },
     }
 }
@@ -125,6 +127,7 @@ mod tests {
         );
         assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm2\n"));
         assert!(text(Errno::EACCES).contains("usermod -aG kvm"));
+        assert!(text(Errno::EPERM).contains("'--device /dev/kvm2'"));
         assert!(text(Errno::EMFILE).starts_with("/dev/kvm2 could not be opened: "));
     }
 }

@@ -42,6 +42,14 @@ impl Fixture {
         self
     }
 
+    /// Adds a process that has a node open.
+    pub(crate) fn process(self, id: u32, name: &str, node: &str) -> Self {
+        let fd = self.path(&format!("proc/{id}/fd/3"));
+        fs::create_dir_all(fd.parent().unwrap()).unwrap();
+        symlink(node, fd).unwrap();
+        self.file(&format!("proc/{id}/comm"), format!("{name}\n"))
+    }
+
     /// Adds an NVMe on the first bus.
     pub(crate) fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
         self.device(address, "0x010802", Some(group), driver)

@@ -32,6 +32,7 @@ mod soak;
 mod support;
 mod tools;
 mod usb;
+mod used;
 mod vf_tokens;
 
 use std::process::ExitCode;
@@ -102,6 +103,7 @@ fn first_lane() -> Vec<Group> {
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
     let usb = Machine::new(Kernel::Stock612).devices(&[Device::Xhci, Device::TwoUhcis]);
+    let used = Machine::new(Kernel::Small).devices(used::DEVICES).with_host_share();
     vec![
         ("6.12", full(Kernel::Stock612), stock),
         ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
@@ -109,6 +111,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", usb, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e, nics::TESTS.to_vec()),
+        ("small, in use", used, used::TESTS.to_vec()),
         ("small, ports", ports, [host::TESTS, presence::ON_PORTS].concat()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
     ]

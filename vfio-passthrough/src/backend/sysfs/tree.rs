@@ -191,6 +191,14 @@ impl Sysfs {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
     }
 
+    /// VFIO is loaded and has no groups: a kernel without CONFIG_VFIO_GROUP has device nodes
+    /// (`/dev/vfio/devices`) and no group nodes. The class `vfio` is that of groups
+    /// (vfio_group_init), `vfio-dev` that of devices (vfio_init).
+    pub fn lacks_groups(&self) -> bool {
+        let has = |class: &str| self.root.join("class").join(class).exists();
+        has("vfio-dev") && !has("vfio")
+    }
+
     /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
     pub fn group_of(&self, file: &fs::File) -> Option<u32> {
         let metadata = file.metadata().ok()?;
@@ -403,6 +411,21 @@ mod tests {
             assert_eq!(sysfs.vf_token_of(virtual_), of, "{driver:?}");
             assert_eq!(sysfs.vf_token_of(physical), None);
         }
+    }
+
+    #[test]
+    fn a_kernel_with_nodes_of_devices_only_lacks_groups() {
+        let classes = |names: &[&str]| {
+            let tree = Tree::new();
+            names
+                .iter()
+                .for_each(|n| fs::create_dir_all(tree.0.path().join("class").join(n)).unwrap());
+            tree.sysfs().lacks_groups()
+        };
+        assert!(classes(&["vfio-dev"]));
+        assert!(!classes(&["vfio-dev", "vfio"]));
+        assert!(!classes(&["vfio"]), "Linux before 6.1");
+        assert!(!classes(&[]), "VFIO is not loaded");
     }
 
     #[test]

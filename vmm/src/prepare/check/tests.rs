@@ -405,3 +405,5 @@ fn the_list_names_the_vf_token_that_a_virtual_function_needs() {
 }
 
 mod hostile;
+mod members;
+mod ready;
