@@ -1,5 +1,10 @@
 //! A line is logged only where a person should act: an ordinary life of a function logs nothing.
-#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that fails panics"
+)]
 
 use std::sync::{Arc, Mutex};
 
@@ -54,7 +59,9 @@ const MSIX: u8 = 0x11;
 const AF: u8 = 0x13;
 
 /// A name, the size of config space, and the capabilities.
-const DEVICES: [(&str, usize, &[(u8, u8)]); 10] = [
+type Kind = (&'static str, usize, &'static [(u8, u8)]);
+
+const DEVICES: [Kind; 10] = [
     // As the kernel's sample mtty (MTTY_CONFIG_SPACE_SIZE).
     ("one byte less than conventional", 255, &[(PM, 0x40)]),
     ("conventional", 256, &[]),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use resources::{AddressRange, Layout};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::{Boot, Kernel, Opened, Platform, Ram};
+use vmm::{Boot, Error, Kernel, Opened, Platform, Ram};
 
 use crate::input::Input;
 
@@ -22,6 +22,13 @@ fn file(bytes: &[u8]) -> Option<Opened> {
     Opened::open("file", file.path(), RAM).ok()
 }
 
+/// The error of a refused file says what to do.
+fn assert_has_remedy(error: &Error) {
+    let is_refused = matches!(error, Error::NotAKernel { .. } | Error::DoesNotFit { .. });
+    let text = error.to_string();
+    assert!(!is_refused || text.contains("\n  "), "{text}");
+}
+
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let kind = input.u8();
@@ -33,8 +40,9 @@ pub fn run(bytes: &[u8]) {
     let layout = Layout { ram: vec![AddressRange::new(0, RAM)], ..Layout::default() };
     let ram = Ram::new(&layout.ram).unwrap();
     let load = if kind & 1 == 0 { Kernel::load } else { Kernel::load_again };
-    let Ok(kernel) = load(&image, ram.memory(), &layout) else {
-        return;
+    let kernel = match load(&image, ram.memory(), &layout) {
+        Ok(kernel) => kernel,
+        Err(error) => return assert_has_remedy(&error),
     };
     let platform = Platform { cpus: kind.max(1), slots: vec![1, 2] };
     let boot = Boot {

@@ -59,11 +59,11 @@ pub(crate) struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     ///
     /// Here and for --initrd and --kvm, 'fd=N' instead of a path names an inherited file
-    /// descriptor.
+    /// descriptor. Kernel and initramfs can be pipes, which are read to their end once.
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kernel: Source,
 
-    /// The guest's initramfs [default: none]
+    /// The guest's initramfs: a cpio archive, plain or compressed [default: none]
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     initrd: Option<Source>,
 

@@ -129,7 +129,7 @@ impl Opened {
     /// The file if it can be read at any offset, or a copy in memory if it is a pipe.
     fn readable(self, most: u64) -> Result<Self, Error> {
         let metadata = self.file.metadata().map_err(|source| self.failed(source))?;
-        match is_stream(&metadata, self.file.is_terminal()) {
+        match is_stream(&metadata, || self.file.is_terminal()) {
             Ok(false) => Ok(self),
             Ok(true) => self.copied(most),
             Err(why) => Err(self.refused(why)),
@@ -181,7 +181,7 @@ fn wait(pipe: &File) -> io::Result<()> {
 /// # Errors
 ///
 /// Why the file is not a boot file, with the remedy.
-fn is_stream(file: &Metadata, is_terminal: bool) -> Result<bool, &'static str> {
+fn is_stream(file: &Metadata, is_terminal: impl FnOnce() -> bool) -> Result<bool, &'static str> {
     let kind = file.file_type();
     if kind.is_file() {
         return Ok(file.size() == 0);
@@ -190,7 +190,9 @@ fn is_stream(file: &Metadata, is_terminal: bool) -> Result<bool, &'static str> {
         () if kind.is_fifo() => Ok(true),
         () if kind.is_dir() => Err("it is a folder\n  give a file in it; 'ls' lists them"),
         () if kind.is_socket() => Err(SOCKET),
-        () if is_terminal => Err("it is a terminal\n  give a file or a pipe"),
+        () if kind.is_char_device() && is_terminal() => {
+            Err("it is a terminal\n  give a file or a pipe")
+        }
         () if kind.is_char_device() => {
             Err("it is a character device, which may have no end\n  give a file or a pipe")
         }

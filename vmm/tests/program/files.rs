@@ -73,6 +73,18 @@ fn a_signal_ends_a_vmm_that_waits_for_a_fifo() {
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(124)));
 }
 
+/// Debug information is not loaded.
+#[test]
+fn a_guest_boots_from_an_elf_file_that_is_larger_than_its_ram() {
+    if !has_kvm("a_guest_boots_from_an_elf_file_that_is_larger_than_its_ram") {
+        return;
+    }
+    let kernel = reboots_once();
+    kernel.as_file().set_len(100 << 20).unwrap();
+    let output = run(kernel.path(), &[]);
+    assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
+}
+
 /// Lines of bash, the beginning of the error, and a further part of it.
 const REFUSED: [(&str, &str, &str); 8] = [
     ("VMM --kernel /tmp", "kernel /tmp: it is a folder", "give a file in it"),

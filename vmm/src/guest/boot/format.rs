@@ -15,8 +15,7 @@ const UKI_SECTION: &[u8; 8] = b".linux\0\0";
 pub(super) struct Compression {
     /// The program's name.
     pub(super) name: &'static str,
-    /// The arguments that make Linux refuse the result, if these are known: an initramfs with them
-    /// is not unpacked.
+    /// How to compress the file for Linux; `None` if Linux unpacks this form.
     pub(super) repack: Option<&'static str>,
 }
 
@@ -41,6 +40,7 @@ pub(super) enum Format {
     Efi,
     Disk(&'static str),
     Text,
+    /// An unknown format.
     Unknown,
 }
 

@@ -91,7 +91,7 @@ fn of_bzimage(head: &[u8], size: u64, unclear: &str) -> Refusal {
     let whole = bzimage_size(byte_at(head, SETUP_SECTS), u32_at(head, SYSSIZE));
     let [minor, major] = version.to_le_bytes();
     if byte_at(head, LOADFLAGS) & 1 == 0 {
-        Refusal::new("it is a zImage, which Linux 2.6.30 was the last to have", BZIMAGE)
+        Refusal::new("it is a zImage, the format of old kernels", BZIMAGE)
     } else if version < PROTOCOL {
         Refusal::new(
             format!("its boot protocol is {major}.{minor:02}, and 2.12 is needed"),
