@@ -2,7 +2,6 @@
 //! the device to a kind of reset, or to the reason why there is none.
 
 use std::io;
-use std::time::{Duration, Instant};
 
 use crate::address::PciAddress;
 use crate::backend::{BusMember, DeviceFlags, retry_while_locked};
@@ -33,10 +32,6 @@ pub enum Reset {
     /// The function is not reset.
     Nothing,
 }
-
-/// A reset that takes longer is logged. A device may take one second (PCIe 6.6.1); the kernel waits
-/// for 60 (pci_dev_wait).
-const SLOW: Duration = Duration::from_secs(2);
 
 impl Reset {
     /// The ioctl, as text.
@@ -72,18 +67,12 @@ pub(super) fn reset_once(device: &FunctionDevice, reset: Reset) -> io::Result<()
     }
 }
 
-/// Resets a function, and checks that it is usable afterwards.
+/// Resets a function, and checks that it is usable afterwards. The kernel waits for a slow device
+/// for 60 s, and logs that (pci_dev_wait).
 pub(super) fn reset_and_check(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
-    let begin = Instant::now();
     let result = retry_while_locked(|| reset_once(device, reset));
     result.map_err(|source| reset.error(device, source))?;
-    device.wait_until_usable(reset.afterwards())?;
-    let taken = begin.elapsed();
-    if taken > SLOW {
-        let (address, call, seconds) = (device.address, reset.call(), taken.as_secs());
-        log::warn!("{address}: {call} took {seconds} s: the device was slow; see 'dmesg'");
-    }
-    Ok(())
+    device.wait_until_usable(reset.afterwards()).map(drop)
 }
 
 /// Chooses the reset of a function. `members` gets the functions on its bus.
