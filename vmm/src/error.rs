@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::host::limits::Shortage;
-
 /// A fatal error.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -262,12 +260,6 @@ fn in_use(error: &io::Error) -> &'static str {
             "\n  another VMM listens on this socket, or the file is not a socket: choose another path"
         }
         _ => "",
-    }
-}
-
-impl From<Shortage> for Error {
-    fn from(Shortage { what, remedy }: Shortage) -> Self {
-        Self::Limit { what, remedy }
     }
 }
 

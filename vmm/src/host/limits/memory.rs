@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::cgroup::{Cgroups, Controller, Limit, read};
 use super::rlimits::Kind;
-use super::{Shortage, within};
+use super::shortage::{Shortage, within};
 use crate::config::{Config, Memory};
 
 /// What a guest needs of the host's memory.

@@ -6,6 +6,7 @@
 mod cgroup;
 mod memory;
 mod rlimits;
+mod shortage;
 
 use std::path::Path;
 
@@ -17,15 +18,9 @@ use crate::error::Error;
 pub(crate) use cgroup::Cgroups;
 use cgroup::Controller;
 pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit};
-pub(crate) use rlimits::Kind;
-
-/// The host has too little of something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shortage {
-    /// What is needed, and what the host has.
-    pub(crate) what: String,
-    pub(crate) remedy: String,
-}
+use rlimits::Kind;
+pub(crate) use shortage::Shortage;
+use shortage::within;
 
 /// The limit on open files: the text of `/proc/self/limits`.
 pub(crate) struct FileLimit(String);
@@ -160,22 +155,6 @@ pub(crate) fn mappings(root: &Path, cpus: u8) -> Result<(), Shortage> {
         Some(most) => Err(Shortage {
             what: format!("the VMM has up to {needed} mappings, and the host allows {most}"),
             remedy: "sysctl vm.max_map_count=65530".to_owned(),
-        }),
-    }
-}
-
-/// Checks a hard limit. A process without this limit passes.
-fn within(
-    kind: Kind,
-    limits: &str,
-    needed: u64,
-    what: impl FnOnce(u64) -> String,
-) -> Result<(), Shortage> {
-    match kind.of(limits).filter(|limit| limit.hard < needed) {
-        None => Ok(()),
-        Some(limit) => Err(Shortage {
-            what: format!("{} ({})", what(limit.hard), kind.name()),
-            remedy: kind.remedy(needed),
         }),
     }
 }
