@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::host::limits::Shortage;
-
 /// A fatal error.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -337,12 +335,6 @@ fn token_option(error: &vfio_passthrough::context::Error) -> String {
         }
         VfTokenProblem::NotTaken => format!("\n  give: --vfio {address}"),
         _ => String::new(),
-    }
-}
-
-impl From<Shortage> for Error {
-    fn from(Shortage { what, remedy }: Shortage) -> Self {
-        Self::Limit { what, remedy }
     }
 }
 

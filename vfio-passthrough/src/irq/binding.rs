@@ -66,8 +66,7 @@ impl Binding {
         let result = self.carry_out_plan(wanted, &mut shortage);
         let was_short = self.is_short;
         // A guest that enables the index again is not reported again.
-        let all = wanted.enabled && self.has_all(wanted);
-        self.is_short = !all && (was_short || shortage.is_some());
+        self.is_short = (was_short || shortage.is_some()) && !self.has_all(wanted);
         match shortage.filter(|_| !was_short) {
             Some(error) if !self.state.enabled => result.and(Err(error)),
             Some(error) => {
@@ -78,10 +77,10 @@ impl Binding {
         }
     }
 
-    /// Whether every vector is bound and routed, as far as the guest programmed it.
+    /// Whether the guest enabled the index, and every vector that it programmed is bound and routed.
     fn has_all(&self, wanted: &ProgrammedVectors) -> bool {
         let fewer = self.growth == Growth::Fixed && self.state.bound.len() < wanted.vectors.into();
-        self.state.is_complete(wanted) && !fewer
+        wanted.enabled && self.state.is_complete(wanted) && !fewer
     }
 
     fn report(&self, wanted: &ProgrammedVectors, error: &Error) {
@@ -89,10 +88,10 @@ impl Binding {
         let works =
             |vector: &&u16| state.bound.contains(vector) && state.routed.contains_key(vector);
         let (had, asked) = match self.growth {
-            Growth::Fixed => (state.bound.len(), wanted.vectors.into()),
-            Growth::Dynamic => {
-                (wanted.unmasked.keys().filter(works).count(), wanted.unmasked.len())
+            Growth::Fixed if state.bound.len() < wanted.vectors.into() => {
+                (state.bound.len(), wanted.vectors.into())
             }
+            _ => (wanted.unmasked.keys().filter(works).count(), wanted.unmasked.len()),
         };
         log::warn!(
             "{address}: {index} has {had} of the {asked} vectors that the guest uses: {error}"

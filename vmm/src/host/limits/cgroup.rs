@@ -37,19 +37,39 @@ impl Limit {
     }
 }
 
-/// The groups of this process for one controller, from its own group to the highest one.
+/// The control groups of this process.
+pub(crate) struct Cgroups {
+    /// The folder of `/proc` and `/sys`.
+    root: PathBuf,
+    /// `/proc/self/cgroup`.
+    memberships: String,
+}
+
+/// The groups of one controller, from the process's own group to the highest one.
 struct Groups {
     folders: Vec<PathBuf>,
     is_v1: bool,
 }
 
-/// The first limit, from the process's own group upwards, that has less than `needed` left. `root`
-/// is the folder of `/proc` and `/sys`.
-pub(crate) fn lacking(root: &Path, controller: Controller, needed: u64) -> Option<Limit> {
-    let memberships = read(&root.join("proc/self/cgroup"))?;
-    let groups = groups(root, &memberships, controller)?;
-    let short = |folder: &PathBuf| limit(folder, groups.is_v1, controller, needed);
-    groups.folders.iter().find_map(short)
+impl Cgroups {
+    /// The groups of this process. A host without control groups has no limits.
+    pub(crate) fn of(root: &Path) -> Self {
+        let memberships = read(&root.join("proc/self/cgroup")).unwrap_or_default();
+        Self { root: root.to_owned(), memberships }
+    }
+
+    /// The first limit, from the process's own group upwards, that has less than `needed` left.
+    pub(crate) fn lacking(&self, controller: Controller, needed: u64) -> Option<Limit> {
+        let groups = groups(&self.root, &self.memberships, controller)?;
+        let short = |folder: &PathBuf| limit(folder, groups.is_v1, controller, needed);
+        groups.folders.iter().find_map(short)
+    }
+
+    /// The path of a file as a user has it.
+    pub(crate) fn shown(&self, file: &Path) -> String {
+        let below = file.strip_prefix(&self.root).unwrap_or(file);
+        Path::new("/").join(below).display().to_string()
+    }
 }
 
 /// The groups of a controller. `memberships` is `/proc/self/cgroup`: a line `ID:CONTROLLERS:PATH`

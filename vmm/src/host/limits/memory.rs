@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::cgroup::{Controller, Limit, lacking, read};
+use super::cgroup::{Cgroups, Controller, Limit, read};
 use super::rlimits::Kind;
-use super::{Shortage, shown, within};
+use super::shortage::{Shortage, within};
 use crate::config::{Config, Memory};
 
 /// What a guest needs of the host's memory.
@@ -54,7 +54,7 @@ impl MemoryNeeds {
 }
 
 /// Checks the limits above which the kernel refuses memory or kills the process.
-pub(crate) fn hard(root: &Path, limits: &str, needs: &MemoryNeeds) -> Result<(), Shortage> {
+pub(crate) fn hard(groups: &Cgroups, limits: &str, needs: &MemoryNeeds) -> Result<(), Shortage> {
     let ram = needs.memory.bytes() >> 20;
     for (kind, needed) in needs.limited() {
         within(kind, limits, needed, |most| {
@@ -67,40 +67,42 @@ pub(crate) fn hard(root: &Path, limits: &str, needs: &MemoryNeeds) -> Result<(),
         })?;
     }
     if let Some(page) = needs.memory.hugepages {
-        let found = lacking(root, Controller::HugePages(page), needs.memory.bytes());
-        refuse(root, found, needs.memory.bytes(), &format!("huge pages of {page}"))?;
+        let found = groups.lacking(Controller::HugePages(page), needs.memory.bytes());
+        refuse(groups, found, needs.memory.bytes(), &format!("huge pages of {page}"))?;
     }
     let needed = needs.charged();
-    match lacking(root, Controller::Memory, needed) {
+    match groups.lacking(Controller::Memory, needed) {
         Some(limit) if needs.at_once || limit.most < needed => {
-            refuse(root, Some(limit), needed, "memory")
+            refuse(groups, Some(limit), needed, "memory")
         }
         _ => Ok(()),
     }
 }
 
 /// Checks the limits with which a guest starts, and may fail later.
-pub(super) fn soft(root: &Path, needs: &MemoryNeeds) -> Result<(), Shortage> {
+pub(super) fn soft(groups: &Cgroups, needs: &MemoryNeeds) -> Result<(), Shortage> {
     let needed = needs.charged();
-    refuse(root, lacking(root, Controller::Memory, needed), needed, "memory")?;
-    high(root, needs)
+    // Where all memory is needed at once, `hard` has refused this.
+    let rest = (!needs.at_once).then(|| groups.lacking(Controller::Memory, needed)).flatten();
+    refuse(groups, rest, needed, "memory")?;
+    high(groups, needs)
 }
 
 /// Checks the limit above which the kernel lets the VMM wait, which looks like a VMM that hangs.
-pub(crate) fn high(root: &Path, needs: &MemoryNeeds) -> Result<(), Shortage> {
+pub(crate) fn high(groups: &Cgroups, needs: &MemoryNeeds) -> Result<(), Shortage> {
     let needed = needs.charged();
-    let limit = lacking(root, Controller::MemoryHigh, needed);
-    refuse(root, limit, needed, "memory").map_err(|short| Shortage {
+    let limit = groups.lacking(Controller::MemoryHigh, needed);
+    refuse(groups, limit, needed, "memory").map_err(|short| Shortage {
         what: format!("{}: the kernel slows the VMM down", short.what),
         remedy: short.remedy.replace("MemoryMax=", "MemoryHigh="),
     })
 }
 
-fn refuse(root: &Path, limit: Option<Limit>, needed: u64, what: &str) -> Result<(), Shortage> {
+fn refuse(groups: &Cgroups, limit: Option<Limit>, needed: u64, what: &str) -> Result<(), Shortage> {
     let Some(limit) = limit else {
         return Ok(());
     };
-    let file = shown(root, &limit.file);
+    let file = groups.shown(&limit.file);
     let [needs, free, most] = [needed, limit.free(), limit.most].map(|bytes| bytes >> 20);
     let enough = limit.used.saturating_add(needed).div_ceil(1 << 20);
     let unit = match what {

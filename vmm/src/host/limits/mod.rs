@@ -3,9 +3,10 @@
 //!
 //! Each function takes the root folder of `/proc` and `/sys`, so that tests can use fake trees.
 
-pub(crate) mod cgroup;
+mod cgroup;
 mod memory;
 mod rlimits;
+mod shortage;
 
 use std::path::Path;
 
@@ -14,17 +15,12 @@ use nix::unistd::geteuid;
 use crate::config::Config;
 use crate::error::Error;
 
-use cgroup::{Controller, lacking};
+pub(crate) use cgroup::Cgroups;
+use cgroup::Controller;
 pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit};
-pub(crate) use rlimits::Kind;
-
-/// The host has too little of something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shortage {
-    /// What is needed, and what the host has.
-    pub(crate) what: String,
-    pub(crate) remedy: String,
-}
+use rlimits::Kind;
+pub(crate) use shortage::Shortage;
+use shortage::within;
 
 /// The limit on open files: the text of `/proc/self/limits`.
 pub(crate) struct FileLimit(String);
@@ -56,13 +52,14 @@ pub(crate) fn check(config: &Config) -> Result<FileLimit, Error> {
     let limits = cgroup::read(&root.join("proc/self/limits")).unwrap_or_default();
     raise_files(&limits);
     files(&limits, files_needed(config.cpus, config.vfio.iter().map(|_| 0)))?;
-    threads(root, &limits, config.cpus, is_root)?;
+    let groups = Cgroups::of(root);
+    threads(&groups, &limits, config.cpus, is_root)?;
     let needs = MemoryNeeds::of(config);
     for (kind, needed) in needs.limited() {
         raise(kind, &limits, needed);
     }
-    memory(root, &limits, &needs)?;
-    if let Err(shortage) = memory::soft(root, &needs) {
+    memory(&groups, &limits, &needs)?;
+    if let Err(shortage) = memory::soft(&groups, &needs) {
         log::warn!("{}; {}", shortage.what, shortage.remedy);
     }
     Ok(FileLimit(limits))
@@ -113,7 +110,7 @@ pub(crate) fn is_root() -> bool {
 /// Checks that the threads of the VMM can start. The threads that the user has in other processes
 /// are not counted: that takes a walk through all of `/proc`.
 pub(crate) fn threads(
-    root: &Path,
+    groups: &Cgroups,
     limits: &str,
     cpus: u8,
     is_exempt: impl FnOnce() -> bool,
@@ -123,10 +120,10 @@ pub(crate) fn threads(
         format!("--cpus {cpus} needs {needed} threads, and the limit of this user is {hard}")
     });
     own.or_else(|shortage| if is_exempt() { Ok(()) } else { Err(shortage) })?;
-    match lacking(root, Controller::Threads, needed.saturating_sub(1)) {
+    match groups.lacking(Controller::Threads, needed.saturating_sub(1)) {
         None => Ok(()),
         Some(limit) => {
-            let (file, free) = (shown(root, &limit.file), limit.free());
+            let (file, free) = (groups.shown(&limit.file), limit.free());
             let enough = limit.used.saturating_add(needed);
             Err(Shortage {
                 what: format!(
@@ -160,28 +157,6 @@ pub(crate) fn mappings(root: &Path, cpus: u8) -> Result<(), Shortage> {
             remedy: "sysctl vm.max_map_count=65530".to_owned(),
         }),
     }
-}
-
-/// Checks a hard limit. A process without this limit passes.
-fn within(
-    kind: Kind,
-    limits: &str,
-    needed: u64,
-    what: impl FnOnce(u64) -> String,
-) -> Result<(), Shortage> {
-    match kind.of(limits).filter(|limit| limit.hard < needed) {
-        None => Ok(()),
-        Some(limit) => Err(Shortage {
-            what: format!("{} ({})", what(limit.hard), kind.name()),
-            remedy: kind.remedy(needed),
-        }),
-    }
-}
-
-/// The path of a file as a user has it.
-fn shown(root: &Path, file: &Path) -> String {
-    let below = file.strip_prefix(root).unwrap_or(file);
-    Path::new("/").join(below).display().to_string()
 }
 
 #[cfg(test)]

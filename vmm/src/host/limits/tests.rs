@@ -47,13 +47,14 @@ fn grouped(files: &[(&str, &str)]) -> TempDir {
 fn too_few_threads_name_their_limit() {
     let root = grouped(&[]);
     let limits = limit("Max processes", "5");
-    let user = |cpus, is_exempt: bool| threads(root.path(), &limits, cpus, || is_exempt);
+    let user =
+        |cpus, is_exempt: bool| threads(&Cgroups::of(root.path()), &limits, cpus, || is_exempt);
     assert_eq!((user(2, false), user(200, true)), (Ok(()), Ok(())));
     has(user(3, false), &["--cpus 3 needs 6 threads", "is 5 (RLIMIT_NPROC)", "'ulimit -u 6'"]);
 
     let root =
         grouped(&[("sys/fs/cgroup/a/pids.max", "20\n"), ("sys/fs/cgroup/a/pids.current", "10\n")]);
-    let group = |cpus| threads(root.path(), "", cpus, || true);
+    let group = |cpus| threads(&Cgroups::of(root.path()), "", cpus, || true);
     assert_eq!(group(8), Ok(()), "this process is counted already");
     let parts = [
         "--cpus 9 needs 12 threads",
@@ -77,8 +78,8 @@ fn too_little_memory_of_the_group_names_the_group() {
             (file.as_str(), mib(most).as_str()),
             ("sys/fs/cgroup/a/memory.current", mib(used).as_str()),
         ]);
-        let of = |needs: MemoryNeeds| memory(root.path(), "", &needs);
-        let warned = memory::soft(root.path(), &needs("1G", false));
+        let of = |needs: MemoryNeeds| memory(&Cgroups::of(root.path()), "", &needs);
+        let warned = memory::soft(&Cgroups::of(root.path()), &needs("1G", false));
         (of(needs("1G", true)), of(needs("1G", false)), warned)
     };
     // The limit, what is used, and whether a guest with devices and one without are refused.
@@ -113,7 +114,7 @@ fn huge_pages_have_a_limit_of_their_own() {
         ("sys/fs/cgroup/a/memory.max", "20971520\n"),
         ("sys/fs/cgroup/a/hugetlb.2MB.max", "67108864\n"),
     ]);
-    let of = |asked| memory(root.path(), "", &needs(asked, true));
+    let of = |asked| memory(&Cgroups::of(root.path()), "", &needs(asked, true));
     assert_eq!(of("size=64M,hugepages=2M"), Ok(()));
     has(
         of("size=66M,hugepages=2M"),
@@ -133,14 +134,17 @@ fn limits_of_the_process_apply_to_the_memory() {
     for (name, asked, mib, text) in cases {
         let with = |bytes: u64| {
             let limits = limit(name, &bytes.to_string());
-            memory(root.path(), &limits, &needs(asked, true))
+            memory(&Cgroups::of(root.path()), &limits, &needs(asked, true))
         };
         assert_eq!(with(mib << 20), Ok(()), "{name}");
         has(with((mib << 20) - 1), &["guest RAM of 64 MiB", text, "ulimit", "reduce --memory"]);
     }
     let limits = limit("Max data size", "1") + &limit("Max file size", "1");
-    assert!(memory(root.path(), &limits, &needs("64M", true)).is_err());
-    assert_eq!(memory(root.path(), &limit("Max file size", "1"), &needs("64M", true)), Ok(()));
+    assert!(memory(&Cgroups::of(root.path()), &limits, &needs("64M", true)).is_err());
+    assert_eq!(
+        memory(&Cgroups::of(root.path()), &limit("Max file size", "1"), &needs("64M", true)),
+        Ok(())
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::super::inventory::Inventory;
 use super::line::Line;
 use crate::config::Memory;
-use crate::host::limits::{self, MemoryNeeds, Shortage};
+use crate::host::limits::{self, Cgroups, MemoryNeeds, Shortage};
 
 /// The number of vCPUs, with which nothing else can be counted: `vmm check` is not asked for more.
 const CPUS: u8 = 1;
@@ -15,12 +15,13 @@ pub(crate) fn lines(
     vectors: impl IntoIterator<Item = u64>,
 ) -> Vec<Line> {
     let root = host.tree.path("");
+    let groups = Cgroups::of(&root);
     let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let needs = MemoryNeeds { memory: asked, cpus: CPUS, at_once: true };
     let files = limits::files_needed(0, vectors);
-    let threads = limits::threads(&root, &limits, CPUS, limits::is_root);
+    let threads = limits::threads(&groups, &limits, CPUS, limits::is_root);
     vec![
-        memory_limit(limits::memory(&root, &limits, &needs), limits::high(&root, &needs)),
+        memory_limit(limits::memory(&groups, &limits, &needs), limits::high(&groups, &needs)),
         line("overcommit", limits::over_commit(&root, &needs), "the kernel promises the memory"),
         line("threads", threads, "the limits allow the threads of the VMM"),
         line("mappings", limits::mappings(&root, CPUS), "vm.max_map_count allows the mappings"),

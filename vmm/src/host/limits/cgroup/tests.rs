@@ -20,7 +20,7 @@ fn host(files: &[(&str, &str)]) -> TempDir {
 /// The file of the limit that lacks 100 bytes or threads, and what is free of it.
 fn found(files: &[(&str, &str)], controller: Controller) -> Option<(String, u64)> {
     let root = host(files);
-    let limit = lacking(root.path(), controller, 100)?;
+    let limit = Cgroups::of(root.path()).lacking(controller, 100)?;
     let file = limit.file.strip_prefix(root.path().join("sys/fs/cgroup")).unwrap();
     Some((file.display().to_string(), limit.free()))
 }
@@ -118,5 +118,5 @@ fn a_host_without_control_groups_has_no_limit() {
         let files = [("proc/self/cgroup", memberships), ("sys/fs/cgroup/memory.max", "0\n")];
         assert_eq!(found(&files, Controller::Memory), None, "{memberships:?}");
     }
-    assert_eq!(lacking(Path::new("/nonexistent"), Controller::Memory, 1), None);
+    assert_eq!(Cgroups::of(Path::new("/nonexistent")).lacking(Controller::Memory, 1), None);
 }
