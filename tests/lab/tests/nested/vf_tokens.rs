@@ -9,7 +9,7 @@ use crate::support::{VFIO, assert_parts, assert_refused, boot, hashes};
 use crate::tools::{SUCCESS, output};
 
 pub const TESTS: &[Test] =
-    &[("VF tokens: a virtual function is opened with that of its NVMe", tokens)];
+    &[("functions: a virtual one is opened with the VF token of its NVMe", tokens)];
 
 const TOKEN: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
 const OTHER: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f4";
