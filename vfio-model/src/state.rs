@@ -10,13 +10,15 @@ use crate::hardware::Hardware;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
 use crate::type1::{Process, Type1};
-use crate::vf_token::Token;
 
 /// A host with `/dev/vfio`, and one process that uses it. See the [crate](crate).
 #[derive(Debug)]
 pub struct System {
     state: Mutex<State>,
 }
+
+/// A VF token: the bytes of a UUID, in the order of its text.
+pub(crate) type Token = [u8; 16];
 
 /// What the lock of a [`System`] protects.
 #[derive(Debug)]

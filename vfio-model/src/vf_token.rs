@@ -13,10 +13,7 @@ use crate::address::PciAddress;
 use crate::errno::errno;
 use crate::files::{Fd, Kind};
 use crate::info::word;
-use crate::state::{State, System};
-
-/// The bytes of a UUID, in the order of its text.
-pub(crate) type Token = [u8; 16];
+use crate::state::{State, System, Token};
 
 /// The size of `struct vfio_device_feature` without its data.
 const FEATURE: usize = 8;

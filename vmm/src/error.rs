@@ -206,7 +206,7 @@ pub enum Error {
     Slot(#[from] devices::SlotError),
     /// The assigned functions cannot be placed on the guest's bus.
     #[error(transparent)]
-    Place(#[from] crate::passthrough::places::PlaceError),
+    Place(#[from] PlaceError),
     /// The value of `--vfio` is not a PCI device.
     #[error("--vfio: {0}")]
     DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),
@@ -291,6 +291,44 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+}
+
+/// Why the assigned functions cannot be placed on the guest's bus.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlaceError {
+    /// Two functions have the same place.
+    #[error(
+        "--vfio {second}: place {place} of the guest's bus is already taken by {first}\n  \
+         give one of them another place with: --vfio ADDRESS,at=SLOT.FUNCTION"
+    )]
+    Taken {
+        /// The place.
+        place: devices::DevFn,
+        /// The function that has it.
+        first: vfio_passthrough::PciAddress,
+        /// The function that comes second.
+        second: vfio_passthrough::PciAddress,
+    },
+    /// A guest looks for functions 1 to 7 of a slot only if function 0 exists.
+    #[error(
+        "--vfio {address}: at {place} a guest does not find it, because its slot has no function 0 \
+         (PCI 3.0, 3.2.2.3.4)\n  \
+         put a function at {slot:02x}.0 with: --vfio ADDRESS,at={slot:02x}.0",
+        slot = place.slot()
+    )]
+    NoFunction0 {
+        /// The function.
+        address: vfio_passthrough::PciAddress,
+        /// Its place.
+        place: devices::DevFn,
+    },
+    /// Too many devices.
+    #[error(
+        "--vfio {0}: all slots of the guest's bus are taken: it has 31 besides that of the host \
+         bridge\n  \
+         several functions fit in one slot with: --vfio ADDRESS,at=SLOT.FUNCTION"
+    )]
+    Full(vfio_passthrough::PciAddress),
 }
 
 fn socket_remedy(error: &io::Error) -> &'static str {

@@ -125,7 +125,7 @@ impl ConfigSpace {
     /// Shows the function as one of several of its device (PCI 3.0, 6.2.1).
     pub fn set_multifunction(&mut self) {
         for bytes in [&mut self.bytes, &mut self.power_on] {
-            let header_type = bytes.iter_mut().nth(usize::from(HEADER_TYPE));
+            let header_type = bytes.get_mut(usize::from(HEADER_TYPE));
             header_type.into_iter().for_each(|byte| byte.value |= MULTIFUNCTION);
         }
     }

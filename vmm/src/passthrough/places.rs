@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use devices::{DevFn, SLOTS};
-use thiserror::Error;
 use vfio_passthrough::PciAddress;
 
 use crate::config::Place;
+use crate::error::PlaceError;
 
 /// The host bridge occupies slot 0.
 const FIRST_SLOT: u8 = 1;
@@ -23,44 +23,6 @@ pub(crate) struct Candidate {
     pub(crate) is_virtual: bool,
     /// The place that the user asked for.
     pub(crate) at: Option<Place>,
-}
-
-/// Why the functions cannot be placed.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum PlaceError {
-    /// Two functions have the same place.
-    #[error(
-        "--vfio {second}: place {place} of the guest's bus is already taken by {first}\n  \
-         give one of them another place with: --vfio ADDRESS,at=SLOT.FUNCTION"
-    )]
-    Taken {
-        /// The place.
-        place: DevFn,
-        /// The function that has it.
-        first: PciAddress,
-        /// The function that comes second.
-        second: PciAddress,
-    },
-    /// A guest looks for functions 1 to 7 of a slot only if function 0 exists.
-    #[error(
-        "--vfio {address}: at {place} a guest does not find it, because its slot has no function 0 \
-         (PCI 3.0, 3.2.2.3.4)\n  \
-         put a function at {slot:02x}.0 with: --vfio ADDRESS,at={slot:02x}.0",
-        slot = place.slot()
-    )]
-    NoFunction0 {
-        /// The function.
-        address: PciAddress,
-        /// Its place.
-        place: DevFn,
-    },
-    /// Too many devices.
-    #[error(
-        "--vfio {0}: all slots of the guest's bus are taken: it has 31 besides that of the host \
-         bridge\n  \
-         several functions fit in one slot with: --vfio ADDRESS,at=SLOT.FUNCTION"
-    )]
-    Full(PciAddress),
 }
 
 /// The place of each candidate, in their order.

@@ -8,8 +8,8 @@ use crate::support::{VFIO, assert_refused, assigned, boot};
 
 pub const TESTS: &[Test] = &[
     ("a USB controller works with MSI", finds_its_device),
-    ("two functions of a device share a slot, and have their own pins", two_functions),
-    ("a function is placed where at= says, and a place has one function", places),
+    ("functions: two of one device share a slot, and have their own pins", two_functions),
+    ("functions: one is placed where at= says, and a place has one", places),
 ];
 
 fn finds_its_device(l1: &mut L1) -> Result<(), Error> {
