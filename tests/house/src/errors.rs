@@ -75,8 +75,9 @@ fn names_in(tokens: TokenStream, names: &mut BTreeSet<String>) {
     }
     for pair in tokens.windows(2) {
         if let [TokenTree::Ident(call), TokenTree::Group(arguments)] = pair {
-            let is_call = ["ok", "warning", "fail", "failed"].iter().any(|name| call == name)
-                && arguments.delimiter() == Delimiter::Parenthesis;
+            let is_call =
+                ["ok", "warning", "fail", "failed", "checked"].iter().any(|name| call == name)
+                    && arguments.delimiter() == Delimiter::Parenthesis;
             let first = arguments.stream().into_iter().next();
             names.extend(first.as_ref().and_then(text_of).filter(|_| is_call));
         }

@@ -22,10 +22,10 @@ pub(crate) fn lines(
     let threads = limits::threads(&groups, &limits, CPUS, limits::is_root);
     vec![
         memory_limit(limits::memory(&groups, &limits, &needs), limits::high(&groups, &needs)),
-        line("overcommit", limits::over_commit(&root, &needs), "the kernel promises the memory"),
-        line("threads", threads, "the limits allow the threads of the VMM"),
-        line("mappings", limits::mappings(&root, CPUS), "vm.max_map_count allows the mappings"),
-        line(
+        checked("overcommit", limits::over_commit(&root, &needs), "the kernel promises the memory"),
+        checked("threads", threads, "the limits allow the threads of the VMM"),
+        checked("mappings", limits::mappings(&root, CPUS), "vm.max_map_count allows the mappings"),
+        checked(
             "open-files",
             limits::files(&limits, files),
             &format!("the VMM opens up to {files} files, within the limit"),
@@ -33,7 +33,7 @@ pub(crate) fn lines(
     ]
 }
 
-fn line(check: &'static str, result: Result<(), Shortage>, ok: &str) -> Line {
+fn checked(check: &'static str, result: Result<(), Shortage>, ok: &str) -> Line {
     match result {
         Ok(()) => Line::ok(check, ok),
         Err(Shortage { what, remedy }) => Line::fail(check, what, remedy),
@@ -44,8 +44,10 @@ fn memory_limit(hard: Result<(), Shortage>, high: Result<(), Shortage>) -> Line 
     let check = "memory-limits";
     match (hard, high) {
         (Ok(()), Err(Shortage { what, remedy })) => Line::warning(check, what, remedy),
-        (hard, _) => {
-            line(check, hard, "the limits of the process and of its control group allow the memory")
-        }
+        (hard, _) => checked(
+            check,
+            hard,
+            "the limits of the process and of its control group allow the memory",
+        ),
     }
 }
