@@ -127,7 +127,7 @@ fn express() -> Vec<Case> {
         shown(
             "FLR bit, and no reset in VFIO",
             |odd| odd.resets = false,
-            1,
+            0,
             |seen| {
                 assert_eq!(seen.u8(EXPRESS + 7) & 0x10, 0);
             },

@@ -94,7 +94,8 @@ mod tests {
     const FOLDER: &str = "sys/bus/pci/devices/0000:00:02.0";
 
     fn good() -> Fixture {
-        Fixture::new().nvme(NVME, 7, Some("vfio-pci"))
+        let remapped = " 24:  0  0  IR-PCI-MSI-0000:00:02.0  0-edge  nvme0q0\n";
+        Fixture::new().nvme(NVME, 7, Some("vfio-pci")).file("proc/interrupts", remapped)
     }
 
     fn with(name: &str, contents: impl AsRef<[u8]>) -> Fixture {

@@ -1,5 +1,6 @@
 //! One host for each reason why a guest would not start, and for its neighbour that is none.
 
+use super::super::super::fixture::header_of;
 use super::*;
 
 const CDEV: &str = "sys/class/vfio-dev/vfio0/dev";
@@ -181,6 +182,7 @@ fn a_device_on_the_denylist_of_vfio_pci_fails_unless_the_list_is_off() {
             .nvme(NVME, 7, driver)
             .file(&format!("{folder}/vendor"), "0x8086\n")
             .file(&format!("{folder}/device"), "0x37c8\n")
+            .file(&format!("{folder}/config"), header_of((0x8086, 0x37c8)))
     };
     let parts = ["(denylist)", "modprobe vfio-pci disable_denylist=1"];
     complains(&fixture(Some("c6xx")), &probes(), "driver Fail", &parts);
