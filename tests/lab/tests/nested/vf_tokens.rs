@@ -5,6 +5,7 @@ use lab::protocol::Request;
 use lab::{Device, Error, Guest, L1, Outcome, sha256};
 
 use crate::Test;
+use crate::devices::ONE_DISK_EACH;
 use crate::support::{VFIO, assert_parts, assert_refused, boot, hashes};
 use crate::tools::{SUCCESS, output};
 
@@ -73,6 +74,7 @@ fn refusals(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
 fn both(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
     let expected = sha256(&l1.image(9)?[..HASHED]);
     let guest = Guest::new("disks:1,hash:1M")
+        .command_line(ONE_DISK_EACH)
         .device(&with(virtual_, TOKEN))
         .device_without_reset(&with(physical, TOKEN));
     let outcome = boot(l1, &guest)?;
