@@ -73,7 +73,7 @@ fn refusals(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
 /// test reads from virtual functions.
 fn both(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
     let expected = sha256(&l1.image(9)?[..HASHED]);
-    let guest = Guest::new("disks:1,hash:1M")
+    let guest = Guest::new("look,disks:1,hash:1M")
         .command_line(ONE_DISK_EACH)
         .device(&with(virtual_, TOKEN))
         .device_without_reset(&with(physical, TOKEN));
