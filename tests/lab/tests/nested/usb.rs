@@ -44,7 +44,7 @@ fn uhcis(l1: &mut L1) -> Result<[String; 2], Error> {
 /// Boots a guest with both functions, whose drivers both find their tablets by interrupts.
 /// Returns address and ID of each in the guest.
 fn boot_with(l1: &mut L1, functions: [&str; 2]) -> Result<Vec<(String, String)>, Error> {
-    let guest = Guest::new("usb:2,interrupts");
+    let guest = Guest::new("look,usb:2,interrupts");
     let guest = functions.iter().fold(guest, |guest, own| guest.device_without_reset(own));
     let outcome = boot(l1, &guest)?;
     let tablets = outcome.reports.iter().find_map(|report| match report {

@@ -5,6 +5,7 @@ use lab::protocol::Request;
 use lab::{Device, Error, Guest, L1, Outcome, sha256};
 
 use crate::Test;
+use crate::devices::ONE_DISK_EACH;
 use crate::support::{VFIO, assert_parts, assert_refused, boot, hashes};
 use crate::tools::{SUCCESS, output};
 
@@ -71,16 +72,20 @@ fn refusals(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
 /// The virtual function is named first. It has no queues here, so the guest only sees it; another
 /// test reads from virtual functions.
 fn both(l1: &mut L1, physical: &str, virtual_: &str) -> Result<(), Error> {
-    let expected = sha256(&l1.image(9)?[..HASHED]);
-    let guest = Guest::new("disks:1,hash:1M")
+    let guest = Guest::new("look,disks:1")
+        .command_line(ONE_DISK_EACH)
         .device(&with(virtual_, TOKEN))
         .device_without_reset(&with(physical, TOKEN));
     let outcome = boot(l1, &guest)?;
-    assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
     assert_eq!(nvmes(&outcome), ["0000:00:01.0", "0000:00:02.0"], "{}", outcome.details());
     // The token stays when its physical function is closed.
     let outcome = boot(l1, &Guest::new("look").device(&with(virtual_, TOKEN)))?;
     assert_eq!(nvmes(&outcome), ["0000:00:01.0"], "{}", outcome.details());
+    // While no virtual function is in use, the physical function takes any token.
+    let expected = sha256(&l1.image(9)?[..HASHED]);
+    let guest = Guest::new("hash:1M").device_without_reset(&with(physical, OTHER));
+    let outcome = boot(l1, &guest.command_line(ONE_DISK_EACH))?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
     Ok(())
 }
 
