@@ -12,7 +12,10 @@ mod pci;
 mod power;
 mod serial;
 
-pub use pci::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SLOTS, SlotError, SlotsFreed};
+pub use pci::{
+    ConfigPorts, DevFn, Ecam, FUNCTIONS, HostBridge, PciFunction, PciRoot, SLOTS, SlotError,
+    SlotsFreed,
+};
 pub use power::{PowerControl, PowerRequest, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use serial::{Serial, SerialError};
 

@@ -24,6 +24,19 @@ pub enum Driver {
     Host,
 }
 
+/// The state of a device after a reset that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterReset {
+    /// The device does not respond: it reads as all-ones.
+    Absent,
+    /// A device that did not respond does so again.
+    Present,
+    /// The device is in D3hot.
+    InD3hot,
+    /// The device has another revision: it started with other firmware.
+    OtherRevision(u8),
+}
+
 /// A region of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Region {
@@ -145,6 +158,8 @@ pub struct Description {
     pub dma_entries: u32,
     /// The IOVA ranges that the IOMMU translates, without the MSI window.
     pub iova_ranges: Vec<Range<u64>>,
+    /// The interrupt vectors that the host has for all devices.
+    pub host_vectors: u32,
     /// The IOMMU's page sizes, one bit each.
     pub page_sizes: u64,
     /// Whether the IOMMU remaps interrupts. Without, `VFIO_SET_IOMMU` is EPERM.
@@ -162,6 +177,8 @@ pub struct Description {
     pub(crate) alone: BTreeSet<u32>,
     /// The functions on each bus that can be reset.
     pub(crate) buses: Vec<BTreeSet<PciAddress>>,
+    /// The virtual functions that vfio-pci made of each physical function.
+    pub(crate) sr_iov: BTreeMap<PciAddress, BTreeSet<PciAddress>>,
 }
 
 impl Description {
@@ -175,6 +192,7 @@ impl Description {
             locked_memory: None,
             dma_entries: 65535,
             iova_ranges: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
+            host_vectors: u32::MAX,
             page_sizes: 4096 | 2 << 20,
             interrupt_remapping: true,
             coherent: false,
@@ -185,6 +203,7 @@ impl Description {
             reserved: Vec::new(),
             alone: BTreeSet::new(),
             buses: Vec::new(),
+            sr_iov: BTreeMap::new(),
         }
     }
 
@@ -229,6 +248,19 @@ impl Description {
     #[must_use]
     pub fn bus(mut self, members: impl IntoIterator<Item = PciAddress>) -> Self {
         self.buses.push(members.into_iter().collect());
+        self
+    }
+
+    /// Gives a device SR-IOV, with these virtual functions, which vfio-pci made (`enable_sriov`).
+    /// They are devices of the description, too, and are opened with a VF token. A virtual function
+    /// that another driver made needs none: it is not listed here.
+    #[must_use]
+    pub fn virtual_functions(
+        mut self,
+        physical: PciAddress,
+        virtuals: impl IntoIterator<Item = PciAddress>,
+    ) -> Self {
+        self.sr_iov.insert(physical, virtuals.into_iter().collect());
         self
     }
 

@@ -10,6 +10,7 @@ use crate::errno::errno;
 use crate::files::{Fd, Kind};
 use crate::notifiers::Notifier;
 use crate::state::{State, System};
+use crate::vf_token::options;
 
 impl System {
     /// Opens `/dev/vfio/N` (`vfio_group_fops_open`).
@@ -102,6 +103,8 @@ impl System {
     ///   has options that the device does not take.
     /// - `ENODEV`: vfio-pci has no such device in the group.
     /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
+    /// - `EACCES`: the device is a virtual function or has some that are open, and the name has no
+    ///   option `vf_token=UUID`, or the wrong one.
     pub fn open_device(&self, group: Fd, name: &str) -> io::Result<Fd> {
         let mut state = self.state();
         let group = state.group_of(group)?;
@@ -213,22 +216,25 @@ impl State {
         }
     }
 
-    /// The device of this name that vfio-pci has in the group.
-    fn find(&self, group: u32, name: &str) -> io::Result<PciAddress> {
-        let devices = self.members(group).filter(|(_, driver)| *driver == Driver::Vfio);
-        for (address, _) in devices.filter(|(address, _)| self.can_be_opened(*address)) {
-            let Some(rest) = name.strip_prefix(&address.to_string()) else {
-                continue;
-            };
-            // Options follow a space. The only option, `vf_token=`, is for functions with SR-IOV
-            // (vfio_pci_core_match).
-            match rest {
-                "" => return Ok(address),
-                _ if !self.description.kernel.looks_names_up_first() || !rest.starts_with(' ') => {}
-                _ if rest.trim_start_matches(' ').is_empty() => return Ok(address),
-                _ => return Err(errno(libc::EINVAL)),
-            }
+    /// The device of this name that vfio-pci has in the group, if it may be opened with the options
+    /// behind the name.
+    fn find(&mut self, group: u32, name: &str) -> io::Result<PciAddress> {
+        let (address, rest) = self.named(group, name).ok_or_else(|| errno(libc::ENODEV))?;
+        if self.description.kernel.has_vf_tokens() {
+            self.check_token(address, options(rest)?)?;
         }
-        Err(errno(libc::ENODEV))
+        Ok(address)
+    }
+
+    /// The device with whose address `name` begins, and the rest of the name: nothing, or options
+    /// that follow a space (`vfio_pci_core_match`).
+    fn named<'a>(&self, group: u32, name: &'a str) -> Option<(PciAddress, &'a str)> {
+        let devices = self.members(group).filter(|(_, driver)| *driver == Driver::Vfio);
+        let mut devices = devices.filter(|(address, _)| self.can_be_opened(*address));
+        devices.find_map(|(address, _)| {
+            let rest = name.strip_prefix(&address.to_string())?;
+            let has_options = rest.starts_with(' ') && self.description.kernel.has_vf_tokens();
+            (rest.is_empty() || has_options).then_some((address, rest))
+        })
     }
 }

@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::describe::PciFunction;
+use crate::describe::{AfterReset, PciFunction};
 
 /// Registers of config space (PCI 3.0, 6.1).
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
+const REVISION: usize = 0x08;
 const BAR0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 
@@ -39,8 +41,17 @@ const D3HOT: u8 = 0b11;
 /// The number of capabilities that fit into 256 bytes.
 const MAX_CAPABILITIES: usize = 48;
 
+/// The bytes of config space that vfio-pci answers from memory (`init_pci_cap_basic_perm`): vendor
+/// and device ID, BARs, ROM, the pointer to the capabilities, interrupt line and pin.
+const VIRTUAL: [Range<usize>; 5] = [0..4, 0x10..0x28, 0x30..0x34, 0x34..0x35, 0x3c..0x3e];
+
 /// A region's offset in a device's file is its index above these bits (`VFIO_PCI_OFFSET_SHIFT`).
 const INDEX_SHIFT: u32 = 40;
+
+/// Changes a byte of config space.
+fn set(config: &mut [u8], offset: usize, value: u8) {
+    config.iter_mut().skip(offset).take(1).for_each(|byte| *byte = value);
+}
 
 /// The offset in a device's file of an offset in a region.
 pub(crate) fn position(index: u32, offset: u64) -> u64 {
@@ -65,6 +76,14 @@ pub(crate) struct Hardware {
     asserted: bool,
     /// The vectors of MSI-X that fired while the host masked them.
     pub pending: BTreeSet<u32>,
+    /// The device does not respond: reads give all-ones, and writes have no effect.
+    pub absent: bool,
+    /// The power state does not change.
+    pub power_is_stuck: bool,
+    /// The power state as the kernel knows it (`pci_dev.current_state`), if it is not the device's.
+    known_power: Option<u8>,
+    /// The state of the device after its next reset.
+    pub after_reset: Option<AfterReset>,
 }
 
 impl fmt::Debug for Hardware {
@@ -86,6 +105,10 @@ impl Hardware {
             memory: None,
             asserted: false,
             pending: BTreeSet::new(),
+            absent: false,
+            power_is_stuck: false,
+            known_power: None,
+            after_reset: None,
         }
     }
 
@@ -98,16 +121,28 @@ impl Hardware {
         Ok(self.memory.insert(memory))
     }
 
-    /// Reads config space up to its end.
+    /// Reads config space up to its end. The bytes that vfio-pci virtualizes have their values even
+    /// if the device does not respond.
     pub fn read_config(&self, offset: usize, data: &mut [u8]) {
         let bytes = self.config.get(offset..).unwrap_or_default();
-        data.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        for ((to, from), at) in data.iter_mut().zip(bytes).zip(offset..) {
+            let responds = !self.absent || VIRTUAL.iter().any(|range| range.contains(&at));
+            *to = if responds { *from } else { 0xff };
+        }
     }
 
     /// Writes config space up to its end.
     pub fn write_config(&mut self, offset: usize, data: &[u8]) {
+        let power = self.power_control();
         let bytes = self.config.get_mut(offset..).unwrap_or_default();
         for ((byte, value), at) in bytes.iter_mut().zip(data).zip(offset as u64..) {
+            let is_power = power.is_some_and(|power| power as u64 == at);
+            // `pci_set_power_state` does nothing if the kernel knows that state.
+            let is_known = self.known_power == Some(*value & POWER_STATE);
+            if self.absent || is_power && (self.power_is_stuck || is_known) {
+                continue;
+            }
+            self.known_power = self.known_power.filter(|_| !is_power);
             let zeros = self.zeros.iter().filter(|(place, _)| *place == at);
             *byte = zeros.fold(*value, |value, (_, bits)| value & !bits);
         }
@@ -120,9 +155,34 @@ impl Hardware {
     /// Resets config space, the pin and the pending bits to their values at power-on.
     pub fn power_on(&mut self) -> io::Result<()> {
         self.config.clone_from(&self.power_on);
+        self.known_power = None;
         self.asserted = false;
         let pending = self.pending.clone();
         pending.into_iter().try_for_each(|vector| self.set_pending(vector, false))
+    }
+
+    /// Resets the function, which is then in the state that a test chose.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.power_on()?;
+        match self.after_reset.take() {
+            None => {}
+            Some(AfterReset::Absent) => self.absent = true,
+            Some(AfterReset::Present) => self.absent = false,
+            Some(AfterReset::InD3hot) => self.set_power_state(D3HOT),
+            Some(AfterReset::OtherRevision(revision)) => {
+                set(&mut self.config, REVISION, revision);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the power state behind the kernel.
+    pub fn set_power_state(&mut self, state: u8) {
+        if let Some(at) = self.power_control() {
+            let known = self.config_byte(at) & POWER_STATE;
+            self.known_power.get_or_insert(known);
+            set(&mut self.config, at, state);
+        }
     }
 
     /// `pci_enable_device`.
@@ -136,7 +196,7 @@ impl Hardware {
     }
 
     pub fn masters_bus(&self) -> bool {
-        self.config_byte(COMMAND) & BUS_MASTER != 0
+        !self.absent && self.config_byte(COMMAND) & BUS_MASTER != 0
     }
 
     /// Whether the pin is asserted and Interrupt Disable is clear.
@@ -161,9 +221,13 @@ impl Hardware {
             |(offset, bits): &(u64, u8)| *offset == COMMAND as u64 && bits & MEMORY_SPACE != 0;
         let enabled =
             self.config_byte(COMMAND) & MEMORY_SPACE != 0 || self.zeros.iter().any(has_no_bit);
-        let power = self.capability(POWER_MANAGEMENT);
-        let state = power.map_or(0, |at| self.config_byte(at.saturating_add(4)) & POWER_STATE);
-        enabled && state != D3HOT
+        let state = self.power_control().map_or(0, |at| self.config_byte(at) & POWER_STATE);
+        enabled && state != D3HOT && !self.absent
+    }
+
+    /// The offset of the control register of power management.
+    pub fn power_control(&self) -> Option<usize> {
+        self.capability(POWER_MANAGEMENT)?.checked_add(4)
     }
 
     /// Whether a region is a memory BAR or the ROM.

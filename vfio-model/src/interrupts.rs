@@ -23,14 +23,17 @@ impl System {
     /// - `EBUSY`: INTx has an eventfd for unmask already.
     /// - `ERANGE`: MSI or MSI-X would be enabled with 0 vectors.
     /// - `EBADF`: an fd in the data is not open.
+    /// - `ENOSPC`: the host has no vector for the device. [`FewerVectors`](crate::FewerVectors): it
+    ///   has fewer than MSI or MSI-X would be enabled with.
     pub fn set_irqs(&self, device: Fd, set: &IrqSet) -> io::Result<()> {
         let mut guard = self.state();
         let state = &mut *guard;
         let address = state.device_of(device)?;
         let vectors = state.entry(address)?.function.vectors(set.index);
         irq_set::validate(set, vectors, sys::VFIO_PCI_NUM_IRQS)?;
+        let host = (state.description.kernel, state.vectors_for(address));
         let device = state.devices.entry(address).or_default();
-        device.irqs.set(set, state.description.kernel, &state.files)?;
+        device.irqs.set(set, host, &state.files)?;
         state.update_pin(address);
         state.replay_pending(address)
     }
@@ -98,6 +101,13 @@ impl System {
 }
 
 impl State {
+    /// The number of vectors that the host has for a device: all that no other device has.
+    fn vectors_for(&self, address: PciAddress) -> u32 {
+        let others = self.devices.iter().filter(|(other, _)| **other != address);
+        let taken = others.map(|(_, device)| device.irqs.allocated());
+        self.description.host_vectors.saturating_sub(taken.fold(0, u32::saturating_add))
+    }
+
     fn active(&mut self, address: PciAddress) -> Option<&mut Active> {
         Some(&mut self.devices.get_mut(&address)?.irqs.active)
     }

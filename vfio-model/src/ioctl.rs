@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::errno::errno;
+use crate::errno::{FewerVectors, errno};
 use crate::files::{Fd, Kind};
 use crate::info::{put, word};
 use crate::irq_set::{BOOL, DATA, EVENTFD, IrqData, IrqSet};
@@ -44,13 +44,14 @@ impl System {
             7 => self.device_info(fd, argument).map(|()| 0),
             8 => self.region_info(fd, argument).map(|()| 0),
             9 => self.irq_info(fd, argument).map(|()| 0),
-            10 => self.set_irqs(fd, &irq_set(argument, fds)).map(|()| 0),
+            10 => result_of(self.set_irqs(fd, &irq_set(argument, fds))),
             11 => self.reset(fd).map(|()| 0),
             12 if self.is_device(fd) => self.hot_reset_info(fd, argument).map(|()| 0),
             12 => self.iommu_info(fd, argument).map(|()| 0),
             13 if self.is_device(fd) => self.hot_reset_of(fd, argument, fds),
             13 => self.map_dma(fd, &map_of(argument)).map(|()| 0),
             14 => self.unmap_dma_of(fd, argument),
+            17 if self.is_device(fd) => self.device_feature(fd, argument).map(|()| 0),
             _ => self.state().unknown_ioctl(fd),
         }
     }
@@ -89,6 +90,15 @@ impl System {
         let groups = fds_behind(argument, HOT_RESET, word(argument, 8), fds);
         self.hot_reset(fd, &groups).map(|()| 0)
     }
+}
+
+/// The result of `VFIO_DEVICE_SET_IRQS`: the number of vectors that the host has, if it is lower.
+fn result_of(set: io::Result<()>) -> io::Result<i32> {
+    set.map(|()| 0).or_else(|error| {
+        let fewer = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let had = fewer.and_then(|FewerVectors(had)| i32::try_from(*had).ok());
+        had.ok_or(error)
+    })
 }
 
 fn map_of(argument: &[u8]) -> MapDma {

@@ -95,15 +95,17 @@ pub(crate) fn validate(set: &IrqSet, vectors: u32, indexes: u32) -> io::Result<(
 pub(crate) struct Call<'a> {
     pub set: &'a IrqSet,
     pub kernel: Kernel,
+    /// The interrupt vectors that the host has for the device: all that no other device has.
+    pub available: u32,
     files: &'a Files,
     data: Vec<u8>,
 }
 
 impl<'a> Call<'a> {
-    pub fn new(set: &'a IrqSet, kernel: Kernel, files: &'a Files) -> Self {
+    pub fn new(set: &'a IrqSet, (kernel, available): (Kernel, u32), files: &'a Files) -> Self {
         let mut data = set.data.bytes();
         data.resize(data.len().max(set.count.saturating_mul(4) as usize), 0);
-        Self { set, kernel, files, data }
+        Self { set, kernel, available, files, data }
     }
 
     pub fn has(&self, data: u32) -> bool {

@@ -53,9 +53,10 @@ pub struct Interrupts {
 
 impl Irqs {
     /// Carries out a call that has passed [`validate`](crate::irq_set::validate)
-    /// (`vfio_pci_set_irqs_ioctl`).
-    pub fn set(&mut self, set: &IrqSet, kernel: Kernel, files: &Files) -> io::Result<()> {
-        let call = Call::new(set, kernel, files);
+    /// (`vfio_pci_set_irqs_ioctl`). `host` is its kernel, and the number of
+    /// vectors that no other device has.
+    pub fn set(&mut self, set: &IrqSet, host: (Kernel, u32), files: &Files) -> io::Result<()> {
+        let call = Call::new(set, host, files);
         match (set.index, set.flags & ACTION) {
             (sys::VFIO_PCI_INTX_IRQ_INDEX, MASK) => self.intx(&call)?.mask(&call),
             (sys::VFIO_PCI_INTX_IRQ_INDEX, UNMASK) => self.intx(&call)?.unmask(&call),
@@ -111,6 +112,14 @@ impl Irqs {
                 Ok(())
             }
             _ => Err(errno(libc::EINVAL)),
+        }
+    }
+
+    /// The number of interrupt vectors of the host that the device has.
+    pub fn allocated(&self) -> u32 {
+        match &self.active {
+            Active::Vectors(vectors) => u32::try_from(vectors.allocated.len()).unwrap_or(u32::MAX),
+            Active::None | Active::Intx(_) => 0,
         }
     }
 

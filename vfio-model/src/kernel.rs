@@ -56,6 +56,12 @@ impl Kernel {
         self.since_6_1()
     }
 
+    /// A virtual function whose physical function is on vfio-pci is opened with a VF token, and
+    /// devices have `VFIO_DEVICE_FEATURE` (Linux 5.7).
+    pub fn has_vf_tokens(self) -> bool {
+        self.since_6_1()
+    }
+
     /// KVM's link holds the group's file in any state of the group. Before, the link is a user of
     /// the group's container: it needs an IOMMU (EINVAL), fails for groups without one (EPERM), and
     /// makes `VFIO_GROUP_UNSET_CONTAINER` fail (EBUSY).

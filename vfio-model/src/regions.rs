@@ -112,7 +112,12 @@ impl Place<'_> {
         match left {
             None if self.is_config() => Err(errno(libc::EFAULT)),
             None => Err(errno(libc::EINVAL)),
-            Some(_) if self.hardware.is_memory(self.index) && !self.hardware.decodes_memory() => {
+            // The kernel does not see that the device is absent: the bus reads as all-ones.
+            Some(_)
+                if self.hardware.is_memory(self.index)
+                    && !self.hardware.decodes_memory()
+                    && !self.hardware.absent =>
+            {
                 Err(errno(libc::EIO))
             }
             Some(left) => Ok(usize::try_from(left).unwrap_or(usize::MAX).min(wanted)),
@@ -124,6 +129,7 @@ impl Place<'_> {
         let data = data.get_mut(..length).unwrap_or_default();
         match usize::try_from(self.offset) {
             Ok(offset) if self.is_config() => self.hardware.read_config(offset, data),
+            _ if self.hardware.absent => data.fill(0xff),
             _ => {
                 let memory = self.hardware.memory()?;
                 memory.read_exact_at(data, position(self.index, self.offset))?;
@@ -140,6 +146,7 @@ impl Place<'_> {
         let data = data.get(..length).unwrap_or_default();
         match usize::try_from(self.offset) {
             Ok(offset) if self.is_config() => self.hardware.write_config(offset, data),
+            _ if self.hardware.absent => {}
             _ => {
                 let memory = self.hardware.memory()?;
                 memory.write_all_at(data, position(self.index, self.offset))?;

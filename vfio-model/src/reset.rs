@@ -27,7 +27,7 @@ impl System {
         let mut state = self.state();
         let address = state.device_of(device)?;
         match state.entry(address)?.function.resets {
-            true => state.hardware(address)?.power_on(),
+            true => state.hardware(address)?.reset(),
             false => Err(errno(libc::EINVAL)),
         }
     }
@@ -85,7 +85,7 @@ impl System {
                 return Err(errno(libc::EINVAL));
             }
         }
-        members.iter().try_for_each(|(address, _)| state.hardware(*address)?.power_on())
+        members.iter().try_for_each(|(address, _)| state.hardware(*address)?.reset())
     }
 }
 

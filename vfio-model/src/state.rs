@@ -17,6 +17,9 @@ pub struct System {
     state: Mutex<State>,
 }
 
+/// A VF token: the bytes of a UUID, in the order of its text.
+pub(crate) type Token = [u8; 16];
+
 /// What the lock of a [`System`] protects.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -32,6 +35,8 @@ pub(crate) struct State {
     /// The devices whose registers or memory were used.
     pub hardware: BTreeMap<PciAddress, Hardware>,
     pub notifiers: Notifiers,
+    /// The tokens of physical functions, where a user set them.
+    pub tokens: BTreeMap<PciAddress, Token>,
 }
 
 /// `struct vfio_container`.
@@ -84,6 +89,7 @@ impl Description {
             devices: BTreeMap::new(),
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),
+            tokens: BTreeMap::new(),
         };
         System { state: Mutex::new(state) }
     }

@@ -7,6 +7,7 @@ mod groups;
 mod hardware;
 mod ioctl;
 mod unbinding;
+mod vf_tokens;
 
 use std::fmt::Debug;
 use std::io;

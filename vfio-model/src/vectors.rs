@@ -5,9 +5,26 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::errno::errno;
+use crate::errno::{FewerVectors, errno};
 use crate::events::Event;
 use crate::irq_set::Call;
+
+/// The number of vectors that the host has for a call that enables an index. If it has too few for
+/// MSI, Linux tries one alone (pci_msi_domain_handle_error).
+fn available(call: &Call<'_>, count: u32) -> u32 {
+    match call.available {
+        available if available >= count => count,
+        available if call.set.index == sys::VFIO_PCI_MSI_IRQ_INDEX => available.min(1),
+        available => available,
+    }
+}
+
+fn fewer(available: u32) -> io::Error {
+    match available {
+        0 => errno(libc::ENOSPC),
+        _ => io::Error::new(io::ErrorKind::StorageFull, FewerVectors(available)),
+    }
+}
 
 /// The vectors of MSI or MSI-X, while it is enabled.
 #[derive(Debug)]
@@ -27,6 +44,10 @@ impl Vectors {
         if count == 0 {
             // pci_alloc_irq_vectors allocates one vector at least.
             return Err(errno(libc::ERANGE));
+        }
+        let available = available(call, count);
+        if available < count {
+            return Err(fewer(available));
         }
         Ok(Self {
             index: call.set.index,
@@ -62,6 +83,11 @@ impl Vectors {
             return Err(errno(libc::EINVAL));
         }
         if let Some(event) = call.eventfd(at)? {
+            if !self.allocated.contains(&vector)
+                && self.allocated.len() as u64 >= call.available.into()
+            {
+                return Err(errno(libc::ENOSPC));
+            }
             self.allocated.insert(vector);
             self.triggers.insert(vector, event);
         }

@@ -39,6 +39,18 @@ impl PciAddress {
         name.ok_or_else(|| ParsePciAddressError(path.display().to_string()))?.parse()
     }
 
+    /// The number of the function in its device, 0 to 7.
+    pub const fn function(self) -> u8 {
+        self.function
+    }
+
+    /// Whether both addresses differ in the function at most: by its numbers, `other` is a function
+    /// of the same device. Virtual functions (SR-IOV) have numbers of their own, so that one can
+    /// have the device number of another device's functions.
+    pub const fn is_same_device(self, other: Self) -> bool {
+        self.domain == other.domain && self.bus == other.bus && self.device == other.device
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (rest, function) = text.rsplit_once('.')?;
         let (rest, device) = rest.rsplit_once(':')?;

@@ -1,8 +1,8 @@
 //! The VFIO device of a function. Its errors name the device.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
@@ -10,6 +10,7 @@ use crate::address::PciAddress;
 use crate::backend::{Device, DeviceFlags, IrqInfo, RegionInfo};
 use crate::error::Error;
 use crate::irq::IrqIndex;
+use crate::pci::presence::Header;
 use crate::pci::regs::{COMMAND, CONVENTIONAL_SIZE, Command};
 
 /// The number of warnings that one function logs about failed accesses. The limit keeps a guest
@@ -26,6 +27,10 @@ pub(crate) struct FunctionDevice {
     config: RegionInfo,
     warnings: AtomicU32,
     detached: AtomicBool,
+    /// The device did not respond at the last look.
+    pub(crate) absent: AtomicBool,
+    /// The header of the first look.
+    pub(crate) header: OnceLock<Header>,
 }
 
 impl FunctionDevice {
@@ -37,8 +42,15 @@ impl FunctionDevice {
             return Err(Error::NotUsable { address, reason });
         }
         let config = region(address, &*device, VFIO_PCI_CONFIG_REGION_INDEX)?;
-        let (warnings, detached) = (AtomicU32::new(0), AtomicBool::new(false));
-        Ok(Self { address, device, config, warnings, detached })
+        Ok(Self {
+            address,
+            device,
+            config,
+            warnings: AtomicU32::new(0),
+            detached: AtomicBool::new(false),
+            absent: AtomicBool::new(false),
+            header: OnceLock::new(),
+        })
     }
 
     /// VFIO's description of a region.
@@ -58,9 +70,25 @@ impl FunctionDevice {
         self.config.size
     }
 
-    /// Reads config space, which vfio-pci virtualizes in part.
+    /// Reads config space, which vfio-pci virtualizes in part. Nothing answers past its end, so
+    /// bytes there are all-ones.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) -> Result<(), Error> {
-        self.read(&self.config, offset.into(), data)
+        self.read_existing(offset, data).map_err(self.region_error("read", self.config.index))
+    }
+
+    fn read_existing(&self, offset: u16, data: &mut [u8]) -> io::Result<()> {
+        let end = self.existing(offset, data.len());
+        data.iter_mut().skip(end).for_each(|byte| *byte = 0xff);
+        match data.get_mut(..end) {
+            Some(data) if !data.is_empty() => self.device.read(&self.config, offset.into(), data),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many of `length` bytes from `offset` on exist in config space.
+    fn existing(&self, offset: u16, length: usize) -> usize {
+        let left = self.config.size.saturating_sub(offset.into());
+        usize::try_from(left).map_or(length, |left| left.min(length))
     }
 
     /// Calls `walk` with a function that reads config space.
@@ -68,14 +96,16 @@ impl FunctionDevice {
         &self,
         walk: impl FnOnce(&dyn Fn(u16, &mut [u8]) -> io::Result<()>) -> io::Result<T>,
     ) -> Result<T, Error> {
-        let read =
-            |offset: u16, data: &mut [u8]| self.device.read(&self.config, offset.into(), data);
-        walk(&read).map_err(self.region_error("read", self.config.index))
+        walk(&|offset, data| self.read_existing(offset, data))
+            .map_err(self.region_error("read", self.config.index))
     }
 
-    /// Writes config space through VFIO.
+    /// Writes config space through VFIO. Bytes past its end are ignored.
     pub fn write_config(&self, offset: u16, data: &[u8]) -> Result<(), Error> {
-        self.write(&self.config, offset.into(), data)
+        match data.get(..self.existing(offset, data.len())) {
+            Some(data) if !data.is_empty() => self.write(&self.config, offset.into(), data),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the first 256 bytes of config space in one call.

@@ -2,15 +2,18 @@
 
 use std::io;
 
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+
 use crate::address::{BarIndex, PciAddress};
 use crate::dma;
 use crate::irq::{self, IrqIndex};
+use crate::pci::presence::{Fault, remedy};
 
 /// An error of a function. Every variant names the device and the operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A region could not be described, read or written.
-    #[error("{address}: cannot {operation} region {region}: {source}")]
+    #[error("{address}: cannot {operation} region {region}: {source}{}", region_hint(*region, source))]
     Region {
         /// The device.
         address: PciAddress,
@@ -62,7 +65,7 @@ pub enum Error {
     },
     /// A memory slot of a BAR could not be placed or removed, or a BAR could not be unmapped from
     /// this process.
-    #[error("{address}: cannot {operation} {bar}: {source}")]
+    #[error("{address}: cannot {operation} {bar}: {source}{}", slots_hint(source))]
     Window {
         /// The device.
         address: PciAddress,
@@ -108,7 +111,7 @@ pub enum Error {
         reason: String,
     },
     /// The function could not be reset.
-    #[error("{address}: {call}: {source}")]
+    #[error("{address}: {call}: {source}{}", reset_hint(source))]
     Reset {
         /// The device.
         address: PciAddress,
@@ -118,6 +121,53 @@ pub enum Error {
         /// (pci_try_reset_function).
         source: io::Error,
     },
+    /// The device does not respond, does not wake, or is another one.
+    #[error("{address}: {when}, the device {fault}; {}", fault_hint(*address, fault))]
+    Unfit {
+        /// The device.
+        address: PciAddress,
+        /// When this was found, such as `after VFIO_DEVICE_RESET`.
+        when: &'static str,
+        /// What was found.
+        fault: Fault,
+    },
+}
+
+/// The remedy if config space cannot be accessed (vfio_pci_config_rw).
+fn region_hint(region: u32, source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EIO | libc::ENODEV) if region == VFIO_PCI_CONFIG_REGION_INDEX => {
+            "; the device does not respond: see 'dmesg' and 'lspci'"
+        }
+        _ => "",
+    }
+}
+
+/// The meaning of `EAGAIN` from a reset that was retried (pci_try_reset_function).
+pub(crate) const LOCKED: &str = "the host's kernel holds the device's lock: it resets, unbinds or \
+                                 recovers the device (see 'dmesg'), or a process writes to its \
+                                 files in sysfs";
+
+/// What the errnos of a reset mean (pci_try_reset_function, pci_dev_wait).
+fn reset_hint(source: &io::Error) -> String {
+    match source.raw_os_error() {
+        Some(libc::EAGAIN) => format!("; {LOCKED}"),
+        Some(libc::ENOTTY | libc::ETIMEDOUT | libc::EIO) => {
+            let what = "the device did not come back from the reset: see 'dmesg'";
+            format!("; {what}; if it stays away, switch the host's power off and on")
+        }
+        _ => String::new(),
+    }
+}
+
+fn fault_hint(address: PciAddress, fault: &Fault) -> String {
+    match fault {
+        Fault::Asleep(_) => {
+            let control = format!("/sys/bus/pci/devices/{address}/power/control");
+            format!("keep the host from suspending it: echo on > {control}; or {}", remedy(address))
+        }
+        _ => remedy(address),
+    }
 }
 
 impl Error {
@@ -132,7 +182,18 @@ impl Error {
             Self::P2p { source, .. } => source.kind(),
             Self::NotUsable { .. } | Self::NoReset { .. } => io::ErrorKind::Unsupported,
             Self::Place { .. } => io::ErrorKind::InvalidInput,
+            Self::Unfit { .. } => io::ErrorKind::NotConnected,
         }
+    }
+}
+
+fn slots_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            "; the hypervisor has no free memory slot, so accesses are trapped, which is slow: assign \
+             fewer devices to the guest"
+        }
+        _ => "",
     }
 }
 
@@ -166,6 +227,8 @@ mod tests {
         assert!(text.starts_with("0000:01:00.0: ROM, "), "{text}");
         let source = irq::Error::Route { index: IrqIndex::Msi, source: busy() };
         assert_eq!(as_io(Error::Interrupts { address, source }).0, io::ErrorKind::ResourceBusy);
+        let unfit = Error::Unfit { address, when: "now", fault: Fault::Absent };
+        assert_eq!(as_io(unfit).0, io::ErrorKind::NotConnected);
         assert_eq!(
             as_io(Error::NotUsable { address, reason: "no" }),
             (io::ErrorKind::Unsupported, "0000:01:00.0: no".to_owned())

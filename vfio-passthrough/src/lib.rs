@@ -86,7 +86,8 @@
 //!
 //! An error names the device, the operation and the errno. It converts to [`std::io::Error`], so
 //! that `?` works in a VMM's callbacks. A guest access that fails reads as all-ones, as on a bus
-//! where no device answers. A function logs at most 16 of them. If the kernel refuses to undo an
+//! where no device answers. A function logs at most 16 of them. A device that does not respond, or
+//! does not wake, is refused at its assignment; one that stops to respond reads as all-ones. If the kernel refuses to undo an
 //! operation, the memory that belongs to it is leaked, not freed.
 
 #![deny(missing_debug_implementations)]
@@ -108,6 +109,7 @@ pub mod kvm;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pci;
+mod presence;
 mod services;
 mod sync;
 

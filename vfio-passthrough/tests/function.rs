@@ -346,3 +346,28 @@ fn binds_a_pin_again_after_its_unbinding_failed() {
     assert!(setup.device.irqs().unmasks);
     assert_eq!(setup.guest.pins(), 1);
 }
+
+#[test]
+fn the_multifunction_bit_is_shown_if_the_vmm_asks_for_it() {
+    let header_type = |function: &PassthroughFunction| {
+        let mut data = [0];
+        function.config_read(0x0e, &mut data);
+        data
+    };
+    let setup = setup();
+    assert_eq!(header_type(&setup.function), [0]);
+    let one_of_several =
+        assign(setup.device, &Guest::new(setup.faults)).unwrap().with_multifunction();
+    assert_eq!(header_type(&one_of_several), [0x80]);
+    let _ = one_of_several.config_write(0x0e, &[0]);
+    one_of_several.reset().1.unwrap();
+    assert_eq!(header_type(&one_of_several), [0x80], "after a write and a reset");
+}
+
+#[test]
+fn reports_the_pin_of_an_open_device() {
+    let setup = setup();
+    let address = "01:00.0".parse().unwrap();
+    let pin = PassthroughFunction::interrupt_pin(address, setup.device.clone()).unwrap();
+    assert_eq!(pin, 1, "INTA#");
+}

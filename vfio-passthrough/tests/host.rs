@@ -174,8 +174,8 @@ fn recovery_retries_while_the_host_handles_the_error() {
 fn has_no_events_if_the_device_has_none() {
     let faults = Arc::new(Faults::default());
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
-    // The first three calls describe interrupts. The device has INTx and no MSI.
-    faults.fail(Call::IrqInfo, 3, libc::EINVAL);
+    // The first four calls describe MSI, MSI-X, INTx and the request event.
+    faults.fail(Call::IrqInfo, 4, libc::EINVAL);
     let guest = Guest::new(faults.clone());
     let address = "01:00.0".parse().unwrap();
     let function = PassthroughFunction::new(
@@ -186,7 +186,7 @@ fn has_no_events_if_the_device_has_none() {
     );
     let function = function.unwrap();
     assert!(function.request_event().is_some() && function.error_event().is_none());
-    faults.fail(Call::IrqInfo, 2, libc::EPERM);
+    faults.fail(Call::IrqInfo, 3, libc::EPERM);
     let device = PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap();
     let refused = PassthroughFunction::new(
         address,

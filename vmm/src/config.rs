@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use vfio_passthrough::ResetPolicy;
+use vfio_passthrough::context::VfToken;
 
 /// The guest to boot, and its assigned devices.
 #[derive(Clone, Debug)]
@@ -184,6 +185,19 @@ pub(crate) struct Passthrough {
     pub(crate) reset: ResetPolicy,
     /// Whether other devices may access its BARs by DMA.
     pub(crate) p2p: bool,
+    /// The VF token to open it with.
+    pub(crate) vf_token: Option<VfToken>,
+    /// Its place on the guest's bus; `None`: the VMM chooses one.
+    pub(crate) at: Option<Place>,
+}
+
+/// A place on the guest's bus, as requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// 1 to 0x1f.
+    pub(crate) slot: u8,
+    /// 0 to 7; `None`: the VMM chooses one.
+    pub(crate) function: Option<u8>,
 }
 
 /// The kernel's interface for I/O address spaces and devices.

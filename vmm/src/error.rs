@@ -1,7 +1,7 @@
 //! Fatal errors of the VMM. Each text says what failed, for which object, why, and the remedy.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -21,6 +21,12 @@ pub enum Error {
          join its group with: usermod -aG kvm $USER (then log in again), or run the VMM as root"
     )]
     KvmPermission(PathBuf),
+    /// The device cgroup of the process denies `/dev/kvm`.
+    #[error(
+        "opening {0} is not permitted: the device cgroup of this process denies it\n  \
+         start the container with '--device {0}', or set 'DeviceAllow={0} rw' in the systemd unit"
+    )]
+    KvmDenied(PathBuf),
     /// `/dev/kvm` could not be opened for another reason.
     #[error("{path} could not be opened: {source}")]
     KvmOpen {
@@ -48,8 +54,11 @@ pub enum Error {
         /// The limit of KVM.
         most: usize,
     },
+    /// The file of `--kvm` is not KVM's device node.
+    #[error("--kvm {0}: this is not KVM's device node\n  give /dev/kvm, which is the default")]
+    NotKvm(PathBuf),
     /// A file could not be opened or read.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}: {source}{}", file_remedy(.what, .path, .source))]
     File {
         /// The purpose of the file.
         what: &'static str,
@@ -57,6 +66,16 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// A file is of a kind, or of a content, that no guest boots from.
+    #[error("{what} {path}: {why}")]
+    BootFile {
+        /// The purpose of the file.
+        what: &'static str,
+        /// The path of the file.
+        path: PathBuf,
+        /// The cause and its remedy.
+        why: String,
     },
     /// A passed file descriptor is not open, or refers to a file of the wrong kind.
     #[error("{option} fd={fd}: {why}")]
@@ -77,20 +96,19 @@ pub enum Error {
         iommu: &'static str,
     },
     /// The kernel file has an unsupported format.
-    #[error(
-        "kernel {path} is not a kernel: {why}\n  \
-         give a bzImage (arch/x86/boot/bzImage, /boot/vmlinuz-*) or an ELF vmlinux built with CONFIG_PVH"
-    )]
+    #[error("kernel {path} is not a kernel: {why}\n  {remedy}")]
     NotAKernel {
         /// The path of the file.
         path: PathBuf,
         /// The cause.
         why: String,
+        /// The remedy.
+        remedy: String,
     },
     /// An image does not fit in guest RAM.
     #[error(
         "{what} does not fit in guest RAM: it needs {needs} MiB, and only {has} MiB are free for it\n  \
-         give the guest more RAM with --memory"
+         give the guest more RAM with --memory: {least}M at least"
     )]
     DoesNotFit {
         /// The name of the image.
@@ -99,6 +117,24 @@ pub enum Error {
         needs: u64,
         /// The available size in MiB.
         has: u64,
+        /// The least size of RAM that could be enough, in MiB.
+        least: u64,
+    },
+    /// The kernel takes an initramfs only at low addresses, and more RAM would lie above them.
+    #[error(
+        "the initrd does not fit: it needs {needs} MiB, and this kernel takes it only below \
+         {limit} MiB, where {has} MiB are free in one piece\n  \
+         more --memory does not help: make the initrd smaller (its files can be on a disk), or {remedy}"
+    )]
+    InitrdTooHigh {
+        /// The required size in MiB.
+        needs: u64,
+        /// The available size in MiB.
+        has: u64,
+        /// The limit of the kernel in MiB.
+        limit: u64,
+        /// A kernel with a higher limit.
+        remedy: &'static str,
     },
     /// The command line is longer than the kernel accepts.
     #[error(
@@ -127,6 +163,35 @@ pub enum Error {
         /// The shortage and its remedy.
         why: String,
     },
+    /// A limit of the host is too low for the guest.
+    #[error("{what}\n  {remedy}")]
+    Limit {
+        /// What is needed, and what the host has.
+        what: String,
+        /// The command that raises the limit.
+        remedy: String,
+    },
+    /// A thread did not start.
+    #[error(
+        "a vCPU thread could not start: {source}\n  \
+         the VMM needs {needed} threads; raise what limits them: 'ulimit -u' (RLIMIT_NPROC), \
+         pids.max of the control group ('TasksMax=' in a systemd unit), or \
+         /proc/sys/kernel/threads-max"
+    )]
+    Thread {
+        /// The number of threads that the VMM needs.
+        needed: u64,
+        /// The errno of `clone`.
+        source: io::Error,
+    },
+    /// KVM has too few memory slots for the guest's RAM.
+    #[error("guest RAM needs {needed} memory slots, and KVM on this host has {most}")]
+    TooFewSlots {
+        /// The number of regions of RAM.
+        needed: usize,
+        /// The limit of KVM.
+        most: usize,
+    },
     /// Guest RAM could not be mapped.
     #[error(
         "guest RAM of {size} MiB could not be mapped: {why}\n  \
@@ -147,6 +212,9 @@ pub enum Error {
     /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
+    /// The assigned functions cannot be placed on the guest's bus.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The value of `--vfio` is not a PCI device.
     #[error("--vfio: {0}")]
     DeviceAddress(#[from] vfio_passthrough::address::ParsePciAddressError),
@@ -154,7 +222,7 @@ pub enum Error {
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
     /// VFIO refused a device.
-    #[error(transparent)]
+    #[error("{}{}", .0, token_option(.0))]
     Vfio(#[from] vfio_passthrough::context::Error),
     /// A device could not be assigned.
     #[error(transparent)]
@@ -216,7 +284,7 @@ pub enum Error {
         why: String,
     },
     /// The control socket could not be created.
-    #[error("--control {path}: {source}{}", in_use(.source))]
+    #[error("--control {path}: {source}{}", socket_remedy(.source))]
     Control {
         /// The path of the socket.
         path: PathBuf,
@@ -233,12 +301,86 @@ pub enum Error {
     },
 }
 
-fn in_use(error: &io::Error) -> &'static str {
+/// Why the assigned functions cannot be placed on the guest's bus.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlaceError {
+    /// Two functions have the same place.
+    #[error(
+        "--vfio {second}: place {place} of the guest's bus is already taken by {first}\n  \
+         give one of them another place with: --vfio ADDRESS,at=SLOT.FUNCTION"
+    )]
+    Taken {
+        /// The place.
+        place: devices::DevFn,
+        /// The function that has it.
+        first: vfio_passthrough::PciAddress,
+        /// The function that comes second.
+        second: vfio_passthrough::PciAddress,
+    },
+    /// A guest looks for functions 1 to 7 of a slot only if function 0 exists.
+    #[error(
+        "--vfio {address}: at {place} a guest does not find it, because its slot has no function 0 \
+         (PCI 3.0, 3.2.2.3.4)\n  \
+         put a function at {slot:02x}.0 with: --vfio ADDRESS,at={slot:02x}.0",
+        slot = place.slot()
+    )]
+    NoFunction0 {
+        /// The function.
+        address: vfio_passthrough::PciAddress,
+        /// Its place.
+        place: devices::DevFn,
+    },
+    /// Too many devices.
+    #[error(
+        "--vfio {0}: all slots of the guest's bus are taken: it has 31 besides that of the host \
+         bridge\n  \
+         several functions fit in one slot with: --vfio ADDRESS,at=SLOT.FUNCTION"
+    )]
+    Full(vfio_passthrough::PciAddress),
+}
+
+fn socket_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "\n  another VMM listens on this socket, or the file is not a socket: choose another path"
         }
+        io::ErrorKind::NotFound => "\n  its folder must exist: make it with mkdir -p",
+        io::ErrorKind::PermissionDenied => "\n  choose a folder that the user of the VMM may write",
+        io::ErrorKind::InvalidInput => "\n  choose a path of at most 107 bytes (unix(7))",
         _ => "",
+    }
+}
+
+fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("\n  to see which files are there: ls {folder}"),
+        io::ErrorKind::PermissionDenied => format!(
+            "\n  let the user of the VMM read it (chmod, setfacl), or pass it open from a shell that \
+             may: --{what} fd=3 3<{shown}"
+        ),
+        _ => String::new(),
+    }
+}
+
+/// How to give a device a VF token.
+fn token_option(error: &vfio_passthrough::context::Error) -> String {
+    use vfio_passthrough::context::{Error, VfTokenProblem};
+    let Error::VfToken { address, physical, problem } = error else {
+        return String::new();
+    };
+    let physical = physical.map(|physical| format!("--vfio {physical},vf-token=UUID, then with "));
+    match problem {
+        VfTokenProblem::Missing | VfTokenProblem::Wrong => {
+            let first = physical.unwrap_or_default();
+            format!(
+                "\n  open it with: {first}--vfio {address},vf-token=UUID ('uuidgen' makes a UUID)"
+            )
+        }
+        VfTokenProblem::NotTaken => format!("\n  give: --vfio {address}"),
+        _ => String::new(),
     }
 }
 

@@ -46,6 +46,7 @@ impl DeviceMmio for Ecam {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DevFn;
     use super::super::root::tests::TestFunction;
     use super::*;
 
@@ -53,7 +54,7 @@ mod tests {
     fn selects_function_and_register_by_the_offset() {
         let mut root = PciRoot::new();
         let function = TestFunction::at(0, 0);
-        root.insert(5, function.clone()).unwrap();
+        root.insert(DevFn::of_slot(5).unwrap(), function.clone()).unwrap();
         let ecam = Ecam::new(Arc::new(root));
         ecam.mmio_write(MmioAddress(0xe000_0000), (5 << 15) + 0xffc, &[1, 2, 3, 4]);
         ecam.mmio_write(MmioAddress(0xe000_0000), Ecam::SIZE + (5 << 15), &[9]);

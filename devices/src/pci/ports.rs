@@ -68,13 +68,14 @@ impl DevicePio for ConfigPorts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DevFn;
     use super::super::root::tests::TestFunction;
     use super::*;
 
     fn ports() -> (ConfigPorts, Arc<TestFunction>) {
         let mut root = PciRoot::new();
         let function = TestFunction::at(0, 0);
-        root.insert(3, function.clone()).unwrap();
+        root.insert(DevFn::of_slot(3).unwrap(), function.clone()).unwrap();
         (ConfigPorts::new(Arc::new(root)), function)
     }
 

@@ -1,15 +1,13 @@
 //! Bus 0: its functions, and the routing of accesses to them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
-use super::{PciFunction, SlotsFreed};
-
-/// The number of device numbers on one bus (PCI 3.0, 3.2.2.3.2: five bits).
-pub const SLOTS: u8 = 32;
+use super::{DevFn, PciFunction, SLOTS, SlotsFreed};
 
 /// The value of each byte of a read that no function claims (master abort, PCI 3.0, 3.7.4.2).
 const MASTER_ABORT: u8 = 0xff;
@@ -20,18 +18,15 @@ pub enum SlotError {
     /// All device numbers are taken.
     #[error("all {SLOTS} slots of PCI bus 0 are taken")]
     Full,
-    /// The device number is above 0x1f.
-    #[error("PCI slot {0:#x} does not exist: bus 0 has slots 0 to 0x1f")]
-    NoSuchSlot(u8),
-    /// The device number is taken.
-    #[error("PCI slot {0:#x} is already taken")]
-    Taken(u8),
+    /// The device and function number are taken.
+    #[error("PCI function 00:{0} is already taken")]
+    Taken(DevFn),
 }
 
-/// Bus 0 below the host bridge: up to 32 single-function devices.
+/// Bus 0 below the host bridge: up to 32 devices with up to 8 functions each.
 #[derive(Default)]
 pub struct PciRoot {
-    slots: [Option<Arc<dyn PciFunction>>; SLOTS as usize],
+    functions: BTreeMap<DevFn, Arc<dyn PciFunction>>,
 }
 
 impl PciRoot {
@@ -40,27 +35,32 @@ impl PciRoot {
         Self::default()
     }
 
-    /// Puts `function` at device number `slot`, 0 to 31.
-    pub fn insert(&mut self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
-        let place = self.slots.get_mut(usize::from(slot)).ok_or(SlotError::NoSuchSlot(slot))?;
-        if place.is_some() {
-            return Err(SlotError::Taken(slot));
+    /// Puts `function` at `devfn`.
+    ///
+    /// Software looks for the other functions of a device only if function 0 exists, and if its
+    /// header type has the multifunction bit (PCI 3.0, 3.2.2.3.4).
+    pub fn insert(
+        &mut self,
+        devfn: DevFn,
+        function: Arc<dyn PciFunction>,
+    ) -> Result<(), SlotError> {
+        if self.functions.contains_key(&devfn) {
+            return Err(SlotError::Taken(devfn));
         }
-        *place = Some(function);
+        self.functions.insert(devfn, function);
         Ok(())
     }
 
-    /// Puts `function` at the lowest free device number, and returns that number.
+    /// Puts `function` at function 0 of the lowest free device number, and returns that number.
     pub fn push(&mut self, function: Arc<dyn PciFunction>) -> Result<u8, SlotError> {
-        let slot = (0..SLOTS).zip(&self.slots).find(|(_, place)| place.is_none());
-        let (slot, _) = slot.ok_or(SlotError::Full)?;
-        self.insert(slot, function)?;
+        let is_free = |slot: &u8| !self.functions.keys().any(|devfn| devfn.slot() == *slot);
+        let slot = (0..SLOTS).find(is_free).ok_or(SlotError::Full)?;
+        self.insert(DevFn::of_slot(slot).ok_or(SlotError::Full)?, function)?;
         Ok(slot)
     }
 
-    /// Reads configuration space of the function at `devfn` (device number in bits 7:3).
-    ///
-    /// Only function 0 of a device exists; other functions read as absent.
+    /// Reads configuration space of the function at `devfn` (device number in bits 7:3, function
+    /// number in bits 2:0).
     pub fn config_read(&self, devfn: u8, offset: u16, data: &mut [u8]) {
         match self.function(devfn) {
             Some(function) if is_config_access(offset, data.len()) => {
@@ -88,13 +88,11 @@ impl PciRoot {
     }
 
     fn function(&self, devfn: u8) -> Option<&Arc<dyn PciFunction>> {
-        let (slot, function) = (devfn >> 3, devfn & 7);
-        let place = self.slots.get(usize::from(slot))?;
-        place.as_ref().filter(|_| function == 0)
+        self.functions.get(&DevFn::from(devfn))
     }
 
     fn functions(&self) -> impl Iterator<Item = &Arc<dyn PciFunction>> {
-        self.slots.iter().flatten()
+        self.functions.values()
     }
 }
 
@@ -201,22 +199,48 @@ pub(super) mod tests {
         data
     }
 
+    fn slot(number: u8) -> DevFn {
+        DevFn::of_slot(number).unwrap()
+    }
+
     #[test]
     fn fills_slots_from_the_lowest_and_has_32() {
         let mut root = PciRoot::new();
-        root.insert(1, TestFunction::at(0, 0)).unwrap();
+        root.insert(slot(1), TestFunction::at(0, 0)).unwrap();
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(2));
-        assert_eq!(root.insert(2, TestFunction::at(0, 0)), Err(SlotError::Taken(2)));
-        assert_eq!(root.insert(32, TestFunction::at(0, 0)), Err(SlotError::NoSuchSlot(32)));
+        let taken = root.insert(slot(2), TestFunction::at(0, 0));
+        assert_eq!(taken, Err(SlotError::Taken(slot(2))));
+        assert_eq!(taken.unwrap_err().to_string(), "PCI function 00:02.0 is already taken");
         (3..32).for_each(|slot| assert_eq!(root.push(TestFunction::at(0, 0)), Ok(slot)));
         assert_eq!(root.push(TestFunction::at(0, 0)), Err(SlotError::Full));
     }
 
     #[test]
+    fn a_slot_with_any_function_is_not_free() {
+        let mut root = PciRoot::new();
+        root.insert(DevFn::new(0, 5).unwrap(), TestFunction::at(0, 0)).unwrap();
+        assert_eq!(root.push(TestFunction::at(0, 0)), Ok(1));
+    }
+
+    #[test]
+    fn each_of_eight_functions_has_its_own_config_space() {
+        let mut root = PciRoot::new();
+        let functions: Vec<_> = (0..8).map(|_| TestFunction::at(0, 0)).collect();
+        for (number, function) in (0..).zip(&functions) {
+            root.insert(DevFn::new(5, number).unwrap(), function.clone()).unwrap();
+        }
+        (0..8).for_each(|number: u8| root.config_write(5 << 3 | number, 4, &[number]));
+        for (number, function) in (0..).zip(&functions) {
+            assert_eq!(*function.writes.lock().unwrap(), [(4, vec![number])]);
+        }
+    }
+
+    #[test]
     fn reads_all_ones_from_absent_functions() {
         let mut root = PciRoot::new();
-        root.insert(2, TestFunction::at(0, 0)).unwrap();
+        root.insert(slot(2), TestFunction::at(0, 0)).unwrap();
+        root.insert(DevFn::new(2, 3).unwrap(), TestFunction::at(0, 0)).unwrap();
         let read = |devfn, offset| {
             let mut data = [0; 2];
             root.config_read(devfn, offset, &mut data);
@@ -224,6 +248,7 @@ pub(super) mod tests {
         };
         assert_eq!(read(2 << 3, 0), [0, 1]);
         assert_eq!(read(2 << 3 | 1, 0), [0xff; 2]);
+        assert_eq!(read(2 << 3 | 3, 0), [0, 1]);
         assert_eq!(read(3 << 3, 0), [0xff; 2]);
     }
 
@@ -231,7 +256,7 @@ pub(super) mod tests {
     fn forwards_no_access_that_crosses_a_dword() {
         let mut root = PciRoot::new();
         let function = TestFunction::at(0, 0);
-        root.insert(0, function.clone()).unwrap();
+        root.insert(slot(0), function.clone()).unwrap();
         root.config_write(0, 3, &[0; 2]);
         root.config_write(0, 0, &[0; 8]);
         root.config_write(0, 0, &[]);

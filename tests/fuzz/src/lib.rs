@@ -12,6 +12,8 @@
 //! - No memory slot contains a page of the MSI-X table or of the pending bits.
 //! - The host binds what the guest asks for: when the guest writes the same values again, nothing
 //!   changes.
+//! - Nothing is shown that does nothing: each capability is one that the library's table shows, with
+//!   no more vectors than VFIO has, and its MSI-X table is inside a BAR (`shown`).
 //! - After shutdown, the function holds no slot, vector or pin.
 #![allow(
     clippy::arithmetic_side_effects,
@@ -29,6 +31,7 @@ mod kernel;
 mod lies;
 pub mod oracle;
 mod ports;
+mod shown;
 mod sysfs;
 
 /// A fuzz target: it panics if an invariant does not hold for these bytes.

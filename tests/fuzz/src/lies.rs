@@ -1,14 +1,15 @@
 //! Target `lies`: a device with malformed config space, regions and interrupts, whose calls fail.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vfio_passthrough::ByteRange;
 use vfio_passthrough::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionFlags, RegionInfo, RegionMmap, SetIrqs,
 };
 use vfio_passthrough::model::{Faults, PciDevice};
+use vfio_passthrough::pci::presence::{header, power_control};
 
 use crate::input::Input;
 use crate::oracle::Vm;
@@ -20,7 +21,7 @@ const LARGEST: u64 = 1 << 40;
 /// A device that maps regions as the model does, and takes all else from the input.
 struct LyingDevice {
     model: Arc<PciDevice>,
-    config: Vec<u8>,
+    config: Mutex<Vec<u8>>,
     regions: Vec<RegionInfo>,
     irqs: [IrqInfo; 3],
     /// One bit for each call: 1 makes it fail. Each call rotates the bits.
@@ -61,15 +62,22 @@ impl Device for LyingDevice {
         if region.index != CONFIG {
             return self.next_result();
         }
-        let at = usize::try_from(offset).unwrap();
+        let (at, config) = (usize::try_from(offset).unwrap(), self.config.lock().unwrap());
         data.iter_mut()
             .enumerate()
-            .for_each(|(index, byte)| *byte = self.config.get(at + index).copied().unwrap_or(0));
+            .for_each(|(index, byte)| *byte = config.get(at + index).copied().unwrap_or(0));
         Ok(())
     }
 
-    fn write(&self, _: &RegionInfo, _: u64, _: &[u8]) -> io::Result<()> {
-        self.next_result()
+    /// Only the power state changes: without that, a device that sleeps could not be assigned.
+    fn write(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.next_result()?;
+        let mut config = self.config.lock().unwrap();
+        let control = power_control(&config).filter(|_| region.index == CONFIG);
+        if let Some((control, _)) = control.filter(|(control, _)| u64::from(*control) == offset) {
+            config[usize::from(control)] = data[0];
+        }
+        Ok(())
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
@@ -131,13 +139,23 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let faults = Arc::new(Faults::default());
     let mut config = vec![0; if input.u8() & 1 == 0 { 0x1000 } else { 0x100 }];
-    // The default is a type 0 header with a capability list; the input may overwrite it.
+    // The default is a type 0 header with a capability list, and an extended list whose second
+    // capability is where the input writes; the input may overwrite the header.
+    config[..4].copy_from_slice(&[0x36, 0x1b, 0x10, 0x00]);
     config[0x06] = 0x10;
     config[0x34] = 0x40;
+    if let Some(extended) = config.get_mut(0x100..0x104) {
+        extended.copy_from_slice(&0x8001_000b_u32.to_le_bytes());
+    }
     for _ in 0..input.u8() & 0x3f {
         let (at, run) = (usize::from(input.u16() & 0xfff), input.bytes::<4>());
         let at = if at & 0x800 == 0 { at & 0xff } else { at };
         config.iter_mut().skip(at).zip(run).for_each(|(byte, value)| *byte = value);
+    }
+    // A device that does not respond is refused after a second; tests of the library cover that.
+    if header(&config).is_err() {
+        config[..12].fill(0);
+        config[0x06] = 0x10;
     }
     let mut regions: Vec<_> = (0..CONFIG).map(|index| region(index, &mut input)).collect();
     regions.push(RegionInfo {
@@ -154,7 +172,8 @@ pub fn run(bytes: &[u8]) {
     let model = PciDevice::new(faults.clone(), vec![0; 0x1000], &[LARGEST; 7], vec![]);
     let model = Arc::new(model.unwrap());
     let failures = AtomicU8::new(input.u8());
-    let device = Arc::new(LyingDevice { model, config, regions, irqs, failures });
+    let device =
+        Arc::new(LyingDevice { model, config: Mutex::new(config), regions, irqs, failures });
     let Some(vm) = Vm::new(faults, device.clone()) else {
         return;
     };

@@ -10,6 +10,7 @@ use vfio_passthrough::{Bar, BarIndex, ByteRange, PassthroughFunction, ResetPolic
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 use crate::input::Input;
+use crate::shown::{self, read};
 
 const PAGE: u64 = 0x1000;
 /// The address of RAM. A guest that moves a BAR here must not replace RAM.
@@ -38,7 +39,9 @@ impl Vm {
         let ram = host.slots.place(RAM, Arc::new(memory)).unwrap();
         let address = "01:00.0".parse().unwrap();
         let function =
-            PassthroughFunction::new(address, device, &host, ResetPolicy::IfPossible).ok()?;
+            PassthroughFunction::new(address, device.clone(), &host, ResetPolicy::IfPossible)
+                .ok()?;
+        shown::check(&function, &*device);
         let msix = msix(&function);
         Some(Self { faults, guest, function: Arc::new(function), msix, ram })
     }
@@ -200,24 +203,10 @@ impl Vm {
     }
 }
 
-fn read<const N: usize>(function: &PassthroughFunction, offset: u16) -> [u8; N] {
-    let mut data = [0; N];
-    function.config_read(offset, &mut data);
-    data
-}
-
 /// The offset of a capability in the config space that the guest sees.
 fn capability(function: &PassthroughFunction, id: u8) -> Option<u16> {
-    let mut next = read::<1>(function, 0x34)[0];
-    for _ in 0..48 {
-        let [own, after] = read(function, u16::from(next & !3));
-        match (next & !3, own == id) {
-            (0, _) => return None,
-            (at, true) => return Some(at.into()),
-            _ => next = after,
-        }
-    }
-    panic!("the guest's list of capabilities loops");
+    let found = shown::list(function).into_iter().find(|(own, _)| *own == id)?;
+    Some(found.1)
 }
 
 fn msix(function: &PassthroughFunction) -> Option<MsixLayout> {

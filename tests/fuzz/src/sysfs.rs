@@ -30,6 +30,7 @@ struct Function {
     kind: u8,
     driver: String,
     group: String,
+    physical: Option<PciAddress>,
 }
 
 impl Function {
@@ -44,7 +45,7 @@ fn make_function(tree: &Path, number: u8, input: &mut Input<'_>) -> Function {
     let folder = tree.join(format!("bus/pci/devices/0000:01:00.{number}"));
     fs::create_dir_all(&folder).unwrap();
     let kind = input.u8();
-    let function = Function { kind, driver: name(input), group: name(input) };
+    let mut function = Function { kind, driver: name(input), group: name(input), physical: None };
     if kind & 1 != 0 {
         // The entry is a file, where the code expects a link.
         let _ = fs::write(folder.join("driver"), []);
@@ -56,6 +57,11 @@ fn make_function(tree: &Path, number: u8, input: &mut Input<'_>) -> Function {
     }
     if kind & 8 == 0 {
         let _ = symlink(format!("../groups/{}", function.group), folder.join("iommu_group"));
+    }
+    if kind & 32 != 0 {
+        let target = if kind & 64 == 0 { "0000:01:00.3".to_owned() } else { name(input) };
+        let made = symlink(format!("../{target}"), folder.join("physfn"));
+        function.physical = target.parse().ok().filter(|_| made.is_ok());
     }
     let members = tree.join("kernel/iommu_groups/1/devices");
     fs::create_dir_all(&members).unwrap();
@@ -78,6 +84,9 @@ pub fn run(bytes: &[u8]) {
         let is_vfio = driver.contains("vfio") || functions[0].has_vfio_dev();
         assert!(is_vfio, "{driver} is no driver of VFIO");
     }
+    let physical = sysfs.physical_function(address);
+    assert_eq!(physical, functions[0].physical, "the physical function is the link's");
+    assert!(!sysfs.lacks_groups(), "the tree has no classes");
     let text = sysfs.not_viable(address, 1).to_string();
     assert!(text.starts_with("0000:01:00.0: IOMMU group 1 is not viable: "), "{text}");
     assert!(!text.contains("is bound to vfio-pci;"), "{text}");

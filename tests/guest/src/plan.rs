@@ -31,8 +31,8 @@ pub enum Step {
     Read { count: u64, depth: u64 },
     /// Send `count` ARP requests to the router on every network.
     Net { count: u64 },
-    /// Wait for a USB device, then list all.
-    Usb,
+    /// Wait for `count` USB devices, then list all.
+    Usb { count: usize },
     /// Wait until there are `count` disks.
     Disks { count: usize },
     /// Read from `disks` disks at the same time, until `lost` of them have failed.
@@ -94,7 +94,8 @@ fn step(name: &str, value: &str) -> Option<Step> {
             Step::Read { count: count.parse().ok()?, depth: depth.parse().ok()? }
         }
         "net" => Step::Net { count: value.parse().ok()? },
-        "usb" => Step::Usb,
+        "usb" if value.is_empty() => Step::Usb { count: 1 },
+        "usb" => Step::Usb { count: value.parse().ok()? },
         "disks" => Step::Disks { count: value.parse().ok()? },
         "lose" => {
             let (lost, disks) = value.split_once('@')?;

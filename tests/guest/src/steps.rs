@@ -27,7 +27,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Read { count, depth } => return on_disks(|disk| read(disk, count, depth)),
         Step::Disks { count } => return disk::open_all(count).map(drop),
         Step::Net { count } => return on_networks(count),
-        Step::Usb => usb::look()?,
+        Step::Usb { count } => usb::look(count)?,
         Step::Lose { lost, disks } => return lose::lose(lost, disks),
         Step::Interrupts => Report::Interrupts { functions: interrupts::of_functions()? },
         Step::Edu => edu::work()?,

@@ -19,11 +19,11 @@ const XHCI_CLASS: &str = "0c0330";
 /// How long a device may take to appear.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits for a device, and reports all devices.
-pub fn look() -> Result<Report, Error> {
+/// Waits for `count` devices, and reports all devices.
+pub fn look(count: usize) -> Result<Report, Error> {
     let begin = Instant::now();
     let mut devices = devices()?;
-    while devices.is_empty() && begin.elapsed() < TIMEOUT {
+    while devices.len() < count && begin.elapsed() < TIMEOUT {
         sleep(Duration::from_millis(10));
         devices = self::devices()?;
     }

@@ -1,4 +1,5 @@
-//! Finds files of a crate that import each other in a circle.
+//! Finds files of a crate that import each other in a circle, and errors that are on no page
+//! ([`errors`]).
 //!
 //! A file depends on another one when its code names an item that is defined there: by `use`, or by
 //! a path in an expression, a type or the arguments of a macro. The rules:
@@ -13,6 +14,7 @@
 //! The check does not know types, so that a call of a method, or a use of a field, is no dependency.
 //! Mostly the same file names the type, too.
 
+pub mod errors;
 mod graph;
 mod modules;
 mod names;

@@ -81,6 +81,9 @@ pub enum Error {
         /// The monitor's error, or the cause.
         why: String,
     },
+    /// The VMM's log differs from what the test expects.
+    #[error("{0}")]
+    Log(String),
     /// A machine needs programs, and the lab was set up without.
     #[error("this lab was set up without programs")]
     NoPrograms,

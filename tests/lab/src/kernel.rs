@@ -26,6 +26,7 @@ const L2_MODULES: &[&str] = &[
     "ahci",
     "sd_mod",
     "xhci-pci",
+    "uhci-hcd",
     "usb-storage",
     "button",
     "evdev",

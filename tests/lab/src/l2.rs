@@ -4,8 +4,8 @@ use guest::Report;
 use serde_json::Value;
 
 use crate::lab::place;
-use crate::protocol::{Ending, Finished, Program, Request, Trigger};
-use crate::{Error, L1, Monitor, Run};
+use crate::protocol::{Ending, Fifo, Finished, Program, Request, Trigger};
+use crate::{Error, L1, Monitor, Run, log};
 
 /// The file in L1 to which the VMM writes its counters.
 const STATS: &str = "/tmp/stats.json";
@@ -23,6 +23,7 @@ pub struct Guest {
     kernel: String,
     initrd: String,
     extra: Vec<String>,
+    expected_log: Vec<String>,
 }
 
 impl Guest {
@@ -41,6 +42,7 @@ impl Guest {
             initrd: place::INITRD.into(),
             // The VMM ends when the guest panics or resets.
             extra: vec!["--no-reboot".into()],
+            expected_log: Vec::new(),
         }
     }
 
@@ -108,6 +110,14 @@ impl Guest {
         self
     }
 
+    /// Expects a message with this text in the VMM's log, on standard error. A boot fails if its
+    /// VMM ends with status 0, and logs anything else or not this.
+    #[must_use]
+    pub fn logs(mut self, text: &str) -> Self {
+        self.expected_log.push(text.into());
+        self
+    }
+
     /// Reads files of L1 when the guest first prints `marker`.
     #[must_use]
     pub fn look_at(mut self, marker: &str, files: &[&str]) -> Self {
@@ -170,10 +180,43 @@ impl Guest {
         self
     }
 
+    /// Runs the VMM with these limits of open files, soft and hard.
+    #[must_use]
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.program.open_files = Some((soft, hard));
+        self
+    }
+
+    /// Runs the VMM in a control group with this limit, for example of `memory.max`.
+    #[must_use]
+    pub fn in_cgroup(mut self, file: &str, value: &str) -> Self {
+        self.program.cgroup.push((file.into(), value.into()));
+        self
+    }
+
     /// Passes open files of L1 to the VMM: see [`Program::open`].
     #[must_use]
     pub fn open(mut self, files: &[String]) -> Self {
         self.program.open = files.to_vec();
+        self
+    }
+
+    /// Uses an initrd that the agent writes to a FIFO: the contents of this one, and zeros, which
+    /// Linux ignores.
+    #[must_use]
+    pub fn initrd_by_fifo(mut self, zeros: u64) -> Self {
+        let path = "/tmp/initrd.fifo".to_owned();
+        let from = std::mem::replace(&mut self.initrd, path.clone());
+        self.program.fifos.push(Fifo { path, from, zeros });
+        self
+    }
+
+    /// Uses a kernel that the agent writes to a FIFO: the contents of this one.
+    #[must_use]
+    pub fn kernel_by_fifo(mut self) -> Self {
+        let path = "/tmp/kernel.fifo".to_owned();
+        let from = std::mem::replace(&mut self.kernel, path.clone());
+        self.program.fifos.push(Fifo { path, from, zeros: 0 });
         self
     }
 
@@ -227,7 +270,13 @@ impl Guest {
         let run = l1.run_along(program, along)?;
         // A VMM that failed or was killed wrote no counters.
         let stats = l1.read(STATS).unwrap_or_default();
-        Ok(Outcome::new(run, &stats))
+        let outcome = Outcome::new(run, &stats);
+        // The messages of other ends are errors, which tests compare.
+        let is_ordinary = outcome.finished.ending == Ending::Status(0);
+        match log::surprise(&outcome.stderr, &self.expected_log).filter(|_| is_ordinary) {
+            Some(why) => Err(Error::Log(format!("{why}\n{}", outcome.details()))),
+            None => Ok(outcome),
+        }
     }
 }
 

@@ -148,6 +148,10 @@ pub struct Program {
     pub memlock: Option<u64>,
     /// The limit of address space in bytes; `None` keeps the agent's.
     pub address_space: Option<u64>,
+    /// The soft and the hard limit of open files; `None` keeps the agent's.
+    pub open_files: Option<(u64, u64)>,
+    /// The limits of a control group of its own: names of files and their values. None if empty.
+    pub cgroup: Vec<(String, String)>,
     /// The user to run as, without capabilities; `None` is root.
     pub user: Option<u32>,
     /// The folder to use as the root; `None` is L1's root.
@@ -155,11 +159,24 @@ pub struct Program {
     /// Files that the program inherits open. `{0}` in an argument stands for the fd of the first
     /// one, and so on. Device nodes are open for writing too.
     pub open: Vec<String>,
+    /// FIFOs that the agent makes before the program starts, and writes to while it runs.
+    pub fifos: Vec<Fifo>,
     /// Actions on the program's output. They come in this order.
     pub triggers: Vec<Trigger>,
     /// A time in nanoseconds of L1's clock after exec, and the signal to send then, if the program
     /// still runs.
     pub signal_after: Option<(u64, i32)>,
+}
+
+/// A FIFO, and what the agent writes to it when a program reads it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// The path of the FIFO. An existing one is used.
+    pub path: String,
+    /// The file whose contents are written.
+    pub from: String,
+    /// The number of zero bytes that follow.
+    pub zeros: u64,
 }
 
 /// The actions when a program first prints a text.

@@ -274,3 +274,57 @@ fn translate_ends_with_the_mapping() {
         [None, Some((0x10_0000, 0x2000)), Some((0x10_1800, 0x800)), None]
     );
 }
+
+#[test]
+fn a_host_with_few_vectors_enables_nothing_and_returns_how_many_it_has() {
+    const MSI: u32 = 1;
+    let function = PciFunction { msi: 8, ..PciFunction::nvme() };
+    for kernel in KERNELS {
+        // The index, the number asked for, the host's number, and what the ioctl returns.
+        let cases = [
+            (MSIX, 4, 4, Ok(0)),
+            (MSIX, 4, 3, Ok(3)),
+            (MSIX, 4, 0, Err(libc::ENOSPC)),
+            (MSI, 8, 8, Ok(0)),
+            // Linux tries all or one.
+            (MSI, 8, 7, Ok(1)),
+            (MSI, 8, 0, Err(libc::ENOSPC)),
+        ];
+        for (index, asked, had, expected) in cases {
+            let mut host = Description::new(kernel);
+            host.host_vectors = had;
+            let host = host.device(at(NVME), 1, Driver::Vfio, function.clone());
+            let Ready { system, group, .. } = ready(host);
+            let device = system.open_device(group, NVME).unwrap();
+            let event = system.open_eventfd();
+            let set = eventfds(index, 0, &vec![event; asked]);
+            let result = match system.set_irqs(device, &set) {
+                Ok(()) => Ok(0),
+                Err(error) => {
+                    let fewer = error.get_ref().and_then(|inner| inner.downcast_ref());
+                    let had = fewer.map(|FewerVectors(had)| *had);
+                    had.ok_or_else(|| error.raw_os_error().unwrap())
+                }
+            };
+            assert_eq!(result, expected, "{index}: {asked} of {had}, {kernel:?}");
+            let active = system.interrupts(at(NVME)).active;
+            assert_eq!(active.is_some(), expected == Ok(0), "{index}: {asked} of {had}");
+        }
+    }
+}
+
+#[test]
+fn a_vector_that_the_host_does_not_have_cannot_be_added() {
+    let mut host = host(Kernel::Linux6_12);
+    host.host_vectors = 3;
+    let Ready { system, group, .. } = ready(host);
+    let device = system.open_device(group, NVME).unwrap();
+    let event = system.open_eventfd();
+    system.set_irqs(device, &eventfds(MSIX, 0, &[event])).unwrap();
+    fails(system.set_irqs(device, &eventfds(MSIX, 4, &[event; 3])), libc::ENOSPC);
+    assert_eq!(system.interrupts(at(NVME)).bound, [0].into(), "none of the call's vectors");
+    // They keep their interrupts of the host.
+    system.set_irqs(device, &eventfds(MSIX, 4, &[event; 2])).unwrap();
+    assert_eq!(system.interrupts(at(NVME)).bound, [0, 4, 5].into());
+    fails(system.set_irqs(device, &eventfds(MSIX, 9, &[event])), libc::ENOSPC);
+}

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::description::{DeviceFlags, IrqInfo, RegionInfo};
 use super::mmap::RegionMmap;
 use crate::address::{ByteRange, PciAddress};
+use crate::pci::presence::Identity;
 
 /// A call of `VFIO_DEVICE_SET_IRQS`.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +50,29 @@ pub struct BusMember {
     pub driver: Option<String>,
 }
 
+/// The host has only this number of vectors for a call of `VFIO_DEVICE_SET_IRQS` that enables MSI
+/// or MSI-X. Nothing was enabled (vfio_msi_enable). It is the inner error of an [`io::Error`] of
+/// the kind `StorageFull`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the host has only {0} vectors for the device")]
+pub struct FewerVectors(pub u32);
+
+impl From<FewerVectors> for io::Error {
+    fn from(fewer: FewerVectors) -> Self {
+        Self::new(io::ErrorKind::StorageFull, fewer)
+    }
+}
+
 /// An open VFIO device: the calls on its file. Each returns the errno of its system call.
 pub trait Device: Send + Sync {
     /// The properties of the device.
     fn flags(&self) -> DeviceFlags;
+
+    /// The IDs that the host's kernel recorded when it found the device. `None` if they are not
+    /// known: the device is then not compared with them.
+    fn recorded(&self) -> Option<Identity> {
+        None
+    }
 
     /// Describes a region. The size is 0 if the device does not have it.
     ///
@@ -107,7 +127,8 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the kernel refuses the arguments, `StorageFull` if the host has too few vectors.
+    /// `EINVAL` if the kernel refuses the arguments; `ENOSPC` or [`FewerVectors`] if the host has
+    /// too few vectors.
     fn set_irqs(&self, call: SetIrqs<'_>) -> io::Result<()>;
 
     /// Resets the function, and returns after the reset. BAR mappings fault until then.

@@ -16,7 +16,7 @@ use vmm_sys_util::ioctl::{
 use vmm_sys_util::ioctl_io_nr;
 
 use super::description::{DeviceFlags, IommuInfo, IrqFlags, IrqInfo, RegionInfo};
-use super::device::SetIrqs;
+use super::device::{FewerVectors, SetIrqs};
 use super::info;
 use crate::address::{ByteRange, PciAddress};
 use crate::host::HostMemory;
@@ -121,10 +121,10 @@ pub(crate) fn set_iommu(container: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
 }
 
-/// `VFIO_GROUP_GET_DEVICE_FD`.
-pub(crate) fn open_device(group: &impl AsRawFd, address: PciAddress) -> io::Result<File> {
-    // The text of an address has no zero byte.
-    let name = CString::new(address.to_string()).unwrap_or_default();
+/// `VFIO_GROUP_GET_DEVICE_FD`. The name is an address, and may have options.
+pub(crate) fn open_device(group: &impl AsRawFd, name: &str) -> io::Result<File> {
+    // The name has no zero byte.
+    let name = CString::new(name).unwrap_or_default();
     // SAFETY: the kernel reads a string that ends with a zero byte, and `name` lives until the call
     // returns.
     let fd = unsafe { ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
@@ -241,11 +241,10 @@ pub(crate) fn set_irqs(device: &impl AsRawFd, call: SetIrqs<'_>) -> io::Result<(
 /// Checks the result of `VFIO_DEVICE_SET_IRQS`. A result above zero is a failure too: it is the
 /// number of vectors that the host has, and the index was not enabled (vfio_msi_enable).
 fn check_vectors(result: i32) -> io::Result<()> {
-    if result > 0 {
-        let message = format!("the host has only {result} vectors for the device");
-        return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+    match u32::try_from(result) {
+        Ok(had) if had > 0 => Err(FewerVectors(had).into()),
+        _ => check(result),
     }
-    check(result)
 }
 
 /// The most functions that a reply is fetched for: more than any hierarchy below one port has.

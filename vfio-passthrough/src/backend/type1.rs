@@ -11,6 +11,7 @@ use vfio_ioctls::{VfioContainer, VfioError};
 use super::address_space::AddressSpace;
 use super::description::IommuInfo;
 use super::ioctl;
+use super::sysfs::Sysfs;
 use crate::counters::VfioCalls;
 use crate::host::HostMemory;
 
@@ -20,6 +21,13 @@ pub enum ContainerError {
     /// `/dev/vfio/vfio` could not be opened: `ENOENT` or `ENODEV` without its module, `EACCES`.
     #[error("cannot open /dev/vfio/vfio: {0}; {remedy}", remedy = open_remedy(.0))]
     Open(#[source] io::Error),
+    /// The kernel's VFIO has no groups: it was built without CONFIG_VFIO_GROUP.
+    #[error(
+        "this kernel has no /dev/vfio/vfio: its VFIO has only the nodes of devices \
+         (/dev/vfio/devices), and this version opens a device by its group; use a kernel with \
+         CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER"
+    )]
+    NoGroups,
     /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2
     /// IOMMU.
     #[error(
@@ -38,7 +46,7 @@ impl ContainerError {
     pub(crate) fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Open(source) => source.kind(),
-            Self::Unsupported(_) => io::ErrorKind::Unsupported,
+            Self::NoGroups | Self::Unsupported(_) => io::ErrorKind::Unsupported,
             Self::NoContainer => io::ErrorKind::InvalidInput,
         }
     }
@@ -52,11 +60,29 @@ impl From<ContainerError> for io::Error {
 }
 
 fn open_remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => {
             "most hosts let every user open it: run 'chmod 0666 /dev/vfio/vfio' as root"
         }
-        _ => "run 'modprobe vfio-pci' as root",
+        Some(libc::EPERM) => {
+            "the device cgroup of this process denies it: start the container with \
+             '--device /dev/vfio/vfio --device /dev/vfio/N', or set 'DeviceAllow=' in the systemd \
+             unit"
+        }
+        _ => {
+            "run 'modprobe vfio-pci' as root; a container needs \
+             '--device /dev/vfio/vfio --device /dev/vfio/N'"
+        }
+    }
+}
+
+/// The error of a container that does not open. A missing node has two causes.
+fn open_error(source: io::Error, sysfs: &Sysfs) -> ContainerError {
+    let is_missing =
+        matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO));
+    match is_missing && sysfs.lacks_groups() {
+        true => ContainerError::NoGroups,
+        false => ContainerError::Open(source),
     }
 }
 
@@ -85,7 +111,7 @@ impl Type1Container {
     /// Opens `/dev/vfio/vfio` and checks its API version and that it has a type1v2 IOMMU.
     pub fn open(calls: Arc<VfioCalls>) -> Result<Self, ContainerError> {
         let container = VfioContainer::new(None).map_err(|error| match error {
-            VfioError::OpenContainer(source) => ContainerError::Open(source),
+            VfioError::OpenContainer(source) => open_error(source, &Sysfs::default()),
             other => ContainerError::Unsupported(other),
         })?;
         Ok(Self { file: ContainerFile::Opened(container), calls })
@@ -115,5 +141,33 @@ impl AddressSpace for Type1Container {
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
         self.calls.unmap_dma.increment();
         ioctl::unmap_dma(self, iova, size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_errno_of_the_container_has_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            open_error(source, &Sysfs::at(folder.path())).to_string()
+        };
+        let cases = [
+            (libc::ENOENT, "modprobe vfio-pci"),
+            (libc::ENOENT, "--device /dev/vfio/vfio"),
+            (libc::EACCES, "chmod 0666"),
+            (libc::EPERM, "the device cgroup"),
+        ];
+        for (errno, part) in cases {
+            assert!(text(errno).contains(part), "{}", text(errno));
+        }
+        std::fs::create_dir_all(folder.path().join("class/vfio-dev")).unwrap();
+        for errno in [libc::ENOENT, libc::ENODEV, libc::ENXIO] {
+            assert!(text(errno).contains("CONFIG_VFIO_GROUP"), "{}", text(errno));
+        }
+        assert!(text(libc::EACCES).contains("chmod 0666"));
     }
 }

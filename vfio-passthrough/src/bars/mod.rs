@@ -10,11 +10,11 @@ use crate::address::{BarIndex, ByteRange};
 use crate::backend::{RegionFlags, RegionInfo};
 use crate::device::FunctionDevice;
 use crate::error::Error;
-use crate::pci::bar::{Bar, Space};
+use crate::pci::bar::{Bar, MAX_ROM, Space};
 use crate::pci::config::ConfigSpace;
 
-/// The largest ROM, in bytes (PCI 3.0, 6.2.5.2).
-const MAX_ROM: u64 = 16 << 20;
+/// The first bytes of a ROM (PCI 3.0, 6.3.1.1).
+const ROM_SIGNATURE: [u8; 2] = [0x55, 0xaa];
 
 /// The BARs of a function and its ROM. It carries out the accesses that trap.
 pub(crate) struct Bars {
@@ -22,7 +22,7 @@ pub(crate) struct Bars {
     bars: Vec<Bar>,
     /// The regions of BAR0 to BAR5 and the ROM, by BAR number.
     regions: Vec<RegionInfo>,
-    /// The content of the ROM, after the first read.
+    /// The content of the ROM, after the first read. It is empty if the ROM cannot be read.
     rom: OnceLock<Vec<u8>>,
 }
 
@@ -63,7 +63,10 @@ impl Bars {
             return data.fill(0xff);
         };
         let result = match bar {
-            BarIndex::ROM => self.read_rom(region, offset, data),
+            BarIndex::ROM => {
+                self.read_rom(region, offset, data);
+                Ok(())
+            }
             _ => self.device.read(region, offset, data),
         };
         if let Err(error) = result {
@@ -73,23 +76,28 @@ impl Bars {
     }
 
     /// Reads from a copy, made at the first read. The content of a ROM does not change, and the
-    /// kernel walks its images in each read (pci_map_rom).
-    fn read_rom(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) -> Result<(), Error> {
-        let rom = match self.rom.get() {
-            Some(rom) => rom,
-            None => {
-                let size = usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default();
-                let mut rom = vec![0; size];
-                self.device.read(region, 0, &mut rom)?;
-                self.rom.get_or_init(|| rom)
-            }
-        };
+    /// kernel walks its images in each read (pci_map_rom). A ROM that cannot be read is all-ones:
+    /// it is not asked for again, because the kernel would log a line each time.
+    fn read_rom(&self, region: &RegionInfo, offset: u64, data: &mut [u8]) {
+        let rom = self.rom.get_or_init(|| self.whole_rom(region));
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         match rom.get(start..start.saturating_add(data.len())) {
             Some(found) => data.copy_from_slice(found),
             None => data.fill(0xff),
         }
-        Ok(())
+    }
+
+    fn whole_rom(&self, region: &RegionInfo) -> Vec<u8> {
+        let size = usize::try_from(region.size.min(MAX_ROM)).unwrap_or_default();
+        let mut rom = vec![0; size];
+        if let Err(error) = self.device.read(region, 0, &mut rom) {
+            self.device.warn(&error);
+            return Vec::new();
+        }
+        if !rom.starts_with(&ROM_SIGNATURE) {
+            log::debug!("{}: the ROM has no signature 55 aa", self.device.address);
+        }
+        rom
     }
 
     /// Writes to the device. A ROM ignores writes.

@@ -1,5 +1,6 @@
 //! Places the windows of a function in guest memory, and removes them.
 
+use std::io;
 use std::sync::Arc;
 
 use super::areas::direct_areas;
@@ -24,6 +25,8 @@ pub(crate) struct Placement {
     peers: Option<DmaSpace>,
     /// The warning about a failed peer-to-peer mapping was logged.
     warned_of_peers: bool,
+    /// The warning about missing memory slots was logged.
+    warned_of_slots: bool,
     traps: Arc<FunctionTraps>,
     /// A memory slot was removed since the last call of `take_freed`.
     freed: bool,
@@ -40,7 +43,16 @@ impl Placement {
         traps: Arc<FunctionTraps>,
     ) -> Self {
         let windows = windows(&device, config, regions);
-        Self { device, windows, slots, peers, warned_of_peers: false, traps, freed: false }
+        Self {
+            device,
+            windows,
+            slots,
+            peers,
+            warned_of_peers: false,
+            warned_of_slots: false,
+            traps,
+            freed: false,
+        }
     }
 
     /// Removes each window that is placed at an address other than its BAR's current one.
@@ -75,10 +87,15 @@ impl Placement {
     }
 
     /// Places each window at its BAR's current address. A window whose memory slot is refused stays
-    /// trapped. Removals that failed before are retried.
+    /// trapped. That no slot is free is logged once for each function. Removals that failed before are retried.
     pub fn place(&mut self, config: &ConfigSpace) {
         let removed = self.remove_moved(config);
         self.device.warn_of(removed);
+        // A CPU that reads a device that does not respond stalls until a timeout (PCIe 2.8). A
+        // trapped read gives all-ones at once.
+        if self.device.is_absent() {
+            return;
+        }
         for window in &mut self.windows {
             let bar = window.bar();
             match window.place_at(base(config, bar), &self.slots) {
@@ -89,7 +106,10 @@ impl Placement {
                 ),
                 Err(source) => {
                     let (address, operation) = (self.device.address, "place the memory slot of");
-                    self.device.warn(&Error::Window { address, operation, bar, source });
+                    let lacks = source.kind() == io::ErrorKind::StorageFull;
+                    if !lacks || !std::mem::replace(&mut self.warned_of_slots, true) {
+                        self.device.warn(&Error::Window { address, operation, bar, source });
+                    }
                 }
             }
         }

@@ -10,10 +10,12 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::linked::Linked;
+use super::options::DeviceOptions;
+use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
 use crate::backend::iommufd::{Ioas, attach_ioas, bind};
 use crate::backend::sysfs::Sysfs;
-use crate::backend::{BusMember, ioctl};
+use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::host::GroupLink;
 
 /// The IOAS of a guest, and the devices that are attached to it.
@@ -79,22 +81,24 @@ pub(super) struct CdevAttachment {
 }
 
 impl CdevAttachment {
-    /// Binds and attaches the device of `address`. `opened` is the device's file, if it is already
-    /// open.
+    /// Binds and attaches the device of `address`.
     pub fn new(
         cdevs: &Arc<Cdevs>,
         address: PciAddress,
-        opened: Option<File>,
+        options: DeviceOptions,
     ) -> Result<Self, Error> {
         cdevs.drivers.forget();
         cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(cdevs.open(address, opened)?);
+        let file = Arc::new(cdevs.open(address, options.file)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
         cdevs.add(address, &file)?;
         let own = Self { cdevs: cdevs.clone(), address, file };
-        let failed = |call| move |source| cdevs.refused(address, call, source);
-        bind(&own.file, &cdevs.ioas).map_err(failed(BIND))?;
-        attach_ioas(&own.file, &cdevs.ioas).map_err(failed(ATTACH))?;
+        let token = options.vf_token;
+        let uuid = token.map(VfToken::bytes);
+        let bound = retry_while_locked(|| bind(&own.file, &cdevs.ioas, uuid.as_ref()));
+        bound.map_err(|source| cdevs.refused(address, token, source))?;
+        let attached = attach_ioas(&own.file, &cdevs.ioas);
+        attached.map_err(|source| Error::OpenDevice { address, call: ATTACH, source })?;
         Ok(own)
     }
 }
@@ -130,17 +134,29 @@ impl Cdevs {
         Ok(())
     }
 
-    /// The error of a call that the kernel refused. It names who has the group, if it is in use.
-    fn refused(&self, address: PciAddress, call: &'static str, source: io::Error) -> Error {
-        let group = self.sysfs.group(address);
-        match (source.raw_os_error(), group) {
-            (Some(libc::EBUSY), Some(group)) if self.sysfs.offenders(group).is_empty() => {
-                Error::DeviceBusy { address, group }
-            }
-            (Some(libc::EBUSY), Some(group)) => {
+    /// The error of a device that the kernel does not bind. It names who has the group, if the group
+    /// is in use.
+    fn refused(&self, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
+        let group = self.sysfs.group(address).unwrap_or_default();
+        match (source.raw_os_error(), token) {
+            (Some(libc::EBUSY), _) if !self.sysfs.offenders(group).is_empty() => {
                 Error::NotReady(self.sysfs.not_viable(address, group))
             }
-            _ => Error::OpenDevice { address, call, source },
+            // EINVAL: another file of the device is bound (vfio_df_open).
+            (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => {
+                Error::DeviceBusy { address, group }
+            }
+            (Some(libc::EINVAL), Some(_)) => {
+                let physical = self.sysfs.physical_function(address);
+                Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }
+            }
+            (_, token) => match VfTokenProblem::of(&source, token) {
+                Some(problem) => {
+                    let physical = self.sysfs.physical_function(address);
+                    Error::VfToken { address, physical, problem }
+                }
+                None => Error::OpenDevice { address, call: BIND, source },
+            },
         }
     }
 }

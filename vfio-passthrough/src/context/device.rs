@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use crate::address::{ByteRange, PciAddress};
+use crate::backend::sysfs::Sysfs;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
 };
 use crate::counters::VfioCalls;
+use crate::pci::presence::Identity;
 
 /// What keeps a device open and in its address space. Dropping it closes the device.
 pub(super) trait Attachment: Send + Sync {
@@ -32,6 +34,7 @@ pub(super) trait Attachment: Send + Sync {
 /// A device of an [`IommuContext`](super::IommuContext). While it is open, it stays attached.
 pub struct AssignedDevice {
     flags: DeviceFlags,
+    recorded: Option<Identity>,
     calls: Arc<VfioCalls>,
     /// Each call holds a reference while it runs, so that `close` does not wait for calls: the file
     /// is closed with the last reference.
@@ -56,7 +59,8 @@ impl AssignedDevice {
             call: "VFIO_DEVICE_GET_INFO",
             source,
         })?;
-        Ok(Self { flags, calls, open: Mutex::new(Some(Arc::new(attachment))) })
+        let recorded = Sysfs::default().identity(address);
+        Ok(Self { flags, recorded, calls, open: Mutex::new(Some(Arc::new(attachment))) })
     }
 
     /// The device was closed ([`Device::close`]).
@@ -77,6 +81,10 @@ impl AssignedDevice {
 impl Device for AssignedDevice {
     fn flags(&self) -> DeviceFlags {
         self.flags
+    }
+
+    fn recorded(&self) -> Option<Identity> {
+        self.recorded
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {

@@ -3,9 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::vf_token::VfTokenProblem;
 use crate::address::PciAddress;
 use crate::backend::{ContainerError, IommufdError, sysfs};
 use crate::dma;
+use crate::error::LOCKED;
+use crate::pci::presence::remedy;
 
 /// An error of opening a container, a group or a device.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +108,8 @@ pub enum Error {
     },
     /// The device, or another one of its group, is open by its group or by another iommufd.
     #[error(
-        "{address}: IOMMU group {group} is in use (EBUSY): it is open as /dev/vfio/{group}, or a \
-         device of it is open with another iommufd; 'fuser -v /dev/vfio/{group} \
+        "{address}: the device is in use: it is open as a device of /dev/vfio/{group}, or it or another \
+         device of its group is open with another iommufd; 'fuser -v /dev/vfio/{group} \
          /dev/vfio/devices/*' names the processes"
     )]
     DeviceBusy {
@@ -123,8 +126,18 @@ pub enum Error {
         /// The error of [`GroupLink::add`](crate::host::GroupLink::add).
         source: io::Error,
     },
+    /// The device needs a VF token, or another one or none.
+    #[error("{address}: {}", problem.describe(*physical))]
+    VfToken {
+        /// The device.
+        address: PciAddress,
+        /// The physical function, if the device is a virtual function.
+        physical: Option<PciAddress>,
+        /// What is wrong.
+        problem: VfTokenProblem,
+    },
     /// The device could not be opened or described.
-    #[error("{address}: {call}: {source}")]
+    #[error("{address}: {call}: {source}{}", device_hint(*address, source))]
     OpenDevice {
         /// The device.
         address: PciAddress,
@@ -150,6 +163,7 @@ impl Error {
             Self::NoCdev { .. } => io::ErrorKind::Unsupported,
             Self::GroupBusy { .. } | Self::DeviceBusy { .. } => io::ErrorKind::ResourceBusy,
             Self::OtherGroup { .. } | Self::OtherCdev { .. } => io::ErrorKind::InvalidInput,
+            Self::VfToken { problem, .. } => problem.kind(),
         }
     }
 }
@@ -162,10 +176,15 @@ impl From<Error> for io::Error {
 }
 
 fn group_hint(error: &io::Error, group: u32) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => format!("run 'chown $USER /dev/vfio/{group}' as root"),
-        io::ErrorKind::NotFound => format!(
-            "without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
+    match error.raw_os_error() {
+        Some(libc::EACCES) => format!("run 'chown $USER /dev/vfio/{group}' as root"),
+        Some(libc::EPERM) => format!(
+            "the device cgroup of this process denies it: start the container with \
+             '--device /dev/vfio/{group}', or set 'DeviceAllow=' in the systemd unit"
+        ),
+        Some(libc::ENOENT) => format!(
+            "a container needs '--device /dev/vfio/{group}'; \
+             without an IOMMU there is only /dev/vfio/noiommu-{group}, which cannot be given to a \
              guest: turn on VT-d or AMD-Vi"
         ),
         _ => "see 'dmesg'".to_owned(),
@@ -178,6 +197,17 @@ fn cdev_hint(error: &io::Error, path: &Path) -> String {
             format!("run 'chown $USER {}' as root", path.display())
         }
         _ => "see 'dmesg'".to_owned(),
+    }
+}
+
+/// The remedy if the kernel cannot enable or reset a device (vfio_pci_core_enable).
+fn device_hint(address: PciAddress, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::ENODEV) => {
+            format!("; the device does not respond: {}", remedy(address))
+        }
+        Some(libc::EAGAIN) => format!("; {LOCKED}"),
+        _ => String::new(),
     }
 }
 
@@ -220,11 +250,29 @@ mod tests {
                 Error::OpenCdev { address, path, source: denied() },
                 &["0000:01:00.0", "chown $USER /dev/vfio/devices/vfio3"],
             ),
-            (Error::DeviceBusy { address, group: 7 }, &["group 7", "EBUSY", "fuser -v"]),
+            (
+                Error::DeviceBusy { address, group: 7 },
+                &["0000:01:00.0", "in use", "fuser -v /dev/vfio/7"],
+            ),
         ];
         for (error, parts) in cases {
             let text = error.to_string();
             parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+        }
+    }
+
+    #[test]
+    fn each_errno_of_a_groups_node_has_its_remedy() {
+        let cases = [
+            (libc::EACCES, "chown $USER /dev/vfio/7"),
+            (libc::EPERM, "the device cgroup of this process"),
+            (libc::ENOENT, "--device /dev/vfio/7"),
+            (libc::ENOENT, "/dev/vfio/noiommu-7"),
+            (libc::EIO, "dmesg"),
+        ];
+        for (errno, part) in cases {
+            let text = group_hint(&io::Error::from_raw_os_error(errno), 7);
+            assert!(text.contains(part), "{text}");
         }
     }
 
@@ -243,6 +291,21 @@ mod tests {
         assert_eq!(as_io(replay).0, io::ErrorKind::PermissionDenied);
         let missing = Error::NotReady(sysfs::Error::NoDevice { address });
         assert_eq!(as_io(missing).0, io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_device_that_does_not_open_has_a_remedy() {
+        let address = PciAddress::new(0, 1, 0);
+        let text = |errno| {
+            let (call, source) = ("CALL", io::Error::from_raw_os_error(errno));
+            Error::OpenDevice { address, call, source }.to_string()
+        };
+        let remove = "; the device does not respond: make the host look for it again: echo 1 > \
+                      /sys/bus/pci/devices/0000:01:00.0/remove; ";
+        assert!(text(libc::EIO).contains(remove), "{}", text(libc::EIO));
+        assert!(text(libc::ENODEV).contains(remove), "{}", text(libc::ENODEV));
+        assert!(text(libc::EAGAIN).contains("; the host's kernel holds the device's lock: "));
+        assert_eq!(text(libc::EPERM), "0000:01:00.0: CALL: Operation not permitted (os error 1)");
     }
 
     #[test]

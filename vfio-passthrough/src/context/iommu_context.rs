@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::cdevs::{CdevAttachment, Cdevs};
 use super::device::AssignedDevice;
 use super::error::Error;
+use super::options::DeviceOptions;
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
 use crate::backend::iommufd::Ioas;
@@ -130,37 +131,27 @@ impl IommuContext {
     ///
     /// See [`Error`]; each variant names the device or its group.
     pub fn open_device(&self, address: PciAddress) -> Result<Arc<AssignedDevice>, Error> {
-        self.open_device_of(address, None)
+        self.open_device_with(address, DeviceOptions::default())
     }
 
-    /// Does the same as [`open_device`](Self::open_device), but takes a file of the device's group
-    /// (`/dev/vfio/N`) that is open for reading and writing: this process then needs no permission
-    /// to open it. If the group is already attached, the file is closed.
+    /// Does the same as [`open_device`](Self::open_device), with options.
     ///
     /// # Errors
     ///
-    /// The errors of `open_device`, and [`Error::OtherGroup`].
-    pub fn open_device_by(
+    /// The errors of `open_device`, [`Error::OtherGroup`] and [`Error::VfToken`].
+    pub fn open_device_with(
         &self,
         address: PciAddress,
-        group: File,
-    ) -> Result<Arc<AssignedDevice>, Error> {
-        self.open_device_of(address, Some(group))
-    }
-
-    fn open_device_of(
-        &self,
-        address: PciAddress,
-        opened: Option<File>,
+        options: DeviceOptions,
     ) -> Result<Arc<AssignedDevice>, Error> {
         let calls = self.calls.clone();
         let device = match &self.interface {
             Interface::Type1(groups) => {
-                let attachment = Membership::new(groups, address, opened)?;
+                let attachment = Membership::new(groups, address, options)?;
                 AssignedDevice::open(attachment, address, calls)
             }
             Interface::Iommufd(cdevs) => {
-                let attachment = CdevAttachment::new(cdevs, address, opened)?;
+                let attachment = CdevAttachment::new(cdevs, address, options)?;
                 AssignedDevice::open(attachment, address, calls)
             }
         };

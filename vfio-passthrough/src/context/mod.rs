@@ -16,8 +16,12 @@ mod error;
 mod groups;
 mod iommu_context;
 mod linked;
+mod options;
 mod shared;
+mod vf_token;
 
 pub use device::AssignedDevice;
 pub use error::Error;
 pub use iommu_context::IommuContext;
+pub use options::DeviceOptions;
+pub use vf_token::{ParseVfTokenError, VfToken, VfTokenProblem};

@@ -9,10 +9,12 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::groups::Groups;
+use super::options::DeviceOptions;
+use super::vf_token::{VfToken, VfTokenProblem, name};
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
-use crate::backend::{BusMember, ioctl};
+use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::counters::VfioCalls;
 
 /// The groups of a guest. Its devices and its context share them.
@@ -46,32 +48,29 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Attaches the group of `address`, unless it is already attached, and opens the device.
-    /// `opened` is the group's file, if it is already open.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
-        opened: Option<File>,
+        options: DeviceOptions,
     ) -> Result<Self, Error> {
         groups.drivers.forget();
         let sysfs = &groups.sysfs;
         let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = opened.as_ref().map(|file| sysfs.group_of(file));
+        let found = options.file.as_ref().map(|file| sysfs.group_of(file));
         if let Some(other) = found.filter(|other| *other != Some(number)) {
             return Err(Error::OtherGroup { address, group: number, other });
         }
         let mut locked = groups.lock();
-        locked.join(address, number, opened, (&groups.sysfs, &groups.calls))?;
+        locked.join(address, number, options.file, (&groups.sysfs, &groups.calls))?;
         let group = locked.file(number).cloned();
         drop(locked);
         let mut own = Self { groups: groups.clone(), number, device: None };
-        let opened = group
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|group| ioctl::open_device(&group, address));
-        own.device = Some(opened.map_err(|source| Error::OpenDevice {
-            address,
-            call: "VFIO_GROUP_GET_DEVICE_FD",
-            source,
-        })?);
+        let opened = group.ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|group| {
+            let name = name(address, options.vf_token);
+            retry_while_locked(|| ioctl::open_device(&group, &name))
+        });
+        let refused = |source| refused(&groups.sysfs, address, options.vf_token, source);
+        own.device = Some(opened.map_err(refused)?);
         Ok(own)
     }
 }
@@ -102,6 +101,17 @@ impl Attachment for Membership {
         let files: Vec<&File> =
             numbers.iter().filter_map(|number| groups.file(*number).map(AsRef::as_ref)).collect();
         ioctl::hot_reset(self.device()?, &files)
+    }
+}
+
+/// The error of a device that the kernel does not open.
+fn refused(sysfs: &Sysfs, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
+    match VfTokenProblem::of(&source, token) {
+        Some(problem) => {
+            let physical = sysfs.physical_function(address);
+            Error::VfToken { address, physical, problem }
+        }
+        None => Error::OpenDevice { address, call: "VFIO_GROUP_GET_DEVICE_FD", source },
     }
 }
 

@@ -70,6 +70,13 @@ impl DmaSpace {
         self.state().limits().map(|limits| limits.iova_ranges)
     }
 
+    /// The number of the kernel's address spaces. Each of them pins the memory that is mapped, and
+    /// the limit on locked memory counts it for each (vfio_lock_acct): see
+    /// [`allow_locked_memory`].
+    pub fn address_spaces(&self) -> usize {
+        self.state().spaces()
+    }
+
     /// Maps `memory` for the devices at `iova`.
     ///
     /// # Errors

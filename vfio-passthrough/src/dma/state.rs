@@ -54,6 +54,11 @@ impl State {
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
+    /// The number of address spaces.
+    pub fn spaces(&self) -> usize {
+        self.spaces.len()
+    }
+
     /// The ranges of all mappings.
     pub fn ranges(&self) -> Vec<ByteRange> {
         self.mappings.values().map(|entry| entry.range).collect()

@@ -10,6 +10,7 @@ use crate::counters::FunctionTraps;
 use crate::error::Error;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::msix::MsixPart;
+use crate::presence::is_unplugged;
 
 impl PassthroughFunction {
     /// The function's address on the host.
@@ -21,6 +22,15 @@ impl PassthroughFunction {
     /// ([`place_bar`](Self::place_bar)). The guest can place the ROM.
     pub fn bars(&self) -> &[Bar] {
         self.bars.all()
+    }
+
+    /// The number of interrupt vectors that the guest can enable. Each vector that it uses takes an
+    /// eventfd, and so one of the files that the process may open.
+    pub fn vectors(&self) -> u16 {
+        let state = self.lock();
+        let msi = state.config.msi().map_or(0, |layout| layout.vectors());
+        let msix = self.msix.map_or(0, |layout| layout.vectors);
+        msix.max(msi).max(u16::from(state.config.pin() != 0))
     }
 
     /// Counters of the guest accesses that trapped into this function.
@@ -40,13 +50,16 @@ impl PassthroughFunction {
     }
 
     /// Handles a guest's read of config space, of 1 to 4 bytes (PCIe 2.2.7.1: an access does not
-    /// cross a dword). It reads the device at most once, and not if all bits are emulated. A failed
-    /// read gives all-ones, as on a bus where no device answers; so does a function that is shut
-    /// down or detached.
+    /// cross a dword). It reads the device at most once, and not if all bits are emulated. A device
+    /// that answers all-ones is asked for its class code too, to see whether it still responds.
+    ///
+    /// A failed read gives all-ones, as on a bus where no device answers. So does a function that
+    /// is shut down or detached, and a device that does not respond. The latter is asked again at
+    /// each access.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.traps.config_reads.increment();
         let mut state = self.lock();
-        if !state.running {
+        if !state.running || self.stays_absent(&mut state) {
             return data.fill(0xff);
         }
         data.fill(0);
@@ -57,10 +70,14 @@ impl PassthroughFunction {
         let needs_device = state.config.needs_device(offset, data.len());
         let read = if needs_device { self.device.read_config(offset, data) } else { Ok(()) };
         match read {
+            Ok(()) if needs_device && self.has_gone(&mut state, data) => data.fill(0xff),
             Ok(()) => state.config.overlay(offset, data),
             Err(error) => {
                 data.fill(0xff);
                 self.device.warn(&error);
+                if is_unplugged(&error) {
+                    self.has_gone(&mut state, data);
+                }
             }
         }
     }
@@ -71,6 +88,7 @@ impl PassthroughFunction {
         self.traps.config_writes.increment();
         let mut state = self.lock();
         if state.running {
+            self.stays_absent(&mut state);
             self.write_config(&mut state, offset, data);
         }
         self.effects(&mut state)
@@ -101,10 +119,10 @@ impl PassthroughFunction {
     }
 
     /// Handles a guest's read of a BAR, of 1 to 8 bytes, at an offset that no memory slot covers. A
-    /// failed read gives all-ones.
+    /// failed read gives all-ones, and so does a device that does not respond.
     pub fn bar_read(&self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.traps.bar_reads.increment();
-        if self.is_detached() {
+        if self.is_detached() || self.device.is_absent() {
             return data.fill(0xff);
         }
         match self.msix.and_then(|layout| Some((layout, layout.part_at(bar, offset)?))) {

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::events::HostEvents;
-use super::reset::{BUS_RESET, Reset, ResetPolicy, choose};
+use super::reset::{Reset, ResetPolicy, choose, reset_and_check};
 use super::state::{PassthroughFunction, State};
 use crate::address::PciAddress;
-use crate::backend::{Device, RegionInfo};
+use crate::backend::{Device, IrqInfo, RegionInfo};
 use crate::bars::placement::Placement;
 use crate::bars::{Bars, regions};
 use crate::counters::FunctionTraps;
@@ -18,8 +18,9 @@ use crate::irq::binding::Binding;
 use crate::irq::intx::Intx;
 use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
-use crate::pci::regs::{COMMAND, Command};
-use crate::pci::view::RegionSizes;
+use crate::pci::presence::PowerState;
+use crate::pci::regs::{COMMAND, Command, INTERRUPT_PIN};
+use crate::pci::view::{self, HostSupport};
 use crate::services::VmmServices;
 use crate::sync::Mutex;
 
@@ -33,10 +34,12 @@ impl PassthroughFunction {
     ///
     /// # Errors
     ///
-    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::NoReset`] if `policy`
-    /// requires a reset and there is none; [`Error::Vectors`] if the VMM refuses the vectors;
-    /// [`Error::Region`], [`Error::DescribeInterrupts`], [`Error::Interrupts`] and [`Error::Reset`]
-    /// with the errno of the kernel. Nothing stays bound.
+    /// [`Error::NotUsable`] if the device is not a PCI function, or is a bridge; [`Error::Unfit`] if
+    /// it does not respond, does not wake, or is not the one that the host recorded;
+    /// [`Error::NoReset`] if `policy` requires a reset and there is none; [`Error::Vectors`] if the
+    /// VMM refuses the vectors; [`Error::Region`], [`Error::DescribeInterrupts`],
+    /// [`Error::Interrupts`] and [`Error::Reset`] with the errno of the kernel. Nothing stays
+    /// bound.
     pub fn new(
         address: PciAddress,
         device: Arc<dyn Device>,
@@ -44,14 +47,22 @@ impl PassthroughFunction {
         policy: ResetPolicy,
     ) -> Result<Self, Error> {
         let device = Arc::new(FunctionDevice::new(address, device)?);
-        let reset = reset(&device, policy)?;
+        let conventional = device.wait_until_usable("at its assignment")?;
+        if let Some(reason) = view::refusal(&conventional) {
+            return Err(Error::NotUsable { address, reason });
+        }
+        let reset = reset(&device, &conventional, policy)?;
+        let conventional = match reset {
+            Reset::Bus => device.conventional_config()?,
+            _ => conventional,
+        };
         let regions = regions(&device)?;
-        let conventional = device.conventional_config()?;
-        let config = config(&device, &regions, &conventional)?;
+        let irqs = [device.irq(IrqIndex::Msi)?, device.irq(IrqIndex::Msix)?];
+        let config = config(&device, &regions, irqs, &conventional)?;
         // A guest that starts an FLR resets one function. A reset of the bus would reset others
         // too, so the guest sees no FLR capability.
         let config = if reset == Reset::Function { config } else { config.without_flr() };
-        let (config, interrupts) = interrupts(&device, config, services)?;
+        let (config, interrupts) = interrupts(&device, config, irqs, services)?;
         let events = HostEvents::new(&device)?;
         let traps = Arc::new(FunctionTraps::default());
         let guest = (services.slots.clone(), services.p2p.clone());
@@ -68,11 +79,36 @@ impl PassthroughFunction {
                 config,
                 interrupts,
                 placement,
+                power: PowerState::D0,
                 sequence: 0,
                 needs_resync: false,
                 running: true,
             }),
         })
+    }
+
+    /// Shows the function as one of several functions of the guest's device: sets the
+    /// multifunction bit of its header type. A guest looks for functions 1 to 7 only where
+    /// function 0 has the bit (PCI 3.0, 3.2.2.3.4). Without this call the bit is clear, whatever
+    /// the host's device has.
+    #[must_use]
+    pub fn with_multifunction(self) -> Self {
+        self.lock().config.set_multifunction();
+        self
+    }
+
+    /// The interrupt pin of an open device: 0 for none, 1 for INTA# to 4 for INTD# (PCI 3.0,
+    /// 6.2.4). A VMM that routes the pins of a slot to several inputs reads it first, and gives
+    /// [`new`](Self::new) the line of that input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::Region`].
+    pub fn interrupt_pin(address: PciAddress, device: Arc<dyn Device>) -> Result<u8, Error> {
+        let mut pin = [0];
+        FunctionDevice::new(address, device)?.read_config(INTERRUPT_PIN, &mut pin)?;
+        let [pin] = pin;
+        Ok(pin)
     }
 }
 
@@ -85,15 +121,20 @@ fn host_command(conventional: &ConventionalConfig) -> Command {
 }
 
 /// Chooses the reset of the function. If it is the reset of its bus, this resets the bus.
-fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
+fn reset(
+    device: &FunctionDevice,
+    conventional: &ConventionalConfig,
+    policy: ResetPolicy,
+) -> Result<Reset, Error> {
     let address = device.address;
     let found = choose(address, device.device.flags(), || device.device.bus_members());
     match (found, policy) {
-        (Ok(Reset::Bus), _) => reset_bus(device).map(|()| Reset::Bus),
+        (Ok(Reset::Bus), _) => reset_bus(device, conventional).map(|()| Reset::Bus),
         (Ok(reset), _) => Ok(reset),
         (Err(reason), ResetPolicy::Required) => Err(Error::NoReset { address, reason }),
         (Err(reason), ResetPolicy::IfPossible) => {
-            log::warn!(
+            // The user accepted this, so it is no warning.
+            log::info!(
                 "{address}: {reason}; the guest gets it in the state in which its last user left it"
             );
             Ok(Reset::Nothing)
@@ -101,21 +142,21 @@ fn reset(device: &FunctionDevice, policy: ResetPolicy) -> Result<Reset, Error> {
     }
 }
 
-fn reset_bus(device: &FunctionDevice) -> Result<(), Error> {
+fn reset_bus(device: &FunctionDevice, conventional: &ConventionalConfig) -> Result<(), Error> {
     // There must be no DMA during the reset. The kernel restores the command register written here
     // (pci_restore_state).
-    device.write_command(host_command(&device.conventional_config()?))?;
-    let (address, call) = (device.address, BUS_RESET);
-    device.device.reset_bus().map_err(|source| Error::Reset { address, call, source })
+    device.write_command(host_command(conventional))?;
+    reset_and_check(device, Reset::Bus)
 }
 
 fn config(
     device: &FunctionDevice,
     regions: &[RegionInfo],
+    [msi, msix]: [IrqInfo; 2],
     conventional: &ConventionalConfig,
 ) -> Result<ConfigSpace, Error> {
-    let mut sizes = RegionSizes::default();
-    sizes.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
+    let mut host = HostSupport { msi: msi.count, msix: msix.count, ..HostSupport::default() };
+    host.regions.iter_mut().zip(regions).for_each(|(size, region)| *size = region.size);
     let size = u16::try_from(device.config_size()).unwrap_or(u16::MAX);
     device.walk_config(|read| {
         // The headers of extended capabilities take a few reads. Reading the whole extended space
@@ -130,7 +171,7 @@ fn config(
                 None => read(offset, data),
             }
         };
-        ConfigSpace::new(device.address, size, &sizes, read)
+        ConfigSpace::new(device.address, size, &host, read)
     })
 }
 
@@ -138,11 +179,12 @@ fn config(
 fn interrupts(
     device: &FunctionDevice,
     config: ConfigSpace,
+    [msi, msix]: [IrqInfo; 2],
     services: &VmmServices,
 ) -> Result<(ConfigSpace, Interrupts), Error> {
-    let msi = config.msi().map(|layout| (IrqIndex::Msi, layout.vectors()));
-    let msix = config.msix().map(|layout| (IrqIndex::Msix, layout.vectors));
-    let bind = |(index, vectors)| binding(device, index, vectors, services);
+    let msi = config.msi().map(|layout| (IrqIndex::Msi, msi, layout.vectors()));
+    let msix = config.msix().map(|layout| (IrqIndex::Msix, msix, layout.vectors));
+    let bind = |found| binding(device, found, services);
     let (msi, msix) = (msi.map(bind).transpose()?, msix.map(bind).transpose()?);
     let line = services.intx.clone().filter(|_| config.pin() != 0);
     let has_pin = line.is_some() && device.irq(IrqIndex::Intx)?.count != 0;
@@ -155,11 +197,9 @@ fn interrupts(
 
 fn binding(
     device: &FunctionDevice,
-    index: IrqIndex,
-    vectors: u16,
+    (index, irq, vectors): (IrqIndex, IrqInfo, u16),
     services: &VmmServices,
 ) -> Result<Binding, Error> {
-    let irq = device.irq(index)?;
     let address = device.address;
     let failed = |source: io::Error| Error::Vectors { address, index, vectors, source };
     let allocated = services.msi.allocate(vectors).map_err(failed)?;

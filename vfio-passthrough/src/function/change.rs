@@ -7,6 +7,7 @@ use crate::device::FirstError;
 use crate::error::Error;
 use crate::irq;
 use crate::pci::config::{Touched, Written};
+use crate::pci::presence::{Fault, PowerState};
 use crate::pci::regs::{Command, PM_STATE};
 
 impl PassthroughFunction {
@@ -18,7 +19,8 @@ impl PassthroughFunction {
     pub(super) fn write_table(&self, at: u64, data: &[u8]) -> Option<ConfigEffects> {
         let mut state = self.lock();
         let resyncs = state.needs_resync;
-        if state.interrupts.table().write(at, data) || resyncs {
+        let retries = resyncs || state.interrupts.are_short();
+        if state.interrupts.table().write(at, data) || retries {
             self.apply(&mut state, Written { touched: Touched::MSIX, ..Written::default() });
         }
         resyncs.then(|| self.effects(&mut state))
@@ -29,6 +31,10 @@ impl PassthroughFunction {
     fn apply(&self, state: &mut State, mut written: Written) {
         if state.needs_resync {
             written.touched |= Touched::COMMAND | Touched::BARS | Touched::MSIX;
+        }
+        if state.interrupts.are_short() {
+            // The host may have more by now.
+            written.touched |= Touched::MSIX;
         }
         let result = self.carry_out(state, &written);
         state.needs_resync = result.is_err();
@@ -75,8 +81,23 @@ impl PassthroughFunction {
         }
         if written.touched.contains(Touched::POWER) {
             errors.add(self.read_power_state(state));
+            self.check_awake(state, written);
         }
         errors.into_result()
+    }
+
+    /// Logs if the guest wrote D0, and the device does not wake. The guest reads the state.
+    fn check_awake(&self, state: &State, written: &Written) {
+        let control = state.config.power_control();
+        let wrote_d0 = |(offset, data): &(u16, Vec<u8>)| {
+            let at = usize::from(control?.checked_sub(*offset)?);
+            Some(u16::from(*data.get(at)?) & PM_STATE == 0)
+        };
+        let wakes = written.forward.iter().any(|run| wrote_d0(run) == Some(true));
+        if wakes && state.config.is_in_low_power() && !self.device.is_absent() {
+            let fault = Fault::Asleep(state.power);
+            self.device.warn(&self.device.unfit("after the guest's write of D0", fault));
+        }
     }
 
     pub(super) fn write_command(&self, command: Command) -> Result<(), Error> {
@@ -89,7 +110,9 @@ impl PassthroughFunction {
         };
         let mut data = [0; 2];
         self.device.read_config(offset, &mut data)?;
-        state.config.set_in_low_power(u16::from_le_bytes(data) & PM_STATE != 0);
+        self.has_gone(state, &data);
+        state.power = PowerState::of(u16::from_le_bytes(data));
+        state.config.set_in_low_power(state.power != PowerState::D0);
         Ok(())
     }
 

@@ -1,20 +1,14 @@
 //! Reset and recovery of a function, and its two ends: shutdown at the guest's end, and detach
 //! while the guest runs.
 
-use std::io;
-use std::time::Duration;
-
 use super::effects::ConfigEffects;
-use super::reset::{BUS_RESET, Reset};
+use super::reset::{Reset, reset_and_check, reset_once};
 use super::state::{PassthroughFunction, State};
+use crate::backend::is_locked;
 use crate::device::FirstError;
 use crate::error::Error;
 use crate::irq::Interrupts;
 use crate::pci::regs::Command;
-
-/// Reset retries: 100 x 10 ms.
-const RESET_RETRIES: u32 = 100;
-const RESET_PAUSE: Duration = Duration::from_millis(10);
 
 impl PassthroughFunction {
     /// Resets the function, and brings the guest's view back to the state after power-on. Call it
@@ -24,7 +18,9 @@ impl PassthroughFunction {
     /// # Errors
     ///
     /// The first failure. Later steps are carried out too. The VMM carries out the effects in
-    /// either case.
+    /// either case. A reset after which the device does not respond, does not wake, or is another
+    /// one has failed ([`Error::Unfit`]); the guest then reads all-ones. `EAGAIN` is returned after
+    /// a second of retries.
     pub fn reset(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.reset_locked(&mut state) };
@@ -112,8 +108,9 @@ impl PassthroughFunction {
         if self.reset == Reset::Function {
             // EAGAIN: the kernel holds the lock while it unbinds the driver, and resets the device
             // when it is closed (vfio_pci_core_disable).
-            let reset = self.reset_device();
-            errors.add(reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) }));
+            let reset = reset_once(&self.device, self.reset);
+            let reset = reset.or_else(|error| if is_locked(&error) { Ok(()) } else { Err(error) });
+            errors.add(reset.map_err(|source| self.reset.error(&self.device, source)));
         }
         errors.into_result()
     }
@@ -121,7 +118,7 @@ impl PassthroughFunction {
     pub(super) fn reset_locked(&self, state: &mut State) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
         errors.add(self.quiesce(state));
-        errors.add(self.reset_device());
+        errors.add(reset_and_check(&self.device, self.reset));
         // The function decodes nothing now, so this places no window. It retries removals that
         // failed.
         state.placement.place(&state.config);
@@ -165,7 +162,7 @@ impl PassthroughFunction {
         // BARs. VFIO restores them if decoding is on in its view and off in the device
         // (vfio_need_bar_restore).
         errors.add(self.write_command(command.difference(Command::BUS_MASTER)));
-        errors.add(self.reset_when_free());
+        errors.add(reset_and_check(&self.device, self.reset));
         errors.add(self.write_command(command));
         errors.add(self.read_power_state(state));
         if errors.is_ok() {
@@ -176,32 +173,4 @@ impl PassthroughFunction {
         state.needs_resync = result.is_err();
         result
     }
-
-    /// Resets the function. While the kernel handles the error it holds the device's lock, so the
-    /// reset is retried.
-    fn reset_when_free(&self) -> Result<(), Error> {
-        let mut retries = RESET_RETRIES;
-        loop {
-            match self.reset_device() {
-                Err(error) if is_locked(&error) && retries > 0 => std::thread::sleep(RESET_PAUSE),
-                result => return result,
-            }
-            retries = retries.saturating_sub(1);
-        }
-    }
-
-    fn reset_device(&self) -> Result<(), Error> {
-        let (address, device) = (self.address(), &self.device.device);
-        let (call, result) = match self.reset {
-            Reset::Function => ("VFIO_DEVICE_RESET", device.reset()),
-            Reset::Bus => (BUS_RESET, device.reset_bus()),
-            Reset::Nothing => return Ok(()),
-        };
-        result.map_err(|source| Error::Reset { address, call, source })
-    }
-}
-
-/// Whether the reset failed because the kernel holds the device's lock (pci_try_reset_function).
-fn is_locked(error: &Error) -> bool {
-    matches!(error, Error::Reset { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
 }

@@ -1,5 +1,6 @@
 //! A PCI function of the host that is assigned to a guest. The VMM's PCI bus calls it.
 
+mod absent;
 mod access;
 mod build;
 mod change;

@@ -1,10 +1,12 @@
-//! Chooses how a function is reset. Pure: from VFIO's description of the device to a kind of reset,
-//! or to the reason why there is none.
+//! Chooses how a function is reset, and resets it. The choice is pure: from VFIO's description of
+//! the device to a kind of reset, or to the reason why there is none.
 
 use std::io;
 
 use crate::address::PciAddress;
-use crate::backend::{BusMember, DeviceFlags};
+use crate::backend::{BusMember, DeviceFlags, retry_while_locked};
+use crate::device::FunctionDevice;
+use crate::error::Error;
 
 /// Whether a device must have a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +15,8 @@ pub enum ResetPolicy {
     /// user left it, and the next user in the guest's.
     #[default]
     Required,
-    /// A device without a reset is accepted, with a warning. A device with a reset is reset.
+    /// A device without a reset is accepted, and logged as information. A device with a reset is
+    /// reset.
     IfPossible,
 }
 
@@ -30,8 +33,47 @@ pub enum Reset {
     Nothing,
 }
 
-/// The ioctl that resets a bus.
-pub(crate) const BUS_RESET: &str = "VFIO_DEVICE_PCI_HOT_RESET";
+impl Reset {
+    /// The ioctl, as text.
+    fn call(self) -> &'static str {
+        match self {
+            Self::Function => "VFIO_DEVICE_RESET",
+            Self::Bus => "VFIO_DEVICE_PCI_HOT_RESET",
+            Self::Nothing => "no reset",
+        }
+    }
+
+    /// The error of a reset.
+    pub(super) fn error(self, device: &FunctionDevice, source: io::Error) -> Error {
+        Error::Reset { address: device.address, call: self.call(), source }
+    }
+
+    /// When a device was found unfit.
+    fn afterwards(self) -> &'static str {
+        match self {
+            Self::Function => "after VFIO_DEVICE_RESET",
+            Self::Bus => "after VFIO_DEVICE_PCI_HOT_RESET",
+            Self::Nothing => "without a reset",
+        }
+    }
+}
+
+/// Resets a function once.
+pub(super) fn reset_once(device: &FunctionDevice, reset: Reset) -> io::Result<()> {
+    match reset {
+        Reset::Function => device.device.reset(),
+        Reset::Bus => device.device.reset_bus(),
+        Reset::Nothing => Ok(()),
+    }
+}
+
+/// Resets a function, and checks that it is usable afterwards. The kernel waits for a slow device
+/// for 60 s, and logs that (pci_dev_wait).
+pub(super) fn reset_and_check(device: &FunctionDevice, reset: Reset) -> Result<(), Error> {
+    let result = retry_while_locked(|| reset_once(device, reset));
+    result.map_err(|source| reset.error(device, source))?;
+    device.wait_until_usable(reset.afterwards()).map(drop)
+}
 
 /// Chooses the reset of a function. `members` gets the functions on its bus.
 ///

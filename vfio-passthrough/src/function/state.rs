@@ -12,6 +12,7 @@ use crate::device::FunctionDevice;
 use crate::irq::Interrupts;
 use crate::pci::config::ConfigSpace;
 use crate::pci::msix::MsixLayout;
+use crate::pci::presence::PowerState;
 use crate::pci::regs::Command;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -38,6 +39,8 @@ pub(super) struct State {
     // Drop order: interrupts, then memory slots.
     pub(super) interrupts: Interrupts,
     pub(super) placement: Placement,
+    /// The power state at the last look.
+    pub(super) power: PowerState,
     /// The sequence number of the last effects.
     pub(super) sequence: u64,
     /// A step of an earlier write failed. The next write repeats all steps.

@@ -1,13 +1,13 @@
 //! MSI or MSI-X of one function: binds vectors in VFIO and routes them to the guest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::Error;
 use super::index::IrqIndex;
-use super::plan::{BoundState, Growth, Step, plan};
+use super::plan::{BoundState, Growth, Step, fewer, plan};
 use crate::address::PciAddress;
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
@@ -19,6 +19,8 @@ pub struct Binding {
     index: IrqIndex,
     state: BoundState,
     growth: Growth,
+    /// The host has too little for what the guest programmed. This was reported.
+    is_short: bool,
     vectors: Box<dyn MsiVectors>,
     /// The triggers of vectors that are or were bound.
     eventfds: BTreeMap<u16, Arc<EventFd>>,
@@ -37,29 +39,96 @@ impl Binding {
         // The vectors of MSI are one block, which is allocated at enable (vfio_msi_enable).
         let fixed = index == IrqIndex::Msi || irq.flags.contains(IrqFlags::NORESIZE);
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
-        let state = BoundState::default();
-        Self { address, index, state, growth, vectors, eventfds: BTreeMap::new(), device }
+        Self {
+            address,
+            index,
+            state: BoundState::default(),
+            growth,
+            is_short: false,
+            vectors,
+            eventfds: BTreeMap::new(),
+            device,
+        }
     }
 
     /// Binds and routes the vectors that the guest programmed. After a failure, the next call
     /// retries the missing steps.
     ///
+    /// If the host has too little for some vectors, the others work, and one line is logged.
+    ///
     /// # Errors
     ///
     /// The first failure. Earlier steps are not undone. If a route fails, the vectors are bound all
-    /// the same, and their eventfds collect interrupts. Any other failure ends the call.
+    /// the same, and their eventfds collect interrupts. Any other failure ends the call. A host
+    /// that has too little for any vector is an error at the first call only.
     pub fn reconcile(&mut self, wanted: &ProgrammedVectors) -> Result<(), Error> {
+        let mut shortage = None;
+        let result = self.carry_out_plan(wanted, &mut shortage);
+        let was_short = self.is_short;
+        // A guest that enables the index again is not reported again.
+        self.is_short = (was_short || shortage.is_some()) && !self.has_all(wanted);
+        match shortage.filter(|_| !was_short) {
+            Some(error) if !self.state.enabled => result.and(Err(error)),
+            Some(error) => {
+                self.report(wanted, &error);
+                result
+            }
+            None => result,
+        }
+    }
+
+    /// Whether the guest enabled the index, and every vector that it programmed is bound and routed.
+    fn has_all(&self, wanted: &ProgrammedVectors) -> bool {
+        let fewer = self.growth == Growth::Fixed && self.state.bound.len() < wanted.vectors.into();
+        wanted.enabled && self.state.is_complete(wanted) && !fewer
+    }
+
+    fn report(&self, wanted: &ProgrammedVectors, error: &Error) {
+        let (address, index, state) = (self.address, self.index, &self.state);
+        let works =
+            |vector: &&u16| state.bound.contains(vector) && state.routed.contains_key(vector);
+        let (had, asked) = match self.growth {
+            Growth::Fixed if state.bound.len() < wanted.vectors.into() => {
+                (state.bound.len(), wanted.vectors.into())
+            }
+            _ => (wanted.unmasked.keys().filter(works).count(), wanted.unmasked.len()),
+        };
+        log::warn!(
+            "{address}: {index} has {had} of the {asked} vectors that the guest uses: {error}"
+        );
+    }
+
+    /// Carries out the plan. `shortage` gets the first error for which the host had too little.
+    fn carry_out_plan(
+        &mut self,
+        wanted: &ProgrammedVectors,
+        shortage: &mut Option<Error>,
+    ) -> Result<(), Error> {
         let mut result = Ok(());
-        for step in plan(wanted, &self.state, self.growth) {
-            match self.carry_out(&step) {
-                Ok(()) => self.state.after(&step),
-                Err(error) => {
-                    self.state.after_failure(&step);
-                    result = result.and(Err(error));
-                    if !matches!(step, Step::Route(_)) {
-                        break;
-                    }
-                }
+        let mut steps = VecDeque::from(plan(wanted, &self.state, self.growth));
+        while let Some(step) = steps.pop_front() {
+            let Err(error) = self.carry_out(&step) else {
+                self.state.after(&step, wanted);
+                continue;
+            };
+            let had = error.had(&step);
+            let smaller = had.map(|had| fewer(&step, usable(self.index, had), &self.state));
+            let smaller = smaller.unwrap_or_default();
+            let goes_on = match step {
+                Step::Route(_) => true,
+                Step::Bind(_) => !smaller.is_empty() || had.is_some() && self.state.enabled,
+                Step::EnableEmpty | Step::Disable => false,
+            };
+            if smaller.is_empty() {
+                self.state.after_failure(&step);
+            }
+            smaller.into_iter().rev().for_each(|step| steps.push_front(step));
+            match had {
+                Some(_) => drop(shortage.get_or_insert(error)),
+                None => result = result.and(Err(error)),
+            }
+            if !goes_on {
+                break;
             }
         }
         result
@@ -68,6 +137,11 @@ impl Binding {
     /// Whether the index is enabled in VFIO.
     pub fn is_enabled(&self) -> bool {
         self.state.enabled
+    }
+
+    /// Whether the host had too little when the vectors were bound last.
+    pub fn is_short(&self) -> bool {
+        self.is_short
     }
 
     /// Whether the vector's eventfd is bound.
@@ -143,6 +217,15 @@ impl Binding {
     }
 }
 
+/// The number of vectors that can be enabled if the host has `had`. MSI has powers of two only (PCI
+/// 3.0, 6.8.1.3).
+fn usable(index: IrqIndex, had: usize) -> usize {
+    match index {
+        IrqIndex::Msi => had.checked_ilog2().map_or(0, |power| 1 << power),
+        _ => had,
+    }
+}
+
 /// Disables an index, which unbinds all its eventfds.
 pub(crate) fn disable(device: &dyn Device, index: IrqIndex) -> Result<(), Error> {
     let result = device.set_irqs(SetIrqs::Disable { index: index.number() });
@@ -165,6 +248,13 @@ mod tests {
     use super::*;
     use crate::host::MsiMessage;
     use crate::model::{Faults, Guest, PciDevice};
+
+    #[test]
+    fn msi_is_enabled_with_a_power_of_two() {
+        for (had, msi) in [(0, 0), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8), (31, 16), (32, 32)] {
+            assert_eq!((usable(IrqIndex::Msi, had), usable(IrqIndex::Msix, had)), (msi, had));
+        }
+    }
 
     #[test]
     fn dropping_a_binding_disables_and_unroutes_its_vectors() -> std::io::Result<()> {

@@ -54,6 +54,11 @@ impl Interrupts {
         self.table.is_masked_or_disabled()
     }
 
+    /// Whether the host has too little for the vectors that the guest programmed.
+    pub fn are_short(&self) -> bool {
+        self.msi.iter().chain(&self.msix).any(Binding::is_short)
+    }
+
     /// Binds and routes the interrupts that the guest programmed. If the guest enabled more than
     /// one, MSI-X wins over MSI, and MSI over the pin. Disabling comes before enabling.
     ///
@@ -114,13 +119,15 @@ impl Interrupts {
 
     /// Reads the PBA of MSI-X (PCI 3.0, 6.8.2.10). The eventfd of a bound vector holds what fired
     /// while it was masked. A vector that is not bound is masked in the hardware, so its bit is in
-    /// the hardware's PBA. `hardware` reads that at most once, and not if all vectors are bound.
+    /// the hardware's PBA. `hardware` reads that at most once, and not if all vectors are bound or
+    /// the PBA has no place in a BAR.
     pub fn read_pba(&self, at: u64, data: &mut [u8], hardware: impl FnOnce(u64, &mut [u8])) {
         data.fill(0);
         let Some((layout, binding)) = self.layout.zip(self.msix.as_ref()) else {
             return;
         };
-        let is_unbound = |vector| vector < layout.vectors && !binding.is_bound(vector);
+        let is_unbound =
+            |vector| !layout.pba_is_moved && vector < layout.vectors && !binding.is_bound(vector);
         if binding.is_enabled() && pba_vectors(at, data.len()).any(is_unbound) {
             hardware(layout.pba.start().saturating_add(at), data);
         }

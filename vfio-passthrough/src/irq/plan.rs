@@ -9,6 +9,9 @@ use crate::pci::message::{MsiMessage, ProgrammedVectors};
 pub struct BoundState {
     /// The index is enabled in VFIO.
     pub enabled: bool,
+    /// The number of vectors that the guest had programmed when the index was enabled. Fewer are
+    /// bound if the host had fewer.
+    pub asked: u16,
     /// The vectors whose eventfds are bound. They stay bound while the index is enabled: a masked
     /// vector's eventfd collects interrupts.
     pub bound: BTreeSet<u16>,
@@ -56,7 +59,7 @@ pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Ve
     let mut steps: Vec<Step> = route(stops).into_iter().collect();
     // The guest changed the number of vectors while the index is enabled: it is disabled and
     // enabled again.
-    let stale = growth == Growth::Fixed && host.bound.len() != usize::from(wanted.vectors);
+    let stale = growth == Growth::Fixed && host.asked != wanted.vectors;
     if host.enabled && (!wanted.enabled || stale) {
         steps.push(Step::Disable);
     }
@@ -118,9 +121,43 @@ fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
         .collect()
 }
 
+/// The steps that replace a step for which the host has too little: too few vectors, GSIs or
+/// files. `had` is the number of vectors for which it has enough, as far as that is known. There
+/// are none if nothing smaller can be tried.
+///
+/// An index is enabled with what the host has. Vectors and routes that are added are tried in two
+/// halves, so that one that is refused does not take others with it.
+pub fn fewer(step: &Step, had: usize, host: &BoundState) -> Vec<Step> {
+    match step {
+        Step::Bind(vectors) if !host.enabled => {
+            let first = vectors.get(..had).filter(|_| (1..vectors.len()).contains(&had));
+            first.map(|first| Step::Bind(first.to_vec())).into_iter().collect()
+        }
+        Step::Bind(vectors) => halves(vectors, Step::Bind),
+        Step::Route(changes) => halves(changes, Step::Route),
+        Step::EnableEmpty | Step::Disable => Vec::new(),
+    }
+}
+
+/// Two steps with half of the items each. There are none if there is only one item.
+fn halves<T: Clone>(items: &[T], step: impl Fn(Vec<T>) -> Step) -> Vec<Step> {
+    match items.split_at(items.len() / 2) {
+        ([], _) => Vec::new(),
+        (one, other) => vec![step(one.to_vec()), step(other.to_vec())],
+    }
+}
+
 impl BoundState {
+    /// Whether all that the guest programmed is bound and routed.
+    pub fn is_complete(&self, wanted: &ProgrammedVectors) -> bool {
+        let has = |(vector, message)| {
+            self.bound.contains(vector) && self.routed.get(vector) == Some(message)
+        };
+        self.enabled == wanted.enabled && wanted.unmasked.iter().all(has)
+    }
+
     /// Updates the state after a step succeeded.
-    pub fn after(&mut self, step: &Step) {
+    pub fn after(&mut self, step: &Step, wanted: &ProgrammedVectors) {
         match step {
             Step::Route(changes) => {
                 for (vector, message) in changes {
@@ -131,15 +168,22 @@ impl BoundState {
                     };
                 }
             }
-            Step::EnableEmpty => self.enabled = true,
+            Step::EnableEmpty => self.enable(wanted),
             Step::Bind(vectors) => {
-                self.enabled = true;
+                self.enable(wanted);
                 self.bound.extend(vectors);
             }
             Step::Disable => {
                 self.enabled = false;
+                self.asked = 0;
                 self.bound.clear();
             }
+        }
+    }
+
+    fn enable(&mut self, wanted: &ProgrammedVectors) {
+        if !self.enabled {
+            (self.enabled, self.asked) = (true, wanted.vectors);
         }
     }
 

@@ -36,9 +36,11 @@ mod messages;
 mod mmaps;
 mod opened;
 mod pci;
+mod presence;
 
 pub use faults::{Call, Fault, Faults};
 pub use guest::Guest;
 pub use iommu::Iommu;
 pub use ledger::Ledger;
 pub use pci::PciDevice;
+pub use vfio_model::AfterReset;

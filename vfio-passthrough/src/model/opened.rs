@@ -10,7 +10,7 @@ use vfio_model::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::faults::{errno, lock};
-use crate::backend::{BusMember, SetIrqs};
+use crate::backend::{BusMember, FewerVectors, SetIrqs};
 
 /// The address of the device.
 pub(super) const ADDRESS: PciAddress = PciAddress::new(0, 1, 0);
@@ -23,6 +23,8 @@ const GROUP: u32 = 0;
 pub(super) struct Shape {
     /// Whether the kernel can add vectors to MSI-X.
     pub grows_msix: bool,
+    /// The interrupt vectors of the host.
+    pub host_vectors: u32,
     pub function: PciFunction,
     /// The functions on the bus; empty where the bus cannot be reset.
     pub bus: Vec<BusMember>,
@@ -62,8 +64,9 @@ impl Shape {
             true => Kernel::Linux6_12,
             false => Kernel::Linux6_1,
         };
-        let own =
-            Description::new(kernel).device(ADDRESS, GROUP, Driver::Vfio, self.function.clone());
+        let mut host = Description::new(kernel);
+        host.host_vectors = self.host_vectors;
+        let own = host.device(ADDRESS, GROUP, Driver::Vfio, self.function.clone());
         if self.bus.is_empty() {
             return own;
         }
@@ -120,7 +123,7 @@ impl DeviceFile {
         let count = u32::try_from(fds.len()).map_err(|_| errno(libc::EINVAL))?;
         let flags = action | sys::VFIO_IRQ_SET_DATA_EVENTFD;
         let set = IrqSet::new(flags, index, start, count, IrqData::Eventfds(fds.clone()));
-        let result = self.system.set_irqs(self.fd, &set);
+        let result = self.system.set_irqs(self.fd, &set).map_err(with_number);
         for fd in fds.into_iter().filter(|fd| *fd != NO_EVENTFD) {
             self.system.close(fd)?;
         }
@@ -131,6 +134,13 @@ impl DeviceFile {
         let own = eventfd.as_ref().map(|eventfd| Arc::new(Own(eventfd.clone())));
         own.map_or(NO_EVENTFD, |own| self.system.open_eventfd_of(own))
     }
+}
+
+/// The library's error for a host that has fewer vectors.
+fn with_number(error: io::Error) -> io::Error {
+    let fewer = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let had = fewer.map(|vfio_model::FewerVectors(had)| FewerVectors(*had));
+    had.map_or(error, io::Error::from)
 }
 
 /// The number that unbinds a vector.

@@ -20,6 +20,7 @@ use crate::backend::{
 };
 use crate::host::HostMemory as _;
 use crate::pci::msi::MsiLayout;
+use crate::pci::presence::Identity;
 
 /// A PCI function in memory, opened through a group of its own.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct PciDevice {
     pub(super) mmaps: Arc<Mmaps>,
     /// The number of requests by the host.
     requests: AtomicU64,
+    /// The IDs that the host recorded at enumeration.
+    pub(super) recorded: Option<Identity>,
 }
 
 impl PciDevice {
@@ -117,11 +120,13 @@ impl PciDevice {
         let msix = find(VFIO_PCI_MSIX_IRQ_INDEX);
         let shape = Shape {
             grows_msix: !msix.is_some_and(|irq| irq.flags.contains(IrqFlags::NORESIZE)),
+            host_vectors: u32::MAX,
             function,
             bus: Vec::new(),
         };
         let (opened, mmaps) = (shape.open()?, Mmaps::new(faults.clone()));
-        Ok(Self { faults, shape, opened, mmaps, requests: AtomicU64::new(0) })
+        let requests = AtomicU64::new(0);
+        Ok(Self { faults, shape, opened, mmaps, requests, recorded: None })
     }
 
     /// Opens the changed device anew. After an error, which no change causes, the device stays.
@@ -140,6 +145,11 @@ impl PciDevice {
             shape.function.resets = false;
             shape.bus = bus;
         })
+    }
+
+    /// Limits the interrupt vectors that the host has for the device.
+    pub fn with_host_vectors(self, vectors: u32) -> Self {
+        self.changed(|shape| shape.host_vectors = vectors)
     }
 
     /// Makes bits of a byte of config space read-only zero.
@@ -275,6 +285,10 @@ impl Device for PciDevice {
         let flags = reply.ok().and_then(|reply| reply.get(4..)?.first_chunk().copied());
         let flags = flags.map(|flags| DeviceFlags::from_bits_retain(u32::from_ne_bytes(flags)));
         flags.unwrap_or(DeviceFlags::PCI)
+    }
+
+    fn recorded(&self) -> Option<Identity> {
+        self.recorded
     }
 
     fn region(&self, index: u32) -> io::Result<RegionInfo> {

@@ -8,6 +8,9 @@ use crate::address::BarIndex;
 /// 4.1.4; AMD APM 2, 5.3).
 const ADDRESS_END: u64 = 1 << 52;
 
+/// The largest ROM, in bytes (PCI 3.0, 6.2.5.2).
+pub const MAX_ROM: u64 = 16 << 20;
+
 /// One of PCI's two address spaces for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
@@ -39,6 +42,15 @@ impl BarKind {
             Self::Memory32 | Self::Memory64 | Self::Rom => Space::Memory,
         }
     }
+
+    /// The end of the addresses that the BAR can have.
+    fn address_end(self) -> u64 {
+        match self {
+            Self::Io => 1 << 16,
+            Self::Memory32 | Self::Rom => 1 << 32,
+            Self::Memory64 => ADDRESS_END,
+        }
+    }
 }
 
 /// A BAR of a function.
@@ -55,8 +67,11 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// The BAR whose register reads as `register` and whose region has `size` bytes. `None` if the
-    /// size is 0, or does not fit the type.
+    /// The BAR whose register reads as `register` and whose region has `size` bytes, rounded up to a
+    /// power of two. `None` if the size is 0, or more than half of the type's address space: such
+    /// a BAR could only be at address 0.
+    ///
+    /// Reserved types of memory BARs, and 64 bits in the last register, count as 32 bits.
     pub fn new(index: BarIndex, register: u32, size: u64) -> Option<Self> {
         let kind = match register {
             _ if register & BAR_IO != 0 => BarKind::Io,
@@ -65,27 +80,23 @@ impl Bar {
         };
         let smallest = if kind == BarKind::Io { 4 } else { 16 };
         let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(smallest);
-        let fits = kind == BarKind::Memory64 || u32::try_from(size).is_ok();
+        let fits = size <= kind.address_end() / 2;
         let prefetchable = kind != BarKind::Io && register & BAR_PREFETCHABLE != 0;
         fits.then_some(Self { index, kind, size, prefetchable })
     }
 
-    /// The expansion ROM whose region has `size` bytes. `None` if the size is 0 or above 2 GiB.
+    /// The expansion ROM whose region has `size` bytes. `None` if the size is 0 or above 16 MiB.
     pub fn rom(size: u64) -> Option<Self> {
         // The lower 11 bits of the register are not part of the address (PCI 3.0, 6.2.5.2).
         let size = size.checked_next_power_of_two().filter(|_| size != 0)?.max(1 << 11);
-        let fits = u32::try_from(size).is_ok();
+        let fits = size <= MAX_ROM;
         fits.then_some(Self { index: BarIndex::ROM, kind: BarKind::Rom, size, prefetchable: false })
     }
 
     /// Whether the BAR can be placed at an address: the address is a multiple of the BAR's size,
     /// and the BAR ends within its address space.
     pub fn fits(&self, address: u64) -> bool {
-        let end = match self.kind {
-            BarKind::Io => 1 << 16,
-            BarKind::Memory32 | BarKind::Rom => 1 << 32,
-            BarKind::Memory64 => ADDRESS_END,
-        };
+        let end = self.kind.address_end();
         let is_aligned = address & self.size.wrapping_sub(1) == 0;
         is_aligned && address.checked_add(self.size).is_some_and(|last| last <= end)
     }

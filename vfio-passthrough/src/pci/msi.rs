@@ -37,6 +37,20 @@ impl MsiLayout {
         Self { wide: control & ADDRESS_64 != 0, masking: control & MASKING != 0, power }
     }
 
+    /// The layout with at most `vectors` vectors, a power of two. `None` if there are none.
+    pub fn limited_to(self, vectors: u32) -> Option<Self> {
+        let power = u16::try_from(vectors.checked_ilog2()?).unwrap_or(MAX_POWER);
+        Some(Self { power: self.power.min(power), ..self })
+    }
+
+    /// Message control of the layout, with MSI disabled. Extended Message Data is not served, so
+    /// its bits are zero (PCIe 7.7.1.2).
+    pub fn control(&self) -> u16 {
+        let wide = if self.wide { ADDRESS_64 } else { 0 };
+        let masking = if self.masking { MASKING } else { 0 };
+        (self.power << 1) | wide | masking
+    }
+
     /// The number of vectors of the function: 1 to 32.
     pub fn vectors(&self) -> u16 {
         1 << self.power
@@ -127,6 +141,21 @@ mod tests {
             [0b0000, 0b0110, 0b1010, 0b1110].map(|control| MsiLayout::new(control).vectors()),
             [1, 8, 32, 32]
         );
+    }
+
+    #[test]
+    fn message_control_has_the_vectors_of_both_and_no_reserved_bits() {
+        let cases = [
+            (0xffff, 32, Some(0x018a)),
+            (0x060c, 64, Some(0x000a)),
+            (0x018a, 5, Some(0x0184)),
+            (0x0080, 32, Some(0x0080)),
+            (0x018a, 0, None),
+        ];
+        for (control, vectors, expected) in cases {
+            let layout = MsiLayout::new(control).limited_to(vectors);
+            assert_eq!(layout.map(|layout| layout.control()), expected, "{control:#x}, {vectors}");
+        }
     }
 
     #[test]

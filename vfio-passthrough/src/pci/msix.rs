@@ -27,6 +27,8 @@ pub struct MsixLayout {
     pub pba_bar: BarIndex,
     /// The PBA in that BAR, in bytes.
     pub pba: ByteRange,
+    /// The PBA is not where the device has it, so that must not be read.
+    pub pba_is_moved: bool,
 }
 
 impl MsixLayout {
@@ -38,7 +40,47 @@ impl MsixLayout {
         let table = ByteRange::new(table_offset, u64::from(vectors).saturating_mul(ENTRY_SIZE))?;
         // One bit for each vector, in units of 64 bits (PCI 3.0, 6.8.2.10).
         let pba = ByteRange::new(pba_offset, u64::from(vectors).div_ceil(64).saturating_mul(8))?;
-        Some(Self { vectors, table_bar, table, pba_bar, pba })
+        Some(Self { vectors, table_bar, table, pba_bar, pba, pba_is_moved: false })
+    }
+
+    /// The layout that a guest is shown for the registers message control, table and PBA. It has
+    /// at most `available` vectors. `memory` returns the size of a memory BAR, 0 without one.
+    ///
+    /// A PBA that is outside its BAR, or on the table, follows the table: both are emulated, and
+    /// devices are told to have nothing else in the pages of the table (PCI 3.0, 6.8.2).
+    ///
+    /// # Errors
+    ///
+    /// The reason why the capability cannot be served.
+    pub fn served(
+        (control, table, pba): (u16, u32, u32),
+        available: u32,
+        memory: impl Fn(BarIndex) -> u64,
+    ) -> Result<Self, String> {
+        let own = control & MSIX_SIZE;
+        let last = available.checked_sub(1).ok_or("VFIO has no MSI-X vectors of the device")?;
+        let control = u16::try_from(last).unwrap_or(MSIX_SIZE).min(own);
+        let at_table = Self::new(control, table, table);
+        let at_table = at_table.ok_or("its table is in a BAR above 5")?;
+        let (bar, table_range) = (at_table.table_bar, at_table.table);
+        if table_range.end() > memory(bar) {
+            let size = memory(bar);
+            return Err(format!(
+                "its table {table_range} is not in {bar}: {size:#x} bytes of memory"
+            ));
+        }
+        let is_usable = |layout: &Self| {
+            let on_table = layout.pba_bar == bar && layout.pba.overlaps(table_range);
+            layout.pba.end() <= memory(layout.pba_bar) && !on_table
+        };
+        let found = Self::new(control, table, pba).filter(is_usable);
+        let moved = || {
+            let pba = ByteRange::new(table_range.end(), at_table.pba.size())?;
+            Some(Self { pba, pba_is_moved: true, ..at_table }).filter(is_usable)
+        };
+        found
+            .or_else(moved)
+            .ok_or_else(|| format!("its pending bits are not in a BAR, nor fit into {bar}"))
     }
 
     /// The part of MSI-X at an offset of a BAR, or `None` if the access is for the device.
@@ -243,6 +285,33 @@ mod tests {
         assert_eq!(layout(0x07ff, 0, 0).vectors, 2048);
         assert_eq!(MsixLayout::new(0, 6, 0), None);
         assert_eq!(MsixLayout::new(0, 0, 7), None);
+    }
+
+    #[test]
+    fn shows_a_layout_that_its_bars_and_vfio_can_serve() {
+        let memory = |bar: BarIndex| if bar.number() == 0 { 0x1000 } else { 0 };
+        let served = |control, table, pba, available| {
+            let found = MsixLayout::served((control, table, pba), available, memory).ok()?;
+            Some((found.vectors, found.pba_bar.number(), found.pba.start(), found.pba_is_moved))
+        };
+        let cases = [
+            ("as the device has it", (3, 0, 0x800, 4), Some((4, 0, 0x800, false))),
+            ("reserved bits of message control", (0xf803, 0, 0x800, 4), Some((4, 0, 0x800, false))),
+            ("fewer vectors in VFIO", (3, 0, 0x800, 2), Some((2, 0, 0x800, false))),
+            ("more vectors in VFIO", (3, 0, 0x800, u32::MAX), Some((4, 0, 0x800, false))),
+            ("no vectors in VFIO", (3, 0, 0x800, 0), None),
+            ("the table in BAR6", (3, 6, 0x800, 4), None),
+            ("the table in an absent BAR", (3, 1, 0x800, 4), None),
+            ("the table beyond its BAR", (3, 0xfd0, 0x800, 4), None),
+            ("the PBA in BAR7", (3, 0, 7, 4), Some((4, 0, 0x40, true))),
+            ("the PBA in an absent BAR", (3, 0, 0x802, 4), Some((4, 0, 0x40, true))),
+            ("the PBA beyond its BAR", (3, 0, 0x1000, 4), Some((4, 0, 0x40, true))),
+            ("the PBA on the table", (3, 0x20, 0x58, 4), Some((4, 0, 0x60, true))),
+            ("no room for a moved PBA", (3, 0xfc0, 0x1000, 4), None),
+        ];
+        for (name, (control, table, pba, available), expected) in cases {
+            assert_eq!(served(control, table, pba, available), expected, "{name}");
+        }
     }
 
     #[test]

@@ -7,9 +7,11 @@ pub const VENDOR_ID: u16 = 0x00;
 pub const COMMAND: u16 = 0x04;
 /// Status (PCI 6.2.3).
 pub const STATUS: u16 = 0x06;
+/// Revision ID (PCI 6.2.1); the class code follows.
+pub const REVISION: u16 = 0x08;
 /// Cache Line Size (PCI 6.2.4); the latency timer follows.
 pub const CACHE_LINE_SIZE: u16 = 0x0c;
-/// Header Type (PCI 6.2.1).
+/// Header Type (PCI 6.2.1). Without [`MULTIFUNCTION`]: 0 for a function that is no bridge.
 pub const HEADER_TYPE: u16 = 0x0e;
 /// BIST: built-in self test (PCI 6.2.4).
 pub const BIST: u16 = 0x0f;
@@ -29,6 +31,10 @@ pub const CAPABILITIES: u16 = 0x34;
 pub const INTERRUPT_LINE: u16 = 0x3c;
 /// Interrupt Pin (PCI 6.2.4).
 pub const INTERRUPT_PIN: u16 = 0x3d;
+/// A value of [`INTERRUPT_PIN`]: INTA#.
+pub const INTA: u8 = 1;
+/// The largest value of [`INTERRUPT_PIN`]: INTD#.
+pub const LAST_PIN: u8 = 4;
 /// The end of the header, and the lowest offset of a capability.
 pub const HEADER_END: u16 = 0x40;
 /// The size of conventional config space in bytes, and the start of extended config space (PCIe
@@ -85,31 +91,23 @@ pub mod cap {
     pub const MSIX: u8 = 0x11;
     /// Advanced features: FLR of conventional PCI.
     pub const AF: u8 = 0x13;
-    /// Enhanced allocation: BARs at fixed addresses.
-    pub const EA: u8 = 0x14;
 }
 
 /// Identifiers of extended capabilities (PCI Code and ID Assignment 1.11, 3).
 pub mod ext {
-    /// Alternative routing-ID.
-    pub const ARI: u16 = 0x000e;
-    /// Address translation services.
-    pub const ATS: u16 = 0x000f;
-    /// Single-root I/O virtualization.
-    pub const SRIOV: u16 = 0x0010;
-    /// Page request interface.
-    pub const PRI: u16 = 0x0013;
-    /// Resizable BARs.
-    pub const REBAR: u16 = 0x0015;
-    /// Process address space IDs.
-    pub const PASID: u16 = 0x001b;
-    /// Resizable BARs of virtual functions.
-    pub const VF_REBAR: u16 = 0x0024;
+    /// Designated vendor-specific: registers that a vendor or a consortium defines.
+    pub const DVSEC: u16 = 0x0023;
     /// The null capability. It stands at 0x100 if the first capability of a list is hidden: a list
     /// must start at 0x100.
     pub const NULL: u16 = 0x0000;
 }
 
+/// Offset in the power management capability: Power Management Capabilities (PM 3.2.3).
+pub const PM_CAPABILITIES: u16 = 2;
+/// Bits of [`PM_CAPABILITIES`]: the version of the capability.
+pub const PM_VERSION: u8 = 0b111;
+/// The largest [`PM_VERSION`] that is not reserved.
+pub const PM_LAST_VERSION: u8 = 3;
 /// Offset in the power management capability: control and status (PM 3.2.4).
 pub const PM_CONTROL: u16 = 4;
 /// Bits of [`PM_CONTROL`]: the power state, 0 for D0 to 3 for D3hot.
@@ -119,14 +117,15 @@ pub const PM_STATE: u16 = 0b11;
 pub const EXPRESS_FLAGS: u16 = 2;
 /// Bits of [`EXPRESS_FLAGS`]: device/port type.
 pub const EXPRESS_TYPE: u16 = 0x00f0;
-/// A [`EXPRESS_TYPE`]: endpoint.
-pub const EXPRESS_ENDPOINT: u16 = 0x0000;
-/// A [`EXPRESS_TYPE`]: legacy endpoint.
-pub const EXPRESS_LEGACY_ENDPOINT: u16 = 0x0010;
 /// A [`EXPRESS_TYPE`]: root complex integrated endpoint.
 pub const EXPRESS_INTEGRATED: u16 = 0x0090;
 /// Bits of [`EXPRESS_FLAGS`]: the version of the capability.
 pub const EXPRESS_VERSION: u16 = 0x000f;
+/// Offset in the PCI Express capability: the lowest byte of Device Capabilities (PCIe 7.5.3.3).
+pub const EXPRESS_DEVICE: u16 = 4;
+/// Bits of [`EXPRESS_DEVICE`]: phantom functions. They would use requester IDs that the IOMMU does
+/// not know, so VFIO does not let them be enabled (vfio_pci_config.c, init_pci_cap_exp_perm).
+pub const EXPRESS_PHANTOM: u8 = 0b11 << 3;
 /// Offset in the PCI Express capability: the highest byte of Device Capabilities (PCIe 7.5.3.3).
 pub const EXPRESS_CAPABLE: u16 = 7;
 /// Bit of [`EXPRESS_CAPABLE`]: the function supports FLR.
@@ -138,6 +137,11 @@ pub const EXPRESS_LINK: std::ops::Range<u16> = 0x0c..0x24;
 /// Offsets in the PCI Express capability: the second link and slot registers (PCIe 7.5.3.18 to
 /// 7.5.3.23).
 pub const EXPRESS_LINK_2: std::ops::Range<u16> = 0x2c..0x3c;
+/// Offset in the PCI Express capability: Device Capabilities 2 (PCIe 7.5.3.15).
+pub const EXPRESS_CAPABLE_2: u16 = 0x24;
+/// Bits of [`EXPRESS_CAPABLE_2`] that need the port above the function: ARI forwarding, LTR, requests
+/// with 10-bit tags, OBFF, FRS.
+pub const EXPRESS_NEEDS_PORT: u32 = 1 << 5 | 1 << 11 | 1 << 17 | 0b11 << 18 | 1 << 31;
 /// Offset in the PCI Express capability: Device Control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
 /// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate an FLR. It reads as 0.
@@ -166,3 +170,8 @@ pub const MSIX_SIZE: u16 = 0x07ff;
 pub const MSIX_FUNCTION_MASK: u16 = 1 << 14;
 /// Bit of [`MSIX_CONTROL`]: MSI-X is enabled.
 pub const MSIX_ENABLE: u16 = 1 << 15;
+
+/// Offset in the DVSEC capability: the vendor (PCIe 7.9.6.2).
+pub const DVSEC_VENDOR: u16 = 4;
+/// A [`DVSEC_VENDOR`]: the CXL Consortium (CXL 3.1, 8.1.1).
+pub const CXL_VENDOR: u16 = 0x1e98;

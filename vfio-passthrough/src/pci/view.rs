@@ -7,35 +7,17 @@
 //! | command | emulated | what it wrote | a new value changes memory slots first, and is then written to the device. SERR# stays on if the host has it on, so that errors are still reported to the host |
 //! | status | forwarded | the device's bits | only the bit for the capability list is emulated, because the list is |
 //! | cache line size, latency timer, interrupt line | emulated | what it wrote | it is not forwarded to the device |
-//! | header type | emulated | the device's, without the multifunction bit | the guest sees one function in each slot |
+//! | header type | emulated | the device's; the multifunction bit is the VMM's | the guest's device can have other functions than the host's (`PassthroughFunction::with_multifunction`) |
 //! | BIST | hidden | zero | no guest driver needs it |
 //! | CardBus pointer | hidden | zero | no guest driver needs it |
 //! | BARs, ROM address | emulated | sizes from VFIO's regions, and the addresses that it wrote | the host's addresses stay in the device |
 //! | interrupt pin | emulated | the device's, or none | a pin is shown only if VFIO has it and the VMM provides a line |
 //! | capability pointer | emulated | the first capability that is shown | |
 //!
-//! | capability | id | kind | what we do, and why |
-//! |---|---|---|---|
-//! | Power Management | 0x01 | forwarded | a change of the power state removes BARs from guest memory first, and D0 places them again: a device in D3hot does not answer |
-//! | MSI | 0x05 | emulated | the form is the device's; address, data and mask are the guest's, and do not reach the device. The host's kernel programs the device |
-//! | PCI Express | 0x10 | forwarded, with emulated parts | an endpoint is shown as integrated in the root complex, because the guest has no port above it (PCIe 1.3.2.3); registers of links, slots and root ports are hidden. The FLR bit is emulated |
-//! | MSI-X | 0x11 | emulated | as MSI. The pages of the table and of the pending bits are trapped |
-//! | Advanced Features | 0x13 | forwarded | the FLR bit is emulated |
-//! | Enhanced Allocation | 0x14 | hidden | its BARs have fixed addresses, which a guest cannot use |
-//! | all others, such as vendor-specific and VPD | | forwarded | as the host's kernel virtualizes them |
-//!
-//! | extended capability | id | kind | why |
-//! |---|---|---|---|
-//! | ARI | 0x000e | hidden | describes how the host numbers functions |
-//! | ATS | 0x000f | hidden | it is part of the set-up of the host's IOMMU |
-//! | SR-IOV | 0x0010 | hidden | a guest must not create functions on the host |
-//! | Page Requests | 0x0013 | hidden | as ATS |
-//! | Resizable BAR | 0x0015 | hidden | a new size would not match VFIO's region |
-//! | PASID | 0x001b | hidden | as ATS |
-//! | VF Resizable BAR | 0x0024 | hidden | as Resizable BAR |
-//! | all others, such as AER and serial number | | forwarded | as the host's kernel virtualizes them |
+//! [`capability_table`](super::capability_table) has the same choice for capabilities.
 
 mod capabilities;
+mod messages;
 
 use std::io;
 
@@ -49,16 +31,45 @@ use crate::address::PciAddress;
 /// others to zero, for example special cycles and VGA palette snoop (PCIe 7.5.1.1.3).
 const COMMAND_WRITABLE: u16 = Command::all().bits();
 
+/// The vendor ID of a slot without a function (PCI 3.0, 6.2.1).
+const NO_VENDOR: u32 = 0xffff;
+/// Other values of vendor and device ID by which a guest's kernel finds no function: those of
+/// broken bridges, and the answer of a function that is not ready (PCIe 2.3.2).
+const ABSENT: [u32; 3] = [0, 0xffff_0000, 0xffff_0001];
+
 /// The sizes in bytes of the regions of the six BARs and of the ROM. A size of 0 means that the
 /// function does not have it.
 pub type RegionSizes = [u64; BarIndex::COUNT as usize + 1];
 
+/// What VFIO provides of a function, apart from its config space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostSupport {
+    /// The sizes of the regions.
+    pub regions: RegionSizes,
+    /// The number of MSI vectors; 0 for none.
+    pub msi: u32,
+    /// The number of MSI-X vectors; 0 for none.
+    pub msix: u32,
+}
+
 /// Reads the device's config space: fills `data` from an offset on.
 pub(super) type ReadConfig<'a> = &'a mut dyn FnMut(u16, &mut [u8]) -> io::Result<()>;
+
+/// The reason why a function with these first bytes of config space cannot be assigned at all.
+pub fn refusal(header: &[u8]) -> Option<&'static str> {
+    let identity = header.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
+    if identity & NO_VENDOR == NO_VENDOR || ABSENT.contains(&identity) {
+        return Some("config space has no vendor ID: the device does not answer");
+    }
+    let layout = byte_at(header, HEADER_TYPE) & !MULTIFUNCTION;
+    (layout != 0).then_some("its header type is not 0: it is a bridge, or it does not answer")
+}
 
 struct View<'a> {
     address: PciAddress,
     bytes: Vec<Byte>,
+    host: &'a HostSupport,
+    bars: Vec<Bar>,
     read: ReadConfig<'a>,
 }
 
@@ -73,30 +84,24 @@ impl ConfigSpace {
     pub fn new(
         address: PciAddress,
         size: u16,
-        regions: &RegionSizes,
+        host: &HostSupport,
         mut read: impl FnMut(u16, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<Self> {
         let size = if size < EXTENDED_SIZE { CONVENTIONAL_SIZE } else { EXTENDED_SIZE };
-        let mut view =
-            View { address, bytes: vec![Byte::default(); usize::from(size)], read: &mut read };
-        let bars = view.header(regions)?;
-        let mut space = view.capabilities()?;
+        let bytes = vec![Byte::default(); usize::from(size)];
+        let mut view = View { address, bytes, host, bars: Vec::new(), read: &mut read };
+        view.header()?;
+        let offsets = view.capabilities()?;
         if size == EXTENDED_SIZE {
             view.extended_capabilities()?;
         }
-        let msix = match space.msix {
-            Some(offset) => view.msix(offset)?,
-            None => None,
-        };
-        if msix.is_none() {
-            space.msix = None;
-        }
-        let msi = space.msi.map(|offset| view.msi(offset)).transpose()?;
+        let msi = offsets.msi.map(|offset| view.msi(offset)).transpose()?.flatten();
+        let msix = offsets.msix.map(|offset| view.msix(offset)).transpose()?.flatten();
         Ok(Self {
             power_on: view.bytes.clone(),
             bytes: view.bytes,
-            offsets: space,
-            bars,
+            offsets,
+            bars: view.bars,
             msi,
             msix,
             in_low_power: false,
@@ -115,6 +120,14 @@ impl ConfigSpace {
     pub fn without_pin(mut self) -> Self {
         self.clear(INTERRUPT_PIN, 0xff);
         self
+    }
+
+    /// Shows the function as one of several of its device (PCI 3.0, 6.2.1).
+    pub fn set_multifunction(&mut self) {
+        for bytes in [&mut self.bytes, &mut self.power_on] {
+            let header_type = bytes.get_mut(usize::from(HEADER_TYPE));
+            header_type.into_iter().for_each(|byte| byte.value |= MULTIFUNCTION);
+        }
     }
 
     /// Hides the FLR capability, if the host cannot reset the function alone.
@@ -138,7 +151,7 @@ impl ConfigSpace {
 }
 
 impl View<'_> {
-    fn header(&mut self, regions: &RegionSizes) -> io::Result<Vec<Bar>> {
+    fn header(&mut self) -> io::Result<()> {
         let header: [u8; HEADER_END as usize] = self.read_array(0)?;
         self.emulate(0, &header);
         // Status is forwarded, except for Capabilities List: the capability list is emulated.
@@ -147,36 +160,51 @@ impl View<'_> {
         self.writable(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         self.writable(CACHE_LINE_SIZE, &[0xff, 0xff]);
         self.writable(INTERRUPT_LINE, &[0xff]);
-        self.emulate(
-            HEADER_TYPE,
-            &[header.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0) & !MULTIFUNCTION, 0],
-        );
+        let pin = byte_at(&header, INTERRUPT_PIN);
+        // A function that is alone in its device has INTA# or none (PCI 2.2.6).
+        self.emulate(INTERRUPT_PIN, &[if pin > LAST_PIN { INTA } else { pin }]);
+        self.emulate(HEADER_TYPE, &[byte_at(&header, HEADER_TYPE) & !MULTIFUNCTION, 0]);
         self.emulate(BAR0, &[0; 28]);
         self.emulate(ROM, &[0; 4]);
-        Ok(self.bars(&header, regions))
+        self.bars(&header);
+        Ok(())
     }
 
-    fn bars(&mut self, header: &[u8], regions: &RegionSizes) -> Vec<Bar> {
-        let mut bars: Vec<Bar> = Vec::new();
-        for (index, size) in BarIndex::all().zip(regions) {
+    fn bars(&mut self, header: &[u8]) {
+        for (index, size) in BarIndex::all().zip(self.host.regions).filter(|(_, size)| *size != 0) {
             let offset = BAR0.saturating_add(u16::from(index.number()).saturating_mul(4));
             let register = header.get(usize::from(offset)..).and_then(|bytes| bytes.first_chunk());
             let register = register.map_or(0, |bytes| u32::from_le_bytes(*bytes));
-            // The upper half of a 64-bit BAR is not a BAR.
-            let is_upper =
-                |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
-            let upper = bars.last().is_some_and(is_upper);
-            bars.extend(Bar::new(index, register, *size).filter(|_| !upper));
+            self.bar(index, Bar::new(index, register, size), size);
         }
-        bars.extend(regions.last().and_then(|size| Bar::rom(*size)));
-        for bar in &bars {
-            let bytes = |bits: u64| {
-                bits.to_le_bytes().into_iter().take(bar.register_size()).collect::<Vec<_>>()
-            };
-            self.emulate(bar.register(), &bytes(bar.fixed_bits()));
-            self.writable(bar.register(), &bytes(bar.writable_bits()));
+        if let Some(size) = self.host.regions.last().copied().filter(|size| *size != 0) {
+            self.bar(BarIndex::ROM, Bar::rom(size), size);
         }
-        bars
+    }
+
+    /// Emulates a BAR, or logs why it is hidden.
+    fn bar(&mut self, index: BarIndex, bar: Option<Bar>, size: u64) {
+        let is_upper =
+            |last: &Bar| last.kind == BarKind::Memory64 && last.index.next() == Some(index);
+        let upper = self.bars.last().is_some_and(is_upper);
+        match bar.filter(|_| !upper) {
+            Some(bar) => {
+                let bytes = |bits: u64| {
+                    bits.to_le_bytes().into_iter().take(bar.register_size()).collect::<Vec<_>>()
+                };
+                self.emulate(bar.register(), &bytes(bar.fixed_bits()));
+                self.writable(bar.register(), &bytes(bar.writable_bits()));
+                self.bars.push(bar);
+            }
+            None => {
+                let reason =
+                    if upper { "it is the upper half of a BAR" } else { "it is too large" };
+                let address = self.address;
+                log::warn!(
+                    "{address}: {index} is hidden: its region has {size:#x} bytes, but {reason}"
+                );
+            }
+        }
     }
 
     fn read_array<const N: usize>(&mut self, offset: u16) -> io::Result<[u8; N]> {
@@ -216,4 +244,8 @@ impl View<'_> {
         let length = usize::from(end.saturating_sub(start));
         self.emulate(start, &vec![0; length]);
     }
+}
+
+fn byte_at(bytes: &[u8], offset: u16) -> u8 {
+    bytes.get(usize::from(offset)).copied().unwrap_or(0)
 }

@@ -139,8 +139,6 @@ fn sizes_enables_and_reads_a_rom() {
     setup.write32(0x30, 0xe000_0001);
     assert_eq!(setup.function.decode(Space::Memory, 0xe000_0004), Some((BarIndex::ROM, 4)));
     assert_eq!(setup.guest.slots(), [], "VFIO does not map this ROM");
-    setup.faults.fail(Call::Read, 0, libc::EIO);
-    assert_eq!(setup.bar_read32(6, 0), u32::MAX, "VFIO has no image");
     let before = setup.faults.made(Call::Read);
     assert_eq!(setup.bar_read32(6, 0), 0, "the model's image");
     assert_eq!(setup.bar_read32(6, 0xfffc), 0);
@@ -149,6 +147,20 @@ fn sizes_enables_and_reads_a_rom() {
     let before = setup.faults.made(Call::Write);
     setup.function.bar_write(BarIndex::ROM, 0, &[1]);
     assert_eq!(setup.faults.made(Call::Write), before, "read-only");
+}
+
+#[test]
+fn asks_once_for_a_rom_that_cannot_be_read() {
+    for fault in [Fault::Errno(libc::EIO), Fault::Errno(libc::ENOMEM), Fault::Short(0x100)] {
+        let setup = Setup::new(config_of([0; 6], &[]), &[0, 0, 0, 0, 0, 0, 0x1_0000]);
+        setup.write16(COMMAND, 2);
+        setup.write32(0x30, 0xe000_0001);
+        let before = setup.faults.made(Call::Read);
+        setup.faults.inject(0..1, fault);
+        let (found, lines) = logged(|| [0, 0, 0x100].map(|at| setup.bar_read32(6, at)));
+        assert_eq!((found, lines), ([u32::MAX; 3], 1), "{fault:?}");
+        assert_eq!(setup.faults.made(Call::Read), before + 1, "{fault:?}");
+    }
 }
 
 #[test]

@@ -7,19 +7,21 @@
 )]
 
 mod config;
+mod few;
 mod kinds;
 mod naive;
 mod order;
 mod p2p;
 mod places;
+mod presence;
 mod reset;
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use vfio_passthrough::backend::RegionFlags;
+use vfio_passthrough::backend::{IrqFlags, IrqInfo, RegionFlags};
 use vfio_passthrough::function::Error;
-use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
+use vfio_passthrough::model::{AfterReset, Call, Fault, Faults, Guest, Iommu, PciDevice};
 use vfio_passthrough::{
     BarIndex, ByteRange, DmaSpace, PassthroughFunction, ResetPolicy, VmmServices,
 };
@@ -76,7 +78,10 @@ impl Setup {
         change: impl FnOnce(PciDevice) -> PciDevice,
         policy: ResetPolicy,
     ) -> Result<Self, Error> {
-        let device = PciDevice::new(faults.clone(), config, regions, vec![]).unwrap();
+        // MSI and MSI-X with as many vectors as any of these devices has; no INTx.
+        let irq = |index, count| IrqInfo { index, count, flags: IrqFlags::empty() };
+        let irqs = vec![irq(1, 32), irq(2, 2048)];
+        let device = PciDevice::new(faults.clone(), config, regions, irqs).unwrap();
         // VFIO does not allow a ROM to be mapped or written.
         let device = device.with_region(ROM_REGION, |region| region.flags = RegionFlags::READ);
         let device = Arc::new(change(device));

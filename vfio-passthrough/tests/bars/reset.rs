@@ -66,7 +66,7 @@ fn resets_an_own_bus_at_attach_and_shutdown_but_not_for_the_guest() {
 fn stops_bus_mastering_before_a_reset() {
     // A failed bus reset does not undo the write before it.
     let faults = Arc::new(Faults::default());
-    faults.fail(Call::ResetBus, 0, libc::EAGAIN);
+    faults.fail(Call::ResetBus, 0, libc::EIO);
     let error = on_bus(&faults, own_bus(), ResetPolicy::Required).err().unwrap().to_string();
     assert!(error.starts_with("0000:01:00.0: VFIO_DEVICE_PCI_HOT_RESET: "), "{error}");
     assert_eq!(faults.made(Call::Write), 1, "COMMAND, at attach");
@@ -75,7 +75,7 @@ fn stops_bus_mastering_before_a_reset() {
     assert_eq!(faults.made(Call::ResetBus), 1, "no reset while it can do DMA");
     for at_end in [false, true] {
         let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
-        setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
+        setup.faults.fail(Call::Reset, 0, libc::EIO);
         let end = if at_end { setup.function.shutdown() } else { setup.function.reset().1 };
         assert!(end.is_err());
         assert_eq!(setup.real(COMMAND.into(), 2), [0, 0]);
@@ -104,7 +104,7 @@ fn reports_every_failure_and_completes_the_reset() {
 fn returns_the_first_failure_and_logs_the_second() {
     let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
     setup.faults.fail(Call::Write, 0, libc::EIO);
-    setup.faults.fail(Call::Reset, 0, libc::EAGAIN);
+    setup.faults.fail(Call::Reset, 0, libc::EIO);
     let (result, lines) = logged(|| setup.function.reset().1);
     let text = result.unwrap_err().to_string();
     assert!(text.starts_with("0000:01:00.0: cannot write region 7: "), "{text}");

@@ -7,6 +7,7 @@ mod groups;
 mod libc;
 #[path = "../failures/lines.rs"]
 mod lines;
+mod vf_tokens;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};

@@ -9,6 +9,9 @@
 
 mod again;
 mod any_guest;
+mod few;
+#[path = "../failures/lines.rs"]
+mod lines;
 mod msi;
 mod msix;
 mod native;
@@ -54,6 +57,10 @@ impl Setup {
     fn new(msi: Option<u16>, msix: Option<(u16, IrqFlags)>) -> Self {
         let faults = Arc::new(Faults::default());
         let device = Arc::new(PciDevice::with_interrupts(faults.clone(), msi, msix).unwrap());
+        Self::of(faults, device)
+    }
+
+    fn of(faults: Arc<Faults>, device: Arc<PciDevice>) -> Self {
         let guest = Guest::new(faults.clone());
         let address = "01:00.0".parse().unwrap();
         let function = PassthroughFunction::new(

@@ -110,8 +110,8 @@ fn three_vectors_of_a_large_table_need_three_irqfds() {
 }
 
 #[test]
-fn vectors_without_a_gsi_are_pending_until_one_is_free() {
-    let name = "vectors_without_a_gsi_are_pending_until_one_is_free";
+fn a_vector_without_a_gsi_is_pending_until_one_is_free() {
+    let name = "a_vector_without_a_gsi_is_pending_until_one_is_free";
     let Some(native) = Native::new(name, 8, DYNAMIC, 24..26) else {
         return;
     };
@@ -127,8 +127,8 @@ fn vectors_without_a_gsi_are_pending_until_one_is_free() {
     setup.write(MSIX_CONTROL, ENABLE);
     assert_eq!(
         (native.costs().0, native.costs().1),
-        (commits, irqfds),
-        "two vectors need two GSIs, and one is free"
+        (commits + 1, irqfds + 1),
+        "two vectors need two GSIs, and one is free: one of them works"
     );
     // The guest can read pending bits only while the function decodes memory.
     setup.write(COMMAND, 2);

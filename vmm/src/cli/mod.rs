@@ -60,11 +60,11 @@ pub(crate) struct Args {
     /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     ///
     /// Here and for --initrd and --kvm, 'fd=N' instead of a path names an inherited file
-    /// descriptor.
+    /// descriptor. Kernel and initramfs can be pipes, which are read to their end once.
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     kernel: Source,
 
-    /// The guest's initramfs [default: none]
+    /// The guest's initramfs: a cpio archive, plain or compressed [default: none]
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(source::parse))]
     initrd: Option<Source>,
 
@@ -105,7 +105,21 @@ pub(crate) struct Args {
     /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies other
     /// devices access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
     /// the device's group (/dev/vfio/N); 'fd=N' alone is enough if the group has no other device.
-    #[arg(long, value_name = "PATH[,reset=none][,p2p=off][,fd=N]")]
+    ///
+    /// Functions of one device of the host share a slot of the guest's bus and keep their function
+    /// numbers; without function 0 among them, the lowest becomes function 0. Each virtual function
+    /// (SR-IOV) has its own slot. 'PATH,at=SLOT.FUNCTION' chooses the place, as lspci prints it in
+    /// the guest: at=05.1 is 00:05.1. 'at=SLOT' chooses the slot only. Slot 00 is the host
+    /// bridge's.
+    ///
+    /// A virtual function whose physical function is on vfio-pci itself (enable_sriov) can only be
+    /// opened with a VF token, which its user and that of the physical function share. Give
+    /// 'PATH,vf-token=UUID' to the physical function first, which sets the token, then to the
+    /// virtual function, in this VMM or another one. 'uuidgen' makes a UUID.
+    #[arg(
+        long,
+        value_name = "PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID][,fd=N]"
+    )]
     vfio: Vec<Passthrough>,
 
     /// The inherited file descriptor of the VFIO container (/dev/vfio/vfio) [default: the VMM opens
@@ -175,6 +189,7 @@ Examples:
   vmm --kernel bzImage --cmdline 'root=/dev/nvme0n1p1 rw' --vfio /sys/bus/pci/devices/0000:01:00.0
   vmm --kernel bzImage --memory size=64G,hugepages=1G --cpus 16 --vfio 0000:01:00.0
   vmm --kernel vmlinux --vfio 0000:01:00.0 --vfio 0000:02:00.0,reset=none --no-reboot
+  vmm --kernel bzImage --vfio 0000:01:00.0,at=05.0 --vfio 0000:01:00.1,at=05.1
 
 To bind a device to vfio-pci (as root), and to return it to its driver:
   vmm devices
@@ -241,7 +256,7 @@ mod tests {
             "[default: 1]",
             "--memory <SIZE[,OPTION]...>",
             "[default: 512M]",
-            "--vfio <PATH[,reset=none][,p2p=off][,fd=N]>",
+            "--vfio <PATH[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID][,fd=N]>",
             "--kvm <PATH>",
             "[default: /dev/kvm]",
             "--on-error <WHAT>",

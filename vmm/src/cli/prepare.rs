@@ -40,7 +40,8 @@ pub(crate) enum PrepareCommand {
         /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]
         devices: Vec<PciAddress>,
-        /// Also bind a device that holds a mounted file system, swap or the default route
+        /// Also bind a device that the host uses: for a disk in use, a network interface with an
+        /// address, a display, a console, a keyboard, or a process that has it open
         #[arg(long)]
         force: bool,
     },
@@ -49,7 +50,8 @@ pub(crate) enum PrepareCommand {
         /// PCI devices: addresses (0000:01:00.0) or sysfs paths
         #[arg(value_name = "DEVICE", value_parser = address, required = true)]
         devices: Vec<PciAddress>,
-        /// Also unbind a device in use: wait until its user detaches it
+        /// Also unbind a device in use, and wait until its user detaches it, and a physical function
+        /// whose virtual functions exist
         #[arg(long)]
         force: bool,
     },

@@ -27,20 +27,23 @@ const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
 /// Opens `/dev/kvm` and checks its capabilities.
 pub(crate) fn open() -> Result<Kvm, Error> {
-    check(open_at(Path::new("/dev/kvm"))?)
+    let path = Path::new("/dev/kvm");
+    check(open_at(path)?, path)
 }
 
 /// Opens KVM, or takes the passed file descriptor, and checks its capabilities.
 pub(crate) fn open_source(source: &Source, passed: &mut PassedFds) -> Result<Kvm, Error> {
     match source {
-        Source::Path(path) => check(open_at(path)?),
-        Source::Fd(fd) => check(from_file(*fd, passed.remove(*fd)?)?),
+        Source::Path(path) => check(open_at(path)?, path),
+        Source::Fd(fd) => check(from_file(*fd, passed.remove(*fd)?)?, Path::new("fd")),
     }
 }
 
-fn check(kvm: Kvm) -> Result<Kvm, Error> {
+fn check(kvm: Kvm, path: &Path) -> Result<Kvm, Error> {
     match kvm.check_extension(NEEDED) {
         true => Ok(kvm),
+        // The ioctls of another file fail.
+        false if kvm.get_api_version() < 0 => Err(Error::NotKvm(path.to_owned())),
         false => Err(Error::KvmLacks(NEEDED_NAME)),
     }
 }
@@ -70,7 +73,9 @@ fn open_error(path: &Path, errno: Errno) -> Error {
     match errno {
         // ENODEV, ENXIO: the module is loaded, and the CPU lacks the feature.
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
-        Errno::EACCES | Errno::EPERM => Error::KvmPermission(path),
+        Errno::EACCES => Error::KvmPermission(path),
+        // The modes of the node deny with EACCES, a device cgroup with EPERM.
+        Errno::EPERM => Error::KvmDenied(path),
         other => Error::KvmOpen { path, source: kvm_ioctls::Error::new(other as i32) },
     }
 }
@@ -89,6 +94,26 @@ pub(crate) fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
     Ok(Arc::new(vm))
 }
 
+/// The number of memory slots of a VM.
+pub(crate) fn memory_slots(kvm: &Kvm) -> u32 {
+    u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
+}
+
+/// Refuses a guest whose RAM takes more slots than KVM has. BARs can do without: they are trapped.
+pub(crate) fn check_slots(kvm: &Kvm, needed: usize) -> Result<(), Error> {
+    let most = kvm.get_nr_memslots();
+    match needed > most {
+        true => Err(Error::TooFewSlots { needed, most }),
+        false => Ok(()),
+    }
+}
+
+/// The number of routes of a VM (`KVM_CAP_IRQ_ROUTING`, Documentation/virt/kvm/api.rst, 4.52). Each
+/// GSI of a message-signalled interrupt takes one.
+pub(crate) fn routes(kvm: &Kvm) -> u32 {
+    u32::try_from(kvm.check_extension_int(Cap::IrqRouting)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +127,7 @@ mod tests {
         );
         assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm2\n"));
         assert!(text(Errno::EACCES).contains("usermod -aG kvm"));
+        assert!(text(Errno::EPERM).contains("'--device /dev/kvm2'"));
         assert!(text(Errno::EMFILE).starts_with("/dev/kvm2 could not be opened: "));
     }
 }

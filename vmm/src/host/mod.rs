@@ -6,6 +6,7 @@ pub(crate) mod hugepages;
 pub(crate) mod interrupts;
 pub(crate) mod kvm;
 pub(crate) mod landlock;
+pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod passed_fds;

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use devices::DevFn;
 use resources::AddressRange;
-use vfio_passthrough::context::AssignedDevice;
+use vfio_passthrough::backend::sysfs::Sysfs;
+use vfio_passthrough::context::{AssignedDevice, DeviceOptions};
 use vfio_passthrough::counters::VfioCalls;
-use vfio_passthrough::dma::Mapping;
+use vfio_passthrough::dma::{Mapping, allow_locked_memory};
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
@@ -15,14 +17,12 @@ use vm_memory::GuestMemoryRegion;
 
 use super::functions::Functions;
 use super::iommu;
+use super::places::{Candidate, places};
 use crate::config::{Config, Passthrough};
 use crate::error::Error;
 use crate::guest::boot::intx_gsi;
 use crate::guest::memory::Ram;
 use crate::host::passed_fds::PassedFds;
-
-/// The host bridge occupies slot 0.
-const FIRST_SLOT: u8 = 1;
 
 /// The open assigned devices and their shared I/O address space. They stay open while the guest
 /// reboots.
@@ -32,8 +32,12 @@ pub(crate) struct Devices {
 }
 
 struct Opened {
-    /// The slot on the guest's bus.
-    slot: u8,
+    /// The number of its option on the command line.
+    index: usize,
+    /// The place on the guest's bus.
+    place: DevFn,
+    /// Whether the guest's device has other functions.
+    multifunction: bool,
     address: PciAddress,
     device: Arc<AssignedDevice>,
     reset: ResetPolicy,
@@ -45,7 +49,7 @@ impl Devices {
     /// no device is requested.
     pub(crate) fn open(
         config: &Config,
-        addresses: Vec<PciAddress>,
+        addresses: &[PciAddress],
         mut passed: PassedFds,
         host: &KvmHost,
     ) -> Result<Option<Self>, Error> {
@@ -53,18 +57,14 @@ impl Devices {
         if asked.is_empty() {
             return Ok(None);
         }
-        let container = iommu::open(config, &addresses, &mut passed)?;
+        let mut requests = requests(&config.vfio, addresses)?;
+        let container = iommu::open(config, addresses, &mut passed)?;
         link(&container, host)?;
-        let mut open =
-            |((slot, address), asked): ((u8, PciAddress), &Passthrough)| -> Result<_, Error> {
-                let device = match asked.file {
-                    None => container.open_device(address)?,
-                    Some(fd) => container.open_device_by(address, passed.remove(fd)?)?,
-                };
-                Ok(Opened { slot, address, device, reset: asked.reset, p2p: asked.p2p })
-            };
-        let opened =
-            (FIRST_SLOT..).zip(addresses).zip(asked).map(&mut open).collect::<Result<_, _>>()?;
+        // A physical function gets its VF token before virtual functions are opened with it.
+        requests.sort_by_key(|request| request.candidate.is_virtual);
+        let open = |request: &Request<'_>| request.open(&container, &mut passed);
+        let mut opened = requests.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        opened.sort_by_key(|opened| opened.index);
         Ok(Some(Self { container, opened }))
     }
 
@@ -80,10 +80,8 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = VmmServices { p2p, ..host.services_with_intx(intx_gsi(opened.slot)) };
-            let device = opened.device.clone();
-            let function = PassthroughFunction::new(opened.address, device, &host, opened.reset)?;
-            Ok((opened.slot, Arc::new(function)))
+            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
+            Ok((opened.place, Arc::new(opened.function(&host)?)))
         };
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
         Ok(Functions::new(remaining.map(function).collect::<Result<_, _>>()?))
@@ -97,6 +95,7 @@ impl Devices {
 
     /// Maps all of `ram` for DMA, which pins it; maps all regions or none.
     pub(crate) fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
+        self.allow_locked_memory(ram)?;
         let memory = ram.regions().iter().map(|region| {
             let memory: Arc<dyn HostMemory> = region.clone();
             (Iova(region.start_addr().0), memory)
@@ -104,10 +103,89 @@ impl Devices {
         Ok(self.container.dma().map_all(memory)?)
     }
 
+    /// Groups that cannot share a container pin the memory once for each container. The limit was
+    /// checked for one before the devices were opened.
+    fn allow_locked_memory(&self, ram: &Ram) -> Result<(), Error> {
+        let spaces = self.container.dma().address_spaces();
+        if spaces > 1 {
+            let sizes = ram.regions().iter().map(|region| region.len());
+            let size = sizes.fold(0, u64::saturating_add);
+            allow_locked_memory(size.saturating_mul(spaces as u64))?;
+        }
+        Ok(())
+    }
+
     /// The counters of VFIO calls.
     pub(crate) fn calls(&self) -> Arc<VfioCalls> {
         Arc::clone(self.container.calls())
     }
+}
+
+impl Opened {
+    /// The GSI of the function's interrupt pin, which also a guest finds by slot and pin.
+    fn gsi(&self) -> Result<u32, Error> {
+        let pin = PassthroughFunction::interrupt_pin(self.address, self.device.clone())?;
+        // A function without a pin uses no line.
+        Ok(intx_gsi(self.place.slot(), pin.saturating_sub(1)))
+    }
+
+    fn function(&self, services: &VmmServices) -> Result<PassthroughFunction, Error> {
+        let device = self.device.clone();
+        let function = PassthroughFunction::new(self.address, device, services, self.reset)?;
+        Ok(if self.multifunction { function.with_multifunction() } else { function })
+    }
+}
+
+/// A device to open.
+struct Request<'a> {
+    index: usize,
+    candidate: Candidate,
+    place: DevFn,
+    multifunction: bool,
+    asked: &'a Passthrough,
+}
+
+impl Request<'_> {
+    fn open(&self, container: &IommuContext, passed: &mut PassedFds) -> Result<Opened, Error> {
+        let (asked, address) = (self.asked, self.candidate.address);
+        let file = asked.file.map(|fd| passed.remove(fd)).transpose()?;
+        let options = DeviceOptions { file, vf_token: asked.vf_token };
+        Ok(Opened {
+            index: self.index,
+            place: self.place,
+            multifunction: self.multifunction,
+            address,
+            device: container.open_device_with(address, options)?,
+            reset: asked.reset,
+            p2p: asked.p2p,
+        })
+    }
+}
+
+/// The requested devices with their places on the guest's bus.
+fn requests<'a>(
+    asked: &'a [Passthrough],
+    addresses: &[PciAddress],
+) -> Result<Vec<Request<'a>>, Error> {
+    let sysfs = Sysfs::default();
+    let candidate = |(asked, address): (&Passthrough, &PciAddress)| Candidate {
+        address: *address,
+        is_virtual: sysfs.physical_function(*address).is_some(),
+        at: asked.at,
+    };
+    let candidates: Vec<_> = asked.iter().zip(addresses).map(candidate).collect();
+    let places = places(&candidates)?;
+    let all = candidates.into_iter().zip(&places).zip(asked).enumerate();
+    let requests = all.map(|(index, ((candidate, place), asked))| {
+        let multifunction = has_others(*place, &places);
+        Request { index, candidate, place: *place, multifunction, asked }
+    });
+    Ok(requests.collect())
+}
+
+/// Whether a slot has functions besides that at `place`.
+fn has_others(place: DevFn, places: &[DevFn]) -> bool {
+    places.iter().any(|other| *other != place && other.slot() == place.slot())
 }
 
 fn link(container: &IommuContext, host: &KvmHost) -> Result<(), Error> {

@@ -1,25 +1,27 @@
 //! The assigned functions of one VM, and the placement of their BARs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use devices::DevFn;
 use resources::{BarRequest, BarSpace, Layout};
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 
 use crate::counters::FunctionCounts;
 use crate::error::Error;
 
-/// The assigned functions of one VM, with their slots on its bus, in the order of the command line.
+/// The assigned functions of one VM, with their places on its bus, in the order of the command line.
 #[derive(Clone, Default)]
-pub(crate) struct Functions(Vec<(u8, Arc<PassthroughFunction>)>);
+pub(crate) struct Functions(Vec<(DevFn, Arc<PassthroughFunction>)>);
 
 impl Functions {
-    /// Pairs of slot and function.
-    pub(crate) fn new(functions: Vec<(u8, Arc<PassthroughFunction>)>) -> Self {
+    /// Pairs of place and function.
+    pub(crate) fn new(functions: Vec<(DevFn, Arc<PassthroughFunction>)>) -> Self {
         Self(functions)
     }
 
-    /// Iterates over pairs of slot and function.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u8, Arc<PassthroughFunction>)> {
+    /// Iterates over pairs of place and function.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(DevFn, Arc<PassthroughFunction>)> {
         self.0.iter()
     }
 
@@ -41,9 +43,20 @@ impl Functions {
         Ok(())
     }
 
+    /// The slots of the guest's bus that have functions.
+    pub(crate) fn slots(&self) -> Vec<u8> {
+        let slots: BTreeSet<u8> = self.iter().map(|(place, _)| place.slot()).collect();
+        slots.into_iter().collect()
+    }
+
     /// The functions' host addresses.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.iter().map(|(_, function)| function.address().to_string()).collect()
+    }
+
+    /// The number of interrupt vectors of each function.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> {
+        self.iter().map(|(_, function)| function.vectors().into())
     }
 
     /// Shuts down all functions: they then do no DMA and signal no interrupts.

@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
 mod iommu;
+pub(crate) mod places;
 mod sync;
 
 #[cfg(all(test, shuttle))]

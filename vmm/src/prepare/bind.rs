@@ -9,7 +9,7 @@ use std::process::Command;
 use vfio_passthrough::PciAddress;
 
 use super::error::Error;
-use super::holders::holders;
+use super::holders::{self, Holder, Opened, summary};
 use super::inventory::{Binding, Device, Inventory, bind_command, shared};
 use super::plan::{Step, VFIO_PCI, back, to_host, to_vfio};
 
@@ -23,6 +23,8 @@ pub(crate) trait Kernel {
     fn load(&mut self, module: &str) -> Result<(), String>;
     /// Whether a process has a group open.
     fn is_open(&mut self, group: &Path) -> bool;
+    /// Whether something has a block device open exclusively.
+    fn is_claimed(&mut self, disk: &Path) -> bool;
 }
 
 /// The kernel of this host.
@@ -58,6 +60,10 @@ impl Kernel for ThisKernel {
         let opened = fs::File::options().read(true).write(true).open(group);
         opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
     }
+
+    fn is_claimed(&mut self, disk: &Path) -> bool {
+        holders::is_claimed(disk)
+    }
 }
 
 /// The result for one device.
@@ -79,7 +85,7 @@ pub(crate) fn bind(
     devices.iter().try_for_each(can_be_bound)?;
     let asked: Vec<_> = devices.iter().filter(|device| !device.binding.vfio).collect();
     if !force {
-        refuse_held(host, &asked)?;
+        refuse_held(host, kernel, &asked)?;
     }
     if let Some(first) = asked.first() {
         load_driver(host, kernel, first.address)?;
@@ -136,6 +142,7 @@ pub(crate) fn unbind(
     let devices = found(host, named)?;
     for device in devices.iter().filter(|device| device.binding.vfio && !force) {
         refuse_open(host, kernel, device)?;
+        refuse_physical(host, device)?;
     }
     move_all(host, kernel, &devices, |kernel, device| {
         let former = find_former(host, device.address);
@@ -158,9 +165,20 @@ pub(crate) fn not_viable_yet(host: &Inventory, moved: &[Moved]) -> Vec<String> {
         let others = host.sysfs.offenders(group);
         let text =
             format!("{}; bind the rest with: {}", shared(group, &others), bind_command(&others));
-        (!others.is_empty()).then_some(text)
+        let used = used(host, &others);
+        (!others.is_empty()).then(|| text + &used)
     };
     groups.into_iter().filter_map(warning).collect()
+}
+
+/// What `vmm bind` would say of these devices: which of them the host uses.
+fn used(host: &Inventory, others: &[(PciAddress, String)]) -> String {
+    let holders = holders::holders(&host.tree);
+    let used = others.iter().filter_map(|(address, _)| {
+        let (what, _) = summary(&holders, *address)?;
+        Some(format!("; the host uses {address} for {what}"))
+    });
+    used.collect()
 }
 
 /// The named devices, each once.
@@ -179,25 +197,43 @@ fn can_be_bound(device: &Device) -> Result<(), Error> {
     }
 }
 
-fn refuse_held(host: &Inventory, devices: &[&Device]) -> Result<(), Error> {
-    let holders = holders(&host.tree);
-    for address in devices.iter().map(|device| device.address) {
-        let held = holders.iter().filter(|holder| holder.devices.contains(&address));
-        let mut held: Vec<_> = held.map(|holder| holder.what.as_str()).collect();
-        held.dedup();
-        if !held.is_empty() {
-            let what = held.join(", ");
-            return Err(Error::Held { address, what });
+fn refuse_held(
+    host: &Inventory,
+    kernel: &mut dyn Kernel,
+    devices: &[&Device],
+) -> Result<(), Error> {
+    let addresses: Vec<_> = devices.iter().map(|device| device.address).collect();
+    let mut holders = holders::holders(&host.tree);
+    holders.extend(Opened::of(&host.tree).holders(&host.tree, &addresses));
+    for address in addresses {
+        let uses = holders::uses(&host.tree, &holders, address, |disk| kernel.is_claimed(disk));
+        if let Some((what, remedy)) = uses {
+            return Err(Error::Held { address, what, remedy, command: "bind" });
         }
     }
     Ok(())
 }
 
 fn refuse_open(host: &Inventory, kernel: &mut dyn Kernel, device: &Device) -> Result<(), Error> {
+    let Device { address, group: Some(group), .. } = *device else {
+        return Ok(());
+    };
+    let opened = Opened::of(&host.tree);
+    let by = opened.by(&host.vfio_nodes(address, group));
+    let mut is_open = || kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
+    match by.is_some() || is_open() {
+        true => Err(Error::InUse { address, group, by: by.unwrap_or("a process").to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// vfio-pci removes the virtual functions of a physical function that it loses.
+fn refuse_physical(host: &Inventory, device: &Device) -> Result<(), Error> {
     let address = device.address;
-    let open = |group: &u32| kernel.is_open(&host.tree.path(&format!("dev/vfio/{group}")));
-    match device.group.filter(open) {
-        Some(group) => Err(Error::InUse { address, group }),
+    match holders::virtual_functions(&host.tree, address) {
+        Some(Holder { what, remedy, .. }) => {
+            Err(Error::Held { address, what, remedy, command: "unbind" })
+        }
         None => Ok(()),
     }
 }

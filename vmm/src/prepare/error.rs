@@ -27,17 +27,22 @@ pub(crate) enum Error {
     /// The host uses the device.
     #[error(
         "{address}: the host uses the device for {what}\n  \
-         to bind it anyway: vmm bind --force {address}"
+         {}to {command} it anyway: vmm {command} --force {address}",
+        first(remedy)
     )]
     Held {
         /// The address of the device.
         address: PciAddress,
         /// The uses of the device.
         what: String,
+        /// The commands that end these uses.
+        remedy: Option<String>,
+        /// `bind` or `unbind`.
+        command: &'static str,
     },
     /// A process has the group open.
     #[error(
-        "{address}: its group {group} is in use by a process\n  \
+        "{address}: its group {group} is in use by {by}\n  \
          find the process with: fuser -v /dev/vfio/{group}; to unbind the device anyway, which waits \
          for that process: vmm unbind --force {address}"
     )]
@@ -46,6 +51,8 @@ pub(crate) enum Error {
         address: PciAddress,
         /// The group of the device.
         group: u32,
+        /// The process, as far as it is known.
+        by: String,
     },
     /// vfio-pci could not be loaded.
     #[error(
@@ -105,6 +112,10 @@ pub(crate) enum Error {
     /// The report could not be formatted.
     #[error("the report cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+fn first(remedy: &Option<String>) -> String {
+    remedy.as_ref().map(|remedy| format!("end that use first: {remedy}; ")).unwrap_or_default()
 }
 
 fn remedy(error: &io::Error) -> &'static str {

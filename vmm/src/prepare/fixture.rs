@@ -42,6 +42,14 @@ impl Fixture {
         self
     }
 
+    /// Adds a process that has a node open.
+    pub(crate) fn process(self, id: u32, name: &str, node: &str) -> Self {
+        let fd = self.path(&format!("proc/{id}/fd/3"));
+        fs::create_dir_all(fd.parent().unwrap()).unwrap();
+        symlink(node, fd).unwrap();
+        self.file(&format!("proc/{id}/comm"), format!("{name}\n"))
+    }
+
     /// Adds an NVMe on the first bus.
     pub(crate) fn nvme(self, address: &str, group: u32, driver: Option<&str>) -> Self {
         self.device(address, "0x010802", Some(group), driver)
@@ -86,11 +94,19 @@ const RESOURCE: &str = "0x00000000fe800000 0x00000000fe803fff 0x0000000000140204
 
 /// Config space of a function with 65 MSI-X vectors.
 fn config() -> Vec<u8> {
-    let mut config = vec![0; 4096];
+    let mut config = header_of((0x1b36, 0x0010));
+    config.resize(4096, 0);
     [(0x06, 0x10), (0x34, 0x40), (0x40, 0x11), (0x42, 64)]
         .into_iter()
         .for_each(|(offset, byte): (usize, u8)| config[offset] = byte);
     config
+}
+
+/// The header of a function with these IDs.
+pub(crate) fn header_of((vendor, device): (u16, u16)) -> Vec<u8> {
+    let mut header = [vendor.to_le_bytes(), device.to_le_bytes()].concat();
+    header.resize(64, 0);
+    header
 }
 
 pub(crate) fn write(path: &Path, contents: &[u8]) {

@@ -1,11 +1,17 @@
 //! The host's PCI devices in sysfs.
 
+use std::cell::OnceCell;
+
 use serde::Serialize;
 use vfio_passthrough::PciAddress;
-use vfio_passthrough::backend::sysfs::Sysfs;
+use vfio_passthrough::backend::sysfs::{ReservedKind, Sysfs};
 
+use super::holders::{self, Holder, Opened};
 use super::names::Names;
+use super::presence::{Facts, Finding};
 use super::tree::Tree;
+
+pub(crate) use super::tree::attribute;
 
 /// The host's PCI devices.
 #[derive(Debug)]
@@ -14,6 +20,15 @@ pub(crate) struct Inventory {
     pub(crate) tree: Tree,
     /// IOMMU groups and drivers.
     pub(crate) sysfs: Sysfs,
+    seen: Seen,
+}
+
+/// What is the same for all devices of a list. Each is read when the first device needs it.
+#[derive(Debug, Default)]
+struct Seen {
+    holders: OnceCell<Vec<Holder>>,
+    opened: OnceCell<Opened>,
+    remaps_interrupts: OnceCell<bool>,
 }
 
 /// A PCI function.
@@ -55,6 +70,8 @@ pub(crate) struct Listed {
     pub(crate) driver: Option<String>,
     /// Whether the device can be assigned.
     pub(crate) ready: bool,
+    /// The physical function whose VF token the device needs, if it needs one.
+    pub(crate) vf_token_of: Option<String>,
     /// The obstacle, with the command that removes it.
     pub(crate) why: Option<String>,
 }
@@ -63,7 +80,7 @@ impl Inventory {
     /// The host with the files of `tree`.
     pub(crate) fn new(tree: Tree) -> Self {
         let sysfs = Sysfs::at(tree.path("sys"));
-        Self { tree, sysfs }
+        Self { tree, sysfs, seen: Seen::default() }
     }
 
     /// All PCI functions in the order of their addresses.
@@ -106,12 +123,88 @@ impl Inventory {
         if device.is_bridge() {
             return Some("a bridge, which stays with the host".to_owned());
         }
-        if !device.binding.vfio {
-            return Some(format!("not bound to vfio-pci: vmm bind {address}"));
+        if let Some(Finding { what, remedy }) = self.finding(device) {
+            return Some(format!("{what}: {remedy}"));
         }
+        if !device.binding.vfio {
+            return Some(self.not_bound(address));
+        }
+        self.obstacle_of_group(address, group)
+    }
+
+    fn not_bound(&self, address: PciAddress) -> String {
+        let holders = self.seen.holders.get_or_init(|| holders::holders(&self.tree));
+        match holders::summary(holders, address) {
+            Some((what, _)) => format!("in use by the host for {what}"),
+            None => format!("not bound to vfio-pci: vmm bind {address}"),
+        }
+    }
+
+    fn obstacle_of_group(&self, address: PciAddress, group: u32) -> Option<String> {
         let others = self.sysfs.offenders(group);
-        (!others.is_empty())
-            .then(|| format!("{}: {}", shared(group, &others), bind_command(&others)))
+        let node = format!("dev/vfio/{group}");
+        if self.is_noiommu(group) {
+            return Some("its group has no IOMMU (noiommu): vmm check".to_owned());
+        }
+        if !others.is_empty() {
+            return Some(format!("{}: {}", shared(group, &others), bind_command(&others)));
+        }
+        if self.is_fixed(group) {
+            return Some(format!("the firmware uses memory by this device: vmm check {address}"));
+        }
+        if !self.remaps_interrupts() && !self.allows_unsafe_interrupts() {
+            return Some("interrupt remapping is off: vmm check".to_owned());
+        }
+        if self.sysfs.lacks_groups() {
+            return Some("this kernel's VFIO has no groups: vmm check".to_owned());
+        }
+        if !self.tree.path(&node).exists() {
+            return Some(format!("no /{node}: vmm check {address}"));
+        }
+        let opened = self.seen.opened.get_or_init(|| Opened::of(&self.tree));
+        let user = opened.by(&self.vfio_nodes(address, group));
+        user.map(|user| format!("in use by {user}"))
+    }
+
+    /// VFIO made this group for devices without an IOMMU; the kernel gives it this name
+    /// (vfio_noiommu_group_alloc).
+    pub(crate) fn is_noiommu(&self, group: u32) -> bool {
+        let name = self.tree.line(&format!("sys/kernel/iommu_groups/{group}/name"));
+        name.as_deref() == Some("vfio-noiommu")
+    }
+
+    /// VFIO refuses a group if the firmware uses memory at fixed addresses through its devices
+    /// (linux/iommu.h, `IOMMU_RESV_DIRECT`).
+    fn is_fixed(&self, group: u32) -> bool {
+        let mut regions = self.sysfs.reserved_regions(group).into_iter();
+        regions.any(|region| region.kind == ReservedKind::Direct)
+    }
+
+    /// With Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
+    /// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
+    pub(crate) fn remaps_interrupts(&self) -> bool {
+        let read = || self.tree.text("proc/interrupts").unwrap_or_default().contains(" IR-");
+        *self.seen.remaps_interrupts.get_or_init(read)
+    }
+
+    /// VFIO accepts groups whose devices can write any interrupt (vfio_iommu_type1_attach_group).
+    pub(crate) fn allows_unsafe_interrupts(&self) -> bool {
+        self.tree.line(UNSAFE_INTERRUPTS).is_some_and(|line| line.starts_with(['Y', '1']))
+    }
+
+    /// The nodes by which a process opens a device: that of its group, or its own
+    /// (`/dev/vfio/devices/vfioN`).
+    pub(crate) fn vfio_nodes(&self, address: PciAddress, group: u32) -> Vec<String> {
+        let own = self.tree.names(&attribute(address, "vfio-dev"));
+        let own = own.iter().map(|name| format!("dev/vfio/devices/{name}"));
+        own.chain([format!("dev/vfio/{group}")]).collect()
+    }
+
+    /// The reason why a device cannot be used, whatever its driver and its group are.
+    pub(crate) fn finding(&self, device: &Device) -> Option<Finding> {
+        let (address, has_driver) = (device.address, device.binding.vfio);
+        let facts = Facts { address, has_driver, is_bridge: device.is_bridge() };
+        facts.finding(&self.tree, &self.sysfs)
     }
 
     /// The row of a device.
@@ -126,6 +219,7 @@ impl Inventory {
             group: device.group,
             driver: device.binding.driver.clone(),
             ready: why.is_none(),
+            vf_token_of: self.sysfs.vf_token_of(device.address).map(|own| own.to_string()),
             why,
         }
     }
@@ -139,10 +233,9 @@ impl Device {
     }
 }
 
-/// The path of a device's sysfs attribute.
-pub(crate) fn attribute(address: PciAddress, name: &str) -> String {
-    format!("sys/bus/pci/devices/{address}/{name}")
-}
+/// The parameter that accepts groups without interrupt remapping.
+pub(crate) const UNSAFE_INTERRUPTS: &str =
+    "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
 /// Names the members of a group that are bound to drivers of the host.
 pub(crate) fn shared(group: u32, others: &[(PciAddress, String)]) -> String {

@@ -11,6 +11,7 @@ pub(crate) mod holders;
 pub(crate) mod inventory;
 pub(crate) mod names;
 pub(crate) mod plan;
+pub(crate) mod presence;
 pub(crate) mod table;
 pub(crate) mod tree;
 

@@ -10,7 +10,13 @@ pub(crate) fn devices(devices: &[Listed]) -> String {
     let row = |device: &Listed| {
         let group = device.group.map_or_else(|| "-".to_owned(), |group| group.to_string());
         let driver = device.driver.as_deref().unwrap_or("-");
-        let ready = device.why.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let ready = match (&device.why, &device.vf_token_of) {
+            (Some(why), _) => format!("no: {why}"),
+            (None, Some(physical)) => {
+                format!("yes, with the VF token of {physical}: vf-token=UUID")
+            }
+            (None, None) => "yes".to_owned(),
+        };
         [&device.address, &group, driver, &ready, &device.name].map(plain)
     };
     let rows: Vec<_> = [titles].into_iter().chain(devices.iter().map(row)).collect();
@@ -97,6 +103,7 @@ mod tests {
                 group,
                 driver: driver.map(str::to_owned),
                 ready: why.is_none(),
+                vf_token_of: None,
                 why: why.map(str::to_owned),
             };
         let list = [

@@ -2,8 +2,10 @@
 //! use fake trees. Invalid contents count as a missing file.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use vfio_passthrough::PciAddress;
 
 /// A limit above the size of all of these files; `/proc/interrupts` of a large host is the longest.
 const MOST_BYTES: u64 = 32 << 20;
@@ -27,10 +29,15 @@ impl Tree {
 
     /// The bytes of a file.
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        self.read(name).ok()
+    }
+
+    /// The bytes of a file, or the errno of the failed call.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let file = File::open(self.path(name)).ok()?;
-        file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+        let file = File::open(self.path(name))?;
+        file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// The text of a file; invalid UTF-8 is replaced.
@@ -55,6 +62,11 @@ impl Tree {
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         names(&self.path(folder))
     }
+}
+
+/// The path of a device's sysfs attribute.
+pub(crate) fn attribute(address: PciAddress, name: &str) -> String {
+    format!("sys/bus/pci/devices/{address}/{name}")
 }
 
 /// The names in a folder that are valid UTF-8, sorted.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{HostBridge, PciRoot};
+use devices::{DevFn, HostBridge, PciRoot};
 use kvm_ioctls::VcpuFd;
 use nix::sys::signalfd::SignalFd;
 use serde_json::Value;
@@ -104,10 +104,7 @@ impl Vm {
         self.functions.place_bars(&resources.layout)?;
         let load = if self.is_first { Kernel::load } else { Kernel::load_again };
         let kernel = load(&resources.files.kernel, resources.ram.memory(), &resources.layout)?;
-        let platform = Platform {
-            cpus: config.cpus,
-            slots: self.functions.iter().map(|(slot, _)| *slot).collect(),
-        };
+        let platform = Platform { cpus: config.cpus, slots: self.functions.slots() };
         let boot = Boot {
             memory: resources.ram.memory(),
             layout: &resources.layout,
@@ -119,16 +116,16 @@ impl Vm {
         boot.prepare(&kernel)
     }
 
-    /// A bus with the host bridge in slot 0 and the assigned functions after it, and the functions.
+    /// A bus with the host bridge in slot 0 and the assigned functions, and the functions.
     fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
         let mut root = PciRoot::new();
-        root.insert(0, Arc::new(HostBridge))?;
+        root.insert(DevFn::from(0), Arc::new(HostBridge))?;
         let mut functions = Vec::new();
-        for (slot, function) in self.functions.iter() {
+        for (place, function) in self.functions.iter() {
             let counts = &stats.devices.functions;
             let function = GuestFunction::new(function, self.coalesced.clone(), counts);
             let function = Arc::new(function);
-            root.insert(*slot, function.clone())?;
+            root.insert(*place, function.clone())?;
             functions.push(function);
         }
         Ok((root, functions))

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::{self, Filter};
 use crate::host::signals;
+use crate::host::{limits, memory};
 
 /// Boots the guest of `config` and returns when the guest or the user ends it.
 pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
@@ -35,13 +36,15 @@ fn one_heap() {
 }
 
 fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
+    memory::check(config.memory)?;
+    let files = limits::check(config)?;
     let signals = signals::block()?;
     let control = Arc::new(Control::default());
     let serve = |path: &PathBuf| {
         Server::start(path, &control, Filter::new(&config.seccomp, Thread::Control)?)
     };
     let _server = config.control.as_ref().map(serve).transpose()?;
-    let (resources, mut vm) = Resources::open(config, passed, stats)?;
+    let (resources, mut vm) = Resources::open(config, (passed, files), stats)?;
     control.configure(resources.configuration(config, &vm));
     let outcome = loop {
         match vm.run(&resources, config, (&signals, &control), stats) {

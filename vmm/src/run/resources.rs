@@ -22,6 +22,7 @@ use crate::guest::memory::{Populating, Ram};
 use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
+use crate::host::limits::FileLimit;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
 use crate::host::{kvm, memory};
@@ -90,7 +91,7 @@ impl Resources {
     /// Opens KVM and the devices, lays out the guest, and creates the VM of its first life.
     pub(crate) fn open(
         config: &Config,
-        mut passed: PassedFds,
+        (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
         check_memory(config)?;
@@ -116,10 +117,12 @@ impl Resources {
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
-        let devices = Devices::open(config, addresses, passed, &vm.kvm_host)?;
+        let devices = Devices::open(config, &addresses, passed, &vm.kvm_host)?;
         vm.take_functions(devices.as_ref())?;
+        files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
+        kvm::check_slots(&kvm, layout.ram.len())?;
         let ram = ram_for(prepared, &layout, config.memory, stats)?;
         let mappings = devices.as_ref().map(|devices| devices.map(&ram));
         let _mappings = mappings.transpose()?.unwrap_or_default();
@@ -162,7 +165,6 @@ pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
 }
 
 fn check_memory(config: &Config) -> Result<(), Error> {
-    memory::check(config.memory)?;
     if !config.vfio.is_empty() {
         allow_locked_memory(config.memory.bytes())?;
         memory::shortage(config.memory).inspect(|text| log::warn!("{text}"));

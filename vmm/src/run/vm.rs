@@ -12,9 +12,8 @@ use crate::passthrough::coalesced::CoalescedWrites;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
-/// GSIs for message-signalled interrupts: from the end of the IOAPIC's pins to KVM's limit
-/// (`KVM_MAX_IRQ_ROUTES`).
-const MSI_GSIS: std::ops::Range<u32> = 24..4096;
+/// The first GSI for message-signalled interrupts: the one after the IOAPIC's pins.
+const FIRST_MSI_GSI: u32 = 24;
 
 /// The VM of one life of the guest.
 pub(crate) struct Vm {
@@ -32,7 +31,8 @@ impl Vm {
     /// The VM of the first life, without functions.
     pub(crate) fn new(kvm: &Kvm, calls: &Calls) -> Result<Self, Error> {
         let fd = kvm::create_vm(kvm, calls)?;
-        let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..memory_slots(kvm), MSI_GSIS));
+        let gsis = FIRST_MSI_GSI..kvm::routes(kvm);
+        let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..kvm::memory_slots(kvm), gsis));
         Ok(Self {
             coalesced: Arc::default(),
             fd,
@@ -49,8 +49,4 @@ impl Vm {
         }
         Ok(())
     }
-}
-
-fn memory_slots(kvm: &Kvm) -> u32 {
-    u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
 }

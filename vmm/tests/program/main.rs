@@ -11,6 +11,7 @@
 )]
 
 mod control;
+mod files;
 mod journal;
 mod passed_fds;
 mod refusals;
@@ -89,6 +90,13 @@ const SPIN: [u8; 2] = [0xeb, 0xfe];
 
 fn program(parts: &[Vec<u8>]) -> NamedTempFile {
     elf(&[parts.concat(), SPIN.to_vec()].concat())
+}
+
+/// An initramfs: an empty cpio archive.
+fn initramfs() -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(file, "070701{:0>88}{:08X}{:0>8}TRAILER!!!\0", "", 11, "").unwrap();
+    file
 }
 
 /// A guest that writes a line, resets the machine in its first life, and powers off in its second.

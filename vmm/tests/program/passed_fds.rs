@@ -15,8 +15,8 @@ fn a_guest_boots_and_reboots_from_open_files() {
         return;
     }
     let kernel = reboots_once();
-    let path = kernel.path().display();
-    let files = format!("3<{path} 4<{path} 5<>/dev/kvm");
+    let (path, initrd) = (kernel.path().display(), initramfs());
+    let files = format!("3<{path} 4<{} 5<>/dev/kvm", initrd.path().display());
     let output = with("--kernel fd=3 --initrd fd=4 --kvm fd=5", &files);
     assert_eq!((text(&output), output.status.code()), (String::new(), Some(0)));
     assert_eq!(output.stdout, b"\n\n");
@@ -35,7 +35,7 @@ const WRONG: [(&str, &str, &str, &str); 11] = [
     ),
     ("--kernel fd=1", KERNEL, "--kernel fd=1: no such file descriptor was passed", ""),
     ("--kernel fd=3 --initrd fd=3", KERNEL, "--initrd fd=3: this descriptor is given twice", ""),
-    ("--kernel fd=4", AND_NULL, "--kernel fd=4: the file is not a regular file", ""),
+    ("--kernel fd=4", AND_NULL, "kernel fd=4: it is a character device", "give a file or a pipe"),
     ("--kernel fd=3", "3</proc/version", "kernel fd=3 is not a kernel: ", "bzImage"),
     ("--kernel fd=3 --kvm fd=4", AND_NULL, "--kvm fd=4: the file is not /dev/kvm", "3<>/dev/kvm"),
     ("--kernel fd=3 --kvm /nonexistent", KERNEL, "no /nonexistent: ", "modprobe"),

@@ -1,5 +1,7 @@
 //! Refused command lines and their errors.
 
+use std::process::Command;
+
 use tempfile::NamedTempFile;
 
 use super::{has_kvm, program, text, vmm};
@@ -19,6 +21,37 @@ fn refuses_impossible_sizes_with_the_reason() {
     fails(&size("16M"), "error: invalid value '16M'", "too small");
     fails(&size("many"), "error: invalid value 'many'", "such as 512M or 4G");
     fails(&size("900T"), "error: --memory 943718400M: this host has ", "M of memory");
+}
+
+#[test]
+fn refuses_limits_of_the_process_that_are_too_low() {
+    let kernel = ["--kernel", "/proc/version", "--memory", "64M"];
+    let with = |limit: &str, more: &[&str], begins: &str, contains: &str| {
+        let shell = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &shell, env!("CARGO_BIN_EXE_vmm")])
+            .args(kernel)
+            .args(more)
+            .output()
+            .unwrap();
+        let text = text(&output);
+        assert!(text.starts_with(begins) && text.contains(contains), "{limit} printed:\n{text}");
+        assert_eq!(output.status.code(), Some(1), "{limit}");
+    };
+    let device = ["--vfio", "0000:ff:1f.0"];
+    let files =
+        "error: the VMM opens up to 41 files, and the process's limit is 40 (RLIMIT_NOFILE)";
+    with("-n 40", &device, files, "'ulimit -n 41', 'LimitNOFILE=41'");
+    let space = "error: guest RAM of 64 MiB needs 129 MiB, and the limit of this process is 97 MiB";
+    with("-v 100000", &[], space, "'ulimit -v 132096'");
+    with("-d 100000", &[], space, "(RLIMIT_DATA)");
+    if !has_kvm("refuses_limits_of_the_process_that_are_too_low") {
+        return;
+    }
+    // The VMM raises a soft limit, and comes as far as the kernel.
+    ["-n 40", "-S -n 20", "-S -v 100000", "-S -d 100000"].iter().for_each(|limit| {
+        with(limit, &[], "error: kernel /proc/version", "not a kernel");
+    });
 }
 
 #[test]

@@ -120,6 +120,8 @@ fn names<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         (format!("{own}0"), ENODEV),
         (format!("{own} x"), EINVAL),
         (format!("{own} vf_token="), EINVAL),
+        // The device has no SR-IOV, so it takes no token (vfio_pci_validate_vf_token).
+        (format!("{own} vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"), EINVAL),
     ] {
         fails(stage.core.open_device(group, &name), errno)?;
     }

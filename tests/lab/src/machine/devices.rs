@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS};
+use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS, WIDE_VECTORS};
 
 /// The arguments for device number `index`.
 pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<String> {
@@ -30,6 +30,12 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
             port(index, slot),
             format!("nec-usb-xhci,id=usb{index},msi=on,msix=off,bus=port{index}"),
             format!("usb-tablet,bus=usb{index}.0"),
+        ]),
+        Device::TwoUhcis => devices([
+            format!("ich9-usb-uhci1,id=usb{index}a,addr={slot:x}.0,multifunction=on"),
+            format!("ich9-usb-uhci2,id=usb{index}b,addr={slot:x}.1"),
+            format!("usb-tablet,bus=usb{index}a.0"),
+            format!("usb-tablet,bus=usb{index}b.0"),
         ]),
         // With a DMA mask of 64 bits the device can be programmed for any address.
         Device::Edu => devices([format!("edu,dma_mask=0xffffffffffffffff,addr={slot:x}")]),
@@ -86,6 +92,10 @@ fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
             format!("qemu-xhci,id=usb{index},{behind}"),
             format!("usb-storage,drive=disk{index},bus=usb{index}.0"),
         ]),
+        Device::WideNvme => devices([format!(
+            "nvme,serial=lab{index},drive=disk{index},addr={slot:x},max_ioqpairs=64,\
+             msix_qsize={WIDE_VECTORS}"
+        )]),
         _ => devices([format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}")]),
     }
 }

@@ -44,7 +44,7 @@ const HASHED: usize = 1 << 20;
 const ASKED: u64 = 50;
 
 /// A kernel command line without NVMe multipath, which would join the shared disks of controllers.
-const ONE_DISK_EACH: &str = "console=ttyS0 panic=-1 quiet nvme_core.multipath=0";
+pub const ONE_DISK_EACH: &str = "console=ttyS0 panic=-1 quiet nvme_core.multipath=0";
 
 fn interrupts(outcome: &Outcome) -> Vec<Interrupts> {
     let found = outcome.reports.iter().find_map(|report| match report {

@@ -39,9 +39,16 @@ fn marker(index: usize) -> String {
     }
 }
 
-/// A guest that reads from four disks until `count` of them have failed.
+/// The VMM's message when the host takes a device away.
+fn requested(address: &str) -> String {
+    format!("{address}: the host requests the device")
+}
+
+/// A guest that reads from four disks until the first `count` of them have failed.
 fn reader(l1: &mut L1, count: usize) -> Result<Guest, Error> {
     let guest = Guest::new(&format!("lose:{count}@{DISKS}")).command_line(SHORT_TIMEOUT);
+    let guest =
+        (0..count).fold(guest, |guest, index| guest.logs(&requested(&l1.machine().address(index))));
     (0..DISKS).try_fold(guest, |guest, index| Ok(guest.device(&assigned(l1, index)?)))
 }
 
@@ -53,7 +60,7 @@ fn check_lost(l1: &L1, outcome: &Outcome, count: usize) {
     assert_eq!(lines.len(), count, "{}", outcome.details());
     for (index, line) in lines.iter().enumerate() {
         let address = l1.machine().address(index);
-        assert!(line.contains(&format!("{address}: the host requests the device")), "{line}");
+        assert!(line.contains(&requested(&address)), "{line}");
     }
 }
 
@@ -131,6 +138,7 @@ fn reboots_without(l1: &mut L1) -> Result<(), Error> {
         .reboots()
         .device(&stays)
         .device(&goes)
+        .logs(&requested(&goes))
         .run_at(&marker(0), unbind);
     let outcome = guest.boot(l1)?;
     assert!(outcome.is_success(), "{}", outcome.details());
@@ -151,7 +159,7 @@ fn errs(l1: &mut L1) -> Result<(), Error> {
         ("detach", "pause:500", 0, "the VMM detaches it"),
         ("report", "pause:500", 0, "it stays attached"),
     ] {
-        let guest = Guest::new(steps).memory("128M").device(&device);
+        let guest = Guest::new(steps).memory("128M").device(&device).logs(message);
         let mut has_failed = false;
         let outcome =
             guest.arguments(["--on-error", policy]).boot_along(l1, |monitor, printed| {

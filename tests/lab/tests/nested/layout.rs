@@ -22,7 +22,7 @@ pub const AMD: &[Test] = &[("layout: an NVMe works behind AMD's IOMMU", behind_a
 const HASHED: usize = 4 << 20;
 
 /// Does `work` while the group of a device seems to reserve other addresses.
-fn reserving<T>(
+pub fn reserving<T>(
     l1: &mut L1,
     device: &str,
     regions: &str,

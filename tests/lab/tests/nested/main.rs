@@ -14,14 +14,17 @@ mod devices;
 mod endings;
 mod errors;
 mod examples;
+mod files;
 mod held;
 mod host;
 mod layout;
 mod leaving;
+mod limits;
 mod mappings;
 mod moves;
 mod nics;
 mod p2p;
+mod presence;
 mod privilege;
 mod reads;
 mod shapes;
@@ -29,6 +32,8 @@ mod soak;
 mod support;
 mod tools;
 mod usb;
+mod used;
+mod vf_tokens;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +47,12 @@ type Test = (&'static str, fn(&mut L1) -> Result<(), Error>);
 /// The machine for most tests: two NVMes in groups of their own, and a group of several devices.
 fn full(kernel: Kernel) -> Machine {
     Machine::new(kernel).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup])
+}
+
+/// The same with an NVMe that has more vectors than the host.
+fn wide(kernel: Kernel) -> Machine {
+    let devices = [Device::Nvme, Device::Nvme, Device::SharedGroup, Device::WideNvme];
+    Machine::new(kernel).devices(&devices)
 }
 
 /// A machine with an IOMMU of 39 address bits, as many client machines have.
@@ -72,7 +83,8 @@ fn tests_of_the_data_path() -> Vec<Test> {
 }
 
 fn tests_of_all_devices() -> Vec<Test> {
-    [devices::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES].concat()
+    [devices::TESTS, vf_tokens::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES]
+        .concat()
 }
 
 fn first_lane() -> Vec<Group> {
@@ -85,7 +97,10 @@ fn first_lane() -> Vec<Group> {
         errors::TESTS,
         moves::TESTS,
         leaving::ON_STOCK,
+        presence::TESTS,
         control::TESTS,
+        files::TESTS,
+        limits::TESTS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,
@@ -95,16 +110,18 @@ fn first_lane() -> Vec<Group> {
     // Debian's kernels do not have iommufd, and the small one lacks the drivers of most devices.
     let by_iommufd = all_devices(Kernel::Small).guest_kernel(Kernel::Stock612);
     let ports = Machine::new(Kernel::Small).devices(host::DEVICES);
-    let xhci = Machine::new(Kernel::Stock612).devices(&[Device::Xhci]);
+    let usb = Machine::new(Kernel::Stock612).devices(&[Device::Xhci, Device::TwoUhcis]);
+    let used = Machine::new(Kernel::Small).devices(used::DEVICES).with_host_share();
     vec![
         ("6.12", full(Kernel::Stock612), stock),
         ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
         ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
-        ("6.12", xhci, usb::TESTS.to_vec()),
+        ("6.12", usb, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e.clone(), nics::TESTS.to_vec()),
         ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
-        ("small, ports", ports, host::TESTS.to_vec()),
+        ("small, in use", used, used::TESTS.to_vec()),
+        ("small, ports", ports, [host::TESTS, presence::ON_PORTS].concat()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
         ("iommufd", by_iommufd, tests_of_all_devices()),
     ]
@@ -124,11 +141,11 @@ fn second_lane() -> Vec<Group> {
     .concat();
     // The VFIO of 6.1 cannot add MSI-X vectors (NORESIZE), unlike that of 6.12. 6.1 cannot have the
     // guard, without which tests with many reads fail.
-    let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
+    let old = [data::TESTS, moves::TESTS, limits::ON_WIDE, conformance::TESTS].concat();
     vec![
         ("small", full(Kernel::Small), small.clone()),
         ("small, type1", full(Kernel::Small).by_type1(), small),
-        ("6.1", full(Kernel::Stock61), old),
+        ("6.1", wide(Kernel::Stock61), old),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]
 }

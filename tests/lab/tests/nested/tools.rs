@@ -14,7 +14,7 @@ pub const TESTS: &[Test] = &[
     ("tools: bind reports a missing permission", no_permission),
 ];
 
-const SUCCESS: Ending = Ending::Status(0);
+pub const SUCCESS: Ending = Ending::Status(0);
 
 /// Runs `vmm` in L1 with these words as arguments.
 fn vmm(l1: &mut L1, words: &str, user: Option<u32>) -> Result<Run, Error> {
@@ -23,7 +23,7 @@ fn vmm(l1: &mut L1, words: &str, user: Option<u32>) -> Result<Run, Error> {
 }
 
 /// Runs `vmm` as root and asserts how it ends; returns its output.
-fn output(l1: &mut L1, words: &str, ending: Ending) -> Result<String, Error> {
+pub fn output(l1: &mut L1, words: &str, ending: Ending) -> Result<String, Error> {
     let run = vmm(l1, words, None)?;
     let text = format!("{}{}", run.stdout, run.stderr);
     assert_eq!(run.finished.ending, ending, "vmm {words} printed:\n{text}");

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::address::PciAddress;
+use crate::pci::presence::Identity;
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
@@ -146,6 +147,16 @@ impl Sysfs {
         group.ok_or(Error::NoGroup { address })
     }
 
+    /// The IDs that the kernel recorded when it found the device. It is `None` if sysfs cannot be
+    /// read.
+    pub fn identity(&self, address: PciAddress) -> Option<Identity> {
+        let read = |name: &str| {
+            let text = fs::read_to_string(self.device(address).join(name)).ok()?;
+            u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+        };
+        Some(Identity { vendor: read("vendor")?, device: read("device")? })
+    }
+
     /// The driver of a device. It is `None` also if sysfs cannot be read.
     pub fn driver(&self, address: PciAddress) -> Option<String> {
         self.link_name(address, "driver").ok().flatten()
@@ -162,9 +173,30 @@ impl Sysfs {
         driver.is_some_and(is_vfio_driver) || folder.exists()
     }
 
+    /// The physical function of a virtual function (SR-IOV, PCIe 9.1). It is `None` for other
+    /// functions, and also if sysfs cannot be read.
+    pub fn physical_function(&self, address: PciAddress) -> Option<PciAddress> {
+        self.link_name(address, "physfn").ok().flatten()?.parse().ok()
+    }
+
+    /// The physical function whose VF token opens a virtual function: one that is on vfio-pci
+    /// itself, which made the virtual function (`enable_sriov`). vfio-pci does not take a physical
+    /// function that has virtual functions of another driver (vfio_pci_core_register_device).
+    pub fn vf_token_of(&self, address: PciAddress) -> Option<PciAddress> {
+        self.physical_function(address).filter(|physical| self.is_vfio(*physical))
+    }
+
     /// The IOMMU group of a device. It is `None` also if sysfs cannot be read.
     pub fn group(&self, address: PciAddress) -> Option<u32> {
         self.link_name(address, "iommu_group").ok().flatten()?.parse().ok()
+    }
+
+    /// VFIO is loaded and has no groups: a kernel without CONFIG_VFIO_GROUP has device nodes
+    /// (`/dev/vfio/devices`) and no group nodes. The class `vfio` is that of groups
+    /// (vfio_group_init), `vfio-dev` that of devices (vfio_init).
+    pub fn lacks_groups(&self) -> bool {
+        let has = |class: &str| self.root.join("class").join(class).exists();
+        has("vfio-dev") && !has("vfio")
     }
 
     /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
@@ -318,6 +350,24 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_ids_that_the_kernel_recorded() {
+        let tree = Tree::new().device("0000:01:00.0", None, None);
+        let file = |name: &str, text: &str| {
+            fs::write(tree.0.path().join("bus/pci/devices/0000:01:00.0").join(name), text).unwrap();
+        };
+        let found = || tree.sysfs().identity(address("01:00.0"));
+        assert_eq!(found(), None);
+        file("vendor", "0x1b36\n");
+        assert_eq!(found(), None);
+        file("device", "0x0010\n");
+        assert_eq!(found(), Some(Identity { vendor: 0x1b36, device: 0x10 }));
+        for text in ["", "1b36\n", "0x1b36f\n", "0x\n"] {
+            file("vendor", text);
+            assert_eq!(found(), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn reports_each_reason_against_a_device_with_its_remedy() {
         let tree = Tree::new()
             .device("0000:01:00.0", Some("nvme"), Some("14"))
@@ -387,6 +437,40 @@ mod tests {
         assert_eq!(sysfs.members(15), []);
         assert_eq!(sysfs.group(address("01:00.0")), Some(14));
         assert_eq!(sysfs.group(address("02:00.0")), None);
+    }
+
+    #[test]
+    fn a_virtual_function_needs_the_token_of_a_physical_function_on_vfio() {
+        for (driver, needs) in [(Some("vfio-pci"), true), (Some("nvme"), false), (None, false)] {
+            let tree = Tree::new().device("0000:01:00.0", driver, Some("14")).device(
+                "0000:01:00.1",
+                Some("vfio-pci"),
+                Some("15"),
+            );
+            let sysfs = tree.sysfs();
+            let (physical, virtual_) = (address("01:00.0"), address("01:00.1"));
+            assert_eq!([sysfs.physical_function(virtual_), sysfs.vf_token_of(virtual_)], [None; 2]);
+            symlink("../0000:01:00.0", sysfs.device(virtual_).join("physfn")).unwrap();
+            assert_eq!(sysfs.physical_function(virtual_), Some(physical));
+            let of = needs.then_some(physical);
+            assert_eq!(sysfs.vf_token_of(virtual_), of, "{driver:?}");
+            assert_eq!(sysfs.vf_token_of(physical), None);
+        }
+    }
+
+    #[test]
+    fn a_kernel_with_nodes_of_devices_only_lacks_groups() {
+        let classes = |names: &[&str]| {
+            let tree = Tree::new();
+            names
+                .iter()
+                .for_each(|n| fs::create_dir_all(tree.0.path().join("class").join(n)).unwrap());
+            tree.sysfs().lacks_groups()
+        };
+        assert!(classes(&["vfio-dev"]));
+        assert!(!classes(&["vfio-dev", "vfio"]));
+        assert!(!classes(&["vfio"]), "Linux before 6.1");
+        assert!(!classes(&[]), "VFIO is not loaded");
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn program(guest: &mut MsixState, vector: u16, data: u32, masked: bool) {
 /// Carries out a plan on the state, and returns its steps.
 fn reconcile(guest: &MsixState, host: &mut BoundState, growth: Growth) -> Vec<Step> {
     let steps = plan(&guest.programmed(), host, growth);
-    steps.iter().for_each(|step| host.after(step));
+    steps.iter().for_each(|step| host.after(step, &guest.programmed()));
     steps
 }
 
@@ -116,7 +116,7 @@ fn enabling_allocates_no_host_vectors_for_gaps() {
 fn binds_again_if_the_guest_changes_the_number_of_vectors() {
     let wanted = |vectors| ProgrammedVectors { enabled: true, vectors, unmasked: BTreeMap::new() };
     let mut host = BoundState::default();
-    host.after(&Step::Bind(vec![0, 1]));
+    host.after(&Step::Bind(vec![0, 1]), &wanted(2));
     assert_eq!(
         plan(&wanted(4), &host, Growth::Fixed),
         [Step::Disable, Step::Bind((0..4).collect())]
@@ -145,6 +145,100 @@ fn repeats_routes_that_a_failure_left_uncertain() {
         [Step::Route(vec![(0, None)])],
         "though it was not routed before"
     );
+}
+
+#[test]
+fn a_step_that_the_host_has_too_little_for_becomes_smaller() {
+    let bind = |vectors: &[u16]| Step::Bind(vectors.to_vec());
+    let route = |vectors: &[u16]| {
+        Step::Route(vectors.iter().map(|vector| (*vector, Some(message(1)))).collect())
+    };
+    let (off, on) = (false, true);
+    // Enabled, the step, the number that the host has, and the steps that replace it.
+    let cases: [(bool, Step, usize, &[Step]); 14] = [
+        (off, bind(&[0, 1, 2, 3]), 3, &[bind(&[0, 1, 2])]),
+        (off, bind(&[0, 1, 2, 3]), 1, &[bind(&[0])]),
+        (off, bind(&[0, 1, 2, 3]), 0, &[]),
+        // A host that has enough, and refused all the same.
+        (off, bind(&[0, 1, 2, 3]), 4, &[]),
+        (off, bind(&[0, 1, 2, 3]), 9, &[]),
+        (off, bind(&[0]), 1, &[]),
+        (off, Step::EnableEmpty, 0, &[]),
+        (on, bind(&[3, 5, 6]), 0, &[bind(&[3]), bind(&[5, 6])]),
+        (on, bind(&[5, 6]), 0, &[bind(&[5]), bind(&[6])]),
+        (on, bind(&[5]), 0, &[]),
+        (on, bind(&[]), 0, &[]),
+        (on, route(&[3, 5, 6]), 0, &[route(&[3]), route(&[5, 6])]),
+        (on, route(&[5]), 0, &[]),
+        (on, Step::Disable, 0, &[]),
+    ];
+    for (enabled, step, had, expected) in cases {
+        let host = BoundState { enabled, ..BoundState::default() };
+        assert_eq!(fewer(&step, had, &host), expected, "{step:?}, {had}");
+    }
+}
+
+#[test]
+fn stays_enabled_with_fewer_vectors_until_the_guest_asks_for_another_number() {
+    let wanted = |vectors| ProgrammedVectors { enabled: true, vectors, unmasked: BTreeMap::new() };
+    let mut host = BoundState::default();
+    host.after(&Step::Bind(vec![0, 1]), &wanted(8));
+    assert_eq!(plan(&wanted(8), &host, Growth::Fixed), []);
+    assert_eq!(
+        plan(&wanted(4), &host, Growth::Fixed),
+        [Step::Disable, Step::Bind((0..4).collect())]
+    );
+    let off = ProgrammedVectors::default();
+    plan(&off, &host, Growth::Fixed).iter().for_each(|step| host.after(step, &off));
+    assert_eq!(plan(&wanted(8), &host, Growth::Fixed), [Step::Bind((0..8).collect())]);
+}
+
+/// A host with `most` vectors, which answers as Linux does. `None`: the step succeeded. Otherwise
+/// the number that the host has.
+fn answer(
+    step: &Step,
+    host: &BoundState,
+    allocated: &mut BTreeSet<u16>,
+    most: usize,
+) -> Option<usize> {
+    let asked: BTreeSet<u16> = match step {
+        Step::Bind(vectors) if host.enabled => vectors.iter().copied().collect(),
+        Step::Bind(vectors) => (0..=*vectors.last().unwrap_or(&0)).collect(),
+        Step::EnableEmpty => [0].into(),
+        Step::Disable => {
+            allocated.clear();
+            return None;
+        }
+        Step::Route(_) => return None,
+    };
+    let all: BTreeSet<u16> = allocated.union(&asked).copied().collect();
+    if all.len() > most {
+        return Some(if host.enabled { 0 } else { most });
+    }
+    *allocated = all;
+    None
+}
+
+/// Carries out a plan as the binding does, on a host with `most` vectors. Returns the number of
+/// calls.
+fn reconcile_limited(
+    wanted: &ProgrammedVectors,
+    host: &mut BoundState,
+    allocated: &mut BTreeSet<u16>,
+    (growth, most): (Growth, usize),
+) -> usize {
+    let mut steps: std::collections::VecDeque<Step> = plan(wanted, host, growth).into();
+    let mut calls = 0;
+    while let Some(step) = steps.pop_front() {
+        calls += 1;
+        match answer(&step, host, allocated, most) {
+            None => host.after(&step, wanted),
+            Some(had) => {
+                fewer(&step, had, host).into_iter().rev().for_each(|step| steps.push_front(step));
+            }
+        }
+    }
+    calls
 }
 
 #[derive(Clone, Debug)]
@@ -225,7 +319,7 @@ fn check_steps(
             }
             Step::Route(_) => {}
         }
-        host.after(step);
+        host.after(step, wanted);
     }
     Ok(())
 }
@@ -262,5 +356,35 @@ proptest! {
             prop_assert!(host.enabled || host.bound.is_empty());
             prop_assert_eq!(plan(&guest.programmed(), &host, growth), []);
         }
+    }
+
+    #[test]
+    fn a_host_with_few_vectors_binds_as_many_as_it_has(
+        unmasked in prop::collection::btree_set(0..64_u16, 0..64), most in 0..80_usize, fixed: bool,
+    ) {
+        let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
+        let unmasked: BTreeMap<u16, MsiMessage> =
+            unmasked.into_iter().map(|vector| (vector, message(vector.into()))).collect();
+        let wanted = ProgrammedVectors { enabled: true, vectors: 64, unmasked };
+        let (mut host, mut allocated) = (BoundState::default(), BTreeSet::new());
+        let calls = reconcile_limited(&wanted, &mut host, &mut allocated, (growth, most));
+        prop_assert!(calls <= 2 * 64 + 3, "{calls} calls");
+        prop_assert!(allocated.len() <= most);
+        let asked = if fixed { 64 } else { wanted.unmasked.len() };
+        // A kernel that can add vectors allocates vector 0 with the index.
+        let at_zero = usize::from(!fixed && !wanted.unmasked.contains_key(&0));
+        prop_assert!(host.bound.len() >= most.saturating_sub(at_zero).min(asked));
+        prop_assert_eq!(host.enabled, most > 0);
+        if fixed {
+            prop_assert!(host.bound.iter().copied().eq(0..most.min(64) as u16));
+            let again = reconcile_limited(&wanted, &mut host, &mut allocated, (growth, most));
+            prop_assert_eq!(again, if most == 0 { 1 } else { 0 });
+        }
+        // The guest disables the index, and the host has more.
+        let off = ProgrammedVectors::default();
+        reconcile_limited(&off, &mut host, &mut allocated, (growth, 80));
+        prop_assert_eq!(&host, &BoundState::default());
+        reconcile_limited(&wanted, &mut host, &mut allocated, (growth, 80));
+        prop_assert!(host.is_complete(&wanted));
     }
 }

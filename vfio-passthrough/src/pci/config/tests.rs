@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pci::regs::*;
+use crate::pci::view::HostSupport;
 
 /// Config space similar to an NVMe's: MSI (8 vectors, 64 bits) at 0x50, MSI-X at 0x60, PCI Express
 /// at 0x80, PM at 0xc0; extended: SR-IOV (hidden) at 0x100, AER at 0x120, ATS (hidden) at 0x180.
@@ -20,7 +21,7 @@ fn device() -> Vec<u8> {
     put(0x50, &[cap::MSI, 0x60, 0x85, 0x00]);
     put(0x60, &[cap::MSIX, 0x80, 64, 0x80, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
     put(0x80, &[cap::EXPRESS, 0xc0, 0x02, 0x00, 0, 0, 0, 0x10]);
-    put(0xc0, &[cap::PM, 0]);
+    put(0xc0, &[cap::PM, 0, 3, 0]);
     put(0x100, &0x1201_0010_u32.to_le_bytes());
     put(0x120, &0x1802_0001_u32.to_le_bytes());
     put(0x180, &0x0001_000f_u32.to_le_bytes());
@@ -33,13 +34,9 @@ fn view_of(bytes: &[u8]) -> ConfigSpace {
         data.copy_from_slice(&bytes[start..start + data.len()]);
         Ok(())
     };
-    ConfigSpace::new(
-        "0000:01:00.0".parse().unwrap(),
-        0x1000,
-        &[0x4000, 0, 0x1000, 0x20, 0, 0, 0x1_0000],
-        read,
-    )
-    .unwrap()
+    let host =
+        HostSupport { regions: [0x4000, 0, 0x1000, 0x20, 0, 0, 0x1_0000], msi: 32, msix: 2048 };
+    ConfigSpace::new("0000:01:00.0".parse().unwrap(), 0x1000, &host, read).unwrap()
 }
 
 fn view() -> ConfigSpace {
@@ -72,6 +69,12 @@ fn the_identity_is_that_of_the_device_and_is_emulated() {
     let (view, bytes) = (view(), device());
     assert_eq!(read(&view, &bytes, VENDOR_ID, 4), 0x5845_8086);
     assert_eq!(read(&view, &bytes, HEADER_TYPE, 1), 0, "one function");
+    let mut several = view.clone();
+    several.set_multifunction();
+    assert_eq!(read(&several, &bytes, HEADER_TYPE, 1), u32::from(MULTIFUNCTION));
+    several.write(HEADER_TYPE, &[0]);
+    several.reset();
+    assert_eq!(read(&several, &bytes, HEADER_TYPE, 1), u32::from(MULTIFUNCTION), "after a reset");
     let without = view.clone().without_pin();
     assert_eq!((view.pin(), read(&view, &bytes, INTERRUPT_PIN, 1)), (1, 1));
     assert_eq!((without.pin(), read(&without, &bytes, INTERRUPT_PIN, 1)), (0, 0));
@@ -276,7 +279,7 @@ fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8
     let mut bytes = device();
     bytes[0x80..0x80 + express.len()].copy_from_slice(express);
     bytes[0x81] = next;
-    bytes[usize::from(next)..][..2].copy_from_slice(&[cap::PM, 0]);
+    bytes[usize::from(next)..][..2].copy_from_slice(&[0x09, 0]);
     let view = view_of(&bytes);
     range.map(|offset| read(&view, &bytes, offset, 1) as u8).collect()
 }
@@ -287,14 +290,17 @@ fn an_integrated_endpoint_has_no_link_registers() {
     for kind in [0x02, 0x12] {
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link.clone()), [0; 0x18], "{kind:#x}");
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link_2.clone()), [0; 0x10], "{kind:#x}");
-        assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), [0xa5; 8], "device control 2");
+        // ARI forwarding, LTR, 10-bit tags, OBFF and FRS of Device Capabilities 2 need a port. Device
+        // Control 2 follows.
+        let second = [0x85, 0xa5, 0xa1, 0x25, 0xa5, 0xa5, 0xa5, 0xa5];
+        assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), second, "{kind:#x}");
     }
     // Version 1 ends after the link registers. Both versions end at the next capability.
     assert_eq!(
         read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
         [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
     );
-    assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, cap::PM, 0, 0xa5, 0xa5]);
+    assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, 0x09, 0, 0xa5, 0xa5]);
     // The registers of an endpoint that is integrated on the host are forwarded.
     assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
 }
@@ -337,12 +343,12 @@ fn each_extended_capability_that_depends_on_the_host_is_hidden() {
 }
 
 #[test]
-fn docs_devices_md_has_the_tables_of_the_code() {
+fn docs_devices_md_has_the_table_of_the_header() {
     let code = include_str!("../view.rs").lines().filter_map(|line| line.strip_prefix("//! |"));
     let code: Vec<_> = code.collect();
     let devices = include_str!("../../../../docs/devices.md");
-    let after = devices.split("\n## Config space").nth(1).unwrap();
-    let section = after.split("\n## ").next().unwrap();
+    let after = devices.split("\n### Header registers").nth(1).unwrap();
+    let section = after.split("\n### ").next().unwrap();
     let shown = section.lines().filter_map(|line| line.strip_prefix('|'));
     assert_eq!(shown.collect::<Vec<_>>(), code);
     assert!(!code.is_empty());

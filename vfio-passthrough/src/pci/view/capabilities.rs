@@ -4,18 +4,12 @@ use std::io;
 use std::ops::Range;
 
 use super::View;
+use crate::pci::capability_table::{self, Kind};
 use crate::pci::caps::{self, Capability, ExtendedCapability, Walk};
 use crate::pci::config::{Offsets, ResetBit};
-use crate::pci::msi::{self, MsiLayout};
-use crate::pci::msix::MsixLayout;
+use crate::pci::msi::MsiLayout;
 use crate::pci::regs::*;
 
-/// Extended capabilities that depend on the host's topology, or that would change the sizes of
-/// BARs.
-const HIDDEN_EXTENDED: [u16; 7] =
-    [ext::ARI, ext::ATS, ext::SRIOV, ext::PRI, ext::REBAR, ext::PASID, ext::VF_REBAR];
-/// Enhanced allocation describes BARs at fixed host addresses, which a guest cannot use.
-const HIDDEN_STANDARD: [u8; 1] = [cap::EA];
 /// A function has at most one of each (PCI 3.0, 6.8.1, 6.8.2; PCIe 7.5.2, 7.5.3). A second one
 /// would not be emulated, so it is hidden.
 const AT_MOST_ONE: [u8; 5] = [cap::PM, cap::MSI, cap::EXPRESS, cap::MSIX, cap::AF];
@@ -45,18 +39,9 @@ impl View<'_> {
         let mut shown: Vec<&Capability> = Vec::new();
         for capability in &all {
             let end = end_of(&all, capability.offset);
-            let fits = self.size_of(capability)? <= end.saturating_sub(capability.offset);
-            if !fits {
-                log::warn!(
-                    "{}: capability {:#x} at {:#x} is hidden: it overlaps the one at {end:#x}",
-                    self.address,
-                    capability.id,
-                    capability.offset
-                );
-            }
             let known = shown.iter().any(|known| known.id == capability.id);
             let once_more = known && AT_MOST_ONE.contains(&capability.id);
-            if fits && !once_more && !HIDDEN_STANDARD.contains(&capability.id) {
+            if !once_more && self.is_shown(capability, end)? {
                 shown.push(capability);
             } else {
                 self.hide(capability.offset, end);
@@ -79,6 +64,46 @@ impl View<'_> {
                 find(cap::AF).map(|offset| self.reset_bit(offset, AF_RESET)).transpose()?.flatten(),
             ],
         })
+    }
+
+    /// Whether the guest sees this capability, which ends at `end` at the latest. Logs a line if it
+    /// is hidden because its registers contradict themselves or VFIO.
+    fn is_shown(&mut self, capability: &Capability, end: u16) -> io::Result<bool> {
+        if capability_table::standard(capability.id) == Kind::Hidden {
+            return Ok(false);
+        }
+        let fits = self.size_of(capability)? <= end.saturating_sub(capability.offset);
+        let reason = match fits {
+            true => self.contradiction(capability)?,
+            false => Some(format!("it overlaps the one at {end:#x}")),
+        };
+        if let Some(reason) = &reason {
+            let (address, Capability { id, offset }) = (self.address, capability);
+            log::warn!("{address}: capability {id:#x} at {offset:#x} is hidden: {reason}");
+        }
+        Ok(reason.is_none())
+    }
+
+    /// The reason why the registers of a capability cannot be served.
+    fn contradiction(&mut self, capability: &Capability) -> io::Result<Option<String>> {
+        Ok(match capability.id {
+            cap::PM => self.power_management(capability.offset)?,
+            cap::MSI => self.msi_layout(capability.offset)?.err(),
+            cap::MSIX => self.msix_layout(capability.offset)?.err(),
+            _ => None,
+        })
+    }
+
+    /// Versions 1 to 3 are known, and have the same registers (PM 3.2.3). 0 is shown as 1. Of a
+    /// later version the host's kernel uses nothing either (pci_pm_init).
+    fn power_management(&mut self, offset: u16) -> io::Result<Option<String>> {
+        let register = offset.saturating_add(PM_CAPABILITIES);
+        let [low] = self.read_array(register)?;
+        let version = low & PM_VERSION;
+        if version == 0 {
+            self.emulate_bits(register, &[PM_VERSION], &[1]);
+        }
+        Ok((version > PM_LAST_VERSION).then(|| format!("its version {version} is reserved")))
     }
 
     /// The smallest size in bytes of a capability with emulated registers; 2 for others.
@@ -110,23 +135,28 @@ impl View<'_> {
         }
     }
 
-    /// Presents an endpoint as a Root Complex Integrated Endpoint (PCIe 1.3.2.3), since the guest
+    /// Presents a function as a Root Complex Integrated Endpoint (PCIe 1.3.2.3), since the guest
     /// has no port above it. Such an endpoint has no link and no slot: their registers are zero
-    /// (PCIe 7.5.3). Returns the FLR bits.
+    /// (PCIe 7.5.3). A port or a reserved type contradicts the header, which is not a bridge's.
+    /// Returns the FLR bits.
     fn express(&mut self, offset: u16, end: u16) -> io::Result<Option<ResetBit>> {
         let flags = u16::from_le_bytes(self.read_array(offset.saturating_add(EXPRESS_FLAGS))?);
-        if matches!(flags & EXPRESS_TYPE, EXPRESS_ENDPOINT | EXPRESS_LEGACY_ENDPOINT) {
-            let [mask, _] = EXPRESS_TYPE.to_le_bytes();
-            let [integrated, _] = EXPRESS_INTEGRATED.to_le_bytes();
-            self.emulate_bits(offset.saturating_add(EXPRESS_FLAGS), &[mask], &[integrated]);
-            let registers: &[Range<u16>] = match flags & EXPRESS_VERSION {
-                0 | 1 => &[EXPRESS_LINK_1],
-                _ => &[EXPRESS_LINK, EXPRESS_LINK_2],
-            };
+        // Versions 0 and above 2 are reserved (PCIe 7.5.3.2).
+        let version = (flags & EXPRESS_VERSION).clamp(1, 2);
+        let shown = version | EXPRESS_INTEGRATED;
+        self.emulate(offset.saturating_add(EXPRESS_FLAGS), &shown.to_le_bytes());
+        self.emulate_bits(offset.saturating_add(EXPRESS_DEVICE), &[EXPRESS_PHANTOM], &[0]);
+        let at = |register: u16| offset.saturating_add(register).min(end);
+        if flags & EXPRESS_TYPE != EXPRESS_INTEGRATED {
+            let registers: &[Range<u16>] =
+                if version == 1 { &[EXPRESS_LINK_1] } else { &[EXPRESS_LINK, EXPRESS_LINK_2] };
             for range in registers {
-                let at = |register: u16| offset.saturating_add(register).min(end);
                 self.hide(at(range.start), at(range.end));
             }
+        }
+        let capable_2 = offset.saturating_add(EXPRESS_CAPABLE_2);
+        if version == 2 && capable_2.saturating_add(4) <= end {
+            self.emulate_bits(capable_2, &EXPRESS_NEEDS_PORT.to_le_bytes(), &[0; 4]);
         }
         self.reset_bit(offset, EXPRESS_RESET)
     }
@@ -154,7 +184,13 @@ impl View<'_> {
             // The first header is emulated, as all headers are: Linux reads it about 30 times.
             self.emulate(CONVENTIONAL_SIZE, &head);
         }
-        let is_hidden = |capability: &&ExtendedCapability| HIDDEN_EXTENDED.contains(&capability.id);
+        let mut hidden_at: Vec<u16> = Vec::new();
+        for capability in &all {
+            if !self.is_extended_shown(capability)? {
+                hidden_at.push(capability.offset);
+            }
+        }
+        let is_hidden = |capability: &&ExtendedCapability| hidden_at.contains(&capability.offset);
         for hidden in all.iter().filter(is_hidden) {
             let next =
                 all.iter().map(|other| other.offset).filter(|other| *other > hidden.offset).min();
@@ -170,56 +206,24 @@ impl View<'_> {
         let list: Vec<&ExtendedCapability> = hidden_head.iter().chain(shown).collect();
         for (index, capability) in list.iter().enumerate() {
             let next = list.get(index.saturating_add(1)).map_or(0, |next| next.offset);
-            let header = u32::from(capability.id)
-                | u32::from(capability.version) << 16
-                | u32::from(next) << 20;
+            // Only a null capability has version 0.
+            let version = capability.version.max(u8::from(capability.id != ext::NULL));
+            let header =
+                u32::from(capability.id) | u32::from(version) << 16 | u32::from(next) << 20;
             self.emulate(capability.offset, &header.to_le_bytes());
         }
         Ok(())
     }
 
-    /// Emulates all registers of MSI. The layout is that of the device's capability.
-    pub(super) fn msi(&mut self, offset: u16) -> io::Result<MsiLayout> {
-        let control =
-            u16::from_le_bytes(self.read_array(offset.saturating_add(MsiLayout::CONTROL))?);
-        let control = control & !(msi::ENABLE | msi::MULTIPLE_ENABLE);
-        let layout = MsiLayout::new(control);
-        let at = |register: u16| offset.saturating_add(register);
-        let body = layout.size().saturating_sub(MsiLayout::ADDRESS);
-        self.emulate(at(MsiLayout::CONTROL), &control.to_le_bytes());
-        self.emulate(at(MsiLayout::ADDRESS), &vec![0; usize::from(body)]);
-        self.writable(at(MsiLayout::CONTROL), &(msi::ENABLE | msi::MULTIPLE_ENABLE).to_le_bytes());
-        // A message is a DWORD: the lower two bits of its address are reserved (PCI 3.0, 6.8.1.4).
-        self.writable(at(MsiLayout::ADDRESS), &(!0b11_u32).to_le_bytes());
-        self.writable(at(layout.data()), &[0xff; 2]);
-        for register in layout.upper().into_iter().chain(layout.mask()) {
-            self.writable(at(register), &[0xff; 4]);
+    /// Whether the guest sees this extended capability.
+    fn is_extended_shown(&mut self, capability: &ExtendedCapability) -> io::Result<bool> {
+        let mut shown = capability_table::extended(capability.id) != Kind::Hidden;
+        if shown && capability.id == ext::DVSEC {
+            let vendor = self.read_array(capability.offset.saturating_add(DVSEC_VENDOR))?;
+            // The memory and the caches of CXL are part of the host's memory.
+            shown = u16::from_le_bytes(vendor) != CXL_VENDOR;
         }
-        Ok(layout)
-    }
-
-    /// Emulates message control, and the table and PBA registers of MSI-X.
-    pub(super) fn msix(&mut self, offset: u16) -> io::Result<Option<MsixLayout>> {
-        let control =
-            u16::from_le_bytes(self.read_array(offset.saturating_add(MSIX_CONTROL))?) & MSIX_SIZE;
-        let table = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_TABLE))?);
-        let pba = u32::from_le_bytes(self.read_array(offset.saturating_add(MSIX_PBA))?);
-        self.emulate(offset.saturating_add(MSIX_CONTROL), &control.to_le_bytes());
-        self.writable(
-            offset.saturating_add(MSIX_CONTROL),
-            &(MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes(),
-        );
-        self.emulate(offset.saturating_add(MSIX_TABLE), &table.to_le_bytes());
-        self.emulate(offset.saturating_add(MSIX_PBA), &pba.to_le_bytes());
-        let layout = MsixLayout::new(control, table, pba);
-        if layout.is_none() {
-            log::warn!(
-                "{}: the MSI-X capability at {offset:#x} names a BAR that does not exist: MSI-X \
-                 will not work",
-                self.address
-            );
-        }
-        Ok(layout)
+        Ok(shown)
     }
 
     /// Runs a walk, and returns an error if one of its reads failed.

@@ -57,9 +57,10 @@ pub struct Platform {
     pub slots: Vec<u8>,
 }
 
-/// The GSI of a slot's interrupt pins. A slot has one function, and a function has one pin.
-pub(crate) fn intx_gsi(slot: u8) -> u32 {
-    let line = u32::from(slot).checked_rem(PCI_GSIS);
+/// The GSI of a slot's interrupt pin: 0 for INTA# to 3 for INTD#. The functions of a slot can have
+/// different pins. Neighbouring slots and pins have different GSIs, as on a board.
+pub(crate) fn intx_gsi(slot: u8, pin: u8) -> u32 {
+    let line = u32::from(slot).saturating_add(pin.into()).checked_rem(PCI_GSIS);
     FIRST_PCI_GSI.saturating_add(line.unwrap_or(0))
 }
 
@@ -89,7 +90,7 @@ impl Tables<'_> {
         let place = AddressRange::new(self.next, table.len() as u64).aligned(16);
         let end = place.start.saturating_add(table.len() as u64);
         if end > ACPI_TABLES.end() {
-            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0 });
+            return Err(Error::DoesNotFit { what: "ACPI", needs: 1, has: 0, least: 64 });
         }
         self.memory.write_slice(table, GuestAddress(place.start))?;
         self.next = end;
@@ -264,7 +265,7 @@ fn windows(layout: &Layout) -> Vec<u8> {
 fn interrupt_routing(platform: &Platform) -> Vec<u8> {
     let route = |slot: u8, pin: u8| {
         let address = u32::from(slot) << 16 | 0xffff;
-        aml::package(&[address, pin.into(), 0, intx_gsi(slot)].map(aml::integer))
+        aml::package(&[address, pin.into(), 0, intx_gsi(slot, pin)].map(aml::integer))
     };
     let slots = platform.slots.iter();
     let routes: Vec<_> = slots.flat_map(|slot| (0..4).map(move |pin| route(*slot, pin))).collect();
@@ -347,6 +348,7 @@ mod tests {
 
     #[test]
     fn spreads_slots_over_the_free_pins_of_the_ioapic() {
-        assert_eq!([0, 1, 7, 8, 31].map(intx_gsi), [16, 17, 23, 16, 23]);
+        assert_eq!([0, 1, 7, 8, 31].map(|slot| intx_gsi(slot, 0)), [16, 17, 23, 16, 23]);
+        assert_eq!([0, 1, 2, 3].map(|pin| intx_gsi(5, pin)), [21, 22, 23, 16]);
     }
 }

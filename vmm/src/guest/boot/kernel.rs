@@ -10,6 +10,8 @@ use resources::Layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::addresses::{HIGH_RAM, PAGE_TABLES, START_INFO};
+use super::format::HEAD;
+use super::refusal::{Refusal, bzimage_size, memory_end};
 use super::{loader, page_tables};
 use crate::error::Error;
 use crate::host::files::Opened;
@@ -20,6 +22,8 @@ const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 const ENTRY_64: u64 = 0x200;
 /// `xloadflags` bit 0: the kernel has a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
+/// `xloadflags` bit 1: the kernel takes its initramfs above 4 GiB.
+const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 2;
 
 /// A kernel in guest RAM.
 #[derive(Debug)]
@@ -69,27 +73,15 @@ impl Kernel {
         let mut file = image.file();
         let room = layout.ram.first().map_or(0, |low| low.end());
         let size = image.size()?;
-        if size > room {
-            return Err(Error::DoesNotFit {
-                what: "the kernel",
-                needs: mib(size),
-                has: room >> 20,
-            });
-        }
         let mut magic = [0; 4];
         let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == ELF_MAGIC;
-        let loaded =
-            if is_elf { load_elf(&mut file, memory) } else { load_bzimage(&mut file, memory) };
-        let kernel =
-            loaded.map_err(|why| Error::NotAKernel { path: image.path().to_owned(), why })?;
-        match kernel.end() > room {
-            true => Err(Error::DoesNotFit {
-                what: "the kernel",
-                needs: mib(kernel.end()),
-                has: room >> 20,
-            }),
-            false => Ok(kernel),
-        }
+        let loaded = match is_elf {
+            true => load_elf(&mut file, memory),
+            false => load_bzimage(&mut file, memory, size),
+        };
+        let kernel = loaded.map_err(|why| refusal(image, (size, room), &why))?;
+        fits(kernel.end(), room)?;
+        Ok(kernel)
     }
 
     /// Loads the kernel as [`load`](Self::load) does, into RAM that a kernel has used. Memory
@@ -122,6 +114,16 @@ impl Kernel {
         match self {
             Self::Linux { header, .. } => u64::from(header.initrd_addr_max).saturating_add(1),
             Self::Pvh { .. } => 1 << 32,
+        }
+    }
+
+    /// Whether the initramfs may also be above 4 GiB, whatever [`initrd_limit`](Self::initrd_limit)
+    /// is.
+    pub(super) fn takes_high_initrd(&self) -> bool {
+        match self {
+            Self::Linux { header, .. } => header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
+            // Linux keeps 32 bits of the module's address (arch/x86/platform/pvh/enlighten.c).
+            Self::Pvh { .. } => false,
         }
     }
 
@@ -164,11 +166,38 @@ fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
     Ok(())
 }
 
-fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String> {
+/// Why the file was not loaded as a kernel. `loader` is the cause that the loader reported.
+fn refusal(image: &Opened, (size, room): (u64, u64), loader: &str) -> Error {
+    if let Some(error) = image.shrunk(size) {
+        return error;
+    }
+    let mut head = vec![0; HEAD];
+    let length = image.file().read_at(&mut head, 0).unwrap_or(0);
+    head.truncate(length);
+    let path = image.path().to_owned();
+    let Refusal { why, remedy, is_kernel } = Refusal::of(&path, &head, size, loader);
+    match fits(memory_end(&head, size), room) {
+        Err(error) if is_kernel => error,
+        _ => Error::NotAKernel { path, why, remedy },
+    }
+}
+
+fn fits(end: u64, room: u64) -> Result<(), Error> {
+    let (what, needs, has) = ("the kernel", mib(end), room >> 20);
+    match end > room {
+        true => Err(Error::DoesNotFit { what, needs, has, least: needs.next_multiple_of(2) }),
+        false => Ok(()),
+    }
+}
+
+fn load_bzimage(file: &mut &File, memory: &GuestMemoryMmap, size: u64) -> Result<Kernel, String> {
     let loaded = loader::load::<BzImage>(memory, Some(HIGH_RAM), file)?;
     let header = loaded.setup_header.ok_or("it has no setup header")?;
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err("it has no 64-bit entry point".into());
+    }
+    if bzimage_size(header.setup_sects, header.syssize) > size {
+        return Err("it is truncated".into());
     }
     // The kernel unpacks itself to its preferred address and uses init_size bytes there.
     let unpacked = header.pref_address.saturating_add(header.init_size.into());
@@ -187,34 +216,4 @@ fn load_elf(file: &mut &File, memory: &GuestMemoryMmap) -> Result<Kernel, String
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use resources::AddressRange;
-
-    use super::*;
-    use crate::guest::memory::Ram;
-
-    fn load(content: &[u8]) -> String {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(content).unwrap();
-        let layout = Layout { ram: vec![AddressRange::new(0, 64 << 20)], ..Layout::default() };
-        let ram = Ram::new(&layout.ram).unwrap();
-        let image = Opened::open("kernel", file.path()).unwrap();
-        Kernel::load(&image, ram.memory(), &layout).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn names_a_file_that_is_no_kernel_and_the_accepted_formats() {
-        for content in [&b""[..], b"#!/bin/sh\n", &[0; 100_000], b"\x7fELF, or so it says"] {
-            let text = load(content);
-            assert!(text.contains("is not a kernel: ") && text.contains("bzImage"), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_elf_program_is_not_a_kernel() {
-        let text = load(&std::fs::read("/proc/self/exe").unwrap()[..4096]);
-        assert!(text.contains("is not a kernel"), "{text}");
-    }
-}
+mod tests;

@@ -26,10 +26,10 @@ pub(crate) fn write(
         params.hdr = **header;
     }
     params.hdr.type_of_loader = LOADER;
-    params.hdr.cmd_line_ptr = low(CMDLINE);
+    [params.hdr.cmd_line_ptr, _] = halves(CMDLINE);
     if let Some(initrd) = initrd {
-        params.hdr.ramdisk_image = low(initrd.start);
-        params.hdr.ramdisk_size = low(initrd.size);
+        [params.hdr.ramdisk_image, params.ext_ramdisk_image] = halves(initrd.start);
+        [params.hdr.ramdisk_size, params.ext_ramdisk_size] = halves(initrd.size);
     }
     params.acpi_rsdp_addr = rsdp;
     for (entry, (range, kind)) in params.e820_table.iter_mut().zip(e820::map(layout)) {
@@ -40,7 +40,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// All of these values are below 4 GiB by construction.
-fn low(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
+/// The lower and the upper 32 bits.
+fn halves(value: u64) -> [u32; 2] {
+    [value as u32, (value >> 32) as u32]
 }

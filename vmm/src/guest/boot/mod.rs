@@ -13,24 +13,25 @@
 mod acpi;
 mod addresses;
 mod e820;
+mod format;
+mod initrd;
 mod kernel;
 mod linux;
 mod loader;
 mod page_tables;
 mod pvh;
+mod refusal;
 mod reset_entry;
 
-use resources::{AddressRange, Layout};
+use resources::Layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::error::Error;
 use crate::host::files::Opened;
 
-use addresses::CMDLINE;
-use kernel::mib;
-
 pub use acpi::Platform;
 pub(crate) use acpi::{POWER_BUTTON_GSI, intx_gsi};
+use addresses::CMDLINE;
 pub(crate) use kernel::Entry;
 pub use kernel::Kernel;
 
@@ -68,7 +69,8 @@ impl Boot<'_> {
         let rsdp = acpi::write(self.memory, self.layout, self.platform)?;
         reset_entry::write(self.memory)?;
         self.write_cmdline(kernel.cmdline_limit())?;
-        let initrd = self.initrd.map(|image| self.load_initrd(image, kernel)).transpose()?;
+        let load = |image| initrd::load(image, self.memory, self.layout, kernel);
+        let initrd = self.initrd.map(load).transpose()?;
         match kernel {
             Kernel::Linux { .. } => linux::write(self.memory, self.layout, kernel, initrd, rsdp)?,
             Kernel::Pvh { .. } => pvh::write(self.memory, self.layout, initrd, rsdp)?,
@@ -86,66 +88,5 @@ impl Boot<'_> {
         }
         self.memory.write_slice(&[cmdline.as_bytes(), b"\0"].concat(), GuestAddress(CMDLINE))?;
         Ok(())
-    }
-
-    /// Loads the initramfs into guest RAM, at the highest address that the kernel accepts.
-    fn load_initrd(&self, image: &Opened, kernel: &Kernel) -> Result<AddressRange, Error> {
-        let failed = |source| image.failed(source);
-        let mut file = image.rewound()?;
-        let size = image.size()?;
-        let start = place_initrd(size, kernel, self.layout)?;
-        let bytes = usize::try_from(size).map_err(|e| failed(std::io::Error::other(e)))?;
-        self.memory
-            .read_exact_volatile_from(GuestAddress(start), &mut file, bytes)
-            .map_err(|e| failed(io_error(e)))?;
-        Ok(AddressRange::new(start, size))
-    }
-}
-
-/// The highest address for the initramfs in one region of RAM.
-fn place_initrd(size: u64, kernel: &Kernel, layout: &Layout) -> Result<u64, Error> {
-    let usable = AddressRange::between(kernel.end(), kernel.initrd_limit());
-    let pieces = layout.ram.iter().map(|range| range.intersection(&usable));
-    let mut starts = pieces.clone().rev().filter_map(|piece| {
-        let start = piece.end().checked_sub(size)? & !0xfff;
-        (start >= piece.start && !piece.is_empty()).then_some(start)
-    });
-    starts.next().ok_or_else(|| Error::DoesNotFit {
-        what: "the initrd",
-        needs: mib(size),
-        has: pieces.map(|piece| piece.size).max().unwrap_or(0) >> 20,
-    })
-}
-
-/// Extracts the errno from a failed read into guest memory.
-fn io_error(error: vm_memory::GuestMemoryError) -> std::io::Error {
-    match error {
-        vm_memory::GuestMemoryError::IOError(error) => error,
-        other => std::io::Error::other(other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::guest::layout::fixture::layout;
-
-    #[test]
-    fn places_an_initrd_in_one_region_as_high_as_the_kernel_accepts() {
-        let kernel = Kernel::Pvh { entry: 1 << 20, end: 16 << 20 };
-        let layout = layout("6G", &[(0x1000_0000, 0x101f_ffff), (0xb000_0000, 0xb000_0fff)]);
-        // The regions: up to 256 MiB, 258 MiB to 2816 MiB, up to 3 GiB, and above 4 GiB,
-        // which is too high.
-        let cases = [
-            (1 << 20, Some((3 << 30) - (1 << 20))),
-            (1, Some((3 << 30) - 4096)),
-            (1 << 30, Some((2816 << 20) - (1 << 30))),
-            (3 << 30, None),
-        ];
-        for (size, place) in cases {
-            assert_eq!(place_initrd(size, &kernel, &layout).ok(), place, "{size:#x}");
-        }
-        let text = place_initrd(3 << 30, &kernel, &layout).unwrap_err().to_string();
-        assert!(text.contains("it needs 3072 MiB, and only 2558 MiB are free for it"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::config::{HugePages, Memory};
 use crate::error::Error;
+use crate::host::limits::{self, MemoryNeeds};
 
 const NAME: &CStr = c"guest-ram";
 
 /// Maps a region of RAM.
 pub(crate) fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegionMmap>, Error> {
-    let failed = |why: String| Error::Ram { size: range.size >> 20, why };
+    let failed = |why: String| refused(range, memory, why);
     let size = usize::try_from(range.size).map_err(|e| failed(e.to_string()))?;
     let mut builder = MmapRegionBuilder::new(size)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -33,6 +35,16 @@ pub(crate) fn map(range: &AddressRange, memory: Memory) -> Result<Arc<GuestRegio
     advise(&region, memory);
     let region = GuestRegionMmap::new(region, GuestAddress(range.start));
     region.map(Arc::new).ok_or_else(|| failed("it ends above 2^64".into()))
+}
+
+/// The error of a region that cannot be mapped. The kernel's errno is ENOMEM for a limit of the
+/// process and for one of the host.
+fn refused(range: &AddressRange, memory: Memory, why: String) -> Error {
+    let needs = MemoryNeeds { memory, cpus: 1, at_once: true };
+    match limits::over_commit(Path::new("/"), &needs) {
+        Err(shortage) => shortage.into(),
+        Ok(()) => Error::Ram { size: range.size >> 20, why },
+    }
 }
 
 /// The mapping's flags. mmap reserves huge pages, so a shortage fails here and not at a later

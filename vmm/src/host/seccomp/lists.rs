@@ -80,8 +80,9 @@ const CHECKED: &[Row] = calls![SYS_fcntl];
 const CHECKED: &[Row] = &[];
 
 /// Calls that handle kicks and the guest's accesses.
-const VCPU: &[Row] =
-    calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read];
+const VCPU: &[Row] = calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read
+        // A guest's FLR waits for the device, also after a stop of the process.
+        SYS_clock_nanosleep SYS_restart_syscall];
 
 const VCPU_REQUESTS: &[Row] = &[
     kvm("KVM_RUN", 0x80),
@@ -112,8 +113,8 @@ const VCPU_REQUESTS: &[Row] = &[
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,
 /// creates another when the guest reboots, and writes the counters.
 const MAIN: &[Row] = calls![
-    SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink SYS_restart_syscall
-    SYS_clock_gettime SYS_clock_nanosleep SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
+    SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink
+    SYS_clock_gettime SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
     SYS_seccomp SYS_clone3
 ];
 

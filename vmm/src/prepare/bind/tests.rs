@@ -14,6 +14,7 @@ struct FakeKernel {
     writes: usize,
     refused: Option<usize>,
     open: bool,
+    claimed: Option<&'static str>,
     loads: Result<(), String>,
 }
 
@@ -26,6 +27,7 @@ impl FakeKernel {
             writes: 0,
             refused: None,
             open: false,
+            claimed: None,
             loads: Ok(()),
         }
     }
@@ -77,6 +79,10 @@ impl Kernel for FakeKernel {
     fn is_open(&mut self, group: &Path) -> bool {
         assert!(group.starts_with(self.root.join("dev/vfio")));
         self.open
+    }
+
+    fn is_claimed(&mut self, disk: &Path) -> bool {
+        self.claimed.is_some_and(|claimed| disk == self.root.join(claimed))
     }
 }
 
@@ -272,39 +278,6 @@ fn refuses_a_device_that_cannot_be_bound_before_any_write() {
 }
 
 #[test]
-fn refuses_a_device_that_the_host_uses_unless_forced() {
-    let disk = format!("sys/devices/pci0000:00/{ONE}/nvme/nvme0/nvme0n1");
-    let mount = "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n";
-    let fixture = two().link("sys/dev/block/259:0", &disk).file("proc/self/mountinfo", mount);
-    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
-    let named = addresses(&[TWO, ONE]);
-    let text = bind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "0000:00:02.0: the host uses the device for the root file system (/dev/nvme0n1)\n  \
-         to bind it anyway: vmm bind --force 0000:00:02.0"
-    );
-    assert_eq!(kernel.writes, 0);
-    bind(&host, &mut kernel, &named, true).unwrap();
-    assert_eq!(drivers(&host, &named), both(VFIO_PCI));
-}
-
-#[test]
-fn refuses_to_unbind_a_device_in_use_unless_forced() {
-    let (fixture, named) = (two(), addresses(&[ONE]));
-    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
-    bind(&host, &mut kernel, &named, false).unwrap();
-    kernel.open = true;
-    let text = unbind(&host, &mut kernel, &named, false).unwrap_err().to_string();
-    for part in ["group 7 is in use", "fuser -v /dev/vfio/7", "vmm unbind --force 0000:00:02.0"] {
-        assert!(text.contains(part), "no {part:?} in: {text}");
-    }
-    assert_eq!(host.binding(named[0]).driver.as_deref(), Some(VFIO_PCI));
-    unbind(&host, &mut kernel, &named, true).unwrap();
-    assert_eq!(host.binding(named[0]).driver.as_deref(), Some("nvme"));
-}
-
-#[test]
 fn loads_vfio_pci_or_names_the_command() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
@@ -326,3 +299,5 @@ fn a_device_that_is_already_bound_needs_no_driver_and_no_check() {
     unbind(&host, &mut kernel, &addresses(&[ONE]), false).unwrap();
     assert_eq!(kernel.writes, 0);
 }
+
+mod uses;

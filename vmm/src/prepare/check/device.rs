@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io;
 
+use nix::libc::{EACCES, ENOENT, EPERM};
 use resources::{BarRequest, BarSpace};
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::{ReservedKind, ReservedRegion};
 
+use super::super::holders::{self, Opened};
 use super::super::inventory::{Device, Inventory, attribute, bind_command, shared};
 use super::super::names::Names;
+use super::super::presence::Finding;
+use super::driver::{DISABLE_DENYLIST, is_denied};
 use super::facts::{self, Interrupts};
 use super::line::Line;
 
@@ -29,7 +33,9 @@ pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option
         return (vec![line], None);
     };
     let name = Names::of(&host.tree).name(device.id, device.class);
-    let mut lines = vec![kind(&device, name), driver(&device)];
+    let mut lines = vec![kind(&device, name), config_space(host, &device), driver(host, &device)];
+    lines.extend((!device.binding.vfio).then(|| in_use(host, address)));
+    lines.extend(host.sysfs.vf_token_of(address).map(|physical| token(address, physical)));
     match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
         None => {
@@ -67,7 +73,18 @@ fn kind(device: &Device, name: String) -> Line {
     }
 }
 
-fn driver(device: &Device) -> Line {
+fn config_space(host: &Inventory, device: &Device) -> Line {
+    match host.finding(device) {
+        None => Line::ok("config-space", "the device responds"),
+        Some(Finding { what, remedy }) => Line::fail("config-space", what, remedy),
+    }
+}
+
+fn driver(host: &Inventory, device: &Device) -> Line {
+    if !device.binding.vfio && is_denied(&host.tree, device) {
+        let remedy = format!("for guests that you trust: modprobe vfio-pci {DISABLE_DENYLIST}=1");
+        return Line::fail("driver", "vfio-pci refuses this kind of device (denylist)", remedy);
+    }
     let remedy = format!("vmm bind {}", device.address);
     match &device.binding.driver {
         Some(name) if device.binding.vfio => Line::ok("driver", format!("bound to {name}")),
@@ -76,13 +93,39 @@ fn driver(device: &Device) -> Line {
     }
 }
 
+/// What `vmm bind` would take from the host.
+fn in_use(host: &Inventory, address: PciAddress) -> Line {
+    let mut known = holders::holders(&host.tree);
+    known.extend(Opened::of(&host.tree).holders(&host.tree, &[address]));
+    match holders::uses(&host.tree, &known, address, holders::is_claimed) {
+        Some((what, remedy)) => Line::fail(
+            "in-use",
+            format!("the host uses the device for {what}; 'vmm bind' refuses it"),
+            remedy.unwrap_or_else(|| "use another device".to_owned()),
+        ),
+        None => Line::ok("in-use", "the host does not use the device"),
+    }
+}
+
+fn token(address: PciAddress, physical: PciAddress) -> Line {
+    Line::warning(
+        "vf-token",
+        format!(
+            "the device opens only with a token, because its physical function {physical} is on \
+             vfio-pci too"
+        ),
+        format!(
+            "--vfio {address},vf-token=UUID, with the UUID that the user of {physical} has set"
+        ),
+    )
+}
+
 fn of_group(host: &Inventory, device: &Device, group: u32, lines: &mut Vec<Line>) {
     let mut others = host.sysfs.offenders(group);
     // The line "driver" reports this device already.
     others.retain(|(member, _)| *member != device.address);
     lines.push(match others.as_slice() {
-        // The kernel gives this name to groups without an IOMMU (vfio_noiommu_group_alloc).
-        _ if host.tree.line(&format!("sys/kernel/iommu_groups/{group}/name")).as_deref() == Some("vfio-noiommu") => {
+        _ if host.is_noiommu(group) => {
             Line::fail(
                 "group",
                 format!("group {group} has no IOMMU (vfio.enable_unsafe_noiommu_mode), so its devices could access all of the host's memory"),
@@ -96,7 +139,7 @@ fn of_group(host: &Inventory, device: &Device, group: u32, lines: &mut Vec<Line>
             bind_command(&others),
         ),
     });
-    lines.extend(device.binding.vfio.then(|| node(host, group)));
+    lines.extend(device.binding.vfio.then(|| node(host, device, group)));
     lines.push(iova(&host.sysfs.reserved_regions(group)));
 }
 
@@ -110,25 +153,44 @@ fn members(host: &Inventory, group: u32) -> String {
 }
 
 /// Opens the group's node. A group can be open only once.
-fn node(host: &Inventory, group: u32) -> Line {
+fn node(host: &Inventory, device: &Device, group: u32) -> Line {
     let node = format!("/dev/vfio/{group}");
     let opened = File::options().read(true).write(true).open(host.tree.path(&node));
-    match opened.map_err(|error| (error.kind(), error)) {
-        Ok(_) => Line::ok("group-node", format!("{node} opens")),
-        Err((io::ErrorKind::ResourceBusy, _)) => Line::fail(
-            "group-node",
-            format!("{node} is in use by a process"),
-            format!("fuser -v {node}"),
+    let (what, remedy) = match opened {
+        Ok(_) => return Line::ok("group-node", format!("{node} opens")),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let opened = Opened::of(&host.tree);
+            let user = opened.by(&host.vfio_nodes(device.address, group)).unwrap_or("a process");
+            (format!("{node} is in use by {user}"), format!("fuser -v {node}"))
+        }
+        Err(error) => no_node(host, &node, group, &error),
+    };
+    Line::fail("group-node", what, remedy)
+}
+
+/// Why the node of a group does not open, and the remedy.
+fn no_node(host: &Inventory, node: &str, group: u32, error: &io::Error) -> (String, String) {
+    let in_container = format!(
+        "start the container with '--device {node}', or set DeviceAllow={node} in the unit"
+    );
+    match error.raw_os_error() {
+        Some(EACCES) => {
+            (format!("no permission to open {node}"), format!("sudo chown $USER {node}"))
+        }
+        Some(EPERM) => (
+            format!("opening {node} is not permitted: the device cgroup of this process denies it"),
+            in_container,
         ),
-        Err((io::ErrorKind::PermissionDenied, _)) => Line::fail(
-            "group-node",
-            format!("no permission to open {node}"),
-            format!("sudo chown $USER {node}"),
+        Some(ENOENT) if host.sysfs.lacks_groups() => (
+            format!("{node} does not exist: this kernel's VFIO has no groups"),
+            "use a kernel with CONFIG_VFIO_GROUP".to_owned(),
         ),
-        Err((_, error)) => Line::fail(
-            "group-node",
+        Some(ENOENT) if host.tree.path(&format!("sys/class/vfio/{group}")).exists() => {
+            (format!("{node} does not exist here, although the kernel has the group"), in_container)
+        }
+        _ => (
             format!("{node} does not open: {error}"),
-            "modprobe vfio; the kernel needs CONFIG_VFIO_GROUP",
+            "modprobe vfio; the kernel needs CONFIG_VFIO_GROUP".to_owned(),
         ),
     }
 }

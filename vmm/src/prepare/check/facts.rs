@@ -102,12 +102,6 @@ pub(crate) fn translated_bits(capability: u64) -> u8 {
     (mgaw & 0x3f).saturating_add(1)
 }
 
-/// The soft limit of open files in `/proc/self/limits`; `None` if unlimited or missing.
-pub(crate) fn open_files(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,14 +196,5 @@ mod tests {
         cases
             .into_iter()
             .for_each(|(capability, bits)| assert_eq!(translated_bits(capability), bits));
-    }
-
-    #[test]
-    fn reads_the_soft_limit_of_open_files() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\n\
-                      Max open files            1024                 524288               files     \n";
-        assert_eq!(open_files(limits), Some(1024));
-        assert_eq!(open_files(&limits.replace("1024 ", "unlimited ")), None);
-        assert_eq!(open_files(""), None);
     }
 }

@@ -1,7 +1,10 @@
 //! `vmm check`: checks whether this host and its devices are ready for a guest, and names remedies.
 
+mod capacity;
 mod device;
+mod driver;
 mod facts;
+mod limits;
 mod line;
 mod system;
 
@@ -28,6 +31,7 @@ pub(crate) fn check(
         functions.extend(function);
     }
     lines.extend(system::together(host, probes, &functions, memory));
+    lines.extend(capacity::lines(host, &functions));
     lines
 }
 

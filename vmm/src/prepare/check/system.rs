@@ -4,9 +4,10 @@ use resources::{AddressRange, CpuReach};
 use vfio_passthrough::IommuContext;
 use vfio_passthrough::dma::{Error as DmaError, allow_locked_memory};
 
-use super::super::inventory::Inventory;
+use super::super::inventory::{Inventory, UNSAFE_INTERRUPTS};
 use super::device::Function;
-use super::facts::open_files;
+use super::driver;
+use super::limits;
 use super::line::Line;
 use crate::config::Memory;
 use crate::error::Error;
@@ -74,10 +75,8 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
             }
             Err(text) => failed("kvm", text),
         },
-        match &probes.vfio {
-            Ok(()) => Line::ok("vfio", "/dev/vfio/vfio opens and has a type1v2 IOMMU"),
-            Err(text) => failed("vfio", text),
-        },
+        vfio(host, probes),
+        vfio_pci(host),
     ];
     let groups = host.tree.names("sys/kernel/iommu_groups").len();
     lines.push(match groups {
@@ -86,6 +85,39 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
     });
     lines.extend((groups != 0).then(|| remapping(host)));
     lines
+}
+
+fn vfio(host: &Inventory, probes: &Probes) -> Line {
+    let target = std::fs::read_link(host.tree.path("dev/vfio/vfio"));
+    let is_iommufd = target.is_ok_and(|target| target.ends_with("iommu"));
+    match &probes.vfio {
+        _ if host.sysfs.lacks_groups() => Line::fail(
+            "vfio",
+            "this kernel's VFIO has no groups, only the nodes of devices (/dev/vfio/devices); this \
+             version of vmm opens a device by its group",
+            "use a kernel with CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER",
+        ),
+        Ok(()) if is_iommufd => Line::warning(
+            "vfio",
+            "/dev/vfio/vfio is a link to iommufd, which cannot map a BAR for the DMA of another \
+             device",
+            "use type1: modprobe vfio_iommu_type1, and remove the link",
+        ),
+        Ok(()) => Line::ok("vfio", "/dev/vfio/vfio opens and has a type1v2 IOMMU"),
+        Err(text) => failed("vfio", text),
+    }
+}
+
+/// Whether `vmm bind` can load vfio-pci.
+fn vfio_pci(host: &Inventory) -> Line {
+    let check = "vfio-pci";
+    if host.tree.path("sys/bus/pci/drivers/vfio-pci").exists() {
+        return Line::ok(check, "the driver is loaded");
+    }
+    match driver::obstacle(&host.tree) {
+        Some((what, remedy)) => Line::fail(check, what, remedy),
+        None => Line::ok(check, "the driver is not loaded; 'vmm bind' loads it"),
+    }
 }
 
 /// Splits an error of the VMM: the remedy is on a second line, or follows a semicolon.
@@ -115,34 +147,22 @@ fn no_iommu(host: &Inventory) -> Line {
     Line::fail("iommu", "no IOMMU group exists: the kernel uses no IOMMU", remedy)
 }
 
-const UNSAFE: &str = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
-
-/// VFIO refuses groups whose devices can write any interrupt (vfio_iommu_type1_attach_group). With
-/// Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
-/// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
 fn remapping(host: &Inventory) -> Line {
-    let interrupts = host.tree.text("proc/interrupts").unwrap_or_default();
     let check = "interrupt-remapping";
-    if interrupts.contains(" IR-") {
+    if host.remaps_interrupts() {
         return Line::ok(check, "the kernel remaps interrupts");
     }
-    let allowed = host.tree.line(UNSAFE).is_some_and(|line| line.starts_with(['Y', '1']));
     let what = "interrupt remapping is off, so a device can send any interrupt to the host";
     let firmware = "enable interrupt remapping (x2APIC) in the firmware, and remove intremap=off from the kernel's command line";
-    match allowed {
+    match host.allows_unsafe_interrupts() {
         true => Line::warning(check, format!("{what}; VFIO is configured to allow that"), firmware),
         false => Line::fail(
             check,
             format!("{what}, and VFIO refuses its group"),
-            format!("{firmware}; or, if you trust all guests: echo 1 > /{UNSAFE}"),
+            format!("{firmware}; or, if you trust all guests: echo 1 > /{UNSAFE_INTERRUPTS}"),
         ),
     }
 }
-
-/// An upper bound of the files that the VMM opens without devices.
-const FILES: u64 = 64;
-/// Further files per device, besides its vectors.
-const FILES_OF_DEVICE: u64 = 8;
 
 /// The lines of the common needs of all devices.
 pub(crate) fn together(
@@ -151,7 +171,6 @@ pub(crate) fn together(
     functions: &[Function],
     asked: Memory,
 ) -> Vec<Line> {
-    let limits = host.tree.text("proc/self/limits").unwrap_or_default();
     let mut lines = vec![
         match &probes.memory {
             Ok(()) => Line::ok("memory", format!("the host has {asked} of memory")),
@@ -164,30 +183,13 @@ pub(crate) fn together(
             Ok(()) => Line::ok("locked-memory", format!("the limit allows {asked}")),
             Err((what, remedy)) => Line::fail("locked-memory", what, remedy),
         },
-        files(open_files(&limits), functions),
     ];
+    let vectors = functions.iter().map(|function| function.interrupts.most());
+    lines.extend(limits::lines(host, asked, vectors));
     if let (Ok((_, cpu)), false) = (&probes.kvm, functions.is_empty()) {
         lines.push(layout(host, *cpu, functions, asked));
     }
     lines
-}
-
-/// Each interrupt vector needs an eventfd.
-fn files(limit: Option<u64>, functions: &[Function]) -> Line {
-    let vectors = functions.iter().map(|function| function.interrupts.most());
-    let needed = vectors
-        .map(|vectors| vectors.saturating_add(FILES_OF_DEVICE))
-        .fold(FILES, u64::saturating_add);
-    match limit {
-        Some(limit) if limit < needed => Line::fail(
-            "open-files",
-            format!("the VMM opens up to {needed} files, and the limit is {limit}"),
-            format!("ulimit -n {needed}"),
-        ),
-        _ => {
-            Line::ok("open-files", format!("the VMM opens up to {needed} files, within the limit"))
-        }
-    }
 }
 
 /// Checks that RAM and BARs fit in the guest, below the limit of an Intel IOMMU and apart from

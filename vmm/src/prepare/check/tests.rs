@@ -66,7 +66,7 @@ fn all_checks_of_a_good_host_are_ok_and_describe_their_findings() {
         "resets by: flr bus",
         "BAR0 16K 64-bit",
         "MSI-X with 65 vectors",
-        "opens up to 137 files",
+        "opens up to 105 files",
     ];
     parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in:\n{text}"));
 }
@@ -145,13 +145,57 @@ fn interrupts_without_remapping_fail_unless_allowed() {
 
 #[test]
 fn a_low_limit_of_open_files_fails_with_the_needed_number() {
-    let fixture = good().file("proc/self/limits", LIMITS.replace("1024", "136"));
+    let fixture = good()
+        .file("proc/self/limits", LIMITS.replace("1024  ", "104   ").replace("524288", "104   "));
     complains(
         &fixture,
         &probes(),
         "open-files Fail",
-        &["up to 137 files", "limit is 136", "ulimit -n 137"],
+        &["up to 105 files", "limit is 104", "ulimit -n 105"],
     );
+}
+
+#[test]
+fn limits_that_are_too_low_fail_with_their_remedy() {
+    let group = |file: &str, text: &str| {
+        let own = good().file("proc/self/cgroup", "0::/vm.slice/vmm.service\n");
+        own.file(&format!("sys/fs/cgroup/vm.slice/{file}"), text)
+    };
+    let process = |line: &str| good().file("proc/self/limits", format!("{LIMITS}{line}\n"));
+    let promised = good()
+        .file("proc/sys/vm/overcommit_memory", "2\n")
+        .file("proc/meminfo", "CommitLimit: 1000 kB\nCommitted_AS: 999 kB\n");
+    let cases = [
+        (
+            group("memory.max", "536870912\n"),
+            "memory-limits Fail",
+            ["needs 1040 MiB", "512 MiB of 512 MiB left (/sys/fs/cgroup/vm.slice/memory.max)"],
+        ),
+        (
+            group("memory.high", "536870912\n"),
+            "memory-limits Warning",
+            ["memory.high", "MemoryHigh=1040M"],
+        ),
+        (group("pids.max", "2\n"), "threads Fail", ["2 of 2 left", "TasksMax=4"]),
+        (
+            process("Max address space 1000 1000 bytes"),
+            "memory-limits Fail",
+            ["RLIMIT_AS", "ulimit -v"],
+        ),
+        (promised, "overcommit Fail", ["vm.overcommit_memory is 2", "sysctl"]),
+        (
+            good().file("proc/sys/vm/max_map_count", "100\n"),
+            "mappings Fail",
+            ["host allows 100", "sysctl vm.max_map_count"],
+        ),
+    ];
+    for (fixture, head, parts) in cases {
+        complains(&fixture, &probes(), head, &parts);
+    }
+    let enough = group("memory.max", "max\n").file("sys/fs/cgroup/memory.max", "2000000000\n");
+    assert_eq!(complaints(&checked(&enough, &probes())).0, [""; 0]);
+    let soft = process("Max address space 1000 unlimited bytes");
+    assert_eq!(complaints(&checked(&soft, &probes())).0, [""; 0], "a soft limit is raised");
 }
 
 #[test]
@@ -337,4 +381,29 @@ fn the_list_shows_ready_devices_and_obstacles() {
     assert_eq!(listed[0].name, "Red Hat NVMe");
 }
 
+/// vfio-pci made the second function of the first NVMe; a driver of the host made that of the other.
+#[test]
+fn the_list_names_the_vf_token_that_a_virtual_function_needs() {
+    let virtual_of = |fixture: Fixture, own: &str, physical: &str| {
+        let link = format!("sys/devices/pci0000:00/{own}/physfn");
+        let group = own.bytes().last().map(u32::from).unwrap();
+        let fixture = fixture.nvme(own, group, Some("vfio-pci"));
+        fixture.link(&link, &format!("sys/devices/pci0000:00/{physical}"))
+    };
+    let fixture = good().nvme("0000:00:03.0", 8, Some("nvme"));
+    let fixture = virtual_of(fixture, "0000:00:02.1", NVME);
+    let fixture = virtual_of(fixture, "0000:00:03.2", "0000:00:03.0");
+    let host = fixture.host();
+    let names = Names::of(&host.tree);
+    let listed: Vec<_> = host.devices().iter().map(|d| host.listed(d, &names)).collect();
+    let tokens: Vec<_> = listed.iter().map(|listed| listed.vf_token_of.as_deref()).collect();
+    assert_eq!(tokens, [None, Some(NVME), None, None]);
+    let line = "yes, with the VF token of 0000:00:02.0: vf-token=UUID";
+    let table = table::devices(&listed);
+    assert!(table.lines().nth(2).unwrap().contains(line), "{table}");
+    assert_eq!(table.matches("VF token").count(), 1, "{table}");
+}
+
 mod hostile;
+mod members;
+mod ready;

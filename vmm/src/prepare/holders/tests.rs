@@ -124,7 +124,8 @@ fn the_default_route_uses_the_nic_below_the_bridge() {
         .link("sys/class/net/eth0", nic)
         .link("sys/class/net/eth1", "sys/devices/pci0000:00/0000:00:04.0/net/eth1");
     let what = "the default route (network interface br0)";
-    expect(&fixture, &[(what, &["0000:00:03.0"])]);
+    let other = "the network interface eth1, which is up and has an address";
+    expect(&fixture, &[(what, &["0000:00:03.0"]), (other, &["0000:00:04.0"])]);
 }
 
 #[test]
@@ -165,9 +166,19 @@ fn missing_or_invalid_files_contain_no_uses() {
         b"\xff\xff\xff\xff 00000000 \x00\n",
     ];
     for text in garbage {
-        let fixture = ["self/mountinfo", "swaps", "net/route", "net/ipv6_route"]
-            .iter()
-            .fold(disks(), |fixture, name| fixture.file(&format!("proc/{name}"), text));
+        let names = [
+            "self/mountinfo",
+            "swaps",
+            "net/route",
+            "net/ipv6_route",
+            "net/if_inet6",
+            "consoles",
+            "bus/input/devices",
+            "iomem",
+            "cmdline",
+        ];
+        let fixture =
+            names.iter().fold(disks(), |fixture, name| fixture.file(&format!("proc/{name}"), text));
         expect(&fixture, &[]);
     }
 }
@@ -186,3 +197,7 @@ fn loops_of_links_and_of_layers_end() {
     let what = "the root file system (/dev/mapper/root)";
     expect(&fixture, &[(what, &["0000:00:1f.2"])]);
 }
+
+mod members;
+mod network;
+mod storage;

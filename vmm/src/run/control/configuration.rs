@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::DevFn;
 use serde::Serialize;
 use vfio_passthrough::{Bar, BarKind, PassthroughFunction};
 
@@ -51,8 +52,8 @@ impl Configuration {
 }
 
 impl DeviceInfo {
-    /// Describes the function in a slot of the guest's bus.
-    pub(crate) fn of((slot, function): &(u8, Arc<PassthroughFunction>)) -> Self {
+    /// Describes the function at a place of the guest's bus.
+    pub(crate) fn of((place, function): &(DevFn, Arc<PassthroughFunction>)) -> Self {
         let bar = |bar: &Bar| BarInfo {
             index: bar.index.number(),
             size: bar.size,
@@ -65,7 +66,7 @@ impl DeviceInfo {
         };
         Self {
             address: function.address().to_string(),
-            guest_address: format!("0000:00:{slot:02x}.0"),
+            guest_address: format!("0000:00:{place}"),
             bars: function.bars().iter().map(bar).collect(),
         }
     }

@@ -15,6 +15,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::stats::Stats;
 use super::stop::{Outcome, Stop};
 use crate::error::Error;
+use crate::host::limits;
 use crate::host::seccomp::Filter;
 use crate::passthrough::coalesced::CoalescedWrites;
 
@@ -60,7 +61,11 @@ pub(crate) struct Vcpus {
 impl Vcpus {
     /// Starts all vCPUs.
     pub(crate) fn start(vcpus: Vec<Vcpu>, machine: &Arc<Machine>) -> Result<Self, Error> {
-        let start = |vcpu: Vcpu| vcpu.start(Arc::clone(machine));
+        let needed = limits::threads_needed(u8::try_from(vcpus.len()).unwrap_or(u8::MAX));
+        let start = |vcpu: Vcpu| {
+            let started = vcpu.start(Arc::clone(machine));
+            started.map_err(|source| Error::Thread { needed, source })
+        };
         Ok(Self {
             running: vcpus.into_iter().map(start).collect::<Result<_, _>>()?,
             machine: Arc::clone(machine),
@@ -111,15 +116,12 @@ pub(crate) fn prepare_kicks() -> Result<(), Error> {
 
 impl Vcpu {
     /// Runs the vCPU in a thread until a stop is requested.
-    pub(crate) fn start(mut self, machine: Arc<Machine>) -> Result<RunningVcpu, Error> {
+    pub(crate) fn start(mut self, machine: Arc<Machine>) -> std::io::Result<RunningVcpu> {
         let stop = Arc::clone(&machine.stop);
         let name = format!("vcpu{}", self.index);
         let run = move || self.run(&machine);
         let thread = Builder::new().name(name).stack_size(STACK).spawn(run);
-        Ok(RunningVcpu {
-            thread: Some(thread.map_err(Error::system("starting a vCPU thread"))?),
-            stop,
-        })
+        Ok(RunningVcpu { thread: Some(thread?), stop })
     }
 
     fn run(&mut self, machine: &Machine) {

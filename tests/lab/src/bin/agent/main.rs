@@ -1,11 +1,14 @@
 //! The agent, the init of L1. It mounts file systems, loads modules, and serves the lab's requests.
 //!
-//! Tests also run it as an ordinary program in L1: `/init in-root ...`, `/init unbind ADDRESS` and
+//! Tests also run it as an ordinary program in L1: `/init in-root ...`, `/init unbind ADDRESS`,
+//! `/init power ADDRESS STATE`, `/init cut ADDRESS`, `/init join ADDRESS` and
 //! `/init exchange PATH PATH`.
 
+mod cgroup;
 mod channel;
 mod guard;
 mod pci;
+mod presence;
 mod run;
 mod setup;
 mod sriov;
@@ -31,6 +34,11 @@ fn main() {
         && word == pci::UNBIND
     {
         return println!("{}", pci::unbind(address));
+    }
+    if let Some([word, address, rest @ ..]) = arguments.get(1..)
+        && let Some(said) = presence::act(word, address, rest)
+    {
+        return println!("{said}");
     }
     if let Some([word, one, other]) = arguments.get(1..)
         && word == setup::EXCHANGE

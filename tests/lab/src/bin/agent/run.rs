@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::env::set_current_dir;
 use std::fs::File;
-use std::io::{Error, Read, Result, Write as _};
+use std::io::{Error, Read, Result, Write as _, copy, repeat};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::chroot;
 use std::os::unix::net::UnixStream;
@@ -13,15 +13,17 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use lab::protocol::{Ending, Finished, Message, Program, Sighting, Stream, Trigger};
+use lab::protocol::{Ending, Fifo, Finished, Message, Program, Sighting, Stream, Trigger};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::channel::Sender;
-use crate::setup;
+use crate::{cgroup, setup};
 
 /// The agent's first argument to execute a program in another root: see [`exec_in_root`].
 pub const IN_ROOT: &str = "in-root";
@@ -67,7 +69,25 @@ pub fn run(program: &Program, sender: &Sender) -> Result<Finished> {
     Ok(Finished { ending: ending(status), elapsed_ns, sightings })
 }
 
+/// Makes a FIFO, and starts a thread that writes to it as soon as it is read. The thread reports
+/// nothing: the program that reads finds its input too short.
+fn feed_fifo(fifo: &Fifo) -> Result<()> {
+    match mkfifo(fifo.path.as_str(), Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let Fifo { path, from, zeros } = fifo.clone();
+    thread::spawn(move || -> Result<()> {
+        let mut file = File::options().write(true).open(path)?;
+        copy(&mut File::open(from)?, &mut file)?;
+        copy(&mut repeat(0).take(zeros), &mut file)?;
+        Ok(())
+    });
+    Ok(())
+}
+
 fn spawn(program: &Program) -> Result<Child> {
+    program.fifos.iter().try_for_each(feed_fifo)?;
     let arguments = match &program.root {
         Some(root) => {
             [&["/init".into(), IN_ROOT.into(), root.clone()], program.arguments.as_slice()].concat()
@@ -87,9 +107,13 @@ fn spawn(program: &Program) -> Result<Child> {
     if let Some(user) = program.user {
         command.uid(user).gid(user);
     }
-    let limits =
-        [(Resource::RLIMIT_MEMLOCK, program.memlock), (Resource::RLIMIT_AS, program.address_space)];
-    with_limits(&limits, || command.spawn())
+    let both = |limit: Option<u64>| limit.map(|limit| (limit, limit));
+    let limits = [
+        (Resource::RLIMIT_MEMLOCK, both(program.memlock)),
+        (Resource::RLIMIT_AS, both(program.address_space)),
+        (Resource::RLIMIT_NOFILE, program.open_files),
+    ];
+    cgroup::inside(&program.cgroup, || with_limits(&limits, || command.spawn()))
 }
 
 /// Opens a file that a started program inherits.
@@ -124,17 +148,17 @@ pub fn exec_in_root(arguments: &[String]) -> Error {
 /// Does `work` with these limits. A program inherits limits, so the agent sets its own while it
 /// starts the program.
 fn with_limits<T>(
-    limits: &[(Resource, Option<u64>)],
+    limits: &[(Resource, Option<(u64, u64)>)],
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let Some(((resource, limit), rest)) = limits.split_first() else {
         return work();
     };
-    let Some(limit) = *limit else {
+    let Some((low, high)) = *limit else {
         return with_limits(rest, work);
     };
     let (soft, hard) = getrlimit(*resource)?;
-    setrlimit(*resource, limit, limit)?;
+    setrlimit(*resource, low, high)?;
     let result = with_limits(rest, work);
     setrlimit(*resource, soft, hard)?;
     result

@@ -43,12 +43,19 @@ fn rows() -> Vec<Row> {
         // MSI: control, address, its upper half, data.
         written(0x50, &[0, 0, 0x71, 0], &[0x05, 0x60, 0x84, 0]),
         written(0x54, &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0; 10]),
+        // Extended Message Data, which is not served.
+        fixed(0x5e, &[0; 2]),
         // MSI-X: control, table, pending bits.
         written(0x60, &[0, 0, 0, 0xc0], &[0x11, 0x80, 64, 0]),
         fixed(0x64, &[0, 0x20, 0, 0, 0, 0x30, 0, 0]),
-        // PCI Express: its type, FLR, link, slot and root registers.
-        fixed(0x80, &[0x10, 0xc0]),
-        some_bits(0x82, 0xf0, 0x90),
+        // PCI Express: its version and type, FLR, link, slot and root registers; phantom
+        // functions; ARI forwarding, LTR, 10-bit tags, OBFF and FRS.
+        fixed(0x80, &[0x10, 0xc0, 0x92, 0]),
+        some_bits(0x84, 0x18, 0),
+        some_bits(0xa4, 0x20, 0),
+        some_bits(0xa5, 0x08, 0),
+        some_bits(0xa6, 0x0e, 0),
+        some_bits(0xa7, 0x80, 0),
         some_bits(0x89, 0x80, 0),
         fixed(0x8c, &[0; 0x18]),
         fixed(0xac, &[0; 0x10]),
