@@ -274,3 +274,32 @@ fn translate_ends_with_the_mapping() {
         [None, Some((0x10_0000, 0x2000)), Some((0x10_1800, 0x800)), None]
     );
 }
+
+#[test]
+fn an_absent_device_reads_all_ones_except_for_virtual_bytes() {
+    let (system, device, _) = opened(host(Kernel::Linux6_12));
+    let nvme = at(NVME);
+    system.set_absent(nvme, true).unwrap();
+    let mut ids = [0; 2];
+    system.read(device, CONFIG, &mut ids).unwrap();
+    assert_eq!(ids, [0x36, 0x1b], "vfio-pci answers from memory");
+    assert_eq!((byte(&system, device, CONFIG + 8), byte(&system, device, 0)), (0xff, 0xff));
+    assert!(!system.decodes_memory(nvme) && !system.masters_bus(nvme));
+    system.write(device, POWER, &[3]).unwrap();
+    system.set_absent(nvme, false).unwrap();
+    assert_eq!((byte(&system, device, CONFIG + 8), byte(&system, device, POWER)), (2, 0));
+}
+
+#[test]
+fn a_write_of_the_power_state_that_the_kernel_knows_does_nothing() {
+    let (system, device, _) = opened(host(Kernel::Linux6_12));
+    let nvme = at(NVME);
+    system.set_power_state(nvme, 3, false).unwrap();
+    let write = |state| {
+        system.write(device, POWER, &[state]).unwrap();
+        byte(&system, device, POWER)
+    };
+    assert_eq!([0, 3, 0, 2].map(write), [3, 3, 0, 2]);
+    system.set_power_state(nvme, 3, true).unwrap();
+    assert_eq!([3, 0].map(write), [3, 3], "stuck");
+}
