@@ -212,7 +212,7 @@ fn reports_dma_to_freed_memory() {
     // SAFETY: the test breaks the contract below on purpose. The model's devices access memory
     // through the kernel, which reports unmapped memory. Other mappings of this process do not come
     // into the middle of so large a hole.
-    unsafe { setup.iommu.map(BASE, SIZE, gone.as_ptr()) }.unwrap();
+    unsafe { setup.iommu.map(BASE, &*gone) }.unwrap();
     let middle = Iova(BASE + SIZE / 2);
     setup.device.dma_write(&setup.iommu, middle, &[1; 4]).unwrap();
     drop(gone);

@@ -328,3 +328,32 @@ fn a_vector_that_the_host_does_not_have_cannot_be_added() {
     assert_eq!(system.interrupts(at(NVME)).bound, [0, 4, 5].into());
     fails(system.set_irqs(device, &eventfds(MSIX, 9, &[event])), libc::ENOSPC);
 }
+
+#[test]
+fn an_absent_device_reads_all_ones_except_for_virtual_bytes() {
+    let (system, device, _) = opened(host(Kernel::Linux6_12));
+    let nvme = at(NVME);
+    system.set_absent(nvme, true).unwrap();
+    let mut ids = [0; 2];
+    system.read(device, CONFIG, &mut ids).unwrap();
+    assert_eq!(ids, [0x36, 0x1b], "vfio-pci answers from memory");
+    assert_eq!((byte(&system, device, CONFIG + 8), byte(&system, device, 0)), (0xff, 0xff));
+    assert!(!system.decodes_memory(nvme) && !system.masters_bus(nvme));
+    system.write(device, POWER, &[3]).unwrap();
+    system.set_absent(nvme, false).unwrap();
+    assert_eq!((byte(&system, device, CONFIG + 8), byte(&system, device, POWER)), (2, 0));
+}
+
+#[test]
+fn a_write_of_the_power_state_that_the_kernel_knows_does_nothing() {
+    let (system, device, _) = opened(host(Kernel::Linux6_12));
+    let nvme = at(NVME);
+    system.set_power_state(nvme, 3, false).unwrap();
+    let write = |state| {
+        system.write(device, POWER, &[state]).unwrap();
+        byte(&system, device, POWER)
+    };
+    assert_eq!([0, 3, 0, 2].map(write), [3, 3, 0, 2]);
+    system.set_power_state(nvme, 3, true).unwrap();
+    assert_eq!([3, 0].map(write), [3, 3], "stuck");
+}

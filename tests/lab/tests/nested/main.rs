@@ -49,12 +49,6 @@ fn full(kernel: Kernel) -> Machine {
     Machine::new(kernel).devices(&[Device::Nvme, Device::Nvme, Device::SharedGroup])
 }
 
-/// The same with an NVMe that has more vectors than the host.
-fn wide(kernel: Kernel) -> Machine {
-    let devices = [Device::Nvme, Device::Nvme, Device::SharedGroup, Device::WideNvme];
-    Machine::new(kernel).devices(&devices)
-}
-
 /// A machine with an IOMMU of 39 address bits, as many client machines have.
 fn narrow(kernel: Kernel) -> Machine {
     Machine::new(kernel).iommu(Iommu::Intel { address_bits: 39 })
@@ -141,11 +135,11 @@ fn second_lane() -> Vec<Group> {
     .concat();
     // The VFIO of 6.1 cannot add MSI-X vectors (NORESIZE), unlike that of 6.12. 6.1 cannot have the
     // guard, without which tests with many reads fail.
-    let old = [data::TESTS, moves::TESTS, limits::ON_WIDE, conformance::TESTS].concat();
+    let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
         ("small", full(Kernel::Small), small.clone()),
         ("small, type1", full(Kernel::Small).by_type1(), small),
-        ("6.1", wide(Kernel::Stock61), old),
+        ("6.1", full(Kernel::Stock61), old),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]
 }
