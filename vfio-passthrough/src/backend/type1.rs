@@ -24,8 +24,8 @@ pub enum ContainerError {
     /// The kernel's VFIO has no groups: it was built without CONFIG_VFIO_GROUP.
     #[error(
         "this kernel has no /dev/vfio/vfio: its VFIO has only the nodes of devices \
-         (/dev/vfio/devices), and this version opens a device by its group; use a kernel with \
-         CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER"
+         (/dev/vfio/devices); use iommufd, or a kernel with CONFIG_VFIO_GROUP and \
+         CONFIG_VFIO_CONTAINER"
     )]
     NoGroups,
     /// This crate cannot use the kernel's VFIO: its API version differs, or it has no type1v2

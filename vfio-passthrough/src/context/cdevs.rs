@@ -139,11 +139,14 @@ impl Cdevs {
     fn refused(&self, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
         let group = self.sysfs.group(address).unwrap_or_default();
         match (source.raw_os_error(), token) {
-            (Some(libc::EBUSY), _) if !self.sysfs.offenders(group).is_empty() => {
+            // EPERM: a driver of the host, or another iommufd, has the group
+            // (iommu_device_claim_dma_owner).
+            (Some(libc::EPERM), _) if !self.sysfs.offenders(group).is_empty() => {
                 Error::NotReady(self.sysfs.not_viable(address, group))
             }
-            // EINVAL: another file of the device is bound (vfio_df_open).
-            (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => {
+            // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
+            // is bound (vfio_df_open).
+            (Some(libc::EBUSY | libc::EPERM), _) | (Some(libc::EINVAL), None) => {
                 Error::DeviceBusy { address, group }
             }
             (Some(libc::EINVAL), Some(_)) => {

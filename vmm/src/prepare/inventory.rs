@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::{ReservedKind, Sysfs};
@@ -155,15 +156,37 @@ impl Inventory {
         if !self.remaps_interrupts() && !self.allows_unsafe_interrupts() {
             return Some("interrupt remapping is off: vmm check".to_owned());
         }
-        if self.sysfs.lacks_groups() {
-            return Some("this kernel's VFIO has no groups: vmm check".to_owned());
+        let by_group = !self.uses_iommufd(address);
+        if by_group && self.sysfs.lacks_groups() {
+            return Some("this kernel's VFIO has no groups, and no iommufd: vmm check".to_owned());
         }
-        if !self.tree.path(&node).exists() {
+        if by_group && !self.tree.path(&node).exists() {
             return Some(format!("no /{node}: vmm check {address}"));
         }
         let opened = self.seen.opened.get_or_init(|| Opened::of(&self.tree));
         let user = opened.by(&self.vfio_nodes(address, group));
         user.map(|user| format!("in use by {user}"))
+    }
+
+    /// Whether this process may open iommufd, and the device by a node of its own. `--iommu auto`
+    /// uses iommufd if this is so for each device.
+    pub(crate) fn uses_iommufd(&self, address: PciAddress) -> bool {
+        self.has_iommufd() && self.node_of(address).is_some_and(|node| self.may_open(&node))
+    }
+
+    /// Whether this process may open iommufd.
+    pub(crate) fn has_iommufd(&self) -> bool {
+        self.may_open("dev/iommu")
+    }
+
+    /// The device's own node, below the root.
+    pub(crate) fn node_of(&self, address: PciAddress) -> Option<String> {
+        let node = self.sysfs.cdev(address)?;
+        Some(node.to_str()?.trim_start_matches('/').to_owned())
+    }
+
+    fn may_open(&self, node: &str) -> bool {
+        access(&self.tree.path(node), AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
     }
 
     /// VFIO made this group for devices without an IOMMU; the kernel gives it this name

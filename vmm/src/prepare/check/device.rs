@@ -152,12 +152,33 @@ fn members(host: &Inventory, group: u32) -> String {
     format!("group {group} has {}", members.join(", "))
 }
 
-/// Opens the group's node. A group can be open only once.
+/// Opens the node by which `--iommu auto` opens the device.
 fn node(host: &Inventory, device: &Device, group: u32) -> Line {
+    match host.node_of(device.address).filter(|_| host.uses_iommufd(device.address)) {
+        Some(node) => own_node(host, device, group, &node),
+        None => group_node(host, device, group),
+    }
+}
+
+/// The device's own node can be open more than once, but only one of its files can be bound.
+fn own_node(host: &Inventory, device: &Device, group: u32, node: &str) -> Line {
+    let opened = Opened::of(&host.tree);
+    match opened.by(&host.vfio_nodes(device.address, group)) {
+        None => Line::ok("node", format!("/{node} opens, for iommufd")),
+        Some(user) => Line::fail(
+            "node",
+            format!("/{node} is in use by {user}"),
+            format!("fuser -v /{node} /dev/vfio/{group}"),
+        ),
+    }
+}
+
+/// Opens the group's node. A group can be open only once.
+fn group_node(host: &Inventory, device: &Device, group: u32) -> Line {
     let node = format!("/dev/vfio/{group}");
     let opened = File::options().read(true).write(true).open(host.tree.path(&node));
     let (what, remedy) = match opened {
-        Ok(_) => return Line::ok("group-node", format!("{node} opens")),
+        Ok(_) => return Line::ok("node", format!("{node} opens")),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             let opened = Opened::of(&host.tree);
             let user = opened.by(&host.vfio_nodes(device.address, group)).unwrap_or("a process");
@@ -165,7 +186,7 @@ fn node(host: &Inventory, device: &Device, group: u32) -> Line {
         }
         Err(error) => no_node(host, &node, group, &error),
     };
-    Line::fail("group-node", what, remedy)
+    Line::fail("node", what, remedy)
 }
 
 /// Why the node of a group does not open, and the remedy.
@@ -183,7 +204,7 @@ fn no_node(host: &Inventory, node: &str, group: u32, error: &io::Error) -> (Stri
         ),
         Some(ENOENT) if host.sysfs.lacks_groups() => (
             format!("{node} does not exist: this kernel's VFIO has no groups"),
-            "use a kernel with CONFIG_VFIO_GROUP".to_owned(),
+            "use iommufd (see the line 'vfio'), or a kernel with CONFIG_VFIO_GROUP".to_owned(),
         ),
         Some(ENOENT) if host.tree.path(&format!("sys/class/vfio/{group}")).exists() => {
             (format!("{node} does not exist here, although the kernel has the group"), in_container)

@@ -91,11 +91,13 @@ fn vfio(host: &Inventory, probes: &Probes) -> Line {
     let target = std::fs::read_link(host.tree.path("dev/vfio/vfio"));
     let is_iommufd = target.is_ok_and(|target| target.ends_with("iommu"));
     match &probes.vfio {
+        _ if host.has_iommufd() => Line::ok("vfio", iommufd(host, probes)),
         _ if host.sysfs.lacks_groups() => Line::fail(
             "vfio",
-            "this kernel's VFIO has no groups, only the nodes of devices (/dev/vfio/devices); this \
-             version of vmm opens a device by its group",
-            "use a kernel with CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER",
+            "this kernel's VFIO has no groups, only the nodes of devices (/dev/vfio/devices), and \
+             /dev/iommu does not open",
+            "modprobe iommufd; sudo chown $USER /dev/iommu; or use a kernel with CONFIG_VFIO_GROUP and \
+             CONFIG_VFIO_CONTAINER",
         ),
         Ok(()) if is_iommufd => Line::warning(
             "vfio",
@@ -106,6 +108,12 @@ fn vfio(host: &Inventory, probes: &Probes) -> Line {
         Ok(()) => Line::ok("vfio", "/dev/vfio/vfio opens and has a type1v2 IOMMU"),
         Err(text) => failed("vfio", text),
     }
+}
+
+fn iommufd(host: &Inventory, probes: &Probes) -> String {
+    let type1 = probes.vfio.is_ok() && !host.sysfs.lacks_groups();
+    let type1 = if type1 { ", and type1 is there too" } else { "" };
+    format!("/dev/iommu opens: devices with a node of their own are used by iommufd{type1}")
 }
 
 /// Whether `vmm bind` can load vfio-pci.

@@ -258,7 +258,7 @@ fn a_device_in_no_group_fails() {
 fn a_group_without_its_node_fails() {
     let fixture = good();
     std::fs::remove_file(fixture.path("dev/vfio/7")).unwrap();
-    complains(&fixture, &probes(), "group-node Fail", &["/dev/vfio/7 does not open"]);
+    complains(&fixture, &probes(), "node Fail", &["/dev/vfio/7 does not open"]);
 }
 
 #[test]

@@ -25,11 +25,11 @@ fn a_kernel_without_groups_fails_with_the_option_and_no_device_is_ready() {
     let mut probes = probes();
     probes.vfio = Err("cannot open /dev/vfio/vfio; run 'modprobe vfio-pci'".into());
     let (heads, text) = complaints(&checked(&fixture, &probes));
-    assert_eq!(heads, ["vfio Fail", "group-node Fail"]);
+    assert_eq!(heads, ["vfio Fail", "node Fail"]);
     assert!(text.contains("only the nodes of devices (/dev/vfio/devices)"), "{text}");
     assert!(text.contains("CONFIG_VFIO_GROUP and CONFIG_VFIO_CONTAINER"), "{text}");
-    assert!(!text.contains("modprobe"), "{text}");
-    lacks(&fixture, "this kernel's VFIO has no groups: vmm check");
+    assert!(text.contains("modprobe iommufd"), "{text}");
+    lacks(&fixture, "this kernel's VFIO has no groups, and no iommufd: vmm check");
     // A kernel with both kinds of nodes.
     let both = good().file(CDEV, "511:0\n").file("sys/class/vfio/7/dev", "511:1\n");
     assert_eq!(complaints(&checked(&both, &super::probes())).0, [""; 0]);
@@ -37,11 +37,29 @@ fn a_kernel_without_groups_fails_with_the_option_and_no_device_is_ready() {
 }
 
 #[test]
+fn a_device_with_a_node_of_its_own_is_ready_by_iommufd() {
+    let own = "sys/devices/pci0000:00/0000:00:02.0/vfio-dev/vfio3/dev";
+    let fixture = good().file(CDEV, "511:0\n").file("dev/iommu", "").file(own, "511:3\n");
+    std::fs::remove_file(fixture.path("dev/vfio/7")).unwrap();
+    lacks(&fixture, "this kernel's VFIO has no groups, and no iommufd: vmm check");
+    let fixture = fixture.file("dev/vfio/devices/vfio3", "");
+    assert_eq!(why(&fixture), None);
+    let lines = checked(&fixture, &probes());
+    assert_eq!(complaints(&lines).0, [""; 0]);
+    let text: Vec<_> = lines.iter().map(|line| line.what.as_str()).collect();
+    for part in ["/dev/iommu opens", "/dev/vfio/devices/vfio3 opens, for iommufd"] {
+        assert!(text.iter().any(|line| line.contains(part)), "no {part:?} in: {text:#?}");
+    }
+    let taken = fixture.process(71, "qemu", "/dev/vfio/devices/vfio3");
+    complains(&taken, &probes(), "node Fail", &["in use by qemu (process 71)"]);
+}
+
+#[test]
 fn a_node_that_only_the_container_lacks_fails_with_its_option() {
     let fixture = good().file("sys/class/vfio/7/dev", "511:1\n");
     std::fs::remove_file(fixture.path("dev/vfio/7")).unwrap();
     let parts = ["does not exist here", "--device /dev/vfio/7", "DeviceAllow=/dev/vfio/7"];
-    complains(&fixture, &probes(), "group-node Fail", &parts);
+    complains(&fixture, &probes(), "node Fail", &parts);
     lacks(&fixture, "no /dev/vfio/7: vmm check 0000:00:02.0");
 }
 
