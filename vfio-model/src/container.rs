@@ -12,9 +12,10 @@ use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{ContainerId, Fd, Kind};
 use crate::notifiers::Notifier;
+use crate::process::Process;
 use crate::ranges;
 use crate::state::{Container, Iommu, State, System};
-use crate::type1::{MapDma, Process, Type1, UnmapDma};
+use crate::type1::{MapDma, Type1, UnmapDma};
 
 /// `VFIO_TYPE1_NESTING_IOMMU`, which newer headers do not define.
 const TYPE1_NESTING: u32 = 6;
@@ -26,8 +27,7 @@ impl System {
     /// Opens `/dev/vfio/vfio` (`vfio_fops_open`).
     pub fn open_container(&self) -> Fd {
         let mut state = self.state();
-        let id = ContainerId(state.next_container);
-        state.next_container = id.0.wrapping_add(1);
+        let id = ContainerId(state.next_id());
         state.containers.insert(id, Container::default());
         state.files.open(Kind::Container(id))
     }
@@ -227,13 +227,15 @@ impl State {
     }
 
     /// The error of an ioctl that the file does not implement. A container forwards such an ioctl
-    /// to its IOMMU driver, and returns EINVAL without one (`vfio_fops_unl_ioctl`).
+    /// to its IOMMU driver, and returns EINVAL without one (`vfio_fops_unl_ioctl`). So does a
+    /// character device that is not bound (`vfio_device_fops_unl_ioctl`).
     pub fn unknown_ioctl<T>(&self, fd: Fd) -> io::Result<T> {
-        let has_no_iommu = match self.files.kind(fd)? {
+        let is_unready = match self.files.kind(fd)? {
             Kind::Container(id) => self.containers.get(&id).is_some_and(|c| c.iommu.is_none()),
+            Kind::Cdev(address, cdev) => !self.has_access(address, cdev),
             _ => false,
         };
-        Err(errno(if has_no_iommu { libc::EINVAL } else { libc::ENOTTY }))
+        Err(errno(if is_unready { libc::EINVAL } else { libc::ENOTTY }))
     }
 
     /// Attaches a group (`vfio_container_attach_group`).

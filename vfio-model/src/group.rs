@@ -18,7 +18,8 @@ impl System {
     ///
     /// - `ENOENT`: vfio-pci has no device of the group, so that the node does not exist.
     /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
-    /// - `EBUSY`: the group is open, one of its devices is, or it has a container.
+    /// - `EBUSY`: the group is open, one of its devices is or is bound to an iommufd, or it has a
+    ///   container.
     pub fn open_group(&self, group: u32) -> io::Result<Fd> {
         let mut state = self.state();
         let exists = state.files.exists(Kind::Group(group));
@@ -28,7 +29,8 @@ impl System {
             return Err(errno(libc::ENOENT));
         }
         state.check_raw_io(group)?;
-        if exists || state.open_devices(group) > 0 || state.memberships.contains_key(&group) {
+        let is_used = state.open_devices(group) > 0 || state.bound_in(group).next().is_some();
+        if exists || is_used || state.memberships.contains_key(&group) {
             return Err(errno(libc::EBUSY));
         }
         state.notifiers.unregister_all(Notifier::Group, group);
@@ -148,8 +150,8 @@ impl State {
         !self.description.has_driver(group, Driver::Host)
     }
 
-    /// How many files the devices of a group have.
-    fn open_devices(&self, group: u32) -> usize {
+    /// How many files of the devices of a group were opened by the group.
+    pub fn open_devices(&self, group: u32) -> usize {
         let members = self.members(group);
         members.map(|(address, _)| self.files.count(Kind::Device(address))).sum()
     }

@@ -79,6 +79,8 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 
 mod address;
+mod attach;
+mod cdev;
 mod container;
 mod describe;
 mod device;
@@ -92,15 +94,21 @@ mod hardware;
 mod info;
 mod interrupts;
 mod intx;
+mod ioas;
+mod ioas_allocate;
 mod ioctl;
+mod ioctl_iommufd;
+mod iommufd;
 mod irq_set;
 mod irqs;
 mod kernel;
 mod notifiers;
 mod pins;
+mod process;
 mod ranges;
 mod regions;
 mod reset;
+mod spans;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -109,9 +117,12 @@ mod unbind;
 mod vectors;
 
 pub use address::{ParsePciAddressError, PciAddress};
+pub use cdev::{AttachPt, BindIommufd};
 pub use describe::{Description, Driver, PciFunction, Region};
 pub use events::Eventfd;
 pub use files::Fd;
+pub use ioas::{IoasMap, IoasUnmap};
+pub use iommufd::IommuOption;
 pub use irq_set::{IrqData, IrqSet};
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
