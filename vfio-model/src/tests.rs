@@ -1,11 +1,13 @@
 //! One test per rule. The conformance suite compares the rules with running kernels, too.
 
+mod cdevs;
 mod devices;
 mod dma;
 mod drivers;
 mod groups;
 mod hardware;
 mod ioctl;
+mod iommufd;
 mod unbinding;
 
 use std::fmt::Debug;

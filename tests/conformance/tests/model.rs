@@ -38,8 +38,8 @@ fn random_sequences_leave_nothing_behind() {
         for seed in 0..2000 {
             random::run(seed, &scene, &mut one, &mut two, &mut report);
             assert_eq!(
-                (one.open_fds(), one.containers(), one.locked_memory()),
-                (vec![], 0, 0),
+                (one.open_fds(), one.containers(), one.iommufds(), one.locked_memory()),
+                (vec![], 0, 0, 0),
                 "{kernel:?}, seed {seed}"
             );
         }
