@@ -214,7 +214,7 @@ impl State {
     fn container_id(&self, fd: Fd) -> io::Result<ContainerId> {
         match self.files.kind(fd)? {
             Kind::Container(id) => Ok(id),
-            _ => Err(errno(libc::ENOTTY)),
+            _ => self.unknown_ioctl(fd),
         }
     }
 
