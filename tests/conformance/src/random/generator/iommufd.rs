@@ -118,11 +118,13 @@ impl Generator<'_> {
         }
     }
 
-    /// Usually an iommufd.
+    /// Usually the first iommufd, which has most objects.
     fn iommufd(&mut self) -> Slot {
-        match self.numbers.percent(5) {
-            true => self.any_file(),
-            false => self.some(Kind::Iommufd),
+        let first = self.files.iter().position(|file| *file == (Kind::Iommufd, true));
+        match (self.numbers.below(20), first) {
+            (0, _) => self.any_file(),
+            (1..15, Some(first)) => Slot::File(first),
+            _ => self.some(Kind::Iommufd),
         }
     }
 
