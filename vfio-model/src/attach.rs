@@ -9,7 +9,7 @@ use crate::address::PciAddress;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::ioas::Owner;
-use crate::iommufd::{Attachment, Iommufd, Object};
+use crate::objects::{Attachment, Iommufd, Object};
 use crate::process::Process;
 
 /// A device that is bound to the iommufd.

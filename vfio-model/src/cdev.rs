@@ -9,7 +9,7 @@ use crate::attach::Endpoint;
 use crate::describe::Driver;
 use crate::errno::errno;
 use crate::files::{CdevId, Fd, IommufdId, Kind};
-use crate::iommufd::Object;
+use crate::objects::{Bound, Object};
 use crate::state::{State, System};
 
 /// `struct vfio_device_bind_iommufd`, for [`System::bind_iommufd`].
@@ -46,15 +46,6 @@ impl AttachPt {
     pub const ARGSZ: u32 = 12;
     /// The size of the struct of a detach.
     pub const DETACH_ARGSZ: u32 = 8;
-}
-
-/// The bind of a device to an iommufd.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    pub cdev: CdevId,
-    pub iommufd: IommufdId,
-    /// The device's number in the iommufd.
-    pub id: u32,
 }
 
 impl System {

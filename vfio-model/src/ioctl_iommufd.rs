@@ -8,7 +8,7 @@ use crate::files::{Fd, Kind};
 use crate::info::{put, word};
 use crate::ioas::{IoasMap, IoasUnmap};
 use crate::ioctl::long;
-use crate::iommufd::IommuOption;
+use crate::objects::IommuOption;
 use crate::state::System;
 
 impl System {

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::address::PciAddress;
-use crate::cdev::Bound;
 use crate::describe::Driver;
 use crate::errno::errno;
 use crate::files::{Fd, Kind};
 use crate::info::{argsz, put};
+use crate::objects::Bound;
 use crate::state::{State, System};
 
 /// The sizes of `struct vfio_pci_hot_reset_info` and `struct vfio_pci_dependent_device`.

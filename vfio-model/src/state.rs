@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::address::PciAddress;
-use crate::cdev::Bound;
 use crate::describe::Description;
 use crate::files::{ContainerId, Files, IommufdId};
 use crate::hardware::Hardware;
-use crate::iommufd::Iommufd;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
+use crate::objects::{Bound, Iommufd};
 use crate::process::Process;
 use crate::type1::Type1;
 
