@@ -10,6 +10,7 @@ use crate::address::PciAddress;
 use crate::errno::errno;
 use crate::info::put;
 use crate::kernel::Kernel;
+use crate::ranges;
 use crate::spans::{self, Span};
 
 /// The driver of a device.
@@ -151,7 +152,8 @@ pub struct Description {
     pub locked_memory: Option<u64>,
     /// The parameter `dma_entry_limit` of type1.
     pub dma_entries: u32,
-    /// The IOVA ranges that the IOMMU translates, without the MSI window.
+    /// The IOVA ranges that the IOMMU translates, without the MSI window. An end of 2^64 - 1 stands
+    /// for 2^64.
     pub iova_ranges: Vec<Range<u64>>,
     /// The IOMMU's page sizes, one bit each.
     pub page_sizes: u64,
@@ -263,14 +265,13 @@ impl Description {
 
     /// The IOVAs of the IOMMU's page tables; `None` without a limit.
     pub(crate) fn aperture(&self) -> Option<Span> {
-        let last = self.iova_ranges.last()?.end.saturating_sub(1);
+        let last = ranges::last(self.iova_ranges.last()?);
         Some(Span { first: 0, last })
     }
 
     /// The IOVAs that a device of a group reserves: the MSI window and the group's own.
     pub(crate) fn reserved_spans(&self, group: u32) -> Vec<Span> {
-        let span =
-            |range: &Range<u64>| Span { first: range.start, last: range.end.saturating_sub(1) };
+        let span = |range: &Range<u64>| Span { first: range.start, last: ranges::last(range) };
         let usable = self.iova_ranges.iter().map(span);
         let own = self.reserved.iter().filter(|(owner, _)| *owner == group);
         let holes = self.aperture().map(|aperture| spans::holes(aperture, usable));

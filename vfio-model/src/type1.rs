@@ -179,7 +179,7 @@ impl Type1 {
             return Err(errno(libc::ENOSPC));
         }
         let last = end(call.iova, call.size).wrapping_sub(1);
-        let contains = |range: &Range<u64>| range.start <= call.iova && last < range.end;
+        let contains = |range: &Range<u64>| range.start <= call.iova && last <= ranges::last(range);
         match iova_ranges.is_empty() || iova_ranges.iter().any(contains) {
             true => Ok(()),
             false => Err(errno(libc::EINVAL)),
@@ -315,8 +315,7 @@ impl Type1 {
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, &left.to_ne_bytes());
         }
         if !iova_ranges.is_empty() {
-            let last = |range: &Range<u64>| range.end.saturating_sub(1);
-            let ends = iova_ranges.iter().flat_map(|range| [range.start, last(range)]);
+            let ends = iova_ranges.iter().flat_map(|range| [range.start, ranges::last(range)]);
             let words = [iova_ranges.len() as u64].into_iter().chain(ends);
             let ranges: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, &ranges);

@@ -147,6 +147,21 @@ fn an_attached_device_narrows_the_address_space() {
 }
 
 #[test]
+fn an_iommu_of_64_bits_has_no_end() {
+    let mut description = two(Kernel::Linux6_12);
+    description.iova_ranges = vec![0..0xfee0_0000, 0xfef0_0000..u64::MAX];
+    let usable = vec![(0, 0xfedf_ffff), (0xfef0_0000, u64::MAX)];
+    let (system, iommufd, ioas) = space(description.clone());
+    attach(&system, bound(&system, NVME, iommufd), ioas).unwrap();
+    assert_eq!(ranges(&system, iommufd, ioas), (usable, PAGE));
+    let last = u64::MAX - PAGE + 1;
+    system.ioas_map(iommufd, &page(ioas, last)).unwrap();
+    let Ready { system, container, .. } = ready(description);
+    let map = MapDma { argsz: 32, flags: 3, vaddr: PAGE, iova: last, size: PAGE };
+    system.map_dma(container, &map).unwrap();
+}
+
+#[test]
 fn an_attach_is_refused_where_areas_or_allowed_ranges_are_in_the_way() {
     let (system, iommufd, ioas) = space(two(Kernel::Linux6_12));
     let device = bound(&system, NVME, iommufd);

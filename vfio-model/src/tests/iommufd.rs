@@ -130,7 +130,7 @@ fn the_kernel_chooses_an_iova_with_the_alignment_of_the_memory() {
     assert_eq!(choose(0x1000, PAGE).unwrap(), PAGE, "never 0");
     assert_eq!(choose(0x4000, 4 * PAGE).unwrap(), 4 * PAGE);
     assert_eq!(choose(0x4000, PAGE).unwrap(), 2 * PAGE, "the first hole");
-    assert_eq!(choose(0x1234, 1).unwrap(), 3 * PAGE | 0x234, "with the offset in the page");
+    assert_eq!(choose(0x1234, 1).unwrap(), (3 * PAGE) | 0x234, "with the offset in the page");
     assert_eq!(choose(2 << 30, 4 << 30).unwrap(), 2 << 20, "a huge page at most");
     fails(choose(0x1000, u64::MAX / 2), libc::EOVERFLOW);
     system.ioas_unmap(iommufd, &everything(ioas)).unwrap();

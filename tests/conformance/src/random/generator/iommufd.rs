@@ -293,7 +293,7 @@ impl Generator<'_> {
     fn hot_reset(&mut self) -> Call {
         let device = self.some(Kind::Device);
         // Of a container the same numbers mean maps.
-        let is_file = |kind| self.files.iter().any(|file| *file == (kind, true));
+        let is_file = |kind| self.is_open(kind);
         let device = match is_file(Kind::Device) || is_file(Kind::Cdev) {
             true => self.one_of_device(device),
             false => Slot::Unused,
