@@ -96,7 +96,7 @@ impl System {
         let id = context.add(Object::Device);
         state.enable(address)?;
         let device = state.devices.entry(address).or_default();
-        device.bound = Some(Bound { cdev, iommufd, id });
+        device.bound = Some(Bound { cdev: Some(cdev), iommufd, id });
         Ok(id)
     }
 
@@ -150,7 +150,7 @@ impl State {
             return Err(errno(libc::EBUSY));
         }
         let bound = self.devices.get(&address).and_then(|device| device.bound);
-        if bound.is_some_and(|bound| bound.cdev == cdev) {
+        if bound.is_some_and(|bound| bound.cdev == Some(cdev)) {
             return Err(errno(libc::EINVAL));
         }
         let Kind::Iommufd(iommufd) = self.files.kind(fd)? else {
@@ -159,11 +159,44 @@ impl State {
         if bound.is_some() {
             return Err(errno(libc::EINVAL));
         }
+        self.check_owner(group, iommufd).map(|()| iommufd)
+    }
+
+    /// A group is used by one iommufd and no driver of the host, and cannot raise interrupts of
+    /// others (`iommufd_device_bind`).
+    fn check_owner(&self, group: u32, iommufd: IommufdId) -> io::Result<()> {
         let is_owned = self.bound_in(group).any(|bound| bound.iommufd != iommufd);
         match is_owned || !self.is_viable(group) || !self.description.interrupt_remapping {
             true => Err(errno(libc::EPERM)),
-            false => Ok(iommufd),
+            false => Ok(()),
         }
+    }
+
+    /// A group whose container is an iommufd opens a device for the first time: the device is bound
+    /// and attached (`vfio_df_group_open`).
+    pub fn bind_by_group(&mut self, address: PciAddress, group: u32) -> io::Result<()> {
+        let Some(iommufd) = self.iommufd_groups.get(&group).copied() else {
+            return Ok(());
+        };
+        let compat = self.iommufds.get(&iommufd).and_then(|iommufd| iommufd.compat);
+        if self.description.noiommu.contains(&group) {
+            return match compat {
+                None if self.description.raw_io => Ok(()),
+                _ => Err(errno(libc::EPERM)),
+            };
+        }
+        self.check_owner(group, iommufd)?;
+        let compat = compat.ok_or_else(|| errno(libc::ENODEV))?;
+        let context = self.iommufds.get_mut(&iommufd).ok_or_else(|| errno(libc::ENODEV))?;
+        let id = context.add(Object::Device);
+        let device = Endpoint { address, group, description: &self.description };
+        if let Err(error) = context.attach(device, compat, &mut self.process) {
+            context.objects.remove(&id);
+            return Err(error);
+        }
+        let bound = Some(Bound { cdev: None, iommufd, id });
+        self.devices.entry(address).or_default().bound = bound;
+        Ok(())
     }
 
     /// The device of a character device's file that is bound.
@@ -172,14 +205,14 @@ impl State {
             return self.unknown_ioctl(fd);
         };
         let bound = self.devices.get(&address).and_then(|device| device.bound);
-        let bound = bound.filter(|bound| bound.cdev == cdev);
+        let bound = bound.filter(|bound| bound.cdev == Some(cdev));
         bound.map(|bound| (address, bound)).ok_or_else(|| errno(libc::EINVAL))
     }
 
     /// Whether a file of a character device is bound.
     pub fn has_access(&self, address: PciAddress, cdev: CdevId) -> bool {
         let bound = self.devices.get(&address).and_then(|device| device.bound);
-        bound.is_some_and(|bound| bound.cdev == cdev)
+        bound.is_some_and(|bound| bound.cdev == Some(cdev))
     }
 
     /// The binds of a group's devices.
@@ -201,17 +234,22 @@ impl State {
     /// A file of a character device was closed: if it was bound, the device leaves its iommufd
     /// (`vfio_df_unbind_iommufd`).
     pub fn cdev_closed(&mut self, address: PciAddress, cdev: CdevId) {
-        let bound = self.devices.get(&address).and_then(|device| device.bound);
-        if let Some(bound) = bound.filter(|bound| bound.cdev == cdev) {
-            self.detach(address, bound);
-            if let Some(iommufd) = self.iommufds.get_mut(&bound.iommufd) {
-                iommufd.objects.remove(&bound.id);
-            }
-            if let Some(device) = self.devices.get_mut(&address) {
-                device.bound = None;
-            }
-            self.free_iommufd(bound.iommufd);
+        if self.has_access(address, cdev) {
+            self.unbind_iommufd(address);
         }
         self.device_closed(address);
+    }
+
+    /// A device leaves its iommufd (`vfio_iommufd_physical_unbind`).
+    pub fn unbind_iommufd(&mut self, address: PciAddress) {
+        let device = self.devices.get_mut(&address);
+        let Some(bound) = device.and_then(|device| device.bound.take()) else {
+            return;
+        };
+        self.detach(address, bound);
+        if let Some(iommufd) = self.iommufds.get_mut(&bound.iommufd) {
+            iommufd.objects.remove(&bound.id);
+        }
+        self.free_iommufd(bound.iommufd);
     }
 }

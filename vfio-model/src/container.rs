@@ -38,7 +38,11 @@ impl System {
     ///
     /// `ENOTTY`: the file is no container.
     pub fn api_version(&self, container: Fd) -> io::Result<u32> {
-        self.state().container_id(container).map(|_| sys::VFIO_API_VERSION)
+        let state = self.state();
+        match state.as_iommufd(container) {
+            Some(_) => Ok(sys::VFIO_API_VERSION),
+            None => state.container_id(container).map(|_| sys::VFIO_API_VERSION),
+        }
     }
 
     /// `VFIO_CHECK_EXTENSION` (`vfio_ioctl_check_extension`): 0 for an extension that the kernel
@@ -49,7 +53,10 @@ impl System {
     ///
     /// `ENOTTY`: the file is no container.
     pub fn check_extension(&self, container: Fd, extension: u64) -> io::Result<u32> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_extension(iommufd, extension);
+        }
         let container = state.container(state.container_id(container)?)?;
         let noiommu = || noiommu_extension(&state.description, extension);
         let type1 = |is_open| type1_extension(&state.description, extension, is_open);
@@ -74,6 +81,9 @@ impl System {
     ///   groups without an IOMMU.
     pub fn set_iommu(&self, container: Fd, kind: u64) -> io::Result<()> {
         let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_set_iommu(iommufd, kind);
+        }
         let id = state.container_id(container)?;
         let container = state.container(id)?;
         if container.groups.is_empty() || container.iommu.is_some() {
@@ -103,7 +113,11 @@ impl System {
     /// - `ENOMEM`: the memory exceeds `RLIMIT_MEMLOCK`.
     /// - `EFAULT`: the process has no such memory, or cannot write it.
     pub fn map_dma(&self, container: Fd, call: &MapDma) -> io::Result<()> {
-        self.state().type1(container, |type1, iova, process| type1.map(call, iova, process))
+        let mut state = self.state();
+        match state.as_iommufd(container) {
+            Some(iommufd) => state.compat_map(iommufd, call),
+            None => state.type1(container, |type1, iova, process| type1.map(call, iova, process)),
+        }
     }
 
     /// `VFIO_IOMMU_UNMAP_DMA` (`vfio_dma_do_unmap`): the number of bytes that were unmapped, which
@@ -115,6 +129,9 @@ impl System {
     /// ends past 2^64, or a type1v2 unmap would bisect a mapping.
     pub fn unmap_dma(&self, container: Fd, call: &UnmapDma) -> io::Result<u64> {
         let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_unmap(iommufd, call);
+        }
         let id = state.container_id(container).ok();
         let groups = id.and_then(|id| Some(state.containers.get(&id)?.groups.clone()));
         let groups = groups.unwrap_or_default();
@@ -133,7 +150,11 @@ impl System {
     ///
     /// `EINVAL`: `argsz` is too small.
     pub fn iommu_info(&self, container: Fd, buffer: &mut [u8]) -> io::Result<()> {
-        self.state().type1(container, |type1, iova, _| type1.info(iova, buffer))
+        let mut state = self.state();
+        match state.as_iommufd(container) {
+            Some(iommufd) => state.compat_info(iommufd, buffer),
+            None => state.type1(container, |type1, iova, _| type1.info(iova, buffer)),
+        }
     }
 
     /// Where in the process's memory a device's access to `iova` goes, and how many bytes the
@@ -245,7 +266,8 @@ impl State {
         if !container.groups.is_empty() && container.noiommu != noiommu {
             return Err(errno(libc::EPERM));
         }
-        if self.description.kernel.claims_groups() && !noiommu && !self.is_viable(group) {
+        let is_owned = !self.is_viable(group) || self.bound_in(group).next().is_some();
+        if self.description.kernel.claims_groups() && !noiommu && is_owned {
             return Err(errno(libc::EPERM));
         }
         if let Some(Iommu::Type1(type1)) = &container.iommu {

@@ -17,7 +17,8 @@ pub struct Fd(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ContainerId(pub u64);
 
-/// Names an iommufd, which exists as long as its file or a device that is bound to it.
+/// Names an iommufd, which exists as long as its file, a device that is bound to it, or a group
+/// whose container it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct IommufdId(pub u64);
 

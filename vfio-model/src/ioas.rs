@@ -54,7 +54,8 @@ pub(crate) struct Area {
     pub span: Span,
     /// The address in the process's memory.
     pub user_va: u64,
-    write: bool,
+    /// [`IoasMap::READABLE`] and [`IoasMap::WRITEABLE`].
+    access: u32,
 }
 
 impl Area {
@@ -137,8 +138,8 @@ impl Ioas {
             return Err(errno(libc::EINVAL));
         }
         let span = Span::sized(iova, call.length)?;
-        let write = call.flags & IoasMap::WRITEABLE != 0;
-        let area = Area { span, user_va: call.user_va, write };
+        let access = call.flags & (IoasMap::READABLE | IoasMap::WRITEABLE);
+        let area = Area { span, user_va: call.user_va, access };
         if !self.page_tables.is_empty() {
             self.pin(&area, process)?;
         }
@@ -169,13 +170,43 @@ impl Ioas {
         if iova == u64::MAX || length == u64::MAX {
             return Err(errno(libc::EOVERFLOW));
         }
-        if length == 0 {
-            return Err(errno(libc::EINVAL));
-        }
-        match self.unmap_span(Span::sized(iova, length)?, process)? {
+        match self.unmap_range(iova, length, process)? {
             0 => Err(errno(libc::ENOENT)),
             unmapped => Ok(unmapped),
         }
+    }
+
+    /// `iopt_unmap_iova`: the number of bytes that were unmapped, which may be 0.
+    pub fn unmap_range(
+        &mut self,
+        iova: u64,
+        length: u64,
+        process: &mut Process,
+    ) -> io::Result<u64> {
+        match length {
+            0 => Err(errno(libc::EINVAL)),
+            _ => self.unmap_span(Span::sized(iova, length)?, process),
+        }
+    }
+
+    /// Divides the area at an IOVA, which is its last then (`iopt_area_split`).
+    pub fn cut(&mut self, iova: u64) -> io::Result<()> {
+        let Some(area) = self.first_in(Span { first: iova, last: iova }) else {
+            return Ok(());
+        };
+        if iova == area.span.first || iova == area.span.last {
+            return Ok(());
+        }
+        let first = iova.saturating_add(1);
+        let user_va = area.user_va.wrapping_add(first.wrapping_sub(area.span.first));
+        if !is_aligned(first, self.alignment) || !is_aligned(user_va, self.alignment) {
+            return Err(errno(libc::EINVAL));
+        }
+        let before = Area { span: Span { last: iova, ..area.span }, ..area };
+        let behind = Area { span: Span { first, ..area.span }, user_va, ..area };
+        self.areas.insert(area.span.first, before);
+        self.areas.insert(first, behind);
+        Ok(())
     }
 
     /// Unmaps one area after the other, up to the first that is not inside of the range
@@ -293,8 +324,15 @@ impl Ioas {
         }
     }
 
+    /// Pins the memory of an area. A page table has no entries without access: EINVAL, which only
+    /// the calls of a container can ask for.
     fn pin(&self, area: &Area, process: &mut Process) -> io::Result<()> {
-        process.pin_for(self.account, area.user_va, area.span.length(), area.write)
+        let (length, write) = (area.span.length(), area.access & IoasMap::WRITEABLE != 0);
+        process.check(area.user_va, length, write)?;
+        match area.access {
+            0 => Err(errno(libc::EINVAL)),
+            _ => process.lock_for(self.account, length),
+        }
     }
 
     /// Pins the memory of all areas, or of none.

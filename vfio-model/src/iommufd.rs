@@ -47,6 +47,7 @@ impl System {
             Some(_) => return Err(errno(libc::EBUSY)),
         }
         iommufd.objects.remove(&id);
+        iommufd.compat = iommufd.compat.filter(|compat| *compat != id);
         Ok(())
     }
 
@@ -234,10 +235,12 @@ impl State {
         Ok((iommufd, &self.description, &mut self.process))
     }
 
-    /// Frees an iommufd that neither a file nor a device refers to (`iommufd_fops_release`).
+    /// Frees an iommufd that no file, device or group refers to (`iommufd_fops_release`).
     pub fn free_iommufd(&mut self, id: IommufdId) {
         let mut bound = self.devices.values().filter_map(|device| device.bound);
-        if self.files.exists(Kind::Iommufd(id)) || bound.any(|bound| bound.iommufd == id) {
+        let is_bound = bound.any(|bound| bound.iommufd == id);
+        let mut groups = self.iommufd_groups.values();
+        if self.files.exists(Kind::Iommufd(id)) || is_bound || groups.any(|other| *other == id) {
             return;
         }
         let objects = self.iommufds.remove(&id).map(|iommufd| iommufd.objects);

@@ -105,8 +105,7 @@
 //! follows its source.
 //!
 //! The crate does not model:
-//! - calls of iommufd beyond those above: they are `ENOTTY`, as are the calls of a container on an
-//!   iommufd; and an iommufd is no container for a group (`EBADFD`);
+//! - calls of iommufd that copy areas, or make page tables: they are `ENOTTY`;
 //! - structs at addresses without memory (`EFAULT`), and races;
 //! - the registers of config space that vfio-pci emulates: a write reaches the device unchanged;
 //! - the config space that a reset preserves: it has its values at power-on;
@@ -119,6 +118,7 @@
 mod address;
 mod attach;
 mod cdev;
+mod compat;
 mod container;
 mod describe;
 mod device;

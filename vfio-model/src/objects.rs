@@ -62,12 +62,17 @@ pub(crate) struct Iommufd {
     /// By group.
     pub attachments: BTreeMap<u32, Attachment>,
     pub account: Account,
+    /// The address space of groups whose container is the iommufd.
+    pub compat: Option<u32>,
+    /// Groups without an IOMMU use the iommufd.
+    pub no_iommu: bool,
 }
 
 /// The bind of a device to an iommufd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
-    pub cdev: CdevId,
+    /// The file that is bound; `None` for a device that its group opened.
+    pub cdev: Option<CdevId>,
     pub iommufd: IommufdId,
     /// The device's number in the iommufd.
     pub id: u32,

@@ -81,18 +81,17 @@ impl Process {
         self.locked = self.locked.saturating_sub(size);
     }
 
-    /// Pins memory for iommufd. All pages are pinned before they are counted, so that memory that
-    /// is not there is reported first (`iopt_area_fill_domains`).
-    pub fn pin_for(
-        &mut self,
-        account: Account,
-        vaddr: u64,
-        size: u64,
-        write: bool,
-    ) -> io::Result<()> {
-        if self.accessible(vaddr, size, write) < size {
-            return Err(errno(libc::EFAULT));
+    /// Checks that memory can be pinned. iommufd pins all pages before it counts them, so that
+    /// memory that is not there is reported first (`iopt_area_fill_domains`).
+    pub fn check(&self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
+        match self.accessible(vaddr, size, write) < size {
+            true => Err(errno(libc::EFAULT)),
+            false => Ok(()),
         }
+    }
+
+    /// Counts memory that iommufd has pinned.
+    pub fn lock_for(&mut self, account: Account, size: u64) -> io::Result<()> {
         let locked = self.account(account).saturating_add(size);
         if self.limit.is_some_and(|limit| locked > limit) {
             return Err(errno(libc::ENOMEM));

@@ -105,6 +105,10 @@ impl System {
     }
 }
 
+fn is_by_cdev(bound: &Bound) -> bool {
+    bound.cdev.is_some()
+}
+
 impl State {
     /// Checks that a hot reset affects only functions of these groups.
     fn check_groups(&self, members: &[(PciAddress, u32)], groups: &[Fd]) -> io::Result<()> {
@@ -135,7 +139,7 @@ impl State {
     /// The bind of a device's file.
     fn binding(&self, fd: Fd) -> Option<Bound> {
         match self.files.kind(fd) {
-            Ok(Kind::Cdev(address, _)) => self.devices.get(&address)?.bound,
+            Ok(Kind::Cdev(address, _)) => self.devices.get(&address)?.bound.filter(is_by_cdev),
             _ => None,
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct State {
     last_id: u64,
     /// The container of each group that has one.
     pub memberships: BTreeMap<u32, ContainerId>,
+    /// The iommufd of each group that has one as its container.
+    pub iommufd_groups: BTreeMap<u32, IommufdId>,
     /// The devices that are open or that leave vfio-pci.
     pub devices: BTreeMap<PciAddress, Device>,
     /// The devices whose registers or memory were used.
@@ -96,6 +98,7 @@ impl Description {
             iommufds: BTreeMap::new(),
             last_id: 0,
             memberships: BTreeMap::new(),
+            iommufd_groups: BTreeMap::new(),
             devices: BTreeMap::new(),
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),

@@ -92,7 +92,9 @@ impl State {
     /// is bound.
     fn is_in_use(&self, address: PciAddress) -> bool {
         let device = self.devices.get(&address);
-        self.files.exists(Kind::Device(address)) || device.is_some_and(|d| d.bound.is_some())
+        let bound = device.and_then(|device| device.bound);
+        let is_bound = bound.is_some_and(|bound| bound.cdev.is_some());
+        self.files.exists(Kind::Device(address)) || is_bound
     }
 
     fn is_leaving(&self, address: PciAddress) -> bool {
@@ -125,6 +127,7 @@ impl State {
         if let Ok(hardware) = self.hardware(address) {
             hardware.clear_master();
         }
+        self.unbind_iommufd(address);
         let requests = self.devices.remove(&address).and_then(|device| device.requests);
         if requests.is_none() {
             return;
@@ -153,6 +156,7 @@ impl State {
         self.set_driver(address, Driver::None);
         if is_last && revokes {
             self.files.revoke(group);
+            self.leave_iommufd(group);
             if let Some(id) = self.memberships.remove(&group) {
                 self.detach_group(id, group);
             }

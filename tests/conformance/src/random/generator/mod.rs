@@ -156,11 +156,14 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// An open file of a kind, if there is one. A device may have two kinds of files.
+    /// An open file of a kind, if there is one. A device may have two kinds of files, and an iommufd
+    /// can be a container.
     fn one(&mut self, kind: Kind) -> Slot {
         let open = self.files.iter().enumerate();
+        let compat = (self.course == Course::Both && kind == Kind::Container)
+            .then_some((Kind::Iommufd, true));
         let open: Vec<usize> = open
-            .filter(|(_, (of, is_open))| *is_open && is_a(*of, kind))
+            .filter(|(_, file)| file.1 && is_a(file.0, kind) || Some(**file) == compat)
             .map(|(number, _)| number)
             .collect();
         self.numbers.pick(&open).map_or(Slot::Unused, |number| Slot::File(*number))
