@@ -1,6 +1,7 @@
 //! One test per rule. The conformance suite compares the rules with running kernels, too.
 
 mod cdevs;
+mod compat;
 mod devices;
 mod dma;
 mod drivers;

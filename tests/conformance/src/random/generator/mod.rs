@@ -333,7 +333,12 @@ impl<'a> Generator<'a> {
 
     fn iommu_info(&mut self) -> Call {
         let sizes = [0, 15, 16, 18, 20, 22, 24, 24, 100, 104, 116, 119, 120, 128, 512];
-        Call::IommuInfo(self.some_container(), self.numbers.any(&sizes))
+        let compat = [24, 35, 36, 39, 40, 57, 71, 72, 87, 88, 104, 128];
+        let size = match self.course == Course::Both && self.numbers.percent(50) {
+            true => self.numbers.any(&compat),
+            false => self.numbers.any(&sizes),
+        };
+        Call::IommuInfo(self.some_container(), size)
     }
 
     fn info(&mut self) -> Call {
