@@ -62,7 +62,7 @@ impl State {
         Ok(())
     }
 
-    /// `iommufd_vfio_check_extension`.
+    /// `iommufd_vfio_check_extension`, of a kernel with `CONFIG_VFIO_NOIOMMU`.
     pub fn compat_extension(&mut self, id: IommufdId, extension: u64) -> io::Result<u32> {
         let no_iommu = self.context(id)?.no_iommu;
         let is = |other: u32| extension == u64::from(other);

@@ -44,7 +44,7 @@ fn bind_to(iommufd: Fd) -> BindIommufd {
 impl<C: Core> Stage<'_, C> {
     /// Opens the character device of the first device of a group.
     #[track_caller]
-    fn cdev(&mut self, which: usize) -> Result<Fd, String> {
+    pub(super) fn cdev(&mut self, which: usize) -> Result<Fd, String> {
         let name = self.device_of(which)?;
         self.cdev_of(&name)
     }

@@ -1,6 +1,7 @@
 //! Named checks of the rules, for any implementation.
 
 mod cdevs;
+mod compat;
 mod devices;
 mod dma;
 mod files;
@@ -25,7 +26,7 @@ pub type Check<C> = (&'static str, fn(&mut Stage<'_, C>) -> Verdict);
 #[must_use]
 pub fn all<C: Core>(has_iommufd: bool) -> Vec<Check<C>> {
     let iommufd = match has_iommufd {
-        true => [iommufd::checks(), cdevs::checks()].concat(),
+        true => [iommufd::checks(), cdevs::checks(), compat::checks()].concat(),
         false => iommufd::without(),
     };
     [files::checks(), dma::checks(), devices::checks(), iommufd].concat()
