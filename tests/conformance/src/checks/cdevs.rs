@@ -149,9 +149,10 @@ fn narrows<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let device = stage.bound(0, space.iommufd)?;
     let page_table = stage.attach(device, space.ioas)?;
     same(page_table, 3)?;
+    // An end of 2^64 - 1 stands for 2^64.
+    let last = |end: u64| if end == u64::MAX { end } else { end.saturating_sub(1) };
     let ranges = &stage.scene.description.iova_ranges;
-    let usable: Vec<_> =
-        ranges.iter().map(|range| [range.start, range.end.saturating_sub(1)]).collect();
+    let usable: Vec<_> = ranges.iter().map(|range| [range.start, last(range.end)]).collect();
     same(stage.ranges(space)?, (usable, PAGE))?;
     for iova in [0xfee0_0000, u64::MAX - PAGE] {
         let map = stage.area(space, iova, 1);
