@@ -2,6 +2,8 @@
 //!
 //! A process needs no privilege to open a container; a container gets its privilege from its
 //! groups. When the last group leaves, the IOMMU and all mappings go with it.
+//!
+//! An iommufd answers these calls, too, for groups whose container it is.
 
 use std::io;
 use std::ops::Range;
@@ -74,6 +76,7 @@ impl System {
     /// # Errors
     ///
     /// - `ENOTTY`: the file is no container.
+    /// - `ENODEV`: an iommufd has no group, or no address space of groups any more.
     /// - `EINVAL`: the container has no group, has an IOMMU already, or has groups that cannot
     ///   share one; or the type is an extension and no IOMMU.
     /// - `ENODEV`: no driver has the type.

@@ -46,7 +46,8 @@
 //!
 //! A program can open the character device of a device instead of its group, bind it to an iommufd
 //! ([`System::bind_iommufd`]), and attach it to an address space ([`System::attach_pt`]). Areas of
-//! memory that are mapped ([`System::ioas_map`]) are pinned while a device is attached.
+//! memory that are mapped ([`System::ioas_map`]) are pinned while a device is attached. An iommufd
+//! can also be the container of groups, with the calls of a container.
 //!
 //! ```
 //! use vfio_model::{
