@@ -13,6 +13,7 @@ use crate::info::{argsz, put};
 use crate::ioas::{Ioas, IoasMap};
 use crate::objects::{Iommufd, Object};
 use crate::process::{PAGE, Process};
+use crate::spans::Span;
 use crate::state::State;
 use crate::type1::{MapDma, UnmapDma};
 
@@ -145,34 +146,44 @@ impl State {
         }
         let (ioas, description, _) = self.compat(id)?;
         let free = ioas.free();
-        let array = free.len().saturating_mul(RANGE).saturating_add(HEADER);
-        let total = array.saturating_add(RANGES);
-        if room.saturating_sub(INFO) >= AVAIL {
-            put(buffer, INFO, &words(&[sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL | ONE, 0, u32::MAX]));
-        }
-        if room >= RANGES {
-            put(buffer, INFO.saturating_add(4), &(RANGES as u32).to_ne_bytes());
-        }
-        for (number, span) in free.iter().enumerate() {
-            let at = number.saturating_mul(RANGE).saturating_add(RANGES + HEADER);
-            if room >= at.saturating_add(RANGE) {
-                put(buffer, at, &[span.first, span.last].map(u64::to_ne_bytes).concat());
-            }
-        }
-        if room >= total {
-            let count = u32::try_from(free.len()).unwrap_or(u32::MAX);
-            let id = sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE | ONE;
-            put(buffer, RANGES, &words(&[id, 0, count, 0]));
-        }
+        let total = free.len().saturating_mul(RANGE).saturating_add(RANGES + HEADER);
+        put_avail(buffer, room);
+        put_ranges(buffer, room, &free);
         let offset = if room >= total { INFO as u32 } else { 0 };
         let flags = sys::VFIO_IOMMU_INFO_PGSIZES | sys::VFIO_IOMMU_INFO_CAPS;
-        let sizes = page_sizes(ioas, description);
         let mut info = words(&[u32::try_from(total).unwrap_or(u32::MAX), flags]);
-        info.extend(sizes.to_ne_bytes());
+        info.extend(page_sizes(ioas, description).to_ne_bytes());
         info.extend(words(&[offset, 0]));
         info.truncate(room.min(INFO));
         put(buffer, 0, &info);
         Ok(())
+    }
+}
+
+/// The capability of the free mappings, which have no limit (`iommufd_fill_cap_dma_avail`).
+fn put_avail(buffer: &mut [u8], room: usize) {
+    if room.saturating_sub(INFO) >= AVAIL {
+        put(buffer, INFO, &words(&[sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL | ONE, 0, u32::MAX]));
+    }
+    if room >= RANGES {
+        put(buffer, INFO.saturating_add(4), &(RANGES as u32).to_ne_bytes());
+    }
+}
+
+/// The capability of the IOVA ranges (`iommufd_fill_cap_iova`).
+fn put_ranges(buffer: &mut [u8], room: usize, free: &[Span]) {
+    let mut at = RANGES + HEADER;
+    for span in free {
+        let end = at.saturating_add(RANGE);
+        if room >= end {
+            put(buffer, at, &[span.first, span.last].map(u64::to_ne_bytes).concat());
+        }
+        at = end;
+    }
+    if room >= at {
+        let count = u32::try_from(free.len()).unwrap_or(u32::MAX);
+        let id = sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE | ONE;
+        put(buffer, RANGES, &words(&[id, 0, count, 0]));
     }
 }
 
