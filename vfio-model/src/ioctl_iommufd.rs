@@ -21,7 +21,7 @@ impl System {
     ) -> io::Result<i32> {
         let size = match request {
             28 => 8,
-            29 => 12,
+            29 | 36 => 12,
             30 | 34 | 35 => 24,
             32 => 32,
             33 => 40,
@@ -38,7 +38,8 @@ impl System {
             32 => self.ioas_iova_ranges(fd, argument)?,
             33 => self.ioas_map_of(fd, argument)?,
             34 => self.ioas_unmap_of(fd, argument)?,
-            _ => self.iommu_option_of(fd, argument)?,
+            35 => self.iommu_option_of(fd, argument)?,
+            _ => self.vfio_ioas_of(fd, argument)?,
         }
         Ok(0)
     }
@@ -90,6 +91,17 @@ impl System {
         };
         let unmapped = self.ioas_unmap(fd, &call)?;
         put(argument, 16, &unmapped.to_ne_bytes());
+        Ok(())
+    }
+
+    /// Only a read writes the number.
+    fn vfio_ioas_of(&self, fd: Fd, argument: &mut [u8]) -> io::Result<()> {
+        let [op, reserved] = halves(word(argument, 8));
+        check_reserved(reserved.into())?;
+        let id = self.vfio_ioas(fd, op, word(argument, 4))?;
+        if op == 0 {
+            put(argument, 4, &id.to_ne_bytes());
+        }
         Ok(())
     }
 

@@ -186,6 +186,26 @@ impl System {
         }
     }
 
+    /// `IOMMU_VFIO_IOAS` (`iommufd_vfio_ioas`): reads (0), sets (1) or clears (2) the address space of
+    /// groups whose container is the iommufd. Returns its number; 0 after a clear.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: there is none to read.
+    /// - `ENOENT`: there is no such address space.
+    /// - `EOPNOTSUPP`: the operation is unknown.
+    pub fn vfio_ioas(&self, iommufd: Fd, op: u16, ioas: u32) -> io::Result<u32> {
+        let mut state = self.state();
+        let (iommufd, ..) = state.iommufd(iommufd)?;
+        match op {
+            0 => return iommufd.compat.ok_or_else(|| errno(libc::ENODEV)),
+            1 => iommufd.compat = iommufd.ioas(ioas).map(|_| Some(ioas))?,
+            2 => iommufd.compat = None,
+            _ => return Err(errno(libc::EOPNOTSUPP)),
+        }
+        Ok(iommufd.compat.unwrap_or(0))
+    }
+
     /// Where in the process's memory the access of an attached device to `iova` goes, and how many
     /// bytes the area has from there on; `None` without an area.
     ///

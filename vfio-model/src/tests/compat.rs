@@ -148,3 +148,25 @@ fn groups_without_an_iommu_and_others_do_not_mix() {
     system.unset_container(group).unwrap();
     fails(system.set_container(group, other), libc::EINVAL);
 }
+
+#[test]
+fn the_address_space_of_groups_can_be_set() {
+    let Ready { system, container, group } = compat(host(Kernel::Linux6_12));
+    let other = system.ioas_alloc(container, 0).unwrap();
+    assert_eq!(system.vfio_ioas(container, 0, 0).unwrap(), 1);
+    fails(system.vfio_ioas(container, 1, 9), libc::ENOENT);
+    fails(system.vfio_ioas(container, 3, other), libc::EOPNOTSUPP);
+    system.vfio_ioas(container, 1, other).unwrap();
+    system.map_dma(container, &map_of(0, 1)).unwrap();
+    assert_eq!(system.ioas_areas(container, other).unwrap().len(), 1);
+    system.open_device(group, NVME).unwrap();
+    assert_eq!(ranges(&system, container, other).1, PAGE);
+    system.vfio_ioas(container, 2, 0).unwrap();
+    fails(system.vfio_ioas(container, 0, 0), libc::ENODEV);
+    let mut read = [12_u32, 5, 0].map(u32::to_ne_bytes).concat();
+    fails(system.ioctl(container, 36, &mut read, &mut Fd), libc::ENODEV);
+    let mut set = [12_u32, other, 1].map(u32::to_ne_bytes).concat();
+    system.ioctl(container, 36, &mut set, &mut Fd).unwrap();
+    system.ioctl(container, 36, &mut read, &mut Fd).unwrap();
+    assert_eq!(read[4..8], other.to_ne_bytes());
+}

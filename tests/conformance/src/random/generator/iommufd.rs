@@ -320,7 +320,8 @@ impl Generator<'_> {
 
     /// An ioctl by number, with a struct of any size.
     fn raw(&mut self) -> Call {
-        let number = self.numbers.any(&[28, 29, 33, 33, 33, 34, 34, 35, 35, 21, 27, 43]);
+        let number =
+            self.numbers.any(&[28, 29, 33, 33, 33, 34, 34, 35, 35, 36, 36, 36, 21, 27, 43]);
         let mut argument = self.argument_of(number);
         let size = self.size(u32::try_from(argument.len()).unwrap_or(0));
         let word = size.to_ne_bytes();
@@ -341,6 +342,10 @@ impl Generator<'_> {
             34 => {
                 let unmap = self.ioas_unmap();
                 bytes(&[0, unmap.ioas], &[unmap.iova, unmap.length])
+            }
+            36 => {
+                let (space, op) = (self.space(), self.numbers.any(&[0, 0, 1, 1, 2, 3]));
+                bytes(&[0, space, op | self.reserved() << 16], &[])
             }
             _ => {
                 let (option, reserved) = (self.iommu_option(), self.reserved());
