@@ -2,6 +2,8 @@
 //!
 //! A process needs no privilege to open a container; a container gets its privilege from its
 //! groups. When the last group leaves, the IOMMU and all mappings go with it.
+//!
+//! An iommufd answers these calls, too, for groups whose container it is.
 
 use std::io;
 use std::ops::Range;
@@ -12,9 +14,10 @@ use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{ContainerId, Fd, Kind};
 use crate::notifiers::Notifier;
+use crate::process::Process;
 use crate::ranges;
 use crate::state::{Container, Iommu, State, System};
-use crate::type1::{MapDma, Process, Type1, UnmapDma};
+use crate::type1::{MapDma, Type1, UnmapDma};
 
 /// `VFIO_TYPE1_NESTING_IOMMU`, which newer headers do not define.
 const TYPE1_NESTING: u32 = 6;
@@ -26,8 +29,7 @@ impl System {
     /// Opens `/dev/vfio/vfio` (`vfio_fops_open`).
     pub fn open_container(&self) -> Fd {
         let mut state = self.state();
-        let id = ContainerId(state.next_container);
-        state.next_container = id.0.wrapping_add(1);
+        let id = ContainerId(state.next_id());
         state.containers.insert(id, Container::default());
         state.files.open(Kind::Container(id))
     }
@@ -38,7 +40,11 @@ impl System {
     ///
     /// `ENOTTY`: the file is no container.
     pub fn api_version(&self, container: Fd) -> io::Result<u32> {
-        self.state().container_id(container).map(|_| sys::VFIO_API_VERSION)
+        let state = self.state();
+        match state.as_iommufd(container) {
+            Some(_) => Ok(sys::VFIO_API_VERSION),
+            None => state.container_id(container).map(|_| sys::VFIO_API_VERSION),
+        }
     }
 
     /// `VFIO_CHECK_EXTENSION` (`vfio_ioctl_check_extension`): 0 for an extension that the kernel
@@ -49,7 +55,10 @@ impl System {
     ///
     /// `ENOTTY`: the file is no container.
     pub fn check_extension(&self, container: Fd, extension: u64) -> io::Result<u32> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_extension(iommufd, extension);
+        }
         let container = state.container(state.container_id(container)?)?;
         let noiommu = || noiommu_extension(&state.description, extension);
         let type1 = |is_open| type1_extension(&state.description, extension, is_open);
@@ -67,6 +76,7 @@ impl System {
     /// # Errors
     ///
     /// - `ENOTTY`: the file is no container.
+    /// - `ENODEV`: an iommufd has no group, or no address space of groups any more.
     /// - `EINVAL`: the container has no group, has an IOMMU already, or has groups that cannot
     ///   share one; or the type is an extension and no IOMMU.
     /// - `ENODEV`: no driver has the type.
@@ -74,6 +84,9 @@ impl System {
     ///   groups without an IOMMU.
     pub fn set_iommu(&self, container: Fd, kind: u64) -> io::Result<()> {
         let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_set_iommu(iommufd, kind);
+        }
         let id = state.container_id(container)?;
         let container = state.container(id)?;
         if container.groups.is_empty() || container.iommu.is_some() {
@@ -103,7 +116,11 @@ impl System {
     /// - `ENOMEM`: the memory exceeds `RLIMIT_MEMLOCK`.
     /// - `EFAULT`: the process has no such memory, or cannot write it.
     pub fn map_dma(&self, container: Fd, call: &MapDma) -> io::Result<()> {
-        self.state().type1(container, |type1, iova, process| type1.map(call, iova, process))
+        let mut state = self.state();
+        match state.as_iommufd(container) {
+            Some(iommufd) => state.compat_map(iommufd, call),
+            None => state.type1(container, |type1, iova, process| type1.map(call, iova, process)),
+        }
     }
 
     /// `VFIO_IOMMU_UNMAP_DMA` (`vfio_dma_do_unmap`): the number of bytes that were unmapped, which
@@ -115,6 +132,9 @@ impl System {
     /// ends past 2^64, or a type1v2 unmap would bisect a mapping.
     pub fn unmap_dma(&self, container: Fd, call: &UnmapDma) -> io::Result<u64> {
         let mut state = self.state();
+        if let Some(iommufd) = state.as_iommufd(container) {
+            return state.compat_unmap(iommufd, call);
+        }
         let id = state.container_id(container).ok();
         let groups = id.and_then(|id| Some(state.containers.get(&id)?.groups.clone()));
         let groups = groups.unwrap_or_default();
@@ -133,7 +153,11 @@ impl System {
     ///
     /// `EINVAL`: `argsz` is too small.
     pub fn iommu_info(&self, container: Fd, buffer: &mut [u8]) -> io::Result<()> {
-        self.state().type1(container, |type1, iova, _| type1.info(iova, buffer))
+        let mut state = self.state();
+        match state.as_iommufd(container) {
+            Some(iommufd) => state.compat_info(iommufd, buffer),
+            None => state.type1(container, |type1, iova, _| type1.info(iova, buffer)),
+        }
     }
 
     /// Where in the process's memory a device's access to `iova` goes, and how many bytes the
@@ -214,7 +238,7 @@ impl State {
     fn container_id(&self, fd: Fd) -> io::Result<ContainerId> {
         match self.files.kind(fd)? {
             Kind::Container(id) => Ok(id),
-            _ => Err(errno(libc::ENOTTY)),
+            _ => self.unknown_ioctl(fd),
         }
     }
 
@@ -227,13 +251,15 @@ impl State {
     }
 
     /// The error of an ioctl that the file does not implement. A container forwards such an ioctl
-    /// to its IOMMU driver, and returns EINVAL without one (`vfio_fops_unl_ioctl`).
+    /// to its IOMMU driver, and returns EINVAL without one (`vfio_fops_unl_ioctl`). So does a
+    /// character device that is not bound (`vfio_device_fops_unl_ioctl`).
     pub fn unknown_ioctl<T>(&self, fd: Fd) -> io::Result<T> {
-        let has_no_iommu = match self.files.kind(fd)? {
+        let is_unready = match self.files.kind(fd)? {
             Kind::Container(id) => self.containers.get(&id).is_some_and(|c| c.iommu.is_none()),
+            Kind::Cdev(address, cdev) => !self.has_access(address, cdev),
             _ => false,
         };
-        Err(errno(if has_no_iommu { libc::EINVAL } else { libc::ENOTTY }))
+        Err(errno(if is_unready { libc::EINVAL } else { libc::ENOTTY }))
     }
 
     /// Attaches a group (`vfio_container_attach_group`).
@@ -243,7 +269,8 @@ impl State {
         if !container.groups.is_empty() && container.noiommu != noiommu {
             return Err(errno(libc::EPERM));
         }
-        if self.description.kernel.claims_groups() && !noiommu && !self.is_viable(group) {
+        let is_owned = !self.is_viable(group) || self.bound_in(group).next().is_some();
+        if self.description.kernel.claims_groups() && !noiommu && is_owned {
             return Err(errno(libc::EPERM));
         }
         if let Some(Iommu::Type1(type1)) = &container.iommu {

@@ -1,13 +1,17 @@
 //! Descriptions of hosts and devices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
 
 use vfio_bindings::bindings::vfio as sys;
 
 use crate::address::PciAddress;
+use crate::errno::errno;
 use crate::info::put;
 use crate::kernel::Kernel;
+use crate::ranges;
+use crate::spans::{self, Span};
 
 /// The driver of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,13 +154,19 @@ pub struct Description {
     pub kernel: Kernel,
     /// Whether the process has `CAP_SYS_RAWIO`, which groups without an IOMMU need.
     pub raw_io: bool,
+    /// Whether the process has `CAP_SYS_RESOURCE`, which the iommufd's mode of locked memory needs.
+    pub resource: bool,
+    /// Whether the kernel has `/dev/iommu` and character devices of devices
+    /// (`CONFIG_VFIO_DEVICE_CDEV`).
+    pub iommufd: bool,
     /// The parameter `enable_unsafe_noiommu_mode` of vfio.
     pub noiommu_mode: bool,
     /// `RLIMIT_MEMLOCK` in bytes; `None` with `CAP_IPC_LOCK`.
     pub locked_memory: Option<u64>,
     /// The parameter `dma_entry_limit` of type1.
     pub dma_entries: u32,
-    /// The IOVA ranges that the IOMMU translates, without the MSI window.
+    /// The IOVA ranges that the IOMMU translates, without the MSI window. An end of 2^64 - 1 stands
+    /// for 2^64.
     pub iova_ranges: Vec<Range<u64>>,
     /// The interrupt vectors that the host has for all devices.
     pub host_vectors: u32,
@@ -188,6 +198,8 @@ impl Description {
         Self {
             kernel,
             raw_io: true,
+            resource: true,
+            iommufd: kernel.has_iommufd(),
             noiommu_mode: false,
             locked_memory: None,
             dma_entries: 65535,
@@ -268,6 +280,35 @@ impl Description {
     pub fn has_driver(&self, group: u32, driver: Driver) -> bool {
         let mut entries = self.functions.values();
         entries.any(|entry| entry.group == group && entry.driver == driver)
+    }
+
+    /// `ENOENT`: the kernel has no iommufd.
+    pub(crate) fn check_iommufd(&self) -> io::Result<()> {
+        match self.iommufd {
+            true => Ok(()),
+            false => Err(errno(libc::ENOENT)),
+        }
+    }
+
+    /// The IOMMU's smallest page.
+    pub(crate) fn smallest_page(&self) -> u64 {
+        self.page_sizes & self.page_sizes.wrapping_neg()
+    }
+
+    /// The IOVAs of the IOMMU's page tables; `None` without a limit.
+    pub(crate) fn aperture(&self) -> Option<Span> {
+        let last = ranges::last(self.iova_ranges.last()?);
+        Some(Span { first: 0, last })
+    }
+
+    /// The IOVAs that a device of a group reserves: the MSI window and the group's own.
+    pub(crate) fn reserved_spans(&self, group: u32) -> Vec<Span> {
+        let span = |range: &Range<u64>| Span { first: range.start, last: ranges::last(range) };
+        let usable = self.iova_ranges.iter().map(span);
+        let own = self.reserved.iter().filter(|(owner, _)| *owner == group);
+        let holes = self.aperture().map(|aperture| spans::holes(aperture, usable));
+        let own = own.map(|(_, range)| span(range));
+        holes.into_iter().flatten().chain(own).collect()
     }
 
     /// Whether groups can share the IOMMU of a container.

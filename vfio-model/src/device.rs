@@ -99,9 +99,12 @@ fn sparse(areas: &[Range<u64>]) -> Vec<u8> {
 }
 
 impl State {
+    /// The device of a file that gives access to it: EINVAL for a character device that is not
+    /// bound.
     pub fn device_of(&self, fd: Fd) -> io::Result<PciAddress> {
         match self.files.kind(fd)? {
             Kind::Device(address) => Ok(address),
+            Kind::Cdev(address, cdev) if self.has_access(address, cdev) => Ok(address),
             _ => self.unknown_ioctl(fd),
         }
     }

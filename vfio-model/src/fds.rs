@@ -61,7 +61,7 @@ impl System {
         match kind {
             Kind::Group(group) if !kernel.links_files() => state.use_container(group)?,
             Kind::Group(_) | Kind::Revoked => {}
-            Kind::Device(_) if kernel.links_devices() => {}
+            Kind::Device(_) | Kind::Cdev(..) if kernel.links_devices() => {}
             _ => return Err(errno(libc::EINVAL)),
         }
         if !state.files.link(kvm, file) {
@@ -118,6 +118,8 @@ impl State {
             match kind {
                 Kind::Container(id) => self.free_container(id),
                 Kind::Group(group) => self.group_closed(group),
+                Kind::Iommufd(id) => self.free_iommufd(id),
+                Kind::Cdev(address, cdev) => self.cdev_closed(address, cdev),
                 Kind::Device(address) => {
                     self.device_closed(address);
                     if let Ok(group) = self.entry(address).map(|entry| entry.group) {

@@ -17,6 +17,15 @@ pub struct Fd(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ContainerId(pub u64);
 
+/// Names an iommufd, which exists as long as its file, a device that is bound to it, or a group
+/// whose container it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IommufdId(pub u64);
+
+/// Names an open file of a character device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CdevId(pub u64);
+
 /// What an open file refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -24,7 +33,11 @@ pub(crate) enum Kind {
     Group(u32),
     /// A group of which vfio-pci has no device any more.
     Revoked,
+    /// A device that was opened by its group.
     Device(PciAddress),
+    Iommufd(IommufdId),
+    /// The character device of a device.
+    Cdev(PciAddress, CdevId),
     Eventfd,
     /// KVM's VFIO device.
     Kvm,

@@ -19,7 +19,8 @@ impl System {
     ///
     /// - `ENOENT`: vfio-pci has no device of the group, so that the node does not exist.
     /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
-    /// - `EBUSY`: the group is open, one of its devices is, or it has a container.
+    /// - `EBUSY`: the group is open, one of its devices is or is bound to an iommufd, or it has a
+    ///   container.
     pub fn open_group(&self, group: u32) -> io::Result<Fd> {
         let mut state = self.state();
         let exists = state.files.exists(Kind::Group(group));
@@ -29,7 +30,9 @@ impl System {
             return Err(errno(libc::ENOENT));
         }
         state.check_raw_io(group)?;
-        if exists || state.open_devices(group) > 0 || state.memberships.contains_key(&group) {
+        let is_bound = state.bound_in(group).any(|bound| bound.cdev.is_some());
+        let is_used = state.open_devices(group) > 0 || is_bound;
+        if exists || is_used || state.memberships.contains_key(&group) {
             return Err(errno(libc::EBUSY));
         }
         state.notifiers.unregister_all(Notifier::Group, group);
@@ -49,9 +52,10 @@ impl System {
             return Err(errno(libc::EINVAL));
         }
         let group = state.group_of(group)?;
-        let is_set = state.memberships.contains_key(&group);
+        let is_set = state.has_container(group);
         let claimed = is_set && state.description.kernel.claims_groups();
-        let viable = match claimed || state.is_viable(group) {
+        let is_free = state.is_viable(group) && state.bound_in(group).next().is_none();
+        let viable = match claimed || is_free {
             true => sys::VFIO_GROUP_FLAGS_VIABLE,
             false => 0,
         };
@@ -66,7 +70,7 @@ impl System {
     ///   group, because it has mappings at addresses that are reserved for it.
     /// - `EPERM`: the group is not viable, the process lacks `CAP_SYS_RAWIO` for a group without an
     ///   IOMMU, or groups with and without an IOMMU would share the container.
-    /// - `EBADFD`, before 6.12 `EINVAL`: the second file is no container.
+    /// - `EBADFD`, before 6.12 `EINVAL`: the second file is no container and no iommufd.
     /// - `ENODEV`: vfio-pci has no device of the group any more.
     pub fn set_container(&self, group: Fd, container: Fd) -> io::Result<()> {
         self.state().set_container(group, container)
@@ -84,6 +88,10 @@ impl System {
             return Err(errno(libc::EINVAL));
         }
         let group = state.group_of(group)?;
+        if state.iommufd_groups.contains_key(&group) {
+            state.leave_iommufd(group);
+            return Ok(());
+        }
         let id = state.memberships.get(&group).copied().ok_or_else(|| errno(libc::EINVAL))?;
         let is_linked =
             !state.description.kernel.links_files() && state.files.is_linked(Kind::Group(group));
@@ -102,7 +110,9 @@ impl System {
     /// - `EINVAL`: the group has no container with an IOMMU, or in 5.4 is not viable; or the name
     ///   has options that the device does not take.
     /// - `ENODEV`: vfio-pci has no such device in the group.
-    /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`.
+    /// - `EPERM`: the group has no IOMMU and the process lacks `CAP_SYS_RAWIO`; or the container is an
+    ///   iommufd, and another or a driver of the host uses the group.
+    /// - The errors of [`attach_pt`](Self::attach_pt), where the container is an iommufd.
     /// - `EACCES`: the device is a virtual function or has some that are open, and the name has no
     ///   option `vf_token=UUID`, or the wrong one.
     pub fn open_device(&self, group: Fd, name: &str) -> io::Result<Fd> {
@@ -115,6 +125,7 @@ impl System {
             false => usable.and(found)?,
         };
         if !state.files.exists(Kind::Device(address)) {
+            state.bind_by_group(address, group)?;
             state.enable(address)?;
         }
         Ok(state.files.open(Kind::Device(address)))
@@ -151,9 +162,11 @@ impl State {
         !self.description.has_driver(group, Driver::Host)
     }
 
-    /// How many files the devices of a group have.
-    fn open_devices(&self, group: u32) -> usize {
-        let members = self.members(group);
+    /// How many files of the devices of a group hold the group's file. A device that is bound to an
+    /// iommufd does not, even if the group opened it.
+    pub fn open_devices(&self, group: u32) -> usize {
+        let is_bound = |address| self.devices.get(&address).is_some_and(|d| d.bound.is_some());
+        let members = self.members(group).filter(|(address, _)| !is_bound(*address));
         members.map(|(address, _)| self.files.count(Kind::Device(address))).sum()
     }
 
@@ -170,14 +183,16 @@ impl State {
         if kernel.looks_fd_up_first() {
             found.as_ref().map_err(|_| errno(libc::EBADF))?;
         }
-        if self.memberships.contains_key(&group) {
+        if self.has_container(group) {
             return Err(errno(libc::EINVAL));
         }
         if !kernel.looks_fd_up_first() {
             self.check_raw_io(group)?;
         }
-        let Kind::Container(id) = found? else {
-            return Err(errno(kernel.not_a_container()));
+        let id = match found? {
+            Kind::Container(id) => id,
+            Kind::Iommufd(id) => return self.compat_join(id, group),
+            _ => return Err(errno(kernel.not_a_container())),
         };
         self.check_raw_io(group)?;
         self.attach_group(id, group)?;
@@ -194,12 +209,25 @@ impl State {
         if let Some(id) = self.memberships.remove(&group) {
             self.detach_group(id, group);
         }
+        self.leave_iommufd(group);
+    }
+
+    fn has_container(&self, group: u32) -> bool {
+        self.memberships.contains_key(&group) || self.iommufd_groups.contains_key(&group)
+    }
+
+    /// The group's container is an iommufd no more. Devices that are open keep it.
+    pub fn leave_iommufd(&mut self, group: u32) {
+        if let Some(id) = self.iommufd_groups.remove(&group) {
+            self.free_iommufd(id);
+        }
     }
 
     /// A user of the group needs a container with an IOMMU (`vfio_group_add_container_user`).
     fn check_ready(&self, group: u32) -> io::Result<()> {
         let container = self.memberships.get(&group).and_then(|id| self.containers.get(id));
-        let has_iommu = container.is_some_and(|container| container.iommu.is_some());
+        let has_iommu = container.is_some_and(|container| container.iommu.is_some())
+            || self.iommufd_groups.contains_key(&group);
         match has_iommu && (self.description.kernel.claims_groups() || self.is_viable(group)) {
             true => Ok(()),
             false => Err(errno(libc::EINVAL)),

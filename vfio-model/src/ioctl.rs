@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::cdev::{AttachPt, BindIommufd};
 use crate::errno::{FewerVectors, errno};
 use crate::files::{Fd, Kind};
 use crate::info::{put, word};
@@ -15,10 +16,11 @@ const HOT_RESET: usize = 12;
 
 impl System {
     /// The ioctl `_IO(VFIO_TYPE, VFIO_BASE + request)`, for a library that replaces the C library's
-    /// `ioctl` in a program.
+    /// `ioctl` in a program. The requests of iommufd are 28 (`IOMMU_DESTROY`) and more.
     ///
     /// `argument` holds the struct and the room behind it that `argsz` states, the 8 bytes of a
-    /// number, or a name without its terminating zero; the reply is written into it. `fds`
+    /// number, or a name without its terminating zero; the reply is written into it. An array to
+    /// which a struct of iommufd points lies behind the struct, at its `size`. `fds`
     /// translates each fd in the argument that is not negative, since the program's numbers differ
     /// from the system's. `VFIO_GROUP_GET_DEVICE_FD` returns the system's number.
     ///
@@ -52,12 +54,16 @@ impl System {
             13 => self.map_dma(fd, &map_of(argument)).map(|()| 0),
             14 => self.unmap_dma_of(fd, argument),
             17 if self.is_device(fd) => self.device_feature(fd, argument).map(|()| 0),
+            18 => self.bind_iommufd_of(fd, argument, fds),
+            19 => self.attach_pt_of(fd, argument),
+            20 => self.detach_pt(fd, &attach_of(argument)).map(|()| 0),
+            28.. => self.iommufd_ioctl(fd, request, argument),
             _ => self.state().unknown_ioctl(fd),
         }
     }
 
     fn is_device(&self, fd: Fd) -> bool {
-        matches!(self.state().files.kind(fd), Ok(Kind::Device(_)))
+        matches!(self.state().files.kind(fd), Ok(Kind::Device(_) | Kind::Cdev(..)))
     }
 
     fn group_status_of(&self, fd: Fd, argument: &mut [u8]) -> io::Result<i32> {
@@ -78,13 +84,36 @@ impl System {
         Ok(0)
     }
 
+    fn bind_iommufd_of(
+        &self,
+        fd: Fd,
+        argument: &mut [u8],
+        fds: &mut dyn FnMut(i32) -> Fd,
+    ) -> io::Result<i32> {
+        let call = BindIommufd {
+            argsz: word(argument, 0),
+            flags: word(argument, 4),
+            iommufd: fd_at(argument, 8, fds),
+        };
+        let id = self.bind_iommufd(fd, &call)?;
+        put(argument, 12, &id.to_ne_bytes());
+        Ok(0)
+    }
+
+    fn attach_pt_of(&self, fd: Fd, argument: &mut [u8]) -> io::Result<i32> {
+        let id = self.attach_pt(fd, &attach_of(argument))?;
+        put(argument, 8, &id.to_ne_bytes());
+        Ok(0)
+    }
+
     fn hot_reset_of(
         &self,
         fd: Fd,
         argument: &[u8],
         fds: &mut dyn FnMut(i32) -> Fd,
     ) -> io::Result<i32> {
-        if argument.len() < HOT_RESET || word(argument, 4) != 0 {
+        self.state().device_of(fd)?;
+        if (word(argument, 0) as usize) < HOT_RESET || word(argument, 4) != 0 {
             return Err(errno(libc::EINVAL));
         }
         let groups = fds_behind(argument, HOT_RESET, word(argument, 8), fds);
@@ -109,6 +138,10 @@ fn map_of(argument: &[u8]) -> MapDma {
         iova: long(argument, 16),
         size: long(argument, 24),
     }
+}
+
+fn attach_of(argument: &[u8]) -> AttachPt {
+    AttachPt { argsz: word(argument, 0), flags: word(argument, 4), id: word(argument, 8) }
 }
 
 /// The flags say what the data is; `VFIO_DEVICE_SET_IRQS` checks them later.
@@ -143,7 +176,7 @@ fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
 }
 
 /// The 64-bit word at an offset; 0 beyond the end.
-fn long(argument: &[u8], offset: usize) -> u64 {
+pub(crate) fn long(argument: &[u8], offset: usize) -> u64 {
     let bytes = argument.get(offset..).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }

@@ -74,6 +74,17 @@ impl Kernel {
         self.since_6_12()
     }
 
+    /// The kernel can have `/dev/iommu` and character devices of devices (6.2 and 6.6, if they are
+    /// configured).
+    pub fn has_iommufd(self) -> bool {
+        self.since_6_12()
+    }
+
+    /// `VFIO_DEVICE_PCI_HOT_RESET` refuses a wrong number of fds before it looks at the bus.
+    pub fn counts_fds_first(self) -> bool {
+        self.since_6_12()
+    }
+
     /// A device that vfio-pci leaves can be opened again while it is open.
     pub fn opens_what_leaves(self) -> bool {
         !self.since_6_12()

@@ -1,7 +1,7 @@
-//! Linux's VFIO as a program: containers, groups, devices and type1 IOMMUs, with the kernel's
-//! errnos.
+//! Linux's VFIO as a program: containers, groups, devices, type1 IOMMUs and iommufd, with the
+//! kernel's errnos.
 //!
-//! Use this crate to test software that opens `/dev/vfio`: VMMs, drivers in user space, and the
+//! Use this crate to test software that opens `/dev/vfio` or `/dev/iommu`: VMMs, drivers in user space, and the
 //! libraries below them. It needs no hardware, no root and no IOMMU, and a call takes microseconds.
 //!
 //! Describe a host ([`Description`]), then call the [`System`] as a program calls the kernel: with
@@ -42,6 +42,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # iommufd
+//!
+//! A program can open the character device of a device instead of its group, bind it to an iommufd
+//! ([`System::bind_iommufd`]), and attach it to an address space ([`System::attach_pt`]). Areas of
+//! memory that are mapped ([`System::ioas_map`]) are pinned while a device is attached. An iommufd
+//! can also be the container of groups, with the calls of a container.
+//!
+//! ```
+//! use vfio_model::{
+//!     AttachPt, BindIommufd, Description, Driver, IoasMap, Kernel, PciFunction,
+//! };
+//!
+//! let nvme = "0000:01:00.0".parse()?;
+//! let system = Description::new(Kernel::Linux6_12)
+//!     .device(nvme, 5, Driver::Vfio, PciFunction::nvme())
+//!     .build();
+//! let (iommufd, device) = (system.open_iommufd()?, system.open_cdev(nvme)?);
+//! let ioas = system.ioas_alloc(iommufd, 0)?;
+//! let flags = IoasMap::FIXED_IOVA | IoasMap::READABLE | IoasMap::WRITEABLE;
+//! let page = IoasMap { flags, ioas, user_va: 0x1000, length: 0x1000, iova: 0 };
+//! system.ioas_map(iommufd, &page)?;
+//! assert_eq!(system.locked_memory(), 0, "no device is attached");
+//!
+//! // The group cannot be opened while its device is bound.
+//! system.bind_iommufd(device, &BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd })?;
+//! assert_eq!(system.open_group(5).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+//!
+//! system.attach_pt(device, &AttachPt { argsz: AttachPt::ARGSZ, flags: 0, id: ioas })?;
+//! assert_eq!(system.locked_memory(), 0x1000);
+//! for fd in [iommufd, device] {
+//!     system.close(fd)?;
+//! }
+//! assert_eq!((system.iommufds(), system.locked_memory()), (0, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Devices
 //!
 //! A device acts through methods that take its address and no descriptor. It fires interrupts
@@ -66,9 +102,11 @@
 //! # Limits
 //!
 //! [`Kernel`] lists the differences between Linux 5.4, 6.1 and 6.12. The project's conformance
-//! suite compares 6.1 and 6.12 with running kernels, call by call; 5.4 follows its source.
+//! suite compares 6.1 and 6.12 with running kernels, call by call, and iommufd with 6.12; 5.4
+//! follows its source.
 //!
 //! The crate does not model:
+//! - calls of iommufd that copy areas, or make page tables: they are `ENOTTY`;
 //! - structs at addresses without memory (`EFAULT`), and races;
 //! - the registers of config space that vfio-pci emulates: a write reaches the device unchanged;
 //! - the config space that a reset preserves: it has its values at power-on;
@@ -79,6 +117,9 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows panics"))]
 
 mod address;
+mod attach;
+mod cdev;
+mod compat;
 mod container;
 mod describe;
 mod device;
@@ -92,16 +133,23 @@ mod hardware;
 mod info;
 mod interrupts;
 mod intx;
+mod ioas;
+mod ioas_allocate;
 mod ioctl;
+mod ioctl_iommufd;
+mod iommufd;
 mod irq_set;
 mod irqs;
 mod kernel;
 mod notifiers;
+mod objects;
 mod pins;
 mod presence;
+mod process;
 mod ranges;
 mod regions;
 mod reset;
+mod spans;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -111,14 +159,17 @@ mod vectors;
 mod vf_token;
 
 pub use address::{ParsePciAddressError, PciAddress};
+pub use cdev::{AttachPt, BindIommufd};
 pub use describe::{AfterReset, Description, Driver, PciFunction, Region};
 pub use errno::FewerVectors;
 pub use events::Eventfd;
 pub use files::Fd;
+pub use ioas::{IoasMap, IoasUnmap};
 pub use irq_set::{IrqData, IrqSet};
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
 pub use notifiers::{Notice, Notifier};
+pub use objects::IommuOption;
 pub use state::System;
 pub use type1::{MapDma, UnmapDma};
 

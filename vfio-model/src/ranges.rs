@@ -7,6 +7,15 @@ pub(crate) fn sized(start: u64, size: u64) -> Option<Range<u64>> {
     start.checked_add(size).map(|end| start..end)
 }
 
+/// The last byte of a range that is not empty. An end of 2^64 - 1 stands for 2^64, because ranges of
+/// IOVAs end at pages.
+pub(crate) fn last(range: &Range<u64>) -> u64 {
+    match range.end {
+        u64::MAX => u64::MAX,
+        end => end.saturating_sub(1),
+    }
+}
+
 /// Whether two ranges share a byte.
 pub(crate) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     !one.is_empty() && !other.is_empty() && one.start < other.end && other.start < one.end

@@ -87,8 +87,10 @@ impl System {
 
 impl State {
     fn place(&mut self, fd: Fd, position: u64) -> io::Result<Place<'_>> {
-        let Kind::Device(address) = self.files.kind(fd)? else {
-            return Err(errno(libc::EINVAL));
+        let address = match self.files.kind(fd)? {
+            Kind::Device(address) => address,
+            Kind::Cdev(address, cdev) if self.has_access(address, cdev) => address,
+            _ => return Err(errno(libc::EINVAL)),
         };
         self.hardware(address)?;
         let (index, offset) = split_position(position).ok_or_else(|| errno(libc::EINVAL))?;

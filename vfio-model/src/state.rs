@@ -5,13 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::address::PciAddress;
 use crate::describe::Description;
-use crate::files::{ContainerId, Files};
+use crate::files::{ContainerId, Files, IommufdId};
 use crate::hardware::Hardware;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
-use crate::type1::{Process, Type1};
+use crate::objects::{Bound, Iommufd};
+use crate::process::Process;
+use crate::type1::Type1;
 
-/// A host with `/dev/vfio`, and one process that uses it. See the [crate](crate).
+/// A host with `/dev/vfio` and `/dev/iommu`, and one process that uses it. See the [crate](crate).
 #[derive(Debug)]
 pub struct System {
     state: Mutex<State>,
@@ -27,9 +29,13 @@ pub(crate) struct State {
     pub files: Files,
     pub process: Process,
     pub containers: BTreeMap<ContainerId, Container>,
-    pub next_container: u64,
+    pub iommufds: BTreeMap<IommufdId, Iommufd>,
+    /// The last number of a container, an iommufd or a character device's file.
+    last_id: u64,
     /// The container of each group that has one.
     pub memberships: BTreeMap<u32, ContainerId>,
+    /// The iommufd of each group that has one as its container.
+    pub iommufd_groups: BTreeMap<u32, IommufdId>,
     /// The devices that are open or that leave vfio-pci.
     pub devices: BTreeMap<PciAddress, Device>,
     /// The devices whose registers or memory were used.
@@ -63,6 +69,8 @@ pub(crate) struct Device {
     pub irqs: Irqs,
     /// While the device leaves vfio-pci: how often the user was requested to close it.
     pub requests: Option<u32>,
+    /// The bind to an iommufd.
+    pub bound: Option<Bound>,
 }
 
 impl System {
@@ -76,6 +84,14 @@ impl System {
     }
 }
 
+impl State {
+    /// A number for a container, an iommufd or a character device's file.
+    pub fn next_id(&mut self) -> u64 {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
+    }
+}
+
 impl Description {
     /// Makes the system. Nothing is open in it.
     pub fn build(self) -> System {
@@ -84,8 +100,10 @@ impl Description {
             description: self,
             files: Files::default(),
             containers: BTreeMap::new(),
-            next_container: 0,
+            iommufds: BTreeMap::new(),
+            last_id: 0,
             memberships: BTreeMap::new(),
+            iommufd_groups: BTreeMap::new(),
             devices: BTreeMap::new(),
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),

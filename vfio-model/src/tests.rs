@@ -1,11 +1,14 @@
 //! One test per rule. The conformance suite compares the rules with running kernels, too.
 
+mod cdevs;
+mod compat;
 mod devices;
 mod dma;
 mod drivers;
 mod groups;
 mod hardware;
 mod ioctl;
+mod iommufd;
 mod unbinding;
 mod vf_tokens;
 

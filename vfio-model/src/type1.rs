@@ -10,6 +10,7 @@ use crate::describe::Description;
 use crate::errno::errno;
 use crate::info::{Capabilities, Reply};
 use crate::kernel::Kernel;
+use crate::process::Process;
 use crate::ranges;
 
 /// `struct vfio_iommu_type1_dma_map`, for [`System::map_dma`](crate::System::map_dma).
@@ -48,67 +49,6 @@ pub struct UnmapDma {
 impl UnmapDma {
     /// The size of the struct.
     pub const ARGSZ: u32 = 24;
-}
-
-/// The memory of the process, and how much of it mappings have locked.
-#[derive(Debug)]
-pub(crate) struct Process {
-    memory: Vec<(Range<u64>, bool)>,
-    limit: Option<u64>,
-    locked: u64,
-}
-
-const PAGE: u64 = 4096;
-
-impl Process {
-    pub fn new(description: &Description) -> Self {
-        Self {
-            memory: description.memory.clone(),
-            limit: description.locked_memory.map(|bytes| bytes & !(PAGE - 1)),
-            locked: 0,
-        }
-    }
-
-    /// The bytes that mappings have locked. Memory that is mapped twice counts twice.
-    pub fn locked(&self) -> u64 {
-        self.locked
-    }
-
-    /// Pins page after page (`vfio_pin_map_dma`). The first page that fails decides the error, and
-    /// no page stays pinned.
-    fn pin(&mut self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
-        let present = self.accessible(vaddr, size, write);
-        let allowed = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.locked));
-        if allowed < present {
-            return Err(errno(libc::ENOMEM));
-        }
-        if present < size {
-            return Err(errno(libc::EFAULT));
-        }
-        self.locked = self.locked.saturating_add(size);
-        Ok(())
-    }
-
-    /// How many of the `size` bytes from `vaddr` on can be pinned.
-    fn accessible(&self, vaddr: u64, size: u64, write: bool) -> u64 {
-        let end = vaddr.saturating_add(size);
-        let mut at = vaddr;
-        while let Some((range, _)) = self
-            .memory
-            .iter()
-            .find(|(range, writable)| range.contains(&at) && (*writable || !write))
-        {
-            at = range.end.min(end);
-            if at == end {
-                break;
-            }
-        }
-        at.saturating_sub(vaddr)
-    }
-
-    fn unpin(&mut self, size: u64) {
-        self.locked = self.locked.saturating_sub(size);
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -239,7 +179,7 @@ impl Type1 {
             return Err(errno(libc::ENOSPC));
         }
         let last = end(call.iova, call.size).wrapping_sub(1);
-        let contains = |range: &Range<u64>| range.start <= call.iova && last < range.end;
+        let contains = |range: &Range<u64>| range.start <= call.iova && last <= ranges::last(range);
         match iova_ranges.is_empty() || iova_ranges.iter().any(contains) {
             true => Ok(()),
             false => Err(errno(libc::EINVAL)),
@@ -375,8 +315,7 @@ impl Type1 {
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, &left.to_ne_bytes());
         }
         if !iova_ranges.is_empty() {
-            let last = |range: &Range<u64>| range.end.saturating_sub(1);
-            let ends = iova_ranges.iter().flat_map(|range| [range.start, last(range)]);
+            let ends = iova_ranges.iter().flat_map(|range| [range.start, ranges::last(range)]);
             let words = [iova_ranges.len() as u64].into_iter().chain(ends);
             let ranges: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
             capabilities.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, &ranges);

@@ -47,8 +47,8 @@ impl System {
     /// # Errors
     ///
     /// - `ENODEV`: the device does not exist.
-    /// - `EBUSY`: the device has a driver; or the driver is the host's and the group has a
-    ///   container (`iommu_device_use_default_domain`).
+    /// - `EBUSY`: the device has a driver; or the driver is the host's, and the group has a
+    ///   container or a device that is bound to an iommufd (`iommu_device_use_default_domain`).
     /// - An error without an errno: Linux 5.4 would stop with `BUG` (`vfio_group_nb_verify`).
     pub fn bind(&self, device: PciAddress, driver: Driver) -> io::Result<()> {
         let mut state = self.state();
@@ -56,7 +56,9 @@ impl System {
         if entry.driver != Driver::None {
             return Err(errno(libc::EBUSY));
         }
-        if driver == Driver::Host && state.memberships.contains_key(&entry.group) {
+        let is_owned = state.memberships.contains_key(&entry.group)
+            || state.bound_in(entry.group).next().is_some();
+        if driver == Driver::Host && is_owned {
             return Err(match state.description.kernel.refuses_drivers() {
                 true => errno(libc::EBUSY),
                 false => io::Error::other("BUG: a driver of the host binds to a group in use"),
@@ -71,7 +73,7 @@ impl System {
         self.state().entry(device).ok().map(|entry| entry.driver)
     }
 
-    /// Whether a device is open.
+    /// Whether a file of a device is open.
     pub fn is_open(&self, device: PciAddress) -> bool {
         self.state().is_open(device)
     }
@@ -79,7 +81,20 @@ impl System {
 
 impl State {
     fn is_open(&self, address: PciAddress) -> bool {
-        self.files.exists(Kind::Device(address))
+        let mut kinds = self.files.kinds();
+        kinds.any(|kind| match kind {
+            Kind::Device(device) | Kind::Cdev(device, _) => device == address,
+            _ => false,
+        })
+    }
+
+    /// Whether a file gives access to the device: one of its group, or a character device's that
+    /// is bound.
+    fn is_in_use(&self, address: PciAddress) -> bool {
+        let device = self.devices.get(&address);
+        let bound = device.and_then(|device| device.bound);
+        let is_bound = bound.is_some_and(|bound| bound.cdev.is_some());
+        self.files.exists(Kind::Device(address)) || is_bound
     }
 
     fn is_leaving(&self, address: PciAddress) -> bool {
@@ -102,18 +117,24 @@ impl State {
         }
     }
 
-    /// A file of the device was closed. After the last, its interrupts are freed
-    /// (`vfio_pci_core_disable`), and vfio-pci leaves the device if it was requested.
+    /// A file of the device was closed. After the last that gave access, its interrupts are freed
+    /// (`vfio_pci_core_disable`). After the last of all, vfio-pci leaves the device if it was
+    /// requested.
     pub fn device_closed(&mut self, address: PciAddress) {
-        if self.is_open(address) {
+        if self.is_in_use(address) {
             return;
         }
         if let Ok(hardware) = self.hardware(address) {
             hardware.clear_master();
         }
-        let device = self.devices.remove(&address);
-        if device.is_some_and(|device| device.requests.is_some()) {
-            self.remove(address);
+        self.unbind_iommufd(address);
+        let requests = self.devices.remove(&address).and_then(|device| device.requests);
+        if requests.is_none() {
+            return;
+        }
+        match self.is_open(address) {
+            true => self.devices.entry(address).or_default().requests = requests,
+            false => drop(self.remove(address)),
         }
     }
 
@@ -135,6 +156,7 @@ impl State {
         self.set_driver(address, Driver::None);
         if is_last && revokes {
             self.files.revoke(group);
+            self.leave_iommufd(group);
             if let Some(id) = self.memberships.remove(&group) {
                 self.detach_group(id, group);
             }

@@ -71,6 +71,8 @@ impl Scene {
     pub fn of_this_machine(core: &mut impl Core, devices: &[String]) -> io::Result<Self> {
         let mut scene = Self::new(running_kernel()?, Arena::reserve()?);
         scene.description.raw_io = has_capability(17)?;
+        scene.description.resource = has_capability(24)?;
+        scene.description.iommufd = Path::new("/dev/iommu").exists();
         scene.description.locked_memory = match has_capability(14)? {
             true => None,
             false => locked_memory_limit()?,
@@ -101,6 +103,10 @@ impl Scene {
             };
             let address = name.parse().map_err(io::Error::other)?;
             self.add(group, address, driver, function);
+            let bus = neighbours(&name)?;
+            if bus.first() == Some(&address) {
+                self.description = self.description.clone().bus(bus);
+            }
         }
         Ok(())
     }
@@ -224,6 +230,19 @@ fn group_of(device: &str) -> io::Result<u32> {
     let link = fs::read_link(format!("/sys/bus/pci/devices/{device}/iommu_group"))?;
     let name = link.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.parse().map_err(io::Error::other)
+}
+
+/// The functions on the bus of a device, in order; none for a root bus, which cannot be reset.
+fn neighbours(device: &str) -> io::Result<Vec<PciAddress>> {
+    let folder = fs::canonicalize(format!("/sys/bus/pci/devices/{device}"))?;
+    let address = |path: &Path| path.file_name()?.to_str()?.parse::<PciAddress>().ok();
+    let Some(bridge) = folder.parent().filter(|parent| address(parent).is_some()) else {
+        return Ok(Vec::new());
+    };
+    let entries = fs::read_dir(bridge)?.flatten();
+    let mut found: Vec<_> = entries.filter_map(|entry| address(&entry.path())).collect();
+    found.sort();
+    Ok(found)
 }
 
 fn driver_of(device: &str) -> io::Result<Driver> {

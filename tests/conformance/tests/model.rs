@@ -15,7 +15,8 @@ fn every_check_holds_on_the_model() {
         let mut model = scene.description.clone().build();
         let results = checks::run(&mut model, &scene);
         assert_eq!(results.failed, [], "{kernel:?}");
-        assert_eq!(results.held as usize, checks::all::<conformance::linux::Linux>().len());
+        let all = checks::all::<conformance::linux::Linux>(scene.description.iommufd);
+        assert_eq!(results.held as usize, all.len());
         assert_eq!(model.open_fds(), [], "{kernel:?}");
     }
 }
@@ -38,8 +39,8 @@ fn random_sequences_leave_nothing_behind() {
         for seed in 0..2000 {
             random::run(seed, &scene, &mut one, &mut two, &mut report);
             assert_eq!(
-                (one.open_fds(), one.containers(), one.locked_memory()),
-                (vec![], 0, 0),
+                (one.open_fds(), one.containers(), one.iommufds(), one.locked_memory()),
+                (vec![], 0, 0, 0),
                 "{kernel:?}, seed {seed}"
             );
         }
@@ -51,7 +52,8 @@ fn random_sequences_leave_nothing_behind() {
 
 #[test]
 fn two_kernels_that_differ_are_reported() {
-    let scene = Scene::imagined(Kernel::Linux6_12);
+    let mut scene = Scene::imagined(Kernel::Linux6_12);
+    scene.description.iommufd = false;
     let mut new = scene.description.clone().build();
     let mut old = Scene::imagined(Kernel::Linux6_1).description.build();
     let mut report = Report::default();

@@ -1,8 +1,11 @@
 //! Named checks of the rules, for any implementation.
 
+mod cdevs;
+mod compat;
 mod devices;
 mod dma;
 mod files;
+mod iommufd;
 
 use std::fmt::Debug;
 use std::io;
@@ -19,10 +22,14 @@ pub type Verdict = Result<(), String>;
 /// The name of a check, and its function.
 pub type Check<C> = (&'static str, fn(&mut Stage<'_, C>) -> Verdict);
 
-/// All checks.
+/// All checks of a kernel, which may have iommufd.
 #[must_use]
-pub fn all<C: Core>() -> Vec<Check<C>> {
-    [files::checks(), dma::checks(), devices::checks()].concat()
+pub fn all<C: Core>(has_iommufd: bool) -> Vec<Check<C>> {
+    let iommufd = match has_iommufd {
+        true => [iommufd::checks(), cdevs::checks(), compat::checks()].concat(),
+        false => iommufd::without(),
+    };
+    [files::checks(), dma::checks(), devices::checks(), iommufd].concat()
 }
 
 /// The results of the checks.
@@ -37,7 +44,7 @@ pub struct Results {
 /// Runs all checks on an implementation.
 pub fn run<C: Core>(core: &mut C, scene: &Scene) -> Results {
     let mut results = Results::default();
-    for (name, check) in all::<C>() {
+    for (name, check) in all::<C>(scene.description.iommufd) {
         let mut stage = Stage { core, scene, opened: Vec::new() };
         let verdict = check(&mut stage);
         stage.close_all();

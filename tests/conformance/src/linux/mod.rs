@@ -1,6 +1,7 @@
 //! A running Linux: the contract, implemented by raw ioctls.
 
 mod ioctl;
+mod iommufd;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -71,7 +71,9 @@ pub fn run(
             break;
         }
         match ours {
-            Outcome::Errno(_) => report.refused = report.refused.saturating_add(1),
+            Outcome::Errno(_) | Outcome::Refused(..) => {
+                report.refused = report.refused.saturating_add(1)
+            }
             _ if is_change(&call) => before.push(format!("{call:x?}")),
             _ => {}
         }

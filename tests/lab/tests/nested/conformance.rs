@@ -12,6 +12,12 @@ pub const TESTS: &[Test] = &[
     ("conformance: model and kernel agree on a group that is not viable", not_viable),
 ];
 
+/// For a kernel with iommufd.
+pub const ON_IOMMUFD: &[Test] = &[
+    ("conformance: model and kernel agree on iommufd and character devices", with_iommufd),
+    ("conformance: model and kernel agree on memory that iommufd counts by user", counted_by_user),
+];
+
 /// A random seed, from L1's kernel.
 fn fresh_seed(l1: &mut L1) -> Result<String, Error> {
     let uuid = l1.read("/proc/sys/kernel/random/uuid")?;
@@ -91,6 +97,33 @@ fn not_viable(l1: &mut L1) -> Result<(), Error> {
     conforms(l1, &devices, &rest, Program::default())?;
     l1.bind(&hosts, None)?;
     restore(l1, &devices)
+}
+
+/// Two devices of one group are bound. The third NIC has no driver, so that the kernel refuses to
+/// reset their bus.
+fn with_iommufd(l1: &mut L1) -> Result<(), Error> {
+    let nvmes = nvmes(l1)?;
+    let [nic, neighbour, third] = l1.machine().nics();
+    l1.bind(&third, None)?;
+    l1.bind(&neighbour, VFIO)?;
+    l1.bind(&nic, VFIO)?;
+    let devices = [nvmes.as_slice(), &[nic]].concat();
+    let fixed = ["--sequences", "1000", "--seed", "0"];
+    conforms(l1, &devices, &fixed, Program::default())?;
+    let seed = fresh_seed(l1)?;
+    let fresh = ["--only-random", "--sequences", "300", "--seed", &seed];
+    conforms(l1, &devices, &fresh, Program::default())?;
+    restore(l1, &[devices.as_slice(), &[neighbour]].concat())
+}
+
+fn counted_by_user(l1: &mut L1) -> Result<(), Error> {
+    let nvmes = nvmes(l1)?;
+    for path in ["/dev/kvm", "/dev/vfio", "/dev/iommu"] {
+        l1.perform(&Request::Own { path: path.into(), user: NOBODY })?;
+    }
+    let limited = Program { user: Some(NOBODY), memlock: Some(96 << 10), ..Program::default() };
+    conforms(l1, &nvmes, &["--sequences", "200", "--seed", "5000"], limited)?;
+    restore(l1, &nvmes)
 }
 
 /// Restores the machine for other tests: allows resets of the NVMes, and unbinds all devices.

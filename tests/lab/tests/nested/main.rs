@@ -131,6 +131,7 @@ fn second_lane() -> Vec<Group> {
         moves::LONG,
         soak::TESTS,
         privilege::TESTS,
+        conformance::ON_IOMMUFD,
     ]
     .concat();
     // The VFIO of 6.1 cannot add MSI-X vectors (NORESIZE), unlike that of 6.12. 6.1 cannot have the

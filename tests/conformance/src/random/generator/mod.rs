@@ -1,12 +1,15 @@
 //! Makes calls. Most could succeed: they use open files, and arguments at the edges of what is
 //! legal.
 
+mod iommufd;
+
 use vfio_model::{IrqData, IrqSet, MapDma, UnmapDma};
 
 use super::numbers::Numbers;
 use crate::Scene;
 use crate::arena::{PAGE, READABLE, WRITABLE};
 use crate::call::{Call, IrqCall, Outcome, Slot};
+use iommufd::Objects;
 
 /// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,16 @@ enum Kind {
     Device,
     Eventfd,
     Kvm,
+    Iommufd,
+    Cdev,
+}
+
+/// What the program of a sequence uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Groups,
+    Iommufd,
+    Both,
 }
 
 /// Makes the next call, and learns from results which files are open.
@@ -32,6 +45,8 @@ pub struct Generator<'a> {
     /// The progress of a program, as far as the generator knows it.
     has_container: bool,
     has_iommu: bool,
+    course: Course,
+    objects: Objects,
 }
 
 /// Numbers at and beyond limits.
@@ -39,8 +54,15 @@ const ODD: [u64; 6] = [0, 1, PAGE - 1, PAGE + 1, u64::MAX, 1 << 63];
 
 impl<'a> Generator<'a> {
     pub fn new(seed: u64, scene: &'a Scene) -> Self {
+        let mut numbers = Numbers::new(seed);
+        let course = match scene.description.iommufd {
+            true => numbers.pick(&[Course::Groups, Course::Iommufd, Course::Iommufd, Course::Both]),
+            false => None,
+        };
         Self {
-            numbers: Numbers::new(seed),
+            course: course.copied().unwrap_or(Course::Groups),
+            objects: Objects::default(),
+            numbers,
             scene,
             files: Vec::new(),
             ranges: Vec::new(),
@@ -61,6 +83,9 @@ impl<'a> Generator<'a> {
             }
             (Call::OpenDevice(..), Outcome::Opened) => self.files.push((Kind::Device, true)),
             (Call::OpenEventfd, Outcome::Opened) => self.files.push((Kind::Eventfd, true)),
+            (Call::OpenIommufd, Outcome::Opened) => self.files.push((Kind::Iommufd, true)),
+            (Call::OpenCdev(_), Outcome::Opened) => self.files.push((Kind::Cdev, true)),
+            (Call::Iommufd(_, made), _) => self.learn_iommufd(made, outcome),
             (Call::OpenKvm, Outcome::Opened) => self.files.push((Kind::Kvm, true)),
             (Call::Close(Slot::File(number)), Outcome::Done) => {
                 if let Some(file) = self.files.get_mut(*number) {
@@ -82,6 +107,11 @@ impl<'a> Generator<'a> {
 
     /// The next call.
     pub fn next(&mut self) -> Call {
+        match self.course {
+            Course::Iommufd => return self.next_of_iommufd(),
+            Course::Both if self.numbers.percent(50) => return self.next_of_iommufd(),
+            Course::Groups | Course::Both => {}
+        }
         let step = self.made;
         self.made = step.saturating_add(1);
         match step < 5 && self.numbers.percent(95) {
@@ -126,11 +156,14 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// An open file of a kind, if there is one.
+    /// An open file of a kind, if there is one. A device may have two kinds of files, and an iommufd
+    /// can be a container.
     fn one(&mut self, kind: Kind) -> Slot {
         let open = self.files.iter().enumerate();
+        let compat = (self.course == Course::Both && kind == Kind::Container)
+            .then_some((Kind::Iommufd, true));
         let open: Vec<usize> = open
-            .filter(|(_, (of, is_open))| *of == kind && *is_open)
+            .filter(|(_, file)| file.1 && is_a(file.0, kind) || Some(**file) == compat)
             .map(|(number, _)| number)
             .collect();
         self.numbers.pick(&open).map_or(Slot::Unused, |number| Slot::File(*number))
@@ -153,7 +186,7 @@ impl<'a> Generator<'a> {
         let slot = self.some(Kind::Container);
         match slot {
             Slot::File(number)
-                if self.files.get(number).is_some_and(|(kind, _)| *kind == Kind::Device) =>
+                if self.files.get(number).is_some_and(|(kind, _)| is_a(*kind, Kind::Device)) =>
             {
                 Slot::Unused
             }
@@ -260,15 +293,7 @@ impl<'a> Generator<'a> {
     fn map(&mut self) -> Call {
         let (iova, size) = self.range();
         self.ranges.push((iova, size));
-        let end = WRITABLE.wrapping_add(READABLE);
-        let offset = match self.numbers.below(10) {
-            0 => WRITABLE.wrapping_sub(2 * PAGE),
-            1 => WRITABLE,
-            2 => end.wrapping_sub(2 * PAGE),
-            3 => end,
-            _ => self.numbers.below(48).wrapping_mul(PAGE),
-        };
-        let vaddr = self.scene.arena.base.wrapping_add(offset);
+        let vaddr = self.vaddr();
         let map = MapDma {
             argsz: self.argsz(MapDma::ARGSZ),
             flags: self.numbers.any(&[3, 3, 3, 3, 3, 1, 2, 0, 4, 4, 7, 8]),
@@ -277,6 +302,19 @@ impl<'a> Generator<'a> {
             size: self.perhaps_odd(size),
         };
         Call::Map(self.some_container(), map)
+    }
+
+    /// An address in the memory, at its edges, or behind it.
+    fn vaddr(&mut self) -> u64 {
+        let end = WRITABLE.wrapping_add(READABLE);
+        let offset = match self.numbers.below(10) {
+            0 => WRITABLE.wrapping_sub(2 * PAGE),
+            1 => WRITABLE,
+            2 => end.wrapping_sub(2 * PAGE),
+            3 => end,
+            _ => self.numbers.below(48).wrapping_mul(PAGE),
+        };
+        self.scene.arena.base.wrapping_add(offset)
     }
 
     fn unmap(&mut self) -> Call {
@@ -295,7 +333,12 @@ impl<'a> Generator<'a> {
 
     fn iommu_info(&mut self) -> Call {
         let sizes = [0, 15, 16, 18, 20, 22, 24, 24, 100, 104, 116, 119, 120, 128, 512];
-        Call::IommuInfo(self.some_container(), self.numbers.any(&sizes))
+        let compat = [24, 35, 36, 39, 40, 57, 71, 72, 87, 88, 104, 128];
+        let size = match self.course == Course::Both && self.numbers.percent(50) {
+            true => self.numbers.any(&compat),
+            false => self.numbers.any(&sizes),
+        };
+        Call::IommuInfo(self.some_container(), size)
     }
 
     fn info(&mut self) -> Call {
@@ -346,4 +389,9 @@ impl<'a> Generator<'a> {
             _ => self.one(Kind::Eventfd),
         }
     }
+}
+
+/// Whether a file of one kind is used as one of another.
+fn is_a(kind: Kind, wanted: Kind) -> bool {
+    kind == wanted || (kind, wanted) == (Kind::Cdev, Kind::Device)
 }

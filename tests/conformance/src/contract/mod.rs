@@ -1,12 +1,16 @@
 //! The contract, and its implementation by the model.
 
+mod iommufd;
+
 use std::io;
 
 use vfio_model::{Fd, IrqSet, MapDma, System, UnmapDma};
 
+pub use iommufd::Iommufd;
+
 /// The calls of a user of `/dev/vfio`, legal or not. Structs that the kernel fills are buffers
 /// that begin with `argsz`, as in linux/vfio.h.
-pub trait Core {
+pub trait Core: Iommufd {
     /// Opens `/dev/vfio/vfio`.
     fn open_container(&mut self) -> io::Result<Fd>;
     /// Opens `/dev/vfio/N`.

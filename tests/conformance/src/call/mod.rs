@@ -1,10 +1,14 @@
 //! Calls as data, and a player that makes them.
 
+mod iommufd;
+
 use std::io;
 
 use vfio_model::{Fd, IrqData, IrqSet, MapDma, UnmapDma};
 
 use crate::Core;
+
+pub use iommufd::IommufdCall;
 
 /// A file of a sequence, or an fd that is not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,12 @@ pub enum Call {
     SetIrqs(Slot, Box<IrqCall>),
     /// [`Core::reset`]
     Reset(Slot),
+    /// [`Iommufd::open_iommufd`](crate::contract::Iommufd::open_iommufd)
+    OpenIommufd,
+    /// [`Iommufd::open_cdev`](crate::contract::Iommufd::open_cdev)
+    OpenCdev(String),
+    /// A call of iommufd or of a character device.
+    Iommufd(Slot, Box<IommufdCall>),
 }
 
 /// An [`IrqSet`] with slots for eventfds.
@@ -88,6 +98,8 @@ pub enum Outcome {
     Bytes(Vec<u8>),
     /// A failure.
     Errno(i32),
+    /// A failure, and the content of the buffer.
+    Refused(i32, Vec<u8>),
 }
 
 /// The argument of an info ioctl, filled so that bytes which the kernel does not write are visible.
@@ -134,6 +146,9 @@ impl<'a, C: Core> Player<'a, C> {
                 let group = self.fd(*group);
                 self.core.open_device(group, name).map(|fd| self.opened(fd))
             }
+            Call::OpenIommufd => self.core.open_iommufd().map(|fd| self.opened(fd)),
+            Call::OpenCdev(name) => self.core.open_cdev(name).map(|fd| self.opened(fd)),
+            Call::Iommufd(slot, call) => self.iommufd(*slot, call),
             Call::Close(slot) => self.close(*slot).map(|()| Outcome::Done),
             Call::ApiVersion(slot) => self.core.api_version(self.fd(*slot)).map(number),
             Call::CheckExtension(slot, extension) => {
