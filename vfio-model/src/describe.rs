@@ -170,6 +170,10 @@ pub struct Description {
     pub iova_ranges: Vec<Range<u64>>,
     /// The interrupt vectors that the host has for all devices.
     pub host_vectors: u32,
+    /// Whether the kernel knows how many vectors the host has when MSI or MSI-X is enabled with
+    /// more ([`FewerVectors`](crate::FewerVectors)). On x86, vectors of the CPUs are allocated when
+    /// the interrupts are requested (`request_irq`), and a lack of them is ENOSPC.
+    pub counts_vectors: bool,
     /// The IOMMU's page sizes, one bit each.
     pub page_sizes: u64,
     /// Whether the IOMMU remaps interrupts. Without, `VFIO_SET_IOMMU` is EPERM.
@@ -205,6 +209,7 @@ impl Description {
             dma_entries: 65535,
             iova_ranges: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
             host_vectors: u32::MAX,
+            counts_vectors: true,
             page_sizes: 4096 | 2 << 20,
             interrupt_remapping: true,
             coherent: false,

@@ -5,9 +5,10 @@ use std::io;
 use vfio_bindings::bindings::vfio as sys;
 
 use crate::address::PciAddress;
+use crate::describe::Description;
 use crate::events::Event;
 use crate::files::Fd;
-use crate::irq_set::{self, IrqSet};
+use crate::irq_set::{self, Host, IrqSet};
 use crate::irqs::{Active, Interrupts};
 use crate::state::{State, System};
 use crate::vectors::Vectors;
@@ -23,7 +24,8 @@ impl System {
     /// - `EBUSY`: INTx has an eventfd for unmask already.
     /// - `ERANGE`: MSI or MSI-X would be enabled with 0 vectors.
     /// - `EBADF`: an fd in the data is not open.
-    /// - `ENOSPC`: the host has no vector for the device. [`FewerVectors`](crate::FewerVectors): it
+    /// - `ENOSPC`: the host has no vector for the device, or too few
+    ///   ([`counts_vectors`](crate::Description::counts_vectors)). [`FewerVectors`](crate::FewerVectors): it
     ///   has fewer than MSI or MSI-X would be enabled with.
     pub fn set_irqs(&self, device: Fd, set: &IrqSet) -> io::Result<()> {
         let mut guard = self.state();
@@ -31,7 +33,7 @@ impl System {
         let address = state.device_of(device)?;
         let vectors = state.entry(address)?.function.vectors(set.index);
         irq_set::validate(set, vectors, sys::VFIO_PCI_NUM_IRQS)?;
-        let host = (state.description.kernel, state.vectors_for(address));
+        let host = state.host_of(address);
         let device = state.devices.entry(address).or_default();
         device.irqs.set(set, host, &state.files)?;
         state.update_pin(address);
@@ -101,11 +103,13 @@ impl System {
 }
 
 impl State {
-    /// The number of vectors that the host has for a device: all that no other device has.
-    fn vectors_for(&self, address: PciAddress) -> u32 {
+    /// The host as a device sees it: it has all vectors that no other device has.
+    fn host_of(&self, address: PciAddress) -> Host {
+        let Description { kernel, host_vectors, counts_vectors: counts, .. } = self.description;
         let others = self.devices.iter().filter(|(other, _)| **other != address);
         let taken = others.map(|(_, device)| device.irqs.allocated());
-        self.description.host_vectors.saturating_sub(taken.fold(0, u32::saturating_add))
+        let available = host_vectors.saturating_sub(taken.fold(0, u32::saturating_add));
+        Host { kernel, available, counts }
     }
 
     fn active(&mut self, address: PciAddress) -> Option<&mut Active> {

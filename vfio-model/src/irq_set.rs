@@ -91,21 +91,29 @@ pub(crate) fn validate(set: &IrqSet, vectors: u32, indexes: u32) -> io::Result<(
     }
 }
 
-/// A call that has passed [`validate`].
-pub(crate) struct Call<'a> {
-    pub set: &'a IrqSet,
+/// The host of a device.
+#[derive(Clone, Copy)]
+pub(crate) struct Host {
     pub kernel: Kernel,
     /// The interrupt vectors that the host has for the device: all that no other device has.
     pub available: u32,
+    /// `Description::counts_vectors`.
+    pub counts: bool,
+}
+
+/// A call that has passed [`validate`].
+pub(crate) struct Call<'a> {
+    pub set: &'a IrqSet,
+    pub host: Host,
     files: &'a Files,
     data: Vec<u8>,
 }
 
 impl<'a> Call<'a> {
-    pub fn new(set: &'a IrqSet, (kernel, available): (Kernel, u32), files: &'a Files) -> Self {
+    pub fn new(set: &'a IrqSet, host: Host, files: &'a Files) -> Self {
         let mut data = set.data.bytes();
         data.resize(data.len().max(set.count.saturating_mul(4) as usize), 0);
-        Self { set, kernel, available, files, data }
+        Self { set, host, files, data }
     }
 
     pub fn has(&self, data: u32) -> bool {

@@ -11,7 +11,7 @@ use crate::errno::errno;
 use crate::events::Event;
 use crate::files::Files;
 use crate::intx::Intx;
-use crate::irq_set::{ACTION, BOOL, Call, DATA, EVENTFD, IrqSet, NONE};
+use crate::irq_set::{ACTION, BOOL, Call, DATA, EVENTFD, Host, IrqSet, NONE};
 use crate::kernel::Kernel;
 use crate::vectors::Vectors;
 
@@ -53,9 +53,8 @@ pub struct Interrupts {
 
 impl Irqs {
     /// Carries out a call that has passed [`validate`](crate::irq_set::validate)
-    /// (`vfio_pci_set_irqs_ioctl`). `host` is its kernel, and the number of
-    /// vectors that no other device has.
-    pub fn set(&mut self, set: &IrqSet, host: (Kernel, u32), files: &Files) -> io::Result<()> {
+    /// (`vfio_pci_set_irqs_ioctl`).
+    pub fn set(&mut self, set: &IrqSet, host: Host, files: &Files) -> io::Result<()> {
         let call = Call::new(set, host, files);
         match (set.index, set.flags & ACTION) {
             (sys::VFIO_PCI_INTX_IRQ_INDEX, MASK) => self.intx(&call)?.mask(&call),

@@ -12,17 +12,17 @@ use crate::irq_set::Call;
 /// The number of vectors that the host has for a call that enables an index. If it has too few for
 /// MSI, Linux tries one alone (pci_msi_domain_handle_error).
 fn available(call: &Call<'_>, count: u32) -> u32 {
-    match call.available {
+    match call.host.available {
         available if available >= count => count,
         available if call.set.index == sys::VFIO_PCI_MSI_IRQ_INDEX => available.min(1),
         available => available,
     }
 }
 
-fn fewer(available: u32) -> io::Error {
-    match available {
-        0 => errno(libc::ENOSPC),
-        _ => io::Error::new(io::ErrorKind::StorageFull, FewerVectors(available)),
+fn fewer(call: &Call<'_>, available: u32) -> io::Error {
+    match call.host.counts && available > 0 {
+        true => io::Error::new(io::ErrorKind::StorageFull, FewerVectors(available)),
+        false => errno(libc::ENOSPC),
     }
 }
 
@@ -47,7 +47,7 @@ impl Vectors {
         }
         let available = available(call, count);
         if available < count {
-            return Err(fewer(available));
+            return Err(fewer(call, available));
         }
         Ok(Self {
             index: call.set.index,
@@ -63,7 +63,7 @@ impl Vectors {
         let (start, end) = (call.set.start, call.end());
         // A kernel that grows MSI-X checks no bounds here; it fails when it binds a vector that it
         // cannot add.
-        if !call.kernel.grows_msix() && (start >= self.count || end > self.count) {
+        if !call.host.kernel.grows_msix() && (start >= self.count || end > self.count) {
             return Err(errno(libc::EINVAL));
         }
         for (at, vector) in (start..end).enumerate() {
@@ -78,13 +78,13 @@ impl Vectors {
 
     /// `vfio_msi_set_vector_signal`.
     fn set_one(&mut self, call: &Call<'_>, at: usize, vector: u32) -> io::Result<()> {
-        let grows = call.kernel.grows_msix() && self.index == sys::VFIO_PCI_MSIX_IRQ_INDEX;
+        let grows = call.host.kernel.grows_msix() && self.index == sys::VFIO_PCI_MSIX_IRQ_INDEX;
         if call.fd(at) >= 0 && vector >= self.count && !grows {
             return Err(errno(libc::EINVAL));
         }
         if let Some(event) = call.eventfd(at)? {
             if !self.allocated.contains(&vector)
-                && self.allocated.len() as u64 >= call.available.into()
+                && self.allocated.len() as u64 >= call.host.available.into()
             {
                 return Err(errno(libc::ENOSPC));
             }
@@ -97,7 +97,7 @@ impl Vectors {
     /// Signals eventfds as if their vectors had fired (`vfio_pci_set_msi_trigger`).
     pub fn loop_back(&self, call: &Call<'_>) -> io::Result<()> {
         let (start, end) = (call.set.start, call.end());
-        if !call.kernel.grows_msix() && end > self.count {
+        if !call.host.kernel.grows_msix() && end > self.count {
             return Err(errno(libc::EINVAL));
         }
         let vectors = (start..end).enumerate().filter(|(at, _)| call.acts_on(*at));

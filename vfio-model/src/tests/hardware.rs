@@ -314,6 +314,20 @@ fn a_host_with_few_vectors_enables_nothing_and_returns_how_many_it_has() {
 }
 
 #[test]
+fn a_host_that_does_not_count_its_vectors_enables_nothing() {
+    for kernel in KERNELS {
+        let mut host = host(kernel);
+        (host.host_vectors, host.counts_vectors) = (3, false);
+        let Ready { system, group, .. } = ready(host);
+        let device = system.open_device(group, NVME).unwrap();
+        let event = system.open_eventfd();
+        fails(system.set_irqs(device, &eventfds(MSIX, 0, &[event; 4])), libc::ENOSPC);
+        assert_eq!(system.interrupts(at(NVME)).active, None, "{kernel:?}");
+        system.set_irqs(device, &eventfds(MSIX, 0, &[event; 3])).unwrap();
+    }
+}
+
+#[test]
 fn a_vector_that_the_host_does_not_have_cannot_be_added() {
     let mut host = host(Kernel::Linux6_12);
     host.host_vectors = 3;

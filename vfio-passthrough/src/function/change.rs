@@ -64,6 +64,9 @@ impl PassthroughFunction {
         }
         errors.add(removed);
         errors.add(forwarded);
+        if touched.contains(Touched::ENABLE_AGAIN) {
+            state.interrupts.ask_again();
+        }
         if touched.intersects(Touched::MSIX | Touched::MSI | Touched::COMMAND) {
             errors.add(self.reconcile_interrupts(state));
         }

@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::error::Error;
 use super::index::IrqIndex;
-use super::plan::{BoundState, Growth, Step, fewer, plan};
+use super::plan::{BoundState, Growth, Had, Step, fewer, plan};
 use crate::address::PciAddress;
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
@@ -63,7 +63,12 @@ impl Binding {
     /// that has too little for any vector is an error at the first call only.
     pub fn reconcile(&mut self, wanted: &ProgrammedVectors) -> Result<(), Error> {
         let mut shortage = None;
+        let was_enabled = self.state.enabled;
         let result = self.carry_out_plan(wanted, &mut shortage);
+        if was_enabled && !self.state.enabled && !wanted.enabled {
+            // Clearing the enable bit clears the pending bits (PCI 3.0, 6.8.2).
+            self.clear_pending();
+        }
         let was_short = self.is_short;
         // A guest that enables the index again is not reported again.
         self.is_short = (was_short || shortage.is_some()) && !self.has_all(wanted);
@@ -111,8 +116,8 @@ impl Binding {
                 self.state.after(&step, wanted);
                 continue;
             };
-            let had = error.had(&step);
-            let smaller = had.map(|had| fewer(&step, usable(self.index, had), &self.state));
+            let had = error.had(&step).map(|had| usable(self.index, had));
+            let smaller = had.map(|had| fewer(&step, had, &self.state, self.growth));
             let smaller = smaller.unwrap_or_default();
             let goes_on = match step {
                 Step::Route(_) => true,
@@ -132,6 +137,11 @@ impl Binding {
             }
         }
         result
+    }
+
+    /// The guest enables the index again: the next call asks the host for all vectors.
+    pub fn ask_again(&mut self) {
+        self.state.ask_again();
     }
 
     /// Whether the index is enabled in VFIO.
@@ -185,12 +195,7 @@ impl Binding {
                 }
                 self.trigger(*first, &eventfds)
             }
-            Step::Disable => {
-                disable(&*self.device, index)?;
-                // Clearing the enable bit clears the pending bits (PCI 3.0, 6.8.2).
-                self.clear_pending();
-                Ok(())
-            }
+            Step::Disable => disable(&*self.device, index),
         }
     }
 
@@ -219,9 +224,11 @@ impl Binding {
 
 /// The number of vectors that can be enabled if the host has `had`. MSI has powers of two only (PCI
 /// 3.0, 6.8.1.3).
-fn usable(index: IrqIndex, had: usize) -> usize {
-    match index {
-        IrqIndex::Msi => had.checked_ilog2().map_or(0, |power| 1 << power),
+fn usable(index: IrqIndex, had: Had) -> Had {
+    match (index, had) {
+        (IrqIndex::Msi, Had::Known(had)) => {
+            Had::Known(had.checked_ilog2().map_or(0, |power| 1 << power))
+        }
         _ => had,
     }
 }
@@ -252,7 +259,9 @@ mod tests {
     #[test]
     fn msi_is_enabled_with_a_power_of_two() {
         for (had, msi) in [(0, 0), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8), (31, 16), (32, 32)] {
-            assert_eq!((usable(IrqIndex::Msi, had), usable(IrqIndex::Msix, had)), (msi, had));
+            let usable =
+                [IrqIndex::Msi, IrqIndex::Msix].map(|index| usable(index, Had::Known(had)));
+            assert_eq!(usable, [Had::Known(msi), Had::Known(had)]);
         }
     }
 

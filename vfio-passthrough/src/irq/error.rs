@@ -3,7 +3,7 @@
 use std::io;
 
 use super::IrqIndex;
-use super::plan::Step;
+use super::plan::{Had, Step};
 use crate::backend::FewerVectors;
 
 /// An error of interrupts.
@@ -42,16 +42,16 @@ pub enum Error {
 impl Error {
     /// The number of vectors of the failed `step` for which the host has enough, as far as the
     /// error shows it. `None` if the step did not fail for lack of vectors, GSIs or files.
-    pub(crate) fn had(&self, step: &Step) -> Option<usize> {
+    pub(crate) fn had(&self, step: &Step) -> Option<Had> {
         let had = match (self, step) {
             (Self::Route { .. }, Step::Route(changes)) => {
                 let starts = changes.iter().any(|(_, message)| message.is_some());
-                starts.then_some(0)
+                starts.then_some(Had::Unknown)
             }
             // ENOSPC is no errno of eventfd2.
             (Self::Eventfd { vector, source, .. }, Step::Bind(vectors)) => {
                 let at = vectors.iter().position(|bound| bound == vector);
-                at.filter(|_| is_out_of_files(source))
+                at.filter(|_| is_out_of_files(source)).map(Had::Known)
             }
             (Self::SetIrqs { source, .. }, Step::Bind(_) | Step::EnableEmpty) => {
                 Some(number_of(source))
@@ -84,9 +84,10 @@ fn is_out_of_files(error: &io::Error) -> bool {
 }
 
 /// The number of vectors that the kernel says the host has.
-fn number_of(error: &io::Error) -> usize {
+fn number_of(error: &io::Error) -> Had {
     let fewer = error.get_ref().and_then(|inner| inner.downcast_ref());
-    fewer.and_then(|FewerVectors(had)| usize::try_from(*had).ok()).unwrap_or(0)
+    let had = fewer.and_then(|FewerVectors(had)| usize::try_from(*had).ok());
+    had.map_or(Had::Unknown, Had::Known)
 }
 
 fn files_hint(error: &io::Error) -> &'static str {

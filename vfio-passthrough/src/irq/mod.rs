@@ -59,6 +59,11 @@ impl Interrupts {
         self.msi.iter().chain(&self.msix).any(Binding::is_short)
     }
 
+    /// The guest enables MSI or MSI-X again: the host is asked for all vectors again.
+    pub fn ask_again(&mut self) {
+        self.msi.iter_mut().chain(&mut self.msix).for_each(Binding::ask_again);
+    }
+
     /// Binds and routes the interrupts that the guest programmed. If the guest enabled more than
     /// one, MSI-X wins over MSI, and MSI over the pin. Disabling comes before enabling.
     ///

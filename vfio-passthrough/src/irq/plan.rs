@@ -32,6 +32,16 @@ pub enum Growth {
     Fixed,
 }
 
+/// The number of vectors for which the host has enough, as an error shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Had {
+    /// This number.
+    Known(usize),
+    /// Fewer than were asked for. On x86, the CPUs' vectors are allocated last, and the kernel
+    /// reports no number if they run out (request_irq in vfio_msi_set_vector_signal).
+    Unknown,
+}
+
 /// A step in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -122,21 +132,27 @@ fn groups(vectors: &[u16], bound: &BTreeSet<u16>) -> Vec<Step> {
 }
 
 /// The steps that replace a step for which the host has too little: too few vectors, GSIs or
-/// files. `had` is the number of vectors for which it has enough, as far as that is known. There
-/// are none if nothing smaller can be tried.
+/// files. There are none if nothing smaller can be tried.
 ///
-/// An index is enabled with what the host has. Vectors and routes that are added are tried in two
-/// halves, so that one that is refused does not take others with it.
-pub fn fewer(step: &Step, had: usize, host: &BoundState) -> Vec<Step> {
+/// An index is enabled with what the host has, or with half of the vectors if that is unknown.
+/// Vectors and routes that are added are tried in two halves, so that one that is refused does not
+/// take others with it.
+pub fn fewer(step: &Step, had: Had, host: &BoundState, growth: Growth) -> Vec<Step> {
     match step {
-        Step::Bind(vectors) if !host.enabled => {
-            let first = vectors.get(..had).filter(|_| (1..vectors.len()).contains(&had));
-            first.map(|first| Step::Bind(first.to_vec())).into_iter().collect()
-        }
-        Step::Bind(vectors) => halves(vectors, Step::Bind),
+        Step::Bind(vectors) => match (host.enabled, had, growth) {
+            (false, Had::Known(had), _) => first(vectors, had),
+            (false, Had::Unknown, Growth::Fixed) => first(vectors, vectors.len() / 2),
+            _ => halves(vectors, Step::Bind),
+        },
         Step::Route(changes) => halves(changes, Step::Route),
         Step::EnableEmpty | Step::Disable => Vec::new(),
     }
+}
+
+/// The step that binds the first `count` vectors only. There is none if these are all or none.
+fn first(vectors: &[u16], count: usize) -> Vec<Step> {
+    let some = vectors.get(..count).filter(|_| (1..vectors.len()).contains(&count));
+    some.map(|some| Step::Bind(some.to_vec())).into_iter().collect()
 }
 
 /// Two steps with half of the items each. There are none if there is only one item.
@@ -178,6 +194,15 @@ impl BoundState {
                 self.asked = 0;
                 self.bound.clear();
             }
+        }
+    }
+
+    /// Makes the next plan ask for all vectors again, if fewer are bound than the guest asked for.
+    /// Where VFIO cannot add vectors, that plan disables the index, and what fires meanwhile is
+    /// lost. So this is for a guest that enables the index again.
+    pub fn ask_again(&mut self) {
+        if self.bound.len() < self.asked.into() {
+            self.asked = 0;
         }
     }
 

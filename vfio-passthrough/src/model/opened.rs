@@ -25,6 +25,8 @@ pub(super) struct Shape {
     pub grows_msix: bool,
     /// The interrupt vectors of the host.
     pub host_vectors: u32,
+    /// Whether the kernel reports that number.
+    pub counts_vectors: bool,
     pub function: PciFunction,
     /// The functions on the bus; empty where the bus cannot be reset.
     pub bus: Vec<BusMember>,
@@ -66,6 +68,7 @@ impl Shape {
         };
         let mut host = Description::new(kernel);
         host.host_vectors = self.host_vectors;
+        host.counts_vectors = self.counts_vectors;
         let own = host.device(ADDRESS, GROUP, Driver::Vfio, self.function.clone());
         if self.bus.is_empty() {
             return own;

@@ -121,6 +121,7 @@ impl PciDevice {
         let shape = Shape {
             grows_msix: !msix.is_some_and(|irq| irq.flags.contains(IrqFlags::NORESIZE)),
             host_vectors: u32::MAX,
+            counts_vectors: true,
             function,
             bus: Vec::new(),
         };
@@ -150,6 +151,11 @@ impl PciDevice {
     /// Limits the interrupt vectors that the host has for the device.
     pub fn with_host_vectors(self, vectors: u32) -> Self {
         self.changed(|shape| shape.host_vectors = vectors)
+    }
+
+    /// Makes the kernel report ENOSPC, and no number, if the host has too few vectors.
+    pub fn with_uncounted_vectors(self) -> Self {
+        self.changed(|shape| shape.counts_vectors = false)
     }
 
     /// Makes bits of a byte of config space read-only zero.

@@ -60,6 +60,8 @@ bitflags::bitflags! {
         const POWER = 1 << 3;
         /// The guest initiated an FLR.
         const RESET = 1 << 4;
+        /// The guest enabled MSI or MSI-X, which was enabled in the same way.
+        const ENABLE_AGAIN = 1 << 6;
     }
 }
 
@@ -227,6 +229,9 @@ impl ConfigSpace {
             (start..start.saturating_add(layout.size())).contains(&at)
         };
         touched.set(Touched::MSI, msi.is_some_and(own));
+        let enables = (is(self.offsets.msix, high(MSIX_CONTROL)) && value & 0x80 != 0)
+            || (is(self.offsets.msi, MsiLayout::CONTROL) && value & 1 != 0);
+        touched.set(Touched::ENABLE_AGAIN, enables && self.has_value(at, value));
         let moves = self.in_low_power || u16::from(value) & PM_STATE != 0;
         touched.set(Touched::POWER, is(self.offsets.power, PM_CONTROL) && moves);
         let mut resets = self.offsets.resets.iter().flatten();
@@ -239,6 +244,12 @@ impl ConfigSpace {
                 || (ROM..ROM_END).contains(&at),
         );
         touched
+    }
+
+    /// Whether the bits of this byte that the guest can change have these values.
+    fn has_value(&self, at: u16, value: u8) -> bool {
+        let has = |byte: &Byte| (byte.value ^ value) & byte.emulated & byte.writable == 0;
+        self.bytes.get(usize::from(at)).is_some_and(has)
     }
 
     /// The command register that the guest programmed.

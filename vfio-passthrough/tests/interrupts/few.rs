@@ -4,12 +4,23 @@ use std::io::Result;
 
 use super::*;
 
-/// A device with MSI-X, on a host with `had` interrupt vectors.
+/// A device with MSI or MSI-X, on a host with `had` interrupt vectors.
 fn few(msi: Option<u16>, msix: Option<(u16, IrqFlags)>, had: u32) -> Setup {
+    few_on(msi, msix, |device| device.with_host_vectors(had))
+}
+
+/// The same on a host whose kernel does not report the number.
+fn few_uncounted(msi: Option<u16>, msix: Option<(u16, IrqFlags)>, had: u32) -> Setup {
+    few_on(msi, msix, |device| device.with_host_vectors(had).with_uncounted_vectors())
+}
+
+fn few_on(
+    msi: Option<u16>,
+    msix: Option<(u16, IrqFlags)>,
+    host: impl FnOnce(PciDevice) -> PciDevice,
+) -> Setup {
     lines::keep();
-    let setup = Setup::with(|faults| {
-        Ok(PciDevice::with_interrupts(faults, msi, msix)?.with_host_vectors(had))
-    });
+    let setup = Setup::with(|faults| Ok(host(PciDevice::with_interrupts(faults, msi, msix)?)));
     // The guest can read pending bits only while the function decodes memory.
     setup.write(COMMAND, 2);
     setup
@@ -69,6 +80,65 @@ fn msix_that_cannot_grow_works_with_the_vectors_that_the_host_has() {
         assert_eq!(setup.set_irqs() - before, 3, "the next enable asks for all again");
         assert_eq!(lines::taken(), [""; 0], "logged once");
     }
+}
+
+#[test]
+fn msix_that_cannot_grow_works_with_a_half_if_the_number_is_unknown() {
+    // The host's number, the number that works, and the calls until then.
+    for (had, works, calls) in [(16, 16, 1), (15, 8, 2), (8, 8, 2), (7, 4, 3), (1, 1, 5)] {
+        let setup = few_uncounted(None, Some((16, NORESIZE)), had);
+        setup.unmask(0..16);
+        let before = setup.set_irqs();
+        setup.write(MSIX_CONTROL, ENABLE);
+        assert_eq!(setup.set_irqs() - before, 1 + calls, "the pin, and {calls} calls");
+        if works < 16 {
+            one_line(&[&format!("MSI-X has {works} of the 16 vectors"), "(os error 28)"]);
+        }
+        assert_eq!(setup.fire(16), (0..works).collect::<Vec<_>>());
+        assert_eq!(setup.pending(), 0xffff & !((1 << works) - 1), "others stay pending");
+        // The guest masks vectors and the function: nothing is disabled, nothing is lost.
+        let before = setup.set_irqs();
+        setup.mask(0, true);
+        assert_eq!(setup.fire(1), [0_u16; 0]);
+        setup.write(MSIX_CONTROL, ENABLE | FUNCTION_MASK);
+        setup.write(MSIX_CONTROL, ENABLE);
+        setup.mask(0, false);
+        assert_eq!(setup.arrived().into_keys().collect::<Vec<_>>(), [0]);
+        assert_eq!(setup.set_irqs(), before, "the index stays enabled");
+        setup.write(MSIX_CONTROL, 0);
+        let before = setup.set_irqs();
+        setup.write(MSIX_CONTROL, ENABLE);
+        assert_eq!(setup.set_irqs() - before, 1 + calls, "the next enable asks for all again");
+        assert_eq!(lines::taken(), [""; 0], "logged once");
+    }
+}
+
+#[test]
+fn msix_that_can_grow_works_with_all_vectors_if_the_number_is_unknown() {
+    for had in [1, 5, 15, 16] {
+        let setup = few_uncounted(None, Some((16, DYNAMIC)), had);
+        setup.unmask(0..16);
+        setup.write(MSIX_CONTROL, ENABLE);
+        assert_eq!(lines::taken().len(), usize::from(had < 16));
+        assert_eq!(setup.fire(16), (0..had as u16).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_guest_that_enables_the_same_again_gets_all_vectors_that_the_host_has_by_then() {
+    let setup = few(None, Some((16, NORESIZE)), 16);
+    setup.unmask(0..16);
+    // The first call is for the pin. 16, 8 and 4 vectors are refused.
+    (1..4).for_each(|nth| setup.faults.fail(Call::SetIrqs, nth, libc::ENOSPC));
+    setup.write(MSIX_CONTROL, ENABLE);
+    one_line(&["MSI-X has 2 of the 16 vectors"]);
+    setup.mask(0, true);
+    assert_eq!(setup.fire(2), [1]);
+    setup.write(MSIX_CONTROL, ENABLE);
+    setup.mask(0, false);
+    assert_eq!(setup.arrived(), times([(0, 1)]), "it stayed pending");
+    assert_eq!(setup.fire(16).len(), 16);
+    assert_eq!(lines::taken(), [""; 0]);
 }
 
 #[test]
@@ -135,14 +205,18 @@ fn one_refused_vector_takes_no_other_with_it() {
 
 #[test]
 fn msi_works_with_a_power_of_two() {
-    for (asked, had, gets) in [(8, 7, 1), (8, 1, 1), (2, 1, 1), (8, 8, 8)] {
+    // Linux has all or one, where it reports the number.
+    let counted = [(8, 7, 1), (8, 1, 1), (2, 1, 1), (8, 8, 8)].map(|case| (true, case));
+    let uncounted = [(8, 7, 4), (8, 3, 2), (8, 1, 1), (2, 1, 1)].map(|case| (false, case));
+    for (counts, (asked, had, gets)) in counted.into_iter().chain(uncounted) {
         let power = u16::ilog2(asked) as u16;
-        let setup = few(Some(0x0080 | power << 1), None, had);
+        let host = if counts { few } else { few_uncounted };
+        let setup = host(Some(0x0080 | power << 1), None, had);
         let _ = setup.function.config_write(MSI + 4, &0xfee0_0000_u32.to_le_bytes());
         setup.write(MSI + 12, 0x40);
         setup.write(MSI + 2, 1 | power << 4);
         assert_eq!(setup.read(MSI + 2) >> 4 & 0b111, power, "the guest reads what it wrote");
-        assert_eq!(setup.device.irqs().allocated.len(), gets, "Linux has all or one");
+        assert_eq!(setup.device.irqs().allocated.len(), gets, "{asked} of {had}");
         let expected: Vec<_> = (0x40..0x40 + gets as u16).collect();
         (0..asked).for_each(|vector| setup.device.raise(vector).unwrap());
         assert_eq!(setup.arrived().into_keys().collect::<Vec<_>>(), expected);

@@ -153,28 +153,53 @@ fn a_step_that_the_host_has_too_little_for_becomes_smaller() {
     let route = |vectors: &[u16]| {
         Step::Route(vectors.iter().map(|vector| (*vector, Some(message(1)))).collect())
     };
+    use Growth::{Dynamic, Fixed};
+    use Had::{Known, Unknown};
     let (off, on) = (false, true);
     // Enabled, the step, the number that the host has, and the steps that replace it.
-    let cases: [(bool, Step, usize, &[Step]); 14] = [
-        (off, bind(&[0, 1, 2, 3]), 3, &[bind(&[0, 1, 2])]),
-        (off, bind(&[0, 1, 2, 3]), 1, &[bind(&[0])]),
-        (off, bind(&[0, 1, 2, 3]), 0, &[]),
+    let cases: [(bool, Step, Had, Growth, &[Step]); 22] = [
+        (off, bind(&[0, 1, 2, 3]), Known(3), Fixed, &[bind(&[0, 1, 2])]),
+        (off, bind(&[0, 1, 2, 3]), Known(1), Dynamic, &[bind(&[0])]),
+        (off, bind(&[0, 1, 2, 3]), Known(0), Fixed, &[]),
         // A host that has enough, and refused all the same.
-        (off, bind(&[0, 1, 2, 3]), 4, &[]),
-        (off, bind(&[0, 1, 2, 3]), 9, &[]),
-        (off, bind(&[0]), 1, &[]),
-        (off, Step::EnableEmpty, 0, &[]),
-        (on, bind(&[3, 5, 6]), 0, &[bind(&[3]), bind(&[5, 6])]),
-        (on, bind(&[5, 6]), 0, &[bind(&[5]), bind(&[6])]),
-        (on, bind(&[5]), 0, &[]),
-        (on, bind(&[]), 0, &[]),
-        (on, route(&[3, 5, 6]), 0, &[route(&[3]), route(&[5, 6])]),
-        (on, route(&[5]), 0, &[]),
-        (on, Step::Disable, 0, &[]),
+        (off, bind(&[0, 1, 2, 3]), Known(4), Dynamic, &[]),
+        (off, bind(&[0, 1, 2, 3]), Known(9), Fixed, &[]),
+        (off, bind(&[0]), Known(1), Fixed, &[]),
+        (off, bind(&[0, 1, 2, 3]), Unknown, Fixed, &[bind(&[0, 1])]),
+        (off, bind(&[0, 1, 2]), Unknown, Fixed, &[bind(&[0])]),
+        (off, bind(&[0]), Unknown, Fixed, &[]),
+        (off, bind(&[]), Unknown, Fixed, &[]),
+        (off, bind(&[0, 1, 2]), Unknown, Dynamic, &[bind(&[0]), bind(&[1, 2])]),
+        (off, bind(&[0]), Unknown, Dynamic, &[]),
+        (off, Step::EnableEmpty, Unknown, Dynamic, &[]),
+        (on, bind(&[3, 5, 6]), Unknown, Dynamic, &[bind(&[3]), bind(&[5, 6])]),
+        (on, bind(&[3, 5, 6]), Known(1), Dynamic, &[bind(&[3]), bind(&[5, 6])]),
+        (on, bind(&[5, 6]), Unknown, Dynamic, &[bind(&[5]), bind(&[6])]),
+        (on, bind(&[5]), Unknown, Dynamic, &[]),
+        (on, bind(&[]), Unknown, Dynamic, &[]),
+        (on, route(&[3, 5, 6]), Unknown, Fixed, &[route(&[3]), route(&[5, 6])]),
+        (off, route(&[5, 6]), Unknown, Dynamic, &[route(&[5]), route(&[6])]),
+        (on, route(&[5]), Unknown, Dynamic, &[]),
+        (on, Step::Disable, Unknown, Fixed, &[]),
     ];
-    for (enabled, step, had, expected) in cases {
+    for (enabled, step, had, growth, expected) in cases {
         let host = BoundState { enabled, ..BoundState::default() };
-        assert_eq!(fewer(&step, had, &host), expected, "{step:?}, {had}");
+        assert_eq!(fewer(&step, had, &host, growth), expected, "{step:?}, {had:?}, {growth:?}");
+    }
+}
+
+#[test]
+fn asks_for_all_vectors_again_if_fewer_are_bound() {
+    let wanted = |vectors| ProgrammedVectors { enabled: true, vectors, unmasked: BTreeMap::new() };
+    // The number of bound vectors, and the steps after the guest enabled 4 again.
+    let cases: [(u16, &[Step]); 2] =
+        [(2, &[Step::Disable, Step::Bind(vec![0, 1, 2, 3])]), (4, &[])];
+    for (bound, expected) in cases {
+        let mut host = BoundState::default();
+        host.after(&Step::Bind((0..bound).collect()), &wanted(4));
+        host.ask_again();
+        assert_eq!(plan(&wanted(4), &host, Growth::Fixed), expected);
+        assert_eq!(plan(&wanted(4), &host, Growth::Dynamic), [], "vectors are added when unmasked");
     }
 }
 
@@ -194,13 +219,13 @@ fn stays_enabled_with_fewer_vectors_until_the_guest_asks_for_another_number() {
 }
 
 /// A host with `most` vectors, which answers as Linux does. `None`: the step succeeded. Otherwise
-/// the number that the host has.
+/// the number that the host has, if it `counts` its vectors.
 fn answer(
     step: &Step,
     host: &BoundState,
     allocated: &mut BTreeSet<u16>,
-    most: usize,
-) -> Option<usize> {
+    (most, counts): (usize, bool),
+) -> Option<Had> {
     let asked: BTreeSet<u16> = match step {
         Step::Bind(vectors) if host.enabled => vectors.iter().copied().collect(),
         Step::Bind(vectors) => (0..=*vectors.last().unwrap_or(&0)).collect(),
@@ -213,30 +238,33 @@ fn answer(
     };
     let all: BTreeSet<u16> = allocated.union(&asked).copied().collect();
     if all.len() > most {
-        return Some(if host.enabled { 0 } else { most });
+        let is_known = counts && most > 0 && !host.enabled;
+        return Some(if is_known { Had::Known(most) } else { Had::Unknown });
     }
     *allocated = all;
     None
 }
 
-/// Carries out a plan as the binding does, on a host with `most` vectors. Returns the number of
-/// calls.
+/// Carries out a plan as the binding does, on a host with few vectors. Returns the number of calls.
 fn reconcile_limited(
     wanted: &ProgrammedVectors,
     host: &mut BoundState,
     allocated: &mut BTreeSet<u16>,
-    (growth, most): (Growth, usize),
+    (growth, few): (Growth, (usize, bool)),
 ) -> usize {
     let mut steps: std::collections::VecDeque<Step> = plan(wanted, host, growth).into();
     let mut calls = 0;
     while let Some(step) = steps.pop_front() {
         calls += 1;
-        match answer(&step, host, allocated, most) {
-            None => host.after(&step, wanted),
-            Some(had) => {
-                fewer(&step, had, host).into_iter().rev().for_each(|step| steps.push_front(step));
-            }
+        let Some(had) = answer(&step, host, allocated, few) else {
+            host.after(&step, wanted);
+            continue;
+        };
+        let smaller = fewer(&step, had, host, growth);
+        if smaller.is_empty() && !host.enabled {
+            break;
         }
+        smaller.into_iter().rev().for_each(|step| steps.push_front(step));
     }
     calls
 }
@@ -361,30 +389,41 @@ proptest! {
     #[test]
     fn a_host_with_few_vectors_binds_as_many_as_it_has(
         unmasked in prop::collection::btree_set(0..64_u16, 0..64), most in 0..80_usize, fixed: bool,
+        counts: bool,
     ) {
         let growth = if fixed { Growth::Fixed } else { Growth::Dynamic };
         let unmasked: BTreeMap<u16, MsiMessage> =
             unmasked.into_iter().map(|vector| (vector, message(vector.into()))).collect();
         let wanted = ProgrammedVectors { enabled: true, vectors: 64, unmasked };
         let (mut host, mut allocated) = (BoundState::default(), BTreeSet::new());
-        let calls = reconcile_limited(&wanted, &mut host, &mut allocated, (growth, most));
+        let few = (growth, (most, counts));
+        let calls = reconcile_limited(&wanted, &mut host, &mut allocated, few);
         prop_assert!(calls <= 2 * 64 + 3, "{calls} calls");
         prop_assert!(allocated.len() <= most);
         let asked = if fixed { 64 } else { wanted.unmasked.len() };
         // A kernel that can add vectors allocates vector 0 with the index.
         let at_zero = usize::from(!fixed && !wanted.unmasked.contains_key(&0));
-        prop_assert!(host.bound.len() >= most.saturating_sub(at_zero).min(asked));
+        // Where vectors cannot be added and their number is unknown, a power of two works: 64 are
+        // asked for.
+        let power = most.checked_ilog2().map_or(0, |power| 1 << power);
+        let works = if fixed && !counts { power } else { most };
+        prop_assert!(host.bound.len() >= works.saturating_sub(at_zero).min(asked));
         prop_assert_eq!(host.enabled, most > 0);
         if fixed {
-            prop_assert!(host.bound.iter().copied().eq(0..most.min(64) as u16));
-            let again = reconcile_limited(&wanted, &mut host, &mut allocated, (growth, most));
-            prop_assert_eq!(again, if most == 0 { 1 } else { 0 });
+            prop_assert!(host.bound.iter().copied().eq(0..works.min(64) as u16));
+            let again = reconcile_limited(&wanted, &mut host, &mut allocated, few);
+            prop_assert_eq!(again, if most == 0 { 7 } else { 0 }, "64 vectors to 1");
+            // The guest enables the index again, and the host has more.
+            host.ask_again();
+            reconcile_limited(&wanted, &mut host, &mut allocated, (growth, (80, counts)));
+            prop_assert!(host.is_complete(&wanted));
+            prop_assert_eq!(host.bound.len(), 64);
         }
         // The guest disables the index, and the host has more.
         let off = ProgrammedVectors::default();
-        reconcile_limited(&off, &mut host, &mut allocated, (growth, 80));
+        reconcile_limited(&off, &mut host, &mut allocated, (growth, (80, counts)));
         prop_assert_eq!(&host, &BoundState::default());
-        reconcile_limited(&wanted, &mut host, &mut allocated, (growth, 80));
+        reconcile_limited(&wanted, &mut host, &mut allocated, (growth, (80, counts)));
         prop_assert!(host.is_complete(&wanted));
     }
 }

@@ -41,6 +41,23 @@ fn msi_is_emulated() {
 }
 
 #[test]
+fn reports_an_enable_of_what_is_enabled_in_the_same_way() {
+    // Each write, and whether it is such an enable.
+    let msix = [(0x8000, false), (0x8000, true), (0xbfff, true), (0xc000, false), (0xc000, true)];
+    let msi = [(0x01, false), (0x01, true), (0x11, false), (0x11, true), (0x10, false)];
+    for (offset, writes) in [(0x62, msix), (0x52, msi)] {
+        let mut view = view();
+        for (value, expected) in writes {
+            let touched = view.write(offset, &u16::to_le_bytes(value)).touched;
+            assert_eq!(touched.contains(Touched::ENABLE_AGAIN), expected, "{offset:#x} {value:#x}");
+        }
+        view.write(offset, &[0, 0]);
+        let touched = [view.write(offset, &[0, 0]), view.write(offset + 2, &[0xff])];
+        assert!(!touched.iter().any(|it| it.touched.contains(Touched::ENABLE_AGAIN)));
+    }
+}
+
+#[test]
 fn msi_pending_bits_are_at_the_offset_of_the_layout() {
     for (form, pending) in [(0x0105, 0x60), (0x0185, 0x64)] {
         let mut bytes = device();
