@@ -98,6 +98,11 @@ impl IommuContext {
         Self { dma: DmaSpace::new(ioas), calls, interface: Interface::Iommufd(Arc::new(cdevs)) }
     }
 
+    /// Whether devices are used by iommufd; otherwise by type1.
+    pub fn is_iommufd(&self) -> bool {
+        matches!(self.interface, Interface::Iommufd(_))
+    }
+
     /// The memory that the devices can access.
     pub fn dma(&self) -> &DmaSpace {
         &self.dma

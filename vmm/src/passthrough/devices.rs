@@ -115,6 +115,11 @@ impl Devices {
         Ok(())
     }
 
+    /// The kernel's interface for the devices, as `--iommu` names it.
+    pub(crate) fn iommu(&self) -> &'static str {
+        if self.container.is_iommufd() { "iommufd" } else { "type1" }
+    }
+
     /// The counters of VFIO calls.
     pub(crate) fn calls(&self) -> Arc<VfioCalls> {
         Arc::clone(self.container.calls())

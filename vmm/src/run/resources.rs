@@ -147,7 +147,8 @@ impl Resources {
 
     /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
-        Configuration::new(config, vm.functions.iter().map(DeviceInfo::of).collect())
+        let iommu = self.devices.as_ref().map(Devices::iommu);
+        Configuration::new(config, iommu, vm.functions.iter().map(DeviceInfo::of).collect())
     }
 
     /// Adds the counts of VFIO calls to `stats`.

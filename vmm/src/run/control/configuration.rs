@@ -14,6 +14,8 @@ pub(crate) struct Configuration {
     cpus: u8,
     memory_bytes: u64,
     kernel: String,
+    /// The kernel's interface for the devices, type1 or iommufd; null without devices.
+    iommu: Option<&'static str>,
     /// The assigned devices, in the order of the command line.
     pub(crate) devices: Vec<DeviceInfo>,
 }
@@ -41,11 +43,16 @@ pub(crate) struct BarInfo {
 
 impl Configuration {
     /// The configuration of `config` with `devices`.
-    pub(crate) fn new(config: &Config, devices: Vec<DeviceInfo>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        iommu: Option<&'static str>,
+        devices: Vec<DeviceInfo>,
+    ) -> Self {
         Self {
             cpus: config.cpus,
             memory_bytes: config.memory.bytes(),
             kernel: config.kernel.to_string(),
+            iommu,
             devices,
         }
     }
