@@ -7,19 +7,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iommufd_bindings::iommufd as sys;
-use iommufd_ioctls::{IommuFd, IommufdIoas};
-use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+use iommufd_ioctls::IommuFd;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use vmm_sys_util::ioctl_io_nr;
 
 use crate::address::ByteRange;
 use crate::backend::address_space::AddressSpace;
 use crate::backend::description::IommuInfo;
+use crate::backend::ioctl::check;
 use crate::counters::VfioCalls;
 use crate::host::HostMemory;
 
 const NODE: &str = "/dev/iommu";
 
 ioctl_io_nr!(IOMMU_IOAS_IOVA_RANGES, sys::IOMMUFD_TYPE as u32, sys::IOMMUFD_CMD_IOAS_IOVA_RANGES);
+
+// linux/iommufd.h, since Linux 6.13.
+ioctl_io_nr!(IOMMU_IOAS_MAP_FILE, sys::IOMMUFD_TYPE as u32, 0x8f);
+
+/// `struct iommu_ioas_map_file` (linux/iommufd.h).
+#[repr(C)]
+struct MapFile {
+    size: u32,
+    flags: u32,
+    ioas_id: u32,
+    fd: i32,
+    start: u64,
+    length: u64,
+    iova: u64,
+}
 
 /// An error of opening iommufd.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +80,9 @@ fn open_remedy(error: &io::Error) -> &'static str {
 /// An I/O address space of iommufd. Dropping it destroys it; the kernel keeps the address space
 /// until the last device that is attached to it is closed.
 pub(crate) struct Ioas {
-    // Dropped before `iommufd`, which it destroys itself by.
-    ioas: IommufdIoas,
-    iommufd: Arc<IommuFd>,
+    iommufd: IommuFd,
+    /// The number of the IOAS in the iommufd.
+    id: u32,
     calls: Arc<VfioCalls>,
     /// The kernel has `IOMMU_IOAS_MAP_FILE` (Linux 6.13).
     maps_files: AtomicBool,
@@ -95,14 +111,19 @@ impl Ioas {
     }
 
     fn new(file: File, calls: Arc<VfioCalls>) -> io::Result<Self> {
-        let iommufd = Arc::new(IommuFd::new_from_fd(file));
-        let ioas = IommufdIoas::new(iommufd.clone()).map_err(errno)?;
-        Ok(Self { ioas, iommufd, calls, maps_files: AtomicBool::new(true) })
+        let iommufd = IommuFd::new_from_fd(file);
+        let mut call = sys::iommu_ioas_alloc {
+            size: size_of::<sys::iommu_ioas_alloc>() as u32,
+            flags: 0,
+            out_ioas_id: 0,
+        };
+        iommufd.alloc_iommu_ioas(&mut call).map_err(errno)?;
+        Ok(Self { iommufd, id: call.out_ioas_id, calls, maps_files: AtomicBool::new(true) })
     }
 
     /// The number of the IOAS in its iommufd.
     pub fn id(&self) -> u32 {
-        self.ioas.id()
+        self.id
     }
 
     /// `IOMMU_IOAS_MAP_FILE`, if the memory is a shared mapping of a file and the kernel can map
@@ -113,8 +134,18 @@ impl Ioas {
             return Ok(false);
         };
         self.calls.ioas_map_file.increment();
-        let mapped = self.ioas.map_file(file.as_raw_fd(), offset, memory.size(), iova, true);
-        match mapped.map_err(errno) {
+        let call = MapFile {
+            size: size_of::<MapFile>() as u32,
+            flags: FLAGS,
+            ioas_id: self.id,
+            fd: file.as_raw_fd(),
+            start: offset,
+            length: memory.size(),
+            iova,
+        };
+        // SAFETY: the kernel reads the struct, which lives until the call returns. It lets devices
+        // write to the file's pages, which the caller keeps by the contract of `map`.
+        match check(unsafe { ioctl_with_ref(self, IOMMU_IOAS_MAP_FILE(), &call) }) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
                 self.maps_files.store(false, Ordering::Relaxed);
@@ -131,9 +162,7 @@ impl Ioas {
         self.calls.ioas_map.increment();
         let call = sys::iommu_ioas_map {
             size: size_of::<sys::iommu_ioas_map>() as u32,
-            flags: sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE
-                | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
-                | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
+            flags: FLAGS,
             ioas_id: self.id(),
             __reserved: 0,
             user_va: memory.host_address().expose_provenance() as u64,
@@ -182,6 +211,11 @@ impl Ioas {
     }
 }
 
+/// Devices read and write, at the address that the call gives.
+const FLAGS: u32 = sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE
+    | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
+    | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA;
+
 /// The most ranges that are fetched: more than any host reserves regions.
 const MAX_RANGES: usize = 4096;
 
@@ -218,13 +252,24 @@ impl AddressSpace for Ioas {
     }
 }
 
+impl Drop for Ioas {
+    fn drop(&mut self) {
+        // The memory of a mapping that is left is leaked by its owner.
+        if let Err(error) = self.iommufd.destroy_iommu_object(self.id).map_err(errno) {
+            log::error!(
+                "IOMMU_DESTROY: {error}; the kernel keeps the mappings until this process ends"
+            );
+        }
+    }
+}
+
 /// The errno of a call of iommufd-ioctls. Only the calls of this module are expected.
 fn errno(error: iommufd_ioctls::IommufdError) -> io::Error {
     use iommufd_ioctls::IommufdError as Failed;
     match error {
-        Failed::IommuIoasAlloc(errno)
+        Failed::IommuDestroy(errno)
+        | Failed::IommuIoasAlloc(errno)
         | Failed::IommuIoasMap(errno)
-        | Failed::IommuIoasMapFile(errno)
         | Failed::IommuIoasUnmap(errno) => io::Error::from_raw_os_error(errno.errno()),
         other => io::Error::other(other),
     }
