@@ -23,8 +23,6 @@ pub(crate) struct Placement {
     slots: Arc<dyn MemorySlots>,
     /// The DMA space in which the guest's other devices access the BARs.
     peers: Option<DmaSpace>,
-    /// The warning about a failed peer-to-peer mapping was logged.
-    warned_of_peers: bool,
     /// The warning about missing memory slots was logged.
     warned_of_slots: bool,
     traps: Arc<FunctionTraps>,
@@ -43,16 +41,7 @@ impl Placement {
         traps: Arc<FunctionTraps>,
     ) -> Self {
         let windows = windows(&device, config, regions);
-        Self {
-            device,
-            windows,
-            slots,
-            peers,
-            warned_of_peers: false,
-            warned_of_slots: false,
-            traps,
-            freed: false,
-        }
+        Self { device, windows, slots, peers, warned_of_slots: false, traps, freed: false }
     }
 
     /// Removes each window that is placed at an address other than its BAR's current one.
@@ -87,7 +76,8 @@ impl Placement {
     }
 
     /// Places each window at its BAR's current address. A window whose memory slot is refused stays
-    /// trapped. That no slot is free is logged once for each function. Removals that failed before are retried.
+    /// trapped. If no slot is free, this is logged once for each function. Removals that failed
+    /// before are retried.
     pub fn place(&mut self, config: &ConfigSpace) {
         let removed = self.remove_moved(config);
         self.device.warn_of(removed);
@@ -99,11 +89,7 @@ impl Placement {
         for window in &mut self.windows {
             let bar = window.bar();
             match window.place_at(base(config, bar), &self.slots) {
-                Ok(()) => map_for_peers(
-                    window,
-                    self.peers.as_ref(),
-                    (&self.device, &self.traps, &mut self.warned_of_peers),
-                ),
+                Ok(()) => map_for_peers(window, self.peers.as_ref(), (&self.device, &self.traps)),
                 Err(source) => {
                     let (address, operation) = (self.device.address, "place the memory slot of");
                     let lacks = source.kind() == io::ErrorKind::StorageFull;
@@ -144,11 +130,12 @@ impl Placement {
 }
 
 /// Maps a window for DMA of the guest's other devices. Few guests use peer-to-peer DMA, and a root
-/// complex need not support it (PCIe 1.3.1). So a failure is only logged, once for each function.
+/// complex need not support it (PCIe 1.3.1). So a failure is only logged, once for all
+/// devices of the guest: iommufd without dma-bufs of BARs refuses each mapping.
 fn map_for_peers(
     window: &mut Window,
     peers: Option<&DmaSpace>,
-    (device, traps, warned): (&FunctionDevice, &FunctionTraps, &mut bool),
+    (device, traps): (&FunctionDevice, &FunctionTraps),
 ) {
     let Some(space) = peers else { return };
     match window.map(space) {
@@ -156,7 +143,7 @@ fn map_for_peers(
         Ok(false) => {}
         Err(source) => {
             let error = peer_error(device, window.bar(), source);
-            if !std::mem::replace(warned, true) {
+            if space.is_first_refusal() {
                 log::warn!("{error}");
             }
         }

@@ -118,6 +118,11 @@ impl DmaSpace {
         memory.into_iter().map(|(iova, memory)| self.map(iova, memory)).collect()
     }
 
+    /// Records that a mapping of a BAR was refused. Returns whether it is the first one.
+    pub(crate) fn is_first_refusal(&self) -> bool {
+        !std::mem::replace(&mut self.state().has_refused, true)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A poisoned lock is safe to use: the state records each call to the kernel that succeeded.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

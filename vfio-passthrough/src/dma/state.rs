@@ -15,6 +15,8 @@ pub(super) struct State {
     spaces: Vec<Arc<dyn AddressSpace>>,
     /// Keyed by the start of the range.
     mappings: BTreeMap<u64, MappedMemory>,
+    /// A mapping of a BAR was refused.
+    pub has_refused: bool,
 }
 
 /// The limits of all address spaces together.
@@ -33,7 +35,7 @@ struct MappedMemory {
 
 impl State {
     pub fn of(space: Arc<dyn AddressSpace>) -> Self {
-        Self { spaces: vec![space], mappings: BTreeMap::new() }
+        Self { spaces: vec![space], ..Self::default() }
     }
 
     pub fn add(&mut self, space: Arc<dyn AddressSpace>) -> Result<(), Error> {

@@ -110,8 +110,11 @@ fn reboot_all(l1: &mut L1) -> Result<(), Error> {
     });
     assert_eq!(answers.collect::<Vec<_>>(), [20; 6], "{}", outcome.details());
     assert_eq!(counter(&outcome, "/reboots"), 1, "{}", outcome.details());
-    assert!(of_functions(&outcome, "p2p_maps") >= 2 * 5, "{}", outcome.details());
-    assert_mapped_once(&outcome);
+    // By iommufd each mapping of a BAR is refused, and counts as a call.
+    if !l1.machine().has_iommufd() {
+        assert!(of_functions(&outcome, "p2p_maps") >= 2 * 5, "{}", outcome.details());
+        assert_mapped_once(&outcome);
+    }
     Ok(())
 }
 
