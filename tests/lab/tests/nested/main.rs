@@ -144,7 +144,7 @@ fn second_lane() -> Vec<Group> {
     let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
         ("small", full(Kernel::Small), small.clone()),
-        ("small, type1", full(Kernel::Small).by_type1(), small),
+        ("small, type1", full(Kernel::Small).by_type1(), [&small, privilege::BY_TYPE1].concat()),
         ("6.1", full(Kernel::Stock61), old),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]

@@ -10,8 +10,10 @@ use crate::support::{VFIO, assigned, boot, hashes};
 pub const TESTS: &[Test] = &[
     ("privilege: an ordinary user without capabilities runs the VMM", ordinary),
     ("privilege: the VMM uses files that are passed open", passed),
-    ("privilege: the VMM needs each system call for devices", needed),
 ];
+
+/// The rows are those of type1.
+pub const BY_TYPE1: &[Test] = &[("privilege: the VMM needs each system call for devices", needed)];
 
 /// On a machine with an NVMe first, and a kernel that gives the NVMe a queue for each CPU.
 pub const ON_STOCK: &[Test] =
