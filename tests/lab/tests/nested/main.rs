@@ -120,7 +120,8 @@ fn first_lane() -> Vec<Group> {
         ("small", e1000e.clone(), nics::TESTS.to_vec()),
         ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
         ("small, in use", used, used::TESTS.to_vec()),
-        ("small, ports", ports, [host::TESTS, presence::ON_PORTS].concat()),
+        ("small, ports", ports.clone(), [host::TESTS, presence::ON_PORTS].concat()),
+        ("small, ports, type1", ports.by_type1(), host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
         ("iommufd", by_iommufd, tests_by_iommufd()),
     ]
