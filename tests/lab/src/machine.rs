@@ -17,6 +17,9 @@ const FIRST_SLOT: usize = 2;
 pub enum Device {
     /// An NVMe with its own disk image. Its reset is an FLR.
     Nvme,
+    /// An NVMe like [`Device::Nvme`] with [`WIDE_VECTORS`] vectors of MSI-X, more than a CPU of L1
+    /// has.
+    WideNvme,
     /// An NVMe behind a port, with a disk image that its virtual functions share.
     NvmeWithVfs,
     /// An NVMe like [`Device::Nvme`], behind a port from which it can be unplugged.
@@ -51,6 +54,8 @@ pub enum Device {
 
 /// The number of virtual functions of a [`Device::NvmeWithVfs`].
 pub const VFS: u16 = 16;
+/// The number of vectors of a [`Device::WideNvme`].
+pub const WIDE_VECTORS: u16 = 400;
 /// The size of an ivshmem's memory in bytes.
 pub const IVSHMEM_SIZE: u64 = 256 << 20;
 
@@ -60,7 +65,12 @@ impl Device {
     pub fn is_disk(self) -> bool {
         matches!(
             self,
-            Self::Nvme | Self::PluggedNvme | Self::NvmeWithVfs | Self::Ahci | Self::UsbDisk
+            Self::Nvme
+                | Self::WideNvme
+                | Self::PluggedNvme
+                | Self::NvmeWithVfs
+                | Self::Ahci
+                | Self::UsbDisk
         )
     }
 
@@ -82,7 +92,7 @@ impl Device {
     #[must_use]
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            Self::Nvme | Self::PluggedNvme | Self::NvmeWithVfs => &["nvme"],
+            Self::Nvme | Self::WideNvme | Self::PluggedNvme | Self::NvmeWithVfs => &["nvme"],
             Self::E1000e => &["e1000e"],
             Self::Rtl8139 => &["8139cp"],
             Self::Ne2k => &["ne2k-pci"],

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS};
+use super::{Device, FIRST_SLOT, IVSHMEM_SIZE, VFS, WIDE_VECTORS};
 
 /// The arguments for device number `index`.
 pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<String> {
@@ -92,6 +92,10 @@ fn disk(index: usize, slot: usize, device: Device) -> Vec<String> {
             format!("qemu-xhci,id=usb{index},{behind}"),
             format!("usb-storage,drive=disk{index},bus=usb{index}.0"),
         ]),
+        Device::WideNvme => devices([format!(
+            "nvme,serial=lab{index},drive=disk{index},addr={slot:x},max_ioqpairs=64,\
+             msix_qsize={WIDE_VECTORS}"
+        )]),
         _ => devices([format!("nvme,serial=lab{index},drive=disk{index},addr={slot:x}")]),
     }
 }

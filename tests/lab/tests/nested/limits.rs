@@ -1,9 +1,9 @@
 //! The limits of the process and of its control group: known before the guest starts.
 
-use lab::{Error, Guest, L1};
+use lab::{Device, Error, Guest, L1, WIDE_VECTORS, sha256};
 
 use crate::Test;
-use crate::support::{assert_refused, assigned, boot, counter};
+use crate::support::{assert_refused, assigned, boot, counter, hashes, take};
 
 /// On a machine with an NVMe first, and a kernel with control groups for memory and threads.
 pub const TESTS: &[Test] = &[
@@ -11,6 +11,10 @@ pub const TESTS: &[Test] = &[
     ("limits: reports a control group with too few threads", few_threads),
     ("limits: raises the limit of open files, and reports one that is too low", few_files),
 ];
+
+/// On a machine with an NVMe of many vectors, whose kernel has fewer and cannot add any later.
+pub const ON_WIDE: &[Test] =
+    &[("limits: an NVMe works with the vectors that the host has", few_vectors)];
 
 fn guest(l1: &mut L1) -> Result<Guest, Error> {
     Ok(Guest::new("read:20").memory("128M").device(&assigned(l1, 0)?))
@@ -51,5 +55,20 @@ fn few_files(l1: &mut L1) -> Result<(), Error> {
     // The program that starts the VMM has the soft limit too.
     let outcome = boot(l1, &guest.open_files(30, 106))?;
     assert!(counter(&outcome, "/vfio_ioctls/set_irqs") > 0, "{}", outcome.details());
+    Ok(())
+}
+
+/// The guest enables MSI-X, for which VFIO on Linux 6.1 needs all vectors of the table at once.
+fn few_vectors(l1: &mut L1) -> Result<(), Error> {
+    let device = take(l1, Device::WideNvme)?;
+    let index = l1.machine().devices.iter().position(|own| *own == Device::WideNvme).unwrap();
+    let expected = sha256(&l1.image(index)?[..1 << 20]);
+    let asked = format!("of the {WIDE_VECTORS} vectors that the guest uses");
+    let guest = Guest::new("hash:1M,read:20").memory("128M").device(&device).logs(&asked);
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let is_named = |line: &&str| line.contains(&device) && line.contains(&asked);
+    assert!(lines.len() == 1 && lines.iter().all(is_named), "{}", outcome.details());
     Ok(())
 }

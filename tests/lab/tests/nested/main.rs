@@ -142,11 +142,13 @@ fn second_lane() -> Vec<Group> {
     .concat();
     // The VFIO of 6.1 cannot add MSI-X vectors (NORESIZE), unlike that of 6.12. 6.1 cannot have the
     // guard, without which tests with many reads fail.
+    let wide = Machine::new(Kernel::Stock61).devices(&[Device::WideNvme]);
     let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
         ("small", full(Kernel::Small), small.clone()),
         ("small, type1", full(Kernel::Small).by_type1(), [&small, privilege::BY_TYPE1].concat()),
         ("6.1", full(Kernel::Stock61), old),
+        ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]
 }
