@@ -87,8 +87,8 @@ pub trait IntxConnection: Send {
 /// Reports IOMMU groups to the hypervisor: KVM needs to know the groups of a VM
 /// (Documentation/virt/kvm/devices/vfio.rst).
 pub trait GroupLink: Send + Sync {
-    /// Reports that the VM has a group. `group` is the group's file (`/dev/vfio/N`). The call comes
-    /// before the group's devices are opened.
+    /// Reports that the VM has a group. `group` is the group's file (`/dev/vfio/N`), or with iommufd
+    /// that of a device (`/dev/vfio/devices/vfioN`). The call comes before the devices are opened.
     ///
     /// # Errors
     ///

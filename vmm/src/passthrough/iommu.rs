@@ -46,13 +46,13 @@ fn choose(config: &Config, addresses: &[PciAddress], passed: &PassedFds) -> Resu
     }
 }
 
-/// iommufd if this process may open it, and each device by a node of its own. A VF token is given
-/// to type1: iommufd takes one on new kernels only.
+/// iommufd if this process may open it, and each device by a node of its own. A device with a VF
+/// token is used by type1: Linux 6.12 neither takes a token by iommufd, nor asks for one.
 fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
     let sysfs = Sysfs::default();
     let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
     let by_node = |(asked, address): (&Passthrough, &PciAddress)| match asked.file {
-        _ if asked.vf_token.is_some() => false,
+        _ if asked.vf_token.is_some() || sysfs.vf_token_of(*address).is_some() => false,
         Some(fd) => passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, *address)),
         None => sysfs.cdev(*address).is_some_and(|node| may_open(&node)),
     };
