@@ -10,7 +10,6 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::linked::Linked;
-use super::options::DeviceOptions;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
 use crate::backend::iommufd::{Ioas, attach_ioas, bind};
@@ -81,25 +80,28 @@ pub(super) struct CdevAttachment {
 }
 
 impl CdevAttachment {
-    /// Binds and attaches the device of `address`.
+    /// Opens the node of the device of `address`, and links it.
     pub fn new(
         cdevs: &Arc<Cdevs>,
         address: PciAddress,
-        options: DeviceOptions,
+        opened: Option<File>,
     ) -> Result<Self, Error> {
         cdevs.drivers.forget();
         cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(cdevs.open(address, options.file)?);
+        let file = Arc::new(cdevs.open(address, opened)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
         cdevs.add(address, &file)?;
-        let own = Self { cdevs: cdevs.clone(), address, file };
-        let token = options.vf_token;
+        Ok(Self { cdevs: cdevs.clone(), address, file })
+    }
+
+    /// Binds and attaches the device, without a lock: the kernel resets it when it binds.
+    pub fn bind(&self, token: Option<VfToken>) -> Result<(), Error> {
+        let Self { cdevs, address, file } = self;
         let uuid = token.map(VfToken::bytes);
-        let bound = retry_while_locked(|| bind(&own.file, &cdevs.ioas, uuid.as_ref()));
-        bound.map_err(|source| cdevs.refused(address, token, source))?;
-        let attached = attach_ioas(&own.file, &cdevs.ioas);
-        attached.map_err(|source| Error::OpenDevice { address, call: ATTACH, source })?;
-        Ok(own)
+        let bound = retry_while_locked(|| bind(file, &cdevs.ioas, uuid.as_ref()));
+        bound.map_err(|source| cdevs.refused(*address, token, source))?;
+        let attached = attach_ioas(file, &cdevs.ioas);
+        attached.map_err(|source| Error::OpenDevice { address: *address, call: ATTACH, source })
     }
 }
 

@@ -179,6 +179,13 @@ impl Sysfs {
         self.link_name(address, "physfn").ok().flatten()?.parse().ok()
     }
 
+    /// The bridge above a device; `None` on a root bus. It is that of the physical function for a
+    /// virtual function (pci_upstream_bridge).
+    pub fn upstream_bridge(&self, address: PciAddress) -> Option<PciAddress> {
+        let target = fs::read_link(self.device(address)).ok()?;
+        target.parent().and_then(last_component)?.parse().ok()
+    }
+
     /// The physical function whose VF token opens a virtual function: one that is on vfio-pci
     /// itself, which made the virtual function (`enable_sriov`). vfio-pci does not take a physical
     /// function that has virtual functions of another driver (vfio_pci_core_register_device).
