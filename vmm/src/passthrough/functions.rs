@@ -2,27 +2,55 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::DevFn;
 use resources::{BarRequest, BarSpace, Layout};
+use vfio_passthrough::function::Reset;
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
+
+use super::side_by_side::side_by_side;
 
 use crate::counters::FunctionCounts;
 use crate::error::Error;
 
 /// The assigned functions of one VM, with their places on its bus, in the order of the command line.
+/// If the last clone is dropped before they are shut down, it shuts them down.
 #[derive(Clone, Default)]
-pub(crate) struct Functions(Vec<(DevFn, Arc<PassthroughFunction>)>);
+pub(crate) struct Functions(Arc<List>);
+
+#[derive(Default)]
+struct List {
+    functions: Vec<(DevFn, Arc<PassthroughFunction>)>,
+    /// They are shut down.
+    ended: AtomicBool,
+}
+
+/// How functions end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The guest reboots: the devices stay open.
+    Reboot,
+    /// The devices are closed next.
+    Close,
+}
 
 impl Functions {
-    /// Pairs of place and function.
-    pub(crate) fn new(functions: Vec<(DevFn, Arc<PassthroughFunction>)>) -> Self {
-        Self(functions)
+    /// Makes a function of each of `sources`. After an error it ends the functions made so far.
+    pub(crate) fn make<T>(
+        sources: impl IntoIterator<Item = T>,
+        make: impl Fn(T) -> Result<(DevFn, Arc<PassthroughFunction>), Error>,
+    ) -> Result<Self, Error> {
+        let mut list = List::default();
+        for source in sources {
+            list.functions.push(make(source)?);
+        }
+        Ok(Self(Arc::new(list)))
     }
 
     /// Iterates over pairs of place and function.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(DevFn, Arc<PassthroughFunction>)> {
-        self.0.iter()
+        self.0.functions.iter()
     }
 
     /// The BARs that need an address.
@@ -59,12 +87,12 @@ impl Functions {
         self.iter().map(|(_, function)| function.vectors().into())
     }
 
-    /// Shuts down all functions: they then do no DMA and signal no interrupts.
+    /// Shuts down all functions: they then do no DMA and signal no interrupts. A second call does
+    /// nothing.
     ///
     /// An error does not stop the shutdown of further functions; the first error is returned.
-    pub(crate) fn shutdown(&self) -> Result<(), Error> {
-        let results: Vec<_> = self.iter().map(|(_, function)| function.shutdown()).collect();
-        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    pub(crate) fn shutdown(&self, end: End) -> Result<(), Error> {
+        self.0.shutdown(end)
     }
 
     /// Adds the functions' counts to `counts`.
@@ -72,6 +100,35 @@ impl Functions {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
             function.traps().values().for_each(|(what, count)| counts.trapped(&name, what, count));
+        }
+    }
+}
+
+impl List {
+    /// Shuts down the functions side by side. Those that only a reset of their bus resets come
+    /// last, and one after another: VFIO refuses the reset of a bus while another function on it
+    /// is accessed (`EBUSY`, vfio_pci_dev_set_hot_reset).
+    fn shutdown(&self, end: End) -> Result<(), Error> {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let shutdown = |function: &Arc<PassthroughFunction>| match end {
+            End::Reboot => function.shutdown(),
+            End::Close => function.shutdown_before_close(),
+        };
+        let functions = self.functions.iter().map(|(_, function)| function);
+        let (with_bus, alone): (Vec<_>, Vec<_>) =
+            functions.partition(|function| function.reset_kind() == Reset::Bus);
+        let mut results = side_by_side(alone, shutdown);
+        results.extend(with_bus.into_iter().map(shutdown));
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown(End::Close) {
+            log::error!("{error}");
         }
     }
 }

@@ -7,7 +7,9 @@ pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
 mod iommu;
+pub(crate) mod mapping;
 pub(crate) mod places;
+pub(crate) mod side_by_side;
 mod sync;
 
 #[cfg(all(test, shuttle))]

@@ -3,11 +3,12 @@
 //! Each life of the guest has its own [`Vm`], created like the first. So vCPUs, interrupt
 //! controllers and functions start in their power-on state without a list of state to reset.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use resources::{AddressRange, Layout};
+use vfio_passthrough::DmaSpace;
 use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::{Mapping, allow_locked_memory};
@@ -17,8 +18,9 @@ use super::stats::Stats;
 use super::vm::Vm;
 use crate::config::{Config, Memory, Seccomp, Thread};
 use crate::error::Error;
+use crate::guest::boot::Kernel;
 use crate::guest::layout::{self, Needs};
-use crate::guest::memory::{Populating, Ram};
+use crate::guest::memory::Ram;
 use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
@@ -27,8 +29,10 @@ use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
 use crate::host::{kvm, memory};
 use crate::passthrough::addresses::addresses;
-use crate::passthrough::devices::Devices;
+use crate::passthrough::devices::{Devices, Requested};
 use crate::passthrough::functions::Functions;
+use crate::passthrough::mapping;
+use crate::passthrough::side_by_side::meanwhile;
 
 /// Resources of the host that the guest keeps across reboots.
 pub(crate) struct Resources {
@@ -40,6 +44,8 @@ pub(crate) struct Resources {
     /// The guest's physical layout.
     pub(crate) layout: Layout,
     pub(crate) ram: Ram,
+    /// The kernel of the first life, if it is loaded already.
+    kernel: Mutex<Option<Result<Kernel, Error>>>,
     /// Kernel and initramfs.
     pub(crate) files: Files,
     /// The seccomp filters of the threads.
@@ -62,28 +68,35 @@ impl Filters {
     }
 }
 
-/// RAM that is populated while the devices are opened. The ranges assume that the IOMMU imposes no
-/// restrictions.
+/// RAM that is made while the devices are opened, with the kernel in it. Its ranges assume that no
+/// BAR and no limit of the IOMMU that is not known yet is in the way.
 struct Prepared {
     ranges: Vec<AddressRange>,
     ram: Ram,
-    populating: Populating,
+    kernel: Result<Kernel, Error>,
+    /// `None` if it could not be mapped yet.
+    mappings: Option<Vec<Mapping>>,
 }
 
 impl Prepared {
-    /// `None` if the plan fails: the final plan then reports the error.
-    fn begin(needs: &Needs<'_>) -> Result<Option<Self>, Error> {
-        let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
+    /// Makes RAM and populates it, loads the kernel, and maps the RAM by `dma`. `None` if the plan
+    /// fails: the final plan then reports the error.
+    fn make(
+        needs: &Needs<'_>,
+        files: &Files,
+        dma: Option<&DmaSpace>,
+    ) -> Result<Option<Self>, Error> {
+        let apertures = dma.and_then(|dma| mapping::apertures(dma).ok());
+        let Ok(layout) = (Needs { apertures: apertures.as_deref(), ..*needs }).plan() else {
             return Ok(None);
         };
-        let ram = Ram::of(&ranges, needs.memory)?;
-        Ok(Some(Self { populating: ram.populate(), ranges, ram }))
-    }
-
-    /// The RAM, if its ranges match the final layout.
-    fn take(self, layout: &Layout) -> Option<Ram> {
-        self.populating.wait();
-        (self.ranges == layout.ram).then_some(self.ram)
+        let ram = Ram::of(&layout.ram, needs.memory)?;
+        let populating = ram.populate();
+        let kernel = Kernel::load(&files.kernel, ram.memory(), &layout);
+        populating.wait();
+        // If it cannot be mapped, this is tried again when the devices are open.
+        let mappings = dma.and_then(|dma| mapping::map(dma, &ram).ok());
+        Ok(Some(Self { ranges: layout.ram, ram, kernel, mappings }))
     }
 }
 
@@ -101,7 +114,7 @@ impl Resources {
         let files = Files::open(config, &mut passed)?;
         let filters = Filters::new(&config.seccomp)?;
         let supported = cpuid::supported(&kvm)?;
-        let mut vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
+        let vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
@@ -115,22 +128,51 @@ impl Resources {
         // Without devices nothing pins RAM, and the kernel allocates pages at the guest's first
         // touch, unless the user requested otherwise.
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
-        let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
-        let devices = Devices::open(config, &addresses, passed, &vm.kvm_host)?;
+        let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
+        let dma = requested.as_ref().and_then(Requested::dma);
+        let prepare = || match prefault {
+            true => Prepared::make(&needs, &files, dma.as_ref()),
+            false => Ok(None),
+        };
+        let (devices, prepared) = open_devices(requested, prepare);
+        let (prepared, devices) = (prepared?, devices?);
+        // After an error the functions end before the devices are closed.
+        let mut vm = vm;
         vm.take_functions(devices.as_ref())?;
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
         kvm::check_slots(&kvm, layout.ram.len())?;
-        let ram = ram_for(prepared, &layout, config.memory, stats)?;
-        let mappings = devices.as_ref().map(|devices| devices.map(&ram));
-        let _mappings = mappings.transpose()?.unwrap_or_default();
+        let (ram, kernel, mappings) = ram_for(prepared, &layout, config.memory, stats)?;
+        let _mappings = match (mappings, &devices) {
+            (Some(mappings), _) => mappings,
+            (None, Some(devices)) => mapping::map(devices.dma(), &ram)?,
+            (None, None) => Vec::new(),
+        };
         stats.phase("map");
         let interrupts = Arc::new(Interrupts::open());
-        let resources =
-            Self { kvm, supported, devices, layout, ram, files, filters, _mappings, interrupts };
+        let kernel = Mutex::new(kernel);
+        let resources = Self {
+            kvm,
+            supported,
+            devices,
+            layout,
+            ram,
+            kernel,
+            files,
+            filters,
+            _mappings,
+            interrupts,
+        };
         Ok((resources, vm))
+    }
+
+    /// The kernel, in RAM. The first life may find it loaded.
+    pub(crate) fn kernel(&self, is_first: bool) -> Result<Kernel, Error> {
+        let loaded = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let load = if is_first { Kernel::load } else { Kernel::load_again };
+        loaded.unwrap_or_else(|| load(&self.files.kernel, self.ram.memory(), &self.layout))
     }
 
     /// A VM for another life of the guest. The devices were reset at the end of the previous life.
@@ -178,12 +220,28 @@ fn plan(
     devices: Option<&Devices>,
     functions: &Functions,
 ) -> Result<Layout, Error> {
-    let apertures = devices.map(Devices::apertures).transpose()?;
+    let dma = devices.map(Devices::dma);
+    let apertures = dma.map(mapping::apertures).transpose()?;
     let bars = functions.bars();
     let layout = Needs { apertures: apertures.as_deref(), bars: &bars, ..needs }.plan()?;
     log::info!("guest physical layout:\n{layout}");
     Ok(layout)
 }
+
+/// Opens the devices, while `prepare` runs.
+fn open_devices<T>(
+    requested: Option<Requested<'_>>,
+    prepare: impl FnOnce() -> T,
+) -> (Result<Option<Devices>, Error>, T) {
+    let Some(requested) = requested else {
+        return (Ok(None), prepare());
+    };
+    let (devices, prepared) = meanwhile(|| requested.open(), prepare);
+    (devices.transpose(), prepared)
+}
+
+/// RAM, the kernel if it is loaded, and the mappings of RAM if it is mapped.
+type Mapped = (Ram, Option<Result<Kernel, Error>>, Option<Vec<Mapping>>);
 
 /// The prepared RAM if it matches `layout`, otherwise new RAM.
 fn ram_for(
@@ -191,10 +249,12 @@ fn ram_for(
     layout: &Layout,
     memory: Memory,
     stats: &Stats,
-) -> Result<Ram, Error> {
-    let prepared = prepared.and_then(|prepared| prepared.take(layout));
-    let ram = prepared.map_or_else(|| Ram::of(&layout.ram, memory), Ok)?;
+) -> Result<Mapped, Error> {
+    let found = match prepared.filter(|prepared| prepared.ranges == layout.ram) {
+        Some(Prepared { ram, kernel, mappings, .. }) => (ram, Some(kernel), mappings),
+        None => (Ram::of(&layout.ram, memory)?, None, None),
+    };
     stats.phase("populate");
-    ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
-    Ok(ram)
+    found.0.regions().iter().for_each(|_| stats.ram_regions.add_one());
+    Ok(found)
 }

@@ -76,6 +76,11 @@ impl Stop {
         self.outcome.get().is_some()
     }
 
+    /// Whether the guest requested a reset, and the user did not request the end.
+    pub(crate) fn is_reboot(&self) -> bool {
+        matches!(self.outcome.get(), Some(Outcome::Reset)) && self.insisted.get().is_none()
+    }
+
     /// The eventfd that signals a request.
     pub(crate) fn signal(&self) -> &EventFd {
         &self.signal
