@@ -103,8 +103,10 @@ impl PassthroughFunction {
         }
         let mut errors = FirstError::new(&self.device);
         errors.add(self.quiesce(&mut state));
-        let is_quiet = errors.is_ok() && has_no_dma(&self.device);
-        if !(is_quiet && self.is_reset_when_closed()) {
+        let read = masters_bus(&self.device);
+        let has_no_dma = matches!(read, Ok(false));
+        errors.add(read.map(drop));
+        if !(errors.is_ok() && has_no_dma && self.is_reset_when_closed()) {
             errors.add(reset_and_check(&self.device, self.reset));
         }
         errors.add(self.teardown(&mut state));
@@ -211,11 +213,10 @@ impl PassthroughFunction {
     }
 }
 
-/// Reads back whether bus mastering is off. A failed read does not tell, and neither does a device
-/// that does not respond.
-fn has_no_dma(device: &FunctionDevice) -> bool {
+/// Reads whether bus mastering is on. A device that does not respond reads as all-ones.
+fn masters_bus(device: &FunctionDevice) -> Result<bool, Error> {
     let mut command = [0; 2];
-    let read = device.read_config(COMMAND, &mut command);
-    read.is_ok()
-        && !Command::from_bits_retain(u16::from_le_bytes(command)).contains(Command::BUS_MASTER)
+    device.read_config(COMMAND, &mut command)?;
+    let command = Command::from_bits_retain(u16::from_le_bytes(command));
+    Ok(command.contains(Command::BUS_MASTER))
 }

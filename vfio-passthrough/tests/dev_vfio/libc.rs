@@ -34,6 +34,8 @@ pub struct World {
     pub bus_resets: u64,
     /// The errno of each unmapping that failed.
     pub not_unmapped: Vec<Option<i32>>,
+    /// The number of open devices at each unmapping.
+    pub open_at_unmap: Vec<usize>,
 }
 
 /// Requests, by their number from `VFIO_BASE` on.
@@ -75,6 +77,7 @@ impl World {
             failed: Vec::new(),
             bus_resets: 0,
             not_unmapped: Vec::new(),
+            open_at_unmap: Vec::new(),
         }
     }
 
@@ -159,6 +162,9 @@ impl World {
 
     fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
         self.pass(request)?;
+        if request == UNMAP {
+            self.open_at_unmap.push(self.devices.len());
+        }
         let mut number = argument.to_ne_bytes();
         let argument = match request {
             0..=2 | 5 | 11 => &mut number[..],

@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::libc::{INFO, OPEN_DEVICE, SET_CONTAINER, STATUS, UNMAP, World, set_world, world};
-use ::libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
+use ::libc::{E2BIG, EAGAIN, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOMEM, ENOSPC, EPERM};
 use vfio_model::{Description, Driver, Fd, Kernel, PciFunction, System};
 use vfio_passthrough::host::{GroupLink, HostMemory};
 use vfio_passthrough::model::{Faults, Guest};
