@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::measure::{Guest, Vmm};
 use super::plot;
-use super::{HOST, booted, keep, write};
+use super::{HOST, booted, keep, vmms, write};
 
 /// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs), and the kernel's
 /// statistics, which have L1's idle time.
@@ -45,7 +45,7 @@ const WORKS: [(Work, u32); 5] = [
 ];
 
 /// The machine that runs the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 enum Host {
     /// A guest of this VMM.
     Guest(Vmm),
@@ -53,10 +53,8 @@ enum Host {
     Nobody,
 }
 
-const HOSTS: [Host; 3] = [Host::Guest(Vmm::Qemu), Host::Guest(Vmm::Ours), Host::Nobody];
-
 impl Host {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Self::Guest(vmm) => vmm.name(),
             Self::Nobody => "L1, no VMM",
@@ -146,7 +144,8 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
     let mut l1 = booted(lab, &machine)?;
     l1.perform(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
-    let measured = measure(&mut l1, &mut costs);
+    let hosts: Vec<Host> = vmms(lab)?.into_iter().map(Host::Guest).chain([Host::Nobody]).collect();
+    let measured = measure(&mut l1, &hosts, &mut costs);
     let text = table(&costs);
     println!("{text}");
     for (name, title, value) in PLOTS {
@@ -160,10 +159,10 @@ pub fn run(lab: &Lab) -> Result<(), Error> {
 
 /// Measures all workloads. Adds each cost to `costs` at once, so that none is lost if a machine
 /// stalls.
-fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
+fn measure(l1: &mut L1, hosts: &[Host], costs: &mut Vec<Cost>) -> Result<(), Error> {
     for (work, cpus) in WORKS {
         // L1 has one CPU, and so the NVMe has one queue there.
-        for host in HOSTS.into_iter().filter(|host| *host != Host::Nobody || cpus == 1) {
+        for host in hosts.iter().filter(|host| **host != Host::Nobody || cpus == 1) {
             say(&format!("{}: {}", work.name(cpus), host.name()));
             costs.push(cost(l1, work, cpus, host)?);
         }
@@ -184,7 +183,7 @@ fn place(lab: &Lab) -> Result<String, Error> {
     Ok(format!("{HOST}{}", lab.guest_program()?.display()))
 }
 
-fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
+fn cost(l1: &mut L1, work: Work, cpus: u32, host: &Host) -> Result<Cost, Error> {
     let device = l1.machine().address(work.device());
     let more = FEW.saturating_add(1);
     let steps = [FEW, more, more.saturating_add(MANY)];
@@ -222,7 +221,7 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
         let command = format!("{} in L1", host.name());
         return Err(Error::Command { command, why });
     };
-    Ok(Cost::new(work.name(cpus), host, MANY, &[first, second, third]))
+    Ok(Cost::new(work.name(cpus), host.clone(), MANY, &[first, second, third]))
 }
 
 fn counts(seen: &Sighting, interrupts: u64) -> Counts {
