@@ -4,6 +4,7 @@
 //! runs differ by about one percent.
 
 mod accesses;
+mod cost;
 mod io;
 mod measure;
 mod plot;
@@ -42,7 +43,8 @@ pub struct Arguments {
     /// The parts to run [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How often each VMM boots the guest, after one boot that is not counted.
+    /// How often `start` boots the guest with each VMM, after one boot that is not counted, and how
+    /// often `io` measures each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// The number of 4 KiB reads of the guest.
@@ -66,7 +68,7 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     lab.kernel(Kernel::Small)?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
-        io::run(&lab)?;
+        io::run(&lab, arguments.rounds)?;
     }
     let scales = !arguments.wants(Part::Scale) || scale::run(&lab, arguments.most_memory)?;
     Ok(met && scales)
