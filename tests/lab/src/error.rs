@@ -39,6 +39,9 @@ pub enum Error {
         /// The metapackages that were tried.
         tried: String,
     },
+    /// The host is not a Debian that has backports.
+    #[error("{0} names no release or mirror of Debian, so there are no backports")]
+    NoBackports(String),
     /// The kernel's package lacks a module.
     #[error("the kernel has no module {0:?}")]
     NoModule(String),

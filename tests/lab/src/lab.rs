@@ -11,7 +11,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
 use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, packages};
+use crate::{Error, Kernel, backports, packages};
 
 /// Paths in L1.
 pub mod place {
@@ -41,6 +41,9 @@ const IMAGE_SIZE: u64 = 64 << 20;
 
 /// The number of random bytes at the start of an image.
 const RANDOM_SIZE: u64 = 4 << 20;
+
+/// Debian's packages of QEMU with its firmware.
+const QEMU: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
 /// The kernels and programs that machines need.
 pub struct Lab {
@@ -75,6 +78,12 @@ impl Lab {
     /// Fetches or builds a kernel if the cache lacks it; returns its image.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf, Error> {
         kernel.files(&self.cache).map(|files| files.image)
+    }
+
+    /// Fetches the QEMU of the backports of the host's Debian if the cache lacks it, which is the
+    /// newest that the archive has for this release; returns the folder in which it is unpacked.
+    pub fn newest_qemu(&self) -> Result<PathBuf, Error> {
+        self.cache.entry("qemu-backports", |draft| backports::unpack(QEMU, draft))
     }
 
     /// Makes the files of a machine in `folder`.

@@ -8,6 +8,7 @@
 //! methods talk to the agent (see [`protocol`]), so a test is ordinary code on the host. A [`Pool`]
 //! shares booted machines between tests, and replaces a machine that has stopped.
 
+mod backports;
 mod cache;
 mod command;
 mod error;
