@@ -24,10 +24,10 @@ use crate::guest::memory::Ram;
 use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
+use crate::host::kvm;
 use crate::host::limits::FileLimit;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
-use crate::host::{kvm, memory};
 use crate::passthrough::addresses::addresses;
 use crate::passthrough::devices::{Devices, Requested};
 use crate::passthrough::functions::Functions;
@@ -51,7 +51,7 @@ pub(crate) struct Resources {
     /// The seccomp filters of the threads.
     pub(crate) filters: Filters,
     _mappings: Vec<Mapping>,
-    /// The host's interrupt counts.
+    /// The host's interrupt counts, if the user can see counters.
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
@@ -107,7 +107,9 @@ impl Resources {
         (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
-        check_memory(config)?;
+        if !config.vfio.is_empty() {
+            allow_locked_memory(config.memory.bytes())?;
+        }
         let kvm = kvm::open_source(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
         // Report a wrong path now, before the devices are reset and RAM is populated.
@@ -143,7 +145,7 @@ impl Resources {
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
-        kvm::check_slots(&kvm, layout.ram.len())?;
+        kvm::check_slots(vm.slots, layout.ram.len())?;
         let (ram, kernel, mappings) = ram_for(prepared, &layout, config.memory, stats)?;
         let _mappings = match (mappings, &devices) {
             (Some(mappings), _) => mappings,
@@ -151,7 +153,8 @@ impl Resources {
             (None, None) => Vec::new(),
         };
         stats.phase("map");
-        let interrupts = Arc::new(Interrupts::open());
+        let has_counters = config.stats.is_some() || config.control.is_some();
+        let interrupts = Arc::new(has_counters.then(Interrupts::open).unwrap_or_default());
         let kernel = Mutex::new(kernel);
         let resources = Self {
             kvm,
@@ -205,14 +208,6 @@ impl Resources {
 pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
     let calls = calls.values();
     calls.for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
-}
-
-fn check_memory(config: &Config) -> Result<(), Error> {
-    if !config.vfio.is_empty() {
-        allow_locked_memory(config.memory.bytes())?;
-        memory::shortage(config.memory).inspect(|text| log::warn!("{text}"));
-    }
-    Ok(())
 }
 
 fn plan(

@@ -56,11 +56,11 @@ impl Stop {
 
     /// Requests a stop; the first request determines the outcome.
     pub(crate) fn request(&self, outcome: Outcome) {
-        if let Err(late) = self.outcome.set(outcome) {
-            log::debug!("already stopping; ignored outcome: {late:?}");
+        match self.outcome.set(outcome) {
+            // An error is harmless: a full counter already wakes the reader.
+            Ok(()) => drop(self.signal.write(1)),
+            Err(late) => log::debug!("already stopping; ignored outcome: {late:?}"),
         }
-        // An error is harmless: a full counter already wakes the reader.
-        let _ = self.signal.write(1);
     }
 
     /// Requests a stop for the user. The request also ends a guest that is about to reboot.

@@ -2,7 +2,7 @@
 //! on fixture trees.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -136,10 +136,10 @@ impl Sysfs {
     ///
     /// See [`Error`]: each variant is a reason why the device cannot be assigned.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
-        if !self.device(address).exists() {
+        let driver = self.link_name(address, "driver")?;
+        if driver.is_none() && !self.device(address).exists() {
             return Err(Error::NoDevice { address });
         }
-        let driver = self.link_name(address, "driver")?;
         if !self.is_vfio_by(address, driver.as_deref()) {
             return Err(Error::NotBound { address, driver });
         }
@@ -150,11 +150,12 @@ impl Sysfs {
     /// The IDs that the kernel recorded when it found the device. It is `None` if sysfs cannot be
     /// read.
     pub fn identity(&self, address: PciAddress) -> Option<Identity> {
-        let read = |name: &str| {
-            let text = fs::read_to_string(self.device(address).join(name)).ok()?;
-            u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
-        };
-        Some(Identity { vendor: read("vendor")?, device: read("device")? })
+        // One file has both: `pci:v00001B36d00000010sv...` (modalias_show).
+        let alias = attribute(&self.device(address).join("modalias"))?;
+        let (vendor, rest) = alias.strip_prefix("pci:v")?.split_at_checked(8)?;
+        let (device, _) = rest.strip_prefix('d')?.split_at_checked(8)?;
+        let number = |digits| u32::from_str_radix(digits, 16).ok()?.try_into().ok();
+        Some(Identity { vendor: number(vendor)?, device: number(device)? })
     }
 
     /// The driver of a device. It is `None` also if sysfs cannot be read.
@@ -232,7 +233,7 @@ impl Sysfs {
             let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
             let entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
             let own = format!("{}:{}", libc::major(device), libc::minor(device));
-            let read = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("dev")).ok();
+            let read = |entry: fs::DirEntry| attribute(&entry.path().join("dev"));
             entries.filter_map(read).find(|number| number.trim() == own)
         };
         number().is_some()
@@ -270,6 +271,14 @@ impl Sysfs {
             Err(source) => Err(Error::Read { address, path, source }),
         }
     }
+}
+
+/// The text of a file of sysfs by one read: the kernel returns all of it, which is at most a page
+/// (Documentation/filesystems/sysfs.rst). It is `None` if the file cannot be read.
+pub(super) fn attribute(path: &Path) -> Option<String> {
+    let mut page = [0; 4096];
+    let length = fs::File::open(path).and_then(|mut file| file.read(&mut page)).ok()?;
+    Some(String::from_utf8_lossy(page.get(..length)?).into_owned())
 }
 
 fn last_component(path: &Path) -> Option<String> {
@@ -359,19 +368,18 @@ mod tests {
     #[test]
     fn reads_the_ids_that_the_kernel_recorded() {
         let tree = Tree::new().device("0000:01:00.0", None, None);
-        let file = |name: &str, text: &str| {
-            fs::write(tree.0.path().join("bus/pci/devices/0000:01:00.0").join(name), text).unwrap();
-        };
         let found = || tree.sysfs().identity(address("01:00.0"));
         assert_eq!(found(), None);
-        file("vendor", "0x1b36\n");
-        assert_eq!(found(), None);
-        file("device", "0x0010\n");
-        assert_eq!(found(), Some(Identity { vendor: 0x1b36, device: 0x10 }));
-        for text in ["", "1b36\n", "0x1b36f\n", "0x\n"] {
-            file("vendor", text);
-            assert_eq!(found(), None, "{text:?}");
-        }
+        let of = |alias: &str| {
+            let file = tree.0.path().join("bus/pci/devices/0000:01:00.0/modalias");
+            fs::write(file, alias).unwrap();
+            found()
+        };
+        let nvme = "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02\n";
+        assert_eq!(of(nvme), Some(Identity { vendor: 0x1b36, device: 0x10 }));
+        let short = &nvme[..20];
+        let others = ["", short, "pci:v00011B36d00000010", "pci:v00001B36e00000010", "usb:v1B36"];
+        others.iter().for_each(|text| assert_eq!(of(text), None, "{text:?}"));
     }
 
     #[test]

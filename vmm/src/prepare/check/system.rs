@@ -35,7 +35,7 @@ impl Probes {
             kvm: kvm().map_err(|error| error.to_string()),
             vfio: IommuContext::open().map(drop).map_err(|error| error.to_string()),
             locked: allow_locked_memory(memory.bytes()).map_err(|error| locked(&error)),
-            memory: memory::check(memory).map_err(|error| error.to_string()),
+            memory: memory::check(memory, false).map_err(|error| error.to_string()),
         }
     }
 }
