@@ -34,8 +34,8 @@ pub enum Error {
         /// The size in bytes.
         size: u64,
     },
-    /// `VFIO_IOMMU_GET_INFO` failed.
-    #[error("VFIO_IOMMU_GET_INFO: {0}")]
+    /// `VFIO_IOMMU_GET_INFO` failed, or `IOMMU_IOAS_IOVA_RANGES` with iommufd.
+    #[error("cannot read what the IOMMU maps (VFIO_IOMMU_GET_INFO or IOMMU_IOAS_IOVA_RANGES): {0}")]
     Info(#[source] io::Error),
     /// A range is outside of the IOVA ranges.
     #[error("the IOMMU cannot map {range}: its IOVA ranges are {}", list(iova_ranges))]

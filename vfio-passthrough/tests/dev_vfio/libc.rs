@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vfio_model::{Fd, System};
+use vfio_model::{Fd, PciAddress, System};
 
 /// A host, its open files in this process, and the calls that fail.
 pub struct World {
@@ -22,6 +22,10 @@ pub struct World {
     devices: BTreeSet<Fd>,
     /// The containers that were opened, in order.
     containers: Vec<Fd>,
+    /// The device of each node `/dev/vfio/devices/vfioN`, by N.
+    pub nodes: BTreeMap<u32, PciAddress>,
+    /// Reads of sysfs are calls, which can fail.
+    pub counts_sysfs: bool,
     /// The request of each call; 0 for an open.
     pub calls: Vec<u32>,
     /// The numbers of calls that fail, and their errno.
@@ -44,6 +48,16 @@ pub const INFO: u32 = 12;
 /// `VFIO_IOMMU_MAP_DMA`; on a device, `VFIO_DEVICE_PCI_HOT_RESET`.
 pub const MAP: u32 = 13;
 pub const UNMAP: u32 = 14;
+pub const BIND: u32 = 18;
+/// Requests of `/dev/iommu`.
+pub const IOMMU_DESTROY: u32 = 28;
+pub const IOVA_RANGES: u32 = 32;
+pub const IOAS_UNMAP: u32 = 34;
+/// Stand for calls that are no ioctls of VFIO: `KVM_DEV_VFIO_FILE_ADD`, `KVM_DEV_VFIO_FILE_DEL`,
+/// and a read of sysfs.
+pub const LINK: u32 = 100;
+pub const UNLINK: u32 = 101;
+pub const SYSFS: u32 = 102;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
@@ -67,6 +81,8 @@ impl World {
             fds: BTreeMap::new(),
             devices: BTreeSet::new(),
             containers: Vec::new(),
+            nodes: BTreeMap::new(),
+            counts_sysfs: false,
             calls: Vec::new(),
             inject: None,
             inject_next: None,
@@ -108,7 +124,8 @@ impl World {
         self.containers.iter().map(mappings).collect()
     }
 
-    fn pass(&mut self, request: u32) -> io::Result<()> {
+    /// Counts a call, which fails if it is one of those that are to fail.
+    pub fn pass(&mut self, request: u32) -> io::Result<()> {
         let number = self.calls.len();
         self.calls.push(request);
         let next = self.inject_next.take_if(|(wanted, _)| *wanted == request);
@@ -138,7 +155,17 @@ impl World {
 
     fn open(&mut self, path: &str) -> io::Result<c_int> {
         self.pass(0)?;
+        if path == "/dev/iommu" {
+            let iommufd = self.system.open_iommufd()?;
+            return Ok(self.anonymous(iommufd));
+        }
         let name = path.strip_prefix("/dev/vfio/").unwrap_or_default();
+        if let Some(number) = name.strip_prefix("devices/vfio") {
+            let device =
+                self.system.open_cdev(*self.nodes.get(&number.parse().unwrap()).unwrap())?;
+            self.devices.insert(device);
+            return Ok(self.anonymous(device));
+        }
         if name == "vfio" {
             let container = self.system.open_container();
             self.containers.push(container);
@@ -155,8 +182,35 @@ impl World {
         Ok(self.stand_in(memory.try_clone()?.into(), device))
     }
 
-    fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
+    /// Gives a character device that was bound its memory, which is mapped from its file.
+    fn bound(&mut self, file: c_int, device: Fd) -> io::Result<()> {
+        let memory = self.system.mmap(device, 0, 0)?;
+        // SAFETY: both files are open, and the world owns the meaning of `file`.
+        let result = unsafe { libc::dup3(memory.as_raw_fd(), file, libc::O_CLOEXEC) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// `IOMMU_IOAS_IOVA_RANGES`: the model has the array behind the struct.
+    fn iova_ranges(&mut self, fd: Fd, argument: usize) -> io::Result<c_int> {
+        let own = bytes(argument, 32);
+        let count = u32::from_ne_bytes(*bytes(argument + 8, 4).first_chunk().unwrap()) as usize;
+        let array = usize::from_ne_bytes(*bytes(argument + 16, 8).first_chunk().unwrap());
+        let mut buffer = [own.to_vec(), vec![0; count * 16]].concat();
+        let result = self.system.ioctl(fd, IOVA_RANGES, &mut buffer, &mut Fd);
+        let (reply, ranges) = buffer.split_at(32);
+        own.copy_from_slice(reply);
+        if count > 0 {
+            bytes(array, count * 16).copy_from_slice(ranges);
+        }
+        result
+    }
+
+    fn ioctl(&mut self, file: c_int, request: u32, argument: usize) -> io::Result<c_int> {
+        let fd = self.fd(file);
         self.pass(request)?;
+        if request == IOVA_RANGES {
+            return self.iova_ranges(fd, argument);
+        }
         let mut number = argument.to_ne_bytes();
         let argument = match request {
             0..=2 | 5 | 11 => &mut number[..],
@@ -173,6 +227,7 @@ impl World {
         let result = system.ioctl(fd, request, argument, &mut translate)?;
         match request {
             6 => return self.opened(Fd(result)),
+            BIND => self.bound(file, fd)?,
             MAP if self.devices.contains(&fd) => self.bus_resets += 1,
             _ => {}
         }
@@ -201,24 +256,27 @@ fn answer<T: From<i8>>(result: io::Result<T>) -> T {
 }
 
 /// Translates a path: the world's folder has the files below /sys/bus.
-fn place(path: *const c_char) -> CString {
+fn place(path: *const c_char) -> io::Result<CString> {
     let path = text(path);
-    let sysfs = world().as_ref().map(|world| world.sysfs.clone());
-    match (path.strip_prefix("/sys/bus"), sysfs) {
-        (Some(rest), Some(sysfs)) => {
-            CString::new(format!("{}/bus{rest}", sysfs.display())).unwrap()
+    let place = match (path.strip_prefix("/sys/bus"), world().as_mut()) {
+        (Some(rest), Some(world)) => {
+            if world.counts_sysfs {
+                world.pass(SYSFS)?;
+            }
+            format!("{}/bus{rest}", world.sysfs.display())
         }
-        _ => CString::new(path).unwrap(),
-    }
+        _ => path,
+    };
+    Ok(CString::new(place).unwrap())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
     let is_ours = |world: &&mut World| world.fds.contains_key(&fd) && request >> 8 == 0x3b;
     if let Some(world) = world().as_mut().filter(is_ours) {
-        let (fd, request) = (world.fd(fd), request as u32 - 0x3b64);
+        let request = request as u32 - 0x3b64;
         let result = world.ioctl(fd, request, argument);
-        if let (UNMAP, Err(error)) = (request, &result) {
+        if let (UNMAP | IOAS_UNMAP, Err(error)) = (request, &result) {
             world.not_unmapped.push(error.raw_os_error());
         }
         return answer(result);
@@ -230,13 +288,27 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if name.starts_with("/dev/vfio/") {
+    if name.starts_with("/dev/vfio/") || name == "/dev/iommu" {
         if let Some(world) = world().as_mut() {
             return answer(world.open(&name));
         }
     }
-    // SAFETY: the arguments are the caller's.
-    unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
+    // SAFETY: the arguments are the caller's, except for the path.
+    unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, mode) as c_int }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn opendir(path: *const c_char) -> *mut libc::DIR {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    match open64(path, flags, 0) {
+        -1 => std::ptr::null_mut(),
+        // SAFETY: the folder was opened just now, and nothing else owns it.
+        folder => unsafe { libc::fdopendir(folder) },
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -279,7 +351,10 @@ extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -
 
 #[unsafe(no_mangle)]
 extern "C" fn readlink(path: *const c_char, buffer: *mut c_char, size: usize) -> isize {
-    let path = place(path);
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
     // SAFETY: the arguments are the caller's, except for the path.
     unsafe { libc::syscall(libc::SYS_readlink, path.as_ptr(), buffer, size) as isize }
 }
@@ -297,7 +372,10 @@ extern "C" fn statx(
         // SAFETY: the call accesses no memory.
         return unsafe { libc::syscall(libc::SYS_statx, 0, 0, 0, mask, 0) as c_int };
     }
-    let path = place(path);
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
     // SAFETY: the arguments are the caller's, except for the path.
     unsafe {
         libc::syscall(libc::SYS_statx, c_long::from(folder), path.as_ptr(), flags, mask, buffer)
