@@ -20,6 +20,8 @@ pub struct World {
     fds: BTreeMap<c_int, Fd>,
     /// The files of devices.
     devices: BTreeSet<Fd>,
+    /// The memfds.
+    pub memories: BTreeSet<Fd>,
     /// The containers that were opened, in order.
     containers: Vec<Fd>,
     /// The device of each node `/dev/vfio/devices/vfioN`, by N.
@@ -53,6 +55,7 @@ pub const BIND: u32 = 18;
 pub const IOMMU_DESTROY: u32 = 28;
 pub const IOVA_RANGES: u32 = 32;
 pub const IOAS_UNMAP: u32 = 34;
+pub const IOAS_MAP_FILE: u32 = 43;
 /// Stand for calls that are no ioctls of VFIO: `KVM_DEV_VFIO_FILE_ADD`, `KVM_DEV_VFIO_FILE_DEL`,
 /// and a read of sysfs.
 pub const LINK: u32 = 100;
@@ -80,6 +83,7 @@ impl World {
             sysfs,
             fds: BTreeMap::new(),
             devices: BTreeSet::new(),
+            memories: BTreeSet::new(),
             containers: Vec::new(),
             nodes: BTreeMap::new(),
             counts_sysfs: false,
@@ -221,9 +225,18 @@ impl World {
                 u32::from_ne_bytes(*bytes(argument, 4).first_chunk().unwrap()) as usize,
             ),
         };
-        let (system, fds) = (&self.system, &mut self.fds);
-        // Eventfds are files of the kernel. The model has one for each.
-        let mut translate = |file| *fds.entry(file).or_insert_with(|| system.open_eventfd());
+        let (system, fds, memories) = (&self.system, &mut self.fds, &mut self.memories);
+        // Eventfds and memfds are files of the kernel. The model has one for each.
+        let mut translate = |file| {
+            *fds.entry(file).or_insert_with(|| match request {
+                IOAS_MAP_FILE => {
+                    let memory = system.open_memory(1 << 30);
+                    memories.insert(memory);
+                    memory
+                }
+                _ => system.open_eventfd(),
+            })
+        };
         let result = system.ioctl(fd, request, argument, &mut translate)?;
         match request {
             6 => return self.opened(Fd(result)),
