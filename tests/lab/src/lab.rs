@@ -9,7 +9,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
 use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, packages};
+use crate::{Error, Kernel, packages, selftest};
 
 /// Paths in L1.
 pub mod place {
@@ -73,6 +73,12 @@ impl Lab {
     /// Fetches or builds a kernel if the cache lacks it; returns its image.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf, Error> {
         kernel.files(&self.cache).map(|files| files.image)
+    }
+
+    /// Fetches and builds the kernel's tests of iommufd if the cache lacks them; returns their
+    /// folder, with the programs [`SELFTESTS`](crate::SELFTESTS).
+    pub fn selftests() -> Result<PathBuf, Error> {
+        selftest::programs(&Cache::of_user()?)
     }
 
     /// Makes the files of a machine in `folder`.

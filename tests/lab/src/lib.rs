@@ -24,6 +24,7 @@ mod packages;
 mod pool;
 mod programs;
 pub mod protocol;
+mod selftest;
 mod small_kernel;
 mod watchdog;
 
@@ -37,6 +38,7 @@ pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
 pub use programs::{EXAMPLES, workspace};
+pub use selftest::PROGRAMS as SELFTESTS;
 
 /// The environment variable with the number of the lane to run; without it, the nested tests run
 /// all lanes.

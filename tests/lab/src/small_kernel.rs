@@ -75,7 +75,8 @@ fn build(cache: &Cache, recipe: Recipe, config: &str, draft: &Path) -> Result<()
     Ok(())
 }
 
-fn unpack_source(recipe: Recipe, work: &Path, source: &Path) -> Result<(), Error> {
+/// Fetches the source of a kernel, and unpacks it in the folder `source`.
+pub fn unpack_source(recipe: Recipe, work: &Path, source: &Path) -> Result<(), Error> {
     let Recipe { package, suite, .. } = recipe;
     match suite {
         Some(suite) => packages::unpack_from(suite, package, work)?,
@@ -166,7 +167,8 @@ fn show_progress(make: &mut Child) {
     }
 }
 
-fn make(source: &Path) -> Tool {
+/// `make` in the source of a kernel.
+pub fn make(source: &Path) -> Tool {
     // With a fixed name and date, the same options give the same kernel.
     Tool::new("make")
         .folder(source)

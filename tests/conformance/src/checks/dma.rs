@@ -155,7 +155,10 @@ fn bisect<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let to_the_end = UnmapDma { size: 0_u64.wrapping_sub(4 * PAGE), ..unmap_of(4 * PAGE, 0) };
     let found = if stage.kernel().checks_overflow() { 2 * PAGE } else { 0 };
     same(done(stage.core.unmap_dma(container, &to_the_end))?, found)?;
-    same(done(stage.core.unmap_dma(container, &unmap_of(0, 100)))?, (2 * PAGE).saturating_sub(found))
+    same(
+        done(stage.core.unmap_dma(container, &unmap_of(0, 100)))?,
+        (2 * PAGE).saturating_sub(found),
+    )
 }
 
 fn version_1<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
