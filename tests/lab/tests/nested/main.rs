@@ -147,7 +147,7 @@ fn second_lane() -> Vec<Group> {
     let wide = Machine::new(Kernel::Stock61).devices(&[Device::WideNvme]);
     let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
-        ("small", full(Kernel::Small), small.clone()),
+        ("small", full(Kernel::Small), [&small, privilege::BY_IOMMUFD].concat()),
         ("small, type1", full(Kernel::Small).by_type1(), [&small, privilege::BY_TYPE1].concat()),
         ("6.1", full(Kernel::Stock61), old),
         ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
@@ -160,7 +160,11 @@ fn on_7_3() -> Vec<Group> {
     let mock = Machine::new(Kernel::Small73).guest_kernel(Kernel::Small).with_host_share();
     vec![
         ("7.3, mock", mock.memory_mib(4096), selftests::TESTS.to_vec()),
-        ("7.3", full(Kernel::Small73).guest_kernel(Kernel::Small), conformance::ON_7_3.to_vec()),
+        (
+            "7.3",
+            full(Kernel::Small73).guest_kernel(Kernel::Small),
+            [conformance::ON_7_3, privilege::BY_IOMMUFD].concat(),
+        ),
     ]
 }
 
