@@ -41,6 +41,9 @@ pub const KERNEL_BUILD: &[Need] = &[
     need("/usr/include/openssl/ssl.h", "libssl-dev"),
 ];
 
+/// The packages for the kernel's own tests.
+pub const SELFTESTS: &[Need] = &[need("/usr/include/sys/capability.h", "libcap-dev")];
+
 /// The package of `depmod`, for kernel packages without `modules.dep`.
 pub const DEPMOD: &[Need] = &[need("/sbin/depmod", "kmod")];
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::Attachment;
 use super::drivers::Drivers;
-use super::error::Error;
+use super::error::{BIND, Error};
 use super::linked::Linked;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
@@ -105,7 +105,6 @@ impl CdevAttachment {
     }
 }
 
-const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
 impl Cdevs {
@@ -148,7 +147,7 @@ impl Cdevs {
             }
             // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
             // is bound (vfio_df_open).
-            (Some(libc::EBUSY | libc::EPERM), _) | (Some(libc::EINVAL), None) => {
+            (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => {
                 Error::DeviceBusy { address, group }
             }
             (Some(libc::EINVAL), Some(_)) => {

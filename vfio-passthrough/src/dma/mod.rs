@@ -70,7 +70,7 @@ impl DmaSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::Info`] if `VFIO_IOMMU_GET_INFO` fails.
+    /// [`Error::Info`] if the kernel does not report them.
     pub fn iova_ranges(&self) -> Result<Vec<ByteRange>, Error> {
         self.state().limits().map(|limits| limits.iova_ranges)
     }

@@ -6,7 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
-mod iommu;
+pub(crate) mod iommu;
 pub(crate) mod mapping;
 pub(crate) mod places;
 pub(crate) mod side_by_side;

@@ -196,9 +196,10 @@ impl Resources {
         Configuration::new(config, iommu, vm.functions.iter().map(DeviceInfo::of).collect())
     }
 
-    /// Adds the counts of VFIO calls to `stats`.
+    /// Adds the interface for the devices and the counts of VFIO calls to `stats`.
     pub(crate) fn count(&self, stats: &Stats) {
         if let Some(devices) = &self.devices {
+            stats.iommu.set(devices.iommu());
             count_calls(&devices.calls(), stats);
         }
     }

@@ -260,7 +260,7 @@ impl Drop for Ioas {
         // The memory of a mapping that is left is leaked by its owner.
         if let Err(error) = self.iommufd.destroy_iommu_object(self.id).map_err(errno) {
             log::error!(
-                "IOMMU_DESTROY: {error}; the kernel keeps the mappings until this process ends"
+                "IOMMU_DESTROY: {error}; the mappings stay until /dev/iommu is closed everywhere"
             );
         }
     }

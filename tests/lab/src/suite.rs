@@ -1,5 +1,5 @@
-//! Packages of the backports of the host's Debian, fetched by an apt configuration of its own. The
-//! host's apt neither sees the suite nor installs anything.
+//! Packages of another suite of Debian, fetched from the host's mirror by an apt configuration of its
+//! own. The host's apt neither sees the suite nor installs anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,23 @@ const NEEDS: &[Need] = &[Need { file: KEYS, package: "debian-archive-keyring" }]
 
 const OS_RELEASE: &str = "/etc/os-release";
 
-/// Fetches the packages and unpacks them in `folder`.
-pub fn unpack(names: &[&str], folder: &Path) -> Result<(), Error> {
+/// Fetches packages of `suite` and unpacks them in `folder`.
+pub fn unpack(suite: &str, names: &[&str], folder: &Path) -> Result<(), Error> {
     packages::ensure(NEEDS)?;
     let own = folder.join("apt");
-    let apt = Apt { folder: own.clone(), suite: suite()?, mirror: mirror()? };
+    let apt = Apt { folder: own.clone(), suite: suite.to_owned(), mirror: mirror()? };
     apt.fetch(names)?;
     packages::extract_all(&own, folder)?;
     fs::remove_dir_all(&own).map_err(Error::file("delete", &own))
 }
 
-/// The suite of the backports, such as `bookworm-backports`.
-fn suite() -> Result<String, Error> {
+/// The backports of the host's Debian, such as `bookworm-backports`.
+pub fn backports() -> Result<String, Error> {
     let release = fs::read_to_string(OS_RELEASE).map_err(Error::file("read", OS_RELEASE))?;
-    suite_of(&release).ok_or_else(|| Error::NoBackports(OS_RELEASE.into()))
+    backports_of(&release).ok_or_else(|| Error::NoBackports(OS_RELEASE.into()))
 }
 
-fn suite_of(os_release: &str) -> Option<String> {
+fn backports_of(os_release: &str) -> Option<String> {
     let name = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(format!("{}-backports", name.trim_matches('"')))
 }
@@ -45,7 +45,7 @@ fn mirror() -> Result<String, Error> {
         let output = Tool::new("apt-get").args(targets).args(filter).output()?;
         let output = String::from_utf8_lossy(&output).into_owned();
         let first = output.lines().next().map(str::to_owned);
-        first.ok_or_else(|| Error::NoBackports("apt's lists".into()))
+        first.ok_or(Error::NoMirror)
     })
 }
 
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn names_the_backports_of_the_release() {
         let debian = "ID=debian\nVERSION_CODENAME=bookworm\n";
-        assert_eq!(suite_of(debian).unwrap(), "bookworm-backports");
-        assert_eq!(suite_of("VERSION_CODENAME=\"trixie\"").unwrap(), "trixie-backports");
-        assert_eq!(suite_of("ID=other\n"), None);
+        assert_eq!(backports_of(debian).unwrap(), "bookworm-backports");
+        assert_eq!(backports_of("VERSION_CODENAME=\"trixie\"").unwrap(), "trixie-backports");
+        assert_eq!(backports_of("ID=other\n"), None);
     }
 }
