@@ -1,6 +1,7 @@
 //! The devices of `--vfio`, opened in one container.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use devices::DevFn;
 use vfio_passthrough::backend::sysfs::Sysfs;
@@ -83,23 +84,36 @@ impl<'a> Requested<'a> {
 
     /// Opens the devices side by side. The error is that of the first one, in the order of the
     /// command line; devices after one that could not be prepared are not opened.
-    pub(crate) fn open(self) -> Result<Devices, Error> {
+    ///
+    /// Each thread drops its clone of `waits` when it is about to open its device. Threads that use
+    /// much CPU time wait for that, so that all resets begin at once.
+    pub(crate) fn open(self, waits: Sender<()>) -> Result<Devices, Error> {
         let Self { mut devices, prepared, failed } = self;
         let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
         // A physical function gets its VF token before virtual functions are opened with it.
         let (late, first): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
-        devices.open_all(first)?;
-        devices.open_all(late)?;
+        devices.open_all(first, waits)?;
+        devices.open_all(late, channel().0)?;
         devices.opened.sort_by_key(|opened| opened.index);
         failed.map(|()| devices)
     }
 }
 
 impl Devices {
-    fn open_all(&mut self, prepared: Vec<(Request<'_>, PreparedDevice)>) -> Result<(), Error> {
+    fn open_all(
+        &mut self,
+        prepared: Vec<(Request<'_>, PreparedDevice)>,
+        waits: Sender<()>,
+    ) -> Result<(), Error> {
+        let with_waits = prepared.into_iter().map(|own| (own, waits.clone())).collect();
+        drop(waits);
         let mut result = Ok(());
-        for opened in side_by_side(prepared, |(request, device)| request.open(device)) {
+        let opened = side_by_side(with_waits, |((request, device), waits)| {
+            drop(waits);
+            request.open(device)
+        });
+        for opened in opened {
             match opened {
                 Ok(opened) => self.opened.push(opened),
                 Err(error) => result = result.and(Err(error)),
