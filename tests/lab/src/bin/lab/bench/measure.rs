@@ -117,6 +117,17 @@ impl Vmm {
 
     /// Boots the guest once and measures; the guest makes `reads` reads.
     pub fn boot(self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
+        self.boot_with(l1, guest, reads, "")
+    }
+
+    /// Does the same with more arguments, which are for `vmm` only.
+    pub fn boot_with(
+        self,
+        l1: &mut L1,
+        guest: &Guest,
+        reads: u32,
+        more: &str,
+    ) -> Result<Boot, Error> {
         let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
         // The guest pauses after its first report, so that the counters do not change while the
         // agent reads them.
@@ -124,7 +135,7 @@ impl Vmm {
             0 => String::new(),
             _ => format!("read:{reads},"),
         };
-        let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), "");
+        let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), more);
         let triggers = vec![Trigger { marker: INIT.into(), files, ..Trigger::default() }];
         let run =
             l1.run(Program { arguments, triggers, root: Some(HOST.into()), ..Program::default() })?;
