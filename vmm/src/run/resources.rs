@@ -188,6 +188,16 @@ impl Resources {
         Ok(vm)
     }
 
+    /// Closes the devices, which the kernel resets meanwhile (100 ms), and at the same time unmaps
+    /// RAM and frees it (100 ms for each GiB). Call it when the functions have ended without an
+    /// error: no device does DMA any more, because bus mastering was read back as off, or the
+    /// device was reset. RAM is freed only after the kernel has unmapped it, so that not even a
+    /// device that ignored that could reach it.
+    pub(crate) fn close(self) {
+        let Self { devices, ram, _mappings: mappings, .. } = self;
+        meanwhile(move || drop(devices), move || drop((mappings, ram)));
+    }
+
     /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
         let iommu = self.devices.as_ref().map(Devices::iommu);
