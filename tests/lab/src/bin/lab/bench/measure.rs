@@ -12,9 +12,6 @@ use super::syscalls::Syscalls;
 /// The first report of the guest's init.
 const INIT: &str = "\"report\":\"up\"";
 
-/// The last report of the guest's init.
-const END: &str = "\"report\":\"end\"";
-
 /// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs).
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
 const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
@@ -84,8 +81,6 @@ pub struct Boot {
     pub overhead_kib: u64,
     /// The median time of a 4 KiB read, at queue depth 1.
     pub read_ns: u64,
-    /// The time from the guest's last report, after which it powers off, to the VMM's exit.
-    pub end_ns: u64,
 }
 
 impl Figures {
@@ -130,9 +125,7 @@ impl Vmm {
             _ => format!("read:{reads},"),
         };
         let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), "");
-        let at =
-            |marker: &str, files| Trigger { marker: marker.into(), files, ..Trigger::default() };
-        let triggers = vec![at(INIT, files), at(END, Vec::new())];
+        let triggers = vec![Trigger { marker: INIT.into(), files, ..Trigger::default() }];
         let run =
             l1.run(Program { arguments, triggers, root: Some(HOST.into()), ..Program::default() })?;
         boot_of(&run).ok_or_else(|| self.failed(&run))
@@ -208,7 +201,6 @@ fn boot_of(run: &Run) -> Option<Boot> {
         port_exits: number(seen, PORT_EXITS)?,
         overhead_kib: overhead_kib(seen.files.get(SMAPS)?),
         read_ns: read_ns.unwrap_or_default(),
-        end_ns: run.finished.elapsed_ns.saturating_sub(run.finished.sightings.get(1)?.after_ns),
     })
 }
 
@@ -262,7 +254,6 @@ Pss_Dirty:           600 kB
             port_exits: 0,
             overhead_kib: 0,
             read_ns: 0,
-            end_ns: 0,
         };
         let figures = Figures {
             vmm: Vmm::Ours,

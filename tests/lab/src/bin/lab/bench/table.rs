@@ -131,7 +131,6 @@ mod tests {
             port_exits: 200,
             overhead_kib: 0,
             read_ns: 1000,
-            end_ns: 0,
         };
         Figures {
             vmm,
