@@ -142,6 +142,8 @@ const MAIN_REQUESTS: &[Row] = &[
     request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
     kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
     vfio("IOMMU_DESTROY", 128),
+    // Whether the host has taken the group of a device that was closed.
+    vfio("VFIO_GROUP_GET_STATUS", 103),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
