@@ -39,6 +39,9 @@ pub enum Error {
         /// The metapackages that were tried.
         tried: String,
     },
+    /// apt knows no mirror of Debian.
+    #[error("apt has no mirror of Debian (the lab needs Debian 12 or later)")]
+    NoMirror,
     /// The kernel's package lacks a module.
     #[error("the kernel has no module {0:?}")]
     NoModule(String),

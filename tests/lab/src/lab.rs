@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum as _;
-
 use crate::cache::Cache;
 use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
@@ -67,9 +65,9 @@ impl Lab {
         Self::set_up()
     }
 
-    /// Fetches or builds all kernels that the cache lacks.
+    /// Fetches or builds the kernels of the tests that the cache lacks.
     pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::value_variants().iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
+        Kernel::OF_TESTS.into_iter().try_for_each(|kernel| self.kernel(kernel).map(|_| ()))
     }
 
     /// Fetches or builds a kernel if the cache lacks it; returns its image.

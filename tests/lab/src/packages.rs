@@ -94,10 +94,54 @@ pub fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(&downloads).map_err(Error::file("create", &downloads))?;
     say(&format!("fetching Debian's {package}"));
     with_fresh_lists(|| apt_get().args(["download", "-q", package]).folder(&downloads).run())?;
-    let archive = only_file(&downloads)?;
+    extract(package, &downloads, folder)
+}
+
+/// Does the same with a package of another release of Debian, `suite`. It is fetched from the
+/// machine's own mirror, and the machine's package lists do not change.
+pub fn unpack_from(suite: &str, package: &str, folder: &Path) -> Result<(), Error> {
+    let [downloads, lists] = ["downloads", "lists"].map(|name| folder.join(name));
+    for folder in [downloads.clone(), lists.join("partial")] {
+        fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    }
+    let sources = folder.join("sources.list");
+    fs::write(&sources, source_line(&mirror()?, suite)).map_err(Error::file("write", &sources))?;
+    let options = [
+        format!("-oDir::Etc::SourceList={}", sources.display()),
+        "-oDir::Etc::SourceParts=-".to_owned(),
+        format!("-oDir::State::Lists={}", lists.display()),
+    ];
+    say(&format!("fetching {package} of Debian's {suite}"));
+    apt_get().args(&options).args(["update", "-q"]).run()?;
+    apt_get().args(&options).args(["download", "-q", package]).folder(&downloads).run()?;
+    extract(package, &downloads, folder)
+}
+
+/// A line of apt's sources.list.
+fn source_line(mirror: &str, suite: &str) -> String {
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    format!("deb [signed-by={keys}] {mirror} {suite} main\n")
+}
+
+/// The machine's mirror of Debian.
+fn mirror() -> Result<String, Error> {
+    let format = ["indextargets", "--format", "$(REPO_URI)"];
+    with_fresh_lists(|| {
+        let targets = apt_get().args(format).args(["Label: Debian", "Created-By: Packages"]);
+        targets.output().and_then(|output| first_line(&output).ok_or(Error::NoMirror))
+    })
+}
+
+fn first_line(output: &[u8]) -> Option<String> {
+    String::from_utf8_lossy(output).lines().next().map(str::to_owned)
+}
+
+/// Unpacks the only package in `downloads` and deletes it.
+fn extract(package: &str, downloads: &Path, folder: &Path) -> Result<(), Error> {
+    let archive = only_file(downloads)?;
     say(&format!("unpacking {package}"));
-    Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
-    fs::remove_dir_all(&downloads).map_err(Error::file("delete", &downloads))
+    Tool::new("dpkg-deb").args(["--extract"]).args([archive.as_path(), folder]).run()?;
+    fs::remove_dir_all(downloads).map_err(Error::file("delete", downloads))
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf, Error> {
@@ -143,6 +187,14 @@ mod tests {
         let six_one = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
         assert_eq!(concrete_kernel(six_one, "6.1").unwrap(), "linux-image-6.1.0-56-amd64");
         assert_eq!(concrete_kernel("linux-image-amd64\n", "6.1"), None);
+    }
+
+    #[test]
+    fn names_the_suite_of_a_mirror() {
+        let line = source_line("http://mirror/debian", "trixie-backports");
+        assert!(line.ends_with(" http://mirror/debian trixie-backports main\n"), "{line}");
+        assert_eq!(first_line(b"http://a/\nhttp://b/\n").unwrap(), "http://a/");
+        assert_eq!(first_line(b""), None);
     }
 
     #[test]
