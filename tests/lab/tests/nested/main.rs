@@ -7,6 +7,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod big;
+mod compat;
 mod conformance;
 mod control;
 mod data;
@@ -38,7 +39,7 @@ mod vf_tokens;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
+use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool, times};
 use libtest_mimic::{Arguments, Trial};
 
 /// A test: its name, and the function that runs it on a machine.
@@ -69,7 +70,8 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
-    [first_lane(), second_lane()]
+    let long = if times(0, 1) == 1 { on_7_3() } else { Vec::new() };
+    [[first_lane(), long].concat(), second_lane()]
 }
 
 fn tests_of_the_data_path() -> Vec<Test> {
@@ -119,7 +121,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e.clone(), nics::TESTS.to_vec()),
         ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
-        ("small, in use", used, used::TESTS.to_vec()),
+        ("small, in use", used, [used::TESTS, compat::TESTS].concat()),
         ("small, ports", ports.clone(), [host::TESTS, presence::ON_PORTS].concat()),
         ("small, ports, type1", ports.by_type1(), host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
@@ -150,6 +152,18 @@ fn second_lane() -> Vec<Group> {
         ("6.1", full(Kernel::Stock61), old),
         ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
+    ]
+}
+
+/// Long forms on a kernel that the ordinary run does not have: it exports BARs as dma-bufs.
+fn on_7_3() -> Vec<Group> {
+    let of_peers = all_devices(Kernel::Small73).guest_kernel(Kernel::Stock612);
+    let linked = Machine::new(Kernel::Small73).devices(used::DEVICES).with_host_share();
+    let linked = linked.guest_kernel(Kernel::Small);
+    vec![
+        ("7.3", linked, compat::TESTS.to_vec()),
+        ("7.3, iommufd", of_peers.clone(), [p2p::TESTS, &tests_by_iommufd()].concat()),
+        ("7.3, type1", of_peers.by_type1(), p2p::TESTS.to_vec()),
     ]
 }
 
