@@ -7,6 +7,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod big;
+mod compat;
 mod conformance;
 mod control;
 mod data;
@@ -121,7 +122,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e.clone(), nics::TESTS.to_vec()),
         ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
-        ("small, in use", used, used::TESTS.to_vec()),
+        ("small, in use", used, [used::TESTS, compat::TESTS].concat()),
         ("small, ports", ports.clone(), [host::TESTS, presence::ON_PORTS].concat()),
         ("small, ports, type1", ports.by_type1(), host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
@@ -174,6 +175,9 @@ fn by_iommufd() -> Vec<Group> {
 
 /// Long forms on a kernel that the ordinary run does not have.
 fn on_7_3() -> Vec<Group> {
+    let of_peers = all_devices(Kernel::Small73).guest_kernel(Kernel::Stock612);
+    let linked = Machine::new(Kernel::Small73).devices(used::DEVICES).with_host_share();
+    let linked = linked.guest_kernel(Kernel::Small);
     let mock = Machine::new(Kernel::Small73).guest_kernel(Kernel::Small).with_host_share();
     vec![
         ("7.3, mock", mock.memory_mib(4096), selftests::TESTS.to_vec()),
@@ -182,6 +186,9 @@ fn on_7_3() -> Vec<Group> {
             full(Kernel::Small73).guest_kernel(Kernel::Small),
             [conformance::ON_7_3, privilege::BY_IOMMUFD].concat(),
         ),
+        ("7.3", linked, compat::TESTS.to_vec()),
+        ("7.3, iommufd", of_peers.clone(), [p2p::TESTS, &tests_by_iommufd()].concat()),
+        ("7.3, type1", of_peers.by_type1(), p2p::TESTS.to_vec()),
     ]
 }
 
