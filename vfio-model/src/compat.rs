@@ -90,9 +90,9 @@ impl State {
         if !(is(sys::VFIO_TYPE1_IOMMU) || is(sys::VFIO_TYPE1v2_IOMMU)) || no_iommu {
             return Err(errno(libc::EINVAL));
         }
-        let (ioas, description, _) = self.compat(id)?;
+        let (ioas, ..) = self.compat(id)?;
         match is(sys::VFIO_TYPE1_IOMMU) {
-            true => ioas.use_small_pages(description),
+            true => ioas.use_small_pages(),
             false => Ok(()),
         }
     }

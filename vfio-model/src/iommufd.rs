@@ -179,7 +179,7 @@ impl System {
         let (iommufd, description, _) = state.iommufd(iommufd)?;
         match call.option {
             IommuOption::RLIMIT_MODE => iommufd.rlimit_mode(call, description),
-            IommuOption::HUGE_PAGES => iommufd.huge_pages(call, description),
+            IommuOption::HUGE_PAGES => iommufd.huge_pages(call),
             _ => Err(errno(libc::EOPNOTSUPP)),
         }
     }

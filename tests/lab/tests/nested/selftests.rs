@@ -11,8 +11,9 @@ pub const TESTS: &[Test] = &[("iommufd: the kernel passes its own tests", pass)]
 
 const HOST: &str = "/host";
 
-/// The tests that fail in the lab, and the reason.
-const KNOWN: &[(&str, &str)] = &[];
+/// The ends of the names of tests that fail on every machine: `iommufd_test_dmabuf_get` of 7.3.4
+/// returns 0 instead of the descriptor that it made.
+const KNOWN: [&str; 2] = [".dmabuf_simple", ".dmabuf_revoke"];
 
 /// The results of a program, in TAP.
 #[derive(Debug, Default, PartialEq)]
@@ -67,7 +68,7 @@ fn pass(l1: &mut L1) -> Result<(), Error> {
         skipped.iter().for_each(|line| println!("  skipped: {line}"));
         failed.iter().for_each(|line| println!("  failed: {line}"));
         assert!(passed > 50, "{}\n{}", run.stdout, run.stderr);
-        unknown.extend(failed.into_iter().filter(|name| !KNOWN.iter().any(|(own, _)| own == name)));
+        unknown.extend(failed.into_iter().filter(|name| !KNOWN.iter().any(|k| name.ends_with(k))));
     }
     assert_eq!(unknown, [""; 0]);
     Ok(())
