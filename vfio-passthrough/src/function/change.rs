@@ -20,7 +20,10 @@ impl PassthroughFunction {
         let mut state = self.lock();
         let resyncs = state.needs_resync;
         let retries = resyncs || state.interrupts.are_short();
-        if state.interrupts.table().write(at, data) || retries {
+        let changed = state.interrupts.table().write(at, data);
+        // A driver programs its vectors while they have no effect. To compare all of them at each
+        // write would take a time that grows with the square of their number.
+        if changed && !state.interrupts.is_table_idle() || retries {
             self.apply(&mut state, Written { touched: Touched::MSIX, ..Written::default() });
         }
         resyncs.then(|| self.effects(&mut state))
