@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use guest::{Report, reports};
 use lab::protocol::{Program, Request, Sighting, Trigger};
-use lab::{Device, Error, Kernel, L1, Lab, Machine, say};
+use lab::{Device, Error, Kernel, L1, Lab, Machine, place, say};
 use serde::Serialize;
 
 use super::cost::{self, Cost, Counts, REASONS};
@@ -116,7 +116,7 @@ impl Work {
 pub fn run(lab: &Lab, rounds: u32, operations: u64) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
-    l1.perform(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
+    l1.perform(&Request::Copy { from: place::GUEST.into(), to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
     let hosts: Vec<Host> = vmms(lab)?.into_iter().map(Host::Guest).chain([Host::Nobody]).collect();
     let measured = (0..rounds).try_for_each(|round| {
@@ -164,11 +164,6 @@ const PLOTS: [Plot; 2] = [
     ("io-exits.svg", "exits of an operation", |cost| cost.exits),
     ("io-instructions.svg", "instructions of an operation", |cost| cost.instructions),
 ];
-
-/// The path of the guest's program in L1, where the host's root is mounted.
-fn place(lab: &Lab) -> Result<String, Error> {
-    Ok(format!("{HOST}{}", lab.guest_program()?.display()))
-}
 
 fn cost(
     l1: &mut L1,
