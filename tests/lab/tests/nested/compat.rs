@@ -1,5 +1,9 @@
 //! `/dev/vfio/vfio` as a link to `/dev/iommu`: iommufd is then the container of groups
-//! (Documentation/userspace-api/iommufd.rst, "VFIO Container Mapping").
+//! (Documentation/userspace-api/iommufd.rst).
+//!
+//! Boots on the link were once seen to hang. QEMU's emulation of SVM was the cause (see the agent's
+//! `guard`): in an L1 whose KVM had no guard, a boot on the kernel's own container hung too. With the
+//! guard, the long form boots each VMM 16 times on each container, and none hangs.
 
 use guest::Report;
 use lab::protocol::{Ending, Program, Request};
