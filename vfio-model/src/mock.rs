@@ -31,7 +31,7 @@ pub struct MockDevice {
 /// The host of the mock devices.
 fn description(kernel: Kernel) -> Description {
     let mut mocked = Description::new(kernel);
-    mocked.page_sizes = PAGE_SIZE;
+    (mocked.page_sizes, mocked.first_iova) = (PAGE_SIZE, APERTURE.start);
     mocked.iova_ranges = vec![APERTURE];
     mocked
 }
