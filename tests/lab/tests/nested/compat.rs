@@ -1,9 +1,10 @@
 //! `/dev/vfio/vfio` as a link to `/dev/iommu`: iommufd is then the container of groups
 //! (Documentation/userspace-api/iommufd.rst).
 //!
-//! Boots on the link were once seen to hang. QEMU's emulation of SVM was the cause (see the agent's
-//! `guard`): in an L1 whose KVM had no guard, a boot on the kernel's own container hung too. With the
-//! guard, the long form boots each VMM 16 times on each container, and none hangs.
+//! In an earlier lab, boots on the link hung. The link is not the cause: with the guard against
+//! interrupts that L2 gets twice (see the agent's `guard`), the long form boots each VMM 16 times on
+//! each container, and none hangs. In an L1 whose KVM had no guard, a boot on the kernel's own
+//! container hung too.
 
 use guest::Report;
 use lab::protocol::{Ending, Program, Request};
