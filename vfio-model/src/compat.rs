@@ -6,12 +6,12 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{argsz, put};
 use crate::ioas::{Ioas, IoasMap, Map};
-use crate::map_file::Backing;
 use crate::objects::{Iommufd, Object};
 use crate::process::{PAGE, Process};
 use crate::spans::Span;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::address::PciAddress;
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
-use crate::map_file::Backing;
 use crate::process::{Account, PAGE, Process};
 use crate::spans::{self, ALL, Span};
 

@@ -3,12 +3,12 @@
 use std::io;
 use std::ops::RangeInclusive;
 
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{put, word};
 use crate::ioas::{Ioas, IoasMap, IoasUnmap, Map};
-use crate::map_file::Backing;
 use crate::objects::{IommuOption, Iommufd, Object};
 use crate::process::Process;
 use crate::spans::Span;
