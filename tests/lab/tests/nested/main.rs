@@ -103,6 +103,7 @@ fn first_lane() -> Vec<Group> {
         control::TESTS,
         files::TESTS,
         limits::TESTS,
+        limits::OF_CGROUPS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,
@@ -156,13 +157,13 @@ fn second_lane() -> Vec<Group> {
     ]
 }
 
-/// Long forms: the tests that the ordinary run has on Debian's kernels only, which lack iommufd.
+/// Long forms: the tests that the ordinary run has on Debian's kernels only, which lack iommufd. The
+/// small kernel lacks kprobes, and most control groups.
 fn by_iommufd() -> Vec<Group> {
     let tests = [
         shapes::TESTS,
         layout::TESTS,
         big::HUGE_PAGES,
-        leaving::ON_STOCK,
         presence::TESTS,
         control::TESTS,
         files::TESTS,
