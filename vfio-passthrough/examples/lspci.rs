@@ -178,7 +178,7 @@ impl MemorySlots for Nobody {
 }
 
 impl IntxLine for Nobody {
-    fn connect(&self) -> io::Result<Box<dyn IntxConnection>> {
+    fn connect(&self, _: u8) -> io::Result<Box<dyn IntxConnection>> {
         unsupported()
     }
 }

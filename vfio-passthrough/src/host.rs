@@ -62,15 +62,16 @@ pub trait MsiVectors: Send {
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()>;
 }
 
-/// A level-triggered input of the guest's interrupt controller, to which a function's INTx pin is
-/// wired (PCI 2.2.6). Functions may share it.
+/// The level-triggered inputs of the guest's interrupt controller to which the INTx pins of a slot
+/// are wired (PCI 2.2.6). Pins may share an input, and so may slots.
 pub trait IntxLine: Send + Sync {
-    /// Connects the pin to the line, until the connection is dropped.
+    /// Connects the function's pin to its line, until the connection is dropped. `pin` is what the
+    /// function's config space has: 1 for INTA# to 4 for INTD# (PCI 3.0, 6.2.4).
     ///
     /// # Errors
     ///
     /// The hypervisor's errno.
-    fn connect(&self) -> io::Result<Box<dyn IntxConnection>>;
+    fn connect(&self, pin: u8) -> io::Result<Box<dyn IntxConnection>>;
 }
 
 /// The connection of an INTx pin to its line. Dropping it disconnects the pin.

@@ -2,13 +2,14 @@
 //! state after failures.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test that fails panics")]
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use vfio_passthrough::backend::{Device as _, IrqFlags};
 use vfio_passthrough::function::Error;
-use vfio_passthrough::host::MsiMessage;
+use vfio_passthrough::host::{IntxConnection, IntxLine, MsiMessage};
 use vfio_passthrough::model::{Call, Faults, Guest, PciDevice};
-use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, ResetPolicy, Space};
+use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, ResetPolicy, Space, VmmServices};
 
 const GPA: u64 = 0x38_0000_0000;
 const MSIX_CONTROL: u16 = 0x42;
@@ -364,10 +365,29 @@ fn the_multifunction_bit_is_shown_if_the_vmm_asks_for_it() {
     assert_eq!(header_type(&one_of_several), [0x80], "after a write and a reset");
 }
 
+/// The lines of a guest, and the pins that were connected.
+struct Lines(Guest, Mutex<Vec<u8>>);
+
+impl IntxLine for Lines {
+    fn connect(&self, pin: u8) -> io::Result<Box<dyn IntxConnection>> {
+        self.1.lock().unwrap().push(pin);
+        self.0.connect(pin)
+    }
+}
+
 #[test]
-fn reports_the_pin_of_an_open_device() {
-    let setup = setup();
+fn connects_the_pin_that_the_guest_sees() {
+    let faults = Arc::new(Faults::default());
+    let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
+    let guest = Guest::new(faults.clone());
+    let lines = Arc::new(Lines(guest.clone(), Mutex::default()));
+    let services = VmmServices { intx: Some(lines.clone()), ..guest.services() };
     let address = "01:00.0".parse().unwrap();
-    let pin = PassthroughFunction::interrupt_pin(address, setup.device.clone()).unwrap();
-    assert_eq!(pin, 1, "INTA#");
+    let function =
+        PassthroughFunction::new(address, device.clone(), &services, ResetPolicy::Required)
+            .unwrap();
+    let setup = Setup { faults, device, guest, function }.start();
+    let mut pin = [0];
+    setup.function.config_read(0x3d, &mut pin);
+    assert_eq!((pin, lines.1.lock().unwrap().as_slice()), ([1], [1].as_slice()), "INTA#");
 }

@@ -19,7 +19,7 @@ use crate::irq::intx::Intx;
 use crate::irq::{Interrupts, IrqIndex};
 use crate::pci::config::ConfigSpace;
 use crate::pci::presence::PowerState;
-use crate::pci::regs::{COMMAND, Command, INTERRUPT_PIN};
+use crate::pci::regs::{COMMAND, Command};
 use crate::pci::view::{self, HostSupport};
 use crate::services::VmmServices;
 use crate::sync::Mutex;
@@ -95,20 +95,6 @@ impl PassthroughFunction {
     pub fn with_multifunction(self) -> Self {
         self.lock().config.set_multifunction();
         self
-    }
-
-    /// The interrupt pin of an open device: 0 for none, 1 for INTA# to 4 for INTD# (PCI 3.0,
-    /// 6.2.4). A VMM that routes the pins of a slot to several inputs reads it first, and gives
-    /// [`new`](Self::new) the line of that input.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotUsable`] if the device is not a PCI function; [`Error::Region`].
-    pub fn interrupt_pin(address: PciAddress, device: Arc<dyn Device>) -> Result<u8, Error> {
-        let mut pin = [0];
-        FunctionDevice::new(address, device)?.read_config(INTERRUPT_PIN, &mut pin)?;
-        let [pin] = pin;
-        Ok(pin)
     }
 }
 
@@ -186,10 +172,12 @@ fn interrupts(
     let msix = config.msix().map(|layout| (IrqIndex::Msix, msix, layout.vectors));
     let bind = |found| binding(device, found, services);
     let (msi, msix) = (msi.map(bind).transpose()?, msix.map(bind).transpose()?);
-    let line = services.intx.clone().filter(|_| config.pin() != 0);
+    let number = config.pin();
+    let line = services.intx.clone().filter(|_| number != 0);
     let has_pin = line.is_some() && device.irq(IrqIndex::Intx)?.count != 0;
-    let pin = line.filter(|_| has_pin);
-    let pin = pin.map(|line| Intx::new(device.address, device.device.clone(), line));
+    let line = line.filter(|_| has_pin);
+    let wired = |line| Intx::new(device.address, device.device.clone(), (line, number));
+    let pin = line.map(wired);
     let interrupts = Interrupts::new(config.msix(), (pin, msi, msix));
     let config = if has_pin { config } else { config.without_pin() };
     Ok((config, interrupts))

@@ -20,7 +20,8 @@ use crate::host::{IntxConnection, IntxLine};
 /// The INTx pin of one function. Dropping it unbinds the pin, then disconnects the line.
 pub struct Intx {
     address: PciAddress,
-    line: Arc<dyn IntxLine>,
+    /// The line, and the number of the pin that is wired to it.
+    line: (Arc<dyn IntxLine>, u8),
     device: Arc<dyn Device>,
     connection: Option<Box<dyn IntxConnection>>,
     /// The resample eventfd is bound: VFIO unmasks the pin when the guest acknowledges the
@@ -30,7 +31,11 @@ pub struct Intx {
 
 impl Intx {
     /// A pin that is not bound.
-    pub fn new(address: PciAddress, device: Arc<dyn Device>, line: Arc<dyn IntxLine>) -> Self {
+    pub fn new(
+        address: PciAddress,
+        device: Arc<dyn Device>,
+        line: (Arc<dyn IntxLine>, u8),
+    ) -> Self {
         Self { address, line, device, connection: None, resample_bound: false }
     }
 
@@ -52,7 +57,8 @@ impl Intx {
         // An earlier call may have failed, and so may its undo.
         self.disable()?;
         let index = IrqIndex::Intx;
-        let connection = self.line.connect().map_err(|source| Error::Route { index, source })?;
+        let (line, pin) = &self.line;
+        let connection = line.connect(*pin).map_err(|source| Error::Route { index, source })?;
         let trigger = [Some(connection.trigger().clone())];
         let call = SetIrqs::Trigger { index: index.number(), start: 0, eventfds: &trigger };
         let failed = |what: &str| {
@@ -103,7 +109,7 @@ mod tests {
         let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD)?);
         let guest = Guest::new(faults);
         let address = "01:00.0".parse().map_err(std::io::Error::other)?;
-        let mut intx = Intx::new(address, device.clone(), Arc::new(guest.clone()));
+        let mut intx = Intx::new(address, device.clone(), (Arc::new(guest.clone()), 1));
         intx.enable().map_err(std::io::Error::other)?;
         assert_eq!((device.irqs().active, guest.pins()), (Some(IrqIndex::Intx.number()), 1));
         drop(intx);

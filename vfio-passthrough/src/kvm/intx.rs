@@ -12,37 +12,40 @@ use super::errno::errno;
 use crate::counters::KvmCalls;
 use crate::host::{IntxConnection, IntxLine};
 
-/// An input of KVM's interrupt controller, level-triggered.
+/// Inputs of KVM's interrupt controller, level-triggered, for the pins of a slot.
 pub struct KvmLine {
     vm: Arc<VmFd>,
-    gsi: u32,
+    gsis: [u32; 4],
     calls: Arc<KvmCalls>,
 }
 
 impl fmt::Debug for KvmLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KvmLine").field("gsi", &self.gsi).finish_non_exhaustive()
+        f.debug_struct("KvmLine").field("gsis", &self.gsis).finish_non_exhaustive()
     }
 }
 
 impl KvmLine {
-    /// Makes the line of the input to which the GSI `gsi` is routed. On x86 it is by default the
-    /// IOAPIC's pin of the same number. The controller is in the kernel: a VMM that uses
-    /// `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`] itself. Calls are counted in `calls`.
-    pub fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
-        Self { vm, gsi, calls }
+    /// Makes the lines of the inputs to which `gsis` are routed, for INTA# to INTD#. A GSI is by
+    /// default on x86 the IOAPIC's pin of the same number. The controller is in the kernel: a VMM
+    /// that uses `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`] itself. Calls are counted in
+    /// `calls`.
+    pub fn new(vm: Arc<VmFd>, gsis: [u32; 4], calls: Arc<KvmCalls>) -> Self {
+        Self { vm, gsis, calls }
     }
 }
 
 impl IntxLine for KvmLine {
-    fn connect(&self) -> io::Result<Box<dyn IntxConnection>> {
+    fn connect(&self, pin: u8) -> io::Result<Box<dyn IntxConnection>> {
+        let gsi = usize::from(pin).checked_sub(1).and_then(|index| self.gsis.get(index));
+        let gsi = *gsi.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let eventfd = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new);
         let (trigger, resample) = (eventfd()?, eventfd()?);
         self.calls.irqfd.increment();
-        self.vm.register_irqfd_with_resample(&trigger, &resample, self.gsi).map_err(errno)?;
+        self.vm.register_irqfd_with_resample(&trigger, &resample, gsi).map_err(errno)?;
         Ok(Box::new(Connection {
             vm: self.vm.clone(),
-            gsi: self.gsi,
+            gsi,
             calls: self.calls.clone(),
             trigger,
             resample,

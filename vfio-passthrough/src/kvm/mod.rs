@@ -69,10 +69,10 @@ impl KvmHost {
         VmmServices { slots: self.memory.clone(), msi: self.router.clone(), intx: None, p2p: None }
     }
 
-    /// The services of a function whose INTx pin is wired to the interrupt controller's input
-    /// `gsi`.
-    pub fn services_with_intx(&self, gsi: u32) -> VmmServices {
-        let line = KvmLine::new(self.vm.clone(), gsi, self.calls.clone());
+    /// The services of a function in a slot whose INTx pins, INTA# to INTD#, are wired to the
+    /// interrupt controller's inputs `gsis`.
+    pub fn services_with_intx(&self, gsis: [u32; 4]) -> VmmServices {
+        let line = KvmLine::new(self.vm.clone(), gsis, self.calls.clone());
         VmmServices { intx: Some(Arc::new(line)), ..self.services() }
     }
 

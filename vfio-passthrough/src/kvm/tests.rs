@@ -35,8 +35,12 @@ fn an_eventfd_raises_its_line_and_dropping_the_connection_lowers_it() {
     else {
         return;
     };
-    let line = host.services_with_intx(17).intx.unwrap();
-    let connection = line.connect().unwrap();
+    let line = host.services_with_intx([18, 17, 18, 18]).intx.unwrap();
+    for other in [0, 5, u8::MAX] {
+        let refused = line.connect(other).err().and_then(|error| error.raw_os_error());
+        assert_eq!(refused, Some(libc::EINVAL), "pin {other}");
+    }
+    let connection = line.connect(2).unwrap();
     assert_eq!(raised(&host), 0);
     connection.trigger().write(1).unwrap();
     // KVM raises a line with a resample fd from a work queue.

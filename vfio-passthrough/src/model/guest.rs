@@ -115,7 +115,7 @@ impl MsiRouter for Guest {
 }
 
 impl IntxLine for Guest {
-    fn connect(&self) -> io::Result<Box<dyn IntxConnection>> {
+    fn connect(&self, _pin: u8) -> io::Result<Box<dyn IntxConnection>> {
         self.faults.pass(Call::Route)?;
         let eventfd = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
         let wire = [eventfd()?, eventfd()?];

@@ -138,7 +138,7 @@ impl Devices {
         let others = self.opened.len() > 1;
         let function = |opened: &Opened| -> Result<_, Error> {
             let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
+            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsis()) };
             Ok((opened.place, Arc::new(opened.function(&host)?)))
         };
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
@@ -169,11 +169,9 @@ impl Drop for Devices {
 }
 
 impl Opened {
-    /// The GSI of the function's interrupt pin, which also a guest finds by slot and pin.
-    fn gsi(&self) -> Result<u32, Error> {
-        let pin = PassthroughFunction::interrupt_pin(self.address, self.device.clone())?;
-        // A function without a pin uses no line.
-        Ok(intx_gsi(self.place.slot(), pin.saturating_sub(1)))
+    /// The GSIs of the slot's interrupt pins, which also a guest finds by slot and pin.
+    fn gsis(&self) -> [u32; 4] {
+        [0, 1, 2, 3].map(|pin| intx_gsi(self.place.slot(), pin))
     }
 
     fn function(&self, services: &VmmServices) -> Result<PassthroughFunction, Error> {
