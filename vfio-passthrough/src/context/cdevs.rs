@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::Attachment;
@@ -57,13 +58,20 @@ impl Cdevs {
 
     /// Links all devices with another hypervisor, after it ended their links with the previous one.
     pub fn link(&self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
+        self.unlink();
         let mut links = self.links();
         links.link = Some(link.clone());
-        links.devices.values_mut().for_each(|device| device.linked = None);
         links.devices.iter_mut().try_for_each(|(address, device)| {
             *device = Device::new(*address, device.file.clone(), Some(link.clone()))?;
             Ok(())
         })
+    }
+
+    /// Ends the links of all devices with the hypervisor.
+    pub fn unlink(&self) -> Option<Arc<dyn GroupLink>> {
+        let mut links = self.links();
+        links.devices.values_mut().for_each(|device| device.linked = None);
+        links.link.take()
     }
 
     fn links(&self) -> MutexGuard<'_, Links> {
@@ -80,11 +88,12 @@ pub(super) struct CdevAttachment {
 }
 
 impl CdevAttachment {
-    /// Opens the node of the device of `address`, and links it.
+    /// Opens the node of the device of `address`, and links it. `opened` has its file or its
+    /// path, if one is known.
     pub fn new(
         cdevs: &Arc<Cdevs>,
         address: PciAddress,
-        opened: Option<File>,
+        opened: (Option<File>, Option<PathBuf>),
     ) -> Result<Self, Error> {
         cdevs.drivers.forget();
         cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
@@ -108,9 +117,14 @@ impl CdevAttachment {
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
 impl Cdevs {
-    /// The device's file: `opened`, if it is that of the device, or the node.
-    fn open(&self, address: PciAddress, opened: Option<File>) -> Result<File, Error> {
-        let path = self.sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
+    /// The device's file: `opened`, if it is that of the device, or the node at the path.
+    fn open(
+        &self,
+        address: PciAddress,
+        (opened, node): (Option<File>, Option<PathBuf>),
+    ) -> Result<File, Error> {
+        let node = node.or_else(|| self.sysfs.cdev(address));
+        let path = node.ok_or(Error::NoCdev { address })?;
         if let Some(file) = opened {
             return match self.sysfs.is_cdev_of(&file, address) {
                 true => Ok(file),

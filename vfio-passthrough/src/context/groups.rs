@@ -93,12 +93,18 @@ impl Groups {
     /// Links all groups with another hypervisor. It first ends the links with the previous one: the
     /// kernel keeps one VM for each group (vfio_file_set_kvm).
     pub fn link(&mut self, link: Arc<dyn GroupLink>) -> Result<(), Error> {
+        self.unlink();
         self.link = Some(link.clone());
-        self.members.values_mut().for_each(|member| member.linked = None);
         self.members.iter_mut().try_for_each(|(number, member)| {
             member.linked = Some(Linked::new(&name(*number), link.clone(), member.file.clone())?);
             Ok(())
         })
+    }
+
+    /// Ends the links of all groups with the hypervisor.
+    pub fn unlink(&mut self) -> Option<Arc<dyn GroupLink>> {
+        self.members.values_mut().for_each(|member| member.linked = None);
+        self.link.take()
     }
 }
 

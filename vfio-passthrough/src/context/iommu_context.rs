@@ -135,6 +135,16 @@ impl IommuContext {
         }
     }
 
+    /// Ends the links with the hypervisor, and returns the link: its drop may end the VM, if the
+    /// VMM has closed the VM's own files. KVM takes 40 ms for that, in which another thread can
+    /// close the devices. A device that was opened before it was linked does not hold the VM.
+    pub fn unlink(&self) -> Option<Arc<dyn GroupLink>> {
+        match &self.interface {
+            Interface::Type1(groups) => groups.lock().unlink(),
+            Interface::Iommufd(cdevs) => cdevs.unlink(),
+        }
+    }
+
     /// Attaches the group of a device, unless it is already attached, and opens the device. All
     /// existing mappings are mapped for the group too, even if no group was attached before. When
     /// the device is opened the kernel resets the function if it can (`vfio_pci_core_enable`), so
@@ -180,11 +190,11 @@ impl IommuContext {
         address: PciAddress,
         options: DeviceOptions,
     ) -> Result<PreparedDevice, Error> {
-        let DeviceOptions { file, vf_token } = options;
+        let DeviceOptions { file, node, vf_token } = options;
         let attachment = match &self.interface {
             Interface::Type1(groups) => Prepared::Type1(Membership::new(groups, address, file)?),
             Interface::Iommufd(cdevs) => {
-                Prepared::Iommufd(CdevAttachment::new(cdevs, address, file)?)
+                Prepared::Iommufd(CdevAttachment::new(cdevs, address, (file, node))?)
             }
         };
         let behind = Behind::new(&self.bridges, Sysfs::default().upstream_bridge(address));

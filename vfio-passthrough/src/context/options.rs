@@ -1,6 +1,7 @@
 //! Options of opening a device.
 
 use std::fs::File;
+use std::path::PathBuf;
 
 use super::vf_token::VfToken;
 
@@ -12,6 +13,11 @@ pub struct DeviceOptions {
     /// (`/dev/vfio/devices/vfioN`), open for reading and writing: this process then needs no
     /// permission to open it. If the group is already attached, the file is closed.
     pub file: Option<File>,
+    /// The path of the device's node, if the VMM has found it ([`Sysfs::cdev`]): it is not looked
+    /// up again. It has no effect with type1.
+    ///
+    /// [`Sysfs::cdev`]: crate::backend::sysfs::Sysfs::cdev
+    pub node: Option<PathBuf>,
     /// The VF token. A virtual function whose physical function is on vfio-pci is opened with the
     /// token of that one, and so is a physical function whose virtual functions are in use. If they
     /// are not in use, the physical function gets this token.

@@ -113,8 +113,9 @@ impl PassthroughFunction {
         errors.into_result()
     }
 
-    /// Whether the kernel resets the function when its device is closed.
-    fn is_reset_when_closed(&self) -> bool {
+    /// Whether the kernel resets the function when its device is closed, so that
+    /// [`shutdown_before_close`](Self::shutdown_before_close) leaves the reset to it.
+    pub fn is_reset_when_closed(&self) -> bool {
         self.reset == Reset::Function && self.device.device.resets_when_closed()
     }
 

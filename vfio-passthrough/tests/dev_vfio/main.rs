@@ -154,6 +154,8 @@ fn live(interface: Interface, kvms: [Fd; 2], host: Host) -> Result<(), String> {
         .iter()
         .zip([PassthroughFunction::shutdown, |function: &PassthroughFunction| function.detach().1]);
     let ends: Vec<_> = ends.map(|(function, end)| end(function).map_err(text)).collect();
+    // The devices are closed when the hypervisor has no file of them.
+    drop(container.unlink());
     drop(functions);
     mappings.into_iter().try_for_each(|mapping| mapping.unmap().map(drop)).map_err(text)?;
     ends.into_iter().collect()

@@ -1,5 +1,6 @@
 //! The devices of `--vfio`, opened in one container.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
@@ -7,13 +8,14 @@ use devices::DevFn;
 use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::{AssignedDevice, DeviceOptions, PreparedDevice};
 use vfio_passthrough::counters::VfioCalls;
+use vfio_passthrough::host::GroupLink;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
     DmaSpace, IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
 
 use super::functions::Functions;
-use super::iommu;
+use super::iommu::{self, Found};
 use super::places::{Candidate, places};
 use super::side_by_side::side_by_side;
 use crate::config::{Config, Passthrough};
@@ -50,24 +52,25 @@ pub(crate) struct Requested<'a> {
 }
 
 impl<'a> Requested<'a> {
-    /// Prepares the requested devices, for one address space that is linked to the VM of `host`;
-    /// `None` if no device is requested.
+    /// Prepares the requested devices, for one address space; `None` if no device is requested.
     pub(crate) fn prepare(
         config: &'a Config,
         addresses: &[PciAddress],
         mut passed: PassedFds,
-        host: &KvmHost,
     ) -> Result<Option<Self>, Error> {
         if config.vfio.is_empty() {
             return Ok(None);
         }
-        let requests = requests(&config.vfio, addresses)?;
-        let container = iommu::open(config, addresses, &mut passed)?;
-        link(&container, host)?;
+        let sysfs = Sysfs::default();
+        let found: Vec<Found> =
+            addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect();
+        let requests = requests(&config.vfio, &found)?;
+        let (container, nodes) = iommu::open(config, &found, &mut passed)?;
         let devices = Devices { container, opened: Vec::new() };
         let mut prepared = Vec::with_capacity(requests.len());
+        let mut nodes = nodes.into_iter();
         let failed = requests.into_iter().try_for_each(|request| {
-            let device = request.prepare(&devices.container, &mut passed)?;
+            let device = request.prepare(&devices.container, (&mut passed, nodes.next()))?;
             prepared.push((request, device));
             Ok(())
         });
@@ -126,9 +129,20 @@ impl Devices {
         result
     }
 
-    /// Links the container to the VM of `host`.
+    /// Links the devices with the VM of `host`.
+    ///
+    /// A device that is opened while it is linked holds that VM until it is closed
+    /// (vfio_device_get_kvm_safe), also after a reboot. No driver of VFIO for PCI devices on x86
+    /// needs the VM earlier, so the devices are opened first.
     pub(crate) fn link(&self, host: &KvmHost) -> Result<(), Error> {
-        link(&self.container, host)
+        let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
+        Ok(self.container.link(link)?)
+    }
+
+    /// Ends the links with the VM. The drop of the returned value destroys the VM, unless something
+    /// else has it.
+    pub(crate) fn unlink(&self) -> Option<Arc<dyn GroupLink>> {
+        self.container.unlink()
     }
 
     /// Creates the functions in their power-on state, in the VM of `host`. A device that was
@@ -196,10 +210,10 @@ impl Request<'_> {
     fn prepare(
         &self,
         container: &IommuContext,
-        passed: &mut PassedFds,
+        (passed, node): (&mut PassedFds, Option<PathBuf>),
     ) -> Result<PreparedDevice, Error> {
         let file = self.asked.file.map(|fd| passed.remove(fd)).transpose()?;
-        let options = DeviceOptions { file, vf_token: self.asked.vf_token };
+        let options = DeviceOptions { file, node, vf_token: self.asked.vf_token };
         Ok(container.prepare_device(self.candidate.address, options)?)
     }
 
@@ -223,22 +237,18 @@ impl Request<'_> {
 }
 
 /// The requested devices with their places on the guest's bus.
-fn requests<'a>(
-    asked: &'a [Passthrough],
-    addresses: &[PciAddress],
-) -> Result<Vec<Request<'a>>, Error> {
-    let sysfs = Sysfs::default();
-    let physical: Vec<_> = addresses.iter().map(|own| sysfs.physical_function(*own)).collect();
-    let candidate = |((asked, address), is_virtual): ((&Passthrough, &PciAddress), bool)| {
-        Candidate { address: *address, is_virtual, at: asked.at }
+fn requests<'a>(asked: &'a [Passthrough], found: &[Found]) -> Result<Vec<Request<'a>>, Error> {
+    let candidate = |(asked, (address, physical)): (&Passthrough, &Found)| Candidate {
+        address: *address,
+        is_virtual: physical.is_some(),
+        at: asked.at,
     };
-    let are_virtual = physical.iter().map(Option::is_some);
-    let candidates: Vec<_> = asked.iter().zip(addresses).zip(are_virtual).map(candidate).collect();
+    let candidates: Vec<_> = asked.iter().zip(found).map(candidate).collect();
     let places = places(&candidates)?;
-    let all = candidates.into_iter().zip(&places).zip(asked).zip(physical).enumerate();
-    let requests = all.map(|(index, (((candidate, place), asked), physical))| {
+    let all = candidates.into_iter().zip(&places).zip(asked).zip(found).enumerate();
+    let requests = all.map(|(index, (((candidate, place), asked), (_, physical)))| {
         let multifunction = has_others(*place, &places);
-        Request { index, candidate, place: *place, multifunction, asked, physical }
+        Request { index, candidate, place: *place, multifunction, asked, physical: *physical }
     });
     Ok(requests.collect())
 }
@@ -246,9 +256,4 @@ fn requests<'a>(
 /// Whether a slot has functions besides that at `place`.
 fn has_others(place: DevFn, places: &[DevFn]) -> bool {
     places.iter().any(|other| *other != place && other.slot() == place.slot())
-}
-
-fn link(container: &IommuContext, host: &KvmHost) -> Result<(), Error> {
-    let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
-    Ok(container.link(link)?)
 }

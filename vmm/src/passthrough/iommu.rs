@@ -1,6 +1,6 @@
 //! Chooses the kernel's interface for the devices, and opens it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use vfio_passthrough::backend::sysfs::Sysfs;
@@ -10,68 +10,77 @@ use crate::config::{Config, Iommu, Passthrough};
 use crate::error::Error;
 use crate::host::passed_fds::PassedFds;
 
-/// Opens the address space of the devices at `addresses`, which `--vfio` names in the same order.
+/// Opens the address space of `devices`, which `--vfio` names in the same order. Returns the paths
+/// of the devices' nodes too, if they are known.
 pub(crate) fn open(
     config: &Config,
-    addresses: &[PciAddress],
+    devices: &[Found],
     passed: &mut PassedFds,
-) -> Result<IommuContext, Error> {
+) -> Result<(IommuContext, Vec<PathBuf>), Error> {
     let (container, iommufd) = (config.container, config.iommufd);
-    match choose(config, addresses, passed)? {
-        Choice::Type1 => Ok(match container {
-            None => IommuContext::open()?,
-            Some(fd) => IommuContext::open_by(passed.remove(fd)?)?,
-        }),
-        Choice::Iommufd => Ok(match iommufd {
-            None => IommuContext::open_iommufd()?,
-            Some(fd) => IommuContext::open_iommufd_by(passed.remove(fd)?)?,
-        }),
-    }
+    let choice = choose(config, devices, passed)?;
+    let context = match (&choice, container, iommufd) {
+        (Choice::Type1, None, _) => IommuContext::open()?,
+        (Choice::Type1, Some(fd), _) => IommuContext::open_by(passed.remove(fd)?)?,
+        (Choice::Iommufd(_), _, None) => IommuContext::open_iommufd()?,
+        (Choice::Iommufd(_), _, Some(fd)) => IommuContext::open_iommufd_by(passed.remove(fd)?)?,
+    };
+    Ok(match choice {
+        Choice::Type1 => (context, Vec::new()),
+        Choice::Iommufd(nodes) => (context, nodes),
+    })
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A device at an address of the host, and its physical function if it is a virtual function.
+pub(crate) type Found = (PciAddress, Option<PciAddress>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     Type1,
-    Iommufd,
+    /// With the paths of all devices' nodes, or of none.
+    Iommufd(Vec<PathBuf>),
 }
 
-fn choose(config: &Config, addresses: &[PciAddress], passed: &PassedFds) -> Result<Choice, Error> {
+fn choose(config: &Config, devices: &[Found], passed: &PassedFds) -> Result<Choice, Error> {
     let contradiction = |option, iommu| Err(Error::OtherIommu { option, iommu });
     match (config.iommu, config.container, config.iommufd) {
         (Iommu::Type1, _, Some(_)) => contradiction("--iommufd", "type1"),
         (Iommu::Iommufd, Some(_), _) => contradiction("--container", "iommufd"),
         (Iommu::Type1, ..) | (Iommu::Auto, Some(_), _) => Ok(Choice::Type1),
-        (Iommu::Iommufd, ..) | (Iommu::Auto, _, Some(_)) => Ok(Choice::Iommufd),
-        (Iommu::Auto, None, None) => Ok(auto(&config.vfio, addresses, passed)),
+        (Iommu::Iommufd, ..) | (Iommu::Auto, _, Some(_)) => Ok(Choice::Iommufd(Vec::new())),
+        (Iommu::Auto, None, None) => {
+            let nodes = nodes(&config.vfio, devices, passed);
+            Ok(nodes.map_or(Choice::Type1, Choice::Iommufd))
+        }
     }
 }
 
-/// Whether `--iommu auto` may use a device by iommufd: it has a node of its own, which passes
-/// `may_open`. A device with a VF token is used by type1: Linux 6.12 neither takes a token by
-/// iommufd, nor asks for one.
-pub(crate) fn suits_iommufd(
+/// The node of a device that `--iommu auto` may use by iommufd: the device has one, which passes
+/// `may_open`. A virtual function that needs a VF token is used by type1: Linux 6.12 neither takes a
+/// token by iommufd, nor asks for one.
+pub(crate) fn iommufd_node(
     sysfs: &Sysfs,
-    address: PciAddress,
+    (address, physical): Found,
     may_open: impl Fn(&Path) -> bool,
-) -> bool {
-    sysfs.vf_token_of(address).is_none() && sysfs.cdev(address).is_some_and(|node| may_open(&node))
+) -> Option<PathBuf> {
+    let needs_token = physical.is_some_and(|physical| sysfs.is_vfio(physical));
+    sysfs.cdev(address).filter(|node| !needs_token && may_open(node))
 }
 
-/// iommufd if this process may open it, and each device is passed open or suits it.
-fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
+/// The nodes of all devices, if this process may open iommufd, and each device is passed open or
+/// suits it.
+fn nodes(asked: &[Passthrough], devices: &[Found], passed: &PassedFds) -> Option<Vec<PathBuf>> {
     let sysfs = Sysfs::default();
     let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
-    let by_node = |(asked, address): (&Passthrough, &PciAddress)| match asked.file {
-        _ if asked.vf_token.is_some() => false,
-        Some(fd) => suits_iommufd(&sysfs, *address, |_| {
-            passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, *address))
+    let node = |(asked, device): (&Passthrough, &Found)| match asked.file {
+        _ if asked.vf_token.is_some() => None,
+        Some(fd) => iommufd_node(&sysfs, *device, |_| {
+            passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, device.0))
         }),
-        None => suits_iommufd(&sysfs, *address, may_open),
+        None => iommufd_node(&sysfs, *device, may_open),
     };
-    match may_open(Path::new("/dev/iommu")) && asked.iter().zip(addresses).all(by_node) {
-        true => Choice::Iommufd,
-        false => Choice::Type1,
-    }
+    let suits = may_open(Path::new("/dev/iommu"));
+    suits.then(|| asked.iter().zip(devices).map(node).collect::<Option<_>>()).flatten()
 }
 
 #[cfg(test)]
@@ -84,8 +93,8 @@ mod tests {
     fn chosen(options: &str) -> Result<Choice, String> {
         let words = format!("vmm --kernel k --vfio 01:00.0 {options}");
         let args = CommandLine::try_parse_from(words.split_whitespace()).unwrap().guest.unwrap();
-        let addresses = ["01:00.0".parse().unwrap()];
-        let choice = choose(&args.into(), &addresses, &PassedFds::default());
+        let devices = [("01:00.0".parse().unwrap(), None)];
+        let choice = choose(&args.into(), &devices, &PassedFds::default());
         choice.map_err(|error| error.to_string())
     }
 
@@ -93,11 +102,11 @@ mod tests {
     fn a_passed_descriptor_or_the_option_chooses_the_interface() {
         let cases = [
             ("--iommu type1", Choice::Type1),
-            ("--iommu iommufd", Choice::Iommufd),
+            ("--iommu iommufd", Choice::Iommufd(Vec::new())),
             ("--container fd=3", Choice::Type1),
-            ("--iommufd fd=3", Choice::Iommufd),
+            ("--iommufd fd=3", Choice::Iommufd(Vec::new())),
             ("--iommu type1 --container fd=3", Choice::Type1),
-            ("--iommu iommufd --iommufd fd=3", Choice::Iommufd),
+            ("--iommu iommufd --iommufd fd=3", Choice::Iommufd(Vec::new())),
         ];
         cases.into_iter().for_each(|(options, choice)| {
             assert_eq!(chosen(options), Ok(choice), "{options}");

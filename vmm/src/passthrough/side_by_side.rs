@@ -6,7 +6,8 @@ use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, ScopedJoinHandle, scope};
 
-/// The threads call the kernel, and format at most an error.
+/// The threads call the kernel, and format at most an error. They have no names: each would be a
+/// system call, for a thread that lives as long as a reset.
 const STACK: usize = 256 << 10;
 
 /// Calls `act` with all items at the same time, and returns the results in the items' order. The
@@ -22,7 +23,7 @@ pub(crate) fn side_by_side<T: Send, R: Send>(items: Vec<T>, act: impl Fn(T) -> R
     };
     let act = &act;
     let results: Vec<Option<R>> = scope(|scope| {
-        let thread = || Builder::new().name("device".into()).stack_size(STACK);
+        let thread = || Builder::new().stack_size(STACK);
         let start = |item| (item, thread().spawn_scoped(scope, move || act(item)));
         let started: Vec<_> = others.iter().map(start).collect();
         let last = act(last);
@@ -47,7 +48,7 @@ pub(crate) fn meanwhile<A: Send, B>(
         act.map(|act| act())
     };
     scope(|scope| {
-        let thread = Builder::new().name("devices".into()).stack_size(STACK);
+        let thread = Builder::new().stack_size(STACK);
         match thread.spawn_scoped(scope, act) {
             Ok(thread) => {
                 let own = here();

@@ -12,7 +12,7 @@ use super::holders::{self, Holder, Opened};
 use super::names::Names;
 use super::presence::{Facts, Finding};
 use super::tree::Tree;
-use crate::passthrough::iommu::suits_iommufd;
+use crate::passthrough::iommu::iommufd_node;
 
 pub(crate) use super::tree::attribute;
 
@@ -174,7 +174,8 @@ impl Inventory {
     /// if this is so for each device.
     pub(crate) fn uses_iommufd(&self, address: PciAddress) -> bool {
         let may_open = |node: &Path| self.may_open(below_root(node));
-        self.has_iommufd() && suits_iommufd(&self.sysfs, address, may_open)
+        let device = (address, self.sysfs.physical_function(address));
+        self.has_iommufd() && iommufd_node(&self.sysfs, device, may_open).is_some()
     }
 
     /// Whether this process may open iommufd.

@@ -122,8 +122,7 @@ impl Resources {
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
         let needs = Needs::new(config.memory, cpuid::reach(&supported), &reserved);
-        // The kernel must know a group's VM before the group's devices are opened.
-        let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
+        let requested = Requested::prepare(config, &addresses, passed)?;
         let (devices, prepared) = open_devices(requested, &needs, &files)?;
         // After an error the functions end before the devices are closed.
         let mut vm = vm;
@@ -168,23 +167,21 @@ impl Resources {
     pub(crate) fn next_vm(&self, stats: &Stats) -> Result<Vm, Error> {
         stats.reboots.add_one();
         let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
-        if let Some(devices) = &self.devices {
-            devices.link(&vm.kvm_host)?;
-        }
         vm.take_functions(self.devices.as_ref())?;
         vm.is_first = false;
         Ok(vm)
     }
 
     /// Closes the devices, which the kernel resets meanwhile (100 ms), and at the same time unmaps
-    /// RAM and frees it (100 ms for each GiB). Call it when the functions have ended without an
+    /// RAM and frees it (100 ms for each GiB), and destroys the VM (40 ms). Call it when the functions have ended without an
     /// error: no device does DMA any more, because bus mastering was read back as off, or the
     /// device was reset. RAM is freed only after the kernel has unmapped it, so that not even a
     /// device that ignored that could reach it.
     pub(crate) fn close(self) {
         let Self { devices, ram, _mappings: mappings, .. } = self;
         if let Some(devices) = devices {
-            meanwhile(move || drop(devices), move || drop((mappings, ram)));
+            let vm = devices.unlink();
+            meanwhile(move || drop(devices), move || drop((mappings, ram, vm)));
         }
     }
 

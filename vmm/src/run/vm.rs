@@ -46,9 +46,10 @@ impl Vm {
         })
     }
 
-    /// Assigns the functions of `devices`.
+    /// Links `devices` with the VM, and assigns their functions.
     pub(crate) fn take_functions(&mut self, devices: Option<&Devices>) -> Result<(), Error> {
         if let Some(devices) = devices {
+            devices.link(&self.kvm_host)?;
             self.functions = devices.functions(&self.kvm_host)?;
         }
         Ok(())
