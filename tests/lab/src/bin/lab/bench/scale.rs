@@ -10,7 +10,7 @@ use super::measure::{Boot, Guest, Vmm};
 use super::plot::{self, number};
 use super::syscalls::Syscalls;
 use super::table::Goal;
-use super::{booted, keep, write};
+use super::{booted, keep, vmms, write};
 
 const DEVICES: [u16; 5] = [1, 2, 4, 8, 16];
 const MEMORY_MIB: [u64; 6] = [256, 512, 1024, 2048, 4096, 8192];
@@ -26,6 +26,7 @@ struct Start {
     memory_mib: u64,
     boot: Boot,
     syscalls: u64,
+    without_runs: u64,
     /// The time from the guest's power-off to the VMM's exit: its devices end and are closed, and
     /// RAM is unmapped.
     end_ns: u64,
@@ -34,7 +35,7 @@ struct Start {
 /// A figure of a start: its name, its unit, and its value.
 type Figure = (&'static str, &'static str, fn(&Start) -> f64);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("time from exec to init", "ms", |start| start.boot.to_init_ns as f64 / 1e6),
     ("time from exec to exit", "ms", |start| start.boot.life_ns as f64 / 1e6),
     ("time from power-off to exit", "ms", |start| start.end_ns as f64 / 1e6),
@@ -42,6 +43,7 @@ const FIGURES: [Figure; 6] = [
         start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
     }),
     ("system calls of a boot", "", |start| start.syscalls as f64),
+    ("of these without KVM_RUN", "", |start| start.without_runs as f64),
     (OVERHEAD, "KiB", overhead),
 ];
 
@@ -69,7 +71,7 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
         .map(|size| start(&mut l1, functions.get(..1).unwrap_or_default(), *size))
         .collect::<Result<_, _>>()?;
     drop(l1);
-    let on_root = on_root(lab)?;
+    let (on_root, by_vmm) = on_root(lab)?;
     let on_root_text = table("NVMes", &on_root, |start| f64::from(start.devices))?;
     let by_devices_text = table("devices", &by_devices, |start| f64::from(start.devices))?;
     let by_memory_text = table("GiB of RAM", &by_memory, |start| start.memory_mib as f64 / 1024.0)?;
@@ -77,6 +79,7 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
         "Starts by devices (virtual functions of an NVMe behind a port, 512 MiB of RAM):\n\n\
          {by_devices_text}\n\
          Starts by devices (NVMes on the root bus, 512 MiB of RAM):\n\n{on_root_text}\n\
+         The same with each VMM, and what each further device adds:\n\n{by_vmm}\n\
          Starts by RAM (one device):\n\n{by_memory_text}"
     );
     let points: Vec<_> =
@@ -98,14 +101,47 @@ fn by_devices(l1: &mut L1, devices: &[String]) -> Result<Vec<Start>, Error> {
     counts.map(|count| start(l1, devices.get(..count).unwrap_or_default(), 512)).collect()
 }
 
-/// Starts with devices that share no bridge, so that the kernel can reset all at their close.
-fn on_root(lab: &Lab) -> Result<Vec<Start>, Error> {
+/// Starts with devices that share no bridge, so that the kernel can reset all at their close; and a
+/// table of starts with the first and with all of them, by each VMM.
+fn on_root(lab: &Lab) -> Result<(Vec<Start>, String), Error> {
     let nvmes = [Device::Nvme; 16];
     let machine = Machine::new(Kernel::Small).devices(&nvmes).memory_mib(3072).with_host_share();
     let mut l1 = booted(lab, &machine)?;
     let devices: Vec<String> = (0..nvmes.len()).map(|index| machine.address(index)).collect();
     devices.iter().try_for_each(|device| l1.bind(device, Some("vfio-pci")))?;
-    by_devices(&mut l1, &devices)
+    let starts = by_devices(&mut l1, &devices)?;
+    let mut table = BY_VMM.to_owned();
+    for vmm in vmms(lab)? {
+        table.push_str(&first_and_all(&mut l1, &vmm, &devices)?);
+    }
+    Ok((starts, table))
+}
+
+const BY_VMM: &str = "\
+| VMM | devices | exec to init (ms) | exec to exit (ms) | exits | to userspace | memory (KiB) |
+|---|---|---|---|---|---|---|
+";
+
+/// The rows of a VMM: the first device, all devices, and the difference for each further one.
+fn first_and_all(l1: &mut L1, vmm: &Vmm, devices: &[String]) -> Result<String, Error> {
+    let mut boot = |devices: &[String]| {
+        say(&format!("{}: {} devices", vmm.name(), devices.len()));
+        vmm.boot(l1, &Guest::with(devices), 0).map(|boot| {
+            let userspace = boot.mmio_exits.saturating_add(boot.port_exits);
+            let ms = |ns: u64| ns as f64 / 1e6;
+            let counts = [boot.exits, userspace, boot.overhead_kib].map(|count| count as f64);
+            let [exits, userspace, kib] = counts;
+            [ms(boot.to_init_ns), ms(boot.life_ns), exits, userspace, kib]
+        })
+    };
+    let (first, all) = (boot(devices.get(..1).unwrap_or_default())?, boot(devices)?);
+    let further = devices.len().saturating_sub(1) as f64;
+    let mut each = all;
+    each.iter_mut().zip(first).for_each(|(all, first)| *all = (*all - first) / further);
+    let row = |devices: &str, figures: [f64; 5]| {
+        format!("| {} | {devices} | {} |\n", vmm.name(), figures.map(number).join(" | "))
+    };
+    Ok([row("1", first), row(&devices.len().to_string(), all), row("each further", each)].concat())
 }
 
 /// Makes the virtual functions of the first NVMe with its driver, and binds them to vfio-pci.
@@ -124,11 +160,14 @@ fn virtual_functions(l1: &mut L1) -> Result<Vec<String>, Error> {
 fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Error> {
     say(&format!("{} devices, {memory_mib} MiB", devices.len()));
     let guest = Guest { memory_mib, ..Guest::with(devices) };
+    let trace = Vmm::Ours.trace(l1, &guest)?;
+    write(&format!("scale-{}-devices.strace", devices.len()), &trace)?;
     Ok(Start {
         devices: u16::try_from(devices.len()).unwrap_or(u16::MAX),
         memory_mib,
         boot: Vmm::Ours.boot(l1, &guest, 0)?,
-        syscalls: Syscalls::of(&Vmm::Ours.trace(l1, &guest)?).total,
+        syscalls: Syscalls::of(&trace).total,
+        without_runs: Syscalls::of(&trace).without_runs(),
         end_ns: end(&Vmm::Ours.stats(l1, &guest)?),
     })
 }
