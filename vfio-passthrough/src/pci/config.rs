@@ -77,7 +77,13 @@ pub struct Written {
 /// The guest's view of a function's config space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {
+    /// The first bytes, with the whole conventional space.
     pub(super) bytes: Vec<Byte>,
+    /// All bytes after them: most of extended config space has no registers. The guest can change
+    /// none of their emulated bits.
+    pub(super) rest: Byte,
+    /// The number of all bytes.
+    pub(super) size: u16,
     /// The values after power-on of the conventional space, which has all that the guest can
     /// change.
     pub(super) power_on: Vec<u8>,
@@ -159,15 +165,15 @@ impl ConfigSpace {
 
     /// Whether a read of these bytes must read the device.
     pub fn needs_device(&self, offset: u16, length: usize) -> bool {
-        self.window(offset, length).iter().any(|byte| byte.emulated != 0xff)
+        self.window(offset, length).any(|byte| byte.emulated != 0xff)
     }
 
     /// Replaces the emulated bits in `data`, which holds the device's bytes, or zeros if the device
     /// was not read. Bytes past the end of config space become all-ones.
     pub fn overlay(&self, offset: u16, data: &mut [u8]) {
-        let known = self.window(offset, data.len());
-        for (index, out) in data.iter_mut().enumerate() {
-            *out = match known.get(index) {
+        let mut known = self.window(offset, data.len());
+        for out in data {
+            *out = match known.next() {
                 Some(byte) => (*out & !byte.emulated) | (byte.value & byte.emulated),
                 None => 0xff,
             };
@@ -199,11 +205,14 @@ impl ConfigSpace {
     }
 
     fn write_byte(&mut self, at: u16, value: u8, forward: &mut Vec<(u16, Vec<u8>)>) {
-        let Some(byte) = self.bytes.get_mut(usize::from(at)) else {
+        let Some(mut byte) = self.window(at, 1).next() else {
             return;
         };
         let writable = byte.emulated & byte.writable;
         byte.value = (byte.value & !writable) | (value & writable);
+        if let Some(own) = self.bytes.get_mut(usize::from(at)) {
+            *own = byte;
+        }
         if byte.emulated == 0xff {
             return;
         }
@@ -251,8 +260,8 @@ impl ConfigSpace {
 
     /// Whether the bits of this byte that the guest can change have these values.
     fn has_value(&self, at: u16, value: u8) -> bool {
-        let has = |byte: &Byte| (byte.value ^ value) & byte.emulated & byte.writable == 0;
-        self.bytes.get(usize::from(at)).is_some_and(has)
+        let has = |byte: Byte| (byte.value ^ value) & byte.emulated & byte.writable == 0;
+        self.window(at, 1).next().is_some_and(has)
     }
 
     /// The command register that the guest programmed.
@@ -312,9 +321,10 @@ impl ConfigSpace {
         values
     }
 
-    fn window(&self, offset: u16, length: usize) -> &[Byte] {
-        let rest = self.bytes.get(usize::from(offset)..).unwrap_or_default();
-        rest.get(..length).unwrap_or(rest)
+    fn window(&self, offset: u16, length: usize) -> impl Iterator<Item = Byte> {
+        let start = usize::from(offset);
+        let end = start.saturating_add(length).min(self.size.into());
+        (start..end).map(|at| self.bytes.get(at).copied().unwrap_or(self.rest))
     }
 }
 

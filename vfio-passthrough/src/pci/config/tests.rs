@@ -86,6 +86,16 @@ fn the_identity_is_that_of_the_device_and_is_emulated() {
 }
 
 #[test]
+fn equal_bytes_at_the_end_take_no_memory() {
+    // The last capability of the device is at 0x180.
+    let view = view();
+    assert!(view.bytes.len() <= 0x184, "{:#x}", view.bytes.len());
+    let mut last = [0; 8];
+    view.overlay(0xffc, &mut last);
+    assert_eq!(last, [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], "past the end");
+}
+
+#[test]
 fn lists_skip_hidden_capabilities() {
     assert_eq!(capabilities(&view()), [cap::MSI, cap::MSIX, cap::EXPRESS, cap::PM]);
     let (view, bytes) = (view(), device());
