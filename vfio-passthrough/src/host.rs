@@ -89,7 +89,8 @@ pub trait IntxConnection: Send {
 /// (Documentation/virt/kvm/devices/vfio.rst).
 pub trait GroupLink: Send + Sync {
     /// Reports that the VM has a group. `group` is the group's file (`/dev/vfio/N`), or with iommufd
-    /// that of a device (`/dev/vfio/devices/vfioN`). The call comes before the devices are opened.
+    /// that of a device (`/dev/vfio/devices/vfioN`). The call comes before the devices are opened
+    /// if a driver needs the VM at that time.
     ///
     /// # Errors
     ///

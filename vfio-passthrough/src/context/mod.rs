@@ -3,7 +3,9 @@
 //! [`IommuContext`] opens containers, attaches groups and opens devices, in the order that the
 //! kernel requires: group, status, `SET_CONTAINER`, `SET_IOMMU` once for each container, the
 //! existing mappings, the link to the hypervisor, and then the device. The device comes last
-//! because some drivers need the VM when their device is opened.
+//! because some drivers need the VM when their device is opened. No driver for PCI devices on x86
+//! does: there a VMM can link after it opened the devices, so that no device holds the VM
+//! (vfio_device_get_kvm_safe), and `unlink` before it closes them.
 //!
 //! Several threads may open devices at the same time, and close them: no lock is held while the
 //! kernel resets a device. A VMM opens all its devices side by side, in the time of one.
