@@ -24,8 +24,11 @@ pub(crate) fn create(
     (0..count).map(create).collect()
 }
 
-/// Refuses more vCPUs than KVM supports.
+/// Refuses more vCPUs than KVM supports, which is at least one.
 pub(crate) fn check_count(kvm: &Kvm, asked: u8) -> Result<(), Error> {
+    if asked == 1 {
+        return Ok(());
+    }
     let most = kvm.get_max_vcpus();
     match usize::from(asked) > most {
         true => Err(Error::TooManyCpus { asked, most }),
