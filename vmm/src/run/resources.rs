@@ -181,7 +181,9 @@ impl Resources {
         let Self { devices, ram, _mappings: mappings, .. } = self;
         if let Some(devices) = devices {
             let vm = devices.unlink();
-            meanwhile(move || drop(devices), move || drop((mappings, ram, vm)));
+            // This thread closes: a thread that starts while another one frees RAM may wait for a
+            // CPU, and the reset with it.
+            meanwhile(move || drop((mappings, ram, vm)), move || drop(devices));
         }
     }
 
