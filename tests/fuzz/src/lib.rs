@@ -31,7 +31,7 @@ mod kernel;
 mod lies;
 pub mod oracle;
 mod ports;
-mod shown;
+pub mod shown;
 mod sysfs;
 
 /// A fuzz target: it panics if an invariant does not hold for these bytes.

@@ -1,0 +1,159 @@
+//! What differs between the config space of a dump and the guest's view of it, by name. Each
+//! difference has a name or is a fault.
+
+use std::collections::BTreeSet;
+
+use vfio_passthrough::pci::capability_table::{EXTENDED, Kind, STANDARD, extended, standard};
+
+use crate::lists::{self, CONVENTIONAL, Capability, u8_at};
+
+/// The differences of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Difference {
+    /// The names of the capabilities that are hidden.
+    pub hidden: Vec<String>,
+    /// The names of the registers with other values.
+    pub changed: BTreeSet<&'static str>,
+    /// The differences without a name: offset, value in the dump, value in the view.
+    pub faults: Vec<(usize, u8, u8)>,
+}
+
+/// A register: its first byte, the mask of its bits in each byte, and its name. Without a name it
+/// is not told: the guest programs it, or it is the same in each function.
+type Register = (usize, &'static [u8], &'static str);
+
+const ALL: [u8; 64] = [0xff; 64];
+
+const fn whole(length: usize) -> &'static [u8] {
+    ALL.split_at(length).0
+}
+
+const HEADER: &[Register] = &[
+    // The bits of the command register that a PCI Express function does not have.
+    (0x04, &[0xb8, 0xfa], "command"),
+    (0x06, &[0x10], ""),
+    (0x0e, &[0x80], ""),
+    (0x0f, whole(1), "BIST"),
+    (0x10, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x14, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x18, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x1c, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x20, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x24, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x28, whole(4), "CardBus pointer"),
+    (0x31, &[0xf8, 0xff, 0xff], ""),
+    (0x34, whole(1), ""),
+    (0x3d, whole(1), "interrupt pin"),
+];
+
+const POWER: &[Register] = &[(2, &[7], "version"), (4, &[3], "power state")];
+
+const MSI: &[Register] = &[
+    (2, &[0x71], ""),
+    (2, &[0x0e], "MSI vectors"),
+    (3, &[0x06], "MSI extended data"),
+    (4, whole(20), ""),
+];
+
+const EXPRESS: &[Register] = &[
+    (2, whole(2), ""),
+    (4, &[0x18], "phantom functions"),
+    (7, &[0x10], "FLR"),
+    (0x0c, whole(8), ""),
+    (0x14, whole(16), "slot and root"),
+    (0x24, &[0x20, 0x08, 0x0e, 0x80], "capabilities of the port above"),
+    (0x2c, whole(16), ""),
+];
+
+const MSIX: &[Register] = &[
+    (3, &[0xc0], ""),
+    (2, &[0xff, 0x07], "MSI-X vectors"),
+    (4, whole(4), "MSI-X table"),
+    (8, whole(4), "MSI-X pending bits"),
+];
+
+const ADVANCED: &[Register] = &[(3, &[2], "FLR")];
+
+/// The registers of a capability that may differ.
+fn registers(id: u16) -> &'static [Register] {
+    match id {
+        0x01 => POWER,
+        0x05 => MSI,
+        0x10 => EXPRESS,
+        0x11 => MSIX,
+        0x13 => ADVANCED,
+        _ => &[],
+    }
+}
+
+/// The differences between a dump and the guest's view of it.
+pub fn between(dump: &[u8], view: &[u8]) -> Difference {
+    let (own, shown) = (lists::all(dump), lists::all(view));
+    let mut found = Difference::default();
+    for capability in own.iter().filter(|it| !shown.contains(it)) {
+        found.hidden.push(name(*capability));
+    }
+    for (offset, (old, new)) in dump.iter().zip(view).enumerate().filter(|(_, (a, b))| a != b) {
+        found.note(offset, *old, *new, owner(&own, offset), &shown);
+    }
+    found
+}
+
+/// The capability before an offset, in the same space.
+fn owner(own: &[Capability], offset: usize) -> Option<Capability> {
+    let start = if offset < CONVENTIONAL { 0 } else { CONVENTIONAL };
+    own.iter().copied().filter(|it| it.at >= start && it.at <= offset).max()
+}
+
+impl Difference {
+    fn note(
+        &mut self,
+        offset: usize,
+        old: u8,
+        new: u8,
+        owner: Option<Capability>,
+        shown: &[Capability],
+    ) {
+        let (registers, at) = match owner {
+            None => (HEADER, 0),
+            // A hidden capability is zero; a null one stands at 0x100.
+            Some(own) if !shown.contains(&own) && (new == 0 || offset < CONVENTIONAL + 4) => return,
+            Some(own) if offset < own.at + header_size(own) => return,
+            Some(own) => (registers(own.id), own.at),
+        };
+        let mut left = old ^ new;
+        for (first, masks, name) in registers {
+            let Some(mask) = (offset - at).checked_sub(*first).and_then(|at| masks.get(at)) else {
+                continue;
+            };
+            if left & mask != 0 && !name.is_empty() {
+                self.changed.insert(name);
+            }
+            left &= !mask;
+        }
+        if left != 0 {
+            self.faults.push((offset, old, new));
+        }
+    }
+}
+
+/// The size of ID and next pointer.
+fn header_size(capability: Capability) -> usize {
+    if capability.at < CONVENTIONAL { 2 } else { 4 }
+}
+
+/// The name of a capability, as in docs/devices.md.
+pub fn name(capability: Capability) -> String {
+    let rows = if capability.at < CONVENTIONAL { &STANDARD[..] } else { &EXTENDED[..] };
+    let row = rows.iter().find(|row| row.id == capability.id);
+    row.map_or_else(|| format!("reserved {:#x}", capability.id), |row| row.name.to_owned())
+}
+
+/// Whether the table hides this capability.
+pub fn is_hidden(capability: Capability) -> bool {
+    let kind = match capability.at < CONVENTIONAL {
+        true => standard(u8_at(&capability.id.to_le_bytes(), 0)),
+        false => extended(capability.id),
+    };
+    kind == Kind::Hidden
+}
