@@ -45,7 +45,9 @@ fn resets(config: &[u8]) -> bool {
         find(config, id).is_some_and(|at| u8_at(config, at + register) & bit != 0)
     };
     let loses_state = |at: usize| u8_at(config, at + 4) & 1 << 3 == 0;
-    has(EXPRESS, 7, 1 << 4) || has(ADVANCED, 3, 1 << 1) || find(config, POWER).is_some_and(loses_state)
+    has(EXPRESS, 7, 1 << 4)
+        || has(ADVANCED, 3, 1 << 1)
+        || find(config, POWER).is_some_and(loses_state)
 }
 
 fn irqs(config: &[u8]) -> Vec<IrqInfo> {

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use vfio_passthrough::pci::capability_table::{EXTENDED, Kind, STANDARD, extended, standard};
+use vfio_passthrough::pci::capability_table::{EXTENDED, STANDARD};
 
-use crate::lists::{self, CONVENTIONAL, Capability, u8_at};
+use crate::lists::{self, CONVENTIONAL, Capability};
 
 /// The differences of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,17 +29,12 @@ const fn whole(length: usize) -> &'static [u8] {
 }
 
 const HEADER: &[Register] = &[
-    // The bits of the command register that a PCI Express function does not have.
-    (0x04, &[0xb8, 0xfa], "command"),
+    (0x04, &[0x10], "memory write and invalidate"),
+    (0x04, &[0xa8, 0xfa], "other command bits"),
     (0x06, &[0x10], ""),
     (0x0e, &[0x80], ""),
     (0x0f, whole(1), "BIST"),
-    (0x10, &[0xf0, 0xff, 0xff, 0xff], ""),
-    (0x14, &[0xf0, 0xff, 0xff, 0xff], ""),
-    (0x18, &[0xf0, 0xff, 0xff, 0xff], ""),
-    (0x1c, &[0xf0, 0xff, 0xff, 0xff], ""),
-    (0x20, &[0xf0, 0xff, 0xff, 0xff], ""),
-    (0x24, &[0xf0, 0xff, 0xff, 0xff], ""),
+    (0x10, whole(24), ""),
     (0x28, whole(4), "CardBus pointer"),
     (0x31, &[0xf8, 0xff, 0xff], ""),
     (0x34, whole(1), ""),
@@ -147,13 +142,4 @@ pub fn name(capability: Capability) -> String {
     let rows = if capability.at < CONVENTIONAL { &STANDARD[..] } else { &EXTENDED[..] };
     let row = rows.iter().find(|row| row.id == capability.id);
     row.map_or_else(|| format!("reserved {:#x}", capability.id), |row| row.name.to_owned())
-}
-
-/// Whether the table hides this capability.
-pub fn is_hidden(capability: Capability) -> bool {
-    let kind = match capability.at < CONVENTIONAL {
-        true => standard(u8_at(&capability.id.to_le_bytes(), 0)),
-        false => extended(capability.id),
-    };
-    kind == Kind::Hidden
 }

@@ -8,6 +8,7 @@ use vfio_passthrough::{Bar, PassthroughFunction, ResetPolicy, Space};
 
 use crate::device;
 use crate::dump::Function;
+use crate::lists::{CONVENTIONAL, EXTENDED};
 
 /// The registers that a guest's firmware and kernel set: command, cache line size and latency
 /// timer, interrupt line.
@@ -19,6 +20,7 @@ pub struct Assigned {
     pub function: PassthroughFunction,
     /// Its device.
     pub device: Arc<PciDevice>,
+    size: usize,
     _guest: Guest,
 }
 
@@ -34,7 +36,8 @@ pub fn assign(dump: &Function) -> Result<Assigned, Box<dyn Error>> {
     let policy = ResetPolicy::IfPossible;
     let services = guest.services();
     let function = PassthroughFunction::new(dump.address, device.clone(), &services, policy)?;
-    let assigned = Assigned { function, device, _guest: guest };
+    let size = if dump.config.len() < EXTENDED { CONVENTIONAL } else { EXTENDED };
+    let assigned = Assigned { function, device, size, _guest: guest };
     assigned.program(&dump.config);
     Ok(assigned)
 }
@@ -51,9 +54,9 @@ impl Assigned {
         }
     }
 
-    /// The guest's view of `size` bytes of config space.
-    pub fn config(&self, size: usize) -> Vec<u8> {
-        let mut config = vec![0; size];
+    /// The guest's view of config space: 256 or 4096 bytes.
+    pub fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; self.size];
         for (offset, bytes) in (0..).step_by(4).zip(config.chunks_mut(4)) {
             self.function.config_read(offset, bytes);
         }

@@ -13,9 +13,11 @@
     reason = "a check that fails panics"
 )]
 
+pub mod class;
 pub mod device;
 pub mod difference;
 pub mod dump;
 pub mod guest;
 pub mod lists;
 pub mod lspci;
+pub mod page;

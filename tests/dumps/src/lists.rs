@@ -3,6 +3,8 @@
 
 /// The end of the space that every function has.
 pub const CONVENTIONAL: usize = 0x100;
+/// The end of the space that a PCI Express function has.
+pub const EXTENDED: usize = 0x1000;
 
 /// The 16 bits at an offset; 0 after the end.
 pub fn u16_at(config: &[u8], offset: usize) -> u16 {
