@@ -54,9 +54,11 @@ const EXPRESS: &[Register] = &[
     (2, whole(2), ""),
     (4, &[0x18], "phantom functions"),
     (7, &[0x10], "FLR"),
+    (9, &[0x02], "phantom functions"),
     (0x0c, whole(8), ""),
     (0x14, whole(16), "slot and root"),
-    (0x24, &[0x20, 0x08, 0x0e, 0x80], "capabilities of the port above"),
+    (0x24, &[0x20, 0x08, 0x0e, 0x80], "LTR and others of the port"),
+    (0x28, &[0x20, 0x74], "LTR and others of the port"),
     (0x2c, whole(16), ""),
 ];
 
@@ -69,14 +71,20 @@ const MSIX: &[Register] = &[
 
 const ADVANCED: &[Register] = &[(3, &[2], "FLR")];
 
+const VENDOR: &[Register] = &[(2, whole(1), "vendor-specific length")];
+
+const EXTENDED_VENDOR: &[Register] = &[(6, &[0xf0, 0xff], "vendor-specific length")];
+
 /// The registers of a capability that may differ.
-fn registers(id: u16) -> &'static [Register] {
-    match id {
-        0x01 => POWER,
-        0x05 => MSI,
-        0x10 => EXPRESS,
-        0x11 => MSIX,
-        0x13 => ADVANCED,
+fn registers(capability: Capability) -> &'static [Register] {
+    match (capability.id, capability.at < CONVENTIONAL) {
+        (0x01, true) => POWER,
+        (0x05, true) => MSI,
+        (0x09, true) => VENDOR,
+        (0x10, true) => EXPRESS,
+        (0x11, true) => MSIX,
+        (0x13, true) => ADVANCED,
+        (0x0b | 0x23, false) => EXTENDED_VENDOR,
         _ => &[],
     }
 }
@@ -114,7 +122,7 @@ impl Difference {
             // A hidden capability is zero; a null one stands at 0x100.
             Some(own) if !shown.contains(&own) && (new == 0 || offset < CONVENTIONAL + 4) => return,
             Some(own) if offset < own.at + header_size(own) => return,
-            Some(own) => (registers(own.id), own.at),
+            Some(own) => (registers(own), own.at),
         };
         let mut left = old ^ new;
         for (first, masks, name) in registers {

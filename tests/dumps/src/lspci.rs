@@ -20,8 +20,6 @@ const COMPLAINTS: &[&str] = &[
     "<unknown>",
     "!!!",
     "Unknown type",
-    "lspci:",
-    "pcilib:",
 ];
 
 /// The text of `lspci -vvv` about the functions of a dump.
