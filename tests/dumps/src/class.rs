@@ -7,6 +7,7 @@ const NAMES: &[(u16, &str)] = &[
     (0x0106, "SATA"),
     (0x0107, "SAS"),
     (0x0108, "NVMe"),
+    (0x0180, "storage"),
     (0x0200, "Ethernet"),
     (0x0280, "network"),
     (0x0300, "VGA"),

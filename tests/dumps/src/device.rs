@@ -61,16 +61,16 @@ fn irqs(config: &[u8]) -> Vec<IrqInfo> {
 
 /// The sizes of the regions.
 fn sizes(function: &Function) -> [u64; 7] {
-    let mut sizes = function.sizes;
+    let (mut sizes, config) = (function.sizes, &function.config);
     let mut upper = false;
-    for bar in 0..6 {
-        let value = u32_at(&function.config, register(bar));
-        if !upper && sizes[bar] == 0 && value != 0 {
-            sizes[bar] = size_of(value).max(messages_end(&function.config, bar));
+    for (bar, size) in sizes.iter_mut().enumerate().take(6) {
+        let value = u32_at(config, register(bar));
+        if !upper && *size == 0 && value != 0 {
+            *size = size_of(value).max(messages_end(config, bar));
         }
         upper = !upper && value & 0b111 == 0b100;
     }
-    let rom = u32_at(&function.config, 0x30);
+    let rom = u32_at(config, 0x30);
     if sizes[6] == 0 && rom != 0 {
         sizes[6] = largest(rom & !0x7ff, ROM);
     }

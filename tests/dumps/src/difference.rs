@@ -92,12 +92,23 @@ fn registers(capability: Capability) -> &'static [Register] {
 /// The differences between a dump and the guest's view of it.
 pub fn between(dump: &[u8], view: &[u8]) -> Difference {
     let (own, shown) = (lists::all(dump), lists::all(view));
-    let mut found = Difference::default();
-    for capability in own.iter().filter(|it| !shown.contains(it)) {
-        found.hidden.push(name(*capability));
-    }
+    let hidden = own.iter().filter(|it| !shown.contains(it)).map(|it| name(*it)).collect();
+    let mut found = Difference { hidden, ..Difference::default() };
     for (offset, (old, new)) in dump.iter().zip(view).enumerate().filter(|(_, (a, b))| a != b) {
-        found.note(offset, *old, *new, owner(&own, offset), &shown);
+        let owner = owner(&own, offset);
+        let is_hidden = owner.is_some_and(|it| !shown.contains(&it));
+        // A hidden capability is zero, but for the null one that begins a list.
+        let is_expected = match owner {
+            Some(owner) => (is_hidden && *new == 0) || offset < owner.at + header_size(owner),
+            None => false,
+        };
+        if !is_expected {
+            let (registers, start) = owner.map_or((HEADER, 0), |it| (registers(it), it.at));
+            found.note(registers, offset - start, old ^ new);
+            found.faults.extend(
+                fault(registers, offset - start, old ^ new).then_some((offset, *old, *new)),
+            );
+        }
     }
     found
 }
@@ -108,35 +119,22 @@ fn owner(own: &[Capability], offset: usize) -> Option<Capability> {
     own.iter().copied().filter(|it| it.at >= start && it.at <= offset).max()
 }
 
+/// The bits of a register in the byte at an offset.
+fn mask((first, masks, _): &Register, offset: usize) -> u8 {
+    offset.checked_sub(*first).and_then(|at| masks.get(at)).copied().unwrap_or(0)
+}
+
+/// Whether a bit that differs belongs to no register that may differ.
+fn fault(registers: &[Register], offset: usize, bits: u8) -> bool {
+    registers.iter().fold(bits, |left, register| left & !mask(register, offset)) != 0
+}
+
 impl Difference {
-    fn note(
-        &mut self,
-        offset: usize,
-        old: u8,
-        new: u8,
-        owner: Option<Capability>,
-        shown: &[Capability],
-    ) {
-        let (registers, at) = match owner {
-            None => (HEADER, 0),
-            // A hidden capability is zero; a null one stands at 0x100.
-            Some(own) if !shown.contains(&own) && (new == 0 || offset < CONVENTIONAL + 4) => return,
-            Some(own) if offset < own.at + header_size(own) => return,
-            Some(own) => (registers(own), own.at),
-        };
-        let mut left = old ^ new;
-        for (first, masks, name) in registers {
-            let Some(mask) = (offset - at).checked_sub(*first).and_then(|at| masks.get(at)) else {
-                continue;
-            };
-            if left & mask != 0 && !name.is_empty() {
-                self.changed.insert(name);
-            }
-            left &= !mask;
-        }
-        if left != 0 {
-            self.faults.push((offset, old, new));
-        }
+    /// Notes the names of the registers that have these bits.
+    fn note(&mut self, registers: &[Register], offset: usize, bits: u8) {
+        let has = |register: &&Register| mask(register, offset) & bits != 0;
+        let names = registers.iter().filter(has).map(|(_, _, name)| *name);
+        self.changed.extend(names.filter(|name| !name.is_empty()));
     }
 }
 
