@@ -13,7 +13,8 @@
 //! - The host binds what the guest asks for: when the guest writes the same values again, nothing
 //!   changes.
 //! - Nothing is shown that does nothing: each capability is one that the library's table shows, with
-//!   no more vectors than VFIO has, and its MSI-X table is inside a BAR (`shown`).
+//!   no more vectors than VFIO has, and its MSI-X table is inside a BAR. No capability reaches into
+//!   another one, and nothing is enabled that the function is not capable of (`shown`).
 //! - After shutdown, the function holds no slot, vector or pin.
 #![allow(
     clippy::arithmetic_side_effects,
@@ -31,7 +32,7 @@ mod kernel;
 mod lies;
 pub mod oracle;
 mod ports;
-mod shown;
+pub mod shown;
 mod sysfs;
 
 /// A fuzz target: it panics if an invariant does not hold for these bytes.

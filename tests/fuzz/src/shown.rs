@@ -6,9 +6,18 @@ use vfio_passthrough::pci::msi::MsiLayout;
 use vfio_passthrough::pci::msix::MsixLayout;
 use vfio_passthrough::{BarIndex, ByteRange, PassthroughFunction, Space};
 
+const POWER: u8 = 0x01;
+const VPD: u8 = 0x03;
 const MSI: u8 = 0x05;
+const PCI_X: u8 = 0x07;
+const VENDOR: u8 = 0x09;
 const EXPRESS: u8 = 0x10;
 const MSIX: u8 = 0x11;
+const SATA: u8 = 0x12;
+
+const AER: u16 = 0x0001;
+const VSEC: u16 = 0x000b;
+const DVSEC: u16 = 0x0023;
 
 /// Reads config space of the guest.
 pub fn read<const N: usize>(function: &PassthroughFunction, offset: u16) -> [u8; N] {
@@ -40,11 +49,63 @@ pub fn check(function: &PassthroughFunction, device: &dyn Device) {
         match id {
             MSI => check_msi(control, count(1)),
             MSIX => check_msix(function, at, control, count(2)),
-            EXPRESS => assert!([0x91, 0x92].contains(&control), "PCI Express flags {control:#x}"),
+            EXPRESS => check_express(function, at, control),
             _ => {}
         }
     }
-    check_extended(function);
+    let extended = extended_list(function);
+    extended.iter().for_each(|(id, at)| check_extended(function, *id, *at));
+    check_room(function, &extended);
+}
+
+/// No capability reaches into another one, or over the end of its space.
+fn check_room(function: &PassthroughFunction, extended: &[(u16, u16)]) {
+    let standard = list(function);
+    let starts: Vec<u16> =
+        standard.iter().map(|(_, at)| *at).chain(extended.iter().map(|(_, at)| *at)).collect();
+    let ends =
+        standard.iter().map(|(id, at)| (*at, at + size_of(function, *id, *at), 0x100)).chain(
+            extended.iter().map(|(id, at)| (*at, at + extended_size(function, *id, *at), 0x1000)),
+        );
+    for (at, end, last) in ends {
+        let next = starts.iter().copied().filter(|start| *start > at && *start < last).min();
+        assert!(end <= next.unwrap_or(last), "the capability at {at:#x} ends at {end:#x}");
+    }
+}
+
+/// The size of a capability in bytes, as the guest computes it.
+fn size_of(function: &PassthroughFunction, id: u8, at: u16) -> u16 {
+    let [_, _, low, high] = read::<4>(function, at);
+    match id {
+        MSI => MsiLayout::new(u16::from_le_bytes([low, high])).size(),
+        MSIX => 12,
+        VENDOR => low.into(),
+        EXPRESS if low & 0xf == 1 => 12,
+        EXPRESS => 0x2c,
+        PCI_X | POWER | VPD | SATA => 8,
+        _ => 4,
+    }
+}
+
+fn extended_size(function: &PassthroughFunction, id: u16, at: u16) -> u16 {
+    match id {
+        AER => 0x2c,
+        VSEC | DVSEC => u16::from_le_bytes(read(function, at + 6)) >> 4,
+        _ => 4,
+    }
+}
+
+/// The function is an integrated endpoint, and has nothing enabled that it is not capable of.
+fn check_express(function: &PassthroughFunction, at: u16, flags: u16) {
+    assert!([0x91, 0x92].contains(&flags), "PCI Express flags {flags:#x}");
+    let [capable, control] =
+        [4, 8].map(|register| u32::from_le_bytes(read(function, at + register)));
+    assert!(capable & 0x18 == 0 && control & 0x200 == 0, "phantom functions");
+    if flags & 0xf == 2 {
+        let [capable, control] =
+            [0x24, 0x28].map(|register| u32::from_le_bytes(read(function, at + register)));
+        assert_eq!((capable & 0x800e_0820, control & 0x7420), (0, 0), "needs the port above");
+    }
 }
 
 fn check_header(function: &PassthroughFunction, intx: u32) {
@@ -85,20 +146,25 @@ fn check_msix(function: &PassthroughFunction, at: u16, control: u16, count: u32)
     assert!(apart, "{layout:x?}");
 }
 
-fn check_extended(function: &PassthroughFunction) {
+/// The IDs and offsets of the extended capabilities that the guest finds.
+fn extended_list(function: &PassthroughFunction) -> Vec<(u16, u16)> {
+    let mut found = Vec::new();
     let mut next = 0x100;
-    let mut count = 0;
     while next != 0 {
-        assert!(count < 960, "the guest's list of extended capabilities loops");
+        assert!(found.len() < 960, "the guest's list of extended capabilities loops");
         let header = u32::from_le_bytes(read(function, next));
         if header == 0 || header == u32::MAX {
-            return;
+            break;
         }
-        let (id, version) = (header as u16, header >> 16 & 0xf);
-        let is_head = next == 0x100 && id == 0;
-        let is_served = extended(id) != Kind::Hidden && version != 0;
-        assert!(is_head || is_served, "extended capability {id:#x} is shown");
+        found.push((header as u16, next));
         next = (header >> 20) as u16 & 0xffc;
-        count += 1;
     }
+    found
+}
+
+fn check_extended(function: &PassthroughFunction, id: u16, at: u16) {
+    let version = read::<4>(function, at)[2] & 0xf;
+    let is_head = at == 0x100 && id == 0;
+    let is_served = extended(id) != Kind::Hidden && version != 0;
+    assert!(is_head || is_served, "extended capability {id:#x} is shown");
 }

@@ -9,7 +9,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
 use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, packages, selftest, suite};
+use crate::{Error, Kernel, dumps, packages, selftest, suite};
 
 /// Paths in L1.
 pub mod place {
@@ -91,6 +91,13 @@ impl Lab {
     /// folder, with the programs [`SELFTESTS`](crate::SELFTESTS).
     pub fn selftests() -> Result<PathBuf, Error> {
         selftest::programs(&Cache::of_user()?)
+    }
+
+    /// Installs `lspci` if it is missing, and fetches its dumps of real machines if the cache lacks
+    /// them; returns their folder.
+    pub fn lspci_dumps() -> Result<PathBuf, Error> {
+        packages::ensure(packages::LSPCI)?;
+        dumps::folder(&Cache::of_user()?)
     }
 
     /// Makes the files of a machine in `folder`.

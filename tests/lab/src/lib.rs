@@ -10,6 +10,7 @@
 
 mod cache;
 mod command;
+mod dumps;
 mod error;
 mod initramfs;
 mod kernel;

@@ -44,6 +44,9 @@ pub const KERNEL_BUILD: &[Need] = &[
 /// The packages for the kernel's own tests.
 pub const SELFTESTS: &[Need] = &[need("/usr/include/sys/capability.h", "libcap-dev")];
 
+/// The package of `lspci`.
+pub const LSPCI: &[Need] = &[need("/usr/bin/lspci", "pciutils")];
+
 /// The package of `depmod`, for kernel packages without `modules.dep`.
 pub const DEPMOD: &[Need] = &[need("/sbin/depmod", "kmod")];
 

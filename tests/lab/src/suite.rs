@@ -38,7 +38,7 @@ fn backports_of(os_release: &str) -> Option<String> {
 }
 
 /// The host's own mirror of Debian's archive.
-fn mirror() -> Result<String, Error> {
+pub fn mirror() -> Result<String, Error> {
     with_fresh_lists(|| {
         let filter = ["Label: Debian", "Created-By: Packages"];
         let targets = ["indextargets", "--format", "$(REPO_URI)"];

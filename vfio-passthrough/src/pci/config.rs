@@ -22,6 +22,9 @@ pub(super) struct Byte {
     pub emulated: u8,
     /// The mask of emulated bits that the guest can change.
     pub writable: u8,
+    /// The emulated bits that are zero for the guest, and one in the device: a forwarded write does
+    /// not change them.
+    pub withheld: u8,
 }
 
 /// The offsets of capabilities whose registers have side effects.
@@ -216,7 +219,7 @@ impl ConfigSpace {
         if byte.emulated == 0xff {
             return;
         }
-        let value = (value & !byte.emulated) | (byte.value & byte.emulated);
+        let value = (value & !byte.emulated) | (byte.value & byte.emulated) | byte.withheld;
         match forward.last_mut() {
             // Adjacent bytes are one run, so that a register is written by one call.
             Some((start, run))

@@ -83,18 +83,32 @@ bitflags::bitflags! {
 pub mod cap {
     /// Power management.
     pub const PM: u8 = 0x01;
+    /// Vital product data.
+    pub const VPD: u8 = 0x03;
     /// Message-signalled interrupts.
     pub const MSI: u8 = 0x05;
+    /// PCI-X.
+    pub const PCI_X: u8 = 0x07;
+    /// Vendor-specific.
+    pub const VENDOR: u8 = 0x09;
     /// PCI Express.
     pub const EXPRESS: u8 = 0x10;
     /// MSI-X.
     pub const MSIX: u8 = 0x11;
+    /// SATA: the place of AHCI's index and data registers.
+    pub const SATA: u8 = 0x12;
     /// Advanced features: FLR of conventional PCI.
     pub const AF: u8 = 0x13;
 }
 
 /// Identifiers of extended capabilities (PCI Code and ID Assignment 1.11, 3).
 pub mod ext {
+    /// Advanced error reporting.
+    pub const AER: u16 = 0x0001;
+    /// Power budgeting.
+    pub const POWER_BUDGETING: u16 = 0x0004;
+    /// Vendor-specific registers.
+    pub const VSEC: u16 = 0x000b;
     /// Designated vendor-specific: registers that a vendor or a consortium defines.
     pub const DVSEC: u16 = 0x0023;
     /// The null capability. It stands at 0x100 if the first capability of a list is hidden: a list
@@ -142,8 +156,15 @@ pub const EXPRESS_CAPABLE_2: u16 = 0x24;
 /// Bits of [`EXPRESS_CAPABLE_2`] that need the port above the function: ARI forwarding, LTR, requests
 /// with 10-bit tags, OBFF, FRS.
 pub const EXPRESS_NEEDS_PORT: u32 = 1 << 5 | 1 << 11 | 1 << 17 | 0b11 << 18 | 1 << 31;
+/// Offset in the PCI Express capability: Device Control 2 (PCIe 7.5.3.16).
+pub const EXPRESS_CONTROL_2: u16 = 0x28;
+/// Bits of [`EXPRESS_CONTROL_2`] that enable what [`EXPRESS_NEEDS_PORT`] reports: ARI forwarding,
+/// LTR, requests with 10-bit tags, OBFF.
+pub const EXPRESS_NEEDS_PORT_ENABLE: u16 = 1 << 5 | 1 << 10 | 1 << 12 | 0b11 << 13;
 /// Offset in the PCI Express capability: Device Control (PCIe 7.5.3.4).
 pub const EXPRESS_CONTROL: u16 = 8;
+/// Bit of [`EXPRESS_CONTROL`]: phantom functions are enabled.
+pub const EXPRESS_PHANTOM_ENABLE: u16 = 1 << 9;
 /// Bit of the upper byte of [`EXPRESS_CONTROL`]: initiate an FLR. It reads as 0.
 pub const EXPRESS_FLR: u8 = 1 << 7;
 
@@ -157,6 +178,12 @@ pub const AF_FLR_CAPABLE: u8 = 1 << 1;
 pub const AF_CONTROL: u16 = 4;
 /// Bit of [`AF_CONTROL`]: initiate an FLR. It reads as 0.
 pub const AF_FLR: u8 = 1;
+
+/// Offset in the vendor-specific capability: its length in bytes (PCI 6.7).
+pub const VENDOR_LENGTH: u16 = 2;
+/// Offset in the extended vendor-specific capabilities VSEC and DVSEC: their length in bytes, in the
+/// upper 12 of 16 bits (PCIe 7.9.5.2, 7.9.6.2).
+pub const EXTENDED_LENGTH: u16 = 6;
 
 /// Offset in the MSI-X capability: message control (PCI 6.8.2.3).
 pub const MSIX_CONTROL: u16 = 2;

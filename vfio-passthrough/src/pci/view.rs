@@ -17,6 +17,8 @@
 //! [`capability_table`](super::capability_table) has the same choice for capabilities.
 
 mod capabilities;
+mod express;
+mod extended;
 mod messages;
 
 use std::io;

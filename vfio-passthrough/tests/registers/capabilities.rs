@@ -106,7 +106,8 @@ fn a_guest_sees_each_extended_capability_as_its_row_says() {
     for id in (0..0x200_u16).chain(reserved) {
         let kind = extended(id);
         let hidden = kind == Kind::Hidden;
-        for (ids, offset) in [([id, VSEC], 0x104), ([VSEC, id], 0x184)] {
+        // The register before that has the length of a vendor's capability.
+        for (ids, offset) in [([id, VSEC], 0x108), ([VSEC, id], 0x188)] {
             let (seen, lines) = logged(|| with_extended(ids, REGISTER));
             assert_eq!(lines, 0, "{id:#x}");
             // A null capability replaces a hidden one at the head.

@@ -9,6 +9,8 @@ const PIN: &str = "interrupt pin above 4";
 const EXPRESS_VERSION: &str = "PCI Express version 0, or above 2";
 const PORT: &str = "PCI Express type of a port, a bridge or an event collector, or a reserved one";
 const CLASS: &str = "any class code or revision, such as a bridge's";
+const PORT_ENABLED: &str =
+    "phantom functions, ARI forwarding, LTR, 10-bit requests or OBFF that the host enabled";
 const NEEDS_PORT: &str = "phantom functions, ARI forwarding, LTR, 10-bit requests, OBFF or FRS";
 const POWER_VERSION: &str = "power management version above 3";
 
@@ -100,6 +102,34 @@ fn needs_port(odd: &mut Odd) {
     odd.put32(EXPRESS + 0x24, 0x800e_0820);
 }
 
+/// The host enabled phantom functions, ARI forwarding, LTR, 10-bit requests and OBFF.
+fn port_enabled(odd: &mut Odd) {
+    needs_port(odd);
+    odd.put(EXPRESS + 8, &[0x10, 0x02]);
+    odd.put(EXPRESS + 0x28, &[0x21, 0x74]);
+}
+
+/// The guest finds nothing enabled that it finds no capability of, and its writes leave it as the
+/// host set it.
+fn leaves_the_host_s_enables(seen: &Seen) {
+    assert_eq!([seen.u16(EXPRESS + 8), seen.u16(EXPRESS + 0x28)], [0x0010, 0x0001]);
+    seen.write(EXPRESS + 8, &0x0220_u16.to_le_bytes());
+    seen.write(EXPRESS + 0x28, &0x0002_u16.to_le_bytes());
+    assert_eq!([seen.u16(EXPRESS + 8), seen.u16(EXPRESS + 0x28)], [0x0020, 0x0002]);
+    assert_eq!(seen.real::<2>(EXPRESS + 8), [0x20, 0x02]);
+    assert_eq!(seen.real::<2>(EXPRESS + 0x28), [0x22, 0x74]);
+    seen.write(EXPRESS + 0x28, &0xffff_u16.to_le_bytes());
+    assert_eq!(seen.real::<2>(EXPRESS + 0x28), [0xff, 0xff]);
+}
+
+/// The host enabled nothing of that: a guest cannot, either.
+fn enables_nothing(seen: &Seen) {
+    seen.write(EXPRESS + 8, &0x0220_u16.to_le_bytes());
+    seen.write(EXPRESS + 0x28, &0xffff_u16.to_le_bytes());
+    assert_eq!(seen.real::<2>(EXPRESS + 8), [0x20, 0x00]);
+    assert_eq!(seen.real::<2>(EXPRESS + 0x28), [0xdf, 0x8b]);
+}
+
 fn is_integrated(seen: &Seen) {
     assert_eq!(seen.u16(EXPRESS + 2), 0x92, "version 2, integrated endpoint");
     let registers = (0x0c..0x24).step_by(4).map(|at| seen.u32(EXPRESS + at));
@@ -124,6 +154,8 @@ fn express() -> Vec<Case> {
         shown(NEEDS_PORT, needs_port, 0, |seen| {
             assert_eq!([seen.u32(EXPRESS + 4), seen.u32(EXPRESS + 0x24)], [0x1000_0000, 0]);
         }),
+        shown(PORT_ENABLED, port_enabled, 0, leaves_the_host_s_enables),
+        shown(PORT_ENABLED, needs_port, 0, enables_nothing),
         shown(
             "FLR bit, and no reset in VFIO",
             |odd| odd.resets = false,

@@ -7,6 +7,10 @@ const CUT: &str = "capability pointer below 0x40, into a loop, or to all-ones";
 const OVERLAP: &str = "capability that overlaps the next, or the end of its space";
 const UNALIGNED: &str = "capability pointer that is no multiple of 4";
 const EXTENDED_CUT: &str = "extended capability pointer below 0x100, into a loop, or to all-ones";
+const LENGTH: &str = "vendor-specific length beyond the next capability, or the end of its space";
+const EXTENDED_OVERLAP: &str =
+    "extended capability that overlaps the next, or the end of its space";
+const NO_SECOND: &str = "PCI Express version 2, and no room for its second device registers";
 const SECOND: &str = "second capability of a kind that a function has once";
 const SMALL: &str = "PCI Express, and 256 bytes of config space";
 
@@ -45,7 +49,92 @@ pub fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .chain(extended())
+    .chain(lengths())
     .collect()
+}
+
+/// A vendor-specific capability at 0x40, before one at 0x80, and one at 0xf0, each with this length.
+fn vendors(odd: &mut Odd, length: u8) {
+    odd.first(0x09, &[length, 0x5a]);
+    odd.put(POWER + 1, &[0xf0]);
+    odd.put(0xf0, &[0x09, 0, length, 0x5a]);
+}
+
+/// VSEC at 0x100, DVSEC at 0x140 and VSEC at 0x180, each with this length.
+fn extended_vendors(odd: &mut Odd, length: u32) {
+    for (at, id, next) in [(0x100, 0x0b, 0x140), (0x140, 0x23, 0x180), (0x180, 0x0b, 0)] {
+        odd.put32(at, head(id, 1, next));
+        odd.put32(at + 4, length << 20 | 0x5_1234);
+    }
+}
+
+fn extended_words(seen: &Seen) -> [u32; 3] {
+    [0x104, 0x144, 0x184].map(|at| seen.u32(at))
+}
+
+fn lengths() -> Vec<Case> {
+    let first: fn(&Seen) = |seen| {
+        assert_eq!((seen.list(), seen.u8(EXPRESS + 2)), (vec![0x10, 0x01], 0x91));
+    };
+    vec![
+        shown(
+            LENGTH,
+            |odd| vendors(odd, 0xff),
+            0,
+            |seen| {
+                assert_eq!([seen.u16(FIRST + 2), seen.u16(0xf2)], [0x5a40, 0x5a10]);
+            },
+        ),
+        shown(
+            LENGTH,
+            |odd| vendors(odd, 0x10),
+            0,
+            |seen| {
+                assert_eq!([seen.u16(FIRST + 2), seen.u16(0xf2)], [0x5a10, 0x5a10]);
+            },
+        ),
+        shown(
+            LENGTH,
+            |odd| extended_vendors(odd, 0xfff),
+            0,
+            |seen| {
+                assert_eq!(extended_words(seen), [0x0405_1234, 0x0405_1234, 0xe805_1234]);
+            },
+        ),
+        shown(
+            LENGTH,
+            |odd| extended_vendors(odd, 0x40),
+            0,
+            |seen| {
+                assert_eq!(extended_words(seen), [0x0405_1234; 3]);
+            },
+        ),
+        shown(NO_SECOND, second_overlaps, 0, first),
+        shown(EXTENDED_OVERLAP, extended_overlapping, 1, |seen| {
+            assert_eq!((seen.extended_list(), seen.u32(0x104)), (vec![(0, 0), (3, 1)], 0));
+        }),
+        shown(EXTENDED_OVERLAP, extended_at_the_end, 1, |seen| {
+            assert_eq!(seen.extended_list(), [(3, 1)]);
+        }),
+    ]
+}
+
+/// AER, which has 0x2c bytes, 0x28 bytes before the next capability.
+fn extended_overlapping(odd: &mut Odd) {
+    odd.put32(0x100, head(1, 1, 0x128));
+    odd.put32(0x104, 0x5a5a_5a5a);
+    odd.put32(0x128, head(3, 1, 0));
+}
+
+fn extended_at_the_end(odd: &mut Odd) {
+    odd.put32(0x100, head(3, 1, 0xffc));
+    odd.put32(0xffc, head(0x23, 1, 0));
+}
+
+/// Power management where the second device registers would be.
+fn second_overlaps(odd: &mut Odd) {
+    odd.put(EXPRESS + 1, &[EXPRESS as u8 + 0x28]);
+    odd.put(EXPRESS + 0x28, &[0x01, 0, 3, 0]);
 }
 
 fn overlapping(odd: &mut Odd) {

@@ -187,7 +187,7 @@ fn a_capability_that_runs_into_the_next_is_hidden() {
             let next = 0x50 + space;
             bytes[0x50..0x80].fill(0);
             bytes[0x50..0x54].copy_from_slice(&[id, next, control[0], control[1]]);
-            bytes[usize::from(next)..][..2].copy_from_slice(&[0x09, 0]);
+            bytes[usize::from(next)..][..3].copy_from_slice(&[0x09, 0, 8]);
             let view = view_of(&bytes);
             let first = read(&view, &bytes, CAPABILITIES, 1);
             let expected = if space < size { next } else { 0x50 };
@@ -289,7 +289,7 @@ fn read_express(express: &[u8], next: u8, range: std::ops::Range<u16>) -> Vec<u8
     let mut bytes = device();
     bytes[0x80..0x80 + express.len()].copy_from_slice(express);
     bytes[0x81] = next;
-    bytes[usize::from(next)..][..2].copy_from_slice(&[0x09, 0]);
+    bytes[usize::from(next)..][..3].copy_from_slice(&[0x09, 0, 8]);
     let view = view_of(&bytes);
     range.map(|offset| read(&view, &bytes, offset, 1) as u8).collect()
 }
@@ -300,9 +300,9 @@ fn an_integrated_endpoint_has_no_link_registers() {
     for kind in [0x02, 0x12] {
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link.clone()), [0; 0x18], "{kind:#x}");
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, link_2.clone()), [0; 0x10], "{kind:#x}");
-        // ARI forwarding, LTR, 10-bit tags, OBFF and FRS of Device Capabilities 2 need a port. Device
-        // Control 2 follows.
-        let second = [0x85, 0xa5, 0xa1, 0x25, 0xa5, 0xa5, 0xa5, 0xa5];
+        // ARI forwarding, LTR, 10-bit tags, OBFF and FRS of Device Capabilities 2 need a port, and
+        // Device Control 2, which follows, enables them.
+        let second = [0x85, 0xa5, 0xa1, 0x25, 0x85, 0x81, 0xa5, 0xa5];
         assert_eq!(read_express(&[0x10, 0, kind], 0xc0, 0xa4..0xac), second, "{kind:#x}");
     }
     // Version 1 ends after the link registers. Both versions end at the next capability.
@@ -310,7 +310,7 @@ fn an_integrated_endpoint_has_no_link_registers() {
         read_express(&[0x10, 0, 0x01], 0xc0, 0x8c..0x96),
         [0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 0xa5]
     );
-    assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, 0x09, 0, 0xa5, 0xa5]);
+    assert_eq!(read_express(&[0x10, 0, 0x02], 0x94, 0x92..0x98), [0, 0, 0x09, 0, 8, 0xa5]);
     // The registers of an endpoint that is integrated on the host are forwarded.
     assert_eq!(read_express(&[0x10, 0, 0x92], 0xc0, link), [0xa5; 0x18]);
 }

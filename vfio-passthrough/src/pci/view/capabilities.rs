@@ -1,11 +1,10 @@
 //! Capabilities: decides which ones the guest sees, and which of their bits are emulated.
 
 use std::io;
-use std::ops::Range;
 
 use super::View;
 use crate::pci::capability_table::{self, Kind};
-use crate::pci::caps::{self, Capability, ExtendedCapability, Walk};
+use crate::pci::caps::{self, Capability, Walk};
 use crate::pci::config::{Offsets, ResetBit};
 use crate::pci::msi::MsiLayout;
 use crate::pci::regs::*;
@@ -14,11 +13,6 @@ use crate::pci::regs::*;
 /// would not be emulated, so it is hidden.
 const AT_MOST_ONE: [u8; 5] = [cap::PM, cap::MSI, cap::EXPRESS, cap::MSIX, cap::AF];
 
-/// The FLR bits of PCI Express, relative to its capability.
-const EXPRESS_RESET: ResetBit = ResetBit {
-    initiate: (EXPRESS_CONTROL + 1, EXPRESS_FLR),
-    capable: (EXPRESS_CAPABLE, EXPRESS_FLR_CAPABLE),
-};
 /// The FLR bits of conventional PCI, relative to the Advanced Features capability.
 const AF_RESET: ResetBit =
     ResetBit { initiate: (AF_CONTROL, AF_FLR), capable: (AF_CAPABLE, AF_FLR_CAPABLE) };
@@ -42,6 +36,7 @@ impl View<'_> {
             let known = shown.iter().any(|known| known.id == capability.id);
             let once_more = known && AT_MOST_ONE.contains(&capability.id);
             if !once_more && self.is_shown(capability, end)? {
+                self.limit_length(capability, end)?;
                 shown.push(capability);
             } else {
                 self.hide(capability.offset, end);
@@ -84,6 +79,20 @@ impl View<'_> {
         Ok(reason.is_none())
     }
 
+    /// Ends a vendor-specific capability where the next one begins: its length is a byte, which the
+    /// device can have wrong.
+    fn limit_length(&mut self, capability: &Capability, end: u16) -> io::Result<()> {
+        let room = u8::try_from(end.saturating_sub(capability.offset)).unwrap_or(u8::MAX);
+        if capability.id == cap::VENDOR {
+            let register = capability.offset.saturating_add(VENDOR_LENGTH);
+            let [length] = self.read_array(register)?;
+            if length > room {
+                self.emulate(register, &[room]);
+            }
+        }
+        Ok(())
+    }
+
     /// The reason why the registers of a capability cannot be served.
     fn contradiction(&mut self, capability: &Capability) -> io::Result<Option<String>> {
         Ok(match capability.id {
@@ -106,7 +115,7 @@ impl View<'_> {
         Ok((version > PM_LAST_VERSION).then(|| format!("its version {version} is reserved")))
     }
 
-    /// The smallest size in bytes of a capability with emulated registers; 2 for others.
+    /// The smallest size in bytes of a capability that is shown.
     fn size_of(&mut self, capability: &Capability) -> io::Result<u16> {
         Ok(match capability.id {
             cap::MSI => {
@@ -116,8 +125,8 @@ impl View<'_> {
             }
             cap::MSIX => MSIX_PBA.saturating_add(4),
             cap::EXPRESS => EXPRESS_CONTROL.saturating_add(4),
-            cap::PM | cap::AF => 8,
-            _ => 2,
+            cap::PM | cap::AF | cap::VPD | cap::PCI_X | cap::SATA => 8,
+            _ => 4,
         })
     }
 
@@ -135,36 +144,14 @@ impl View<'_> {
         }
     }
 
-    /// Presents a function as a Root Complex Integrated Endpoint (PCIe 1.3.2.3), since the guest
-    /// has no port above it. Such an endpoint has no link and no slot: their registers are zero
-    /// (PCIe 7.5.3). A port or a reserved type contradicts the header, which is not a bridge's.
-    /// Returns the FLR bits.
-    fn express(&mut self, offset: u16, end: u16) -> io::Result<Option<ResetBit>> {
-        let flags = u16::from_le_bytes(self.read_array(offset.saturating_add(EXPRESS_FLAGS))?);
-        // Versions 0 and above 2 are reserved (PCIe 7.5.3.2).
-        let version = (flags & EXPRESS_VERSION).clamp(1, 2);
-        let shown = version | EXPRESS_INTEGRATED;
-        self.emulate(offset.saturating_add(EXPRESS_FLAGS), &shown.to_le_bytes());
-        self.emulate_bits(offset.saturating_add(EXPRESS_DEVICE), &[EXPRESS_PHANTOM], &[0]);
-        let at = |register: u16| offset.saturating_add(register).min(end);
-        if flags & EXPRESS_TYPE != EXPRESS_INTEGRATED {
-            let registers: &[Range<u16>] =
-                if version == 1 { &[EXPRESS_LINK_1] } else { &[EXPRESS_LINK, EXPRESS_LINK_2] };
-            for range in registers {
-                self.hide(at(range.start), at(range.end));
-            }
-        }
-        let capable_2 = offset.saturating_add(EXPRESS_CAPABLE_2);
-        if version == 2 && capable_2.saturating_add(4) <= end {
-            self.emulate_bits(capable_2, &EXPRESS_NEEDS_PORT.to_le_bytes(), &[0; 4]);
-        }
-        self.reset_bit(offset, EXPRESS_RESET)
-    }
-
     /// Emulates the bit that initiates an FLR: it reads as zero (PCIe 7.5.3.4), and the write is
     /// not forwarded. Returns `None` if the function does not support FLR. `bits` are relative to
     /// the capability.
-    fn reset_bit(&mut self, capability: u16, bits: ResetBit) -> io::Result<Option<ResetBit>> {
+    pub(super) fn reset_bit(
+        &mut self,
+        capability: u16,
+        bits: ResetBit,
+    ) -> io::Result<Option<ResetBit>> {
         let at = |(register, bit): (u16, u8)| (capability.saturating_add(register), bit);
         let (initiate, capable) = (at(bits.initiate), at(bits.capable));
         self.emulate_bits(initiate.0, &[initiate.1], &[0]);
@@ -172,62 +159,8 @@ impl View<'_> {
         Ok((capabilities & capable.1 != 0).then_some(ResetBit { initiate, capable }))
     }
 
-    pub(super) fn extended_capabilities(&mut self) -> io::Result<()> {
-        let head: [u8; 4] = self.read_array(CONVENTIONAL_SIZE)?;
-        let all = self.walk(|view, failed| {
-            caps::extended(|offset| match offset {
-                CONVENTIONAL_SIZE => u32::from_le_bytes(head),
-                _ => view.long(offset, failed),
-            })
-        })?;
-        if all.is_empty() {
-            // The first header is emulated, as all headers are: Linux reads it about 30 times.
-            self.emulate(CONVENTIONAL_SIZE, &head);
-        }
-        let mut hidden_at: Vec<u16> = Vec::new();
-        for capability in &all {
-            if !self.is_extended_shown(capability)? {
-                hidden_at.push(capability.offset);
-            }
-        }
-        let is_hidden = |capability: &&ExtendedCapability| hidden_at.contains(&capability.offset);
-        for hidden in all.iter().filter(is_hidden) {
-            let next =
-                all.iter().map(|other| other.offset).filter(|other| *other > hidden.offset).min();
-            self.hide(hidden.offset, next.unwrap_or(EXTENDED_SIZE));
-        }
-        let shown: Vec<_> = all.iter().filter(|capability| !is_hidden(capability)).collect();
-        // The list must start at 0x100: a hidden first capability becomes a null capability.
-        let hidden_head = all.first().filter(is_hidden).map(|head| ExtendedCapability {
-            id: ext::NULL,
-            version: 0,
-            ..*head
-        });
-        let list: Vec<&ExtendedCapability> = hidden_head.iter().chain(shown).collect();
-        for (index, capability) in list.iter().enumerate() {
-            let next = list.get(index.saturating_add(1)).map_or(0, |next| next.offset);
-            // Only a null capability has version 0.
-            let version = capability.version.max(u8::from(capability.id != ext::NULL));
-            let header =
-                u32::from(capability.id) | u32::from(version) << 16 | u32::from(next) << 20;
-            self.emulate(capability.offset, &header.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    /// Whether the guest sees this extended capability.
-    fn is_extended_shown(&mut self, capability: &ExtendedCapability) -> io::Result<bool> {
-        let mut shown = capability_table::extended(capability.id) != Kind::Hidden;
-        if shown && capability.id == ext::DVSEC {
-            let vendor = self.read_array(capability.offset.saturating_add(DVSEC_VENDOR))?;
-            // The memory and the caches of CXL are part of the host's memory.
-            shown = u16::from_le_bytes(vendor) != CXL_VENDOR;
-        }
-        Ok(shown)
-    }
-
     /// Runs a walk, and returns an error if one of its reads failed.
-    fn walk<T>(
+    pub(super) fn walk<T>(
         &mut self,
         walk: impl FnOnce(&mut Self, &mut Option<io::Error>) -> Walk<T>,
     ) -> io::Result<Vec<T>> {
@@ -246,7 +179,7 @@ impl View<'_> {
         }))
     }
 
-    fn long(&mut self, offset: u16, failed: &mut Option<io::Error>) -> u32 {
+    pub(super) fn long(&mut self, offset: u16, failed: &mut Option<io::Error>) -> u32 {
         u32::from_le_bytes(self.read_array(offset).unwrap_or_else(|error| {
             *failed = Some(error);
             [0; 4]

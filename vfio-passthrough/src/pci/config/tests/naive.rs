@@ -19,6 +19,9 @@ fn some_bits(offset: usize, emulated: u8, value: u8) -> Row {
     (offset, vec![emulated], vec![0], vec![value])
 }
 
+/// The bits of Device Control and Device Control 2 that a forwarded write has as the host set them.
+const WITHHELD: [(usize, u8); 3] = [(0x89, 0x02), (0xa8, 0x20), (0xa9, 0x74)];
+
 fn rows() -> Vec<Row> {
     let mut rows = vec![
         fixed(0x00, &[0x86, 0x80, 0x45, 0x58]),
@@ -49,14 +52,16 @@ fn rows() -> Vec<Row> {
         written(0x60, &[0, 0, 0, 0xc0], &[0x11, 0x80, 64, 0]),
         fixed(0x64, &[0, 0x20, 0, 0, 0, 0x30, 0, 0]),
         // PCI Express: its version and type, FLR, link, slot and root registers; phantom
-        // functions; ARI forwarding, LTR, 10-bit tags, OBFF and FRS.
+        // functions; ARI forwarding, LTR, 10-bit tags, OBFF and FRS. Their enables.
         fixed(0x80, &[0x10, 0xc0, 0x92, 0]),
         some_bits(0x84, 0x18, 0),
         some_bits(0xa4, 0x20, 0),
         some_bits(0xa5, 0x08, 0),
         some_bits(0xa6, 0x0e, 0),
         some_bits(0xa7, 0x80, 0),
-        some_bits(0x89, 0x80, 0),
+        some_bits(0xa8, 0x20, 0),
+        some_bits(0xa9, 0x74, 0),
+        some_bits(0x89, 0x82, 0),
         fixed(0x8c, &[0; 0x18]),
         fixed(0xac, &[0; 0x10]),
         fixed(0xc0, &[0x01, 0]),
@@ -104,7 +109,10 @@ impl Naive {
     fn write(&mut self, at: usize, value: u8) -> Option<u8> {
         let byte = &mut self.bytes[at];
         byte.value = (byte.value & !byte.writable) | (value & byte.writable);
-        (byte.emulated != 0xff).then_some((value & !byte.emulated) | (byte.value & byte.emulated))
+        let shown = (value & !byte.emulated) | (byte.value & byte.emulated);
+        let withheld = WITHHELD.iter().find(|(offset, _)| *offset == at);
+        let own = withheld.map_or(0, |(offset, bits)| device()[*offset] & bits);
+        (byte.emulated != 0xff).then_some(shown | own)
     }
 }
 
