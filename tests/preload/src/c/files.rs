@@ -39,6 +39,13 @@ replaced! {
         |host, fd, to, length, at| host.read(fd, at, to as usize, length);
     fn pread64(fd: c_int, to: *mut c_void, length: usize, at: i64) -> isize =
         |host, fd, to, length, at| host.read(fd, at, to as usize, length);
+    // What a program calls that was compiled with `_FORTIFY_SOURCE`.
+    fn __read_chk(fd: c_int, to: *mut c_void, length: usize, _room: usize) -> isize =
+        |host, fd, to, length, _| at_position(fd, |at| host.read(fd, at, to as usize, length));
+    fn __pread_chk(fd: c_int, to: *mut c_void, length: usize, at: i64, _room: usize) -> isize =
+        |host, fd, to, length, at, _| host.read(fd, at, to as usize, length);
+    fn __pread64_chk(fd: c_int, to: *mut c_void, length: usize, at: i64, _room: usize) -> isize =
+        |host, fd, to, length, at, _| host.read(fd, at, to as usize, length);
     fn pwrite(fd: c_int, from: *const c_void, length: usize, at: i64) -> isize =
         |host, fd, from, length, at| host.write(fd, at, from as usize, length);
     fn pwrite64(fd: c_int, from: *const c_void, length: usize, at: i64) -> isize =

@@ -92,6 +92,8 @@ led! {
     fn readlink(@path, buffer: *mut c_char, size: usize) -> isize, -1;
     fn __readlink_chk(@path, buffer: *mut c_char, size: usize, has: usize) -> isize, -1;
     fn readlinkat(directory: c_int, @path, buffer: *mut c_char, size: usize) -> isize, -1;
+    fn getxattr(@path, name: *const c_char, to: *mut c_void, size: usize) -> isize, -1;
+    fn lgetxattr(@path, name: *const c_char, to: *mut c_void, size: usize) -> isize, -1;
     fn stat(@path, to: *mut c_void) -> c_int, -1;
     fn stat64(@path, to: *mut c_void) -> c_int, -1;
     fn lstat(@path, to: *mut c_void) -> c_int, -1;
