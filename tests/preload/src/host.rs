@@ -65,7 +65,8 @@ impl Host {
 
     /// Opens a device node of VFIO.
     pub fn open(&self, path: &Path, flags: i32) -> Option<io::Result<i32>> {
-        let opened = match Node::of(path)? {
+        let node = Node::of(path)?;
+        let opened = match node {
             Node::Container => Ok(self.system.open_container()),
             Node::Group(group) => self.system.open_group(group),
             Node::Iommufd => self.system.open_iommufd(),
@@ -74,16 +75,22 @@ impl Host {
                 None => Err(Errno::ENOENT.into()),
             },
         };
-        Some(opened.and_then(|fd| self.number_for(fd, flags & libc::O_CLOEXEC != 0)))
+        let close_on_exec = flags & libc::O_CLOEXEC != 0;
+        Some(opened.and_then(|fd| self.number_for(fd, Some(node.number()), close_on_exec)))
     }
 
     /// Makes a file of the program for one of the model.
-    fn number_for(&self, fd: Fd, close_on_exec: bool) -> io::Result<i32> {
-        let file = self.files.add(fd, close_on_exec);
+    fn number_for(&self, fd: Fd, node: Option<u64>, close_on_exec: bool) -> io::Result<i32> {
+        let file = self.files.add(fd, node, close_on_exec);
         if file.is_err() {
             self.system.close(fd)?;
         }
         file.map(OwnedFd::into_raw_fd)
+    }
+
+    /// The number of the device node that opened a file.
+    pub fn node(&self, number: i32) -> Option<u64> {
+        self.files.node(number)
     }
 
     /// Closes a file of VFIO, by a function that closes its number.
@@ -116,7 +123,7 @@ impl Host {
         passed.into_iter().try_for_each(|fd| self.system.close(fd))?;
         argument.write_back()?;
         match (request, result?) {
-            (GET_DEVICE_FD, device) => self.number_for(Fd(device), true),
+            (GET_DEVICE_FD, device) => self.number_for(Fd(device), None, true),
             (_, value) => Ok(value),
         }
     }

@@ -15,22 +15,30 @@ use vfio_model::Fd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Inode(u64, u64);
 
+/// An open file.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    fd: Fd,
+    /// The number of the device node, if it was opened by one.
+    node: Option<u64>,
+}
+
 /// The files that are open.
 #[derive(Debug, Default)]
-pub struct OpenFiles(Mutex<BTreeMap<Inode, Fd>>);
+pub struct OpenFiles(Mutex<BTreeMap<Inode, Open>>);
 
 impl OpenFiles {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<Inode, Fd>> {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<Inode, Open>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a file for one of the model.
-    pub fn add(&self, fd: Fd, close_on_exec: bool) -> io::Result<OwnedFd> {
+    /// Makes a file for one of the model, which a node may have opened.
+    pub fn add(&self, fd: Fd, node: Option<u64>, close_on_exec: bool) -> io::Result<OwnedFd> {
         let file = memfd_create(c"vfio", MFdFlags::MFD_CLOEXEC)?;
         let flags = if close_on_exec { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
         fcntl(&file, FcntlArg::F_SETFD(flags))?;
         if let Some(inode) = inode_of(file.as_raw_fd()) {
-            self.files().insert(inode, fd);
+            self.files().insert(inode, Open { fd, node });
         }
         Ok(file)
     }
@@ -41,14 +49,20 @@ impl OpenFiles {
             return None;
         }
         let inode = inode_of(number)?;
-        Some((inode, self.files().get(&inode).copied()?))
+        Some((inode, self.files().get(&inode)?.fd))
+    }
+
+    /// The number of the device node that opened a file.
+    pub fn node(&self, number: i32) -> Option<u64> {
+        let (inode, _) = self.find(number)?;
+        self.files().get(&inode)?.node
     }
 
     /// Removes a file if no number of the process has it any more.
     pub fn remove_unused(&self, inode: Inode) -> Option<Fd> {
         match is_open(inode) {
             true => None,
-            false => self.files().remove(&inode),
+            false => self.files().remove(&inode).map(|open| open.fd),
         }
     }
 }
@@ -75,10 +89,11 @@ mod tests {
     fn a_file_is_found_by_each_of_its_numbers() {
         let files = OpenFiles::default();
         assert_eq!(files.find(0), None);
-        let file = files.add(Fd(7), true).unwrap();
+        let file = files.add(Fd(7), Some(3), true).unwrap();
         let other = file.try_clone().unwrap();
         let (inode, fd) = files.find(other.as_raw_fd()).unwrap();
         assert_eq!((inode, fd), (files.find(file.as_raw_fd()).unwrap().0, Fd(7)));
+        assert_eq!(files.node(other.as_raw_fd()), Some(3));
         drop(file);
         assert_eq!(files.remove_unused(inode), None, "the other number has it");
         drop(other);
@@ -88,7 +103,7 @@ mod tests {
     #[test]
     fn other_files_are_not_found() {
         let files = OpenFiles::default();
-        let _file = files.add(Fd(7), false).unwrap();
+        let _file = files.add(Fd(7), None, false).unwrap();
         assert_eq!(files.find(-1), None);
         assert_eq!(files.find(i32::MAX), None);
         let null = fs::File::open("/dev/null").unwrap();

@@ -28,7 +28,23 @@ pub enum Node {
     Device(usize),
 }
 
+/// The major number of groups and of character devices of devices. Linux chooses them when it
+/// starts.
+const GROUPS: u32 = 510;
+const DEVICES: u32 = 511;
+
 impl Node {
+    /// The number of the node (`st_rdev`). Containers and iommufds are misc devices
+    /// (include/linux/miscdevice.h).
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Container => libc::makedev(10, 196),
+            Self::Group(group) => libc::makedev(GROUPS, group),
+            Self::Iommufd => libc::makedev(10, 126),
+            Self::Device(number) => libc::makedev(DEVICES, u32::try_from(number).unwrap_or(0)),
+        }
+    }
+
     /// The node of a path.
     pub fn of(path: &Path) -> Option<Self> {
         let path = path.to_str()?;

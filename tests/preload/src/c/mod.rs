@@ -3,6 +3,7 @@
 mod files;
 mod mapping;
 mod resolved;
+mod status;
 mod with_paths;
 
 use std::cell::Cell;
