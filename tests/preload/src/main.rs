@@ -71,7 +71,8 @@ fn run(machine: &Machine, program: &[OsString]) -> io::Result<ExitStatus> {
 fn library() -> io::Result<PathBuf> {
     let program = env::current_exe()?;
     let folder = program.parent().unwrap_or(Path::new("."));
-    let places = [folder.join(LIBRARY), folder.join("deps").join(LIBRARY)];
+    // Where cargo runs tests, it puts the library below `deps` only.
+    let places = [folder.join("deps").join(LIBRARY), folder.join(LIBRARY)];
     let missing = || io::Error::other(format!("{LIBRARY} is not in {}", folder.display()));
     places.into_iter().find(|place| place.exists()).ok_or_else(missing)
 }
