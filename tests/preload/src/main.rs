@@ -28,8 +28,8 @@ const DEVICES: [&str; 3] = [
     "0000:02:00.0,group=3,kind=nvme",
 ];
 
-/// Runs a program as on a machine whose PCI devices are bound to vfio-pci. The model of VFIO answers
-/// in the program's process: it needs no hardware, no root and no IOMMU.
+/// Runs a program as on a machine whose PCI devices are bound to vfio-pci. The model of VFIO
+/// answers in the program's process: it needs no hardware, no root and no IOMMU.
 #[derive(Parser)]
 #[command(name = "on-model")]
 struct Arguments {

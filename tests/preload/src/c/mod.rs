@@ -95,7 +95,8 @@ macro_rules! next {
     ($name:ident($($argument:ident: $type:ty),*) -> $result:ty, $failed:expr) => {{
         use std::ffi::CStr;
         type Function = unsafe extern "C" fn($($type),*) -> $result;
-        const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+        const BYTES: &[u8] = concat!(stringify!($name), "\0").as_bytes();
+        const NAME: &CStr = match CStr::from_bytes_with_nul(BYTES) {
             Ok(name) => name,
             Err(_) => c"",
         };

@@ -1,5 +1,5 @@
-//! `cargo lab selftests`: the kernel's own tests of VFIO run on real kernels in L1, and on the model.
-//! Each case has to end as docs/selftests.md states.
+//! `cargo lab selftests`: the kernel's own tests of VFIO run on real kernels in L1, and on the
+//! model. Each case has to end as docs/selftests.md states.
 
 mod places;
 mod table;
