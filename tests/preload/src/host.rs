@@ -88,8 +88,8 @@ impl Host {
         file.map(OwnedFd::into_raw_fd)
     }
 
-    /// The number of the device node that opened a file.
-    pub fn node(&self, number: i32) -> Option<u64> {
+    /// Whether a file is one of VFIO, and the number of the device node that opened it.
+    pub fn node(&self, number: i32) -> Option<Option<u64>> {
         self.files.node(number)
     }
 
@@ -115,7 +115,8 @@ impl Host {
     }
 
     fn call(&self, fd: Fd, request: u32, address: usize) -> io::Result<i32> {
-        let mut argument = Argument::read(request, address)?;
+        let argument = Argument::read(request, address);
+        let mut argument = argument.map_err(|error| self.refusal(fd, request, error))?;
         let mut passed = Vec::new();
         let mut translate = |number| self.translate(number, &mut passed);
         let result = self.system.ioctl(fd, request, &mut argument.bytes, &mut translate);
@@ -126,6 +127,13 @@ impl Host {
             (GET_DEVICE_FD, device) => self.number_for(Fd(device), None, true),
             (_, value) => Ok(value),
         }
+    }
+
+    /// The error of a call whose argument cannot be read: the kernel looks at the request first.
+    fn refusal(&self, fd: Fd, request: u32, error: io::Error) -> io::Error {
+        let result = self.system.ioctl(fd, request, &mut [], &mut |_| NOT_OPEN);
+        let is_unknown = |error: &io::Error| error.raw_os_error() == Some(libc::ENOTTY);
+        result.err().filter(is_unknown).unwrap_or(error)
     }
 
     /// The file of the model for a number in an argument. `passed` collects those that are made

@@ -19,7 +19,7 @@ pub struct Inode(u64, u64);
 #[derive(Clone, Copy, Debug)]
 struct Open {
     fd: Fd,
-    /// The number of the device node, if it was opened by one.
+    /// The number of the device node that opened it; `None` for what an ioctl opened.
     node: Option<u64>,
 }
 
@@ -52,10 +52,10 @@ impl OpenFiles {
         Some((inode, self.files().get(&inode)?.fd))
     }
 
-    /// The number of the device node that opened a file.
-    pub fn node(&self, number: i32) -> Option<u64> {
+    /// Whether a file is one of VFIO, and the number of the device node that opened it.
+    pub fn node(&self, number: i32) -> Option<Option<u64>> {
         let (inode, _) = self.find(number)?;
-        self.files().get(&inode)?.node
+        Some(self.files().get(&inode)?.node)
     }
 
     /// Removes a file if no number of the process has it any more.
@@ -93,7 +93,7 @@ mod tests {
         let other = file.try_clone().unwrap();
         let (inode, fd) = files.find(other.as_raw_fd()).unwrap();
         assert_eq!((inode, fd), (files.find(file.as_raw_fd()).unwrap().0, Fd(7)));
-        assert_eq!(files.node(other.as_raw_fd()), Some(3));
+        assert_eq!(files.node(other.as_raw_fd()), Some(Some(3)));
         drop(file);
         assert_eq!(files.remove_unused(inode), None, "the other number has it");
         drop(other);

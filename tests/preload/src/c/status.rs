@@ -1,4 +1,5 @@
-//! `fstat`: a file that a device node opened is a character device, and no memfd.
+//! `fstat`: no file of VFIO is a memfd. Most are character devices. A device that its group opened
+//! is an anonymous inode, which has no type.
 
 use std::ffi::{c_int, c_void};
 
@@ -20,7 +21,7 @@ macro_rules! replaced {
                 next!($name($($before: $before_type,)? fd: c_int, to: *mut c_void) -> c_int, -1);
             if done == 0 && let Some(node) = answered(|host| host.node(fd)) {
                 // SAFETY: the C library has just written this struct there.
-                unsafe { be_node(to, node) };
+                unsafe { be_one_of_vfio(to, node) };
             }
             done
         }
@@ -37,10 +38,10 @@ replaced! {
 /// # Safety
 ///
 /// `to` is a `struct stat`, which has one form on 64-bit machines.
-unsafe fn be_node(to: *mut c_void, node: u64) {
+unsafe fn be_one_of_vfio(to: *mut c_void, node: Option<u64>) {
     // SAFETY: the caller's promise.
     if let Some(stat) = unsafe { to.cast::<libc::stat>().as_mut() } {
-        stat.st_mode = libc::S_IFCHR | 0o600;
-        stat.st_rdev = node;
+        stat.st_mode = 0o600 | node.map_or(0, |_| libc::S_IFCHR);
+        stat.st_rdev = node.unwrap_or(0);
     }
 }
