@@ -197,6 +197,12 @@ impl Host {
         Some(offset(at).and_then(|at| self.system.mmap(fd, at, length as u64)))
     }
 
+    /// The flags of a mapping: huge pages may be ordinary memory.
+    pub fn map_flags(&self, flags: i32) -> Option<i32> {
+        let size = libc::MAP_HUGE_MASK << libc::MAP_HUGE_SHIFT;
+        self.machine.huge_pages.then_some(flags & !(libc::MAP_HUGETLB | size))
+    }
+
     /// The program mapped memory of a device, or anything else.
     pub fn mapped(&self, address: usize, length: usize, is_device: bool) {
         let memory = range(address, length);

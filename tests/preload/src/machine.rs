@@ -16,6 +16,9 @@ pub const VARIABLE: &str = "VFIO_PRELOAD";
 /// The file in the folder that describes the machine: a line with the kernel, and one per device.
 pub const FILE: &str = "machine";
 
+/// What follows the kernel where huge pages are ordinary memory.
+const HUGE_PAGES: &str = " huge-pages";
+
 const KERNELS: [Kernel; 4] =
     [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12, Kernel::Linux7_3];
 
@@ -37,6 +40,8 @@ pub struct Device {
 pub struct Machine {
     /// The kernel whose rules VFIO follows.
     pub kernel: Kernel,
+    /// Whether each mapping with huge pages succeeds, as ordinary memory.
+    pub huge_pages: bool,
     /// The devices. The number of a device's character device is its place here.
     pub devices: Vec<Device>,
 }
@@ -78,7 +83,8 @@ pub fn kernel(version: &str) -> Result<Kernel, String> {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.kernel.version())?;
+        let huge_pages = if self.huge_pages { HUGE_PAGES } else { "" };
+        writeln!(f, "{}{huge_pages}", self.kernel.version())?;
         self.devices.iter().try_for_each(|device| writeln!(f, "{device}"))
     }
 }
@@ -88,8 +94,10 @@ impl FromStr for Machine {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (version, devices) = text.split_once('\n').unwrap_or((text, ""));
+        let without = version.strip_suffix(HUGE_PAGES);
         let devices = devices.lines().map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Self { kernel: kernel(version)?, devices })
+        let kernel = kernel(without.unwrap_or(version))?;
+        Ok(Self { kernel, huge_pages: without.is_some(), devices })
     }
 }
 
@@ -136,7 +144,9 @@ mod tests {
     fn a_machine_is_read_as_it_is_written() {
         let machine: Machine = TEXT.parse().unwrap();
         assert_eq!(machine.to_string(), TEXT);
-        assert_eq!(machine.kernel, Kernel::Linux6_12);
+        assert_eq!((machine.kernel, machine.huge_pages), (Kernel::Linux6_12, false));
+        let huge = TEXT.replacen("6.12", "6.12 huge-pages", 1);
+        assert_eq!(huge.parse::<Machine>().unwrap().to_string(), huge);
         let [physical, virtuals] = &machine.devices[..] else { panic!("two devices") };
         assert_eq!(machine.virtual_functions(physical.address), [virtuals.address]);
     }

@@ -36,6 +36,9 @@ struct Arguments {
     /// The kernel whose rules VFIO follows: 5.4, 6.1, 6.12 or 7.3.
     #[arg(long, value_parser = machine::kernel, default_value = "7.3")]
     kernel: Kernel,
+    /// Map ordinary memory where the program maps huge pages, which this machine may lack.
+    #[arg(long)]
+    huge_pages: bool,
     /// A device, such as 0000:01:00.0,group=1,kind=nvme; kinds are card, nic and nvme. A virtual
     /// function has `vf-of=` and the address of its physical function.
     #[arg(long = "device", value_name = "DEVICE", default_values = DEVICES)]
@@ -46,8 +49,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { kernel, devices, program } = Arguments::parse();
-    match run(&Machine { kernel, devices }, &program) {
+    let Arguments { kernel, huge_pages, devices, program } = Arguments::parse();
+    match run(&Machine { kernel, huge_pages, devices }, &program) {
         Ok(status) => ExitCode::from(code(status)),
         Err(error) => {
             eprintln!("on-model: {error}");

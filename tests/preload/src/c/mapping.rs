@@ -29,6 +29,7 @@ macro_rules! replaced {
                 Some(Err(error)) => return value_or(libc::MAP_FAILED, Err(error)),
                 None => None,
             };
+            let flags = if flags & libc::MAP_HUGETLB == 0 { flags } else { small(flags) };
             let fd = file.as_ref().map_or(fd, |file| file.as_raw_fd());
             let mapped = next!($name(
                 address: *mut c_void,
@@ -47,6 +48,11 @@ macro_rules! replaced {
 }
 
 replaced! { mmap mmap64 }
+
+/// The flags without huge pages, if the machine has it so.
+fn small(flags: c_int) -> c_int {
+    answered(|host| host.map_flags(flags)).unwrap_or(flags)
+}
 
 /// Replaces the C library's function.
 ///

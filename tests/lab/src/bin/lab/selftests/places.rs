@@ -78,7 +78,7 @@ fn on_the_model(kernel: &str, folder: &Path) -> Result<Vec<Ran>, Error> {
         let start = Instant::now();
         let path = folder.join("dynamic").join(program);
         let mut command = Command::new(&on_model);
-        command.args(["--kernel", kernel]).arg(path).arg("0000:01:00.0");
+        command.args(["--kernel", kernel, "--huge-pages"]).arg(path).arg("0000:01:00.0");
         let output = command.output().map_err(Error::file("start", &on_model))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
