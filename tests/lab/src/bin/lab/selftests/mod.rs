@@ -30,30 +30,34 @@ pub struct Arguments {
 
 /// Runs the tests and compares; returns whether each case ended as expected.
 pub fn run(arguments: &Arguments) -> Result<bool, Error> {
-    let path = workspace().join(TABLE);
-    let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    let mut table = Table::of(&text);
     let folder = Lab::vfio_selftests()?;
-    let mut differences = Vec::new();
+    let mut all = Vec::new();
     for place in Place::chosen(&arguments.places) {
         let ran = place.run(&folder, arguments.short)?;
         say(&summary(place, &ran));
-        if arguments.record {
-            table.record(place, &ran);
-        }
-        differences.extend(table.differences(place, &ran));
+        all.push((place, ran));
     }
-    differences.extend(table.unexplained());
-    if arguments.record {
-        fs::write(&path, table.to_string()).map_err(Error::file("write", &path))?;
-    }
+    let differences = compare(&all, arguments.record)?;
     differences.iter().for_each(|difference| say(difference));
     let verdict = match differences.len() {
         0 => format!("each case ended as {TABLE} states"),
-        count => format!("{count} cases did not end as {TABLE} states"),
+        count => format!("{count} differences from {TABLE}"),
     };
     say(&verdict);
     Ok(differences.is_empty())
+}
+
+/// Compares with the table, which is written before if `record` is set.
+fn compare(all: &[(Place, Vec<Ran>)], record: bool) -> Result<Vec<String>, Error> {
+    let path = workspace().join(TABLE);
+    let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let mut table = Table::of(&text);
+    if record {
+        all.iter().for_each(|(place, ran)| table.record(*place, ran));
+        fs::write(&path, table.to_string()).map_err(Error::file("write", &path))?;
+    }
+    let differences = all.iter().flat_map(|(place, ran)| table.differences(*place, ran));
+    Ok(differences.chain(table.unexplained()).collect())
 }
 
 /// Each program with how many of its cases passed.
