@@ -13,6 +13,9 @@ use std::ptr;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// `VFIO_TYPE`. The number of the first request is 100.
+const FIRST: u64 = 0x3b00;
+
 /// The offsets of config space and of BAR0 in a device's file.
 const CONFIG: u64 = 7 << 40;
 const BAR0: u64 = 0;
@@ -37,7 +40,7 @@ fn open(path: &str) -> io::Result<File> {
 fn ioctl(file: &File, request: u64, argument: usize) -> io::Result<i32> {
     // SAFETY: each argument of these tests is a number, a struct that lives, or a wrong address,
     // for which the call fails.
-    match unsafe { libc::ioctl(file.as_raw_fd(), 0x3b64 + request, argument) } {
+    match unsafe { libc::ioctl(file.as_raw_fd(), FIRST | request, argument) } {
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),
     }
@@ -50,9 +53,9 @@ fn code<T>(result: io::Result<T>) -> Option<i32> {
 /// Opens the card by its group.
 fn device(container: &File, group: &File) -> File {
     let number = container.as_raw_fd();
-    ioctl(group, 4, ptr::from_ref(&number) as usize).unwrap();
-    ioctl(container, 2, 3).unwrap();
-    let number = ioctl(group, 6, c"0000:01:00.0".as_ptr() as usize).unwrap();
+    ioctl(group, 104, ptr::from_ref(&number) as usize).unwrap();
+    ioctl(container, 102, 3).unwrap();
+    let number = ioctl(group, 106, c"0000:01:00.0".as_ptr() as usize).unwrap();
     // SAFETY: the call has just opened it.
     unsafe { File::from_raw_fd(number) }
 }
@@ -85,9 +88,9 @@ fn a_bar_is_mapped_and_config_space_is_not() {
         };
         let bar = map(BAR0);
         assert_ne!(bar, libc::MAP_FAILED);
-        device.write_all_at(&[7], BAR0 + 5).unwrap();
-        // SAFETY: it is in the page.
-        assert_eq!(unsafe { bar.cast::<u8>().add(5).read() }, 7);
+        device.write_all_at(&[7], BAR0).unwrap();
+        // SAFETY: it is the first byte of the page.
+        assert_eq!(unsafe { bar.cast::<u8>().read() }, 7);
         assert_eq!(map(CONFIG), libc::MAP_FAILED);
         let mut vendor = [0; 2];
         device.read_exact_at(&mut vendor, CONFIG).unwrap();
@@ -103,15 +106,15 @@ fn an_interrupt_signals_the_programs_eventfd() {
         let eventfd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
         // struct vfio_irq_set: an eventfd as the trigger of vector 0 of MSI-X.
         let bind = [24, 4 | 32, 2, 0, 1, eventfd.as_raw_fd()];
-        ioctl(&device, 10, bind.as_ptr() as usize).unwrap();
+        ioctl(&device, 110, bind.as_ptr() as usize).unwrap();
         assert!(eventfd.read().is_err());
         let trigger = [20, 1 | 32, 2, 0, 1];
-        ioctl(&device, 10, trigger.as_ptr() as usize).unwrap();
+        ioctl(&device, 110, trigger.as_ptr() as usize).unwrap();
         assert_eq!(eventfd.read().unwrap(), 1);
         let no_eventfd = [24, 4 | 32, 2, 1, 1, container.as_raw_fd()];
-        assert_eq!(code(ioctl(&device, 10, no_eventfd.as_ptr() as usize)), Some(libc::EINVAL));
+        assert_eq!(code(ioctl(&device, 110, no_eventfd.as_ptr() as usize)), Some(libc::EINVAL));
         let not_open = [24, 4 | 32, 2, 1, 1, 999];
-        assert_eq!(code(ioctl(&device, 10, not_open.as_ptr() as usize)), Some(libc::EBADF));
+        assert_eq!(code(ioctl(&device, 110, not_open.as_ptr() as usize)), Some(libc::EBADF));
     });
 }
 
@@ -119,8 +122,8 @@ fn an_interrupt_signals_the_programs_eventfd() {
 fn wrong_addresses_and_requests_are_errors() {
     on_model("wrong_addresses_and_requests_are_errors", || {
         let group = open("/dev/vfio/1").unwrap();
-        assert_eq!(code(ioctl(&group, 3, 8)), Some(libc::EFAULT));
-        assert_eq!(code(ioctl(&group, 50, 0)), Some(libc::ENOTTY));
+        assert_eq!(code(ioctl(&group, 103, 8)), Some(libc::EFAULT));
+        assert_eq!(code(ioctl(&group, 150, 0)), Some(libc::ENOTTY));
         assert_eq!(code(group.read_at(&mut [0], 0)), Some(libc::EINVAL));
         assert_eq!(code(open("/dev/vfio/77")), Some(libc::ENOENT));
     });

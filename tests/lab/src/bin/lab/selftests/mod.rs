@@ -7,6 +7,7 @@ mod table;
 use std::fs;
 
 use clap::Args;
+use lab::tap::Outcome;
 use lab::{Error, Lab, say, workspace};
 
 use places::{Place, Ran};
@@ -63,8 +64,11 @@ fn compare(all: &[(Place, Vec<Ran>)], record: bool) -> Result<Vec<String>, Error
 /// Each program with how many of its cases passed.
 fn summary(place: Place, ran: &[Ran]) -> String {
     let line = |Ran { program, results, seconds }: &Ran| {
-        let passed = results.with(lab::tap::Outcome::Passed).count();
-        format!("\n  {program}: {passed} of {} in {seconds} s", results.planned)
+        let passed = results.with(Outcome::Passed).count();
+        match results.planned {
+            0 => format!("\n  {program}: does not apply to the device"),
+            planned => format!("\n  {program}: {passed} of {planned} in {seconds} s"),
+        }
     };
     let lines: String = ran.iter().map(line).collect();
     format!("on {}, passed:{lines}", place.name())
