@@ -24,6 +24,8 @@ pub(crate) enum Account {
 #[derive(Debug)]
 pub(crate) struct Process {
     memory: Vec<(Range<u64>, bool)>,
+    /// Where the process has the memory of devices mapped (`VM_PFNMAP`).
+    devices: Vec<Range<u64>>,
     limit: Option<u64>,
     locked: u64,
     /// The memory that the account of the user has locked.
@@ -34,6 +36,7 @@ impl Process {
     pub fn new(description: &Description) -> Self {
         Self {
             memory: description.memory.clone(),
+            devices: Vec::new(),
             limit: description.locked_memory.map(|bytes| bytes & !(PAGE - 1)),
             locked: 0,
             locked_by_user: 0,
@@ -45,19 +48,42 @@ impl Process {
         self.locked.saturating_add(self.locked_by_user)
     }
 
-    /// Pins page after page (`vfio_pin_map_dma`). The first page that fails decides the error, and
-    /// no page stays pinned.
-    pub fn pin(&mut self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
+    /// The process maps a device's memory at these addresses.
+    pub fn map_device(&mut self, range: Range<u64>) {
+        self.unmap(&range);
+        self.devices.push(range);
+    }
+
+    /// The process unmaps addresses, or maps something else there.
+    pub fn unmap(&mut self, gone: &Range<u64>) {
+        let left = |range: &Range<u64>| {
+            [range.start..range.end.min(gone.start), range.start.max(gone.end)..range.end]
+        };
+        self.devices = self.devices.iter().flat_map(left).filter(|left| !left.is_empty()).collect();
+    }
+
+    /// How many of the `size` bytes from `vaddr` on are a device's memory.
+    fn of_devices(&self, vaddr: u64, size: u64) -> u64 {
+        let end = vaddr.saturating_add(size);
+        let common = |range: &Range<u64>| range.end.min(end).saturating_sub(range.start.max(vaddr));
+        self.devices.iter().map(common).fold(0, u64::saturating_add)
+    }
+
+    /// Pins page after page (`vfio_pin_map_dma`): the bytes that were locked, to which a device's
+    /// memory does not count. The first page that fails decides the error, and no page stays
+    /// pinned.
+    pub fn pin(&mut self, vaddr: u64, size: u64, write: bool) -> io::Result<u64> {
         let present = self.accessible(vaddr, size, write);
+        let locked = present.saturating_sub(self.of_devices(vaddr, present));
         let allowed = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.locked));
-        if allowed < present {
+        if allowed < locked {
             return Err(errno(libc::ENOMEM));
         }
         if present < size {
             return Err(errno(libc::EFAULT));
         }
-        self.locked = self.locked.saturating_add(size);
-        Ok(())
+        self.locked = self.locked.saturating_add(locked);
+        Ok(locked)
     }
 
     /// How many of the `size` bytes from `vaddr` on can be pinned.
@@ -82,11 +108,13 @@ impl Process {
     }
 
     /// Checks that memory can be pinned. iommufd pins all pages before it counts them, so that
-    /// memory that is not there is reported first (`iopt_area_fill_domains`).
+    /// memory that is not there is reported first (`iopt_area_fill_domains`). It cannot pin a
+    /// device's memory (`pin_user_pages`).
     pub fn check(&self, vaddr: u64, size: u64, write: bool) -> io::Result<()> {
-        match self.accessible(vaddr, size, write) < size {
-            true => Err(errno(libc::EFAULT)),
-            false => Ok(()),
+        let is_there = self.accessible(vaddr, size, write) == size;
+        match is_there && self.of_devices(vaddr, size) == 0 {
+            true => Ok(()),
+            false => Err(errno(libc::EFAULT)),
         }
     }
 

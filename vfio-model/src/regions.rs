@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -60,6 +61,18 @@ impl System {
     /// `EINVAL`: the file is no device, or the region has no such part or cannot be mapped.
     pub fn mmap(&self, device: Fd, offset: u64, size: u64) -> io::Result<Arc<File>> {
         self.state().place(device, offset)?.mmap(size)
+    }
+
+    /// States where the process mapped a file of [`mmap`](Self::mmap). A container maps such memory
+    /// for DMA without locking it (`follow_fault_pfn`); iommufd refuses it with `EFAULT`. Addresses
+    /// that are not stated are ordinary memory.
+    pub fn mapped_at(&self, memory: Range<u64>) {
+        self.state().process.map_device(memory);
+    }
+
+    /// `munmap`: the process unmaps these addresses, or maps ordinary memory there.
+    pub fn munmap(&self, memory: &Range<u64>) {
+        self.state().process.unmap(memory);
     }
 
     /// Whether a device decodes its memory regions: Memory Space is enabled, and the device is not

@@ -54,6 +54,8 @@ impl UnmapDma {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
     size: u64,
+    /// How many bytes are locked.
+    locked: u64,
     /// The address in the process's memory.
     pub vaddr: u64,
     /// `VFIO_DMA_MAP_FLAG_READ` and `VFIO_DMA_MAP_FLAG_WRITE`.
@@ -172,9 +174,9 @@ impl Type1 {
             return self.renew(call);
         }
         self.check_place(call, iova_ranges)?;
-        process.pin(call.vaddr, call.size, call.flags & write != 0)?;
+        let locked = process.pin(call.vaddr, call.size, call.flags & write != 0)?;
         let MapDma { vaddr, iova, size, flags, .. } = *call;
-        self.mappings.insert(iova, Mapping { size, vaddr, flags, without_vaddr: false });
+        self.mappings.insert(iova, Mapping { size, locked, vaddr, flags, without_vaddr: false });
         Ok(())
     }
 
@@ -242,7 +244,7 @@ impl Type1 {
         pinned.iter().for_each(|range| self.unpin_all(range));
         for (iova, mapping) in &unmapped {
             self.mappings.remove(iova);
-            process.unpin(mapping.size);
+            process.unpin(mapping.locked);
         }
         Ok((total(&unmapped), pinned))
     }
@@ -299,7 +301,7 @@ impl Type1 {
     /// Removes all mappings (`vfio_iommu_unmap_unpin_all`).
     pub fn unmap_all(&mut self, process: &mut Process) {
         for mapping in std::mem::take(&mut self.mappings).values() {
-            process.unpin(mapping.size);
+            process.unpin(mapping.locked);
         }
     }
 

@@ -87,6 +87,13 @@ impl Lab {
         self.cache.entry("qemu-backports", |draft| suite::unpack(&suite::backports()?, QEMU, draft))
     }
 
+    /// Fetches and builds the kernel's tests of VFIO if the cache lacks them; returns their folder,
+    /// with the programs [`VFIO_SELFTESTS`](crate::VFIO_SELFTESTS) in the folders `static` and
+    /// `dynamic`.
+    pub fn vfio_selftests() -> Result<PathBuf, Error> {
+        selftest::vfio_programs(&Cache::of_user()?)
+    }
+
     /// Fetches and builds the kernel's tests of iommufd if the cache lacks them; returns their
     /// folder, with the programs [`SELFTESTS`](crate::SELFTESTS).
     pub fn selftests() -> Result<PathBuf, Error> {
@@ -125,7 +132,9 @@ impl Lab {
         let images = machine.devices.iter().enumerate();
         let images =
             images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
+        let is_new = machine.devices.contains(&Device::Igb);
         Ok(MachineFiles {
+            qemu: is_new.then(|| self.newest_qemu()).transpose()?,
             kernel: kernel.image,
             initrd,
             socket: folder.join("agent"),

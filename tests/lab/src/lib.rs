@@ -28,6 +28,7 @@ pub mod protocol;
 mod selftest;
 mod small_kernel;
 mod suite;
+pub mod tap;
 mod watchdog;
 
 pub use command::Tool;
@@ -39,8 +40,8 @@ pub use lab::{Lab, place, say, sha256};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
-pub use programs::{EXAMPLES, workspace};
-pub use selftest::PROGRAMS as SELFTESTS;
+pub use programs::{EXAMPLES, on_model, workspace};
+pub use selftest::{PROGRAMS as SELFTESTS, VFIO_PROGRAMS as VFIO_SELFTESTS};
 
 /// The environment variable with the number of the lane to run; without it, the nested tests run
 /// all lanes.

@@ -26,6 +26,9 @@ pub enum Device {
     PluggedNvme,
     /// A PCIe NIC. Its reset is by power management.
     E1000e,
+    /// A PCIe NIC behind a port, with SR-IOV, MSI and MSI-X. Its reset is an FLR. QEMU has it since
+    /// 8.0, so its machine runs in the newest QEMU of Debian.
+    Igb,
     /// A virtio-rng behind a port that reports AER errors. Its reset is an FLR.
     VirtioRng,
     /// A conventional PCI NIC with INTx and an I/O BAR. It has no reset.
@@ -79,6 +82,7 @@ impl Device {
         matches!(
             self,
             Self::PluggedNvme
+                | Self::Igb
                 | Self::VirtioRng
                 | Self::NvmeWithVfs
                 | Self::Ahci
@@ -100,7 +104,7 @@ impl Device {
             Self::Xhci => &["xhci-pci"],
             Self::UsbDisk => &["xhci-pci", "usb-storage", "sd_mod"],
             // The guest's init uses these without a driver.
-            Self::Edu | Self::Testdev | Self::Ivshmem => &[],
+            Self::Edu | Self::Testdev | Self::Ivshmem | Self::Igb => &[],
             Self::TwoUhcis => &["uhci-hcd"],
             Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
@@ -329,6 +333,8 @@ impl Machine {
 /// The files of a machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MachineFiles {
+    /// The folder in which a QEMU is unpacked; `None` for the host's.
+    pub qemu: Option<PathBuf>,
     /// L1's kernel.
     pub kernel: PathBuf,
     /// L1's initramfs.

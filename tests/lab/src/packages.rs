@@ -42,7 +42,10 @@ pub const KERNEL_BUILD: &[Need] = &[
 ];
 
 /// The packages for the kernel's own tests.
-pub const SELFTESTS: &[Need] = &[need("/usr/include/sys/capability.h", "libcap-dev")];
+pub const SELFTESTS: &[Need] = &[
+    need("/usr/include/sys/capability.h", "libcap-dev"),
+    need("/usr/include/uuid/uuid.h", "uuid-dev"),
+];
 
 /// The package of `lspci`.
 pub const LSPCI: &[Need] = &[need("/usr/bin/lspci", "pciutils")];

@@ -58,6 +58,13 @@ impl Programs {
     }
 }
 
+/// Builds the program `on-model`, and the library that it preloads; returns its path.
+pub fn on_model() -> Result<PathBuf, Error> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    Tool::new(cargo).args(["build", "--package", "preload"]).folder(&workspace()).run()?;
+    Ok(target_of_cargo().join("debug/on-model"))
+}
+
 /// The root folder of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
@@ -67,6 +74,10 @@ pub fn workspace() -> PathBuf {
 
 /// A target folder within cargo's, so that this build does not wait for the lock of the other.
 fn target_folder() -> PathBuf {
+    target_of_cargo().join("lab")
+}
+
+fn target_of_cargo() -> PathBuf {
     let set = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    set.unwrap_or_else(|| workspace().join("target")).join("lab")
+    set.unwrap_or_else(|| workspace().join("target"))
 }

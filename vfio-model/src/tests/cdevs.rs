@@ -376,3 +376,14 @@ fn a_program_binds_and_attaches_by_numbers() {
     call(20, &mut [8, 0]).unwrap();
     fails(call(13, &mut [12, 0, 0]), libc::ENODEV);
 }
+
+#[test]
+fn the_memory_of_a_device_cannot_be_pinned() {
+    let (system, iommufd, ioas) = space(two(Kernel::Linux7_3));
+    let device = bound(&system, NVME, iommufd);
+    attach(&system, device, ioas).unwrap();
+    system.mapped_at(0x10_0000..0x10_4000);
+    fails(system.ioas_map(iommufd, &page(ioas, 0)), libc::EFAULT);
+    system.munmap(&(0x10_0000..0x10_1000));
+    system.ioas_map(iommufd, &page(ioas, 0)).unwrap();
+}

@@ -288,3 +288,30 @@ proptest! {
         }
     }
 }
+
+/// The memory of a device at the process's pages 16 and 17.
+const BAR: Range<u64> = 16 * PAGE..18 * PAGE;
+
+#[test]
+fn type1_maps_the_memory_of_a_device_and_locks_none_of_it() {
+    let Ready { system, container, .. } = ready(host(Kernel::Linux7_3));
+    system.mapped_at(BAR);
+    system.map_dma(container, &map_of(0, 2)).unwrap();
+    assert_eq!(system.locked_memory(), 0);
+    system.map_dma(container, &map_of(4 * PAGE, 3)).unwrap();
+    assert_eq!(system.locked_memory(), PAGE, "the page behind the device's");
+    system.munmap(&BAR);
+    system.unmap_dma(container, &unmap_of(0, 16)).unwrap();
+    assert_eq!(system.locked_memory(), 0, "the unmap releases what the map locked");
+    system.map_dma(container, &map_of(0, 2)).unwrap();
+    assert_eq!(system.locked_memory(), 2 * PAGE, "ordinary memory again");
+}
+
+#[test]
+fn a_munmap_leaves_the_rest_of_a_device() {
+    let Ready { system, container, .. } = ready(host(Kernel::Linux7_3));
+    system.mapped_at(15 * PAGE..19 * PAGE);
+    system.munmap(&(16 * PAGE..17 * PAGE));
+    system.map_dma(container, &map_of(0, 2)).unwrap();
+    assert_eq!(system.locked_memory(), PAGE);
+}

@@ -17,6 +17,10 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     let on_root = |model| nic(model, &format!("net{index}"), &format!("addr={slot:x}"));
     match device {
         Device::E1000e => on_root("e1000e"),
+        Device::Igb => {
+            let port = devices([port(index, slot)]);
+            [port, nic("igb", &format!("net{index}"), &format!("bus=port{index}"))].concat()
+        }
         // Only QEMU's virtio devices have AER that can be turned on (PCIe 6.0, 7.5.3.4).
         Device::VirtioRng => devices([
             port(index, slot),

@@ -2,6 +2,7 @@
 //! lab can show. They run only in the long form, on the small 7.3 kernel.
 
 use lab::protocol::{Program, Request};
+use lab::tap::{Outcome, Results};
 use lab::{Error, L1, Lab, SELFTESTS};
 
 use crate::Test;
@@ -14,42 +15,6 @@ const HOST: &str = "/host";
 /// The ends of the names of tests that fail on every machine: `iommufd_test_dmabuf_get` of 7.3.4
 /// returns 0 instead of the descriptor that it made.
 const KNOWN: [&str; 2] = [".dmabuf_simple", ".dmabuf_revoke"];
-
-/// The results of a program, in TAP.
-#[derive(Debug, Default, PartialEq)]
-struct Results {
-    planned: usize,
-    passed: usize,
-    skipped: Vec<String>,
-    failed: Vec<String>,
-}
-
-impl Results {
-    fn of(output: &str) -> Self {
-        let mut results = Self::default();
-        for line in output.lines() {
-            if let Some(number) = line.strip_prefix("1..") {
-                results.planned = number.parse().unwrap_or_default();
-            }
-            match line.split_once(' ') {
-                Some(("ok", rest)) if rest.contains("# SKIP") => {
-                    results.skipped.push(rest.to_owned());
-                }
-                Some(("ok", _)) => results.passed += 1,
-                Some(("not", rest)) if rest.starts_with("ok ") => {
-                    results.failed.push(name(rest).to_owned());
-                }
-                _ => {}
-            }
-        }
-        results
-    }
-}
-
-/// The name of a test in `ok 12 iommufd_ioas.mock_domain.ioas_area_destroy`.
-fn name(line: &str) -> &str {
-    line.splitn(3, ' ').last().unwrap_or_default()
-}
 
 fn pass(l1: &mut L1) -> Result<(), Error> {
     let folder = Lab::selftests()?;
@@ -65,15 +30,17 @@ fn pass(l1: &mut L1) -> Result<(), Error> {
     for program in SELFTESTS {
         let path = format!("{HOST}{}", folder.join(program).display());
         let run = l1.run(Program { arguments: vec![path], ..Program::default() })?;
-        let Results { planned, passed, skipped, failed } = Results::of(&run.stdout);
-        let (seconds, counts) =
-            (run.finished.elapsed_ns / 1_000_000_000, [failed.len(), skipped.len()]);
-        println!("{program}: {passed} passed, {counts:?} failed and skipped, in {seconds} s");
-        skipped.iter().for_each(|line| println!("  skipped: {line}"));
-        failed.iter().for_each(|line| println!("  failed: {line}"));
-        let all = passed + skipped.len() + failed.len();
-        assert!(passed > 0 && all == planned, "{}\n{}", run.stdout, run.stderr);
-        unknown.extend(failed.into_iter().filter(|name| !KNOWN.iter().any(|k| name.ends_with(k))));
+        let results = Results::of(&run.stdout);
+        let seconds = run.finished.elapsed_ns / 1_000_000_000;
+        println!("{program}: {} cases in {seconds} s", results.cases.len());
+        for (name, outcome, rest) in &results.cases {
+            if *outcome != Outcome::Passed {
+                println!("  {outcome:?}: {name} {rest}");
+            }
+        }
+        assert!(results.is_complete(), "{}\n{}", run.stdout, run.stderr);
+        let failed = results.with(Outcome::Failed).map(str::to_owned);
+        unknown.extend(failed.filter(|name| !KNOWN.iter().any(|known| name.ends_with(known))));
     }
     assert_eq!(unknown, [""; 0]);
     Ok(())

@@ -2,6 +2,7 @@
 
 mod bench;
 mod boot;
+mod selftests;
 mod suite;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Run all tests of the project, from unit tests to tests in the emulated machine.
     Test(suite::Arguments),
+    /// Run the kernel's own tests of VFIO, on real kernels in the emulated machine and on the model.
+    Selftests(selftests::Arguments),
     /// Fetch or build a kernel, if it is not in the cache.
     Kernel(Wanted),
     /// Compare `vmm` with QEMU in one emulated machine.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::Test(arguments) => suite::run(&arguments),
+        Command::Selftests(arguments) => selftests::run(&arguments),
         Command::Kernel(wanted) => kernel(wanted.kernel),
         Command::Bench(arguments) => bench::bench(&arguments),
     };
