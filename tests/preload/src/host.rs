@@ -16,6 +16,7 @@ use vfio_model::{Fd, System};
 
 use crate::argument::{self, Argument};
 use crate::eventfd;
+use crate::kvm::Link;
 use crate::machine::{Machine, VARIABLE};
 use crate::memory;
 use crate::open_files::OpenFiles;
@@ -107,11 +108,23 @@ impl Host {
         Some(closed)
     }
 
-    /// The ioctls of VFIO and iommufd.
+    /// The ioctls of VFIO and iommufd, and those that link KVM with a file of VFIO.
     pub fn ioctl(&self, number: i32, request: u64, address: usize) -> Option<io::Result<i32>> {
+        if let Some(link) = Link::read(request, address) {
+            let (_, fd) = self.files.find(link.file)?;
+            return Some(if link.adds { self.link(fd) } else { Ok(0) });
+        }
         let (_, fd) = self.files.find(number)?;
         let request = argument::number_of(request)?;
         Some(self.call(fd, request, address))
+    }
+
+    /// Links KVM with a file. The link ends at once: nothing shows when KVM's file is closed.
+    fn link(&self, fd: Fd) -> io::Result<i32> {
+        let kvm = self.system.open_kvm();
+        let linked = self.system.link(kvm, fd);
+        self.system.close(kvm)?;
+        linked.map(|()| 0)
     }
 
     fn call(&self, fd: Fd, request: u32, address: usize) -> io::Result<i32> {

@@ -13,6 +13,7 @@ mod c;
 mod eventfd;
 mod functions;
 mod host;
+mod kvm;
 mod machine;
 mod memory;
 mod open_files;

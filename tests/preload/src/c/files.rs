@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_ulong, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 
+use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::{answered, next, value_or};
@@ -30,6 +31,18 @@ macro_rules! replaced {
 
 replaced! {
     fn close(fd: c_int) -> c_int = |host, fd| host.close(fd, close_number);
+    fn dup2(from: c_int, to: c_int) -> c_int = |host, from, to| {
+        host.close(to, |to| {
+            // SAFETY: the program gives up what `to` was.
+            Errno::result(unsafe { libc::dup2(from, to) }).map_err(io::Error::from)
+        })
+    };
+    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int = |host, from, to, flags| {
+        host.close(to, |to| {
+            // SAFETY: the program gives up what `to` was.
+            Errno::result(unsafe { libc::dup3(from, to, flags) }).map_err(io::Error::from)
+        })
+    };
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int = Host::ioctl;
     fn read(fd: c_int, to: *mut c_void, length: usize) -> isize =
         |host, fd, to, length| at_position(fd, |at| host.read(fd, at, to as usize, length));
