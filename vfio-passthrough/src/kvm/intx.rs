@@ -26,9 +26,10 @@ impl fmt::Debug for KvmLine {
 }
 
 impl KvmLine {
-    /// Makes the line of the input to which the GSI `gsi` is routed. On x86 it is by default the
-    /// IOAPIC's pin of the same number. The controller is in the kernel: a VMM that uses
-    /// `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`] itself. Calls are counted in `calls`.
+    /// Makes the line of the input to which the GSI `gsi` is routed. By default it is
+    /// the pin of the same number: of the IOAPIC on x86, and of the GIC's SPIs on arm64. The
+    /// controller is in the kernel: a VMM that uses `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`]
+    /// itself. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsi: u32, calls: Arc<KvmCalls>) -> Self {
         Self { vm, gsi, calls }
     }
