@@ -1,4 +1,6 @@
 //! Runs the examples on a device of the model, and on a real /dev/kvm if there is one.
+// Two of them are VMMs for x86.
+#![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::sync::Arc;

@@ -26,10 +26,10 @@ impl fmt::Debug for KvmLine {
 }
 
 impl KvmLine {
-    /// Makes the lines of the inputs to which `gsis` are routed, for INTA# to INTD#. A GSI is by
-    /// default on x86 the IOAPIC's pin of the same number. The controller is in the kernel: a VMM
-    /// that uses `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`] itself. Calls are counted in
-    /// `calls`.
+    /// Makes the lines of the inputs to which `gsis` are routed, for INTA# to INTD#. By default a
+    /// GSI is the pin of the same number: of the IOAPIC on x86, and of the GIC's SPIs on arm64. The
+    /// controller is in the kernel: a VMM that uses `KVM_CAP_SPLIT_IRQCHIP` implements [`IntxLine`]
+    /// itself. Calls are counted in `calls`.
     pub fn new(vm: Arc<VmFd>, gsis: [u32; 4], calls: Arc<KvmCalls>) -> Self {
         Self { vm, gsis, calls }
     }

@@ -5,6 +5,7 @@
 //! ([`KvmMemory::new`], [`KvmRouter::new`], [`KvmLine::new`], [`KvmLink::new`]) and puts them into
 //! its [`VmmServices`].
 
+mod arch;
 mod errno;
 mod intx;
 mod link;
@@ -46,15 +47,16 @@ impl fmt::Debug for KvmHost {
 }
 
 impl KvmHost {
-    /// Makes the services of a VM. The VM already has interrupt controllers: all of them by
-    /// `KVM_CREATE_IRQCHIP`, or only local APICs by `KVM_CAP_SPLIT_IRQCHIP` (see
-    /// [`KvmRouter::remove_routes`]).
+    /// Makes the services of a VM. The VM already has interrupt controllers. On x86 that is all of
+    /// them by `KVM_CREATE_IRQCHIP`, or only local APICs by `KVM_CAP_SPLIT_IRQCHIP` (see
+    /// [`KvmRouter::remove_routes`]). On arm64 it is an initialized GIC; a function's services have
+    /// a router with its device ID (see [`KvmRouter::with_device_id`]).
     ///
     /// `memory_slots` are numbers of memory slots, from 0 to `KVM_CAP_NR_MEMSLOTS` - 1. A BAR takes
     /// one for each part that the guest accesses without an exit: 1, or 2 if the MSI-X table is in
     /// its middle. `gsis` are numbers of interrupt routes, one for each vector in use. On x86 they
-    /// begin at 24, after the pins of the IOAPIC, and end at 4095. The VMM uses these slots and
-    /// GSIs only through [`memory`](Self::memory) and [`router`](Self::router). The router also
+    /// begin at 24, after the pins of the IOAPIC, and on arm64 after the SPIs; they end at 4095.
+    /// The VMM uses these slots and GSIs only through [`memory`](Self::memory) and [`router`](Self::router). The router also
     /// keeps the VMM's own routes: no other code calls `KVM_SET_GSI_ROUTING`.
     pub fn new(vm: Arc<VmFd>, memory_slots: Range<u32>, gsis: Range<u32>) -> Self {
         let calls = Arc::new(KvmCalls::default());
@@ -102,5 +104,6 @@ impl KvmHost {
     }
 }
 
-#[cfg(test)]
+// They look at the interrupt controllers of an x86 VM.
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;

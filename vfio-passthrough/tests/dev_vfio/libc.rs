@@ -383,7 +383,9 @@ extern "C" fn readlink(path: *const c_char, buffer: *mut c_char, size: usize) ->
         Err(error) => return answer(Err(error)),
     };
     // SAFETY: the arguments are the caller's, except for the path.
-    unsafe { libc::syscall(libc::SYS_readlink, path.as_ptr(), buffer, size) as isize }
+    unsafe {
+        libc::syscall(libc::SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), buffer, size) as isize
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
-    kvm_irq_routing_msi__bindgen_ty_1,
+    KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1,
 };
 
 use crate::host::MsiMessage;
+use crate::kvm::arch;
 
 /// The number of entries that a routing table can have (`KVM_MAX_IRQ_ROUTES` in linux/kvm_host.h).
 pub(super) const MAX_ENTRIES: usize = 4096;
 
-/// Pins of the two PICs of an x86 VM.
-const PIC_PINS: u32 = if cfg!(target_arch = "x86_64") { 16 } else { 0 };
-/// Pins of the IOAPIC of an x86 VM.
-const IOAPIC_PINS: u32 = if cfg!(target_arch = "x86_64") { 24 } else { 0 };
+/// What a GSI sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Msi {
+    pub message: MsiMessage,
+    /// The ID by which the interrupt controller knows the sender.
+    pub device_id: Option<u32>,
+}
 
 /// All routes of a VM.
 #[derive(Clone)]
@@ -26,14 +29,15 @@ pub(super) struct Routes {
     /// The VMM's own routes, by GSI. A pin of both x86 controllers has two routes.
     pub own: BTreeMap<u32, Vec<kvm_irq_routing_entry>>,
     /// The routes of functions, by GSI.
-    pub msis: BTreeMap<u32, MsiMessage>,
+    pub msis: BTreeMap<u32, Msi>,
 }
 
 impl Routes {
-    /// The routes of a new VM with PICs and an IOAPIC in the kernel.
-    pub fn new() -> Self {
+    /// The routes of a new VM whose interrupt controllers are in the kernel. The GSIs in `msis` are
+    /// no pins.
+    pub fn new(msis: &Range<u32>) -> Self {
         let mut routes = Self { own: BTreeMap::new(), msis: BTreeMap::new() };
-        routes.set_own(&pins().collect::<Vec<_>>());
+        routes.set_own(&arch::pins(msis).collect::<Vec<_>>());
         routes
     }
 
@@ -49,37 +53,24 @@ impl Routes {
     ///
     /// `ENOSPC` if there are more than [`MAX_ENTRIES`].
     pub fn table(&self) -> io::Result<KvmIrqRouting> {
-        let msis = self.msis.iter().map(|(gsi, message)| msi(*gsi, *message));
+        let msis = self.msis.iter().map(|(gsi, msi)| route(*gsi, *msi));
         let entries: Vec<_> = self.own.values().flatten().copied().chain(msis).collect();
         let too_many = |_| io::Error::from_raw_os_error(libc::ENOSPC);
         KvmIrqRouting::from_entries(&entries).map_err(too_many)
     }
 }
 
-/// The default routes of an x86 VM's pins. A table without them would remove them.
-fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
-    let pic = (0..PIC_PINS).map(|gsi| {
-        let chip = if gsi < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE };
-        pin(gsi, chip, gsi % 8)
-    });
-    let ioapic = (0..IOAPIC_PINS).map(|gsi| pin(gsi, KVM_IRQCHIP_IOAPIC, gsi));
-    pic.chain(ioapic)
-}
-
-fn pin(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
-    let irqchip = kvm_irq_routing_irqchip { irqchip, pin };
-    let u = kvm_irq_routing_entry__bindgen_ty_1 { irqchip };
-    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, u, ..Default::default() }
-}
-
-/// The route of a GSI to a message.
-pub(super) fn msi(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
-    let (address_lo, address_hi) = halves(message.address);
-    let devid = kvm_irq_routing_msi__bindgen_ty_1 { pad: 0 };
-    let msi =
-        kvm_irq_routing_msi { address_lo, address_hi, data: message.data, __bindgen_anon_1: devid };
+/// The route of a GSI to a message. KVM takes a device ID only with its flag
+/// (Documentation/virt/kvm/api.rst, 4.52).
+pub(super) fn route(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
+    let (address_lo, address_hi) = halves(msi.message.address);
+    let devid = msi.device_id.unwrap_or_default();
+    let flags = msi.device_id.map_or(0, |_| KVM_MSI_VALID_DEVID);
+    let sender = kvm_irq_routing_msi__bindgen_ty_1 { devid };
+    let data = msi.message.data;
+    let msi = kvm_irq_routing_msi { address_lo, address_hi, data, __bindgen_anon_1: sender };
     let u = kvm_irq_routing_entry__bindgen_ty_1 { msi };
-    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, u, ..Default::default() }
+    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, flags, u, ..Default::default() }
 }
 
 fn halves(address: u64) -> (u32, u32) {
@@ -91,48 +82,41 @@ fn halves(address: u64) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn has_the_default_pins_of_an_x86_vm() {
-        // SAFETY: both variants are plain numbers, and `pins` filled in this one.
-        let input = |pin: kvm_irq_routing_entry| unsafe { pin.u.irqchip };
-        let pins: Vec<_> = pins().collect();
-        assert_eq!(pins.len(), 40);
-        assert!(pins.iter().all(|pin| pin.type_ == KVM_IRQ_ROUTING_IRQCHIP));
-        let of = |gsi: u32| {
-            let wired = pins.iter().filter(|pin| pin.gsi == gsi).copied().map(input);
-            wired.map(|input| (input.irqchip, input.pin)).collect::<Vec<_>>()
-        };
-        assert_eq!(of(0), [(KVM_IRQCHIP_PIC_MASTER, 0), (KVM_IRQCHIP_IOAPIC, 0)]);
-        assert_eq!(of(7), [(KVM_IRQCHIP_PIC_MASTER, 7), (KVM_IRQCHIP_IOAPIC, 7)]);
-        assert_eq!(of(8), [(KVM_IRQCHIP_PIC_SLAVE, 0), (KVM_IRQCHIP_IOAPIC, 8)]);
-        assert_eq!(of(15), [(KVM_IRQCHIP_PIC_SLAVE, 7), (KVM_IRQCHIP_IOAPIC, 15)]);
-        assert_eq!(
-            (of(16), of(23)),
-            (vec![(KVM_IRQCHIP_IOAPIC, 16)], vec![(KVM_IRQCHIP_IOAPIC, 23)])
-        );
-        assert_eq!(of(24), []);
+    fn sent(route: &kvm_irq_routing_entry) -> (u32, u32, u32, u32) {
+        assert_eq!(route.type_, KVM_IRQ_ROUTING_MSI);
+        // SAFETY: all variants are plain numbers, and the type says that this one is filled in.
+        let msi = unsafe { route.u.msi };
+        // SAFETY: both variants are one number.
+        (msi.address_lo, msi.address_hi, msi.data, unsafe { msi.__bindgen_anon_1.devid })
     }
 
     #[test]
     fn splits_the_address_of_a_message_into_halves() {
         let message = MsiMessage { address: 0x1234_5678_fee0_1000, data: 0x4041 };
-        let route = msi(24, message);
-        assert_eq!((route.gsi, route.type_, route.flags), (24, KVM_IRQ_ROUTING_MSI, 0));
-        // SAFETY: all variants are plain numbers, and `msi` filled in this one.
-        let routed = unsafe { route.u.msi };
-        let expected = (0xfee0_1000, 0x1234_5678, 0x4041);
-        assert_eq!((routed.address_lo, routed.address_hi, routed.data), expected);
+        let route = route(24, Msi { message, device_id: None });
+        assert_eq!((route.gsi, route.flags), (24, 0));
+        assert_eq!(sent(&route), (0xfee0_1000, 0x1234_5678, 0x4041, 0));
+    }
+
+    #[test]
+    fn a_route_names_its_sender_if_it_has_a_device_id() {
+        let message = MsiMessage { address: 0x0808_0040, data: 3 };
+        let route = route(64, Msi { message, device_id: Some(0x18) });
+        assert_eq!(route.flags, KVM_MSI_VALID_DEVID);
+        assert_eq!(sent(&route), (0x0808_0040, 0, 3, 0x18));
     }
 
     #[test]
     fn keeps_only_the_last_routes_of_a_gsi() {
         let mut routes = Routes { own: BTreeMap::new(), msis: BTreeMap::new() };
-        let message = |data| MsiMessage { address: 0xfee0_0000, data };
-        routes.set_own(&[pin(3, KVM_IRQCHIP_PIC_MASTER, 3), pin(3, KVM_IRQCHIP_IOAPIC, 3)]);
-        routes.set_own(&[msi(5, message(1))]);
+        let message = |data| {
+            let message = MsiMessage { address: 0xfee0_0000, data };
+            Msi { message, device_id: None }
+        };
+        routes.set_own(&[arch::pin(3, 0, 3), arch::pin(3, 2, 3)]);
+        routes.set_own(&[route(5, message(1))]);
         assert_eq!((routes.own[&3].len(), routes.own[&5].len()), (2, 1));
-        routes.set_own(&[msi(3, message(2))]);
+        routes.set_own(&[route(3, message(2))]);
         assert_eq!(routes.own[&3].len(), 1);
         assert_eq!(routes.table().unwrap().as_slice().len(), 2);
     }

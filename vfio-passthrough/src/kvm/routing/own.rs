@@ -11,9 +11,9 @@ use super::shared::Shared;
 
 impl KvmRouter {
     /// Replaces the VMM's own routes of the GSIs in `routes`. Other GSIs keep their routes. It
-    /// makes one `KVM_SET_GSI_ROUTING`, which also commits deferred routes. If the VM has PICs and
-    /// an IOAPIC in the kernel, the table starts with the routes of their pins, GSIs 0 to 23, like
-    /// KVM's own default table.
+    /// makes one `KVM_SET_GSI_ROUTING`, which also commits deferred routes. The table starts with
+    /// the routes of pins like KVM's own default table: GSIs 0 to 23 to the PICs and the IOAPIC on
+    /// x86, and all GSIs before the MSIs to the GIC's SPIs on arm64.
     ///
     /// # Errors
     ///

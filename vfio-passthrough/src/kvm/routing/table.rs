@@ -10,11 +10,10 @@ use kvm_bindings::kvm_irq_routing_entry;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::entries::{MAX_ENTRIES, Routes};
+use super::entries::{MAX_ENTRIES, Msi, Routes};
 use super::eventfds::{EventfdSet, MAX_DEFERRED};
 use super::gsis::Gsis;
 use crate::counters::KvmCalls;
-use crate::host::MsiMessage;
 use crate::kvm::errno::errno;
 
 /// The MSIs of one VM, by GSI. An MSI is *attached* if its irqfd delivers it, or *deferred* if it
@@ -29,7 +28,7 @@ pub(super) struct Table {
     /// The routes that KVM has. A masked vector keeps its route.
     routes: Routes,
     attached: BTreeSet<u32>,
-    deferred: BTreeMap<u32, MsiMessage>,
+    deferred: BTreeMap<u32, Msi>,
     /// The epoll set in which the VMM polls the eventfds of deferred vectors.
     polled: Option<Arc<EventfdSet>>,
 }
@@ -51,9 +50,9 @@ impl Table {
         Self {
             vm,
             calls,
+            routes: Routes::new(&gsis),
             gsis: Gsis::new(gsis),
             eventfds: BTreeMap::new(),
-            routes: Routes::new(),
             attached: BTreeSet::new(),
             deferred: BTreeMap::new(),
             polled: None,
@@ -103,33 +102,33 @@ impl Table {
     }
 
     /// No vector has anything left.
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "x86_64"))]
     pub(super) fn is_empty(&self) -> bool {
         let maps = self.eventfds.is_empty() && self.routes.msis.is_empty();
         maps && self.deferred.is_empty() && self.attached.is_empty() && self.gsis.are_free()
     }
 
     /// The GSIs of functions that have routes.
-    #[cfg(test)]
+    #[cfg(all(test, target_arch = "x86_64"))]
     pub(super) fn routed(&self) -> Vec<u32> {
         self.routes.msis.keys().copied().collect()
     }
 
     /// Delivers GSIs as these messages, or stops delivery. It makes at most one commit.
-    pub(super) fn update(&mut self, changes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
+    pub(super) fn update(&mut self, changes: &[(u32, Option<Msi>)]) -> io::Result<()> {
         let mut new = Vec::new();
-        for (gsi, message) in changes {
-            match message {
+        for (gsi, msi) in changes {
+            match msi {
                 // Only the irqfd is detached. The route stays for the time when the vector is
                 // unmasked.
                 None => self.stop(*gsi)?,
-                Some(message) if self.resume(*gsi, *message)? => {}
-                Some(message) => new.push((*gsi, *message)),
+                Some(msi) if self.resume(*gsi, *msi)? => {}
+                Some(msi) => new.push((*gsi, *msi)),
             }
         }
         match new.as_slice() {
             [] => Ok(()),
-            [(gsi, message)] if self.defer(*gsi, *message) => {
+            [(gsi, msi)] if self.defer(*gsi, *msi) => {
                 if self.deferred.len() >= MAX_DEFERRED {
                     self.flush_deferred();
                 }
@@ -193,12 +192,12 @@ impl Table {
 
     /// Delivers the vector as this message if that needs no commit, and returns whether it does.
     /// Otherwise the irqfd is detached: it must not be attached while its route changes.
-    fn resume(&mut self, gsi: u32, message: MsiMessage) -> io::Result<bool> {
+    fn resume(&mut self, gsi: u32, msi: Msi) -> io::Result<bool> {
         if let Some(deferred) = self.deferred.get_mut(&gsi) {
-            *deferred = message;
+            *deferred = msi;
             return Ok(true);
         }
-        let routed = self.routes.msis.get(&gsi) == Some(&message);
+        let routed = self.routes.msis.get(&gsi) == Some(&msi);
         match routed {
             true => self.attach(gsi)?,
             false => self.detach(gsi)?,
@@ -214,14 +213,14 @@ impl Table {
     }
 
     /// Defers the route of a vector. Returns false if the VMM does not poll.
-    fn defer(&mut self, gsi: u32, message: MsiMessage) -> bool {
+    fn defer(&mut self, gsi: u32, msi: Msi) -> bool {
         let Some((set, eventfd)) = self.polled.as_ref().zip(self.eventfds.get(&gsi)) else {
             return false;
         };
         let result = set.insert(eventfd);
         match &result {
             Ok(()) => {
-                self.deferred.insert(gsi, message);
+                self.deferred.insert(gsi, msi);
             }
             Err(error) => log::debug!("the route of GSI {gsi} is not deferred: {error}"),
         }
@@ -251,12 +250,12 @@ impl Table {
         change(&mut routes);
         self.set_routing(&routes)?;
         self.routes = routes;
-        for (gsi, message) in std::mem::take(&mut self.deferred) {
+        for (gsi, msi) in std::mem::take(&mut self.deferred) {
             match self.attach(gsi) {
                 Ok(()) => self.stop_polling(gsi),
                 Err(error) => {
                     log::warn!("GSI {gsi} stays deferred: KVM_IRQFD: {error}");
-                    self.deferred.insert(gsi, message);
+                    self.deferred.insert(gsi, msi);
                 }
             }
         }

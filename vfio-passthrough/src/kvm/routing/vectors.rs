@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::entries::Msi;
 use super::shared::Shared;
 use crate::host::{MsiMessage, MsiVectors};
 
 /// The vectors of one function. A vector takes nothing from the host until it is used.
 pub(super) struct Vectors {
     shared: Arc<Shared>,
+    device_id: Option<u32>,
     count: u16,
     vectors: BTreeMap<u16, Vector>,
 }
@@ -25,8 +27,8 @@ struct Vector {
 }
 
 impl Vectors {
-    pub(super) fn new(shared: Arc<Shared>, count: u16) -> Self {
-        Self { shared, count, vectors: BTreeMap::new() }
+    pub(super) fn new(shared: Arc<Shared>, device_id: Option<u32>, count: u16) -> Self {
+        Self { shared, device_id, count, vectors: BTreeMap::new() }
     }
 
     fn vector(&mut self, vector: u16) -> io::Result<&mut Vector> {
@@ -73,10 +75,12 @@ impl MsiVectors for Vectors {
     fn update(&mut self, changes: &[(u16, Option<MsiMessage>)]) -> io::Result<()> {
         let starting = changes.iter().filter(|(_, message)| message.is_some());
         self.take_gsis(starting.map(|(vector, _)| *vector))?;
+        let device_id = self.device_id;
+        let msi = |message| Msi { message, device_id };
         // A vector without a GSI was never delivered: there is nothing to stop.
         let changes: Vec<_> = changes
             .iter()
-            .filter_map(|(vector, message)| Some((self.gsi(*vector)?, *message)))
+            .filter_map(|(vector, message)| Some((self.gsi(*vector)?, message.map(msi))))
             .collect();
         self.shared.lock().update(&changes)
     }

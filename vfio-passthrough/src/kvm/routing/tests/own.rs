@@ -6,7 +6,8 @@ use super::deferred::{Setup, to_cpu};
 use super::*;
 
 fn route(gsi: u32, vector: u16) -> kvm_irq_routing_entry {
-    entries::msi(gsi, to_cpu(vector).unwrap())
+    let message = to_cpu(vector).unwrap();
+    entries::route(gsi, entries::Msi { message, device_id: None })
 }
 
 #[test]
