@@ -105,5 +105,6 @@ impl KvmHost {
 }
 
 // They look at the interrupt controllers of an x86 VM.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;

@@ -15,5 +15,6 @@ pub use own::KvmGsi;
 pub use router::KvmRouter;
 
 // They look at the interrupt controllers of an x86 VM.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;

@@ -107,10 +107,11 @@ fn allocates_as_many_gsis_as_kvm_accepts_routes() {
     let mut take = |count: usize| table.take(&vec![eventfd.clone(); count]);
     assert!(take(4057).is_err());
     let gsis = take(4056).unwrap();
-    let mut routes = entries::Routes::new();
-    routes.msis = gsis.iter().map(|gsi| (*gsi, message(*gsi).unwrap())).collect();
+    let msi = |gsi| entries::Msi { message: message(gsi).unwrap(), device_id: None };
+    let mut routes = entries::Routes::new(&(24..4096));
+    routes.msis = gsis.iter().map(|gsi| (*gsi, msi(*gsi))).collect();
     table.set_routing(&routes).unwrap();
-    routes.msis.insert(5000, message(0).unwrap());
+    routes.msis.insert(5000, msi(0));
     assert_eq!(table.set_routing(&routes).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 }
 
