@@ -46,7 +46,7 @@ const WINDOW: u64 = 0xe000_0000;
 
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut root = PciRoot::new();
+    let root = PciRoot::new();
     root.push(Arc::new(HostBridge)).unwrap();
     let vms = [0, 1].map(|_| {
         let faults = Arc::new(Faults::default());

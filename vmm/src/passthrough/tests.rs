@@ -17,7 +17,7 @@ use crate::counters::FunctionCounts;
 /// direct.
 fn two_at(gpa: u32) -> (PciRoot, Guest) {
     let guest = Guest::new(Arc::default());
-    let mut root = PciRoot::new();
+    let root = PciRoot::new();
     for address in ["01:00.0", "02:00.0"] {
         let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
         let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);

@@ -104,7 +104,11 @@ impl Vm {
         self.functions.place_bars(&resources.layout)?;
         let load = if self.is_first { Kernel::load } else { Kernel::load_again };
         let kernel = load(&resources.files.kernel, resources.ram.memory(), &resources.layout)?;
-        let platform = Platform { cpus: config.cpus, slots: self.functions.slots() };
+        let platform = Platform {
+            cpus: config.cpus,
+            slots: self.functions.slots(),
+            hot_plug: config.control.is_some(),
+        };
         let boot = Boot {
             memory: resources.ram.memory(),
             layout: &resources.layout,
@@ -118,7 +122,7 @@ impl Vm {
 
     /// A bus with the host bridge in slot 0 and the assigned functions, and the functions.
     fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.insert(DevFn::from(0), Arc::new(HostBridge))?;
         let mut functions = Vec::new();
         for (place, function) in self.functions.iter() {
