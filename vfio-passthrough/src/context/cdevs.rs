@@ -17,10 +17,10 @@ use crate::backend::iommufd::{Ioas, attach_ioas, bind};
 use crate::backend::sysfs::Sysfs;
 use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::host::GroupLink;
+use crate::pci::presence::Identity;
 
 /// The IOAS of a guest, and the devices that are attached to it.
 pub(super) struct Cdevs {
-    sysfs: Sysfs,
     ioas: Arc<Ioas>,
     drivers: Drivers,
     links: Mutex<Links>,
@@ -52,8 +52,7 @@ impl Device {
 impl Cdevs {
     /// Has no device yet.
     pub fn new(ioas: Arc<Ioas>) -> Self {
-        let (sysfs, drivers) = (Sysfs::default(), Drivers::default());
-        Self { sysfs, ioas, drivers, links: Mutex::default() }
+        Self { ioas, drivers: Drivers::default(), links: Mutex::default() }
     }
 
     /// Links all devices with another hypervisor, after it ended their links with the previous one.
@@ -76,6 +75,7 @@ impl Cdevs {
 /// and unbinds (vfio_df_unbind_iommufd).
 pub(super) struct CdevAttachment {
     cdevs: Arc<Cdevs>,
+    sysfs: Sysfs,
     address: PciAddress,
     file: Arc<File>,
 }
@@ -88,15 +88,16 @@ impl CdevAttachment {
         options: DeviceOptions,
     ) -> Result<Self, Error> {
         cdevs.drivers.forget();
-        cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(cdevs.open(address, options.file)?);
+        let sysfs = options.sysfs.unwrap_or_default();
+        let group = sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let file = Arc::new(open(&sysfs, address, options.file)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
-        cdevs.add(address, &file)?;
-        let own = Self { cdevs: cdevs.clone(), address, file };
+        cdevs.add(address, group, &file)?;
+        let own = Self { cdevs: cdevs.clone(), sysfs, address, file };
         let token = options.vf_token;
         let uuid = token.map(VfToken::bytes);
         let bound = retry_while_locked(|| bind(&own.file, &cdevs.ioas, uuid.as_ref()));
-        bound.map_err(|source| cdevs.refused(address, token, source))?;
+        bound.map_err(|source| refused(&own.sysfs, (address, group), token, source))?;
         let attached = attach_ioas(&own.file, &cdevs.ioas);
         attached.map_err(|source| Error::OpenDevice { address, call: ATTACH, source })?;
         Ok(own)
@@ -106,61 +107,62 @@ impl CdevAttachment {
 const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
-impl Cdevs {
-    /// The device's file: `opened`, if it is that of the device, or the node.
-    fn open(&self, address: PciAddress, opened: Option<File>) -> Result<File, Error> {
-        let path = self.sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
-        if let Some(file) = opened {
-            return match self.sysfs.is_cdev_of(&file, address) {
-                true => Ok(file),
-                false => Err(Error::OtherCdev { address, path }),
-            };
-        }
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        file.map_err(|source| Error::OpenCdev { address, path, source })
+/// The device's file: `opened`, if it is that of the device, or the node.
+fn open(sysfs: &Sysfs, address: PciAddress, opened: Option<File>) -> Result<File, Error> {
+    let path = sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
+    if let Some(file) = opened {
+        return match sysfs.is_cdev_of(&file, address) {
+            true => Ok(file),
+            false => Err(Error::OtherCdev { address, path }),
+        };
     }
+    let file = OpenOptions::new().read(true).write(true).open(&path);
+    file.map_err(|source| Error::OpenCdev { address, path, source })
+}
 
+impl Cdevs {
     /// Adds a device, and links it with the hypervisor.
-    fn add(&self, address: PciAddress, file: &Arc<File>) -> Result<(), Error> {
+    fn add(&self, address: PciAddress, group: u32, file: &Arc<File>) -> Result<(), Error> {
         let mut links = self.links();
         if links.devices.contains_key(&address) {
-            return Err(Error::DeviceBusy {
-                address,
-                group: self.sysfs.group(address).unwrap_or(0),
-            });
+            return Err(Error::DeviceBusy { address, group });
         }
         let device = Device::new(address, file.clone(), links.link.clone())?;
         links.devices.insert(address, device);
         Ok(())
     }
+}
 
-    /// The error of a device that the kernel does not bind. It names who has the group, if the group
-    /// is in use.
-    fn refused(&self, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
-        let group = self.sysfs.group(address).unwrap_or_default();
-        match (source.raw_os_error(), token) {
-            // EPERM: a driver of the host, or another iommufd, has the group
-            // (iommu_device_claim_dma_owner).
-            (Some(libc::EPERM), _) if !self.sysfs.offenders(group).is_empty() => {
-                Error::NotReady(self.sysfs.not_viable(address, group))
-            }
-            // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
-            // is bound (vfio_df_open).
-            (Some(libc::EBUSY | libc::EPERM), _) | (Some(libc::EINVAL), None) => {
-                Error::DeviceBusy { address, group }
-            }
-            (Some(libc::EINVAL), Some(_)) => {
-                let physical = self.sysfs.physical_function(address);
-                Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }
-            }
-            (_, token) => match VfTokenProblem::of(&source, token) {
-                Some(problem) => {
-                    let physical = self.sysfs.physical_function(address);
-                    Error::VfToken { address, physical, problem }
-                }
-                None => Error::OpenDevice { address, call: BIND, source },
-            },
+/// The error of a device that the kernel does not bind. It names who has the group, if the group
+/// is in use.
+fn refused(
+    sysfs: &Sysfs,
+    (address, group): (PciAddress, u32),
+    token: Option<VfToken>,
+    source: io::Error,
+) -> Error {
+    match (source.raw_os_error(), token) {
+        // EPERM: a driver of the host, or another iommufd, has the group
+        // (iommu_device_claim_dma_owner).
+        (Some(libc::EPERM), _) if !sysfs.offenders(group).is_empty() => {
+            Error::NotReady(sysfs.not_viable(address, group))
         }
+        // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
+        // is bound (vfio_df_open).
+        (Some(libc::EBUSY | libc::EPERM), _) | (Some(libc::EINVAL), None) => {
+            Error::DeviceBusy { address, group }
+        }
+        (Some(libc::EINVAL), Some(_)) => {
+            let physical = sysfs.physical_function(address);
+            Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }
+        }
+        (_, token) => match VfTokenProblem::of(&source, token) {
+            Some(problem) => {
+                let physical = sysfs.physical_function(address);
+                Error::VfToken { address, physical, problem }
+            }
+            None => Error::OpenDevice { address, call: BIND, source },
+        },
     }
 }
 
@@ -169,12 +171,16 @@ impl Attachment for CdevAttachment {
         Ok(&self.file)
     }
 
+    fn recorded(&self, address: PciAddress) -> Option<Identity> {
+        self.sysfs.identity(address)
+    }
+
     fn exports(&self) -> bool {
         true
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
-        let Cdevs { sysfs, drivers, .. } = &*self.cdevs;
+        let (sysfs, drivers) = (&self.sysfs, &self.cdevs.drivers);
         // All-ones: another iommufd, or nobody, owns the function.
         let describe = |(address, id)| drivers.bus_member(address, id != u32::MAX, sysfs);
         Ok(ioctl::hot_reset_info(&self.file)?.into_iter().map(describe).collect())

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use crate::address::{ByteRange, PciAddress};
-use crate::backend::sysfs::Sysfs;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
 };
@@ -20,6 +19,9 @@ use crate::pci::presence::Identity;
 pub(super) trait Attachment: Send + Sync {
     /// The device's file.
     fn device(&self) -> io::Result<&File>;
+
+    /// See [`Device::recorded`].
+    fn recorded(&self, address: PciAddress) -> Option<Identity>;
 
     /// Whether the address space can map a dma-buf ([`Device::export`]).
     fn exports(&self) -> bool;
@@ -59,7 +61,7 @@ impl AssignedDevice {
             call: "VFIO_DEVICE_GET_INFO",
             source,
         })?;
-        let recorded = Sysfs::default().identity(address);
+        let recorded = attachment.recorded(address);
         Ok(Self { flags, recorded, calls, open: Mutex::new(Some(Arc::new(attachment))) })
     }
 

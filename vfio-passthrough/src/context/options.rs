@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::vf_token::VfToken;
+use crate::backend::sysfs::Sysfs;
 
 /// How a device is opened; by default by opening the node of its group (type1) or its own
 /// (iommufd), and without a token.
@@ -16,4 +17,7 @@ pub struct DeviceOptions {
     /// token of that one, and so is a physical function whose virtual functions are in use. If they
     /// are not in use, the physical function gets this token.
     pub vf_token: Option<VfToken>,
+    /// A view of sysfs for this device instead of `/sys`, for a process that may open no file. With
+    /// [`Sysfs::copy`] another process makes it.
+    pub sysfs: Option<Sysfs>,
 }

@@ -16,10 +16,10 @@ use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
 use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::counters::VfioCalls;
+use crate::pci::presence::Identity;
 
 /// The groups of a guest. Its devices and its context share them.
 pub(super) struct SharedGroups {
-    pub sysfs: Sysfs,
     pub calls: Arc<VfioCalls>,
     groups: Mutex<Groups>,
     drivers: Drivers,
@@ -29,7 +29,7 @@ impl SharedGroups {
     /// Has no group yet. `first` is the container for the first group.
     pub fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
         let groups = Mutex::new(Groups::new(first));
-        Self { sysfs: Sysfs::default(), calls, groups, drivers: Drivers::default() }
+        Self { calls, groups, drivers: Drivers::default() }
     }
 
     /// Locks the groups.
@@ -41,6 +41,7 @@ impl SharedGroups {
 /// A device of a group. The group stays attached while this value lives.
 pub(super) struct Membership {
     groups: Arc<SharedGroups>,
+    sysfs: Sysfs,
     number: u32,
     /// `None` before the device is opened, and after it is closed.
     device: Option<File>,
@@ -54,22 +55,22 @@ impl Membership {
         options: DeviceOptions,
     ) -> Result<Self, Error> {
         groups.drivers.forget();
-        let sysfs = &groups.sysfs;
+        let sysfs = options.sysfs.unwrap_or_default();
         let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
         let found = options.file.as_ref().map(|file| sysfs.group_of(file));
         if let Some(other) = found.filter(|other| *other != Some(number)) {
             return Err(Error::OtherGroup { address, group: number, other });
         }
         let mut locked = groups.lock();
-        locked.join(address, number, options.file, (&groups.sysfs, &groups.calls))?;
+        locked.join(address, number, options.file, (&sysfs, &groups.calls))?;
         let group = locked.file(number).cloned();
         drop(locked);
-        let mut own = Self { groups: groups.clone(), number, device: None };
+        let mut own = Self { groups: groups.clone(), sysfs, number, device: None };
         let opened = group.ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|group| {
             let name = name(address, options.vf_token);
             retry_while_locked(|| ioctl::open_device(&group, &name))
         });
-        let refused = |source| refused(&groups.sysfs, address, options.vf_token, source);
+        let refused = |source| refused(&own.sysfs, address, options.vf_token, source);
         own.device = Some(opened.map_err(refused)?);
         Ok(own)
     }
@@ -80,15 +81,19 @@ impl Attachment for Membership {
         self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
+    fn recorded(&self, address: PciAddress) -> Option<Identity> {
+        self.sysfs.identity(address)
+    }
+
     fn exports(&self) -> bool {
         false
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
-        let SharedGroups { sysfs, drivers, .. } = &*self.groups;
+        let drivers = &self.groups.drivers;
         let describe = |(address, group)| {
             let attached = self.groups.lock().file(group).is_some();
-            drivers.bus_member(address, attached, sysfs)
+            drivers.bus_member(address, attached, &self.sysfs)
         };
         Ok(ioctl::hot_reset_info(self.device()?)?.into_iter().map(describe).collect())
     }

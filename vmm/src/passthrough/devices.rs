@@ -154,7 +154,7 @@ impl Request<'_> {
     fn open(&self, container: &IommuContext, passed: &mut PassedFds) -> Result<Opened, Error> {
         let (asked, address) = (self.asked, self.candidate.address);
         let file = asked.file.map(|fd| passed.remove(fd)).transpose()?;
-        let options = DeviceOptions { file, vf_token: asked.vf_token };
+        let options = DeviceOptions { file, vf_token: asked.vf_token, sysfs: None };
         Ok(Opened {
             index: self.index,
             place: self.place,

@@ -2,7 +2,9 @@
 //! is a parameter, so that tests run on fixture trees.
 
 mod reserved;
+mod source;
 mod tree;
 
 pub use reserved::{ReservedKind, ReservedRegion};
+pub use source::Entry;
 pub use tree::{Error, Sysfs};

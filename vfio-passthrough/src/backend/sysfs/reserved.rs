@@ -1,14 +1,11 @@
 //! Reserved addresses of a group's I/O address space.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::path::Path;
 
+use super::source::GROUPS;
 use super::tree::Sysfs;
 use crate::address::ByteRange;
-
-/// The kernel's file is at most a page (`iommu_group_show_resv_regions`).
-const MOST_BYTES: u64 = 64 << 10;
 
 /// Why addresses are reserved (linux/iommu.h, `enum iommu_resv_type`; names as in
 /// `iommu_group_resv_type_string`).
@@ -58,14 +55,9 @@ impl Sysfs {
     /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) excludes these addresses, but only
     /// after the group is attached, and since Linux 5.4.
     pub fn reserved_regions(&self, group: u32) -> Vec<ReservedRegion> {
-        let folder = self.root.join("kernel/iommu_groups").join(group.to_string());
-        let mut bytes = Vec::new();
-        let opened = File::open(folder.join("reserved_regions"));
-        let read = opened.and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => regions(&String::from_utf8_lossy(&bytes)),
-            Err(_) => Vec::new(),
-        }
+        let folder = Path::new(GROUPS).join(group.to_string());
+        let text = self.source.text(&folder.join("reserved_regions"));
+        text.map(|text| regions(&text)).unwrap_or_default()
     }
 }
 

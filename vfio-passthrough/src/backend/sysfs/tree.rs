@@ -1,18 +1,19 @@
 //! Reads the drivers and groups of devices from sysfs. The root is a parameter, so that tests run
 //! on fixture trees.
 
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::source::{DEVICES, GROUPS, Source};
 use crate::address::PciAddress;
 use crate::pci::presence::Identity;
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
-    pub(super) root: PathBuf,
+    pub(super) source: Source,
 }
 
 /// An error that keeps a device from being assigned.
@@ -115,19 +116,24 @@ fn bind_commands(address: PciAddress, bound: bool) -> String {
 
 impl Default for Sysfs {
     fn default() -> Self {
-        Self { root: PathBuf::from("/sys") }
+        Self::at("/sys")
     }
 }
 
 impl Sysfs {
     /// Reads a tree that looks like `/sys`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { source: Source::Tree(root.into()) }
     }
 
-    /// The folder of a device.
-    pub fn device(&self, address: PciAddress) -> PathBuf {
-        self.root.join("bus/pci/devices").join(address.to_string())
+    /// Whether there is such a device.
+    pub fn has_device(&self, address: PciAddress) -> bool {
+        self.source.exists(&device(address))
+    }
+
+    /// Whether the folder of a device has an entry.
+    pub fn device_has(&self, address: PciAddress, name: &str) -> bool {
+        self.source.exists(&device(address).join(name))
     }
 
     /// The IOMMU group of a device that is bound to a driver of VFIO.
@@ -136,7 +142,7 @@ impl Sysfs {
     ///
     /// See [`Error`]: each variant is a reason why the device cannot be assigned.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
-        if !self.device(address).exists() {
+        if !self.has_device(address) {
             return Err(Error::NoDevice { address });
         }
         let driver = self.link_name(address, "driver")?;
@@ -151,7 +157,7 @@ impl Sysfs {
     /// read.
     pub fn identity(&self, address: PciAddress) -> Option<Identity> {
         let read = |name: &str| {
-            let text = fs::read_to_string(self.device(address).join(name)).ok()?;
+            let text = self.source.text(&device(address).join(name))?;
             u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
         };
         Some(Identity { vendor: read("vendor")?, device: read("device")? })
@@ -169,8 +175,7 @@ impl Sysfs {
 
     fn is_vfio_by(&self, address: PciAddress, driver: Option<&str>) -> bool {
         // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder since Linux 6.1.
-        let folder = self.device(address).join("vfio-dev");
-        driver.is_some_and(is_vfio_driver) || folder.exists()
+        driver.is_some_and(is_vfio_driver) || self.device_has(address, "vfio-dev")
     }
 
     /// The physical function of a virtual function (SR-IOV, PCIe 9.1). It is `None` for other
@@ -195,40 +200,38 @@ impl Sysfs {
     /// (`/dev/vfio/devices`) and no group nodes. The class `vfio` is that of groups
     /// (vfio_group_init), `vfio-dev` that of devices (vfio_init).
     pub fn lacks_groups(&self) -> bool {
-        let has = |class: &str| self.root.join("class").join(class).exists();
+        let has = |class: &str| self.source.exists(&Path::new("class").join(class));
         has("vfio-dev") && !has("vfio")
     }
 
     /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
-    pub fn group_of(&self, file: &fs::File) -> Option<u32> {
-        let metadata = file.metadata().ok()?;
-        let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
-        let number = format!("{}:{}", libc::major(device), libc::minor(device));
+    pub fn group_of(&self, file: &File) -> Option<u32> {
         // A group's link is like ../../devices/virtual/vfio/7. The container's is in `misc`.
-        let target = fs::read_link(self.root.join("dev/char").join(number)).ok()?;
+        let target = self.source.link(&self.number_of(file)?).ok()?;
         let is_group = target.parent().and_then(last_component).as_deref() == Some("vfio");
         last_component(&target).filter(|_| is_group)?.parse().ok()
     }
 
+    /// The link of a device node that is open as `file`.
+    pub(super) fn number_of(&self, file: &File) -> Option<PathBuf> {
+        Some(Path::new("dev/char").join(number(file)?))
+    }
+
     /// The node of a device, `/dev/vfio/devices/vfioN`. It is `None` also if sysfs cannot be read.
     pub fn cdev(&self, address: PciAddress) -> Option<PathBuf> {
-        let mut entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
+        let folder = device(address).join("vfio-dev");
         // Without CONFIG_VFIO_DEVICE_CDEV the folder has no device number.
-        let entry = entries.find(|entry| entry.path().join("dev").exists())?;
-        Some(Path::new("/dev/vfio/devices").join(entry.file_name()))
+        let has_number = |name: &String| self.source.exists(&folder.join(name).join("dev"));
+        let name = self.source.names(&folder).into_iter().find(has_number)?;
+        Some(Path::new("/dev/vfio/devices").join(name))
     }
 
     /// Whether `file` is the device's node, which is open.
-    pub fn is_cdev_of(&self, file: &fs::File, address: PciAddress) -> bool {
-        let number = || {
-            let metadata = file.metadata().ok()?;
-            let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
-            let entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
-            let own = format!("{}:{}", libc::major(device), libc::minor(device));
-            let read = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("dev")).ok();
-            entries.filter_map(read).find(|number| number.trim() == own)
-        };
-        number().is_some()
+    pub fn is_cdev_of(&self, file: &File, address: PciAddress) -> bool {
+        let folder = device(address).join("vfio-dev");
+        let read = |name: String| self.source.text(&folder.join(name).join("dev"));
+        let mut numbers = self.source.names(&folder).into_iter().filter_map(read);
+        number(file).is_some_and(|own| numbers.any(|number| number.trim() == own))
     }
 
     /// The members of a group whose drivers make the group not viable, in order.
@@ -240,10 +243,8 @@ impl Sysfs {
 
     /// The PCI devices of a group, in order.
     pub fn members(&self, group: u32) -> Vec<PciAddress> {
-        let folder = self.root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut members: Vec<_> = members.collect();
+        let names = self.names(&Path::new(GROUPS).join(group.to_string()).join("devices"));
+        let mut members: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
         members.sort();
         members
     }
@@ -256,13 +257,29 @@ impl Sysfs {
 
     /// The last component of a link in the folder of a device, or `None` if there is no such link.
     fn link_name(&self, address: PciAddress, link: &str) -> Result<Option<String>, Error> {
-        let path = self.device(address).join(link);
-        match fs::read_link(&path) {
+        let path = device(address).join(link);
+        match self.source.link(&path) {
             Ok(target) => Ok(last_component(&target)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Read { address, path, source }),
+            Err(source) => Err(Error::Read { address, path: Path::new("/sys").join(path), source }),
         }
     }
+
+    pub(super) fn names(&self, folder: &Path) -> Vec<String> {
+        self.source.names(folder)
+    }
+}
+
+/// The folder of a device.
+fn device(address: PciAddress) -> PathBuf {
+    Path::new(DEVICES).join(address.to_string())
+}
+
+/// The number of a device node that is open, as sysfs writes it.
+fn number(file: &File) -> Option<String> {
+    let metadata = file.metadata().ok()?;
+    let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
+    Some(format!("{}:{}", libc::major(device), libc::minor(device)))
 }
 
 fn last_component(path: &Path) -> Option<String> {
@@ -281,6 +298,8 @@ fn does_host_dma(driver: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -417,7 +436,7 @@ mod tests {
         let sysfs = tree.sysfs();
         let offender = (address("01:00.1"), "qat_variant".to_owned());
         assert_eq!(sysfs.offenders(14), [offender]);
-        fs::create_dir(sysfs.device(address("01:00.1")).join("vfio-dev")).unwrap();
+        fs::create_dir(tree.folder(address("01:00.1")).join("vfio-dev")).unwrap();
         assert_eq!(sysfs.offenders(14), []);
         assert_eq!(sysfs.ready_group(address("01:00.1")).unwrap(), 14);
     }
@@ -450,7 +469,7 @@ mod tests {
             let sysfs = tree.sysfs();
             let (physical, virtual_) = (address("01:00.0"), address("01:00.1"));
             assert_eq!([sysfs.physical_function(virtual_), sysfs.vf_token_of(virtual_)], [None; 2]);
-            symlink("../0000:01:00.0", sysfs.device(virtual_).join("physfn")).unwrap();
+            symlink("../0000:01:00.0", tree.folder(virtual_).join("physfn")).unwrap();
             assert_eq!(sysfs.physical_function(virtual_), Some(physical));
             let of = needs.then_some(physical);
             assert_eq!(sysfs.vf_token_of(virtual_), of, "{driver:?}");
