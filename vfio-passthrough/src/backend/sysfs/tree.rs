@@ -327,6 +327,10 @@ mod tests {
             self
         }
 
+        fn folder(&self, address: PciAddress) -> PathBuf {
+            self.0.path().join(device(address))
+        }
+
         fn sysfs(&self) -> Sysfs {
             Sysfs::at(self.0.path())
         }
@@ -351,7 +355,7 @@ mod tests {
             .device("0000:02:00.0", Some("vfio-pci"), Some("15"))
             .device("0000:03:00.0", Some("nvme"), Some("16"));
         let folder = |device: &str| {
-            let folder = tree.sysfs().device(address(device)).join("vfio-dev/vfio3");
+            let folder = tree.folder(address(device)).join("vfio-dev/vfio3");
             fs::create_dir_all(&folder).unwrap();
             folder
         };
