@@ -191,6 +191,20 @@ pub(crate) struct Passthrough {
     pub(crate) at: Option<Place>,
 }
 
+impl Passthrough {
+    /// The options, each after a comma, as `--vfio` accepts them; without `fd=N`.
+    pub(crate) fn options(&self) -> String {
+        let reset = (self.reset == ResetPolicy::IfPossible).then(|| ",reset=none".to_owned());
+        let p2p = (!self.p2p).then(|| ",p2p=off".to_owned());
+        let at = self.at.map(|place| match place.function {
+            None => format!(",at={:02x}", place.slot),
+            Some(function) => format!(",at={:02x}.{function}", place.slot),
+        });
+        let token = self.vf_token.map(|token| format!(",vf-token={}", token.text()));
+        [reset, p2p, at, token].into_iter().flatten().collect()
+    }
+}
+
 /// A place on the guest's bus, as requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {

@@ -69,6 +69,11 @@ impl PciRoot {
         self.change(|functions| functions.retain(|devfn, _| devfn.slot() != slot));
     }
 
+    /// Retries the BARs of all functions whose memory slot was refused because of an overlap.
+    pub fn retry_placement(&self) {
+        self.after_write(SlotsFreed(true));
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Functions) -> T) -> T {
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut functions))

@@ -102,7 +102,11 @@ impl Placement {
     }
 
     /// Maps the placed windows for the DMA of the guest's other devices in `peers`, or unmaps them.
-    pub fn set_peers(&mut self, peers: Option<DmaSpace>, config: &ConfigSpace) -> Result<(), Error> {
+    pub fn set_peers(
+        &mut self,
+        peers: Option<DmaSpace>,
+        config: &ConfigSpace,
+    ) -> Result<(), Error> {
         self.peers = peers;
         if self.peers.is_some() {
             self.place(config);

@@ -2,7 +2,7 @@
 //! attached to one IOAS.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::linked::Linked;
+use super::nodes::open_cdev;
 use super::options::DeviceOptions;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
@@ -116,8 +117,7 @@ fn open(sysfs: &Sysfs, address: PciAddress, opened: Option<File>) -> Result<File
             false => Err(Error::OtherCdev { address, path }),
         };
     }
-    let file = OpenOptions::new().read(true).write(true).open(&path);
-    file.map_err(|source| Error::OpenCdev { address, path, source })
+    open_cdev(address, &path)
 }
 
 impl Cdevs {

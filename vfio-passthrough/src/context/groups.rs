@@ -1,13 +1,13 @@
 //! The attached groups, and their link to the hypervisor.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 
 use super::containers::{Containers, Opened};
 use super::error::Error;
 use super::linked::Linked;
+use super::nodes::open_group;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
@@ -57,7 +57,7 @@ impl Groups {
         (sysfs, calls): (&Sysfs, &Arc<VfioCalls>),
     ) -> Result<(), Error> {
         if !self.members.contains_key(&number) {
-            let file = opened.map_or_else(|| open(address, number), Ok)?;
+            let file = opened.map_or_else(|| open_group(address, number), Ok)?;
             let file = Arc::new(viable(file, address, number, sysfs)?);
             let candidate = Opened { address, number, file: &file, calls };
             self.containers.join(&candidate)?;
@@ -107,15 +107,6 @@ impl Groups {
 
 fn name(group: u32) -> String {
     format!("IOMMU group {group}")
-}
-
-fn open(address: PciAddress, group: u32) -> Result<File, Error> {
-    let path = Path::new("/dev/vfio").join(group.to_string());
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    opened.map_err(|source| match source.raw_os_error() {
-        Some(libc::EBUSY) => Error::GroupBusy { address, group },
-        _ => Error::OpenGroup { address, group, source },
-    })
 }
 
 /// Returns the file if its group is viable.

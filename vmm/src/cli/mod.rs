@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use vfio_passthrough::PciAddress;
+
 use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source};
 
 pub(crate) use prepare::PrepareCommand;
@@ -43,6 +45,43 @@ pub(crate) enum Command {
     /// A command that prepares the host.
     #[command(flatten)]
     Prepare(PrepareCommand),
+    /// Add devices to a running guest that was started with --control, all or none
+    ///
+    /// The command checks and opens the devices with its own rights, and prints their places in the
+    /// guest. The guest's kernel needs ACPI hot-plug (CONFIG_HOTPLUG_PCI_ACPI), as distributions'
+    /// kernels have it.
+    Add {
+        /// The socket of the guest's --control option
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// A device and its options, as for a guest's --vfio; may be repeated
+        #[arg(
+            long,
+            value_name = "DEVICE[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID]",
+            required = true
+        )]
+        vfio: Vec<Passthrough>,
+        /// The kernel's interface, for the first devices of a guest: auto, type1 or iommufd
+        #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+        iommu: Iommu,
+    },
+    /// Take a device back from a running guest, with all functions in its slot
+    ///
+    /// The guest is asked for it. The command ends when the host has the device.
+    Remove {
+        /// The socket of the guest's --control option
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// A PCI device: its address (0000:01:00.0) or sysfs path
+        #[arg(value_name = "DEVICE", value_parser = prepare::address)]
+        device: PciAddress,
+        /// Take it without waiting for the guest; the guest learns of it afterwards
+        #[arg(long)]
+        force: bool,
+        /// The seconds that the guest has to give it back
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        timeout: u64,
+    },
     /// Print the counters of a running guest
     Stats {
         /// The socket of the guest's --control option
@@ -198,6 +237,8 @@ To bind a device to vfio-pci (as root), and to return it to its driver:
   vmm unbind 0000:01:00.0
 
 To control a guest that was started with --control /run/vm.sock:
+  vmm add /run/vm.sock --vfio 0000:01:00.0
+  vmm remove /run/vm.sock 0000:01:00.0
   vmm stats /run/vm.sock
   curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vm.power-button
 
@@ -268,6 +309,8 @@ mod tests {
             "--seccomp <MODE>",
             "[default: on]",
             "stats ",
+            "add ",
+            "remove ",
             "SIGUSR1",
             "check ",
             "devices ",

@@ -87,13 +87,13 @@ impl Sysfs {
         Self { source: Source::Copy(Arc::new(entries.into_iter().collect())) }
     }
 
-    /// Copies what the assignment of a device reads, by the devices' nodes `files` or without. The
-    /// paths are relative to `/sys`.
+    /// Copies what the assignment of a device reads, by its open node or that of its group, if
+    /// there is one. The paths are relative to `/sys`.
     ///
     /// The copy has the device, its physical function, the other devices of its group, whose drivers
     /// decide whether the group is viable, and the devices on its bus, which a reset of the bus
     /// resets.
-    pub fn copy(&self, address: PciAddress, files: &[&File]) -> BTreeMap<PathBuf, Entry> {
+    pub fn copy(&self, address: PciAddress, node: Option<&File>) -> BTreeMap<PathBuf, Entry> {
         let mut copy = Copy { sysfs: self, entries: BTreeMap::new() };
         let on_bus =
             self.names(Path::new(DEVICES)).into_iter().filter_map(|name| name.parse().ok());
@@ -104,7 +104,7 @@ impl Sysfs {
         let devices = on_bus.chain(members).chain(physical).chain([address]);
         devices.for_each(|device| copy.device(device));
         group.into_iter().for_each(|group| copy.group(group));
-        files.iter().filter_map(|file| self.number_of(file)).for_each(|path| copy.link(path));
+        node.and_then(|file| self.number_of(file)).into_iter().for_each(|path| copy.link(path));
         copy.entries
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         let tree = tree();
         let own = Sysfs::at(tree.path());
         let null = File::open("/dev/null").unwrap();
-        let copied = Sysfs::of_copy(own.copy(address("01:00.0"), &[&null]));
+        let copied = Sysfs::of_copy(own.copy(address("01:00.0"), Some(&null)));
         let answers = |sysfs: &Sysfs| {
             let each = ["01:00.0", "01:00.1", "01:01.0"].map(address).map(|address| {
                 (
@@ -230,10 +230,10 @@ mod tests {
     #[test]
     fn a_copy_has_nothing_else() {
         let tree = tree();
-        let copied = Sysfs::of_copy(Sysfs::at(tree.path()).copy(address("01:00.0"), &[]));
+        let copied = Sysfs::of_copy(Sysfs::at(tree.path()).copy(address("01:00.0"), None));
         let other = address("02:00.0");
         assert!(copied.ready_group(other).is_err() && copied.identity(other).is_none());
         assert_eq!(copied.members(9), []);
-        assert!(Sysfs::at(tree.path()).copy(address("09:00.0"), &[]).is_empty());
+        assert!(Sysfs::at(tree.path()).copy(address("09:00.0"), None).is_empty());
     }
 }

@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::configuration::Configuration;
+use super::configuration::{Configuration, DeviceInfo};
+use super::messages::RemoveRequest;
+use crate::error::Error;
+use crate::passthrough::addition::Addition;
+use crate::passthrough::hot_plug::HotPlug;
 use crate::run::stop::{Outcome, Stop};
 use crate::run::vcpu::Vcpus;
 
@@ -22,6 +26,8 @@ pub(crate) struct Life {
     pub(crate) power_button: EventFd,
     /// Reads the current counters.
     pub(crate) counters: Box<dyn Fn() -> Value + Send>,
+    /// Adds and removes devices; `None` without a control socket.
+    pub(crate) hot_plug: Option<HotPlug>,
 }
 
 /// The state of a guest.
@@ -41,13 +47,58 @@ pub(crate) enum State {
 pub(crate) struct NotRunning;
 
 /// Access to the guest in its current life.
-#[derive(Default)]
 pub(crate) struct Control {
     life: Mutex<Option<Life>>,
     configuration: Mutex<Option<Configuration>>,
+    ejected: Arc<EventFd>,
 }
 
 impl Control {
+    /// There is no life yet.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let ejected = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
+        let (life, configuration) = Default::default();
+        Ok(Self { life, configuration, ejected: Arc::new(ejected) })
+    }
+
+    /// An eventfd that is raised when the guest ejects a device.
+    pub(crate) fn ejected(&self) -> &Arc<EventFd> {
+        &self.ejected
+    }
+
+    /// Gives ejected devices back to the host.
+    pub(crate) fn finish_ejections(&self) {
+        let _ = self.ejected.read();
+        // A life that ends meanwhile gives them back itself.
+        let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
+    }
+
+    /// Adds devices to the guest, all or none.
+    pub(crate) fn add(
+        &self,
+        addition: Addition,
+    ) -> Result<Result<Vec<DeviceInfo>, Error>, NotRunning> {
+        let added = self.on_hot_plug(|hot_plug| hot_plug.add(addition))?;
+        Ok(added.map(|added| added.iter().map(DeviceInfo::of).collect()))
+    }
+
+    /// Asks the guest for a device, or takes it.
+    pub(crate) fn remove(&self, request: &RemoveRequest) -> Result<Result<(), Error>, NotRunning> {
+        let address = request.address.parse();
+        self.on_hot_plug(|hot_plug| hot_plug.remove(address.map_err(Error::Address)?, request.force))
+    }
+
+    /// The action, and then the new list of devices.
+    fn on_hot_plug<T>(&self, action: impl FnOnce(&HotPlug) -> T) -> Result<T, NotRunning> {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref()).ok_or(NotRunning)?;
+        let result = action(hot_plug);
+        if let Some(configuration) = lock(&self.configuration).as_mut() {
+            configuration.iommu = hot_plug.assigned.iommu();
+            configuration.devices = hot_plug.functions.iter().map(|own| DeviceInfo::of(&own)).collect();
+        }
+        Ok(result)
+    }
     /// Sets the guest's configuration.
     pub(crate) fn configure(&self, configuration: Configuration) {
         *lock(&self.configuration) = Some(configuration);

@@ -1,0 +1,113 @@
+//! The assigned devices of a guest, which can change while it runs, and the RAM that they access.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use resources::AddressRange;
+use vfio_passthrough::counters::VfioCalls;
+use vfio_passthrough::dma::Mapping;
+use vfio_passthrough::kvm::KvmHost;
+use vfio_passthrough::{IommuContext, PciAddress};
+
+use super::addition::{Addition, NewDevice};
+use super::devices::Devices;
+use super::functions::Functions;
+use super::hot_plug::Placed;
+use super::mapping;
+use crate::error::Error;
+use crate::guest::memory::Ram;
+
+/// The assigned devices. Without devices nothing is pinned.
+pub(crate) struct Assigned {
+    ram: Ram,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    // Drop order: the devices are closed before RAM is unmapped.
+    devices: Option<Devices>,
+    mappings: Vec<Mapping>,
+}
+
+impl Assigned {
+    /// The devices of the start, with the mappings of all of `ram`.
+    pub(crate) fn new(devices: Option<Devices>, mappings: Vec<Mapping>, ram: &Ram) -> Self {
+        Self { ram: ram.clone(), state: Mutex::new(State { devices, mappings }) }
+    }
+
+    /// Links the devices to the VM of `host`.
+    pub(crate) fn link(&self, host: &KvmHost) -> Result<(), Error> {
+        self.lock().devices.iter().try_for_each(|devices| devices.link(host))
+    }
+
+    /// The functions of all devices in their power-on state, in the VM of `host`.
+    pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
+        let state = self.lock();
+        state.devices.as_ref().map_or_else(|| Ok(Functions::default()), |own| own.functions(host))
+    }
+
+    /// The kernel's interface for the devices, as `--iommu` names it; `None` without devices.
+    pub(crate) fn iommu(&self) -> Option<&'static str> {
+        self.lock().devices.as_ref().map(Devices::iommu)
+    }
+
+    /// The counters of VFIO calls.
+    pub(crate) fn calls(&self) -> Option<Arc<VfioCalls>> {
+        self.lock().devices.as_ref().map(Devices::calls)
+    }
+
+    /// Opens devices and makes their functions, all or none. The first device maps all of RAM.
+    pub(crate) fn add(
+        &self,
+        addition: Addition,
+        host: &KvmHost,
+        is_taken: &dyn Fn(u8) -> bool,
+    ) -> Result<Vec<Placed>, Error> {
+        let mut state = self.lock();
+        addition.devices.iter().try_for_each(|device| self.check_ram(device))?;
+        let State { devices, mappings } = &mut *state;
+        let mut first = match devices {
+            Some(_) => None,
+            None => Some(first(&addition, host)?),
+        };
+        let own = devices.as_mut().or(first.as_mut());
+        let own = own.ok_or(Error::NoContainer)?;
+        own.check_kind(&addition)?;
+        let placed = own.add(addition.devices, host, is_taken, |dma| match mappings.is_empty() {
+            true => mapping::map(dma, &self.ram).map(Some),
+            false => Ok(None),
+        })?;
+        let (placed, mapped) = placed;
+        mappings.extend(mapped.into_iter().flatten());
+        state.devices = state.devices.take().or(first);
+        Ok(placed)
+    }
+
+    /// Forgets a device, which is closed. The last one unmaps RAM.
+    pub(crate) fn remove(&self, address: PciAddress) {
+        let mut state = self.lock();
+        let is_last = state.devices.as_mut().is_some_and(|devices| devices.remove(address));
+        if is_last {
+            *state = State::default();
+        }
+    }
+
+    /// RAM must not be where the device's group reserves addresses.
+    fn check_ram(&self, device: &NewDevice) -> Result<(), Error> {
+        let group = device.sysfs.group(device.address);
+        let regions = group.map(|group| device.sysfs.reserved_regions(group)).unwrap_or_default();
+        let taken = regions.iter().filter(|region| region.is_taken());
+        for region in taken {
+            let range = AddressRange::new(region.range.start(), region.range.size());
+            if self.ram.ranges().any(|ram| !ram.intersection(&range).is_empty()) {
+                let (address, kind) = (device.address, region.kind);
+                return Err(Error::ReservedRam { address, range, kind });
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

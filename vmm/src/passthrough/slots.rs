@@ -1,0 +1,71 @@
+//! The slots of a guest whose devices come and go: the registers that its ACPI methods read, and
+//! their interrupt.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::{EjectSink, HotPlug};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Registers that report ejected slots to an [`Ejections`].
+pub(crate) type Registers = HotPlug<Arc<Ejections>>;
+
+/// The slots, as the VMM changes them.
+pub(crate) struct Slots {
+    registers: Arc<Registers>,
+    interrupt: EventFd,
+}
+
+impl Slots {
+    /// The slots of `registers`, whose changes raise `interrupt`.
+    pub(crate) fn new(registers: Arc<Registers>, interrupt: EventFd) -> Self {
+        Self { registers, interrupt }
+    }
+
+    /// Reports new devices to the guest.
+    pub(crate) fn arrive(&self, slots: impl IntoIterator<Item = u8>) {
+        slots.into_iter().for_each(|slot| self.registers.arrive(slot));
+        self.raise();
+    }
+
+    /// Asks the guest for the devices in a slot.
+    pub(crate) fn ask(&self, slot: u8) {
+        self.registers.want(slot);
+        self.raise();
+    }
+
+    /// Whether the guest has not ejected the slot yet.
+    pub(crate) fn is_taken(&self, slot: u8) -> bool {
+        self.registers.has(slot)
+    }
+
+    fn raise(&self) {
+        // The counter overflows only if the guest never takes the interrupt; it is then pending.
+        let _ = self.interrupt.write(1);
+    }
+}
+
+/// Slots that the guest ejected, and whose devices the VMM has not given back yet.
+pub(crate) struct Ejections {
+    slots: Mutex<Vec<u8>>,
+    /// Wakes the thread that gives them back.
+    signal: Arc<EventFd>,
+}
+
+impl Ejections {
+    /// No slot. `signal` is raised for each.
+    pub(crate) fn new(signal: Arc<EventFd>) -> Self {
+        Self { slots: Mutex::default(), signal }
+    }
+
+    /// Takes all slots.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl EjectSink for Arc<Ejections> {
+    fn ejected(&self, slot: u8) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        let _ = self.signal.write(1);
+    }
+}
