@@ -221,6 +221,38 @@ pub enum Error {
     /// Two `--vfio` options name the same device.
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
+    /// The running guest does not have the device.
+    #[error(
+        "{address}: the guest does not have this device; 'vmm stats' and vm.devices list those it has"
+    )]
+    NotAssigned {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+    },
+    /// The running guest's RAM lies where the device's IOMMU cannot map it.
+    #[error(
+        "{address}: the guest's RAM lies at {range}, which its IOMMU group reserves ({kind}): only a \
+         guest that starts with the device has its RAM elsewhere"
+    )]
+    ReservedRam {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+        /// The reserved addresses.
+        range: resources::AddressRange,
+        /// What they are reserved for.
+        kind: vfio_passthrough::backend::sysfs::ReservedKind,
+    },
+    /// The request has devices of another kind than the guest.
+    #[error("the guest uses its devices by {is}: the files of a request must be of the same kind")]
+    OtherKind {
+        /// The guest's interface.
+        is: &'static str,
+    },
+    /// The first devices of a guest come without a container or iommufd.
+    #[error(
+        "the guest has no devices yet: the request needs a file of the container, or of iommufd"
+    )]
+    NoContainer,
     /// VFIO refused a device.
     #[error("{}{}", .0, token_option(.0))]
     Vfio(#[from] vfio_passthrough::context::Error),
@@ -316,6 +348,17 @@ pub enum PlaceError {
         first: vfio_passthrough::PciAddress,
         /// The function that comes second.
         second: vfio_passthrough::PciAddress,
+    },
+    /// A running guest has a device in the slot.
+    #[error(
+        "--vfio {address}: slot {slot:02x} of the guest's bus has a device that the guest has not \
+         given back\n  give another slot, or leave at= out"
+    )]
+    SlotTaken {
+        /// The function.
+        address: vfio_passthrough::PciAddress,
+        /// The slot.
+        slot: u8,
     },
     /// A guest looks for functions 1 to 7 of a slot only if function 0 exists.
     #[error(

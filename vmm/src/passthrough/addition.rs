@@ -5,6 +5,7 @@ use std::fs::File;
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
+use super::places::Candidate;
 use crate::config::Passthrough;
 
 /// The devices to add, all or none.
@@ -26,4 +27,11 @@ pub(crate) struct NewDevice {
     pub(crate) node: Option<File>,
     /// What the client read from sysfs about it.
     pub(crate) sysfs: Sysfs,
+}
+
+impl NewDevice {
+    pub(crate) fn candidate(&self) -> Candidate {
+        let is_virtual = self.sysfs.physical_function(self.address).is_some();
+        Candidate { address: self.address, is_virtual, at: self.asked.at }
+    }
 }

@@ -6,13 +6,11 @@ use resources::AddressRange;
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::dma::Mapping;
 use vfio_passthrough::kvm::KvmHost;
-use vfio_passthrough::{IommuContext, PciAddress};
+use vfio_passthrough::{DmaSpace, PciAddress};
 
 use super::addition::{Addition, NewDevice};
 use super::devices::Devices;
-use super::functions::Functions;
-use super::hot_plug::Placed;
-use super::mapping;
+use super::functions::{Functions, Placed};
 use crate::error::Error;
 use crate::guest::memory::Ram;
 
@@ -26,13 +24,13 @@ pub(crate) struct Assigned {
 struct State {
     // Drop order: the devices are closed before RAM is unmapped.
     devices: Option<Devices>,
-    mappings: Vec<Mapping>,
+    _mappings: Vec<Mapping>,
 }
 
 impl Assigned {
     /// The devices of the start, with the mappings of all of `ram`.
     pub(crate) fn new(devices: Option<Devices>, mappings: Vec<Mapping>, ram: &Ram) -> Self {
-        Self { ram: ram.clone(), state: Mutex::new(State { devices, mappings }) }
+        Self { ram: ram.clone(), state: Mutex::new(State { devices, _mappings: mappings }) }
     }
 
     /// Links the devices to the VM of `host`.
@@ -59,37 +57,33 @@ impl Assigned {
     /// Opens devices and makes their functions, all or none. The first device maps all of RAM.
     pub(crate) fn add(
         &self,
-        addition: Addition,
+        mut addition: Addition,
         host: &KvmHost,
-        is_taken: &dyn Fn(u8) -> bool,
+        taken: &[u8],
     ) -> Result<Vec<Placed>, Error> {
         let mut state = self.lock();
         addition.devices.iter().try_for_each(|device| self.check_ram(device))?;
-        let State { devices, mappings } = &mut *state;
-        let mut first = match devices {
-            Some(_) => None,
-            None => Some(first(&addition, host)?),
-        };
-        let own = devices.as_mut().or(first.as_mut());
-        let own = own.ok_or(Error::NoContainer)?;
-        own.check_kind(&addition)?;
-        let placed = own.add(addition.devices, host, is_taken, |dma| match mappings.is_empty() {
-            true => mapping::map(dma, &self.ram).map(Some),
-            false => Ok(None),
-        })?;
-        let (placed, mapped) = placed;
-        mappings.extend(mapped.into_iter().flatten());
-        state.devices = state.devices.take().or(first);
-        Ok(placed)
+        if let Some(own) = &mut state.devices {
+            return own.add(addition, host, taken, |_| Ok(())).map(|(functions, ())| functions);
+        }
+        let mut first = Devices::first(&mut addition, host)?;
+        let map = |own: &Devices| own.map(&self.ram);
+        let (functions, mappings) = first.add(addition, host, taken, map)?;
+        *state = State { devices: Some(first), _mappings: mappings };
+        Ok(functions)
     }
 
     /// Forgets a device, which is closed. The last one unmaps RAM.
     pub(crate) fn remove(&self, address: PciAddress) {
         let mut state = self.lock();
-        let is_last = state.devices.as_mut().is_some_and(|devices| devices.remove(address));
-        if is_last {
+        if state.devices.as_mut().is_some_and(|devices| devices.remove(address)) {
             *state = State::default();
         }
+    }
+
+    /// The space in which other devices access the BARs of a device; `None` if there is no other.
+    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
+        self.lock().devices.as_ref().and_then(|devices| devices.peers(address))
     }
 
     /// RAM must not be where the device's group reserves addresses.
@@ -99,7 +93,7 @@ impl Assigned {
         let taken = regions.iter().filter(|region| region.is_taken());
         for region in taken {
             let range = AddressRange::new(region.range.start(), region.range.size());
-            if self.ram.ranges().any(|ram| !ram.intersection(&range).is_empty()) {
+            if self.ram.ranges().any(|ram| ram.overlaps(&range)) {
                 let (address, kind) = (device.address, region.kind);
                 return Err(Error::ReservedRam { address, range, kind });
             }

@@ -11,11 +11,12 @@ use vfio_passthrough::dma::{Mapping, allow_locked_memory};
 use vfio_passthrough::host::HostMemory;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+    DmaSpace, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
 use vm_memory::GuestMemoryRegion;
 
-use super::functions::Functions;
+use super::addition::{Addition, NewDevice};
+use super::functions::{Functions, Placed};
 use super::iommu;
 use super::places::{Candidate, places};
 use crate::config::{Config, Passthrough};
@@ -76,15 +77,94 @@ impl Devices {
     /// Creates the functions in their power-on state, in the VM of `host`. A device that was
     /// detached in an earlier life of the guest has no function.
     pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
-        // Peer-to-peer DMA needs a second device.
         let others = self.opened.len() > 1;
-        let function = |opened: &Opened| -> Result<_, Error> {
-            let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
-            Ok((opened.place, Arc::new(opened.function(&host)?)))
-        };
+        let function = |opened: &Opened| self.placed(opened, others, host);
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
         Ok(Functions::new(remaining.map(function).collect::<Result<_, _>>()?))
+    }
+
+    /// Opens the first devices of a running guest, in the address space that the request brings.
+    pub(crate) fn first(addition: &mut Addition, host: &KvmHost) -> Result<Self, Error> {
+        let file = addition.context.take().ok_or(Error::NoContainer)?;
+        let container = match addition.is_iommufd {
+            true => IommuContext::open_iommufd_by(file)?,
+            false => IommuContext::open_by(file)?,
+        };
+        link(&container, host)?;
+        Ok(Self { container, opened: Vec::new() })
+    }
+
+    /// Opens further devices, and makes their functions in the VM of `host`, all or none. `map` maps
+    /// RAM between the two.
+    pub(crate) fn add<M>(
+        &mut self,
+        addition: Addition,
+        host: &KvmHost,
+        taken: &[u8],
+        map: impl FnOnce(&Self) -> Result<M, Error>,
+    ) -> Result<(Vec<Placed>, M), Error> {
+        if addition.is_iommufd != self.container.is_iommufd() {
+            return Err(Error::OtherKind { is: self.iommu() });
+        }
+        let opened = self.open_new(addition.devices, taken)?;
+        let mapped = map(self)?;
+        let others = self.opened.len().saturating_add(opened.len()) > 1;
+        let functions = opened.iter().map(|own| self.placed(own, others, host));
+        let functions = functions.collect::<Result<Vec<_>, _>>()?;
+        self.opened.extend(opened);
+        Ok((functions, mapped))
+    }
+
+    fn open_new(&self, new: Vec<NewDevice>, taken: &[u8]) -> Result<Vec<Opened>, Error> {
+        let mut own = self.opened.iter().map(|opened| opened.address);
+        let addresses: Vec<_> = new.iter().map(|new| new.address).collect();
+        let repeated = (1..addresses.len()).find(|index| {
+            let (before, rest) = addresses.split_at(*index);
+            rest.first().is_some_and(|first| before.contains(first))
+        });
+        let repeated = repeated.and_then(|index| addresses.get(index));
+        if let Some(twice) = own.find(|own| addresses.contains(own)).or(repeated.copied()) {
+            return Err(Error::DeviceTwice(twice));
+        }
+        let candidates: Vec<_> = new.iter().map(NewDevice::candidate).collect();
+        let places = places(&candidates, taken.iter().copied())?;
+        let first = self.opened.len();
+        let open = |(index, (new, place)): (usize, (NewDevice, &DevFn))| {
+            let index = first.saturating_add(index);
+            let (address, asked) = (new.address, new.asked);
+            let (file, vf_token) = (new.node, asked.vf_token);
+            let options = DeviceOptions { file, vf_token, sysfs: Some(new.sysfs) };
+            Ok(Opened {
+                index,
+                place: *place,
+                multifunction: has_others(*place, &places),
+                address,
+                device: self.container.open_device_with(address, options)?,
+                reset: asked.reset,
+                p2p: asked.p2p,
+            })
+        };
+        new.into_iter().zip(&places).enumerate().map(open).collect()
+    }
+
+    fn placed(&self, opened: &Opened, others: bool, host: &KvmHost) -> Result<Placed, Error> {
+        // Peer-to-peer DMA needs a second device.
+        let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
+        let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
+        Ok((opened.place, Arc::new(opened.function(&host)?)))
+    }
+
+    /// Forgets a closed device, and returns whether it was the last.
+    pub(crate) fn remove(&mut self, address: PciAddress) -> bool {
+        self.opened.retain(|opened| opened.address != address);
+        self.opened.is_empty()
+    }
+
+    /// The space in which other devices access the BARs of the only device: `None` if there is one
+    /// device, or if its user does not want it.
+    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
+        let asked = self.opened.iter().any(|own| own.address == address && own.p2p);
+        (asked && self.opened.len() > 1).then(|| self.container.dma().clone())
     }
 
     /// The IOVA ranges that the IOMMU can map.
@@ -179,7 +259,7 @@ fn requests<'a>(
         at: asked.at,
     };
     let candidates: Vec<_> = asked.iter().zip(addresses).map(candidate).collect();
-    let places = places(&candidates)?;
+    let places = places(&candidates, [])?;
     let all = candidates.into_iter().zip(&places).zip(asked).enumerate();
     let requests = all.map(|(index, ((candidate, place), asked))| {
         let multifunction = has_others(*place, &places);

@@ -146,7 +146,8 @@ impl DeviceEvents {
                 let left = device.function.function().address() == address;
                 if left {
                     // The events are open until the function is dropped here.
-                    events(&device.function).for_each(|event| drop(ops.remove(Events::empty(event))));
+                    events(&device.function)
+                        .for_each(|event| drop(ops.remove(Events::empty(event))));
                 }
                 !left
             }),

@@ -1,7 +1,7 @@
 //! The assigned functions of one VM, and the placement of their BARs.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::DevFn;
 use resources::{BarRequest, BarSpace, Layout};
@@ -10,24 +10,46 @@ use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 use crate::counters::FunctionCounts;
 use crate::error::Error;
 
-/// The assigned functions of one VM, with their places on its bus, in the order of the command line.
+/// A function and its place on the guest's bus.
+pub(crate) type Placed = (DevFn, Arc<PassthroughFunction>);
+
+/// The assigned functions of one VM, with their places on its bus, in the order in which they came.
+/// Copies share them.
 #[derive(Clone, Default)]
-pub(crate) struct Functions(Vec<(DevFn, Arc<PassthroughFunction>)>);
+pub(crate) struct Functions(Arc<Mutex<Vec<Placed>>>);
 
 impl Functions {
     /// Pairs of place and function.
-    pub(crate) fn new(functions: Vec<(DevFn, Arc<PassthroughFunction>)>) -> Self {
-        Self(functions)
+    pub(crate) fn new(functions: Vec<Placed>) -> Self {
+        Self(Arc::new(Mutex::new(functions)))
     }
 
-    /// Iterates over pairs of place and function.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(DevFn, Arc<PassthroughFunction>)> {
-        self.0.iter()
+    /// Iterates over the functions of now.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Placed> + use<> {
+        self.lock().clone().into_iter()
+    }
+
+    /// Adds functions.
+    pub(crate) fn add(&self, functions: &[Placed]) {
+        self.lock().extend_from_slice(functions);
+    }
+
+    /// Removes the functions of a slot.
+    pub(crate) fn remove(&self, slot: u8) -> Vec<Arc<PassthroughFunction>> {
+        let mut functions = self.lock();
+        let (left, stay) = functions.drain(..).partition(|(place, _)| place.slot() == slot);
+        *functions = stay;
+        let left: Vec<Placed> = left;
+        left.into_iter().map(|(_, function)| function).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Placed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The BARs that need an address.
     pub(crate) fn bars(&self) -> Vec<BarRequest> {
-        self.iter().flat_map(|(_, function)| bar_requests(function)).collect()
+        self.iter().flat_map(|(_, function)| bar_requests(&function)).collect()
     }
 
     /// Places each BAR, as firmware does. The functions do not decode yet.
@@ -55,7 +77,7 @@ impl Functions {
     }
 
     /// The number of interrupt vectors of each function.
-    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> + use<> {
         self.iter().map(|(_, function)| function.vectors().into())
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use devices::{DevFn, PciRoot};
+use devices::{DevFn, PciRoot, SLOTS};
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{PassthroughFunction, PciAddress};
 
@@ -13,12 +13,9 @@ use super::addition::Addition;
 use super::assigned::Assigned;
 use super::events::{Change, Changes};
 use super::function::GuestFunction;
-use super::functions::Functions;
+use super::functions::{Functions, Placed};
 use super::slots::{Ejections, Slots};
 use crate::error::Error;
-
-/// A function and its place on the guest's bus.
-pub(crate) type Placed = (DevFn, Arc<PassthroughFunction>);
 
 /// The bus of a guest's life, with what a function on it needs.
 pub(crate) struct HotPlug {
@@ -36,12 +33,13 @@ pub(crate) struct HotPlug {
 impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
-        let taken = |slot| self.slots.is_taken(slot);
+        let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
         let added = self.assigned.add(addition, &self.kvm_host, &taken)?;
         for (place, function) in &added {
             put(&self.bus, *place, (self.wrap)(function), &self.changes)?;
         }
         self.functions.add(&added);
+        self.set_peers();
         self.slots.arrive(added.iter().map(|(place, _)| place.slot()));
         Ok(added)
     }
@@ -73,7 +71,16 @@ impl HotPlug {
             self.changes.push(Change::Left(function.address()));
             self.assigned.remove(function.address());
         }
+        self.set_peers();
         self.bus.retry_placement();
+    }
+
+    /// Peer-to-peer mappings come with the second device, and go when only one is left.
+    fn set_peers(&self) {
+        for (_, function) in self.functions.iter() {
+            let set = function.set_peers(self.assigned.peers(function.address()));
+            set.unwrap_or_else(|error| log::warn!("{error}"));
+        }
     }
 }
 

@@ -29,8 +29,9 @@ pub(crate) fn open(
     }
 }
 
+/// An interface of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
+pub(crate) enum Choice {
     Type1,
     Iommufd,
 }
@@ -48,7 +49,7 @@ fn choose(config: &Config, addresses: &[PciAddress], passed: &PassedFds) -> Resu
 
 /// iommufd if this process may open it, and each device by a node of its own. A device with a VF
 /// token is used by type1: Linux 6.12 neither takes a token by iommufd, nor asks for one.
-fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
+pub(crate) fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
     let sysfs = Sysfs::default();
     let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
     let by_node = |(asked, address): (&Passthrough, &PciAddress)| match asked.file {

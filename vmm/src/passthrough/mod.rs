@@ -9,7 +9,7 @@ pub(crate) mod events;
 pub(crate) mod function;
 pub(crate) mod functions;
 pub(crate) mod hot_plug;
-mod iommu;
+pub(crate) mod iommu;
 pub(crate) mod places;
 pub(crate) mod slots;
 mod sync;

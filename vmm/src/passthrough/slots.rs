@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::{EjectSink, HotPlug};
+use nix::sys::eventfd;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Registers that report ejected slots to an [`Ejections`].
-pub(crate) type Registers = HotPlug<Arc<Ejections>>;
+pub(crate) type Registers = HotPlug<Ejected>;
 
 /// The slots, as the VMM changes them.
 pub(crate) struct Slots {
@@ -19,6 +20,11 @@ impl Slots {
     /// The slots of `registers`, whose changes raise `interrupt`.
     pub(crate) fn new(registers: Arc<Registers>, interrupt: EventFd) -> Self {
         Self { registers, interrupt }
+    }
+
+    /// The registers, for the port bus.
+    pub(crate) fn registers(&self) -> Arc<Registers> {
+        Arc::clone(&self.registers)
     }
 
     /// Reports new devices to the guest.
@@ -48,12 +54,12 @@ impl Slots {
 pub(crate) struct Ejections {
     slots: Mutex<Vec<u8>>,
     /// Wakes the thread that gives them back.
-    signal: Arc<EventFd>,
+    signal: Arc<eventfd::EventFd>,
 }
 
 impl Ejections {
     /// No slot. `signal` is raised for each.
-    pub(crate) fn new(signal: Arc<EventFd>) -> Self {
+    pub(crate) fn new(signal: Arc<eventfd::EventFd>) -> Self {
         Self { slots: Mutex::default(), signal }
     }
 
@@ -63,9 +69,12 @@ impl Ejections {
     }
 }
 
-impl EjectSink for Arc<Ejections> {
+/// Adds slots to an [`Ejections`].
+pub(crate) struct Ejected(pub(crate) Arc<Ejections>);
+
+impl EjectSink for Ejected {
     fn ejected(&self, slot: u8) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
-        let _ = self.signal.write(1);
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        let _ = self.0.signal.write(1);
     }
 }

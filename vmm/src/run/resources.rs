@@ -10,7 +10,7 @@ use kvm_ioctls::Kvm;
 use resources::{AddressRange, Layout};
 use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::counters::VfioCalls;
-use vfio_passthrough::dma::{Mapping, allow_locked_memory};
+use vfio_passthrough::dma::allow_locked_memory;
 
 use super::control::{Configuration, DeviceInfo};
 use super::stats::Stats;
@@ -27,6 +27,7 @@ use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
 use crate::host::{kvm, memory};
 use crate::passthrough::addresses::addresses;
+use crate::passthrough::assigned::Assigned;
 use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
@@ -35,8 +36,8 @@ pub(crate) struct Resources {
     kvm: Kvm,
     /// The CPUID that KVM supports.
     pub(crate) supported: CpuId,
-    /// The assigned devices; `None` without `--vfio`.
-    pub(crate) devices: Option<Devices>,
+    /// The assigned devices.
+    pub(crate) assigned: Arc<Assigned>,
     /// The guest's physical layout.
     pub(crate) layout: Layout,
     pub(crate) ram: Ram,
@@ -44,7 +45,6 @@ pub(crate) struct Resources {
     pub(crate) files: Files,
     /// The seccomp filters of the threads.
     pub(crate) filters: Filters,
-    _mappings: Vec<Mapping>,
     /// The host's interrupt counts.
     pub(crate) interrupts: Arc<Interrupts>,
 }
@@ -118,18 +118,20 @@ impl Resources {
         let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
         let devices = Devices::open(config, &addresses, passed, &vm.kvm_host)?;
-        vm.take_functions(devices.as_ref())?;
+        if let Some(devices) = &devices {
+            vm.functions = devices.functions(&vm.kvm_host)?;
+        }
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
         kvm::check_slots(&kvm, layout.ram.len())?;
         let ram = ram_for(prepared, &layout, config.memory, stats)?;
         let mappings = devices.as_ref().map(|devices| devices.map(&ram));
-        let _mappings = mappings.transpose()?.unwrap_or_default();
+        let mappings = mappings.transpose()?.unwrap_or_default();
+        let assigned = Arc::new(Assigned::new(devices, mappings, &ram));
         stats.phase("map");
         let interrupts = Arc::new(Interrupts::open());
-        let resources =
-            Self { kvm, supported, devices, layout, ram, files, filters, _mappings, interrupts };
+        let resources = Self { kvm, supported, assigned, layout, ram, files, filters, interrupts };
         Ok((resources, vm))
     }
 
@@ -137,25 +139,24 @@ impl Resources {
     pub(crate) fn next_vm(&self, stats: &Stats) -> Result<Vm, Error> {
         stats.reboots.add_one();
         let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
-        if let Some(devices) = &self.devices {
-            devices.link(&vm.kvm_host)?;
-        }
-        vm.take_functions(self.devices.as_ref())?;
+        self.assigned.link(&vm.kvm_host)?;
+        vm.functions = self.assigned.functions(&vm.kvm_host)?;
         vm.is_first = false;
         Ok(vm)
     }
 
     /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
-        let iommu = self.devices.as_ref().map(Devices::iommu);
-        Configuration::new(config, iommu, vm.functions.iter().map(DeviceInfo::of).collect())
+        Configuration::new(
+            config,
+            self.assigned.iommu(),
+            vm.functions.iter().map(|own| DeviceInfo::of(&own)).collect(),
+        )
     }
 
     /// Adds the counts of VFIO calls to `stats`.
     pub(crate) fn count(&self, stats: &Stats) {
-        if let Some(devices) = &self.devices {
-            count_calls(&devices.calls(), stats);
-        }
+        self.assigned.calls().iter().for_each(|calls| count_calls(calls, stats));
     }
 }
 

@@ -9,7 +9,6 @@ use crate::counters::Calls;
 use crate::error::Error;
 use crate::host::kvm;
 use crate::passthrough::coalesced::CoalescedWrites;
-use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
 /// The first GSI for message-signalled interrupts: the one after the IOAPIC's pins.
@@ -40,13 +39,5 @@ impl Vm {
             functions: Functions::default(),
             is_first: true,
         })
-    }
-
-    /// Assigns the functions of `devices`.
-    pub(crate) fn take_functions(&mut self, devices: Option<&Devices>) -> Result<(), Error> {
-        if let Some(devices) = devices {
-            self.functions = devices.functions(&self.kvm_host)?;
-        }
-        Ok(())
     }
 }

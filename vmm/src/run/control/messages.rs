@@ -60,6 +60,12 @@ impl RemoveRequest {
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         parse(body)
     }
+
+    /// The device, and whether to take it.
+    pub(super) fn device(&self) -> Result<(PciAddress, bool), String> {
+        let address = self.address.parse();
+        Ok((address.map_err(|error| format!("{}: {error}", self.address))?, self.force))
+    }
 }
 
 impl AddRequest {
@@ -81,11 +87,14 @@ impl AddRequest {
         };
         let context = self.container.then(|| next("the container")).transpose()?;
         let device = |device: AddedDevice| {
-            let asked: Passthrough = device.vfio.parse().map_err(|error| format!("{}: {error}", device.vfio))?;
-            let address = asked.path.as_ref().and_then(|path| path.to_str()?.parse::<PciAddress>().ok());
+            let asked: Passthrough =
+                device.vfio.parse().map_err(|error| format!("{}: {error}", device.vfio))?;
+            let address =
+                asked.path.as_ref().and_then(|path| path.to_str()?.parse::<PciAddress>().ok());
             let address = address.ok_or_else(|| format!("{}: give an address", device.vfio))?;
             let node = device.node.then(|| next("a device")).transpose()?;
-            let sysfs = Sysfs::of_copy(device.sysfs.into_iter().map(|(path, entry)| (path, entry.into())));
+            let sysfs =
+                Sysfs::of_copy(device.sysfs.into_iter().map(|(path, entry)| (path, entry.into())));
             Ok(NewDevice { address, asked, node, sysfs })
         };
         let devices = self.devices.into_iter().map(device).collect::<Result<Vec<_>, String>>()?;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use thiserror::Error;
 use vfio_passthrough::PciAddress;
-use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::{self, Nodes};
 
 use super::client::{self, Client};
@@ -85,7 +84,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn add(&mut self, nodes: &Nodes, (address, asked): (PciAddress, &Passthrough), file: Option<File>) {
+    fn add(
+        &mut self,
+        nodes: &Nodes,
+        (address, asked): (PciAddress, &Passthrough),
+        file: Option<File>,
+    ) {
         let sysfs = nodes.sysfs().copy(address, file.as_ref());
         self.devices.push(AddedDevice {
             vfio: format!("{address}{}", asked.options()),

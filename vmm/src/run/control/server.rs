@@ -14,9 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use serde_json::json;
 
-use super::guest::{Control, NotRunning};
+use super::guest::{Control, NotRunning, Refused};
 use super::http::{self, Asked, Response};
-use super::messages::{AddRequest, RemoveRequest};
 use super::received::Received;
 use crate::config::Thread;
 use crate::error::Error;
@@ -90,7 +89,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
     loop {
         let ejected = control.ejected();
-        let waited = [listener.as_fd(), ended.as_fd(), ejected.as_ref().as_fd()];
+        let waited = [listener.as_fd(), ended.as_fd(), ejected.as_fd()];
         let mut fds = waited.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -166,21 +165,19 @@ pub(crate) const ROUTES: [(&str, &str, Action); 10] = [
     ("PUT", "/api/v1/vm.power-button", |control, _, _| control.press_power_button().map(done)),
     ("PUT", "/api/v1/vm.shutdown", |control, _, _| control.shut_down().map(done)),
     ("PUT", "/api/v1/vm.add-device", |control, body, files| {
-        Ok(match AddRequest::parse(body).and_then(|request| request.take(files)) {
-            Ok(addition) => result(control.add(addition)?.map(|devices| found(&json!(devices)))),
-            Err(why) => Response::error(400, &why),
-        })
+        let added = control.add(body, files)?;
+        Ok(added.map_or_else(refused, |devices| found(&json!(devices))))
     }),
     ("PUT", "/api/v1/vm.remove-device", |control, body, _| {
-        Ok(match RemoveRequest::parse(body) {
-            Ok(request) => result(control.remove(&request)?.map(done)),
-            Err(why) => Response::error(400, &why),
-        })
+        Ok(control.remove(body)?.map_or_else(refused, done))
     }),
 ];
 
-fn result(result: Result<Response, Error>) -> Response {
-    result.unwrap_or_else(|error| Response::error(422, &error.to_string()))
+fn refused(refused: Refused) -> Response {
+    match refused {
+        Refused::Body(why) => Response::error(400, &why),
+        Refused::Device(error) => Response::error(422, &error.to_string()),
+    }
 }
 
 fn found(value: &serde_json::Value) -> Response {
