@@ -1,8 +1,8 @@
 //! The serial port COM1: a 16550A that sends its output to a [`Write`].
 
 use std::io::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 use vm_device::DevicePio;
@@ -36,7 +36,7 @@ impl Trigger for Interrupt {
 /// Signals that the receive FIFO is empty after [`Serial::receive`] found it full.
 struct Drained {
     is_awaited: AtomicBool,
-    signal: EventFd,
+    signal: Arc<EventFd>,
 }
 
 impl SerialEvents for Drained {
@@ -67,7 +67,7 @@ impl<W: Write> Serial<W> {
 
     /// A port that writes to `output` and signals `interrupt`. It signals `drained` when the guest
     /// has emptied a receive FIFO that [`Serial::receive`] found full.
-    pub fn new(interrupt: EventFd, drained: EventFd, output: W) -> Self {
+    pub fn new(interrupt: EventFd, drained: Arc<EventFd>, output: W) -> Self {
         let drained = Drained { is_awaited: AtomicBool::new(false), signal: drained };
         Self { uart: Mutex::new(Uart::with_events(Interrupt(interrupt), drained, output)) }
     }
@@ -138,17 +138,14 @@ mod tests {
         serial: Serial<Output>,
         output: Output,
         interrupt: EventFd,
-        drained: EventFd,
+        drained: Arc<EventFd>,
     }
 
     fn port() -> Port {
         let output = Output::default();
         let [interrupt, drained] = [(), ()].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
-        let serial = Serial::new(
-            interrupt.try_clone().unwrap(),
-            drained.try_clone().unwrap(),
-            output.clone(),
-        );
+        let drained = Arc::new(drained);
+        let serial = Serial::new(interrupt.try_clone().unwrap(), drained.clone(), output.clone());
         Port { serial, output, interrupt, drained }
     }
 

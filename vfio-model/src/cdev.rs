@@ -15,17 +15,30 @@ use crate::state::{State, System};
 /// `struct vfio_device_bind_iommufd`, for [`System::bind_iommufd`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindIommufd {
-    /// The size of the struct as the caller states it; [`BindIommufd::ARGSZ`] is right.
+    /// The size of the struct as the caller states it: [`BindIommufd::ARGSZ`], or with a token
+    /// [`BindIommufd::TOKEN_ARGSZ`].
     pub argsz: u32,
-    /// Must be 0.
+    /// 0, or [`BindIommufd::TOKEN`] in 7.3.
     pub flags: u32,
     /// An fd of `/dev/iommu`.
     pub iommufd: Fd,
+    /// The VF token, to which the struct points: the bytes of a UUID, in the order of its text.
+    pub token: [u8; 16],
 }
 
 impl BindIommufd {
-    /// The size of the struct.
+    /// The size of the struct without a token.
     pub const ARGSZ: u32 = 16;
+    /// The size of the struct with the address of a token.
+    pub const TOKEN_ARGSZ: u32 = 24;
+    /// `VFIO_DEVICE_BIND_FLAG_TOKEN`
+    pub const TOKEN: u32 = 1;
+
+    /// A bind to an iommufd without a token.
+    #[must_use]
+    pub fn to(iommufd: Fd) -> Self {
+        Self { argsz: Self::ARGSZ, flags: 0, iommufd, token: [0; 16] }
+    }
 }
 
 /// `struct vfio_device_attach_iommufd_pt` and `struct vfio_device_detach_iommufd_pt`, for
@@ -78,6 +91,8 @@ impl System {
     ///   not of a character device.
     /// - `EBUSY`: the device's group is open.
     /// - `EINVAL`: the file is bound.
+    /// - `EACCES` or `EINVAL` in 7.3: the device needs a VF token, or another one or none. `EFAULT`:
+    ///   the struct has no address of a token.
     /// - `EBADF` or `EBADFD`: the fd is not open, or is no iommufd.
     /// - `EINVAL`: another file of the device is bound.
     /// - `EPERM`: the IOMMU does not remap interrupts; or a driver of the host or another iommufd
@@ -89,9 +104,14 @@ impl System {
             Kind::Device(address) => (address, None),
             _ => return state.unknown_ioctl(device),
         };
-        let is_valid = call.argsz >= BindIommufd::ARGSZ && call.flags == 0 && call.iommufd.0 >= 0;
+        let flags = match state.description.kernel.binds_with_tokens() {
+            true => BindIommufd::TOKEN,
+            false => 0,
+        };
+        let is_valid =
+            call.argsz >= BindIommufd::ARGSZ && call.flags & !flags == 0 && call.iommufd.0 >= 0;
         let cdev = cdev.filter(|_| is_valid).ok_or_else(|| errno(libc::EINVAL))?;
-        let iommufd = state.check_bind(address, cdev, call.iommufd)?;
+        let iommufd = state.check_bind(address, cdev, call)?;
         let context = state.iommufds.get_mut(&iommufd).ok_or_else(|| errno(libc::EBADFD))?;
         let id = context.add(Object::Device);
         state.enable(address)?;
@@ -144,7 +164,12 @@ impl System {
 
 impl State {
     /// What a bind needs, in the order of the kernel's checks: the iommufd.
-    fn check_bind(&self, address: PciAddress, cdev: CdevId, fd: Fd) -> io::Result<IommufdId> {
+    fn check_bind(
+        &mut self,
+        address: PciAddress,
+        cdev: CdevId,
+        call: &BindIommufd,
+    ) -> io::Result<IommufdId> {
         let group = self.entry(address)?.group;
         if self.files.exists(Kind::Group(group)) || self.open_devices(group) > 0 {
             return Err(errno(libc::EBUSY));
@@ -153,13 +178,31 @@ impl State {
         if bound.is_some_and(|bound| bound.cdev == Some(cdev)) {
             return Err(errno(libc::EINVAL));
         }
-        let Kind::Iommufd(iommufd) = self.files.kind(fd)? else {
+        if self.description.kernel.binds_with_tokens() {
+            self.check_token_of_bind(address, call)?;
+        }
+        let Kind::Iommufd(iommufd) = self.files.kind(call.iommufd)? else {
             return Err(errno(libc::EBADFD));
         };
         if bound.is_some() {
             return Err(errno(libc::EINVAL));
         }
         self.check_owner(group, iommufd).map(|()| iommufd)
+    }
+
+    /// `vfio_df_check_token`.
+    fn check_token_of_bind(&mut self, address: PciAddress, call: &BindIommufd) -> io::Result<()> {
+        let has_token = call.flags & BindIommufd::TOKEN != 0;
+        match has_token && call.argsz < BindIommufd::TOKEN_ARGSZ {
+            true => Err(errno(libc::EFAULT)),
+            false => self.check_token(address, has_token.then_some(call.token)),
+        }
+    }
+
+    /// Whether a user has the device open.
+    pub fn is_used(&self, address: PciAddress) -> bool {
+        let bound = self.devices.get(&address).is_some_and(|device| device.bound.is_some());
+        bound || self.files.exists(Kind::Device(address))
     }
 
     /// A group is used by one iommufd and no driver of the host, and cannot raise interrupts of

@@ -10,7 +10,8 @@ use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{argsz, put};
-use crate::ioas::{Ioas, IoasMap};
+use crate::ioas::{Ioas, IoasMap, Map};
+use crate::map_file::Backing;
 use crate::objects::{Iommufd, Object};
 use crate::process::{PAGE, Process};
 use crate::spans::Span;
@@ -104,14 +105,11 @@ impl State {
         }
         let flag = |given, flag| if call.flags & given != 0 { flag } else { 0 };
         let access = flag(read, IoasMap::READABLE) | flag(write, IoasMap::WRITEABLE);
-        let (ioas, _, process) = self.compat(id)?;
-        let map = IoasMap {
-            flags: IoasMap::FIXED_IOVA | access,
-            ioas: 0,
-            user_va: call.vaddr,
-            length: call.size,
-            iova: call.iova,
-        };
+        let (ioas, description, process) = self.compat(id)?;
+        let memory = Backing::Address(call.vaddr);
+        memory.check_length(call.size, description.kernel)?;
+        let flags = IoasMap::FIXED_IOVA | access;
+        let map = Map { flags, memory, length: call.size, iova: call.iova };
         ioas.map(&map, process).map(|_| ())
     }
 

@@ -39,6 +39,11 @@ impl System {
         Ok(())
     }
 
+    /// Makes a memfd of a size in bytes, which `IOMMU_IOAS_MAP_FILE` can map.
+    pub fn open_memory(&self, size: u64) -> Fd {
+        self.state().files.open(Kind::Memory(size))
+    }
+
     /// Makes a virtual machine with a VFIO device (`KVM_DEV_TYPE_VFIO`). A close of the fd ends
     /// both.
     pub fn open_kvm(&self) -> Fd {
@@ -126,7 +131,7 @@ impl State {
                         self.group_closed(group);
                     }
                 }
-                Kind::Revoked | Kind::Eventfd | Kind::Kvm => {}
+                Kind::Revoked | Kind::Eventfd | Kind::Kvm | Kind::Memory(_) => {}
             }
         }
         Ok(())

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Eventfd,
     /// KVM's VFIO device.
     Kvm,
+    /// A memfd of this size.
+    Memory(u64),
 }
 
 #[derive(Debug)]

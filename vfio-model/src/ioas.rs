@@ -10,6 +10,7 @@ use std::io;
 use crate::address::PciAddress;
 use crate::describe::Description;
 use crate::errno::errno;
+use crate::map_file::Backing;
 use crate::process::{Account, PAGE, Process};
 use crate::spans::{self, ALL, Span};
 
@@ -48,19 +49,35 @@ pub struct IoasUnmap {
     pub length: u64,
 }
 
-/// Memory of the process at an IOVA (`struct iopt_area`).
+/// A map of memory, of any kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Map {
+    /// As in [`IoasMap`].
+    pub flags: u32,
+    pub memory: Backing,
+    pub length: u64,
+    pub iova: u64,
+}
+
+impl From<&IoasMap> for Map {
+    fn from(call: &IoasMap) -> Self {
+        let IoasMap { flags, user_va, length, iova, .. } = *call;
+        Self { flags, memory: Backing::Address(user_va), length, iova }
+    }
+}
+
+/// Memory at an IOVA (`struct iopt_area`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Area {
     pub span: Span,
-    /// The address in the process's memory.
-    pub user_va: u64,
+    pub memory: Backing,
     /// [`IoasMap::READABLE`] and [`IoasMap::WRITEABLE`].
     access: u32,
 }
 
 impl Area {
     fn is_aligned(self, alignment: u64) -> bool {
-        let words = [self.span.first, self.span.length(), self.user_va];
+        let words = [self.span.first, self.span.length(), self.memory.start()];
         words.iter().all(|word| is_aligned(*word, alignment))
     }
 }
@@ -125,21 +142,20 @@ impl Ioas {
     }
 
     /// `iommufd_ioas_map`: the IOVA.
-    pub fn map(&mut self, call: &IoasMap, process: &mut Process) -> io::Result<u64> {
-        check_memory(call)?;
+    pub fn map(&mut self, call: &Map, process: &mut Process) -> io::Result<u64> {
         if !is_aligned(call.length, self.alignment) {
             return Err(errno(libc::EINVAL));
         }
         let iova = match call.flags & IoasMap::FIXED_IOVA {
-            0 => self.allocate(call.user_va, call.length)?,
+            0 => self.allocate(call.memory.start(), call.length)?,
             _ => self.check_iova(call)?,
         };
-        if !is_aligned(call.user_va % PAGE, self.alignment) {
+        if !is_aligned(call.memory.start() % PAGE, self.alignment) {
             return Err(errno(libc::EINVAL));
         }
         let span = Span::sized(iova, call.length)?;
         let access = call.flags & (IoasMap::READABLE | IoasMap::WRITEABLE);
-        let area = Area { span, user_va: call.user_va, access };
+        let area = Area { span, memory: call.memory, access };
         if !self.page_tables.is_empty() {
             self.pin(&area, process)?;
         }
@@ -148,7 +164,7 @@ impl Ioas {
     }
 
     /// Checks that the IOVAs of a map are free (`iopt_check_iova`).
-    fn check_iova(&self, call: &IoasMap) -> io::Result<u64> {
+    fn check_iova(&self, call: &Map) -> io::Result<u64> {
         if !is_aligned(call.iova, self.alignment) {
             return Err(errno(libc::EINVAL));
         }
@@ -198,12 +214,12 @@ impl Ioas {
             return Ok(());
         }
         let first = iova.saturating_add(1);
-        let user_va = area.user_va.wrapping_add(first.wrapping_sub(area.span.first));
-        if !is_aligned(first, self.alignment) || !is_aligned(user_va, self.alignment) {
+        let memory = area.memory.behind(first.wrapping_sub(area.span.first));
+        if !is_aligned(first, self.alignment) || !is_aligned(memory.start(), self.alignment) {
             return Err(errno(libc::EINVAL));
         }
         let before = Area { span: Span { last: iova, ..area.span }, ..area };
-        let behind = Area { span: Span { first, ..area.span }, user_va, ..area };
+        let behind = Area { span: Span { first, ..area.span }, memory, ..area };
         self.areas.insert(area.span.first, before);
         self.areas.insert(first, behind);
         Ok(())
@@ -328,7 +344,7 @@ impl Ioas {
     /// the calls of a container can ask for.
     fn pin(&self, area: &Area, process: &mut Process) -> io::Result<()> {
         let (length, write) = (area.span.length(), area.access & IoasMap::WRITEABLE != 0);
-        process.check(area.user_va, length, write)?;
+        area.memory.check_present(length, write, process)?;
         match area.access {
             0 => Err(errno(libc::EINVAL)),
             _ => process.lock_for(self.account, length),
@@ -365,16 +381,5 @@ impl Ioas {
     pub fn use_large_pages(&mut self, description: &Description) {
         self.small_pages = false;
         self.alignment = self.smallest_alignment(description);
-    }
-}
-
-/// What the kernel checks before it looks at the address space (`iopt_alloc_pages`).
-fn check_memory(call: &IoasMap) -> io::Result<()> {
-    if call.length == 0 || call.length > u64::MAX.saturating_sub(PAGE) {
-        return Err(errno(libc::EINVAL));
-    }
-    match call.user_va.checked_add(call.length) {
-        Some(_) => Ok(()),
-        None => Err(errno(libc::EOVERFLOW)),
     }
 }

@@ -20,7 +20,8 @@ impl System {
     ///
     /// `argument` holds the struct and the room behind it that `argsz` states, the 8 bytes of a
     /// number, or a name without its terminating zero; the reply is written into it. An array to
-    /// which a struct of iommufd points lies behind the struct, at its `size`. `fds`
+    /// which a struct of iommufd points, or the VF token of a bind, lies behind the struct, at its
+    /// `size`. `fds`
     /// translates each fd in the argument that is not negative, since the program's numbers differ
     /// from the system's. `VFIO_GROUP_GET_DEVICE_FD` returns the system's number.
     ///
@@ -57,7 +58,7 @@ impl System {
             18 => self.bind_iommufd_of(fd, argument, fds),
             19 => self.attach_pt_of(fd, argument),
             20 => self.detach_pt(fd, &attach_of(argument)).map(|()| 0),
-            28.. => self.iommufd_ioctl(fd, request, argument),
+            28.. => self.iommufd_ioctl(fd, request, argument, fds),
             _ => self.state().unknown_ioctl(fd),
         }
     }
@@ -90,10 +91,18 @@ impl System {
         argument: &mut [u8],
         fds: &mut dyn FnMut(i32) -> Fd,
     ) -> io::Result<i32> {
+        let argsz = word(argument, 0);
+        let mut tail = argument.iter().take(argsz as usize).skip(BindIommufd::TOKEN_ARGSZ as usize);
+        let takes_tokens = self.state().description.kernel.binds_with_tokens();
+        if argsz >= BindIommufd::ARGSZ && takes_tokens && tail.any(|byte| *byte != 0) {
+            return Err(errno(libc::E2BIG));
+        }
+        let token = argument.get(argsz as usize..).and_then(|behind| behind.first_chunk());
         let call = BindIommufd {
-            argsz: word(argument, 0),
+            argsz,
             flags: word(argument, 4),
             iommufd: fd_at(argument, 8, fds),
+            token: token.copied().unwrap_or_default(),
         };
         let id = self.bind_iommufd(fd, &call)?;
         put(argument, 12, &id.to_ne_bytes());
@@ -168,7 +177,7 @@ fn fds_behind(argument: &[u8], size: usize, count: u32, fds: &mut dyn FnMut(i32)
     words.map(|bytes| fd_at(bytes, 0, fds)).collect()
 }
 
-fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
+pub(crate) fn fd_at(argument: &[u8], offset: usize, fds: &mut dyn FnMut(i32) -> Fd) -> Fd {
     match word(argument, offset) as i32 {
         number @ ..0 => Fd(number),
         number => fds(number),

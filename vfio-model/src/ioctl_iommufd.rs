@@ -7,7 +7,8 @@ use crate::errno::errno;
 use crate::files::{Fd, Kind};
 use crate::info::{put, word};
 use crate::ioas::{IoasMap, IoasUnmap};
-use crate::ioctl::long;
+use crate::ioctl::{fd_at, long};
+use crate::map_file::IoasMapFile;
 use crate::objects::IommuOption;
 use crate::state::System;
 
@@ -18,13 +19,16 @@ impl System {
         fd: Fd,
         request: u32,
         argument: &mut [u8],
+        fds: &mut dyn FnMut(i32) -> Fd,
     ) -> io::Result<i32> {
+        let maps_files = self.state().description.kernel.maps_files();
         let size = match request {
             28 => 8,
             29 | 36 => 12,
             30 | 34 | 35 => 24,
             32 => 32,
             33 => 40,
+            43 if maps_files => 40,
             _ => return self.state().unknown_ioctl(fd),
         };
         self.check_struct(fd, argument, size)?;
@@ -39,6 +43,7 @@ impl System {
             33 => self.ioas_map_of(fd, argument)?,
             34 => self.ioas_unmap_of(fd, argument)?,
             35 => self.iommu_option_of(fd, argument)?,
+            43 => self.ioas_map_file_of(fd, argument, fds)?,
             _ => self.vfio_ioas_of(fd, argument)?,
         }
         Ok(0)
@@ -79,6 +84,25 @@ impl System {
             iova: long(argument, 32),
         };
         let iova = self.ioas_map(fd, &call)?;
+        put(argument, 32, &iova.to_ne_bytes());
+        Ok(())
+    }
+
+    fn ioas_map_file_of(
+        &self,
+        fd: Fd,
+        argument: &mut [u8],
+        fds: &mut dyn FnMut(i32) -> Fd,
+    ) -> io::Result<()> {
+        let call = IoasMapFile {
+            flags: word(argument, 4),
+            ioas: word(argument, 8),
+            file: fd_at(argument, 12, fds),
+            start: long(argument, 16),
+            length: long(argument, 24),
+            iova: long(argument, 32),
+        };
+        let iova = self.ioas_map_file(fd, &call)?;
         put(argument, 32, &iova.to_ne_bytes());
         Ok(())
     }

@@ -7,7 +7,8 @@ use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{put, word};
-use crate::ioas::{Ioas, IoasMap, IoasUnmap};
+use crate::ioas::{Ioas, IoasMap, IoasUnmap, Map};
+use crate::map_file::Backing;
 use crate::objects::{IommuOption, Iommufd, Object};
 use crate::process::Process;
 use crate::spans::Span;
@@ -137,18 +138,10 @@ impl System {
     /// - `ENOMEM`: a device is attached, and the memory exceeds `RLIMIT_MEMLOCK`.
     pub fn ioas_map(&self, iommufd: Fd, call: &IoasMap) -> io::Result<u64> {
         let mut state = self.state();
-        let (iommufd, _, process) = state.iommufd(iommufd)?;
-        let access = IoasMap::READABLE | IoasMap::WRITEABLE;
-        if call.flags & !(access | IoasMap::FIXED_IOVA) != 0 {
-            return Err(errno(libc::EOPNOTSUPP));
-        }
-        if call.iova == u64::MAX || call.length == u64::MAX {
-            return Err(errno(libc::EOVERFLOW));
-        }
-        if call.flags & access == 0 {
-            return Err(errno(libc::EINVAL));
-        }
-        iommufd.ioas(call.ioas)?.map(call, process)
+        let (iommufd, description, process) = state.iommufd(iommufd)?;
+        let ioas = iommufd.ioas_to_map(call.flags, [call.iova, call.length], call.ioas)?;
+        Backing::Address(call.user_va).check_length(call.length, description.kernel)?;
+        ioas.map(&Map::from(call), process)
     }
 
     /// `IOMMU_IOAS_UNMAP` (`iommufd_ioas_unmap`): the number of bytes that were unmapped.
@@ -206,8 +199,8 @@ impl System {
         Ok(iommufd.compat.unwrap_or(0))
     }
 
-    /// Where in the process's memory the access of an attached device to `iova` goes, and how many
-    /// bytes the area has from there on; `None` without an area.
+    /// Where in the process's memory, or in the file, the access of an attached device to `iova`
+    /// goes, and how many bytes the area has from there on; `None` without an area.
     ///
     /// # Errors
     ///
@@ -223,7 +216,7 @@ impl System {
         let found = iommufd.ioas(ioas)?.first_in(Span { first: iova, last: iova });
         Ok(found.map(|area| {
             let offset = iova.wrapping_sub(area.span.first);
-            (area.user_va.wrapping_add(offset), area.span.length().wrapping_sub(offset))
+            (area.memory.behind(offset).start(), area.span.length().wrapping_sub(offset))
         }))
     }
 
@@ -247,7 +240,7 @@ impl System {
 
 impl State {
     /// The iommufd of an fd, with what its calls need.
-    fn iommufd(&mut self, fd: Fd) -> io::Result<(&mut Iommufd, &Description, &mut Process)> {
+    pub fn iommufd(&mut self, fd: Fd) -> io::Result<(&mut Iommufd, &Description, &mut Process)> {
         let Kind::Iommufd(id) = self.files.kind(fd)? else {
             return self.unknown_ioctl(fd);
         };

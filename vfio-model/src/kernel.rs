@@ -2,8 +2,8 @@
 
 /// The kernel whose rules a [`System`](crate::System) follows.
 ///
-/// Each method is a rule in which kernels differ. The project's conformance suite compares 6.1 and
-/// 6.12 with running kernels; 5.4 follows its source.
+/// Each method is a rule in which kernels differ. The project's conformance suite compares 6.1, 6.12
+/// and 7.3 with running kernels; 5.4 follows its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
     /// Linux 5.4: the VFIO core 0.3, before groups were claimed from the driver core.
@@ -12,6 +12,8 @@ pub enum Kernel {
     Linux6_1,
     /// Linux 6.12.
     Linux6_12,
+    /// Linux 7.3.
+    Linux7_3,
 }
 
 impl Kernel {
@@ -21,6 +23,7 @@ impl Kernel {
             Self::Linux5_4 => "5.4",
             Self::Linux6_1 => "6.1",
             Self::Linux6_12 => "6.12",
+            Self::Linux7_3 => "7.3",
         }
     }
 
@@ -30,6 +33,10 @@ impl Kernel {
 
     fn since_6_12(self) -> bool {
         self >= Self::Linux6_12
+    }
+
+    fn since_7_3(self) -> bool {
+        self >= Self::Linux7_3
     }
 
     /// `VFIO_GROUP_SET_CONTAINER` claims the group from the host's drivers, and refuses one that is
@@ -80,6 +87,24 @@ impl Kernel {
         self.since_6_12()
     }
 
+    /// iommufd has `IOMMU_IOAS_MAP_FILE` (6.13).
+    pub fn maps_files(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// `VFIO_DEVICE_BIND_IOMMUFD` takes a VF token, and refuses a device that needs one and gets
+    /// none. Before, it binds such a device without a token.
+    pub fn binds_with_tokens(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// Ranges that end beyond 2^64 are EOVERFLOW, before other checks of their sizes, and a range
+    /// that ends at 2^64 overlaps others. Before, type1 returns EINVAL, and such a range overlaps
+    /// none.
+    pub fn checks_overflow(self) -> bool {
+        self.since_7_3()
+    }
+
     /// `VFIO_DEVICE_PCI_HOT_RESET` refuses a wrong number of fds before it looks at the bus.
     pub fn counts_fds_first(self) -> bool {
         self.since_6_12()
@@ -125,7 +150,7 @@ impl Kernel {
         match self {
             Self::Linux5_4 => 16,
             Self::Linux6_1 => 20,
-            Self::Linux6_12 => 24,
+            Self::Linux6_12 | Self::Linux7_3 => 24,
         }
     }
 
@@ -133,7 +158,7 @@ impl Kernel {
     pub fn iommu_info_size(self) -> usize {
         match self {
             Self::Linux5_4 | Self::Linux6_1 => 20,
-            Self::Linux6_12 => 24,
+            Self::Linux6_12 | Self::Linux7_3 => 24,
         }
     }
 

@@ -66,7 +66,7 @@
 //! assert_eq!(system.locked_memory(), 0, "no device is attached");
 //!
 //! // The group cannot be opened while its device is bound.
-//! system.bind_iommufd(device, &BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd })?;
+//! system.bind_iommufd(device, &BindIommufd::to(iommufd))?;
 //! assert_eq!(system.open_group(5).unwrap_err().raw_os_error(), Some(libc::EBUSY));
 //!
 //! system.attach_pt(device, &AttachPt { argsz: AttachPt::ARGSZ, flags: 0, id: ioas })?;
@@ -101,12 +101,13 @@
 //!
 //! # Limits
 //!
-//! [`Kernel`] lists the differences between Linux 5.4, 6.1 and 6.12. The project's conformance
-//! suite compares 6.1 and 6.12 with running kernels, call by call, and iommufd with 6.12; 5.4
-//! follows its source.
+//! [`Kernel`] lists the differences between Linux 5.4, 6.1, 6.12 and 7.3. The project's conformance
+//! suite compares 6.1, 6.12 and 7.3 with running kernels, call by call, and iommufd with 6.12 and
+//! 7.3; 5.4 follows its source.
 //!
 //! The crate does not model:
-//! - calls of iommufd that copy areas, or make page tables: they are `ENOTTY`;
+//! - calls of iommufd that copy areas, or make page tables: they are `ENOTTY`; files other than
+//!   memfds, and PASIDs;
 //! - structs at addresses without memory (`EFAULT`), and races;
 //! - the registers of config space that vfio-pci emulates: a write reaches the device unchanged;
 //! - the config space that a reset preserves: it has its values at power-on;
@@ -141,6 +142,7 @@ mod iommufd;
 mod irq_set;
 mod irqs;
 mod kernel;
+mod map_file;
 mod notifiers;
 mod objects;
 mod pins;
@@ -168,6 +170,7 @@ pub use ioas::{IoasMap, IoasUnmap};
 pub use irq_set::{IrqData, IrqSet};
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
+pub use map_file::IoasMapFile;
 pub use notifiers::{Notice, Notifier};
 pub use objects::IommuOption;
 pub use state::System;

@@ -7,7 +7,7 @@ use crate::address::PciAddress;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{CdevId, IommufdId};
-use crate::ioas::Ioas;
+use crate::ioas::{Ioas, IoasMap};
 use crate::process::Account;
 
 /// `struct iommu_option`, for [`System::iommu_option`](crate::System::iommu_option).
@@ -91,6 +91,22 @@ impl Iommufd {
             Some(Object::Ioas(ioas)) => Ok(ioas),
             _ => Err(errno(libc::ENOENT)),
         }
+    }
+
+    /// The address space of a map, after the checks of its arguments, which are the same for all
+    /// kinds of memory (`iommufd_ioas_map`). `numbers` are the IOVA and the length.
+    pub fn ioas_to_map(&mut self, flags: u32, numbers: [u64; 2], id: u32) -> io::Result<&mut Ioas> {
+        let access = IoasMap::READABLE | IoasMap::WRITEABLE;
+        if flags & !(access | IoasMap::FIXED_IOVA) != 0 {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        if numbers.contains(&u64::MAX) {
+            return Err(errno(libc::EOVERFLOW));
+        }
+        if flags & access == 0 {
+            return Err(errno(libc::EINVAL));
+        }
+        self.ioas(id)
     }
 
     /// `iommufd_option_rlimit_mode`.

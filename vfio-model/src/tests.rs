@@ -9,6 +9,7 @@ mod groups;
 mod hardware;
 mod ioctl;
 mod iommufd;
+mod map_file;
 mod unbinding;
 mod vf_tokens;
 
@@ -23,7 +24,8 @@ const NIC2: &str = "0000:02:02.0";
 const TYPE1: u64 = 1;
 const TYPE1V2: u64 = 3;
 const NOIOMMU: u64 = 8;
-const KERNELS: [Kernel; 3] = [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12];
+const KERNELS: [Kernel; 4] =
+    [Kernel::Linux5_4, Kernel::Linux6_1, Kernel::Linux6_12, Kernel::Linux7_3];
 
 fn at(address: &str) -> PciAddress {
     address.parse().unwrap()

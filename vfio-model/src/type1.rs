@@ -116,15 +116,23 @@ impl Type1 {
         (self.page_sizes & self.page_sizes.wrapping_neg()).saturating_sub(1)
     }
 
-    /// The lowest mapping that overlaps a range. A mapping or range that ends at 2^64 overlaps
-    /// nothing (`vfio_find_dma`).
+    /// The lowest mapping that overlaps a range. Before 7.3 a mapping or range that ends at 2^64
+    /// overlaps nothing (`vfio_find_dma`).
     pub fn first_in(&self, iova: u64, size: u64) -> Option<(u64, Mapping)> {
         let before = self.mappings.range(..=iova).next_back();
-        let over = before.filter(|(start, mapping)| end(**start, mapping.size) > iova);
+        let over = before.filter(|(start, mapping)| self.is_before(iova, **start, mapping.size));
         let after = || self.mappings.range(iova..).next();
         over.or_else(after)
             .map(|(start, mapping)| (*start, *mapping))
-            .filter(|(start, _)| *start < end(iova, size))
+            .filter(|(start, _)| self.is_before(*start, iova, size))
+    }
+
+    /// Whether an address is before the end of a range.
+    fn is_before(&self, address: u64, start: u64, size: u64) -> bool {
+        match self.kernel.checks_overflow() {
+            true => address <= end(start, size).wrapping_sub(1),
+            false => address < end(start, size),
+        }
     }
 
     /// The process's address for an IOVA, and how many bytes the mapping has from there on.
@@ -150,14 +158,14 @@ impl Type1 {
         let access = call.flags & (read | write) != 0;
         let is_known = call.flags & !(read | write | vaddr_flag) == 0;
         let misaligned = [call.size, call.iova, call.vaddr].iter().any(|v| self.misaligned(*v));
-        if call.argsz < MapDma::ARGSZ || !is_known || access == renews {
+        if call.argsz < MapDma::ARGSZ || !is_known || call.size == 0 {
             return Err(errno(libc::EINVAL));
         }
-        if call.size == 0
-            || misaligned
-            || wraps(call.iova, call.size)
-            || wraps(call.vaddr, call.size)
-        {
+        let wraps = wraps(call.iova, call.size) || wraps(call.vaddr, call.size);
+        if wraps && self.kernel.checks_overflow() {
+            return Err(errno(libc::EOVERFLOW));
+        }
+        if access == renews || misaligned || wraps {
             return Err(errno(libc::EINVAL));
         }
         if renews {
@@ -242,12 +250,14 @@ impl Type1 {
     fn unmap_size(&self, call: &UnmapDma, all: bool) -> io::Result<u64> {
         let valid = match all {
             true => call.iova == 0 && call.size == 0,
-            false => call.size != 0 && !self.misaligned(call.size) && !wraps(call.iova, call.size),
+            false => call.size != 0 && !self.misaligned(call.size),
         };
+        let wraps = !all && wraps(call.iova, call.size);
         match valid && !self.misaligned(call.iova) {
+            true if wraps && self.kernel.checks_overflow() => Err(errno(libc::EOVERFLOW)),
             true if all => Ok(u64::MAX),
-            true => Ok(call.size),
-            false => Err(errno(libc::EINVAL)),
+            true if !wraps => Ok(call.size),
+            _ => Err(errno(libc::EINVAL)),
         }
     }
 
@@ -266,7 +276,7 @@ impl Type1 {
             Some((start, _)) if self.v2 || start >= iova => self
                 .mappings
                 .range(start..)
-                .take_while(|(start, _)| **start < end(iova, size))
+                .take_while(|(start, _)| self.is_before(**start, iova, size))
                 .map(|(start, mapping)| (*start, *mapping))
                 .collect(),
             _ => Vec::new(),

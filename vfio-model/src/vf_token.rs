@@ -11,7 +11,7 @@ use vfio_bindings::bindings::vfio as sys;
 
 use crate::address::PciAddress;
 use crate::errno::errno;
-use crate::files::{Fd, Kind};
+use crate::files::Fd;
 use crate::info::word;
 use crate::state::{State, System, Token};
 
@@ -76,7 +76,7 @@ impl State {
         let Some(virtuals) = description.sr_iov.get(&address) else {
             return is_one(token.is_none(), libc::EINVAL);
         };
-        if virtuals.iter().any(|own| self.files.exists(Kind::Device(*own))) {
+        if virtuals.iter().any(|own| self.is_used(*own)) {
             let found = self.tokens.get(&address);
             return is_one(token.is_some() && token.as_ref() == found, libc::EACCES);
         }

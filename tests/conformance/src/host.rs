@@ -204,9 +204,10 @@ fn iova_ranges(info: &[u8]) -> Vec<Range<u64>> {
 
 fn running_kernel() -> io::Result<Kernel> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(match release.starts_with("6.1.") {
-        true => Kernel::Linux6_1,
-        false => Kernel::Linux6_12,
+    Ok(match release.split('.').collect::<Vec<_>>().as_slice() {
+        ["6", "1", ..] => Kernel::Linux6_1,
+        ["6", ..] => Kernel::Linux6_12,
+        _ => Kernel::Linux7_3,
     })
 }
 

@@ -39,6 +39,12 @@ pub enum Error {
         /// The metapackages that were tried.
         tried: String,
     },
+    /// The host is not a Debian that has backports.
+    #[error("{0} names no release of Debian, so there are no backports")]
+    NoBackports(String),
+    /// apt knows no mirror of Debian.
+    #[error("apt has no mirror of Debian (the lab needs Debian 12 or later)")]
+    NoMirror,
     /// The kernel's package lacks a module.
     #[error("the kernel has no module {0:?}")]
     NoModule(String),

@@ -37,6 +37,9 @@ const L2_MODULES: &[&str] = &[
 pub enum Kernel {
     /// A 6.12 kernel with few options, built from Debian's source. It boots fastest.
     Small,
+    /// A 7.3 kernel with these options and some more. Only long forms and commands by hand use it.
+    #[value(name = "small-7.3")]
+    Small73,
     /// Debian's 6.12.
     #[value(name = "6.12")]
     Stock612,
@@ -83,10 +86,14 @@ fn list(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
 }
 
 impl Kernel {
+    /// The kernels that the tests need, without those of long forms.
+    pub const OF_TESTS: [Self; 3] = [Self::Small, Self::Stock612, Self::Stock61];
+
     /// Returns the kernel's files; fetches or builds them if the cache lacks them.
     pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
         match self {
-            Self::Small => small_kernel::files(cache),
+            Self::Small => small_kernel::files(cache, small_kernel::OF_6_12),
+            Self::Small73 => small_kernel::files(cache, small_kernel::OF_7_3),
             Self::Stock612 => {
                 stock(cache, "6.12", &["linux-image-6.12-amd64", "linux-image-amd64"])
             }
@@ -94,11 +101,19 @@ impl Kernel {
         }
     }
 
+    /// Whether it is one of the small kernels. They have iommufd, and a guard against interrupts
+    /// that L2 gets twice.
+    #[must_use]
+    pub fn is_small(self) -> bool {
+        matches!(self, Self::Small | Self::Small73)
+    }
+
     /// The kernel's name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Small => "the small 6.12 kernel",
+            Self::Small73 => "the small 7.3 kernel",
             Self::Stock612 => "Debian's 6.12 kernel",
             Self::Stock61 => "Debian's 6.1 kernel",
         }

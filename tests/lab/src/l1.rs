@@ -110,11 +110,11 @@ impl L1 {
         self.ready_ns
     }
 
-    /// Why L2 may get an interrupt twice, or `None` if a guard prevents that. The small kernel has
-    /// a guard built in; other kernels need the agent's probe (see the agent's `guard`).
+    /// Why L2 may get an interrupt twice, or `None` if a guard prevents that. The small kernels
+    /// have a guard built in; other kernels need the agent's probe (see the agent's `guard`).
     #[must_use]
     pub fn unguarded(&self) -> Option<&str> {
-        self.unguarded.as_deref().filter(|_| self.machine.kernel != crate::Kernel::Small)
+        self.unguarded.as_deref().filter(|_| !self.machine.kernel.is_small())
     }
 
     /// Reads the disk image of device number `index`.

@@ -4,14 +4,12 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum as _;
-
 use crate::cache::Cache;
 use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
 use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, packages};
+use crate::{Error, Kernel, packages, selftest, suite};
 
 /// Paths in L1.
 pub mod place {
@@ -42,6 +40,9 @@ const IMAGE_SIZE: u64 = 64 << 20;
 /// The number of random bytes at the start of an image.
 const RANDOM_SIZE: u64 = 4 << 20;
 
+/// Debian's packages of QEMU with its firmware.
+const QEMU: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
+
 /// The kernels and programs that machines need.
 pub struct Lab {
     cache: Cache,
@@ -67,14 +68,26 @@ impl Lab {
         Self::set_up()
     }
 
-    /// Fetches or builds all kernels that the cache lacks.
+    /// Fetches or builds the kernels of the tests that the cache lacks.
     pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::value_variants().iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
+        Kernel::OF_TESTS.into_iter().try_for_each(|kernel| self.kernel(kernel).map(|_| ()))
     }
 
     /// Fetches or builds a kernel if the cache lacks it; returns its image.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf, Error> {
         kernel.files(&self.cache).map(|files| files.image)
+    }
+
+    /// Fetches the QEMU of the backports of the host's Debian if the cache lacks it, which is the
+    /// newest that the archive has for this release; returns the folder in which it is unpacked.
+    pub fn newest_qemu(&self) -> Result<PathBuf, Error> {
+        self.cache.entry("qemu-backports", |draft| suite::unpack(&suite::backports()?, QEMU, draft))
+    }
+
+    /// Fetches and builds the kernel's tests of iommufd if the cache lacks them; returns their
+    /// folder, with the programs [`SELFTESTS`](crate::SELFTESTS).
+    pub fn selftests() -> Result<PathBuf, Error> {
+        selftest::programs(&Cache::of_user()?)
     }
 
     /// Makes the files of a machine in `folder`.

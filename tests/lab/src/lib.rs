@@ -24,7 +24,9 @@ mod packages;
 mod pool;
 mod programs;
 pub mod protocol;
+mod selftest;
 mod small_kernel;
+mod suite;
 mod watchdog;
 
 pub use command::Tool;
@@ -37,6 +39,7 @@ pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
 pub use programs::{EXAMPLES, workspace};
+pub use selftest::PROGRAMS as SELFTESTS;
 
 /// The environment variable with the number of the lane to run; without it, the nested tests run
 /// all lanes.

@@ -208,7 +208,7 @@ impl Machine {
         Self { byte_strings: true, ..self }
     }
 
-    /// Lets guests use the devices by type1. The small kernel has iommufd, and the VMM prefers it.
+    /// Lets guests use the devices by type1. The small kernels have iommufd, and the VMM prefers it.
     #[must_use]
     pub fn by_type1(self) -> Self {
         Self { type1: true, ..self }
@@ -217,7 +217,7 @@ impl Machine {
     /// Whether guests use the devices by iommufd.
     #[must_use]
     pub fn has_iommufd(&self) -> bool {
-        self.kernel == Kernel::Small && !self.type1
+        self.kernel.is_small() && !self.type1
     }
 
     /// The address of device number `index` in L1. For a shared group it is the bridge's address.

@@ -1,7 +1,7 @@
 //! Debian packages. The lab installs those that it needs, and fetches and unpacks those of kernels.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::Uid;
 
@@ -40,6 +40,9 @@ pub const KERNEL_BUILD: &[Need] = &[
     need("/usr/include/libelf.h", "libelf-dev"),
     need("/usr/include/openssl/ssl.h", "libssl-dev"),
 ];
+
+/// The packages for the kernel's own tests.
+pub const SELFTESTS: &[Need] = &[need("/usr/include/sys/capability.h", "libcap-dev")];
 
 /// The package of `depmod`, for kernel packages without `modules.dep`.
 pub const DEPMOD: &[Need] = &[need("/sbin/depmod", "kmod")];
@@ -94,26 +97,24 @@ pub fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(&downloads).map_err(Error::file("create", &downloads))?;
     say(&format!("fetching Debian's {package}"));
     with_fresh_lists(|| apt_get().args(["download", "-q", package]).folder(&downloads).run())?;
-    let archive = only_file(&downloads)?;
     say(&format!("unpacking {package}"));
-    Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
+    extract_all(&downloads, folder)?;
     fs::remove_dir_all(&downloads).map_err(Error::file("delete", &downloads))
 }
 
-fn only_file(folder: &Path) -> Result<PathBuf, Error> {
-    let mut entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
-    let missing = || Error::file("find a package in", folder)(std::io::ErrorKind::NotFound.into());
-    entries
-        .next()
-        .transpose()
-        .map_err(Error::file("list", folder))?
-        .map(|e| e.path())
-        .ok_or_else(missing)
+/// Unpacks all package files of a folder.
+pub fn extract_all(downloads: &Path, folder: &Path) -> Result<(), Error> {
+    let entries = fs::read_dir(downloads).map_err(Error::file("list", downloads))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    for archive in paths.filter(|path| path.extension().is_some_and(|end| end == "deb")) {
+        Tool::new("dpkg-deb").args(["--extract"]).args([&archive, folder]).run()?;
+    }
+    Ok(())
 }
 
 /// Does `work`. If it fails, updates the package lists and does it again, because a new machine has
 /// no lists or old ones.
-fn with_fresh_lists<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+pub fn with_fresh_lists<T>(work: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     work().or_else(|first| {
         if !Uid::effective().is_root() {
             return Err(first);

@@ -1,4 +1,4 @@
-//! Builds the small kernel from Debian's source package.
+//! Builds the small kernels from Debian's source packages.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -10,13 +10,34 @@ use sha2::{Digest as _, Sha256};
 use crate::cache::Cache;
 use crate::command::{Tool, last_lines, shown};
 use crate::kernel::KernelFiles;
-use crate::{Error, packages, say};
+use crate::{Error, packages, say, suite};
 
-/// The options beyond `make tinyconfig`.
+/// A small kernel: where its source is, and its options beyond `make tinyconfig`.
+#[derive(Clone, Copy)]
+pub struct Recipe {
+    /// The start of its name in the cache.
+    name: &'static str,
+    /// Debian's source package.
+    package: &'static str,
+    /// The release of Debian that has the package, if not the machine's own.
+    suite: Option<&'static str>,
+    /// Files of options; a later one wins.
+    options: &'static [&'static str],
+}
+
+/// The kernel that most tests use.
+pub const OF_6_12: Recipe =
+    Recipe { name: "linux-small", package: "linux-source-6.12", suite: None, options: &[OPTIONS] };
+
+/// A kernel with what newer kernels have, for long forms.
+pub const OF_7_3: Recipe = Recipe {
+    name: "linux-small-7.3",
+    package: "linux-source-7.3",
+    suite: Some("trixie-backports"),
+    options: &[OPTIONS, include_str!("../kernel-7.3.config")],
+};
+
 const OPTIONS: &str = include_str!("../kernel.config");
-
-/// Debian's source package.
-const PACKAGE: &str = "linux-source-6.12";
 
 /// The line of KVM that decides to send itself an interrupt before it enters L2.
 const KICK: &str = "if (force_immediate_exit)\n";
@@ -29,20 +50,21 @@ const LINES_PER_MESSAGE: usize = 400;
 
 /// Returns the kernel's files; builds them if the cache lacks a kernel with these options. It has
 /// no modules.
-pub fn files(cache: &Cache) -> Result<KernelFiles, Error> {
-    let input: Vec<&str> = options(OPTIONS).chain([KICK_ON_INJECTION]).collect();
-    let name = format!("linux-small-{}", fingerprint(&input.join("\n")));
-    let folder = cache.entry(&name, |draft| build(cache, draft))?;
+pub fn files(cache: &Cache, recipe: Recipe) -> Result<KernelFiles, Error> {
+    let config = recipe.options.concat();
+    let input: Vec<&str> = options(&config).chain([KICK_ON_INJECTION]).collect();
+    let name = format!("{}-{}", recipe.name, fingerprint(&input.join("\n")));
+    let folder = cache.entry(&name, |draft| build(cache, recipe, &config, draft))?;
     Ok(KernelFiles { image: folder.join("bzImage"), l1_modules: Vec::new(), folder })
 }
 
-fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
+fn build(cache: &Cache, recipe: Recipe, config: &str, draft: &Path) -> Result<(), Error> {
     packages::ensure(packages::KERNEL_BUILD)?;
     let work = cache.scratch()?;
     let source = work.path().join("linux");
-    unpack_source(work.path(), &source)?;
+    unpack_source(recipe, work.path(), &source)?;
     guard_injections(&source)?;
-    configure(&source)?;
+    configure(&source, config)?;
     compile(&source)?;
     for (from, to) in
         [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")]
@@ -53,10 +75,15 @@ fn build(cache: &Cache, draft: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn unpack_source(work: &Path, source: &Path) -> Result<(), Error> {
-    packages::unpack(PACKAGE, work)?;
+/// Fetches the source of a kernel, and unpacks it in the folder `source`.
+pub fn unpack_source(recipe: Recipe, work: &Path, source: &Path) -> Result<(), Error> {
+    let Recipe { package, suite, .. } = recipe;
+    match suite {
+        Some(suite) => suite::unpack(suite, &[package], work)?,
+        None => packages::unpack(package, work)?,
+    }
     fs::create_dir(source).map_err(Error::file("create", source))?;
-    let archive = work.join("usr/src").join(format!("{PACKAGE}.tar.xz"));
+    let archive = work.join("usr/src").join(format!("{package}.tar.xz"));
     Tool::new("tar").args(["--strip-components=1", "-xf"]).args([&archive]).folder(source).run()
 }
 
@@ -72,16 +99,16 @@ fn guard_injections(source: &Path) -> Result<(), Error> {
     fs::write(&path, guarded).map_err(Error::file("write", &path))
 }
 
-fn configure(source: &Path) -> Result<(), Error> {
+fn configure(source: &Path, config: &str) -> Result<(), Error> {
     let ours = source.join("lab.config");
-    fs::write(&ours, OPTIONS).map_err(Error::file("write", &ours))?;
+    fs::write(&ours, config).map_err(Error::file("write", &ours))?;
     make(source).args(["tinyconfig"]).run()?;
     let merge = source.join("scripts/kconfig/merge_config.sh");
     Tool::new(merge).args(["-m", ".config", "lab.config"]).folder(source).run()?;
     make(source).args(["olddefconfig"]).run()?;
     let result = source.join(".config");
     let result = fs::read_to_string(&result).map_err(Error::file("read", &result))?;
-    for option in not_taken(OPTIONS, &result) {
+    for option in not_taken(config, &result) {
         say(&format!("note: the kernel's configuration does not have {option}"));
     }
     Ok(())
@@ -140,7 +167,8 @@ fn show_progress(make: &mut Child) {
     }
 }
 
-fn make(source: &Path) -> Tool {
+/// `make` in the source of a kernel.
+pub fn make(source: &Path) -> Tool {
     // With a fixed name and date, the same options give the same kernel.
     Tool::new("make")
         .folder(source)

@@ -13,7 +13,7 @@ fn two(kernel: Kernel) -> Description {
 }
 
 fn bind(system: &System, device: Fd, iommufd: Fd) -> io::Result<u32> {
-    let call = BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd };
+    let call = BindIommufd::to(iommufd);
     system.bind_iommufd(device, &call)
 }
 
@@ -25,7 +25,7 @@ fn detach(system: &System, device: Fd) -> io::Result<()> {
     system.detach_pt(device, &AttachPt { argsz: AttachPt::DETACH_ARGSZ, flags: 0, id: 0 })
 }
 
-fn bound(system: &System, address: &str, iommufd: Fd) -> Fd {
+pub fn bound(system: &System, address: &str, iommufd: Fd) -> Fd {
     let device = system.open_cdev(at(address)).unwrap();
     bind(system, device, iommufd).unwrap();
     device
@@ -55,7 +55,7 @@ fn wrong_binds_are_refused() {
     let system = two(Kernel::Linux6_12).build();
     let (iommufd, container) = (system.open_iommufd().unwrap(), system.open_container());
     let device = system.open_cdev(at(NVME)).unwrap();
-    let good = BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd };
+    let good = BindIommufd::to(iommufd);
     for (bad, errno) in [
         (BindIommufd { argsz: 15, ..good }, libc::EINVAL),
         (BindIommufd { flags: 1, ..good }, libc::EINVAL),

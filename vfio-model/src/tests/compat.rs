@@ -78,7 +78,7 @@ fn a_device_is_attached_from_its_first_open_to_its_last_close() {
 fn a_device_does_not_hold_its_group_but_keeps_others_away() {
     let Ready { system, container, group } = compat(host(Kernel::Linux6_12));
     let device = system.open_device(group, NVME).unwrap();
-    let bind = BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd: container };
+    let bind = BindIommufd::to(container);
     let cdev = system.open_cdev(at(NVME)).unwrap();
     fails(system.bind_iommufd(cdev, &bind), libc::EBUSY);
     system.close(group).unwrap();

@@ -154,6 +154,12 @@ pub trait Device: Send + Sync {
     /// `EINVAL` if this process has not attached the group of one of the functions.
     fn reset_bus(&self) -> io::Result<()>;
 
+    /// Whether the kernel resets the device by itself when it is closed (vfio_pci_core_disable). It
+    /// does so without a result, so that `false` is the safe answer.
+    fn resets_when_closed(&self) -> bool {
+        false
+    }
+
     /// Closes the device, even if other owners hold this value. Later calls fail with `ENODEV`. It
     /// does not wait for calls under way in other threads: the last of them closes the file. The
     /// kernel then disables the remaining interrupts. It releases the device when the region

@@ -101,11 +101,24 @@ pub(super) fn unmap_dma(container: &impl AsRawFd, iova: u64, size: u64) -> io::R
 /// `VFIO_GROUP_GET_STATUS`: whether the group is viable, which means that no device of it is bound
 /// to another driver of the host.
 pub(crate) fn group_is_viable(group: &impl AsRawFd) -> io::Result<bool> {
+    Ok(group_status(group)? & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+/// `VFIO_GROUP_GET_STATUS`: whether the kernel has detached the group from its container, because
+/// the host took all its devices. Newer kernels then have no such group any more (`ENODEV`).
+pub(crate) fn group_is_detached(group: &impl AsRawFd) -> bool {
+    match group_status(group) {
+        Ok(flags) => flags & sys::VFIO_GROUP_FLAGS_CONTAINER_SET == 0,
+        Err(error) => error.raw_os_error() == Some(libc::ENODEV),
+    }
+}
+
+fn group_status(group: &impl AsRawFd) -> io::Result<u32> {
     let mut data =
         sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), ..Default::default() };
     // SAFETY: the kernel writes at most `argsz` bytes, which is the size of the struct lent to it.
     check(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut data) })?;
-    Ok(data.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
+    Ok(data.flags)
 }
 
 /// `VFIO_GROUP_SET_CONTAINER`.

@@ -55,6 +55,11 @@ impl KernelMapping {
         Ok(())
     }
 
+    /// Drops the memory of a mapping that the kernel has removed by itself.
+    pub(crate) fn forget_removed(&mut self) {
+        self.memory = None;
+    }
+
     /// Leaks the memory if it is still mapped: devices may write to it until this process ends.
     pub(crate) fn leak(mut self) {
         self.forget();

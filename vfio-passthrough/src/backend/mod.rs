@@ -33,4 +33,4 @@ pub(crate) use device::file_position;
 pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
 pub(crate) use mmap::{ExportedMmap, host_page_size};
-pub(crate) use retry::{is_locked, retry_while_locked};
+pub(crate) use retry::{counted, is_locked, retry_while_locked};

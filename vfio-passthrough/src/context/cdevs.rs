@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::Attachment;
 use super::drivers::Drivers;
-use super::error::Error;
+use super::error::{BIND, Error};
 use super::linked::Linked;
 use super::nodes::open_cdev;
-use super::options::DeviceOptions;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
 use crate::backend::iommufd::{Ioas, attach_ioas, bind};
@@ -78,34 +77,36 @@ pub(super) struct CdevAttachment {
     cdevs: Arc<Cdevs>,
     sysfs: Sysfs,
     address: PciAddress,
+    group: u32,
     file: Arc<File>,
 }
 
 impl CdevAttachment {
-    /// Binds and attaches the device of `address`.
+    /// Opens the node of the device of `address`, and links it.
     pub fn new(
         cdevs: &Arc<Cdevs>,
         address: PciAddress,
-        options: DeviceOptions,
+        (opened, sysfs): (Option<File>, Sysfs),
     ) -> Result<Self, Error> {
         cdevs.drivers.forget();
-        let sysfs = options.sysfs.unwrap_or_default();
         let group = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(open(&sysfs, address, options.file)?);
+        let file = Arc::new(open(&sysfs, address, opened)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
         cdevs.add(address, group, &file)?;
-        let own = Self { cdevs: cdevs.clone(), sysfs, address, file };
-        let token = options.vf_token;
+        Ok(Self { cdevs: cdevs.clone(), sysfs, address, group, file })
+    }
+
+    /// Binds and attaches the device, without a lock: the kernel resets it when it binds.
+    pub fn bind(&self, token: Option<VfToken>) -> Result<(), Error> {
+        let Self { cdevs, sysfs, address, group, file } = self;
         let uuid = token.map(VfToken::bytes);
-        let bound = retry_while_locked(|| bind(&own.file, &cdevs.ioas, uuid.as_ref()));
-        bound.map_err(|source| refused(&own.sysfs, (address, group), token, source))?;
-        let attached = attach_ioas(&own.file, &cdevs.ioas);
-        attached.map_err(|source| Error::OpenDevice { address, call: ATTACH, source })?;
-        Ok(own)
+        let bound = retry_while_locked(|| bind(file, &cdevs.ioas, uuid.as_ref()));
+        bound.map_err(|source| refused(sysfs, (*address, *group), token, source))?;
+        let attached = attach_ioas(file, &cdevs.ioas);
+        attached.map_err(|source| Error::OpenDevice { address: *address, call: ATTACH, source })
     }
 }
 
-const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
 /// The device's file: `opened`, if it is that of the device, or the node.
@@ -149,9 +150,7 @@ fn refused(
         }
         // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
         // is bound (vfio_df_open).
-        (Some(libc::EBUSY | libc::EPERM), _) | (Some(libc::EINVAL), None) => {
-            Error::DeviceBusy { address, group }
-        }
+        (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => Error::DeviceBusy { address, group },
         (Some(libc::EINVAL), Some(_)) => {
             let physical = sysfs.physical_function(address);
             Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }

@@ -107,15 +107,18 @@ impl Containers {
 
     /// Removes a group, before it is detached. When a container's last group is detached, the
     /// kernel removes the IOMMU and all mappings (vfio_group_detach_container). So the mappings are
-    /// unmapped before that, and are recorded for the next group.
-    pub fn leave(&mut self, group: u32) {
+    /// unmapped before that, and are recorded for the next group. `detached` means that the kernel
+    /// has detached the group by itself.
+    pub fn leave(&mut self, group: u32, detached: bool) {
         let mut containers = self.containers.iter_mut();
         let Some(own) = containers.find_map(|own| own.groups.remove(&group).then_some(own)) else {
             return;
         };
-        if own.groups.is_empty() {
-            let space: Arc<dyn AddressSpace> = own.space.clone();
-            self.dma.remove(&space);
+        let space: Arc<dyn AddressSpace> = own.space.clone();
+        match (own.groups.is_empty(), detached) {
+            (true, true) => self.dma.forget(&space),
+            (true, false) => self.dma.remove(&space),
+            (false, _) => {}
         }
     }
 }

@@ -7,10 +7,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::bridges::Behind;
 use super::error::Error;
 use crate::address::{ByteRange, PciAddress};
 use crate::backend::{
-    BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, file_position, ioctl,
+    BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, counted,
+    file_position, ioctl,
 };
 use crate::counters::VfioCalls;
 use crate::pci::presence::Identity;
@@ -38,6 +40,8 @@ pub struct AssignedDevice {
     flags: DeviceFlags,
     recorded: Option<Identity>,
     calls: Arc<VfioCalls>,
+    /// `None` after the device was closed.
+    behind: Mutex<Option<Behind>>,
     /// Each call holds a reference while it runs, so that `close` does not wait for calls: the file
     /// is closed with the last reference.
     open: Mutex<Option<Arc<dyn Attachment>>>,
@@ -53,7 +57,7 @@ impl AssignedDevice {
     pub(super) fn open(
         attachment: impl Attachment + 'static,
         address: PciAddress,
-        calls: Arc<VfioCalls>,
+        (calls, behind): (Arc<VfioCalls>, Behind),
     ) -> Result<Self, Error> {
         let flags = attachment.device().and_then(ioctl::device_flags);
         let flags = flags.map_err(|source| Error::OpenDevice {
@@ -62,7 +66,9 @@ impl AssignedDevice {
             source,
         })?;
         let recorded = attachment.recorded(address);
-        Ok(Self { flags, recorded, calls, open: Mutex::new(Some(Arc::new(attachment))) })
+        let (behind, open) =
+            (Mutex::new(Some(behind)), Mutex::new(Some(Arc::new(attachment) as _)));
+        Ok(Self { flags, recorded, calls, behind, open })
     }
 
     /// The device was closed ([`Device::close`]).
@@ -77,6 +83,12 @@ impl AssignedDevice {
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Attachment>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AssignedDevice {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -149,9 +161,16 @@ impl Device for AssignedDevice {
         self.opened()?.reset_bus()
     }
 
+    fn resets_when_closed(&self) -> bool {
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flags.contains(DeviceFlags::RESET) && behind.as_ref().is_some_and(Behind::is_alone)
+    }
+
     fn close(&self) {
         // The file is closed without the lock: the kernel resets the device, which takes 100 ms.
         let open = self.lock().take();
-        drop(open);
+        counted(|| drop(open));
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(behind);
     }
 }

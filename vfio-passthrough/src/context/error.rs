@@ -106,11 +106,10 @@ pub enum Error {
         /// The errno of `open`.
         source: io::Error,
     },
-    /// The device, or another one of its group, is open by its group or by another iommufd.
+    /// The device is open by its group or by its node.
     #[error(
-        "{address}: the device is in use: it is open as a device of /dev/vfio/{group}, or it or another \
-         device of its group is open with another iommufd; 'fuser -v /dev/vfio/{group} \
-         /dev/vfio/devices/*' names the processes"
+        "{address}: the device is in use: it, or a device of its group, is open by /dev/vfio/{group}, or \
+         it is open by its node; 'fuser -v /dev/vfio/{group} /dev/vfio/devices/*' names the processes"
     )]
     DeviceBusy {
         /// The device.
@@ -137,13 +136,14 @@ pub enum Error {
         problem: VfTokenProblem,
     },
     /// The device could not be opened or described.
-    #[error("{address}: {call}: {source}{}", device_hint(*address, source))]
+    #[error("{address}: {call}: {source}{}", device_hint(*address, call, source))]
     OpenDevice {
         /// The device.
         address: PciAddress,
         /// The failed ioctl.
         call: &'static str,
-        /// Its errno: `ENODEV` if the device was removed, `EPERM` if its driver refuses.
+        /// Its errno: `ENODEV` if the device was removed, `EPERM` if its driver refuses, or if
+        /// iommufd does.
         source: io::Error,
     },
 }
@@ -200,9 +200,17 @@ fn cdev_hint(error: &io::Error, path: &Path) -> String {
     }
 }
 
-/// The remedy if the kernel cannot enable or reset a device (vfio_pci_core_enable).
-fn device_hint(address: PciAddress, error: &io::Error) -> String {
+/// The remedy if the kernel cannot enable or reset a device (vfio_pci_core_enable), or if iommufd
+/// refuses its group (iommufd_device_bind).
+fn device_hint(address: PciAddress, call: &str, error: &io::Error) -> String {
     match error.raw_os_error() {
+        Some(libc::EPERM) if call == BIND => {
+            "; another process has a device of its group with its own iommufd ('fuser -v \
+             /dev/vfio/devices/*' names the processes), or interrupt remapping is off: turn it on \
+             in the firmware, or, for guests that you trust: echo 1 > \
+             /sys/module/iommufd/parameters/allow_unsafe_interrupts"
+                .to_owned()
+        }
         Some(libc::EIO | libc::ENODEV) => {
             format!("; the device does not respond: {}", remedy(address))
         }
@@ -224,6 +232,7 @@ fn attach_hint(call: &str, error: &io::Error) -> &'static str {
 
 pub(super) const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
 pub(super) const SET_IOMMU: &str = "VFIO_SET_IOMMU";
+pub(super) const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
 
 #[cfg(test)]
 mod tests {
@@ -306,6 +315,11 @@ mod tests {
         assert!(text(libc::ENODEV).contains(remove), "{}", text(libc::ENODEV));
         assert!(text(libc::EAGAIN).contains("; the host's kernel holds the device's lock: "));
         assert_eq!(text(libc::EPERM), "0000:01:00.0: CALL: Operation not permitted (os error 1)");
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        let text = Error::OpenDevice { address, call: BIND, source }.to_string();
+        for part in ["(os error 1); another process ", "/sys/module/iommufd/parameters/allow_"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Groups {
             self.containers.join(&candidate)?;
             let link = self.link.clone();
             let linked = link.map(|link| Linked::new(&name(number), link, file.clone()));
-            let linked = linked.transpose().inspect_err(|_| self.containers.leave(number))?;
+            let linked =
+                linked.transpose().inspect_err(|_| self.containers.leave(number, false))?;
             let member = Member { users: 0, linked, file };
             self.members.insert(number, member);
         }
@@ -73,22 +74,18 @@ impl Groups {
         Ok(())
     }
 
-    /// Closes a device, and removes that user of its group. If the host requests all devices of the
-    /// group, the kernel detaches the group when the last device is closed
-    /// (vfio_device_remove_group). So the mappings are unmapped before that.
-    pub fn leave(&mut self, number: u32, device: Option<File>) {
+    /// Removes a user of a group, whose device is closed. The last user detaches the group.
+    ///
+    /// The kernel detaches the group by itself if the host took all its devices
+    /// (vfio_device_remove_group), as soon as the last one was closed.
+    pub fn leave(&mut self, number: u32) {
         let Some(member) = self.members.get_mut(&number) else {
             return;
         };
         member.users = member.users.saturating_sub(1);
-        let is_last = member.users == 0;
-        if is_last {
-            self.containers.leave(number);
-        }
-        // The kernel keeps a group open until the files of its devices are closed: until then no
-        // other process can open it.
-        drop(device);
-        if is_last {
+        if member.users == 0 {
+            let detached = ioctl::group_is_detached(&member.file);
+            self.containers.leave(number, detached);
             self.members.remove(&number);
         }
     }

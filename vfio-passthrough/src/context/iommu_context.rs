@@ -4,10 +4,12 @@ use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
 
+use super::bridges::{Behind, Bridges};
 use super::cdevs::{CdevAttachment, Cdevs};
 use super::device::AssignedDevice;
 use super::error::Error;
 use super::options::DeviceOptions;
+use super::prepared::{Prepared, PreparedDevice};
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
 use crate::backend::iommufd::Ioas;
@@ -24,6 +26,7 @@ use crate::host::GroupLink;
 pub struct IommuContext {
     dma: DmaSpace,
     calls: Arc<VfioCalls>,
+    bridges: Arc<Bridges>,
     interface: Interface,
 }
 
@@ -89,13 +92,17 @@ impl IommuContext {
     fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
         let groups = SharedGroups::new(first, calls.clone());
         let dma = groups.lock().dma().clone();
-        Self { dma, calls, interface: Interface::Type1(Arc::new(groups)) }
+        Self::of(dma, calls, Interface::Type1(Arc::new(groups)))
     }
 
     fn with_ioas(ioas: Ioas, calls: Arc<VfioCalls>) -> Self {
         let ioas = Arc::new(ioas);
         let cdevs = Cdevs::new(ioas.clone());
-        Self { dma: DmaSpace::new(ioas), calls, interface: Interface::Iommufd(Arc::new(cdevs)) }
+        Self::of(DmaSpace::new(ioas), calls, Interface::Iommufd(Arc::new(cdevs)))
+    }
+
+    fn of(dma: DmaSpace, calls: Arc<VfioCalls>, interface: Interface) -> Self {
+        Self { dma, calls, bridges: Arc::default(), interface }
     }
 
     /// Whether devices are used by iommufd; otherwise by type1.
@@ -132,6 +139,9 @@ impl IommuContext {
     /// the device is opened the kernel resets the function if it can (`vfio_pci_core_enable`), so
     /// that the function has its power-on state.
     ///
+    /// The reset takes 100 ms. A VMM with several devices opens them side by side: see
+    /// [`prepare_device`](Self::prepare_device).
+    ///
     /// # Errors
     ///
     /// See [`Error`]; each variant names the device or its group.
@@ -149,17 +159,37 @@ impl IommuContext {
         address: PciAddress,
         options: DeviceOptions,
     ) -> Result<Arc<AssignedDevice>, Error> {
-        let calls = self.calls.clone();
-        let device = match &self.interface {
-            Interface::Type1(groups) => {
-                let attachment = Membership::new(groups, address, options)?;
-                AssignedDevice::open(attachment, address, calls)
-            }
+        self.prepare_device(address, options)?.open()
+    }
+
+    /// Does the first, quick part of [`open_device`](Self::open_device): with type1 it attaches the
+    /// group, with iommufd it opens the device's node. [`PreparedDevice::open`] does the rest, in
+    /// which the kernel resets the device. So a VMM prepares its devices one after another, and
+    /// then opens each in a thread of its own.
+    ///
+    /// With type1 the ranges that the IOMMU can map are known when the last device is prepared, and
+    /// memory can be mapped while the devices are opened. With iommufd that comes after the opening
+    /// of the last device.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; each variant names the device or its group.
+    pub fn prepare_device(
+        &self,
+        address: PciAddress,
+        options: DeviceOptions,
+    ) -> Result<PreparedDevice, Error> {
+        let DeviceOptions { file, vf_token, sysfs } = options;
+        let sysfs = sysfs.unwrap_or_default();
+        let behind = Behind::new(&self.bridges, sysfs.upstream_bridge(address));
+        let found = (file, sysfs);
+        let attachment = match &self.interface {
+            Interface::Type1(groups) => Prepared::Type1(Membership::new(groups, address, found)?),
             Interface::Iommufd(cdevs) => {
-                let attachment = CdevAttachment::new(cdevs, address, options)?;
-                AssignedDevice::open(attachment, address, calls)
+                Prepared::Iommufd(CdevAttachment::new(cdevs, address, found)?)
             }
         };
-        Ok(Arc::new(device?))
+        let calls = self.calls.clone();
+        Ok(PreparedDevice { address, vf_token, calls, behind, attachment })
     }
 }

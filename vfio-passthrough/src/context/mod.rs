@@ -5,9 +5,13 @@
 //! existing mappings, the link to the hypervisor, and then the device. The device comes last
 //! because some drivers need the VM when their device is opened.
 //!
+//! Several threads may open devices at the same time, and close them: no lock is held while the
+//! kernel resets a device. A VMM opens all its devices side by side, in the time of one.
+//!
 //! With iommufd the order is: IOAS, the device's node, the link to the hypervisor,
 //! `BIND_IOMMUFD`, which opens the device, and `ATTACH_IOMMUFD_PT`.
 
+mod bridges;
 mod cdevs;
 mod containers;
 mod device;
@@ -18,6 +22,7 @@ mod iommu_context;
 mod linked;
 mod nodes;
 mod options;
+mod prepared;
 mod shared;
 mod vf_token;
 
@@ -26,4 +31,5 @@ pub use error::Error;
 pub use iommu_context::IommuContext;
 pub use nodes::Nodes;
 pub use options::DeviceOptions;
+pub use prepared::PreparedDevice;
 pub use vf_token::{ParseVfTokenError, VfToken, VfTokenProblem};

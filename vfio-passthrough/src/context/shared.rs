@@ -9,7 +9,6 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::groups::Groups;
-use super::options::DeviceOptions;
 use super::vf_token::{VfToken, VfTokenProblem, name};
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
@@ -48,31 +47,32 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Attaches the group of `address`, unless it is already attached, and opens the device.
+    /// Attaches the group of `address`, unless it is already attached.
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
-        options: DeviceOptions,
+        (opened, sysfs): (Option<File>, Sysfs),
     ) -> Result<Self, Error> {
         groups.drivers.forget();
-        let sysfs = options.sysfs.unwrap_or_default();
         let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = options.file.as_ref().map(|file| sysfs.group_of(file));
+        let found = opened.as_ref().map(|file| sysfs.group_of(file));
         if let Some(other) = found.filter(|other| *other != Some(number)) {
             return Err(Error::OtherGroup { address, group: number, other });
         }
-        let mut locked = groups.lock();
-        locked.join(address, number, options.file, (&sysfs, &groups.calls))?;
-        let group = locked.file(number).cloned();
-        drop(locked);
-        let mut own = Self { groups: groups.clone(), sysfs, number, device: None };
+        groups.lock().join(address, number, opened, (&sysfs, &groups.calls))?;
+        Ok(Self { groups: groups.clone(), sysfs, number, device: None })
+    }
+
+    /// Opens the device, without a lock: the kernel resets it.
+    pub fn open(&mut self, address: PciAddress, token: Option<VfToken>) -> Result<(), Error> {
+        let group = self.groups.lock().file(self.number).cloned();
         let opened = group.ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|group| {
-            let name = name(address, options.vf_token);
+            let name = name(address, token);
             retry_while_locked(|| ioctl::open_device(&group, &name))
         });
-        let refused = |source| refused(&own.sysfs, address, options.vf_token, source);
-        own.device = Some(opened.map_err(refused)?);
-        Ok(own)
+        let refused = |source| refused(&self.sysfs, address, token, source);
+        self.device = Some(opened.map_err(refused)?);
+        Ok(())
     }
 }
 
@@ -122,7 +122,10 @@ fn refused(sysfs: &Sysfs, address: PciAddress, token: Option<VfToken>, source: i
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let device = self.device.take();
-        self.groups.lock().leave(self.number, device);
+        // The device is closed before its memory is unmapped, and without the lock: the kernel
+        // resets the device, which takes 100 ms, and other devices are closed meanwhile. The kernel
+        // keeps the group open until the device is closed.
+        drop(self.device.take());
+        self.groups.lock().leave(self.number);
     }
 }

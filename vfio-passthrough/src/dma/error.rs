@@ -12,7 +12,7 @@ pub enum Error {
     Map {
         /// The I/O virtual addresses.
         range: ByteRange,
-        /// The errno of `VFIO_IOMMU_MAP_DMA`: `EEXIST` if the range overlaps a mapping, `EINVAL` if
+        /// The errno of `VFIO_IOMMU_MAP_DMA` or `IOMMU_IOAS_MAP`: `EEXIST` if the range overlaps a mapping, `EINVAL` if
         /// it is not page-aligned or is outside of the IOVA ranges, `ENOMEM` if it exceeds
         /// RLIMIT_MEMLOCK, `ENOSPC` if the container has too many mappings.
         source: io::Error,
@@ -34,8 +34,8 @@ pub enum Error {
         /// The size in bytes.
         size: u64,
     },
-    /// `VFIO_IOMMU_GET_INFO` failed.
-    #[error("VFIO_IOMMU_GET_INFO: {0}")]
+    /// `VFIO_IOMMU_GET_INFO` failed, or `IOMMU_IOAS_IOVA_RANGES` with iommufd.
+    #[error("cannot read what the IOMMU maps (VFIO_IOMMU_GET_INFO or IOMMU_IOAS_IOVA_RANGES): {0}")]
     Info(#[source] io::Error),
     /// A range is outside of the IOVA ranges.
     #[error("the IOMMU cannot map {range}: its IOVA ranges are {}", list(iova_ranges))]
@@ -102,7 +102,8 @@ pub(super) fn total(needed: u64, used: u64) -> u64 {
 fn map_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => {
-            "; the limit on locked memory is too low ('ulimit -l'), or the host is out of memory"
+            "; the limit on locked memory is too low ('ulimit -l'; iommufd counts what all \
+             processes of the user have locked), or the host is out of memory"
         }
         Some(libc::EEXIST) => "; the range overlaps a mapping",
         Some(libc::ENOSPC) => {

@@ -59,13 +59,18 @@ impl DmaSpace {
         self.state().remove(space);
     }
 
+    /// Removes an address space whose mappings the kernel has removed by itself.
+    pub(crate) fn forget(&self, space: &Arc<dyn AddressSpace>) {
+        self.state().forget(space);
+    }
+
     /// The ranges that all address spaces can map (`VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE`,
     /// linux/vfio.h). It is the whole 64-bit space if the kernel does not report them (before 5.4).
     /// The ranges can shrink when a group is attached.
     ///
     /// # Errors
     ///
-    /// [`Error::Info`] if `VFIO_IOMMU_GET_INFO` fails.
+    /// [`Error::Info`] if the kernel does not report them.
     pub fn iova_ranges(&self) -> Result<Vec<ByteRange>, Error> {
         self.state().limits().map(|limits| limits.iova_ranges)
     }

@@ -56,6 +56,13 @@ impl State {
         self.spaces.retain(|own| !Arc::ptr_eq(own, space));
     }
 
+    /// Removes an address space whose mappings the kernel has removed by itself.
+    pub fn forget(&mut self, space: &Arc<dyn AddressSpace>) {
+        let guards = self.mappings.values_mut().flat_map(|entry| &mut entry.guards);
+        guards.filter(|own| own.is_in(space)).for_each(KernelMapping::forget_removed);
+        self.remove(space);
+    }
+
     /// The number of address spaces.
     pub fn spaces(&self) -> usize {
         self.spaces.len()

@@ -5,10 +5,10 @@ use super::effects::ConfigEffects;
 use super::reset::{Reset, reset_and_check, reset_once};
 use super::state::{PassthroughFunction, State};
 use crate::backend::is_locked;
-use crate::device::FirstError;
+use crate::device::{FirstError, FunctionDevice};
 use crate::error::Error;
 use crate::irq::Interrupts;
-use crate::pci::regs::Command;
+use crate::pci::regs::{COMMAND, Command};
 
 impl PassthroughFunction {
     /// Resets the function, and brings the guest's view back to the state after power-on. Call it
@@ -78,6 +78,44 @@ impl PassthroughFunction {
         errors.add(self.reset_locked(&mut state));
         errors.add(self.teardown(&mut state));
         errors.into_result()
+    }
+
+    /// Ends the function with its guest, before its device is closed. It does the same as
+    /// [`shutdown`](Self::shutdown), but leaves the reset to the kernel where the kernel resets
+    /// the device when it is closed ([`Device::resets_when_closed`]): one reset instead of two.
+    /// Bus mastering is off then, and was read back. Otherwise it resets the function.
+    ///
+    /// The VMM then closes the device ([`Device::close`], or the drop of its last owner), and after
+    /// that unmaps guest memory. It calls this for all its functions before it closes the first
+    /// device: a reset of a bus needs all its devices open, and functions behind one bridge are
+    /// reset here, because the kernel cannot reset several of them at the same time.
+    ///
+    /// # Errors
+    ///
+    /// The first failure. Later steps are carried out too. A second call does nothing.
+    ///
+    /// [`Device::resets_when_closed`]: crate::backend::Device::resets_when_closed
+    /// [`Device::close`]: crate::backend::Device::close
+    pub fn shutdown_before_close(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.running, false) {
+            return Ok(());
+        }
+        let mut errors = FirstError::new(&self.device);
+        errors.add(self.quiesce(&mut state));
+        let read = masters_bus(&self.device);
+        let has_no_dma = matches!(read, Ok(false));
+        errors.add(read.map(drop));
+        if !(errors.is_ok() && has_no_dma && self.is_reset_when_closed()) {
+            errors.add(reset_and_check(&self.device, self.reset));
+        }
+        errors.add(self.teardown(&mut state));
+        errors.into_result()
+    }
+
+    /// Whether the kernel resets the function when its device is closed.
+    fn is_reset_when_closed(&self) -> bool {
+        self.reset == Reset::Function && self.device.device.resets_when_closed()
     }
 
     fn detach_locked(&self, state: &mut State) -> Result<(), Error> {
@@ -173,4 +211,12 @@ impl PassthroughFunction {
         state.needs_resync = result.is_err();
         result
     }
+}
+
+/// Reads whether bus mastering is on. A device that does not respond reads as all-ones.
+fn masters_bus(device: &FunctionDevice) -> Result<bool, Error> {
+    let mut command = [0; 2];
+    device.read_config(COMMAND, &mut command)?;
+    let command = Command::from_bits_retain(u16::from_le_bytes(command));
+    Ok(command.contains(Command::BUS_MASTER))
 }

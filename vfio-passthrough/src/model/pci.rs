@@ -364,6 +364,10 @@ impl Device for PciDevice {
         self.mmaps.change_decoding(&file, || file.system.hot_reset(file.fd, &self.opened.groups))
     }
 
+    fn resets_when_closed(&self) -> bool {
+        self.flags().contains(DeviceFlags::RESET)
+    }
+
     fn close(&self) {
         // The file is dropped without the lock. A mapped region may still hold it.
         let file = lock(&self.opened.file).take();

@@ -63,6 +63,38 @@ fn resets_an_own_bus_at_attach_and_shutdown_but_not_for_the_guest() {
 }
 
 #[test]
+fn leaves_the_reset_to_the_kernel_where_it_resets_a_closed_device() {
+    let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
+    setup.function.shutdown_before_close().unwrap();
+    assert_eq!(setup.faults.made(Call::Reset), 0);
+    let mut command = [0xff; 2];
+    setup.device.config(COMMAND.into(), &mut command).unwrap();
+    assert_eq!(command, [0, 0], "no DMA");
+    setup.function.shutdown_before_close().unwrap();
+    assert_eq!(setup.read32(0), u32::MAX, "it has ended");
+
+    let setup = started(on_bus(&Arc::default(), own_bus(), ResetPolicy::Required).unwrap());
+    setup.function.shutdown_before_close().unwrap();
+    assert_eq!(setup.faults.made(Call::ResetBus), 2, "at attach, and at the end");
+}
+
+#[test]
+fn resets_a_device_whose_dma_is_not_seen_to_end_before_it_is_closed() {
+    for call in [Call::Write, Call::Read] {
+        let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
+        setup.faults.fail(call, 0, libc::EIO);
+        let error = setup.function.shutdown_before_close().unwrap_err().to_string();
+        assert!(error.contains("(os error 5)"), "{call:?}: {error}");
+        assert_eq!(setup.faults.made(Call::Reset), 1, "{call:?}");
+    }
+    // All-ones: the device does not respond.
+    let setup = started(Setup::new(config_of([0; 6], &[]), &[0x4000]));
+    setup.device.set_absent(true).unwrap();
+    assert!(setup.function.shutdown_before_close().is_err());
+    assert_eq!(setup.faults.made(Call::Reset), 1);
+}
+
+#[test]
 fn stops_bus_mastering_before_a_reset() {
     // A failed bus reset does not undo the write before it.
     let faults = Arc::new(Faults::default());

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::{MutexGuard, Weak};
 
 use proptest::prelude::*;
-use vfio_passthrough::context::AssignedDevice;
+use vfio_passthrough::context::{AssignedDevice, DeviceOptions, PreparedDevice};
 use vfio_passthrough::dma::Mapping;
 
-use super::libc::{MAP, SET_CONTAINER, SET_IOMMU, set_world};
+use super::libc::{MAP, OPEN_DEVICE, SET_CONTAINER, SET_IOMMU, set_world};
 use super::*;
 
 const SIZE: u64 = 1 << 20;
@@ -89,6 +89,66 @@ fn sixteen_groups_share_one_mapping() {
     let made = with(|world| [MAP, SET_CONTAINER, SET_IOMMU].map(|request| world.made(request)));
     assert_eq!(made, [2, 16, 1]);
     assert_eq!(mappings(), [pieces(&[0, 4])], "in one container");
+}
+
+/// Opens devices in threads, as a VMM does.
+fn open_side_by_side(prepared: Vec<PreparedDevice>) -> Vec<Result<Arc<AssignedDevice>, String>> {
+    std::thread::scope(|scope| {
+        let open = |device: PreparedDevice| scope.spawn(|| device.open().map_err(text));
+        let threads: Vec<_> = prepared.into_iter().map(open).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn prepare_all(setup: &Setup) -> Vec<PreparedDevice> {
+    let prepare = |group| {
+        let address = device(group).parse().unwrap();
+        setup.container.prepare_device(address, DeviceOptions::default()).unwrap()
+    };
+    (0..GROUPS).map(prepare).collect()
+}
+
+#[test]
+fn memory_is_mapped_while_devices_are_opened_and_unmapped_when_all_are_closed() {
+    let setup = setup(&[]);
+    let prepared = prepare_all(&setup);
+    let mapping = setup.map(0);
+    assert_eq!(mappings(), [pieces(&[0])], "before the first device is open");
+    let devices = open_side_by_side(prepared);
+    assert!(devices.iter().all(Result::is_ok));
+    std::thread::scope(|scope| {
+        devices.into_iter().for_each(|device| drop(scope.spawn(|| drop(device))));
+    });
+    assert_eq!(with(|world| world.open_at_unmap.clone()), [0]);
+    assert_eq!(mappings(), [vec![]]);
+    drop(mapping);
+}
+
+#[test]
+fn one_device_of_several_is_not_opened_and_all_others_are_closed() {
+    for errno in [EIO, ENODEV, ENOMEM] {
+        let mut setup = setup(&[]);
+        let prepared = prepare_all(&setup);
+        with(|world| world.inject_next(OPEN_DEVICE, errno));
+        let devices = open_side_by_side(prepared);
+        let failed = devices.iter().filter_map(|device| device.as_ref().err());
+        let failed: Vec<_> = failed.collect();
+        assert_eq!(failed.len(), 1);
+        assert!(failed[0].contains("VFIO_GROUP_GET_DEVICE_FD"), "{failed:?}");
+        drop(devices);
+        drop(std::mem::replace(&mut setup.container, IommuContext::open().unwrap()));
+        let open = with(|world| world.system.open_fds());
+        assert_eq!(open.len(), 1, "the new container");
+    }
+}
+
+#[test]
+fn a_device_whose_bridge_is_locked_is_opened_when_its_turn_comes() {
+    let setup = setup(&[]);
+    let prepared = prepare_all(&setup);
+    with(|world| world.inject_next(OPEN_DEVICE, EAGAIN));
+    assert!(open_side_by_side(prepared).iter().all(Result::is_ok));
+    assert_eq!(with(|world| world.made(OPEN_DEVICE)), 17);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vfio_model::{Fd, System};
+use vfio_model::{Fd, PciAddress, System};
 
 /// A host, its open files in this process, and the calls that fail.
 pub struct World {
@@ -20,8 +20,16 @@ pub struct World {
     fds: BTreeMap<c_int, Fd>,
     /// The files of devices.
     devices: BTreeSet<Fd>,
+    /// The groups whose status was asked.
+    asked: BTreeSet<Fd>,
+    /// The memfds.
+    pub memories: BTreeSet<Fd>,
     /// The containers that were opened, in order.
     containers: Vec<Fd>,
+    /// The device of each node `/dev/vfio/devices/vfioN`, by N.
+    pub nodes: BTreeMap<u32, PciAddress>,
+    /// Reads of sysfs are calls, which can fail.
+    pub counts_sysfs: bool,
     /// The request of each call; 0 for an open.
     pub calls: Vec<u32>,
     /// The numbers of calls that fail, and their errno.
@@ -34,16 +42,33 @@ pub struct World {
     pub bus_resets: u64,
     /// The errno of each unmapping that failed.
     pub not_unmapped: Vec<Option<i32>>,
+    /// The number of open devices at each unmapping.
+    pub open_at_unmap: Vec<usize>,
 }
 
 /// Requests, by their number from `VFIO_BASE` on.
 pub const SET_IOMMU: u32 = 2;
+pub const STATUS: u32 = 3;
 pub const SET_CONTAINER: u32 = 4;
+pub const OPEN_DEVICE: u32 = 6;
 /// `VFIO_IOMMU_GET_INFO`; on a device, `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
 pub const INFO: u32 = 12;
 /// `VFIO_IOMMU_MAP_DMA`; on a device, `VFIO_DEVICE_PCI_HOT_RESET`.
 pub const MAP: u32 = 13;
 pub const UNMAP: u32 = 14;
+pub const BIND: u32 = 18;
+/// Requests of `/dev/iommu`.
+pub const IOMMU_DESTROY: u32 = 28;
+pub const IOVA_RANGES: u32 = 32;
+pub const IOAS_UNMAP: u32 = 34;
+pub const IOAS_MAP_FILE: u32 = 43;
+/// Stand for calls that are no ioctls of VFIO: `KVM_DEV_VFIO_FILE_ADD`, `KVM_DEV_VFIO_FILE_DEL`,
+/// and a read of sysfs.
+pub const LINK: u32 = 100;
+pub const UNLINK: u32 = 101;
+pub const SYSFS: u32 = 102;
+/// Stands for `STATUS` of a group that leaves.
+pub const LEAVING: u32 = 103;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
@@ -66,13 +91,18 @@ impl World {
             sysfs,
             fds: BTreeMap::new(),
             devices: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            memories: BTreeSet::new(),
             containers: Vec::new(),
+            nodes: BTreeMap::new(),
+            counts_sysfs: false,
             calls: Vec::new(),
             inject: None,
             inject_next: None,
             failed: Vec::new(),
             bus_resets: 0,
             not_unmapped: Vec::new(),
+            open_at_unmap: Vec::new(),
         }
     }
 
@@ -108,7 +138,8 @@ impl World {
         self.containers.iter().map(mappings).collect()
     }
 
-    fn pass(&mut self, request: u32) -> io::Result<()> {
+    /// Counts a call, which fails if it is one of those that are to fail.
+    pub fn pass(&mut self, request: u32) -> io::Result<()> {
         let number = self.calls.len();
         self.calls.push(request);
         let next = self.inject_next.take_if(|(wanted, _)| *wanted == request);
@@ -138,7 +169,17 @@ impl World {
 
     fn open(&mut self, path: &str) -> io::Result<c_int> {
         self.pass(0)?;
+        if path == "/dev/iommu" {
+            let iommufd = self.system.open_iommufd()?;
+            return Ok(self.anonymous(iommufd));
+        }
         let name = path.strip_prefix("/dev/vfio/").unwrap_or_default();
+        if let Some(number) = name.strip_prefix("devices/vfio") {
+            let device =
+                self.system.open_cdev(*self.nodes.get(&number.parse().unwrap()).unwrap())?;
+            self.devices.insert(device);
+            return Ok(self.anonymous(device));
+        }
         if name == "vfio" {
             let container = self.system.open_container();
             self.containers.push(container);
@@ -155,8 +196,39 @@ impl World {
         Ok(self.stand_in(memory.try_clone()?.into(), device))
     }
 
-    fn ioctl(&mut self, fd: Fd, request: u32, argument: usize) -> io::Result<c_int> {
-        self.pass(request)?;
+    /// Gives a character device that was bound its memory, which is mapped from its file.
+    fn bound(&mut self, file: c_int, device: Fd) -> io::Result<()> {
+        let memory = self.system.mmap(device, 0, 0)?;
+        // SAFETY: both files are open, and the world owns the meaning of `file`.
+        let result = unsafe { libc::dup3(memory.as_raw_fd(), file, libc::O_CLOEXEC) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// `IOMMU_IOAS_IOVA_RANGES`: the model has the array behind the struct.
+    fn iova_ranges(&mut self, fd: Fd, argument: usize) -> io::Result<c_int> {
+        let own = bytes(argument, 32);
+        let count = u32::from_ne_bytes(*bytes(argument + 8, 4).first_chunk().unwrap()) as usize;
+        let array = usize::from_ne_bytes(*bytes(argument + 16, 8).first_chunk().unwrap());
+        let mut buffer = [own.to_vec(), vec![0; count * 16]].concat();
+        let result = self.system.ioctl(fd, IOVA_RANGES, &mut buffer, &mut Fd);
+        let (reply, ranges) = buffer.split_at(32);
+        own.copy_from_slice(reply);
+        if count > 0 {
+            bytes(array, count * 16).copy_from_slice(ranges);
+        }
+        result
+    }
+
+    fn ioctl(&mut self, file: c_int, request: u32, argument: usize) -> io::Result<c_int> {
+        let fd = self.fd(file);
+        let is_leaving = request == STATUS && !self.asked.insert(fd);
+        self.pass(if is_leaving { LEAVING } else { request })?;
+        if request == UNMAP {
+            self.open_at_unmap.push(self.devices.len());
+        }
+        if request == IOVA_RANGES {
+            return self.iova_ranges(fd, argument);
+        }
         let mut number = argument.to_ne_bytes();
         let argument = match request {
             0..=2 | 5 | 11 => &mut number[..],
@@ -167,12 +239,22 @@ impl World {
                 u32::from_ne_bytes(*bytes(argument, 4).first_chunk().unwrap()) as usize,
             ),
         };
-        let (system, fds) = (&self.system, &mut self.fds);
-        // Eventfds are files of the kernel. The model has one for each.
-        let mut translate = |file| *fds.entry(file).or_insert_with(|| system.open_eventfd());
+        let (system, fds, memories) = (&self.system, &mut self.fds, &mut self.memories);
+        // Eventfds and memfds are files of the kernel. The model has one for each.
+        let mut translate = |file| {
+            *fds.entry(file).or_insert_with(|| match request {
+                IOAS_MAP_FILE => {
+                    let memory = system.open_memory(1 << 30);
+                    memories.insert(memory);
+                    memory
+                }
+                _ => system.open_eventfd(),
+            })
+        };
         let result = system.ioctl(fd, request, argument, &mut translate)?;
         match request {
             6 => return self.opened(Fd(result)),
+            BIND => self.bound(file, fd)?,
             MAP if self.devices.contains(&fd) => self.bus_resets += 1,
             _ => {}
         }
@@ -201,24 +283,27 @@ fn answer<T: From<i8>>(result: io::Result<T>) -> T {
 }
 
 /// Translates a path: the world's folder has the files below /sys/bus.
-fn place(path: *const c_char) -> CString {
+fn place(path: *const c_char) -> io::Result<CString> {
     let path = text(path);
-    let sysfs = world().as_ref().map(|world| world.sysfs.clone());
-    match (path.strip_prefix("/sys/bus"), sysfs) {
-        (Some(rest), Some(sysfs)) => {
-            CString::new(format!("{}/bus{rest}", sysfs.display())).unwrap()
+    let place = match (path.strip_prefix("/sys/bus"), world().as_mut()) {
+        (Some(rest), Some(world)) => {
+            if world.counts_sysfs {
+                world.pass(SYSFS)?;
+            }
+            format!("{}/bus{rest}", world.sysfs.display())
         }
-        _ => CString::new(path).unwrap(),
-    }
+        _ => path,
+    };
+    Ok(CString::new(place).unwrap())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
     let is_ours = |world: &&mut World| world.fds.contains_key(&fd) && request >> 8 == 0x3b;
     if let Some(world) = world().as_mut().filter(is_ours) {
-        let (fd, request) = (world.fd(fd), request as u32 - 0x3b64);
+        let request = request as u32 - 0x3b64;
         let result = world.ioctl(fd, request, argument);
-        if let (UNMAP, Err(error)) = (request, &result) {
+        if let (UNMAP | IOAS_UNMAP, Err(error)) = (request, &result) {
             world.not_unmapped.push(error.raw_os_error());
         }
         return answer(result);
@@ -230,13 +315,27 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     let name = text(path);
-    if name.starts_with("/dev/vfio/") {
+    if name.starts_with("/dev/vfio/") || name == "/dev/iommu" {
         if let Some(world) = world().as_mut() {
             return answer(world.open(&name));
         }
     }
-    // SAFETY: the arguments are the caller's.
-    unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) as c_int }
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
+    // SAFETY: the arguments are the caller's, except for the path.
+    unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, mode) as c_int }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn opendir(path: *const c_char) -> *mut libc::DIR {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    match open64(path, flags, 0) {
+        -1 => std::ptr::null_mut(),
+        // SAFETY: the folder was opened just now, and nothing else owns it.
+        folder => unsafe { libc::fdopendir(folder) },
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -279,7 +378,10 @@ extern "C" fn pwrite64(fd: c_int, buffer: *const u8, size: usize, offset: i64) -
 
 #[unsafe(no_mangle)]
 extern "C" fn readlink(path: *const c_char, buffer: *mut c_char, size: usize) -> isize {
-    let path = place(path);
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
     // SAFETY: the arguments are the caller's, except for the path.
     unsafe { libc::syscall(libc::SYS_readlink, path.as_ptr(), buffer, size) as isize }
 }
@@ -297,7 +399,10 @@ extern "C" fn statx(
         // SAFETY: the call accesses no memory.
         return unsafe { libc::syscall(libc::SYS_statx, 0, 0, 0, mask, 0) as c_int };
     }
-    let path = place(path);
+    let path = match place(path) {
+        Ok(path) => path,
+        Err(error) => return answer(Err(error)),
+    };
     // SAFETY: the arguments are the caller's, except for the path.
     unsafe {
         libc::syscall(libc::SYS_statx, c_long::from(folder), path.as_ptr(), flags, mask, buffer)

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use vfio_passthrough::PassthroughFunction;
+use vfio_passthrough::function::Error;
 use vfio_passthrough::model::Ledger;
 
 use super::guest::{BOOT, MSIX_AT_ONCE};
@@ -63,12 +65,21 @@ fn in_use(shape: Shape, messages: bool) -> Setup {
     Setup::new(shape, &with.concat())
 }
 
+/// The ends of a function with its guest: its device stays open, or is closed.
+type End = fn(&PassthroughFunction) -> Result<(), Error>;
+
+const ENDS: [End; 2] = [PassthroughFunction::shutdown, PassthroughFunction::shutdown_before_close];
+
 /// One call of shutdown fails: the error is returned, and nothing is left.
-fn shutdown(shape: Shape, messages: bool, call: u64, fault: Fault) -> Result<Option<Call>, String> {
+fn shutdown(
+    (shape, messages, end): (Shape, bool, End),
+    call: u64,
+    fault: Fault,
+) -> Result<Option<Call>, String> {
     let setup = in_use(shape, messages);
     lines::keep();
     setup.faults.inject(call..call + 1, fault);
-    let error = setup.function.shutdown().err().map(|error| error.to_string());
+    let error = end(&setup.function).err().map(|error| error.to_string());
     let failed = setup.faults.failed().first().copied();
     if let Some(failed) = failed {
         let reported = error.as_ref().is_some_and(|error| names(error, NAME, failed, fault));
@@ -85,23 +96,24 @@ fn uses() -> impl Iterator<Item = (Shape, bool)> {
     SHAPES.into_iter().flat_map(|shape| [(shape, false), (shape, true)])
 }
 
-fn calls_of_shutdown(shape: Shape, messages: bool) -> u64 {
+fn calls_of_shutdown(shape: Shape, messages: bool, end: End) -> u64 {
     let setup = in_use(shape, messages);
     let before = setup.faults.all_made();
-    setup.function.shutdown().unwrap();
+    end(&setup.function).unwrap();
     setup.faults.all_made() - before
 }
 
 #[test]
 fn shutdown_completes_despite_one_failure() {
-    let sweep_use = |(shape, messages)| {
-        let calls = calls_of_shutdown(shape, messages);
+    let sweep_use = |((shape, messages), end)| {
+        let calls = calls_of_shutdown(shape, messages, end);
         let name = format!("shutdown, {shape:?}, messages {messages}");
-        sweep(&name, calls, |call, fault| shutdown(shape, messages, call, fault))
+        sweep(&name, calls, |call, fault| shutdown((shape, messages, end), call, fault))
     };
-    let points: u64 = uses().map(sweep_use).sum();
+    let both = uses().flat_map(|used| ENDS.map(|end| (used, end)));
+    let points: u64 = both.map(sweep_use).sum();
     println!("shutdown: {points} points");
-    assert!(points > 380, "{points}");
+    assert!(points > 760, "{points}");
 }
 
 /// Shuts down a function whose calls all fail from some point on. The memory of slots that could
@@ -145,7 +157,7 @@ pub fn shut_down_failing(setup: Setup, fault: Fault) -> Result<Option<Call>, Str
 #[test]
 fn shutdown_logs_leaks_if_all_calls_fail() {
     let sweep_use = |(shape, messages)| {
-        let calls = calls_of_shutdown(shape, messages);
+        let calls = calls_of_shutdown(shape, messages, PassthroughFunction::shutdown);
         let name = format!("failing, {shape:?}, messages {messages}");
         sweep(&name, calls, |call, fault| {
             let setup = in_use(shape, messages);

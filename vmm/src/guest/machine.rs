@@ -88,7 +88,7 @@ pub(crate) struct Console {
     /// The serial port.
     pub(crate) serial: Arc<Serial<Output>>,
     /// Signalled when the serial port accepts more input.
-    pub(crate) drained: EventFd,
+    pub(crate) drained: Arc<EventFd>,
     /// The unfinished line, for the main loop.
     pub(crate) pending: Arc<Pending>,
 }
@@ -132,10 +132,10 @@ impl Buses {
         (calls, counts): (&Calls, &DeviceCounts),
     ) -> Result<Console, Error> {
         let interrupt = line(vm, Serial::<Output>::GSI, calls)?;
-        let drained = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
+        let drained = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?);
         let pending = Pending::new()?;
-        let signal = drained.try_clone().map_err(Error::system("dup"))?;
-        let serial = Arc::new(Serial::new(interrupt, signal, Output(Arc::clone(&pending))));
+        let serial =
+            Arc::new(Serial::new(interrupt, Arc::clone(&drained), Output(Arc::clone(&pending))));
         let counted = counts.counted("serial", Arc::clone(&serial));
         self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
         Ok(Console { serial, drained, pending })

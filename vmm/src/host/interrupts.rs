@@ -10,7 +10,9 @@ use crate::counters::FunctionCounts;
 const MOST_BYTES: usize = 32 << 20;
 const CHUNK: usize = 64 << 10;
 
-/// `/proc/interrupts`, opened at the start: a running VMM may not open files.
+/// `/proc/interrupts`, opened at the start: a running VMM may not open files. By default it is not
+/// open, and nothing is counted.
+#[derive(Default)]
 pub(crate) struct Interrupts(Option<File>);
 
 /// The interrupt count of one vector.

@@ -99,9 +99,9 @@ pub(crate) fn memory_slots(kvm: &Kvm) -> u32 {
     u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX)
 }
 
-/// Refuses a guest whose RAM takes more slots than KVM has. BARs can do without: they are trapped.
-pub(crate) fn check_slots(kvm: &Kvm, needed: usize) -> Result<(), Error> {
-    let most = kvm.get_nr_memslots();
+/// Refuses a guest whose RAM takes more slots than a VM has. BARs can do without: they are trapped.
+pub(crate) fn check_slots(most: u32, needed: usize) -> Result<(), Error> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
     match needed > most {
         true => Err(Error::TooFewSlots { needed, most }),
         false => Ok(()),

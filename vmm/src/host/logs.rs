@@ -21,9 +21,10 @@ pub(crate) enum Style {
 impl Style {
     /// The style for this process's standard error.
     pub(crate) fn of_stderr() -> Self {
-        let stderr = fs::metadata("/proc/self/fd/2").map(|file| (file.dev(), file.ino()));
-        let journal = env::var("JOURNAL_STREAM").unwrap_or_default();
-        match stderr {
+        let Ok(journal) = env::var("JOURNAL_STREAM") else {
+            return Self::Plain;
+        };
+        match fs::metadata("/proc/self/fd/2").map(|file| (file.dev(), file.ino())) {
             Ok(stderr) if is_journal(&journal, stderr) => Self::Journal,
             _ => Self::Plain,
         }

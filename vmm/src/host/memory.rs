@@ -8,29 +8,29 @@ use crate::config::{Memory, MemorySize};
 use crate::error::Error;
 
 /// Refuses more RAM than the host has: the kernel would kill the VMM when the guest touches it.
-pub(crate) fn check(asked: Memory) -> Result<(), Error> {
+/// Warns if the host has too little available memory for RAM that `is_pinned` all at once. The
+/// kernel may still free memory by swapping.
+pub(crate) fn check(asked: Memory, is_pinned: bool) -> Result<(), Error> {
     if let Some(text) = hugepages::thp_is_off(&asked) {
         log::warn!("{text}");
     }
-    check_total(asked.size)?;
-    hugepages::check(&asked).map_err(|why| Error::HugePages { asked: asked.to_string(), why })
+    let meminfo = meminfo().unwrap_or_default();
+    check_total(asked.size, &meminfo)?;
+    hugepages::check(&asked).map_err(|why| Error::HugePages { asked: asked.to_string(), why })?;
+    // Reserved huge pages are not part of the available memory.
+    if is_pinned && asked.hugepages.is_none() {
+        shortage_warning(asked.size, &meminfo).inspect(|text| log::warn!("{text}"));
+    }
+    Ok(())
 }
 
-fn check_total(asked: MemorySize) -> Result<(), Error> {
-    match meminfo().and_then(|meminfo| kib(&meminfo, "MemTotal:")) {
+fn check_total(asked: MemorySize, meminfo: &str) -> Result<(), Error> {
+    match kib(meminfo, "MemTotal:") {
         Some(kib) if asked.bytes() >> 10 > kib => {
             Err(Error::MemoryLargerThanHost { asked: asked.to_string(), has: kib >> 10 })
         }
         _ => Ok(()),
     }
-}
-
-/// A warning if the kernel pins all guest RAM at once and the host has too little available memory.
-/// The kernel may still free memory by swapping. Reserved huge pages are not part of the available
-/// memory.
-pub(crate) fn shortage(asked: Memory) -> Option<String> {
-    let own = asked.hugepages.is_none();
-    own.then(|| shortage_warning(asked.size, &meminfo()?)).flatten()
 }
 
 /// The first lines of `/proc/meminfo`: total, free and available memory. Reading the whole file
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn refuses_more_than_the_host_has() {
-        let text = check("1000T".parse().unwrap()).unwrap_err().to_string();
+        let text = check("1000T".parse().unwrap(), false).unwrap_err().to_string();
         assert!(text.starts_with("--memory 1048576000M: this host has only "), "{text}");
     }
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
-use super::places::Candidate;
 use crate::config::Passthrough;
 
 /// The devices to add, all or none.
@@ -30,8 +29,8 @@ pub(crate) struct NewDevice {
 }
 
 impl NewDevice {
-    pub(crate) fn candidate(&self) -> Candidate {
-        let is_virtual = self.sysfs.physical_function(self.address).is_some();
-        Candidate { address: self.address, is_virtual, at: self.asked.at }
+    /// The physical function of a virtual function.
+    pub(crate) fn physical(&self) -> Option<PciAddress> {
+        self.sysfs.physical_function(self.address)
     }
 }

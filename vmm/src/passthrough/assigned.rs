@@ -10,7 +10,8 @@ use vfio_passthrough::{DmaSpace, PciAddress};
 
 use super::addition::{Addition, NewDevice};
 use super::devices::Devices;
-use super::functions::{Functions, Placed};
+use super::functions::Functions;
+use super::mapping;
 use crate::error::Error;
 use crate::guest::memory::Ram;
 
@@ -60,14 +61,14 @@ impl Assigned {
         mut addition: Addition,
         host: &KvmHost,
         taken: &[u8],
-    ) -> Result<Vec<Placed>, Error> {
+    ) -> Result<Functions, Error> {
         let mut state = self.lock();
         addition.devices.iter().try_for_each(|device| self.check_ram(device))?;
         if let Some(own) = &mut state.devices {
             return own.add(addition, host, taken, |_| Ok(())).map(|(functions, ())| functions);
         }
         let mut first = Devices::first(&mut addition, host)?;
-        let map = |own: &Devices| own.map(&self.ram);
+        let map = |dma: &DmaSpace| mapping::map(dma, &self.ram);
         let (functions, mappings) = first.add(addition, host, taken, map)?;
         *state = State { devices: Some(first), _mappings: mappings };
         Ok(functions)

@@ -1,32 +1,30 @@
 //! The devices of `--vfio`, opened in one container.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use devices::DevFn;
-use resources::AddressRange;
 use vfio_passthrough::backend::sysfs::Sysfs;
-use vfio_passthrough::context::{AssignedDevice, DeviceOptions};
+use vfio_passthrough::context::{AssignedDevice, DeviceOptions, PreparedDevice};
 use vfio_passthrough::counters::VfioCalls;
-use vfio_passthrough::dma::{Mapping, allow_locked_memory};
-use vfio_passthrough::host::HostMemory;
+
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
-    DmaSpace, IommuContext, Iova, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
+    DmaSpace, IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
-use vm_memory::GuestMemoryRegion;
 
 use super::addition::{Addition, NewDevice};
 use super::functions::{Functions, Placed};
 use super::iommu;
 use super::places::{Candidate, places};
+use super::side_by_side::side_by_side;
 use crate::config::{Config, Passthrough};
 use crate::error::Error;
 use crate::guest::boot::intx_gsi;
-use crate::guest::memory::Ram;
 use crate::host::passed_fds::PassedFds;
 
 /// The open assigned devices and their shared I/O address space. They stay open while the guest
-/// reboots.
+/// reboots. Dropping the value closes the devices side by side: the kernel resets each (100 ms).
 pub(crate) struct Devices {
     container: IommuContext,
     opened: Vec<Opened>,
@@ -45,28 +43,78 @@ struct Opened {
     p2p: bool,
 }
 
-impl Devices {
-    /// Opens the requested devices in one address space that is linked to the VM of `host`; `None` if
-    /// no device is requested.
-    pub(crate) fn open(
-        config: &Config,
+/// The requested devices, before they are opened.
+pub(crate) struct Requested<'a> {
+    devices: Devices,
+    prepared: Vec<(Request<'a>, PreparedDevice)>,
+    /// The error of the first device that could not be prepared.
+    failed: Result<(), Error>,
+}
+
+impl<'a> Requested<'a> {
+    /// Prepares the requested devices, for one address space that is linked to the VM of `host`;
+    /// `None` if no device is requested.
+    pub(crate) fn prepare(
+        config: &'a Config,
         addresses: &[PciAddress],
         mut passed: PassedFds,
         host: &KvmHost,
     ) -> Result<Option<Self>, Error> {
-        let asked = &config.vfio;
-        if asked.is_empty() {
+        if config.vfio.is_empty() {
             return Ok(None);
         }
-        let mut requests = requests(&config.vfio, addresses)?;
+        let sysfs = Sysfs::default();
+        let physical = addresses.iter().map(|own| sysfs.physical_function(*own)).collect();
+        let requests = requests((&config.vfio, addresses), physical, &[])?;
         let container = iommu::open(config, addresses, &mut passed)?;
         link(&container, host)?;
+        let devices = Devices { container, opened: Vec::new() };
+        let mut prepared = Vec::with_capacity(requests.len());
+        let failed = requests.into_iter().try_for_each(|request| {
+            let device = request.prepare(&devices.container, &mut passed)?;
+            prepared.push((request, device));
+            Ok(())
+        });
+        Ok(Some(Self { devices, prepared, failed }))
+    }
+
+    /// The I/O address space, if memory can be mapped before the devices are opened. iommufd pins
+    /// memory when the first device is attached, so that there it would gain nothing.
+    pub(crate) fn dma(&self) -> Option<DmaSpace> {
+        let container = &self.devices.container;
+        (self.failed.is_ok() && !container.is_iommufd()).then(|| container.dma().clone())
+    }
+
+    /// Opens the devices side by side. The error is that of the first one, in the order of the
+    /// command line; devices after one that could not be prepared are not opened.
+    pub(crate) fn open(self) -> Result<Devices, Error> {
+        let Self { mut devices, prepared, failed } = self;
+        devices.open_prepared(prepared)?;
+        failed.map(|()| devices)
+    }
+}
+
+impl Devices {
+    fn open_prepared(&mut self, prepared: Vec<(Request<'_>, PreparedDevice)>) -> Result<(), Error> {
+        let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
         // A physical function gets its VF token before virtual functions are opened with it.
-        requests.sort_by_key(|request| request.candidate.is_virtual);
-        let open = |request: &Request<'_>| request.open(&container, &mut passed);
-        let mut opened = requests.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        opened.sort_by_key(|opened| opened.index);
-        Ok(Some(Self { container, opened }))
+        let (late, first): (Vec<_>, Vec<_>) =
+            prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
+        self.open_all(first)?;
+        self.open_all(late)?;
+        self.opened.sort_by_key(|opened| opened.index);
+        Ok(())
+    }
+
+    fn open_all(&mut self, prepared: Vec<(Request<'_>, PreparedDevice)>) -> Result<(), Error> {
+        let mut result = Ok(());
+        for opened in side_by_side(prepared, |(request, device)| request.open(device)) {
+            match opened {
+                Ok(opened) => self.opened.push(opened),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
     }
 
     /// Links the container to the VM of `host`.
@@ -77,10 +125,9 @@ impl Devices {
     /// Creates the functions in their power-on state, in the VM of `host`. A device that was
     /// detached in an earlier life of the guest has no function.
     pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
-        let others = self.opened.len() > 1;
-        let function = |opened: &Opened| self.placed(opened, others, host);
+        let function = |opened: &Opened| self.placed(opened, host);
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
-        Ok(Functions::new(remaining.map(function).collect::<Result<_, _>>()?))
+        Functions::make(remaining, function)
     }
 
     /// Opens the first devices of a running guest, in the address space that the request brings.
@@ -101,55 +148,48 @@ impl Devices {
         addition: Addition,
         host: &KvmHost,
         taken: &[u8],
-        map: impl FnOnce(&Self) -> Result<M, Error>,
-    ) -> Result<(Vec<Placed>, M), Error> {
+        map: impl FnOnce(&DmaSpace) -> Result<M, Error>,
+    ) -> Result<(Functions, M), Error> {
+        let before = self.opened.len();
+        let added = self.open_added(addition, taken).and_then(|()| {
+            let mapped = map(self.dma())?;
+            let added = self.opened.get(before..).unwrap_or_default();
+            Ok((Functions::make(added, |own| self.placed(own, host))?, mapped))
+        });
+        added.inspect_err(|_| drop(side_by_side(self.opened.split_off(before), drop)))
+    }
+
+    fn open_added(&mut self, addition: Addition, taken: &[u8]) -> Result<(), Error> {
         if addition.is_iommufd != self.container.is_iommufd() {
             return Err(Error::OtherKind { is: self.iommu() });
         }
-        let opened = self.open_new(addition.devices, taken)?;
-        let mapped = map(self)?;
-        let others = self.opened.len().saturating_add(opened.len()) > 1;
-        let functions = opened.iter().map(|own| self.placed(own, others, host));
-        let functions = functions.collect::<Result<Vec<_>, _>>()?;
-        self.opened.extend(opened);
-        Ok((functions, mapped))
-    }
-
-    fn open_new(&self, new: Vec<NewDevice>, taken: &[u8]) -> Result<Vec<Opened>, Error> {
-        let mut own = self.opened.iter().map(|opened| opened.address);
-        let addresses: Vec<_> = new.iter().map(|new| new.address).collect();
-        let repeated = (1..addresses.len()).find(|index| {
-            let (before, rest) = addresses.split_at(*index);
-            rest.first().is_some_and(|first| before.contains(first))
-        });
-        let repeated = repeated.and_then(|index| addresses.get(index));
-        if let Some(twice) = own.find(|own| addresses.contains(own)).or(repeated.copied()) {
-            return Err(Error::DeviceTwice(twice));
-        }
-        let candidates: Vec<_> = new.iter().map(NewDevice::candidate).collect();
-        let places = places(&candidates, taken.iter().copied())?;
+        let addresses: Vec<_> = addition.devices.iter().map(|new| new.address).collect();
+        self.check_new(&addresses)?;
+        let asked: Vec<_> = addition.devices.iter().map(|new| new.asked.clone()).collect();
+        let physical: Vec<_> = addition.devices.iter().map(NewDevice::physical).collect();
+        let requests = requests((&asked, &addresses), physical, taken)?;
         let first = self.opened.len();
-        let open = |(index, (new, place)): (usize, (NewDevice, &DevFn))| {
-            let index = first.saturating_add(index);
-            let (address, asked) = (new.address, new.asked);
-            let (file, vf_token) = (new.node, asked.vf_token);
+        let mut prepared = Vec::with_capacity(requests.len());
+        for (mut request, new) in requests.into_iter().zip(addition.devices) {
+            request.index = request.index.saturating_add(first);
+            let (file, vf_token) = (new.node, new.asked.vf_token);
             let options = DeviceOptions { file, vf_token, sysfs: Some(new.sysfs) };
-            Ok(Opened {
-                index,
-                place: *place,
-                multifunction: has_others(*place, &places),
-                address,
-                device: self.container.open_device_with(address, options)?,
-                reset: asked.reset,
-                p2p: asked.p2p,
-            })
-        };
-        new.into_iter().zip(&places).enumerate().map(open).collect()
+            prepared.push((request, self.container.prepare_device(new.address, options)?));
+        }
+        self.open_prepared(prepared)
     }
 
-    fn placed(&self, opened: &Opened, others: bool, host: &KvmHost) -> Result<Placed, Error> {
-        // Peer-to-peer DMA needs a second device.
-        let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
+    /// No device comes twice.
+    fn check_new(&self, addresses: &[PciAddress]) -> Result<(), Error> {
+        let mut own: BTreeSet<_> = self.opened.iter().map(|opened| opened.address).collect();
+        match addresses.iter().find(|address| !own.insert(**address)) {
+            Some(address) => Err(Error::DeviceTwice(*address)),
+            None => Ok(()),
+        }
+    }
+
+    fn placed(&self, opened: &Opened, host: &KvmHost) -> Result<Placed, Error> {
+        let p2p = self.peers(opened.address);
         let host = VmmServices { p2p, ..host.services_with_intx(opened.gsi()?) };
         Ok((opened.place, Arc::new(opened.function(&host)?)))
     }
@@ -160,39 +200,16 @@ impl Devices {
         self.opened.is_empty()
     }
 
-    /// The space in which other devices access the BARs of the only device: `None` if there is one
-    /// device, or if its user does not want it.
+    /// The space in which other devices access the BARs of a device: `None` if there is no other
+    /// device, or if the user does not want it.
     pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
         let asked = self.opened.iter().any(|own| own.address == address && own.p2p);
         (asked && self.opened.len() > 1).then(|| self.container.dma().clone())
     }
 
-    /// The IOVA ranges that the IOMMU can map.
-    pub(crate) fn apertures(&self) -> Result<Vec<AddressRange>, Error> {
-        let ranges = self.container.dma().iova_ranges()?;
-        Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
-    }
-
-    /// Maps all of `ram` for DMA, which pins it; maps all regions or none.
-    pub(crate) fn map(&self, ram: &Ram) -> Result<Vec<Mapping>, Error> {
-        self.allow_locked_memory(ram)?;
-        let memory = ram.regions().iter().map(|region| {
-            let memory: Arc<dyn HostMemory> = region.clone();
-            (Iova(region.start_addr().0), memory)
-        });
-        Ok(self.container.dma().map_all(memory)?)
-    }
-
-    /// Groups that cannot share a container pin the memory once for each container. The limit was
-    /// checked for one before the devices were opened.
-    fn allow_locked_memory(&self, ram: &Ram) -> Result<(), Error> {
-        let spaces = self.container.dma().address_spaces();
-        if spaces > 1 {
-            let sizes = ram.regions().iter().map(|region| region.len());
-            let size = sizes.fold(0, u64::saturating_add);
-            allow_locked_memory(size.saturating_mul(spaces as u64))?;
-        }
-        Ok(())
+    /// The I/O address space.
+    pub(crate) fn dma(&self) -> &DmaSpace {
+        self.container.dma()
     }
 
     /// The kernel's interface for the devices, as `--iommu` names it.
@@ -203,6 +220,13 @@ impl Devices {
     /// The counters of VFIO calls.
     pub(crate) fn calls(&self) -> Arc<VfioCalls> {
         Arc::clone(self.container.calls())
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        // A device whose function still has it is closed with the function.
+        side_by_side(std::mem::take(&mut self.opened), drop);
     }
 }
 
@@ -228,42 +252,56 @@ struct Request<'a> {
     place: DevFn,
     multifunction: bool,
     asked: &'a Passthrough,
+    /// The physical function, if the device is a virtual function.
+    physical: Option<PciAddress>,
 }
 
 impl Request<'_> {
-    fn open(&self, container: &IommuContext, passed: &mut PassedFds) -> Result<Opened, Error> {
-        let (asked, address) = (self.asked, self.candidate.address);
-        let file = asked.file.map(|fd| passed.remove(fd)).transpose()?;
-        let options = DeviceOptions { file, vf_token: asked.vf_token, sysfs: None };
+    fn prepare(
+        &self,
+        container: &IommuContext,
+        passed: &mut PassedFds,
+    ) -> Result<PreparedDevice, Error> {
+        let file = self.asked.file.map(|fd| passed.remove(fd)).transpose()?;
+        let options = DeviceOptions { file, vf_token: self.asked.vf_token, sysfs: None };
+        Ok(container.prepare_device(self.candidate.address, options)?)
+    }
+
+    /// Whether one of the other devices is opened first: the physical function that gets the VF
+    /// token.
+    fn needs_first(&self, others: &[PciAddress]) -> bool {
+        self.physical.is_some_and(|physical| others.contains(&physical))
+    }
+
+    fn open(self, device: PreparedDevice) -> Result<Opened, Error> {
         Ok(Opened {
             index: self.index,
             place: self.place,
             multifunction: self.multifunction,
-            address,
-            device: container.open_device_with(address, options)?,
-            reset: asked.reset,
-            p2p: asked.p2p,
+            address: self.candidate.address,
+            device: device.open()?,
+            reset: self.asked.reset,
+            p2p: self.asked.p2p,
         })
     }
 }
 
 /// The requested devices with their places on the guest's bus.
 fn requests<'a>(
-    asked: &'a [Passthrough],
-    addresses: &[PciAddress],
+    (asked, addresses): (&'a [Passthrough], &[PciAddress]),
+    physical: Vec<Option<PciAddress>>,
+    taken: &[u8],
 ) -> Result<Vec<Request<'a>>, Error> {
-    let sysfs = Sysfs::default();
-    let candidate = |(asked, address): (&Passthrough, &PciAddress)| Candidate {
-        address: *address,
-        is_virtual: sysfs.physical_function(*address).is_some(),
-        at: asked.at,
+    let candidate = |((asked, address), is_virtual): ((&Passthrough, &PciAddress), bool)| {
+        Candidate { address: *address, is_virtual, at: asked.at }
     };
-    let candidates: Vec<_> = asked.iter().zip(addresses).map(candidate).collect();
-    let places = places(&candidates, [])?;
-    let all = candidates.into_iter().zip(&places).zip(asked).enumerate();
-    let requests = all.map(|(index, ((candidate, place), asked))| {
+    let are_virtual = physical.iter().map(Option::is_some);
+    let candidates: Vec<_> = asked.iter().zip(addresses).zip(are_virtual).map(candidate).collect();
+    let places = places(&candidates, taken.iter().copied())?;
+    let all = candidates.into_iter().zip(&places).zip(asked).zip(physical).enumerate();
+    let requests = all.map(|(index, (((candidate, place), asked), physical))| {
         let multifunction = has_others(*place, &places);
-        Request { index, candidate, place: *place, multifunction, asked }
+        Request { index, candidate, place: *place, multifunction, asked, physical }
     });
     Ok(requests.collect())
 }

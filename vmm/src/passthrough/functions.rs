@@ -1,11 +1,15 @@
 //! The assigned functions of one VM, and the placement of their BARs.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::DevFn;
 use resources::{BarRequest, BarSpace, Layout};
+use vfio_passthrough::function::Reset;
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
+
+use super::side_by_side::side_by_side;
 
 use crate::counters::FunctionCounts;
 use crate::error::Error;
@@ -14,37 +18,59 @@ use crate::error::Error;
 pub(crate) type Placed = (DevFn, Arc<PassthroughFunction>);
 
 /// The assigned functions of one VM, with their places on its bus, in the order in which they came.
-/// Copies share them.
+/// Clones share them. If the last clone is dropped before they are shut down, it shuts them down.
 #[derive(Clone, Default)]
-pub(crate) struct Functions(Arc<Mutex<Vec<Placed>>>);
+pub(crate) struct Functions(Arc<List>);
+
+#[derive(Default)]
+struct List {
+    functions: Mutex<Vec<Placed>>,
+    /// They are shut down.
+    ended: AtomicBool,
+}
+
+/// How functions end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The guest reboots: the devices stay open.
+    Reboot,
+    /// The devices are closed next.
+    Close,
+}
 
 impl Functions {
-    /// Pairs of place and function.
-    pub(crate) fn new(functions: Vec<Placed>) -> Self {
-        Self(Arc::new(Mutex::new(functions)))
+    /// Makes a function of each of `sources`. After an error it ends the functions made so far.
+    pub(crate) fn make<T>(
+        sources: impl IntoIterator<Item = T>,
+        make: impl Fn(T) -> Result<Placed, Error>,
+    ) -> Result<Self, Error> {
+        let own = Self::default();
+        for source in sources {
+            let placed = make(source)?;
+            own.0.lock().push(placed);
+        }
+        Ok(own)
     }
 
     /// Iterates over the functions of now.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Placed> + use<> {
-        self.lock().clone().into_iter()
+        self.0.lock().clone().into_iter()
     }
 
-    /// Adds functions.
-    pub(crate) fn add(&self, functions: &[Placed]) {
-        self.lock().extend_from_slice(functions);
+    /// Takes all functions of `other`, and returns them.
+    pub(crate) fn take_from(&self, other: &Self) -> Vec<Placed> {
+        let taken = std::mem::take(&mut *other.0.lock());
+        self.0.lock().extend_from_slice(&taken);
+        taken
     }
 
     /// Removes the functions of a slot.
     pub(crate) fn remove(&self, slot: u8) -> Vec<Arc<PassthroughFunction>> {
-        let mut functions = self.lock();
-        let (left, stay) = functions.drain(..).partition(|(place, _)| place.slot() == slot);
-        *functions = stay;
-        let left: Vec<Placed> = left;
+        let mut functions = self.0.lock();
+        let is_there = |(place, _): &Placed| place.slot() == slot;
+        let left: Vec<_> = functions.iter().filter(|own| is_there(own)).cloned().collect();
+        functions.retain(|own| !is_there(own));
         left.into_iter().map(|(_, function)| function).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Placed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The BARs that need an address.
@@ -81,12 +107,12 @@ impl Functions {
         self.iter().map(|(_, function)| function.vectors().into())
     }
 
-    /// Shuts down all functions: they then do no DMA and signal no interrupts.
+    /// Shuts down all functions: they then do no DMA and signal no interrupts. A second call does
+    /// nothing.
     ///
     /// An error does not stop the shutdown of further functions; the first error is returned.
-    pub(crate) fn shutdown(&self) -> Result<(), Error> {
-        let results: Vec<_> = self.iter().map(|(_, function)| function.shutdown()).collect();
-        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    pub(crate) fn shutdown(&self, end: End) -> Result<(), Error> {
+        self.0.shutdown(end)
     }
 
     /// Adds the functions' counts to `counts`.
@@ -94,6 +120,39 @@ impl Functions {
         for (_, function) in self.iter() {
             let name = function.address().to_string();
             function.traps().values().for_each(|(what, count)| counts.trapped(&name, what, count));
+        }
+    }
+}
+
+impl List {
+    fn lock(&self) -> MutexGuard<'_, Vec<Placed>> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shuts down the functions side by side. Those that only a reset of their bus resets come
+    /// last, and one after another: VFIO refuses the reset of a bus while another function on it
+    /// is accessed (`EBUSY`, vfio_pci_dev_set_hot_reset).
+    fn shutdown(&self, end: End) -> Result<(), Error> {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let shutdown = |function: Arc<PassthroughFunction>| match end {
+            End::Reboot => function.shutdown(),
+            End::Close => function.shutdown_before_close(),
+        };
+        let functions = self.lock().clone().into_iter().map(|(_, function)| function);
+        let (with_bus, alone): (Vec<_>, Vec<_>) =
+            functions.partition(|function| function.reset_kind() == Reset::Bus);
+        let mut results = side_by_side(alone, shutdown);
+        results.extend(with_bus.into_iter().map(shutdown));
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown(End::Close) {
+            log::error!("{error}");
         }
     }
 }

@@ -35,10 +35,10 @@ impl HotPlug {
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
         let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
         let added = self.assigned.add(addition, &self.kvm_host, &taken)?;
-        for (place, function) in &added {
-            put(&self.bus, *place, (self.wrap)(function), &self.changes)?;
+        for (place, function) in added.iter() {
+            put(&self.bus, place, (self.wrap)(&function), &self.changes)?;
         }
-        self.functions.add(&added);
+        let added = self.functions.take_from(&added);
         self.set_peers();
         self.slots.arrive(added.iter().map(|(place, _)| place.slot()));
         Ok(added)

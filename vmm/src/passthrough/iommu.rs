@@ -47,15 +47,27 @@ fn choose(config: &Config, addresses: &[PciAddress], passed: &PassedFds) -> Resu
     }
 }
 
-/// iommufd if this process may open it, and each device by a node of its own. A device with a VF
-/// token is used by type1: Linux 6.12 neither takes a token by iommufd, nor asks for one.
+/// Whether `--iommu auto` may use a device by iommufd: it has a node of its own, which passes
+/// `may_open`. A device with a VF token is used by type1: Linux 6.12 neither takes a token by
+/// iommufd, nor asks for one.
+pub(crate) fn suits_iommufd(
+    sysfs: &Sysfs,
+    address: PciAddress,
+    may_open: impl Fn(&Path) -> bool,
+) -> bool {
+    sysfs.vf_token_of(address).is_none() && sysfs.cdev(address).is_some_and(|node| may_open(&node))
+}
+
+/// iommufd if this process may open it, and each device is passed open or suits it.
 pub(crate) fn auto(asked: &[Passthrough], addresses: &[PciAddress], passed: &PassedFds) -> Choice {
     let sysfs = Sysfs::default();
     let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
     let by_node = |(asked, address): (&Passthrough, &PciAddress)| match asked.file {
-        _ if asked.vf_token.is_some() || sysfs.vf_token_of(*address).is_some() => false,
-        Some(fd) => passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, *address)),
-        None => sysfs.cdev(*address).is_some_and(|node| may_open(&node)),
+        _ if asked.vf_token.is_some() => false,
+        Some(fd) => suits_iommufd(&sysfs, *address, |_| {
+            passed.get(fd).is_some_and(|file| sysfs.is_cdev_of(file, *address))
+        }),
+        None => suits_iommufd(&sysfs, *address, may_open),
     };
     match may_open(Path::new("/dev/iommu")) && asked.iter().zip(addresses).all(by_node) {
         true => Choice::Iommufd,

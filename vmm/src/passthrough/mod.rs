@@ -10,7 +10,9 @@ pub(crate) mod function;
 pub(crate) mod functions;
 pub(crate) mod hot_plug;
 pub(crate) mod iommu;
+pub(crate) mod mapping;
 pub(crate) mod places;
+pub(crate) mod side_by_side;
 pub(crate) mod slots;
 mod sync;
 

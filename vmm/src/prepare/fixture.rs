@@ -68,6 +68,7 @@ impl Fixture {
             .link(&format!("sys/bus/pci/devices/{address}"), &real)
             .file(&format!("{real}/vendor"), "0x1b36\n")
             .file(&format!("{real}/device"), "0x0010\n")
+            .file(&format!("{real}/modalias"), "pci:v00001B36d00000010sv00001AF4\n")
             .file(&format!("{real}/class"), format!("{class}\n"))
             .file(&format!("{real}/driver_override"), "(null)\n")
             .file(&format!("{real}/resource"), RESOURCE)

@@ -1,6 +1,7 @@
 //! The host's PCI devices in sysfs.
 
 use std::cell::OnceCell;
+use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use super::holders::{self, Holder, Opened};
 use super::names::Names;
 use super::presence::{Facts, Finding};
 use super::tree::Tree;
+use crate::passthrough::iommu::suits_iommufd;
 
 pub(crate) use super::tree::attribute;
 
@@ -168,10 +170,11 @@ impl Inventory {
         user.map(|user| format!("in use by {user}"))
     }
 
-    /// Whether this process may open iommufd, and the device by a node of its own. `--iommu auto`
-    /// uses iommufd if this is so for each device.
+    /// Whether this process may open iommufd, and the device suits it. `--iommu auto` uses iommufd
+    /// if this is so for each device.
     pub(crate) fn uses_iommufd(&self, address: PciAddress) -> bool {
-        self.has_iommufd() && self.node_of(address).is_some_and(|node| self.may_open(&node))
+        let may_open = |node: &Path| self.may_open(below_root(node));
+        self.has_iommufd() && suits_iommufd(&self.sysfs, address, may_open)
     }
 
     /// Whether this process may open iommufd.
@@ -181,8 +184,7 @@ impl Inventory {
 
     /// The device's own node, below the root.
     pub(crate) fn node_of(&self, address: PciAddress) -> Option<String> {
-        let node = self.sysfs.cdev(address)?;
-        Some(node.to_str()?.trim_start_matches('/').to_owned())
+        Some(below_root(&self.sysfs.cdev(address)?).to_owned())
     }
 
     fn may_open(&self, node: &str) -> bool {
@@ -210,9 +212,19 @@ impl Inventory {
         *self.seen.remaps_interrupts.get_or_init(read)
     }
 
-    /// VFIO accepts groups whose devices can write any interrupt (vfio_iommu_type1_attach_group).
+    /// VFIO accepts groups whose devices can write any interrupt (vfio_iommu_type1_attach_group,
+    /// iommufd_device_bind).
     pub(crate) fn allows_unsafe_interrupts(&self) -> bool {
-        self.tree.line(UNSAFE_INTERRUPTS).is_some_and(|line| line.starts_with(['Y', '1']))
+        let line = self.tree.line(self.unsafe_interrupts());
+        line.is_some_and(|line| line.starts_with(['Y', '1']))
+    }
+
+    /// The parameter that accepts groups without interrupt remapping.
+    pub(crate) fn unsafe_interrupts(&self) -> &'static str {
+        match self.has_iommufd() {
+            true => "sys/module/iommufd/parameters/allow_unsafe_interrupts",
+            false => "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        }
     }
 
     /// The nodes by which a process opens a device: that of its group, or its own
@@ -256,9 +268,10 @@ impl Device {
     }
 }
 
-/// The parameter that accepts groups without interrupt remapping.
-pub(crate) const UNSAFE_INTERRUPTS: &str =
-    "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+/// The path of a node without the first slash.
+fn below_root(node: &Path) -> &str {
+    node.to_str().unwrap_or_default().trim_start_matches('/')
+}
 
 /// Names the members of a group that are bound to drivers of the host.
 pub(crate) fn shared(group: u32, others: &[(PciAddress, String)]) -> String {

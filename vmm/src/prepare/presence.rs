@@ -131,8 +131,14 @@ mod tests {
                 with("config", header_of((0x8086, 0x0010))),
                 "another device is there: the kernel found 1b36:0010, and now it is 8086:0010: ",
             ),
-            (with("vendor", "0x8086\n"), "another device is there: the kernel found 8086:0010"),
-            (with("device", "0x0011\n"), "another device is there: the kernel found 1b36:0011"),
+            (
+                with("modalias", "pci:v00008086d00000010sv00001AF4\n"),
+                "another device is there: the kernel found 8086:0010",
+            ),
+            (
+                with("modalias", "pci:v00001B36d00000011sv00001AF4\n"),
+                "another device is there: the kernel found 1b36:0011",
+            ),
             (with("config", vec![0; 63]), "its config space ends after 63 bytes: "),
             (with("config", ""), "its config space ends after 0 bytes: "),
             (with("config", header_with(&[(0x0e, 1)])), "its header type is 0x01, and "),

@@ -16,7 +16,7 @@ use crate::host::epoll::listen;
 /// The event subscriber of stdin.
 pub(crate) struct Keyboard {
     serial: Arc<Serial<Output>>,
-    drained: EventFd,
+    drained: Arc<EventFd>,
     stop: Arc<Stop>,
     input: Input,
     source: Source,
@@ -35,7 +35,7 @@ enum Source {
 
 impl Keyboard {
     /// Passes stdin to `serial`, which signals `drained` when it accepts more input.
-    pub(crate) fn new(serial: Arc<Serial<Output>>, drained: EventFd, stop: Arc<Stop>) -> Self {
+    pub(crate) fn new(serial: Arc<Serial<Output>>, drained: Arc<EventFd>, stop: Arc<Stop>) -> Self {
         let input = Input::new(stdin().is_terminal());
         Self { serial, drained, stop, input, source: Source::Polled }
     }
@@ -101,7 +101,7 @@ impl MutEventSubscriber for Keyboard {
     /// epoll refuses regular files and /dev/null. It also refuses a closed stdin, whose first read
     /// then ends the input.
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        listen(ops, Events::new(&self.drained, EventSet::IN));
+        listen(ops, Events::new(self.drained.as_ref(), EventSet::IN));
         if ops.add(Events::new(&stdin(), EventSet::IN)).is_err() {
             self.source = Source::Paced;
             while self.read(ops) {}

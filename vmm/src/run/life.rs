@@ -20,14 +20,14 @@ use super::vcpu::{self, Gate, Vcpu, Vcpus};
 use super::vm::Vm;
 use crate::config::{Config, Thread};
 use crate::error::Error;
-use crate::guest::boot::{Boot, Entry, Kernel, Platform};
+use crate::guest::boot::{Boot, Entry, Platform};
 use crate::guest::console::RawTerminal;
 use crate::guest::machine::{self, Buses, Console};
 use crate::guest::{registers, vcpus};
 use crate::host::landlock;
 use crate::passthrough::events::{Changes, DeviceEvents};
 use crate::passthrough::function::GuestFunction;
-use crate::passthrough::functions::Functions;
+use crate::passthrough::functions::{End, Functions};
 use crate::passthrough::hot_plug::{HotPlug, put};
 use crate::passthrough::slots::{Ejected, Ejections, Registers, Slots};
 
@@ -83,7 +83,8 @@ impl Vm {
         control.end().iter().for_each(HotPlug::finish);
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
-        let shut_down = self.functions.shutdown();
+        let end = if stop.is_reboot() && !config.no_reboot { End::Reboot } else { End::Close };
+        let shut_down = self.functions.shutdown(end);
         drop((shared, main_loop, events, slots, terminal));
         count(&self.kvm_host, &self.functions, stats);
         stats.phase("end");
@@ -116,8 +117,7 @@ impl Vm {
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, resources: &Resources, config: &Config) -> Result<Entry, Error> {
         self.functions.place_bars(&resources.layout)?;
-        let load = if self.is_first { Kernel::load } else { Kernel::load_again };
-        let kernel = load(&resources.files.kernel, resources.ram.memory(), &resources.layout)?;
+        let kernel = resources.kernel(self.is_first)?;
         let platform = Platform {
             cpus: config.cpus,
             slots: self.functions.slots(),

@@ -36,7 +36,7 @@ fn one_heap() {
 }
 
 fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<Outcome, Error> {
-    memory::check(config.memory)?;
+    memory::check(config.memory, !config.vfio.is_empty())?;
     let files = limits::check(config)?;
     let signals = signals::block()?;
     let control = Arc::new(Control::new()?);

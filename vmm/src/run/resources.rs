@@ -3,33 +3,37 @@
 //! Each life of the guest has its own [`Vm`], created like the first. So vCPUs, interrupt
 //! controllers and functions start in their power-on state without a list of state to reset.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use resources::{AddressRange, Layout};
+use vfio_passthrough::DmaSpace;
 use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::counters::VfioCalls;
-use vfio_passthrough::dma::allow_locked_memory;
+use vfio_passthrough::dma::{Mapping, allow_locked_memory};
 
 use super::control::{Configuration, DeviceInfo};
 use super::stats::Stats;
 use super::vm::Vm;
 use crate::config::{Config, Memory, Seccomp, Thread};
 use crate::error::Error;
+use crate::guest::boot::Kernel;
 use crate::guest::layout::{self, Needs};
-use crate::guest::memory::{Populating, Ram};
+use crate::guest::memory::Ram;
 use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
+use crate::host::kvm;
 use crate::host::limits::FileLimit;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
-use crate::host::{kvm, memory};
 use crate::passthrough::addresses::addresses;
 use crate::passthrough::assigned::Assigned;
-use crate::passthrough::devices::Devices;
+use crate::passthrough::devices::{Devices, Requested};
 use crate::passthrough::functions::Functions;
+use crate::passthrough::mapping;
+use crate::passthrough::side_by_side::meanwhile;
 
 /// Resources of the host that the guest keeps across reboots.
 pub(crate) struct Resources {
@@ -41,11 +45,13 @@ pub(crate) struct Resources {
     /// The guest's physical layout.
     pub(crate) layout: Layout,
     pub(crate) ram: Ram,
+    /// The kernel of the first life, if it is loaded already.
+    kernel: Mutex<Option<Result<Kernel, Error>>>,
     /// Kernel and initramfs.
     pub(crate) files: Files,
     /// The seccomp filters of the threads.
     pub(crate) filters: Filters,
-    /// The host's interrupt counts.
+    /// The host's interrupt counts, if the user can see counters.
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
@@ -62,28 +68,35 @@ impl Filters {
     }
 }
 
-/// RAM that is populated while the devices are opened. The ranges assume that the IOMMU imposes no
-/// restrictions.
+/// RAM that is made while the devices are opened, with the kernel in it. Its ranges assume that no
+/// BAR and no limit of the IOMMU that is not known yet is in the way.
 struct Prepared {
     ranges: Vec<AddressRange>,
     ram: Ram,
-    populating: Populating,
+    kernel: Result<Kernel, Error>,
+    /// `None` if it could not be mapped yet.
+    mappings: Option<Vec<Mapping>>,
 }
 
 impl Prepared {
-    /// `None` if the plan fails: the final plan then reports the error.
-    fn begin(needs: &Needs<'_>) -> Result<Option<Self>, Error> {
-        let Ok(Layout { ram: ranges, .. }) = needs.plan() else {
+    /// Makes RAM and populates it, loads the kernel, and maps the RAM by `dma`. `None` if the plan
+    /// fails: the final plan then reports the error.
+    fn make(
+        needs: &Needs<'_>,
+        files: &Files,
+        dma: Option<&DmaSpace>,
+    ) -> Result<Option<Self>, Error> {
+        let apertures = dma.and_then(|dma| mapping::apertures(dma).ok());
+        let Ok(layout) = (Needs { apertures: apertures.as_deref(), ..*needs }).plan() else {
             return Ok(None);
         };
-        let ram = Ram::of(&ranges, needs.memory)?;
-        Ok(Some(Self { populating: ram.populate(), ranges, ram }))
-    }
-
-    /// The RAM, if its ranges match the final layout.
-    fn take(self, layout: &Layout) -> Option<Ram> {
-        self.populating.wait();
-        (self.ranges == layout.ram).then_some(self.ram)
+        let ram = Ram::of(&layout.ram, needs.memory)?;
+        let populating = ram.populate();
+        let kernel = Kernel::load(&files.kernel, ram.memory(), &layout);
+        populating.wait();
+        // If it cannot be mapped, this is tried again when the devices are open.
+        let mappings = dma.and_then(|dma| mapping::map(dma, &ram).ok());
+        Ok(Some(Self { ranges: layout.ram, ram, kernel, mappings }))
     }
 }
 
@@ -94,14 +107,16 @@ impl Resources {
         (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
-        check_memory(config)?;
+        if !config.vfio.is_empty() {
+            allow_locked_memory(config.memory.bytes())?;
+        }
         let kvm = kvm::open_source(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
         // Report a wrong path now, before the devices are reset and RAM is populated.
         let files = Files::open(config, &mut passed)?;
         let filters = Filters::new(&config.seccomp)?;
         let supported = cpuid::supported(&kvm)?;
-        let mut vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
+        let vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
@@ -115,24 +130,45 @@ impl Resources {
         // Without devices nothing pins RAM, and the kernel allocates pages at the guest's first
         // touch, unless the user requested otherwise.
         let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
-        let prepared = prefault.then(|| Prepared::begin(&needs)).transpose()?.flatten();
         // The kernel must know a group's VM before the group's devices are opened.
-        let devices = Devices::open(config, &addresses, passed, &vm.kvm_host)?;
+        let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
+        let dma = requested.as_ref().and_then(Requested::dma);
+        let prepare = || match prefault {
+            true => Prepared::make(&needs, &files, dma.as_ref()),
+            false => Ok(None),
+        };
+        let (devices, prepared) = open_devices(requested, prepare);
+        let (prepared, devices) = (prepared?, devices?);
+        // After an error the functions end before the devices are closed.
+        let mut vm = vm;
         if let Some(devices) = &devices {
             vm.functions = devices.functions(&vm.kvm_host)?;
         }
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
-        kvm::check_slots(&kvm, layout.ram.len())?;
-        let ram = ram_for(prepared, &layout, config.memory, stats)?;
-        let mappings = devices.as_ref().map(|devices| devices.map(&ram));
-        let mappings = mappings.transpose()?.unwrap_or_default();
+        kvm::check_slots(vm.slots, layout.ram.len())?;
+        let (ram, kernel, mappings) = ram_for(prepared, &layout, config.memory, stats)?;
+        let mappings = match (mappings, &devices) {
+            (Some(mappings), _) => mappings,
+            (None, Some(devices)) => mapping::map(devices.dma(), &ram)?,
+            (None, None) => Vec::new(),
+        };
         let assigned = Arc::new(Assigned::new(devices, mappings, &ram));
         stats.phase("map");
-        let interrupts = Arc::new(Interrupts::open());
-        let resources = Self { kvm, supported, assigned, layout, ram, files, filters, interrupts };
+        let has_counters = config.stats.is_some() || config.control.is_some();
+        let interrupts = Arc::new(has_counters.then(Interrupts::open).unwrap_or_default());
+        let kernel = Mutex::new(kernel);
+        let resources =
+            Self { kvm, supported, assigned, layout, ram, kernel, files, filters, interrupts };
         Ok((resources, vm))
+    }
+
+    /// The kernel, in RAM. The first life may find it loaded.
+    pub(crate) fn kernel(&self, is_first: bool) -> Result<Kernel, Error> {
+        let loaded = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let load = if is_first { Kernel::load } else { Kernel::load_again };
+        loaded.unwrap_or_else(|| load(&self.files.kernel, self.ram.memory(), &self.layout))
     }
 
     /// A VM for another life of the guest. The devices were reset at the end of the previous life.
@@ -154,8 +190,10 @@ impl Resources {
         )
     }
 
-    /// Adds the counts of VFIO calls to `stats`.
+    /// Adds the interface for the devices and the counts of VFIO calls to `stats`.
     pub(crate) fn count(&self, stats: &Stats) {
+        // The last device may have left.
+        self.assigned.iommu().iter().for_each(|iommu| stats.iommu.set(iommu));
         self.assigned.calls().iter().for_each(|calls| count_calls(calls, stats));
     }
 }
@@ -166,25 +204,33 @@ pub(crate) fn count_calls(calls: &VfioCalls, stats: &Stats) {
     calls.for_each(|(call, count)| stats.vfio_ioctls.add(call, count));
 }
 
-fn check_memory(config: &Config) -> Result<(), Error> {
-    if !config.vfio.is_empty() {
-        allow_locked_memory(config.memory.bytes())?;
-        memory::shortage(config.memory).inspect(|text| log::warn!("{text}"));
-    }
-    Ok(())
-}
-
 fn plan(
     needs: Needs<'_>,
     devices: Option<&Devices>,
     functions: &Functions,
 ) -> Result<Layout, Error> {
-    let apertures = devices.map(Devices::apertures).transpose()?;
+    let dma = devices.map(Devices::dma);
+    let apertures = dma.map(mapping::apertures).transpose()?;
     let bars = functions.bars();
     let layout = Needs { apertures: apertures.as_deref(), bars: &bars, ..needs }.plan()?;
     log::info!("guest physical layout:\n{layout}");
     Ok(layout)
 }
+
+/// Opens the devices, while `prepare` runs.
+fn open_devices<T>(
+    requested: Option<Requested<'_>>,
+    prepare: impl FnOnce() -> T,
+) -> (Result<Option<Devices>, Error>, T) {
+    let Some(requested) = requested else {
+        return (Ok(None), prepare());
+    };
+    let (devices, prepared) = meanwhile(|| requested.open(), prepare);
+    (devices.transpose(), prepared)
+}
+
+/// RAM, the kernel if it is loaded, and the mappings of RAM if it is mapped.
+type Mapped = (Ram, Option<Result<Kernel, Error>>, Option<Vec<Mapping>>);
 
 /// The prepared RAM if it matches `layout`, otherwise new RAM.
 fn ram_for(
@@ -192,10 +238,12 @@ fn ram_for(
     layout: &Layout,
     memory: Memory,
     stats: &Stats,
-) -> Result<Ram, Error> {
-    let prepared = prepared.and_then(|prepared| prepared.take(layout));
-    let ram = prepared.map_or_else(|| Ram::of(&layout.ram, memory), Ok)?;
+) -> Result<Mapped, Error> {
+    let found = match prepared.filter(|prepared| prepared.ranges == layout.ram) {
+        Some(Prepared { ram, kernel, mappings, .. }) => (ram, Some(kernel), mappings),
+        None => (Ram::of(&layout.ram, memory)?, None, None),
+    };
     stats.phase("populate");
-    ram.regions().iter().for_each(|_| stats.ram_regions.add_one());
-    Ok(ram)
+    found.0.regions().iter().for_each(|_| stats.ram_regions.add_one());
+    Ok(found)
 }

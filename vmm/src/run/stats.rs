@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::counters::{Accesses, Calls, Count, DeviceCounts, FunctionCounts};
@@ -82,6 +82,24 @@ pub(crate) struct DeviceStats {
     pub(crate) unclaimed: Accesses,
 }
 
+/// The kernel's interface for the devices, type1 or iommufd; null without devices.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interface(OnceLock<&'static str>);
+
+impl Interface {
+    /// Sets the interface, which stays the same in all lives of the guest.
+    pub(crate) fn set(&self, name: &'static str) {
+        // A second life sets the same name.
+        let _ = self.0.set(name);
+    }
+}
+
+impl Serialize for Interface {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.get().serialize(serializer)
+    }
+}
+
 /// All counters. A copy is a snapshot, except that both copies share the counters of devices.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Stats {
@@ -94,6 +112,8 @@ pub(crate) struct Stats {
     pub(crate) devices: DeviceStats,
     /// Ioctls on KVM.
     pub(crate) kvm_ioctls: Calls,
+    /// The interface for the devices, as `vm.info` names it.
+    pub(crate) iommu: Interface,
     /// Ioctls on VFIO.
     pub(crate) vfio_ioctls: Calls,
     /// Regions of RAM; with an assigned device each has one DMA mapping.

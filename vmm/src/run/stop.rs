@@ -56,11 +56,11 @@ impl Stop {
 
     /// Requests a stop; the first request determines the outcome.
     pub(crate) fn request(&self, outcome: Outcome) {
-        if let Err(late) = self.outcome.set(outcome) {
-            log::debug!("already stopping; ignored outcome: {late:?}");
+        match self.outcome.set(outcome) {
+            // An error is harmless: a full counter already wakes the reader.
+            Ok(()) => drop(self.signal.write(1)),
+            Err(late) => log::debug!("already stopping; ignored outcome: {late:?}"),
         }
-        // An error is harmless: a full counter already wakes the reader.
-        let _ = self.signal.write(1);
     }
 
     /// Requests a stop for the user. The request also ends a guest that is about to reboot.
@@ -74,6 +74,11 @@ impl Stop {
     /// Whether a stop is requested.
     pub(crate) fn is_requested(&self) -> bool {
         self.outcome.get().is_some()
+    }
+
+    /// Whether the guest requested a reset, and the user did not request the end.
+    pub(crate) fn is_reboot(&self) -> bool {
+        matches!(self.outcome.get(), Some(Outcome::Reset)) && self.insisted.get().is_none()
     }
 
     /// The eventfd that signals a request.

@@ -19,6 +19,8 @@ pub(crate) struct Vm {
     pub(crate) fd: Arc<VmFd>,
     /// The services that KVM provides to assigned functions.
     pub(crate) kvm_host: Arc<KvmHost>,
+    /// The number of memory slots.
+    pub(crate) slots: u32,
     /// The guest's coalesced writes.
     pub(crate) coalesced: Arc<CoalescedWrites>,
     pub(crate) functions: Functions,
@@ -31,11 +33,13 @@ impl Vm {
     pub(crate) fn new(kvm: &Kvm, calls: &Calls) -> Result<Self, Error> {
         let fd = kvm::create_vm(kvm, calls)?;
         let gsis = FIRST_MSI_GSI..kvm::routes(kvm);
-        let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..kvm::memory_slots(kvm), gsis));
+        let slots = kvm::memory_slots(kvm);
+        let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..slots, gsis));
         Ok(Self {
             coalesced: Arc::default(),
             fd,
             kvm_host,
+            slots,
             functions: Functions::default(),
             is_first: true,
         })

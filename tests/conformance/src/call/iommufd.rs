@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, IoasMap, IoasUnmap, IommuOption};
+use vfio_model::{AttachPt, BindIommufd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
 
 use super::{Outcome, Player, Slot, argument, number};
 use crate::Core;
@@ -16,12 +16,14 @@ pub enum IommufdCall {
     Destroy(u32),
     /// [`Iommufd::ioas_map`](crate::contract::Iommufd::ioas_map)
     Map(IoasMap),
+    /// [`Iommufd::ioas_map_file`](crate::contract::Iommufd::ioas_map_file) of a file.
+    MapFile(Slot, IoasMapFile),
     /// [`Iommufd::ioas_unmap`](crate::contract::Iommufd::ioas_unmap)
     Unmap(IoasUnmap),
     /// [`Iommufd::iommu_option`](crate::contract::Iommufd::iommu_option)
     Option(IommuOption),
     /// [`Iommufd::bind_iommufd`](crate::contract::Iommufd::bind_iommufd), with `argsz`, flags and
-    /// the iommufd.
+    /// the iommufd. The token is that of no device.
     Bind(u32, u32, Slot),
     /// [`Iommufd::attach_pt`](crate::contract::Iommufd::attach_pt)
     Attach(AttachPt),
@@ -41,11 +43,16 @@ impl<C: Core> Player<'_, C> {
         match call {
             IommufdCall::Alloc(flags) => self.core.ioas_alloc(fd, *flags).map(number),
             IommufdCall::Map(map) => self.core.ioas_map(fd, map).map(Outcome::Number),
+            IommufdCall::MapFile(file, map) => {
+                let map = IoasMapFile { file: self.fd(*file), ..*map };
+                self.core.ioas_map_file(fd, &map).map(Outcome::Number)
+            }
             IommufdCall::Unmap(unmap) => self.core.ioas_unmap(fd, unmap).map(Outcome::Number),
             IommufdCall::Option(option) => self.core.iommu_option(fd, option).map(Outcome::Number),
             IommufdCall::Bind(argsz, flags, iommufd) => {
                 let (argsz, flags, iommufd) = (*argsz, *flags, self.fd(*iommufd));
-                self.core.bind_iommufd(fd, &BindIommufd { argsz, flags, iommufd }).map(number)
+                let bind = BindIommufd { argsz, flags, iommufd, token: [7; 16] };
+                self.core.bind_iommufd(fd, &bind).map(number)
             }
             IommufdCall::Attach(attach) => self.core.attach_pt(fd, attach).map(number),
             IommufdCall::Destroy(id) => self.core.iommu_destroy(fd, *id).map(done),

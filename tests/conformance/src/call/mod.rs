@@ -32,6 +32,8 @@ pub enum Call {
     OpenEventfd,
     /// [`Core::open_kvm`]
     OpenKvm,
+    /// [`Core::open_memory`]
+    OpenMemory(u64),
     /// [`Core::open_device`]
     OpenDevice(Slot, String),
     /// [`Core::close`]
@@ -142,6 +144,7 @@ impl<'a, C: Core> Player<'a, C> {
             Call::OpenGroup(group) => self.core.open_group(*group).map(|fd| self.opened(fd)),
             Call::OpenEventfd => self.core.open_eventfd().map(|fd| self.opened(fd)),
             Call::OpenKvm => self.core.open_kvm().map(|fd| self.opened(fd)),
+            Call::OpenMemory(size) => self.core.open_memory(*size).map(|fd| self.opened(fd)),
             Call::OpenDevice(group, name) => {
                 let group = self.fd(*group);
                 self.core.open_device(group, name).map(|fd| self.opened(fd))

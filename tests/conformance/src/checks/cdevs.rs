@@ -2,7 +2,7 @@
 
 use libc::{EADDRINUSE, EBADF, EBADFD, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM};
 use libc::{ENOTTY, EPERM};
-use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IrqData, IrqSet};
+use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IrqData, IrqSet};
 
 use super::iommufd::Space;
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
@@ -13,6 +13,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
     vec![
         ("a character device gives access from its bind on", access),
         ("a wrong bind is refused", bad_binds),
+        ("a bind takes a token since 7.3, if the device has one", token),
         ("a group is open or bound", open_or_bound),
         ("a group has one iommufd", one_owner),
         ("an attached device narrows the IOVA ranges", narrows),
@@ -20,6 +21,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("areas and allowed IOVAs can be in the way of an attach", in_the_way),
         ("an attach pins all areas or none", pins),
         ("a map needs memory while a device is attached", needs_memory),
+        ("an attach pins files that are memfds and large enough", pins_files),
         ("locked memory counts by user", by_user),
         ("an attached device moves to another address space", moves),
         ("devices of two groups share a page table", shared),
@@ -38,7 +40,7 @@ fn attach_to(id: u32) -> AttachPt {
 const DETACH: AttachPt = AttachPt { argsz: AttachPt::DETACH_ARGSZ, flags: 0, id: 0 };
 
 fn bind_to(iommufd: Fd) -> BindIommufd {
-    BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd }
+    BindIommufd::to(iommufd)
 }
 
 impl<C: Core> Stage<'_, C> {
@@ -91,12 +93,58 @@ fn access<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     fails(stage.core.api_version(device), ENOTTY)
 }
 
+/// No device of the machine has SR-IOV.
+fn token<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (iommufd, device) = (stage.iommufd()?, stage.cdev(0)?);
+    let (size, flags) = (BindIommufd::TOKEN_ARGSZ, BindIommufd::TOKEN);
+    let with = |argsz, flags| BindIommufd { argsz, flags, ..bind_to(iommufd) };
+    let short = if stage.kernel().binds_with_tokens() { EFAULT } else { EINVAL };
+    fails(stage.core.bind_iommufd(device, &with(BindIommufd::ARGSZ, flags)), short)?;
+    fails(stage.core.bind_iommufd(device, &with(size, flags)), EINVAL)?;
+    let unknown = with(size, flags | 2);
+    fails(stage.core.bind_iommufd(device, &unknown), EINVAL)?;
+    let absent = BindIommufd { iommufd: Fd(1_000_000), ..with(size, flags) };
+    fails(stage.core.bind_iommufd(device, &absent), EINVAL)?;
+    done(stage.core.bind_iommufd(device, &with(size, 0))).map(|_| ())
+}
+
+/// The last page ends at the end of the file, or behind it.
+fn pins_files<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    if !stage.kernel().maps_files() {
+        return Ok(());
+    }
+    let (space, memory) = (stage.space()?, stage.memory(4)?);
+    let device = stage.bound(0, space.iommufd)?;
+    let map = |file, start, length| IoasMapFile {
+        flags: 7,
+        ioas: space.ioas,
+        file,
+        start,
+        length,
+        iova: 0,
+    };
+    for (file, start, length) in [(memory, PAGE, 4 * PAGE), (space.iommufd, 0, PAGE)] {
+        let map = map(file, start, length);
+        done(stage.core.ioas_map_file(space.iommufd, &map))?;
+        fails(stage.core.attach_pt(device, &attach_to(space.ioas)), EINVAL)?;
+        same(stage.clear(space)?, length)?;
+    }
+    stage.attach(device, space.ioas)?;
+    for (file, start, length) in [(memory, 4 * PAGE, PAGE), (space.iommufd, 0, PAGE)] {
+        let map = map(file, start, length);
+        fails(stage.core.ioas_map_file(space.iommufd, &map), EINVAL)?;
+    }
+    done(stage.core.ioas_map_file(space.iommufd, &map(memory, 0, 4 * PAGE)))?;
+    stage.close(memory)?;
+    same(stage.clear(space)?, 4 * PAGE)
+}
+
 fn bad_binds<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (iommufd, eventfd, device) = (stage.iommufd()?, stage.eventfd()?, stage.cdev(0)?);
     let good = bind_to(iommufd);
     for (bad, errno) in [
         (BindIommufd { argsz: 15, ..good }, EINVAL),
-        (BindIommufd { flags: 1, ..good }, EINVAL),
+        (BindIommufd { flags: 2, ..good }, EINVAL),
         (BindIommufd { iommufd: Fd(-1), ..good }, EINVAL),
         (BindIommufd { iommufd: Fd(1_000_000), ..good }, EBADF),
         (BindIommufd { iommufd: eventfd, ..good }, EBADFD),

@@ -97,7 +97,7 @@ fn not_held<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let name = stage.device_of(0)?;
     let device = stage.device(group, &name)?;
     let cdev = stage.cdev(0)?;
-    let bind = BindIommufd { argsz: BindIommufd::ARGSZ, flags: 0, iommufd };
+    let bind = BindIommufd::to(iommufd);
     fails(stage.core.bind_iommufd(cdev, &bind), EBUSY)?;
     stage.close(group)?;
     fails(stage.core.bind_iommufd(cdev, &bind), EINVAL)?;

@@ -1,7 +1,9 @@
 //! `/dev/iommu` without a device: objects, areas, options and sizes.
 
-use libc::{E2BIG, EBUSY, EEXIST, EINVAL, EMSGSIZE, ENOENT, ENOTTY, EOPNOTSUPP, EOVERFLOW, EPERM};
-use vfio_model::{Fd, IoasMap, IoasUnmap, IommuOption};
+use libc::{
+    E2BIG, EBADF, EBUSY, EEXIST, EINVAL, EMSGSIZE, ENOENT, ENOTTY, EOPNOTSUPP, EOVERFLOW, EPERM,
+};
+use vfio_model::{Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
 
 use super::{Check, Stage, Verdict, done, fails, same};
 use crate::Core;
@@ -21,6 +23,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("the mode of locked memory is set before the first object", mode),
         ("small pages are an option of an address space", small_pages),
         ("the size of a struct of iommufd is checked first", sizes),
+        ("files are mapped since 6.13", files),
     ]
 }
 
@@ -118,6 +121,7 @@ fn numbers<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 fn bad_maps<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let space = stage.space()?;
     let good = stage.area(space, 0, 1);
+    let too_long = if stage.kernel().checks_overflow() { EOVERFLOW } else { EINVAL };
     for (bad, errno) in [
         (IoasMap { flags: 15, ..good }, EOPNOTSUPP),
         (IoasMap { iova: u64::MAX, ..good }, EOVERFLOW),
@@ -125,7 +129,8 @@ fn bad_maps<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         (IoasMap { flags: 1, ..good }, EINVAL),
         (IoasMap { ioas: 9, ..good }, ENOENT),
         (IoasMap { length: 0, ..good }, EINVAL),
-        (IoasMap { length: u64::MAX - PAGE + 1, ..good }, EINVAL),
+        (IoasMap { length: u64::MAX - PAGE + 1, user_va: 0, ..good }, EINVAL),
+        (IoasMap { length: u64::MAX - PAGE + 1, ..good }, too_long),
         (IoasMap { user_va: u64::MAX, ..good }, EOVERFLOW),
         (IoasMap { iova: u64::MAX - 1, ..good }, EOVERFLOW),
     ] {
@@ -277,6 +282,40 @@ fn sizes<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     done(stage.core.request(iommufd, 29, &mut alloc))?;
     same(alloc, words(&[16, 0, 2, 0]))?;
     let mut map = words(&[40, FIXED, ioas, 1, 0, 0, 1, 0, 0, 0]);
-    fails(stage.core.request(iommufd, 33, &mut map), EOPNOTSUPP)?;
-    fails(stage.core.request(iommufd, 43, &mut words(&[64])), ENOTTY)
+    fails(stage.core.request(iommufd, 33, &mut map), EOPNOTSUPP)
+}
+
+/// Before 6.13 the kernel has no such call, and the library maps by address.
+fn files<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (space, memory) = (stage.space()?, stage.memory(4)?);
+    let Space { iommufd, ioas } = space;
+    let good =
+        IoasMapFile { flags: FIXED, ioas, file: memory, start: PAGE, length: 2 * PAGE, iova: 0 };
+    if !stage.kernel().maps_files() {
+        return fails(stage.core.ioas_map_file(iommufd, &good), ENOTTY);
+    }
+    for (bad, errno) in [
+        (IoasMapFile { flags: 15, ..good }, EOPNOTSUPP),
+        (IoasMapFile { iova: u64::MAX, ..good }, EOVERFLOW),
+        (IoasMapFile { length: u64::MAX, ..good }, EOVERFLOW),
+        (IoasMapFile { flags: 1, ..good }, EINVAL),
+        (IoasMapFile { ioas: 9, ..good }, ENOENT),
+        (IoasMapFile { length: 0, ..good }, EINVAL),
+        (IoasMapFile { start: u64::MAX, file: Fd(-1), ..good }, EOVERFLOW),
+        (IoasMapFile { file: Fd(-1), ..good }, EBADF),
+        (IoasMapFile { length: u64::MAX - PAGE + 1, start: 0, ..good }, EINVAL),
+        (IoasMapFile { iova: u64::MAX - 1, ..good }, EOVERFLOW),
+    ] {
+        fails(stage.core.ioas_map_file(iommufd, &bad), errno)?;
+    }
+    same(done(stage.core.ioas_map_file(iommufd, &good))?, 0)?;
+    fails(stage.core.ioas_map_file(iommufd, &good), EEXIST)?;
+    let chosen = IoasMapFile { flags: 6, start: 3 * PAGE, length: PAGE, ..good };
+    same(done(stage.core.ioas_map_file(iommufd, &chosen))?, 2 * PAGE)?;
+    // Without a device nobody looks at the file.
+    let beyond = IoasMapFile { start: 1 << 30, iova: 8 * PAGE, ..good };
+    done(stage.core.ioas_map_file(iommufd, &beyond))?;
+    let other = IoasMapFile { file: iommufd, iova: 16 * PAGE, ..good };
+    done(stage.core.ioas_map_file(iommufd, &other))?;
+    same(stage.clear(space)?, 7 * PAGE)
 }

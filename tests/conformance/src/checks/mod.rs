@@ -14,6 +14,7 @@ use std::panic::Location;
 use serde::Serialize;
 use vfio_model::{Fd, Kernel};
 
+use crate::arena::PAGE;
 use crate::{Core, Scene};
 
 /// The reason why a check fails.
@@ -107,6 +108,13 @@ impl<C: Core> Stage<'_, C> {
     #[track_caller]
     fn eventfd(&mut self) -> Result<Fd, String> {
         let fd = done(self.core.open_eventfd())?;
+        self.opened.push(fd);
+        Ok(fd)
+    }
+
+    #[track_caller]
+    fn memory(&mut self, pages: u64) -> Result<Fd, String> {
+        let fd = done(self.core.open_memory(pages.saturating_mul(PAGE)))?;
         self.opened.push(fd);
         Ok(fd)
     }

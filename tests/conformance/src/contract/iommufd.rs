@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasUnmap, IommuOption, System};
+use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption, System};
 
 /// The calls of a user of iommufd, legal or not.
 pub trait Iommufd {
@@ -16,6 +16,8 @@ pub trait Iommufd {
     fn iommu_destroy(&mut self, iommufd: Fd, id: u32) -> io::Result<()>;
     /// `IOMMU_IOAS_MAP`: the IOVA.
     fn ioas_map(&mut self, iommufd: Fd, call: &IoasMap) -> io::Result<u64>;
+    /// `IOMMU_IOAS_MAP_FILE`: the IOVA.
+    fn ioas_map_file(&mut self, iommufd: Fd, call: &IoasMapFile) -> io::Result<u64>;
     /// `IOMMU_IOAS_UNMAP`: the number of bytes unmapped.
     fn ioas_unmap(&mut self, iommufd: Fd, call: &IoasUnmap) -> io::Result<u64>;
     /// `IOMMU_OPTION`: the value.
@@ -54,6 +56,10 @@ impl Iommufd for System {
 
     fn ioas_map(&mut self, iommufd: Fd, call: &IoasMap) -> io::Result<u64> {
         System::ioas_map(self, iommufd, call)
+    }
+
+    fn ioas_map_file(&mut self, iommufd: Fd, call: &IoasMapFile) -> io::Result<u64> {
+        System::ioas_map_file(self, iommufd, call)
     }
 
     fn ioas_unmap(&mut self, iommufd: Fd, call: &IoasUnmap) -> io::Result<u64> {

@@ -19,6 +19,8 @@ pub trait Core: Iommufd {
     fn open_eventfd(&mut self) -> io::Result<Fd>;
     /// Makes a virtual machine with KVM's VFIO device.
     fn open_kvm(&mut self) -> io::Result<Fd>;
+    /// Makes a memfd of a size.
+    fn open_memory(&mut self, size: u64) -> io::Result<Fd>;
     /// Closes an fd.
     fn close(&mut self, fd: Fd) -> io::Result<()>;
     /// How often an eventfd was signalled since the last read.
@@ -74,6 +76,10 @@ impl Core for System {
 
     fn open_kvm(&mut self) -> io::Result<Fd> {
         Ok(System::open_kvm(self))
+    }
+
+    fn open_memory(&mut self, size: u64) -> io::Result<Fd> {
+        Ok(System::open_memory(self, size))
     }
 
     fn close(&mut self, fd: Fd) -> io::Result<()> {

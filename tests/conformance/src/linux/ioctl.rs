@@ -30,6 +30,15 @@ pub fn eventfd() -> io::Result<RawFd> {
     check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })
 }
 
+/// A memfd of a size.
+pub fn memory(size: u64) -> io::Result<RawFd> {
+    // SAFETY: the name ends with a zero byte.
+    let fd = check(unsafe { libc::memfd_create(c"conformance".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let size = libc::off_t::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: the call takes no memory of ours.
+    check(unsafe { libc::ftruncate(fd, size) }).map(|_| fd)
+}
+
 /// The count of an eventfd; 0 without a signal.
 pub fn read_eventfd(fd: RawFd) -> io::Result<u64> {
     let mut count = 0_u64;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasUnmap, IommuOption};
+use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
 
 use super::ioctl::{Argument, ioctl};
 use super::{Linux, ROOM, open, vfio};
@@ -93,6 +93,12 @@ impl Iommufd for Linux {
         Ok(long_at(&call(iommufd, 33, bytes)?, 32))
     }
 
+    fn ioas_map_file(&mut self, iommufd: Fd, map: &IoasMapFile) -> io::Result<u64> {
+        let header = [40, map.flags, map.ioas, map.file.0.cast_unsigned()];
+        let bytes = longs(&header, &[map.start, map.length, map.iova]);
+        Ok(long_at(&call(iommufd, 43, bytes)?, 32))
+    }
+
     fn ioas_unmap(&mut self, iommufd: Fd, unmap: &IoasUnmap) -> io::Result<u64> {
         let bytes = longs(&[24, unmap.ioas], &[unmap.iova, unmap.length]);
         Ok(long_at(&call(iommufd, 34, bytes)?, 16))
@@ -104,7 +110,11 @@ impl Iommufd for Linux {
     }
 
     fn bind_iommufd(&mut self, device: Fd, bind: &BindIommufd) -> io::Result<u32> {
-        let bytes = words(&[bind.argsz, bind.flags, bind.iommufd.0.cast_unsigned(), 0]);
+        let token = bind.token.as_ptr().expose_provenance() as u64;
+        // The field is behind the struct of kernels without tokens.
+        let token = if bind.argsz < BindIommufd::TOKEN_ARGSZ { 0 } else { token };
+        let header = [bind.argsz, bind.flags, bind.iommufd.0.cast_unsigned(), 0];
+        let bytes = longs(&header, &[token]);
         Ok(word_at(&call(device, 18, bytes)?, 12))
     }
 

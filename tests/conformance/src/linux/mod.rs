@@ -100,6 +100,10 @@ impl Core for Linux {
         Ok(fd)
     }
 
+    fn open_memory(&mut self, size: u64) -> io::Result<Fd> {
+        ioctl::memory(size).map(Fd)
+    }
+
     fn close(&mut self, fd: Fd) -> io::Result<()> {
         ioctl::close(fd.0)?;
         match self.machines.remove(&fd) {

@@ -18,6 +18,12 @@ pub const ON_IOMMUFD: &[Test] = &[
     ("conformance: model and kernel agree on memory that iommufd counts by user", counted_by_user),
 ];
 
+/// For the small 7.3 kernel, in the long form.
+pub const ON_7_3: &[Test] = &[
+    ("conformance: model and kernel agree on 7.3, in 60000 random calls", at_length),
+    ("conformance: model and kernel agree on memory that iommufd counts by user", counted_by_user),
+];
+
 /// A random seed, from L1's kernel.
 fn fresh_seed(l1: &mut L1) -> Result<String, Error> {
     let uuid = l1.read("/proc/sys/kernel/random/uuid")?;
@@ -113,6 +119,19 @@ fn with_iommufd(l1: &mut L1) -> Result<(), Error> {
     let seed = fresh_seed(l1)?;
     let fresh = ["--only-random", "--sequences", "300", "--seed", &seed];
     conforms(l1, &devices, &fresh, Program::default())?;
+    restore(l1, &[devices.as_slice(), &[neighbour]].concat())
+}
+
+/// As [`with_iommufd`], at length and from fresh seeds only.
+fn at_length(l1: &mut L1) -> Result<(), Error> {
+    let nvmes = nvmes(l1)?;
+    let [nic, neighbour, third] = l1.machine().nics();
+    l1.bind(&third, None)?;
+    l1.bind(&neighbour, VFIO)?;
+    l1.bind(&nic, VFIO)?;
+    let devices = [nvmes.as_slice(), &[nic]].concat();
+    let seed = fresh_seed(l1)?;
+    conforms(l1, &devices, &["--sequences", "1300", "--seed", &seed], Program::default())?;
     restore(l1, &[devices.as_slice(), &[neighbour]].concat())
 }
 

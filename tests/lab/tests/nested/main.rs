@@ -28,6 +28,7 @@ mod p2p;
 mod presence;
 mod privilege;
 mod reads;
+mod selftests;
 mod shapes;
 mod soak;
 mod support;
@@ -39,7 +40,7 @@ mod vf_tokens;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool};
+use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool, times};
 use libtest_mimic::{Arguments, Trial};
 
 /// A test: its name, and the function that runs it on a machine.
@@ -70,7 +71,8 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
-    [first_lane(), second_lane()]
+    let long = if times(0, 1) == 1 { on_7_3() } else { Vec::new() };
+    [[first_lane(), long].concat(), second_lane()]
 }
 
 fn tests_of_the_data_path() -> Vec<Test> {
@@ -147,11 +149,24 @@ fn second_lane() -> Vec<Group> {
     let wide = Machine::new(Kernel::Stock61).devices(&[Device::WideNvme]);
     let old = [data::TESTS, moves::TESTS, conformance::TESTS].concat();
     vec![
-        ("small", full(Kernel::Small), small.clone()),
+        ("small", full(Kernel::Small), [&small, privilege::BY_IOMMUFD].concat()),
         ("small, type1", full(Kernel::Small).by_type1(), [&small, privilege::BY_TYPE1].concat()),
         ("6.1", full(Kernel::Stock61), old),
         ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
+    ]
+}
+
+/// Long forms on a kernel that the ordinary run does not have.
+fn on_7_3() -> Vec<Group> {
+    let mock = Machine::new(Kernel::Small73).guest_kernel(Kernel::Small).with_host_share();
+    vec![
+        ("7.3, mock", mock.memory_mib(4096), selftests::TESTS.to_vec()),
+        (
+            "7.3",
+            full(Kernel::Small73).guest_kernel(Kernel::Small),
+            [conformance::ON_7_3, privilege::BY_IOMMUFD].concat(),
+        ),
     ]
 }
 

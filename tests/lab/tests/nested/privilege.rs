@@ -1,7 +1,7 @@
 //! The VMM runs as an ordinary user, with only the system calls of its seccomp lists.
 
 use lab::protocol::{Ending, Program, Request};
-use lab::{Error, Guest, L1, place, sha256, times};
+use lab::{Error, Guest, Kernel, L1, place, sha256, times};
 
 use crate::Test;
 use crate::support::{VFIO, assigned, boot, hashes};
@@ -15,6 +15,12 @@ pub const TESTS: &[Test] = &[
 /// The rows are those of type1.
 pub const BY_TYPE1: &[Test] = &[("privilege: the VMM needs each system call for devices", needed)];
 
+/// The same by iommufd.
+pub const BY_IOMMUFD: &[Test] = &[
+    ("privilege: the VMM needs each system call for iommufd", needed_by_iommufd),
+    ("privilege: the VMM uses files of iommufd that are passed open", passed_by_iommufd),
+];
+
 /// On a machine with an NVMe first, and a kernel that gives the NVMe a queue for each CPU.
 pub const ON_STOCK: &[Test] =
     &[("privilege: a vCPU commits the routes of many vectors", many_vectors)];
@@ -26,19 +32,30 @@ const HASHED: usize = 1 << 20;
 
 /// The rows of the lists that are needed only with devices. The tests of `vmm` check all others.
 const ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-devices.txt");
+/// The rows that are needed only with iommufd.
+const IOMMUFD_ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-iommufd.txt");
+/// The rows of these that are needed only on kernels with dma-bufs of BARs (7.x).
+const DMA_BUF_ROWS: [&str; 3] =
+    ["vcpu:IOMMU_IOAS_UNMAP", "vcpu:IOMMU_IOAS_MAP_FILE", "main:IOMMU_IOAS_MAP_FILE"];
+/// The rows of [`ROWS`] that are not needed with iommufd. A hot reset has the number of
+/// `main:VFIO_IOMMU_MAP_DMA`.
+const TYPE1_ROWS: [&str; 3] =
+    ["vcpu:VFIO_IOMMU_MAP_DMA", "vcpu:VFIO_IOMMU_UNMAP_DMA", "main:VFIO_IOMMU_UNMAP_DMA"];
 /// The row that is needed only by a guest with many vectors.
 const ROUTES: &str = "vcpu:KVM_SET_GSI_ROUTING";
 /// How a VMM ends after a call that is on no list.
 const NOT_ALLOWED: Ending = Ending::Status(159);
 
-/// Gives `/dev/kvm` and the nodes of `/dev/vfio` to a user.
+/// Gives `/dev/kvm`, `/dev/iommu` if guests use it, and the nodes of `/dev/vfio` to a user.
 fn own(l1: &mut L1, user: u32) -> Result<(), Error> {
+    let iommufd = l1.machine().has_iommufd().then_some("/dev/iommu");
     ["/dev/kvm", "/dev/vfio"]
-        .iter()
-        .try_for_each(|path| l1.perform(&Request::Own { path: (*path).into(), user }))
+        .into_iter()
+        .chain(iommufd)
+        .try_for_each(|path| l1.perform(&Request::Own { path: path.into(), user }))
 }
 
-/// The user owns `/dev/kvm` and the group's node, and may lock the guest's memory.
+/// The user owns `/dev/kvm` and the nodes of the devices, and may lock the guest's memory.
 fn ordinary(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     own(l1, USER)?;
@@ -52,6 +69,8 @@ fn ordinary(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot(l1, &guest)?;
     own(l1, 0)?;
     assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.details());
+    let interface = if l1.machine().has_iommufd() { "iommufd" } else { "type1" };
+    assert_eq!(outcome.stats["iommu"], interface, "{}", outcome.details());
     let status = &outcome.finished.sightings[0].files[STATUS];
     let value = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -114,10 +133,44 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
+/// As [`all_passed`], with the device's own node and iommufd.
+fn passed_by_iommufd(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let names = l1.read(&format!("/sys/bus/pci/devices/{device}/vfio-dev"))?;
+    let node = format!("/dev/vfio/devices/{}", names.trim());
+    let expected = sha256(&l1.image(0)?[..HASHED]);
+    let files = [place::KERNEL, place::INITRD, "/dev/kvm", &node, "/dev/iommu"];
+    let guest = Guest::new("hash:1M,reboots:1")
+        .memory("128M")
+        .limited(USER, 128 << 20)
+        .kernel("fd={0}")
+        .initrd("fd={1}")
+        .arguments(["--kvm", "fd={2}", "--iommufd", "fd={4}"])
+        .open(&files.map(str::to_owned))
+        .reboots()
+        .device(&format!("{device},fd={{3}}"));
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.details());
+    assert_eq!(outcome.stats["iommu"], "iommufd", "{}", outcome.details());
+    Ok(())
+}
+
 /// Takes each row from the lists in turn: the VMM must end, and name the call. The first guest
 /// needs most calls: it reads, reboots, maps and unmaps BARs for peer-to-peer DMA, uses MSI-X and
 /// INTx, and has two devices that are reset with their bus. The second guest resets its NVMe.
 fn needed(l1: &mut L1) -> Result<(), Error> {
+    are_needed(l1, ROWS.lines())
+}
+
+/// The rows of iommufd, and in the long form all others too.
+fn needed_by_iommufd(l1: &mut L1) -> Result<(), Error> {
+    let has_dma_bufs = l1.machine().kernel == Kernel::Small73;
+    let own = IOMMUFD_ROWS.lines().filter(|row| has_dma_bufs || !DMA_BUF_ROWS.contains(row));
+    let others = ROWS.lines().filter(|row| times(0, 1) == 1 && !TYPE1_ROWS.contains(row));
+    are_needed(l1, own.chain(others))
+}
+
+fn are_needed<'a>(l1: &mut L1, rows: impl Iterator<Item = &'a str>) -> Result<(), Error> {
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?, nics[0].clone(), nics[1].clone()];
@@ -129,7 +182,7 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
         boot(l1, guest)?;
     }
     let mut unneeded = Vec::new();
-    let rows = ROWS.lines().filter(|row| *row != ROUTES);
+    let rows = rows.filter(|row| *row != ROUTES);
     for row in rows.step_by(usize::try_from(times(4, 1)).unwrap()) {
         let mut is_missed = false;
         // If the VMM ends at the guest's reboot, the disk still holds the number of reboots, and

@@ -174,9 +174,9 @@ impl Ioas {
 
     /// `IOMMU_IOAS_IOVA_RANGES`.
     fn iova_ranges(&self) -> io::Result<Vec<ByteRange>> {
-        let mut ranges: Vec<sys::iommu_iova_range> = Vec::new();
-        // The first call gets the number (EMSGSIZE), the second the ranges. The third is for a
-        // number that grew in between: a device can be attached at any time.
+        let mut ranges = vec![sys::iommu_iova_range::default(); USUAL_RANGES];
+        // If there are more, the first call gets the number (EMSGSIZE), and the second the ranges.
+        // The third is for a number that grew in between: a device can be attached at any time.
         for _ in 0..3 {
             let mut call = sys::iommu_ioas_iova_ranges {
                 size: size_of::<sys::iommu_ioas_iova_ranges>() as u32,
@@ -215,6 +215,9 @@ impl Ioas {
 const FLAGS: u32 = sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE
     | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
     | sys::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA;
+
+/// The ranges that one call fetches: more than most hosts have, with their reserved regions.
+const USUAL_RANGES: usize = 16;
 
 /// The most ranges that are fetched: more than any host reserves regions.
 const MAX_RANGES: usize = 4096;
@@ -257,7 +260,7 @@ impl Drop for Ioas {
         // The memory of a mapping that is left is leaked by its owner.
         if let Err(error) = self.iommufd.destroy_iommu_object(self.id).map_err(errno) {
             log::error!(
-                "IOMMU_DESTROY: {error}; the kernel keeps the mappings until this process ends"
+                "IOMMU_DESTROY: {error}; the mappings stay until /dev/iommu is closed everywhere"
             );
         }
     }

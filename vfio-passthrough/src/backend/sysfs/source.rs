@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::tree::Sysfs;
 use crate::address::PciAddress;
 
-/// sysfs shows at most a page of an attribute (Documentation/filesystems/sysfs.rst).
-const MOST_BYTES: u64 = 64 << 10;
+/// The size of a file in bytes at most; one read returns all of it
+/// (Documentation/filesystems/sysfs.rst).
+const PAGE: usize = 4096;
 
 /// An entry of a copy of sysfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +49,14 @@ impl Source {
         }
     }
 
-    /// The text of a file, as far as it is not longer than an attribute can be.
+    /// The text of a file. It is `None` if the file cannot be read.
     pub fn text(&self, path: &Path) -> Option<String> {
         match self {
             Self::Tree(root) => {
-                let mut bytes = Vec::new();
-                let file = File::open(root.join(path)).ok()?;
-                file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
-                Some(String::from_utf8_lossy(&bytes).into_owned())
+                let mut page = [0; PAGE];
+                let file = File::open(root.join(path));
+                let length = file.and_then(|mut file| file.read(&mut page)).ok()?;
+                Some(String::from_utf8_lossy(page.get(..length)?).into_owned())
             }
             Self::Copy(entries) => match entries.get(path) {
                 Some(Entry::File(text)) => Some(text.clone()),
@@ -126,9 +127,11 @@ impl Copy<'_> {
         if !self.sysfs.source.exists(&folder) {
             return;
         }
+        // It is a link into the tree of buses, by which the bridge above is found.
         self.entries.insert(folder.clone(), Entry::Folder(Vec::new()));
+        self.link(folder.clone());
         ["driver", "iommu_group", "physfn"].iter().for_each(|name| self.link(folder.join(name)));
-        ["vendor", "device"].iter().for_each(|name| self.file(folder.join(name)));
+        self.file(folder.join("modalias"));
         let nodes = folder.join("vfio-dev");
         for node in self.folder(nodes.clone()) {
             self.file(nodes.join(node).join("dev"));
@@ -194,8 +197,7 @@ mod tests {
             fs::write(folder.join("vfio-dev/vfio3/dev"), "1:3\n").unwrap();
             symlink(format!("../drivers/{driver}"), folder.join("driver")).unwrap();
             symlink(format!("../../{group}"), folder.join("iommu_group")).unwrap();
-            fs::write(folder.join("vendor"), "0x8086\n").unwrap();
-            fs::write(folder.join("device"), "0x1234\n").unwrap();
+            fs::write(folder.join("modalias"), "pci:v00008086d00001234sv0\n").unwrap();
             if group == 7 {
                 symlink(&folder, members.join(name)).unwrap();
             }

@@ -142,10 +142,10 @@ impl Sysfs {
     ///
     /// See [`Error`]: each variant is a reason why the device cannot be assigned.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
-        if !self.has_device(address) {
+        let driver = self.link_name(address, "driver")?;
+        if driver.is_none() && !self.has_device(address) {
             return Err(Error::NoDevice { address });
         }
-        let driver = self.link_name(address, "driver")?;
         if !self.is_vfio_by(address, driver.as_deref()) {
             return Err(Error::NotBound { address, driver });
         }
@@ -156,11 +156,12 @@ impl Sysfs {
     /// The IDs that the kernel recorded when it found the device. It is `None` if sysfs cannot be
     /// read.
     pub fn identity(&self, address: PciAddress) -> Option<Identity> {
-        let read = |name: &str| {
-            let text = self.source.text(&device(address).join(name))?;
-            u16::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
-        };
-        Some(Identity { vendor: read("vendor")?, device: read("device")? })
+        // One file has both: `pci:v00001B36d00000010sv...` (modalias_show).
+        let alias = self.source.text(&device(address).join("modalias"))?;
+        let (vendor, rest) = alias.strip_prefix("pci:v")?.split_at_checked(8)?;
+        let (device, _) = rest.strip_prefix('d')?.split_at_checked(8)?;
+        let number = |digits| u32::from_str_radix(digits, 16).ok()?.try_into().ok();
+        Some(Identity { vendor: number(vendor)?, device: number(device)? })
     }
 
     /// The driver of a device. It is `None` also if sysfs cannot be read.
@@ -182,6 +183,13 @@ impl Sysfs {
     /// functions, and also if sysfs cannot be read.
     pub fn physical_function(&self, address: PciAddress) -> Option<PciAddress> {
         self.link_name(address, "physfn").ok().flatten()?.parse().ok()
+    }
+
+    /// The bridge above a device; `None` on a root bus. It is that of the physical function for a
+    /// virtual function (pci_upstream_bridge).
+    pub fn upstream_bridge(&self, address: PciAddress) -> Option<PciAddress> {
+        let target = self.source.link(&device(address)).ok()?;
+        target.parent().and_then(last_component)?.parse().ok()
     }
 
     /// The physical function whose VF token opens a virtual function: one that is on vfio-pci
@@ -375,19 +383,18 @@ mod tests {
     #[test]
     fn reads_the_ids_that_the_kernel_recorded() {
         let tree = Tree::new().device("0000:01:00.0", None, None);
-        let file = |name: &str, text: &str| {
-            fs::write(tree.0.path().join("bus/pci/devices/0000:01:00.0").join(name), text).unwrap();
-        };
         let found = || tree.sysfs().identity(address("01:00.0"));
         assert_eq!(found(), None);
-        file("vendor", "0x1b36\n");
-        assert_eq!(found(), None);
-        file("device", "0x0010\n");
-        assert_eq!(found(), Some(Identity { vendor: 0x1b36, device: 0x10 }));
-        for text in ["", "1b36\n", "0x1b36f\n", "0x\n"] {
-            file("vendor", text);
-            assert_eq!(found(), None, "{text:?}");
-        }
+        let of = |alias: &str| {
+            let file = tree.0.path().join("bus/pci/devices/0000:01:00.0/modalias");
+            fs::write(file, alias).unwrap();
+            found()
+        };
+        let nvme = "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02\n";
+        assert_eq!(of(nvme), Some(Identity { vendor: 0x1b36, device: 0x10 }));
+        let short = &nvme[..20];
+        let others = ["", short, "pci:v00011B36d00000010", "pci:v00001B36e00000010", "usb:v1B36"];
+        others.iter().for_each(|text| assert_eq!(of(text), None, "{text:?}"));
     }
 
     #[test]

@@ -20,9 +20,8 @@ impl RawTerminal {
     /// Sets raw mode: every key goes to the guest, including Ctrl-C.
     pub(crate) fn enter() -> Self {
         // The kernel stops a background job that changes the terminal's mode (SIGTTOU).
-        let is_foreground = tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
-        let own = tcgetattr(stdin()).ok().filter(|_| is_foreground);
-        if let Some(own) = own {
+        let is_foreground = || tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
+        if let Some(own) = tcgetattr(stdin()).ok().filter(|_| is_foreground()) {
             HOOK.call_once(restore_on_panic);
             let mut raw = own.clone();
             cfmakeraw(&mut raw);

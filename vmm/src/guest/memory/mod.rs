@@ -5,7 +5,7 @@ mod populate;
 
 use std::sync::Arc;
 
-pub(crate) use populate::Populating;
+use populate::Populating;
 use resources::AddressRange;
 use vfio_passthrough::host::{HostMemory, MemorySlot};
 use vfio_passthrough::kvm::KvmMemory;

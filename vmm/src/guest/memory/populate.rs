@@ -52,21 +52,22 @@ impl Populating {
 
     /// Waits for the end. If stderr is a terminal, reports progress after a second.
     pub(crate) fn wait(mut self) {
-        let on_terminal = stderr().is_terminal();
         while let Ok(bytes) = self.steps.recv() {
             let line = self.progress.add(bytes, self.progress.begin.elapsed());
-            line.filter(|_| on_terminal).iter().for_each(|line| print(&format!("\r{line}")));
+            line.iter().for_each(|line| print(&format!("\r{line}")));
         }
-        if on_terminal && self.progress.reported.is_some() {
+        if self.progress.reported.is_some() {
             print("\n");
         }
         self.threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// Writes to stderr and ignores a closed terminal.
+/// Writes to stderr if it is a terminal. A closed terminal is ignored.
 fn print(text: &str) {
-    let _ = stderr().write_all(text.as_bytes());
+    if stderr().is_terminal() {
+        let _ = stderr().write_all(text.as_bytes());
+    }
 }
 
 /// Progress is reported only after this time.

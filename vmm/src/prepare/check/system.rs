@@ -4,7 +4,7 @@ use resources::{AddressRange, CpuReach};
 use vfio_passthrough::IommuContext;
 use vfio_passthrough::dma::{Error as DmaError, allow_locked_memory};
 
-use super::super::inventory::{Inventory, UNSAFE_INTERRUPTS};
+use super::super::inventory::Inventory;
 use super::device::Function;
 use super::driver;
 use super::limits;
@@ -35,7 +35,7 @@ impl Probes {
             kvm: kvm().map_err(|error| error.to_string()),
             vfio: IommuContext::open().map(drop).map_err(|error| error.to_string()),
             locked: allow_locked_memory(memory.bytes()).map_err(|error| locked(&error)),
-            memory: memory::check(memory).map_err(|error| error.to_string()),
+            memory: memory::check(memory, false).map_err(|error| error.to_string()),
         }
     }
 }
@@ -167,7 +167,10 @@ fn remapping(host: &Inventory) -> Line {
         false => Line::fail(
             check,
             format!("{what}, and VFIO refuses its group"),
-            format!("{firmware}; or, if you trust all guests: echo 1 > /{UNSAFE_INTERRUPTS}"),
+            format!(
+                "{firmware}; or, if you trust all guests: echo 1 > /{}",
+                host.unsafe_interrupts()
+            ),
         ),
     }
 }

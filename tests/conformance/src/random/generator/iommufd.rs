@@ -1,6 +1,6 @@
 //! Calls of programs that use iommufd and character devices.
 
-use vfio_model::{AttachPt, BindIommufd, IoasMap, IoasUnmap, IommuOption};
+use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
 
 use super::{Generator, Kind, PAGE};
 use crate::call::{Call, IommufdCall, Outcome, Slot};
@@ -31,6 +31,9 @@ impl Generator<'_> {
     pub fn learn_iommufd(&mut self, made: &IommufdCall, outcome: &Outcome) {
         match (made, outcome) {
             (IommufdCall::Map(map), Outcome::Number(iova)) => {
+                self.ranges.push((*iova, map.length));
+            }
+            (IommufdCall::MapFile(_, map), Outcome::Number(iova)) => {
                 self.ranges.push((*iova, map.length));
             }
             (IommufdCall::Alloc(_), Outcome::Number(id)) => {
@@ -149,8 +152,24 @@ impl Generator<'_> {
     }
 
     fn map_ioas(&mut self) -> Call {
+        if self.scene.description.kernel.maps_files() && self.numbers.percent(30) {
+            return self.map_file();
+        }
         let map = self.ioas_map();
         call(self.iommufd(), IommufdCall::Map(map))
+    }
+
+    /// Maps a part of a file, which is usually a memfd and usually large enough.
+    fn map_file(&mut self) -> Call {
+        if !self.is_open(Kind::Memory) {
+            return Call::OpenMemory(self.numbers.any(&[64 * PAGE, 64 * PAGE, PAGE, 5 * PAGE + 1]));
+        }
+        let IoasMap { flags, ioas, length, iova, .. } = self.ioas_map();
+        let start = self.numbers.below(66).wrapping_mul(PAGE);
+        let start = self.perhaps_odd(start);
+        let map = IoasMapFile { flags, ioas, file: Fd(-1), start, length, iova };
+        let file = self.some(Kind::Memory);
+        call(self.iommufd(), IommufdCall::MapFile(file, map))
     }
 
     fn ioas_map(&mut self) -> IoasMap {
@@ -199,6 +218,11 @@ impl Generator<'_> {
 
     fn reserved(&mut self) -> u32 {
         u32::from(self.numbers.percent(5))
+    }
+
+    /// A flag that no kernel knows; the lowest one of an attach means a PASID in 7.3.
+    fn unknown_flag(&mut self) -> u32 {
+        self.reserved() << 3
     }
 
     fn iova_ranges(&mut self) -> Call {
@@ -279,14 +303,14 @@ impl Generator<'_> {
     fn attach(&mut self) -> Call {
         let attach = AttachPt {
             argsz: self.argsz(AttachPt::ARGSZ),
-            flags: self.reserved(),
+            flags: self.unknown_flag(),
             id: if self.numbers.percent(80) { self.space() } else { self.id() },
         };
         call(self.cdev(), IommufdCall::Attach(attach))
     }
 
     fn detach(&mut self) -> Call {
-        let (argsz, flags) = (self.argsz(AttachPt::DETACH_ARGSZ), self.reserved());
+        let (argsz, flags) = (self.argsz(AttachPt::DETACH_ARGSZ), self.unknown_flag());
         call(self.cdev(), IommufdCall::Detach(AttachPt { argsz, flags, id: 0 }))
     }
 

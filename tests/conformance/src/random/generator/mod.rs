@@ -21,6 +21,7 @@ enum Kind {
     Kvm,
     Iommufd,
     Cdev,
+    Memory,
 }
 
 /// What the program of a sequence uses.
@@ -87,6 +88,7 @@ impl<'a> Generator<'a> {
             (Call::OpenCdev(_), Outcome::Opened) => self.files.push((Kind::Cdev, true)),
             (Call::Iommufd(_, made), _) => self.learn_iommufd(made, outcome),
             (Call::OpenKvm, Outcome::Opened) => self.files.push((Kind::Kvm, true)),
+            (Call::OpenMemory(_), Outcome::Opened) => self.files.push((Kind::Memory, true)),
             (Call::Close(Slot::File(number)), Outcome::Done) => {
                 if let Some(file) = self.files.get_mut(*number) {
                     file.1 = false;

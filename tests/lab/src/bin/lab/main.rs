@@ -26,17 +26,24 @@ enum Command {
     Boot(boot::Arguments),
     /// Run all tests of the project, from unit tests to tests in the emulated machine.
     Test(suite::Arguments),
-    /// Build the small kernel, if it is not in the cache.
-    Kernel,
+    /// Fetch or build a kernel, if it is not in the cache.
+    Kernel(Wanted),
     /// Compare `vmm` with QEMU in one emulated machine.
     Bench(bench::Arguments),
+}
+
+#[derive(clap::Args)]
+struct Wanted {
+    /// The kernel.
+    #[arg(value_enum, default_value_t = Kernel::Small)]
+    kernel: Kernel,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::Test(arguments) => suite::run(&arguments),
-        Command::Kernel => kernel(),
+        Command::Kernel(wanted) => kernel(wanted.kernel),
         Command::Bench(arguments) => bench::bench(&arguments),
     };
     match done {
@@ -49,8 +56,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn kernel() -> Result<bool, Error> {
-    let image = Lab::without_programs()?.kernel(Kernel::Small)?;
-    say(&format!("the small kernel is at {}", image.display()));
+fn kernel(kernel: Kernel) -> Result<bool, Error> {
+    let image = Lab::without_programs()?.kernel(kernel)?;
+    say(&format!("{} is at {}", kernel.name(), image.display()));
     Ok(true)
 }

@@ -9,7 +9,8 @@ use super::*;
 #[test]
 fn unreadable_files_count_as_missing() {
     let device = "sys/bus/pci/devices/0000:00:02.0";
-    let names = ["vendor", "class", "resource", "config", "reset_method", "driver_override"];
+    let names =
+        ["vendor", "modalias", "class", "resource", "config", "reset_method", "driver_override"];
     for name in names {
         let fixture = good();
         let path = fixture.path(&format!("{device}/{name}"));
@@ -55,11 +56,18 @@ proptest! {
             prop::collection::vec(any::<u8>(), 0..600),
             "[0-9a-fx \n\t:-]{0,200}".prop_map(String::into_bytes),
             "(0x[0-9a-f]{0,18} 0x[0-9a-f]{0,18} (0x[0-9a-f]{0,8}|msi|direct)\n){0,8}".prop_map(String::into_bytes),
-        ], 12)
+        ], 13)
     ) {
         let device = "sys/bus/pci/devices/0000:00:02.0";
         let names = [
-            "vendor", "device", "class", "resource", "config", "reset_method", "driver_override",
+            "vendor",
+            "device",
+            "modalias",
+            "class",
+            "resource",
+            "config",
+            "reset_method",
+            "driver_override",
         ];
         let names = names.iter().map(|name| format!("{device}/{name}"));
         let names = names.chain([

@@ -200,6 +200,7 @@ fn a_device_on_the_denylist_of_vfio_pci_fails_unless_the_list_is_off() {
             .nvme(NVME, 7, driver)
             .file(&format!("{folder}/vendor"), "0x8086\n")
             .file(&format!("{folder}/device"), "0x37c8\n")
+            .file(&format!("{folder}/modalias"), "pci:v00008086d000037C8sv00008086\n")
             .file(&format!("{folder}/config"), header_of((0x8086, 0x37c8)))
     };
     let parts = ["(denylist)", "modprobe vfio-pci disable_denylist=1"];

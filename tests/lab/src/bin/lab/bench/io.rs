@@ -1,6 +1,9 @@
 //! The cost of an I/O operation in exits, interrupts, instructions and time: with QEMU, with `vmm`,
 //! and in L1 without a VMM.
 //!
+//! The number of operations that one interrupt answers depends on when the emulated device answers,
+//! which is not on L1's clock. It differs between rounds, with each VMM, so the VMMs take turns.
+//!
 //! Each workload runs three times in one guest: with a few operations, with one more, and with
 //! many. The counters are read at the end of each run, so their growth during a run also contains
 //! the cost of start, print and measurement. The growth during the third run, less that during the
@@ -13,9 +16,10 @@ use lab::protocol::{Program, Request, Sighting, Trigger};
 use lab::{Device, Error, Kernel, L1, Lab, Machine, say};
 use serde::Serialize;
 
+use super::cost::{self, Cost, Counts, REASONS};
 use super::measure::{Guest, Vmm};
 use super::plot;
-use super::{HOST, booted, keep, write};
+use super::{HOST, booted, keep, vmms, write};
 
 /// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs), and the kernel's
 /// statistics, which have L1's idle time.
@@ -45,18 +49,17 @@ const WORKS: [(Work, u32); 5] = [
 ];
 
 /// The machine that runs the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-enum Host {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Host {
     /// A guest of this VMM.
     Guest(Vmm),
     /// L1 itself, without a VMM.
     Nobody,
 }
 
-const HOSTS: [Host; 3] = [Host::Guest(Vmm::Qemu), Host::Guest(Vmm::Ours), Host::Nobody];
-
 impl Host {
-    fn name(self) -> &'static str {
+    /// Its name for tables.
+    pub fn name(&self) -> &str {
         match self {
             Self::Guest(vmm) => vmm.name(),
             Self::Nobody => "L1, no VMM",
@@ -113,57 +116,39 @@ impl Work {
     }
 }
 
-/// The counters at the end of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counts {
-    exits: f64,
-    userspace_exits: f64,
-    interrupts: f64,
-    ns: f64,
-    idle_ns: f64,
-}
-
-/// The cost of one operation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Cost {
-    what: String,
-    host: Host,
-    /// Exits of any kind.
-    exits: f64,
-    /// Exits to userspace.
-    userspace_exits: f64,
-    /// Interrupts of the device that its driver handled.
-    interrupts: f64,
-    /// Instructions of L1, with those of the guest and of the VMM, and without the idle loop.
-    instructions: f64,
-    /// Microseconds of L1's time.
-    us: f64,
-}
-
 /// Measures all workloads, and writes a table and plots of what could be measured.
-pub fn run(lab: &Lab) -> Result<(), Error> {
+pub fn run(lab: &Lab, rounds: u32) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
     l1.perform(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
-    let measured = measure(&mut l1, &mut costs);
-    let text = table(&costs);
+    let hosts: Vec<Host> = vmms(lab)?.into_iter().map(Host::Guest).chain([Host::Nobody]).collect();
+    let measured = (0..rounds).try_for_each(|round| {
+        say(&format!("round {} of {rounds}", round.saturating_add(1)));
+        measure(&mut l1, &hosts, &mut costs)
+    });
+    let text = format!(
+        "The cost of one operation (a 4 KiB read; an ARP request and its answer), averaged over \
+         {MANY} operations, in an L1 with one CPU: the median of {rounds} rounds, and the range. \
+         Instructions are all that L1 ran, with those of the guest. The idle time of L1 has a \
+         resolution of 10 ms.\n\n{}\nThe exits of one operation by reason:\n\n{}",
+        cost::table(&costs),
+        cost::reasons(&costs)
+    );
     println!("{text}");
     for (name, title, value) in PLOTS {
-        let bar = |cost: &Cost| (format!("{}: {}", cost.what, cost.host.name()), value(cost));
-        let bars: Vec<_> = costs.iter().map(bar).collect();
-        write(name, &plot::bars(title, &bars)?)?;
+        write(name, &plot::bars(title, &cost::medians(&costs, value))?)?;
     }
     keep("io", &text, &costs)?;
     measured
 }
 
-/// Measures all workloads. Adds each cost to `costs` at once, so that none is lost if a machine
+/// Measures all workloads once. Adds each cost to `costs` at once, so that none is lost if a machine
 /// stalls.
-fn measure(l1: &mut L1, costs: &mut Vec<Cost>) -> Result<(), Error> {
+fn measure(l1: &mut L1, hosts: &[Host], costs: &mut Vec<Cost>) -> Result<(), Error> {
     for (work, cpus) in WORKS {
         // L1 has one CPU, and so the NVMe has one queue there.
-        for host in HOSTS.into_iter().filter(|host| *host != Host::Nobody || cpus == 1) {
+        for host in hosts.iter().filter(|host| **host != Host::Nobody || cpus == 1) {
             say(&format!("{}: {}", work.name(cpus), host.name()));
             costs.push(cost(l1, work, cpus, host)?);
         }
@@ -184,7 +169,7 @@ fn place(lab: &Lab) -> Result<String, Error> {
     Ok(format!("{HOST}{}", lab.guest_program()?.display()))
 }
 
-fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
+fn cost(l1: &mut L1, work: Work, cpus: u32, host: &Host) -> Result<Cost, Error> {
     let device = l1.machine().address(work.device());
     let more = FEW.saturating_add(1);
     let steps = [FEW, more, more.saturating_add(MANY)];
@@ -202,11 +187,8 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
             vec!["/tmp/guest".to_owned(), steps_text]
         }
     };
-    let trigger = |count: &u64| Trigger {
-        marker: work.marker(*count),
-        files: [EXITS, MMIO_EXITS, PORT_EXITS, STAT].map(str::to_owned).to_vec(),
-        ..Trigger::default()
-    };
+    let trigger =
+        |count: &u64| Trigger { marker: work.marker(*count), files: files(), ..Trigger::default() };
     let run = l1.run(Program {
         arguments,
         triggers: steps.iter().map(trigger).collect(),
@@ -222,7 +204,14 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: Host) -> Result<Cost, Error> {
         let command = format!("{} in L1", host.name());
         return Err(Error::Command { command, why });
     };
-    Ok(Cost::new(work.name(cpus), host, MANY, &[first, second, third]))
+    Ok(Cost::new(work.name(cpus), host.clone(), MANY, &[first, second, third]))
+}
+
+/// The files with the counters.
+fn files() -> Vec<String> {
+    let reasons = REASONS.iter().map(|(_, file)| *file);
+    let files = [EXITS, MMIO_EXITS, PORT_EXITS, STAT].into_iter().chain(reasons);
+    files.map(str::to_owned).collect()
 }
 
 fn counts(seen: &Sighting, interrupts: u64) -> Counts {
@@ -234,6 +223,7 @@ fn counts(seen: &Sighting, interrupts: u64) -> Counts {
     Counts {
         exits: number(EXITS),
         userspace_exits: number(MMIO_EXITS) + number(PORT_EXITS),
+        reasons: REASONS.map(|(_, file)| number(file)),
         interrupts: interrupts as f64,
         ns: seen.after_ns as f64,
         idle_ns: idle * TICK_NS,
@@ -252,90 +242,5 @@ fn interrupts_of(work: Work, report: Report) -> Option<u64> {
             Some(of(interrupts, &interface))
         }
         _ => None,
-    }
-}
-
-impl Cost {
-    /// The cost from the counters at the end of each of the three runs. The interrupts are those of
-    /// each run alone.
-    fn new(
-        what: String,
-        host: Host,
-        operations: u64,
-        [first, second, third]: &[Counts; 3],
-    ) -> Self {
-        let operations = operations as f64;
-        let of_one = |of: fn(&Counts) -> f64| {
-            let [few, many] = [of(second) - of(first), of(third) - of(second)];
-            (many - few) / operations
-        };
-        let ns = of_one(|counts| counts.ns);
-        Self {
-            what,
-            host,
-            exits: of_one(|counts| counts.exits),
-            userspace_exits: of_one(|counts| counts.userspace_exits),
-            interrupts: (third.interrupts - second.interrupts) / operations,
-            instructions: ns - of_one(|counts| counts.idle_ns),
-            us: ns / 1e3,
-        }
-    }
-
-    /// Exits for each interrupt; 0 without interrupts.
-    fn by_interrupt(&self, exits: f64) -> f64 {
-        if self.interrupts > 0.0 { exits / self.interrupts } else { 0.0 }
-    }
-}
-
-fn table(costs: &[Cost]) -> String {
-    let mut text = format!(
-        "The cost of one operation (a 4 KiB read; an ARP request and its answer), averaged over \
-         {MANY} operations, in an L1 with one CPU. Instructions are all that L1 ran, with those of \
-         the guest. The idle time of L1 has a resolution of 10 ms.\n\n\
-         | | VMM | exits | to userspace | interrupts | exits for an interrupt | to userspace | instructions | us |\n\
-         |---|---|---|---|---|---|---|---|---|\n"
-    );
-    for cost in costs {
-        text.push_str(&format!(
-            "| {} | {} | {:.2} | {:.3} | {:.2} | {:.2} | {:.3} | {:.0} | {:.2} |\n",
-            cost.what,
-            cost.host.name(),
-            cost.exits,
-            cost.userspace_exits,
-            cost.interrupts,
-            cost.by_interrupt(cost.exits),
-            cost.by_interrupt(cost.userspace_exits),
-            cost.instructions,
-            cost.us,
-        ));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cost_of_an_operation_excludes_the_cost_of_a_run() {
-        let at = |operations: f64, steps: f64| Counts {
-            exits: 2.0 * operations + 500.0 * steps,
-            userspace_exits: 400.0 * steps,
-            interrupts: 0.0,
-            ns: 10_000.0 * operations + 1e6 * steps,
-            idle_ns: 4_000.0 * operations + 5e5 * steps,
-        };
-        let (few, many) = (FEW as f64, 1000.0);
-        let with = |counts: Counts, interrupts: f64| Counts { interrupts, ..counts };
-        let counts = [
-            with(at(few, 1.0), few),
-            with(at(2.0 * few + 1.0, 2.0), few + 1.0),
-            with(at(3.0 * few + 2.0 + many, 3.0), few + 1.0 + many),
-        ];
-        let cost = Cost::new(String::new(), Host::Nobody, 1000, &counts);
-        let found = [cost.exits, cost.userspace_exits, cost.interrupts, cost.instructions, cost.us];
-        let expected = [2.0, 0.0, 1.0, 6000.0, 10.0];
-        let is_close = |(found, expected): (f64, f64)| (found - expected).abs() < 1e-6;
-        assert!(found.into_iter().zip(expected).all(is_close), "{found:?}");
     }
 }

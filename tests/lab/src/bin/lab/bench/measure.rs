@@ -7,10 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::HOST;
+use super::qemu::Qemu;
 use super::syscalls::Syscalls;
 
 /// The first report of the guest's init.
 const INIT: &str = "\"report\":\"up\"";
+/// Its last report, after which it powers off.
+const END: &str = "\"report\":\"end\"";
 
 /// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs).
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
@@ -45,10 +48,10 @@ impl Guest {
 }
 
 /// A VMM that boots the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Vmm {
-    /// The host's QEMU.
-    Qemu,
+    /// A QEMU.
+    Qemu(Qemu),
     /// This project's `vmm`.
     Ours,
 }
@@ -67,7 +70,7 @@ pub struct Figures {
 }
 
 /// The measurements of one boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Boot {
     /// The time from exec to the first report of the guest's init.
     pub to_init_ns: u64,
@@ -81,6 +84,10 @@ pub struct Boot {
     pub overhead_kib: u64,
     /// The median time of a 4 KiB read, at queue depth 1.
     pub read_ns: u64,
+    /// The time from exec to exit of a guest that waits for its disk and powers off.
+    pub life_ns: u64,
+    /// The time from the last report of that guest to the exit.
+    pub end_ns: u64,
 }
 
 impl Figures {
@@ -108,15 +115,38 @@ fn median(boots: &[Boot], figure: impl Fn(&Boot) -> u64) -> u64 {
 
 impl Vmm {
     /// The VMM's name for tables.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::Qemu => "QEMU",
+            Self::Qemu(qemu) => &qemu.name,
             Self::Ours => "vmm",
         }
     }
 
-    /// Boots the guest once and measures; the guest makes `reads` reads.
-    pub fn boot(self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
+    /// Boots the guest twice and measures; the guest of the first boot makes `reads` reads.
+    pub fn boot(&self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
+        let boot = self.start(l1, guest, reads)?;
+        let (life_ns, end_ns) = self.life(l1, guest)?;
+        Ok(Boot { life_ns, end_ns, ..boot })
+    }
+
+    /// Boots a guest that waits for its disks and powers off; returns the time from exec to exit,
+    /// and from the guest's last report to exit.
+    fn life(&self, l1: &mut L1, guest: &Guest) -> Result<(u64, u64), Error> {
+        let steps = format!("disks:{},end:off", guest.devices.len());
+        let triggers = vec![Trigger { marker: END.into(), ..Trigger::default() }];
+        let run = l1.run(Program {
+            arguments: self.arguments(guest, &steps, ""),
+            triggers,
+            root: Some(HOST.into()),
+            ..Program::default()
+        })?;
+        let life_ns = run.finished.elapsed_ns;
+        let seen = run.finished.sightings.first().filter(|_| has_ended(&run));
+        let end_ns = seen.map(|seen| life_ns.saturating_sub(seen.after_ns));
+        Ok((life_ns, end_ns.ok_or_else(|| self.failed(&run))?))
+    }
+
+    fn start(&self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
         let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
         // The guest pauses after its first report, so that the counters do not change while the
         // agent reads them.
@@ -132,7 +162,7 @@ impl Vmm {
     }
 
     /// Boots the guest under strace; returns strace's output.
-    pub fn trace(self, l1: &mut L1, guest: &Guest) -> Result<String, Error> {
+    pub fn trace(&self, l1: &mut L1, guest: &Guest) -> Result<String, Error> {
         let strace = ["/usr/bin/strace", "-f", "-o", STRACE].map(str::to_owned);
         let arguments = [strace.as_slice(), &self.arguments(guest, "end:off", "")].concat();
         let run = l1.run(Program { arguments, root: Some(HOST.into()), ..Program::default() })?;
@@ -143,7 +173,7 @@ impl Vmm {
     }
 
     /// Boots the guest with `vmm --stats`; returns the counters.
-    pub fn stats(self, l1: &mut L1, guest: &Guest) -> Result<Value, Error> {
+    pub fn stats(&self, l1: &mut L1, guest: &Guest) -> Result<Value, Error> {
         let run = l1.run(Program {
             arguments: self.arguments(guest, "end:off", &format!("--stats {STATS}")),
             root: Some(HOST.into()),
@@ -154,17 +184,16 @@ impl Vmm {
     }
 
     /// The command line that boots `guest` with these steps. `more` are arguments for `vmm` only.
-    pub fn arguments(self, guest: &Guest, steps: &str, more: &str) -> Vec<String> {
+    pub fn arguments(&self, guest: &Guest, steps: &str, more: &str) -> Vec<String> {
         let (memory, cpus) = (guest.memory_mib, guest.cpus);
         let each = |prefix: &str| -> String {
             let devices = guest.devices.iter();
             devices.map(|device| format!(" {prefix}{device}")).collect()
         };
         let text = match self {
-            Self::Qemu => format!(
-                "/usr/bin/qemu-system-x86_64 -machine q35,sata=off -accel kvm -cpu host -smp {cpus} -m {memory} -nodefaults \
-                 -nographic -no-reboot -serial stdio{} -kernel /tmp/kernel \
-                 -initrd /tmp/initrd -append",
+            Self::Qemu(Qemu { command, .. }) => format!(
+                "{command} -smp {cpus} -m {memory} -nodefaults -nographic -no-reboot \
+                 -serial stdio{} -kernel /tmp/kernel -initrd /tmp/initrd -append",
                 each("-device vfio-pci,host=")
             ),
             Self::Ours => format!(
@@ -177,7 +206,7 @@ impl Vmm {
         text.split_whitespace().map(str::to_owned).chain([command_line]).collect()
     }
 
-    fn failed(self, run: &Run) -> Error {
+    fn failed(&self, run: &Run) -> Error {
         let why = format!("{:?}\n{}\n{}", run.finished.ending, run.stderr, run.stdout);
         Error::Command { command: format!("{} in L1", self.name()), why }
     }
@@ -185,11 +214,8 @@ impl Vmm {
 
 /// The measurements of a run; `None` if the guest did not report its end.
 fn boot_of(run: &Run) -> Option<Boot> {
-    let seen = run.finished.sightings.first()?;
+    let seen = run.finished.sightings.first().filter(|_| has_ended(run))?;
     let reports = reports(&run.stdout);
-    let Some(Report::End { .. }) = reports.last() else {
-        return None;
-    };
     let read_ns = reports.iter().find_map(|report| match report {
         Report::Read { median_ns, .. } => Some(*median_ns),
         _ => None,
@@ -201,7 +227,13 @@ fn boot_of(run: &Run) -> Option<Boot> {
         port_exits: number(seen, PORT_EXITS)?,
         overhead_kib: overhead_kib(seen.files.get(SMAPS)?),
         read_ns: read_ns.unwrap_or_default(),
+        ..Boot::default()
     })
+}
+
+/// Whether the guest's last report is its end.
+fn has_ended(run: &Run) -> bool {
+    matches!(reports(&run.stdout).last(), Some(Report::End { .. }))
 }
 
 fn number(seen: &Sighting, file: &str) -> Option<u64> {
@@ -247,14 +279,7 @@ Pss_Dirty:           600 kB
 
     #[test]
     fn median_is_the_middle_value() {
-        let boot = |to_init_ns| Boot {
-            to_init_ns,
-            exits: 0,
-            mmio_exits: 0,
-            port_exits: 0,
-            overhead_kib: 0,
-            read_ns: 0,
-        };
+        let boot = |to_init_ns| Boot { to_init_ns, ..Boot::default() };
         let figures = Figures {
             vmm: Vmm::Ours,
             syscalls: Syscalls::default(),

@@ -4,9 +4,11 @@
 //! runs differ by about one percent.
 
 mod accesses;
+mod cost;
 mod io;
 mod measure;
 mod plot;
+mod qemu;
 mod scale;
 mod syscalls;
 mod table;
@@ -19,6 +21,7 @@ use lab::{Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
 use serde::Serialize;
 
 use measure::{Boot, Figures, Guest, Vmm};
+use qemu::Qemu;
 use syscalls::Syscalls;
 
 /// The mount point of the host's root in L1.
@@ -40,7 +43,8 @@ pub struct Arguments {
     /// The parts to run [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How often each VMM boots the guest, after one boot that is not counted.
+    /// How often `start` boots the guest with each VMM, after one boot that is not counted, and how
+    /// often `io` measures each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// The number of 4 KiB reads of the guest.
@@ -64,7 +68,7 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     lab.kernel(Kernel::Small)?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
-        io::run(&lab)?;
+        io::run(&lab, arguments.rounds)?;
     }
     let scales = !arguments.wants(Part::Scale) || scale::run(&lab, arguments.most_memory)?;
     Ok(met && scales)
@@ -73,39 +77,50 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
 fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
     let machine = Machine::new(Kernel::Small).with_host_share();
     let guest = Guest::with(&[machine.address(0)]);
-    let mut figures = [Figures::new(Vmm::Qemu), Figures::new(Vmm::Ours)];
+    let vmms = vmms(lab)?;
+    let mut figures: Vec<Figures> = vmms.iter().cloned().map(Figures::new).collect();
     let mut l1 = booted(lab, &machine)?;
     for figures in &mut figures {
-        say(&format!("{}: a boot under strace", figures.vmm.name()));
-        let trace = figures.vmm.trace(&mut l1, &guest)?;
-        write(&format!("{}.strace", figures.vmm.name()), &trace)?;
-        figures.syscalls = Syscalls::of(&trace);
+        figures.syscalls = syscalls_of(&mut l1, &figures.vmm, &guest)?;
     }
     let stats = Vmm::Ours.stats(&mut l1, &guest)?;
-    let boots = compare(&mut l1, &guest, arguments)?;
+    let boots = compare(&mut l1, &vmms, &guest, arguments)?;
     drop(l1);
     let mut l1 = booted(lab, &machine.with_byte_strings())?;
-    let by_byte = compare(&mut l1, &guest, arguments)?;
+    let by_byte = compare(&mut l1, &vmms, &guest, arguments)?;
     for ((figures, boots), by_byte) in figures.iter_mut().zip(boots).zip(by_byte) {
         (figures.boots, figures.boots_by_byte) = (boots, by_byte);
     }
-    let [qemu, ours] = figures;
     let accesses = accesses::rows(&stats);
     let text = [
-        table::table(&qemu, &ours, arguments),
+        table::table(&figures, arguments),
         accesses::table(&accesses),
         accesses::exits(&stats),
         accesses::phases(&stats),
-        syscalls::table(&qemu, &ours),
+        syscalls::table(&figures),
     ]
     .join("\n");
     println!("{text}");
     let program = lab.vmm_program()?;
     let size = fs::metadata(program).map_err(Error::file("look at", program))?.len();
-    let goals = table::goals(&qemu, &ours, size.div_ceil(1024));
+    let goals = table::goals(&figures, size.div_ceil(1024));
     goals.iter().for_each(|goal| println!("{goal}"));
-    keep("vmm-against-qemu", &text, &(qemu, ours, accesses))?;
+    keep("vmm-against-qemu", &text, &(figures, accesses))?;
     Ok(goals.iter().all(|goal| goal.is_met()))
+}
+
+/// The VMMs of the comparison: the host's QEMU first, and `vmm` last.
+fn vmms(lab: &Lab) -> Result<Vec<Vmm>, Error> {
+    let qemus = std::iter::once(Qemu::hosts()?).chain(Qemu::newest(lab)?);
+    Ok(qemus.map(Vmm::Qemu).chain([Vmm::Ours]).collect())
+}
+
+/// Boots the guest under strace, and counts the system calls.
+fn syscalls_of(l1: &mut L1, vmm: &Vmm, guest: &Guest) -> Result<Syscalls, Error> {
+    say(&format!("{}: a boot under strace", vmm.name()));
+    let trace = vmm.trace(l1, guest)?;
+    write(&format!("{}.strace", vmm.name().replace(' ', "-")), &trace)?;
+    Ok(Syscalls::of(&trace))
 }
 
 fn booted(lab: &Lab, machine: &Machine) -> Result<L1, Error> {
@@ -125,12 +140,17 @@ fn prepare(l1: &mut L1) -> Result<(), Error> {
     l1.bind(&device, Some("vfio-pci"))
 }
 
-/// Boots the guest with both VMMs in turns, after one boot of each that is not counted.
-fn compare(l1: &mut L1, guest: &Guest, arguments: &Arguments) -> Result<[Vec<Boot>; 2], Error> {
-    let mut boots = [Vec::new(), Vec::new()];
+/// Boots the guest with all VMMs in turns, after one boot of each that is not counted.
+fn compare(
+    l1: &mut L1,
+    vmms: &[Vmm],
+    guest: &Guest,
+    arguments: &Arguments,
+) -> Result<Vec<Vec<Boot>>, Error> {
+    let mut boots = vec![Vec::new(); vmms.len()];
     for round in 0..=arguments.rounds {
         say(&format!("round {round} of {}", arguments.rounds));
-        for (vmm, boots) in [Vmm::Qemu, Vmm::Ours].into_iter().zip(&mut boots) {
+        for (vmm, boots) in vmms.iter().zip(&mut boots) {
             let boot = vmm.boot(l1, guest, arguments.reads)?;
             boots.extend((round > 0).then_some(boot));
         }

@@ -30,8 +30,10 @@ struct Start {
 /// A figure of a start: its name, its unit, and its value.
 type Figure = (&'static str, &'static str, fn(&Start) -> f64);
 
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 6] = [
     ("time from exec to init", "ms", |start| start.boot.to_init_ns as f64 / 1e6),
+    ("time from exec to exit", "ms", |start| start.boot.life_ns as f64 / 1e6),
+    ("time from power-off to exit", "ms", |start| start.boot.end_ns as f64 / 1e6),
     ("exits to userspace up to init", "", |start| {
         start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
     }),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::measure::Figures;
+use super::table::row;
 
 /// The number of system calls that the table names.
 const NAMED_CALLS: usize = 40;
@@ -32,10 +33,15 @@ impl Syscalls {
         Self { total: by_name.iter().map(|(_, count)| *count).sum(), by_name }
     }
 
+    /// The number of calls with this name.
+    fn count(&self, name: &str) -> u64 {
+        let mut named = self.by_name.iter();
+        named.find(|(own, _)| own == name).map_or(0, |(_, count)| *count)
+    }
+
     /// The number of calls without `KVM_RUN`, because the table counts exits separately.
     pub fn without_runs(&self) -> u64 {
-        let runs = self.by_name.iter().filter(|(name, _)| name == "ioctl KVM_RUN");
-        self.total.saturating_sub(runs.map(|(_, count)| count).sum())
+        self.total.saturating_sub(self.count("ioctl KVM_RUN"))
     }
 }
 
@@ -57,17 +63,16 @@ fn name(line: &str) -> Option<String> {
     })
 }
 
-/// The system calls of both VMMs as a Markdown table.
-pub fn table(qemu: &Figures, ours: &Figures) -> String {
-    let mut text = "| system call | QEMU | vmm |\n|---|---|---|\n".to_owned();
-    let of = |figures: &Figures, name: &str| {
-        let mut named = figures.syscalls.by_name.iter();
-        named.find(|(own, _)| own == name).map_or(0, |(_, count)| *count)
-    };
-    for (name, count) in ours.syscalls.by_name.iter().take(NAMED_CALLS) {
-        text.push_str(&format!("| {name} | {} | {count} |\n", of(qemu, name)));
+/// The system calls of all VMMs as a Markdown table. The last VMM's are named, the most frequent
+/// first.
+pub fn table(figures: &[Figures]) -> String {
+    let mut text = row("system call", figures, |figures| figures.vmm.name().to_owned());
+    text.push_str(&format!("|---|{}\n", "---|".repeat(figures.len())));
+    let named = figures.last().map_or(&[][..], |ours| &ours.syscalls.by_name);
+    for (name, _) in named.iter().take(NAMED_CALLS) {
+        text.push_str(&row(name, figures, |figures| figures.syscalls.count(name).to_string()));
     }
-    text + &format!("| all | {} | {} |\n", qemu.syscalls.total, ours.syscalls.total)
+    text + &row("all", figures, |figures| figures.syscalls.total.to_string())
 }
 
 #[cfg(test)]
