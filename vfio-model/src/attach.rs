@@ -31,7 +31,7 @@ impl Iommufd {
     ) -> io::Result<u32> {
         let page_tables = match self.objects.get(&id) {
             None => return Err(errno(libc::ENOENT)),
-            Some(Object::Device) => return Err(errno(libc::EINVAL)),
+            Some(Object::Device | Object::Mock { .. }) => return Err(errno(libc::EINVAL)),
             Some(Object::PageTable { .. }) => {
                 return self.enter(device, id, process).map(|()| id);
             }

@@ -159,6 +159,8 @@ pub struct Description {
     /// Whether the kernel has `/dev/iommu` and character devices of devices
     /// (`CONFIG_VFIO_DEVICE_CDEV`).
     pub iommufd: bool,
+    /// Whether the kernel makes mock devices of iommufd (`CONFIG_IOMMUFD_TEST`).
+    pub mock_devices: bool,
     /// The parameter `enable_unsafe_noiommu_mode` of vfio.
     pub noiommu_mode: bool,
     /// `RLIMIT_MEMLOCK` in bytes; `None` with `CAP_IPC_LOCK`.
@@ -204,6 +206,7 @@ impl Description {
             raw_io: true,
             resource: true,
             iommufd: kernel.has_iommufd(),
+            mock_devices: false,
             noiommu_mode: false,
             locked_memory: None,
             dma_entries: 65535,

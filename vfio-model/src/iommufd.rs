@@ -41,9 +41,14 @@ impl System {
     ///   attached.
     pub fn iommu_destroy(&self, iommufd: Fd, id: u32) -> io::Result<()> {
         let mut state = self.state();
-        let (iommufd, _, process) = state.iommufd(iommufd)?;
+        let (iommufd, description, process) = state.iommufd(iommufd)?;
         match iommufd.objects.get_mut(&id) {
             None => return Err(errno(libc::ENOENT)),
+            Some(Object::Mock { device }) => {
+                let device = *device;
+                iommufd.remove_mock(id, device, description.kernel, process);
+                return Ok(());
+            }
             Some(Object::Ioas(ioas)) if ioas.page_tables.is_empty() => ioas.clear(process),
             Some(_) => return Err(errno(libc::EBUSY)),
         }

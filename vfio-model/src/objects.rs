@@ -40,6 +40,10 @@ pub(crate) enum Object {
     Ioas(Ioas),
     /// A device that is bound.
     Device,
+    /// A mock device, with the number of its bind.
+    Mock {
+        device: u32,
+    },
     /// A page table of an address space, which the kernel makes when a device is attached
     /// (`struct iommufd_hwpt_paging`).
     PageTable {

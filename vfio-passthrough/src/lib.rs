@@ -30,7 +30,8 @@
 //!
 //! 1. [`IommuContext::open`], then [`IommuContext::link`] with the hypervisor's VFIO device.
 //! 2. [`IommuContext::open_device`] for every device. This attaches the IOMMU groups. The ranges
-//!    that the IOMMU can map are known only after the last one.
+//!    that the IOMMU can map are known only after the last one. Several devices are opened side by
+//!    side: [`IommuContext::prepare_device`].
 //! 3. [`DmaSpace::iova_ranges`], to lay out guest memory. Then [`dma::allow_locked_memory`] and
 //!    [`DmaSpace::map_all`].
 //! 4. [`PassthroughFunction::new`] for every device, with [`VmmServices`]. Then
@@ -40,7 +41,8 @@
 //!    poll the two events of each function. If the host asks for the device, call
 //!    [`PassthroughFunction::detach`].
 //! 6. When the guest resets: [`PassthroughFunction::reset`]. When it ends:
-//!    [`PassthroughFunction::shutdown`]; after that, unmap guest memory.
+//!    [`PassthroughFunction::shutdown_before_close`]; then close the devices; after that, unmap
+//!    guest memory.
 //!
 //! Each value holds what it needs: a mapping holds its memory, a window its device, and a device
 //! its container. Any order of drops is sound. With the order above, failures are returned instead
@@ -77,8 +79,9 @@
 //! - Call [`PassthroughFunction::reset`] when the guest resets; stop its vCPUs first if the reset
 //!   is that of a bus ([`Reset::Bus`](function::Reset::Bus)). Otherwise the device writes to the
 //!   memory of the rebooted guest.
-//! - Call [`PassthroughFunction::shutdown`] before guest memory is unmapped. Otherwise the IOMMU
-//!   blocks DMA that is still under way, and failures of the reset are only logged, by the drop.
+//! - Call [`PassthroughFunction::shutdown_before_close`] or [`PassthroughFunction::shutdown`] before
+//!   guest memory is unmapped. Otherwise the IOMMU blocks DMA that is still under way, and failures
+//!   of the reset are only logged, by the drop.
 //! - With the module `kvm`: poll the file for interrupts that software injects, if the VMM created
 //!   it. Otherwise such an interrupt arrives only after the next change of the routing table.
 //!

@@ -77,6 +77,7 @@ impl Scene {
             true => None,
             false => locked_memory_limit()?,
         };
+        scene.description.mock_devices = scene.description.iommufd && has_mock_devices(core)?;
         let mut groups = Vec::new();
         for device in devices {
             let group = group_of(device)?;
@@ -200,6 +201,13 @@ fn iova_ranges(info: &[u8]) -> Vec<Range<u64>> {
             word64(info, place(number))..last.saturating_add(1)
         })
         .collect()
+}
+
+fn has_mock_devices(core: &mut impl Core) -> io::Result<bool> {
+    let iommufd = core.open_iommufd()?;
+    let ioas = core.ioas_alloc(iommufd, 0)?;
+    let made = core.mock_attach(iommufd, ioas).is_ok();
+    core.close(iommufd).map(|()| made)
 }
 
 fn running_kernel() -> io::Result<Kernel> {

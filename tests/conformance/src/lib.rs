@@ -16,6 +16,7 @@ pub mod contract;
 pub mod host;
 pub mod linux;
 pub mod map_cost;
+pub mod map_sizes;
 pub mod random;
 
 pub use call::{Call, Outcome, Player};

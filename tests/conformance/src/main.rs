@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use conformance::{Scene, checks, linux::Linux, map_cost, random};
+use conformance::{Scene, checks, linux::Linux, map_cost, map_sizes, random};
 use serde::Serialize;
 
 /// Compares the model of /dev/vfio with this machine's kernel.
@@ -28,6 +28,10 @@ struct Arguments {
     /// devices of different groups.
     #[arg(long)]
     map_cost: bool,
+    /// Only measure how long the kernel takes to map so many GiB for DMA, by type1 and by iommufd.
+    /// Needs two devices of different groups.
+    #[arg(long, value_delimiter = ',')]
+    map_sizes: Vec<u64>,
 }
 
 /// The output, as one line.
@@ -89,10 +93,24 @@ fn print_map_cost(devices: &[String]) -> std::io::Result<bool> {
     Ok(true)
 }
 
+/// Prints the times of mappings of different sizes.
+fn print_map_sizes(devices: &[String], gibs: &[u64]) -> std::io::Result<bool> {
+    let [type1, iommufd] = devices else {
+        return Err(std::io::Error::other("give two devices, of different groups"));
+    };
+    let [type1, iommufd] =
+        [type1, iommufd].map(|device| device.parse().map_err(std::io::Error::other));
+    let rows = map_sizes::measure(type1?, iommufd?, gibs)?;
+    println!("{}", serde_json::to_string(&rows)?);
+    Ok(true)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let printed = if arguments.map_cost {
         print_map_cost(&arguments.devices)
+    } else if !arguments.map_sizes.is_empty() {
+        print_map_sizes(&arguments.devices, &arguments.map_sizes)
     } else {
         print_comparison(&arguments)
     };

@@ -92,7 +92,7 @@ impl State {
 
     pub fn map(&mut self, range: ByteRange, memory: Arc<dyn HostMemory>) -> Result<(), Error> {
         // The kernel has this rule too, but there may be no address space now.
-        if self.mappings.values().any(|entry| entry.range.overlaps(range)) {
+        if self.overlaps(range) {
             let source = io::Error::from_raw_os_error(libc::EEXIST);
             return Err(Error::Map { range, source });
         }
@@ -101,6 +101,13 @@ impl State {
         let entry = MappedMemory { range, memory, guards };
         self.mappings.insert(range.start(), entry);
         Ok(())
+    }
+
+    /// Whether a mapping overlaps the range. No two mappings do, so the last one that begins before
+    /// the end of the range does, or none.
+    fn overlaps(&self, range: ByteRange) -> bool {
+        let before = self.mappings.range(..range.end()).next_back();
+        before.is_some_and(|(_, entry)| entry.range.overlaps(range))
     }
 
     /// Unmaps in each address space, and returns the memory if all of them succeeded. Otherwise the

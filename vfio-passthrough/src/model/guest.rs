@@ -84,10 +84,15 @@ impl MemorySlots for Guest {
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
         self.faults.pass(Call::PlaceSlot)?;
         let range = ByteRange::new(gpa, memory.size()).ok_or_else(|| errno(libc::EINVAL))?;
-        if self.slots().iter().any(|slot| slot.overlaps(range)) {
+        let mut slots = lock(&self.slots);
+        // No two slots overlap, so the last one that begins before the end does, or none.
+        let before = slots.range(..range.end()).next_back();
+        let before = before.and_then(|(start, size)| ByteRange::new(*start, *size));
+        if before.is_some_and(|slot| slot.overlaps(range)) {
             return Err(errno(libc::EEXIST));
         }
-        lock(&self.slots).insert(gpa, memory.size());
+        slots.insert(gpa, memory.size());
+        drop(slots);
         let address = memory.host_address().addr();
         self.faults.with_alarms(|alarms| alarms.place(address, range));
         Ok(0)

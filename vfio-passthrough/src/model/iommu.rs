@@ -16,6 +16,7 @@ use crate::host::HostMemory;
 #[derive(Debug)]
 pub struct Iommu {
     pub(super) faults: Arc<Faults>,
+    description: Description,
     system: System,
     container: Fd,
 }
@@ -27,18 +28,25 @@ impl Iommu {
     }
 
     /// Limits the number of mappings.
-    pub fn with_limit(self, limit: usize) -> Self {
-        let mut description = Description::new(Kernel::Linux6_12);
-        description.dma_entries = u32::try_from(limit).unwrap_or(u32::MAX);
-        Self::of(self.faults, description)
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        self.description.dma_entries = u32::try_from(limit).unwrap_or(u32::MAX);
+        Self::of(self.faults, self.description)
+    }
+
+    /// Makes it translate this number of bits, at most 63, without the MSI window.
+    pub fn with_address_bits(mut self, bits: u32) -> Self {
+        let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+        let last = self.description.iova_ranges.last_mut();
+        last.into_iter().for_each(|range| range.end = end);
+        Self::of(self.faults, self.description)
     }
 
     fn of(faults: Arc<Faults>, description: Description) -> Self {
-        let device = description.device(ADDRESS, 0, Driver::Vfio, PciFunction::default());
-        let system = device.build();
+        let device = PciFunction::default();
+        let system = description.clone().device(ADDRESS, 0, Driver::Vfio, device).build();
         // Every call on the fd -1 fails, which the test notices.
         let container = open_type1(&system, 0).map_or(Fd(-1), |(container, _)| container);
-        Self { faults, system, container }
+        Self { faults, description, system, container }
     }
 
     /// Whether the IOMMU can translate a range.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use devices::DevFn;
 use vfio_passthrough::backend::sysfs::Sysfs;
@@ -87,28 +88,45 @@ impl<'a> Requested<'a> {
 
     /// Opens the devices side by side. The error is that of the first one, in the order of the
     /// command line; devices after one that could not be prepared are not opened.
-    pub(crate) fn open(self) -> Result<Devices, Error> {
+    ///
+    /// Each thread drops its clone of `waits` when it is about to open its device. Threads that use
+    /// much CPU time wait for that, so that all resets begin at once.
+    pub(crate) fn open(self, waits: Sender<()>) -> Result<Devices, Error> {
         let Self { mut devices, prepared, failed } = self;
-        devices.open_prepared(prepared)?;
+        devices.open_prepared(prepared, waits)?;
         failed.map(|()| devices)
     }
 }
 
 impl Devices {
-    fn open_prepared(&mut self, prepared: Vec<(Request<'_>, PreparedDevice)>) -> Result<(), Error> {
+    fn open_prepared(
+        &mut self,
+        prepared: Vec<(Request<'_>, PreparedDevice)>,
+        waits: Sender<()>,
+    ) -> Result<(), Error> {
         let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
         // A physical function gets its VF token before virtual functions are opened with it.
         let (late, first): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
-        self.open_all(first)?;
-        self.open_all(late)?;
+        self.open_all(first, waits)?;
+        self.open_all(late, channel().0)?;
         self.opened.sort_by_key(|opened| opened.index);
         Ok(())
     }
 
-    fn open_all(&mut self, prepared: Vec<(Request<'_>, PreparedDevice)>) -> Result<(), Error> {
+    fn open_all(
+        &mut self,
+        prepared: Vec<(Request<'_>, PreparedDevice)>,
+        waits: Sender<()>,
+    ) -> Result<(), Error> {
+        let with_waits = prepared.into_iter().map(|own| (own, waits.clone())).collect();
+        drop(waits);
         let mut result = Ok(());
-        for opened in side_by_side(prepared, |(request, device)| request.open(device)) {
+        let opened = side_by_side(with_waits, |((request, device), waits)| {
+            drop(waits);
+            request.open(device)
+        });
+        for opened in opened {
             match opened {
                 Ok(opened) => self.opened.push(opened),
                 Err(error) => result = result.and(Err(error)),
@@ -176,7 +194,8 @@ impl Devices {
             let options = DeviceOptions { file, vf_token, sysfs: Some(new.sysfs) };
             prepared.push((request, self.container.prepare_device(new.address, options)?));
         }
-        self.open_prepared(prepared)
+        // Nothing else waits for them.
+        self.open_prepared(prepared, channel().0)
     }
 
     /// No device comes twice.

@@ -48,11 +48,12 @@ pub(crate) fn meanwhile<A: Send, B>(
     };
     scope(|scope| {
         let thread = Builder::new().name("devices".into()).stack_size(STACK);
-        let thread = thread.spawn_scoped(scope, act);
-        let own = here();
-        match thread {
-            Ok(thread) => (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), own),
-            Err(_) => (act(), own),
+        match thread.spawn_scoped(scope, act) {
+            Ok(thread) => {
+                let own = here();
+                (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), own)
+            }
+            Err(_) => (act(), here()),
         }
     })
 }

@@ -53,5 +53,8 @@ fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<O
         }
     };
     resources.count(stats);
+    // The devices are closed, and then RAM is unmapped.
+    drop(resources);
+    stats.phase("close");
     outcome
 }

@@ -3,6 +3,7 @@
 //! Each life of the guest has its own [`Vm`], created like the first. So vCPUs, interrupt
 //! controllers and functions start in their power-on state without a list of state to reset.
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::CpuId;
@@ -225,7 +226,13 @@ fn open_devices<T>(
     let Some(requested) = requested else {
         return (Ok(None), prepare());
     };
-    let (devices, prepared) = meanwhile(|| requested.open(), prepare);
+    let (waits, begun) = channel();
+    let here = || {
+        // An error means that all devices are being opened.
+        let _ = begun.recv();
+        prepare()
+    };
+    let (devices, prepared) = meanwhile(move || requested.open(waits), here);
     (devices.transpose(), prepared)
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
+use vfio_model::{AttachPt, BindIommufd, IoasMap, IoasMapFile, IoasUnmap, IommuOption, MockDevice};
 
 use super::{Outcome, Player, Slot, argument, number};
 use crate::Core;
@@ -29,6 +29,11 @@ pub enum IommufdCall {
     Attach(AttachPt),
     /// [`Iommufd::detach_pt`](crate::contract::Iommufd::detach_pt)
     Detach(AttachPt),
+    /// [`Iommufd::mock_attach`](crate::contract::Iommufd::mock_attach)
+    MockAttach(u32),
+    /// [`Iommufd::mock_replace`](crate::contract::Iommufd::mock_replace), with the mock device and
+    /// the object.
+    MockReplace(u32, u32),
     /// [`Iommufd::hot_reset_info`](crate::contract::Iommufd::hot_reset_info), with `argsz`.
     HotResetInfo(u32),
     /// [`Iommufd::hot_reset`](crate::contract::Iommufd::hot_reset)
@@ -55,6 +60,10 @@ impl<C: Core> Player<'_, C> {
                 self.core.bind_iommufd(fd, &bind).map(number)
             }
             IommufdCall::Attach(attach) => self.core.attach_pt(fd, attach).map(number),
+            IommufdCall::MockAttach(id) => self.core.mock_attach(fd, *id).map(numbers),
+            IommufdCall::MockReplace(mock, id) => {
+                self.core.mock_replace(fd, *mock, *id).map(number)
+            }
             IommufdCall::Destroy(id) => self.core.iommu_destroy(fd, *id).map(done),
             IommufdCall::Detach(detach) => self.core.detach_pt(fd, detach).map(done),
             IommufdCall::HotResetInfo(argsz) => {
@@ -73,6 +82,13 @@ impl<C: Core> Player<'_, C> {
             }
         }
     }
+}
+
+/// The three numbers of a mock device as one.
+fn numbers(device: MockDevice) -> Outcome {
+    let MockDevice { mock, page_table, device } = device;
+    let word = |number: u32, place: u32| u64::from(number) << place;
+    Outcome::Number(word(mock, 0) | word(page_table, 20) | word(device, 40))
 }
 
 fn done((): ()) -> Outcome {

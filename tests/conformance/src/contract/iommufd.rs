@@ -2,7 +2,9 @@
 
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption, System};
+use vfio_model::{
+    AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption, MockDevice, System,
+};
 
 /// The calls of a user of iommufd, legal or not.
 pub trait Iommufd {
@@ -32,6 +34,10 @@ pub trait Iommufd {
     fn hot_reset_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()>;
     /// `VFIO_DEVICE_PCI_HOT_RESET`
     fn hot_reset(&mut self, device: Fd, groups: &[Fd]) -> io::Result<()>;
+    /// `IOMMU_TEST_OP_MOCK_DOMAIN`: the numbers of a mock device that is attached to an object.
+    fn mock_attach(&mut self, iommufd: Fd, id: u32) -> io::Result<MockDevice>;
+    /// `IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE`: the number of the page table.
+    fn mock_replace(&mut self, iommufd: Fd, mock: u32, id: u32) -> io::Result<u32>;
     /// The ioctl of a number, counted from `VFIO_BASE`, with a struct. An array to which the
     /// struct points lies behind the struct, at its `size`.
     fn request(&mut self, fd: Fd, number: u32, argument: &mut [u8]) -> io::Result<()>;
@@ -88,6 +94,14 @@ impl Iommufd for System {
 
     fn hot_reset(&mut self, device: Fd, groups: &[Fd]) -> io::Result<()> {
         System::hot_reset(self, device, groups)
+    }
+
+    fn mock_attach(&mut self, iommufd: Fd, id: u32) -> io::Result<MockDevice> {
+        System::mock_attach(self, iommufd, id)
+    }
+
+    fn mock_replace(&mut self, iommufd: Fd, mock: u32, id: u32) -> io::Result<u32> {
+        System::mock_replace(self, iommufd, mock, id)
     }
 
     fn request(&mut self, fd: Fd, number: u32, argument: &mut [u8]) -> io::Result<()> {

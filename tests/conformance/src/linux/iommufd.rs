@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 
-use vfio_model::{AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption};
+use vfio_model::{
+    AttachPt, BindIommufd, Fd, IoasMap, IoasMapFile, IoasUnmap, IommuOption, MockDevice,
+};
 
 use super::ioctl::{Argument, ioctl};
 use super::{Linux, ROOM, open, vfio};
@@ -12,6 +14,18 @@ use crate::contract::Iommufd;
 /// The numbers of `IOMMU_IOAS_ALLOW_IOVAS` and `IOMMU_IOAS_IOVA_RANGES`, counted from `VFIO_BASE`.
 const ALLOW_IOVAS: u32 = 30;
 const IOVA_RANGES: u32 = 32;
+
+/// `IOMMU_TEST_CMD` and two of its operations, of kernels with `CONFIG_IOMMUFD_TEST`.
+const TEST: u32 = 60;
+const MOCK_DOMAIN: u32 = 2;
+const MOCK_DOMAIN_REPLACE: u32 = 10;
+
+/// `struct iommu_test_cmd`, with the first word of its union.
+fn test_of(op: u32, id: u32, first: u32) -> Vec<u8> {
+    let mut bytes = words(&[72, op, id, 0, first]);
+    bytes.resize(72, 0);
+    bytes
+}
 
 /// Where the structs of these two have the address of an array.
 const ARRAY: usize = 16;
@@ -136,6 +150,16 @@ impl Iommufd for Linux {
         let argsz = count.saturating_mul(4).saturating_add(12);
         let header = [argsz, 0, count].into_iter().chain(fds);
         call(device, 13, words(&header.collect::<Vec<_>>())).map(|_| ())
+    }
+
+    fn mock_attach(&mut self, iommufd: Fd, id: u32) -> io::Result<MockDevice> {
+        let reply = call(iommufd, TEST, test_of(MOCK_DOMAIN, id, 0))?;
+        let [mock, page_table, device] = [16, 20, 24].map(|at| word_at(&reply, at));
+        Ok(MockDevice { mock, page_table, device })
+    }
+
+    fn mock_replace(&mut self, iommufd: Fd, mock: u32, id: u32) -> io::Result<u32> {
+        Ok(word_at(&call(iommufd, TEST, test_of(MOCK_DOMAIN_REPLACE, mock, id))?, 16))
     }
 
     fn request(&mut self, fd: Fd, number: u32, argument: &mut [u8]) -> io::Result<()> {

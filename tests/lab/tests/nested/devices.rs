@@ -5,7 +5,8 @@ use lab::protocol::Request;
 use lab::{Device, Error, Guest, IVSHMEM_SIZE, L1, Outcome, VFS, sha256};
 
 use crate::Test;
-use crate::support::{VFIO, boot, counter, faults, hashes, ram_calls, take};
+use crate::held::{Held, is_bus_master};
+use crate::support::{VFIO, assert_refused, boot, counter, faults, hashes, ram_calls, take};
 
 /// The devices of the machine that has one of each kind.
 pub const DEVICES: &[Device] = &[
@@ -38,8 +39,10 @@ pub const TESTS: &[Test] = &[
     ("nine devices work in one guest, two of them on one interrupt line", nine),
     ("the physical function of an NVMe with virtual functions works", physical_function),
     ("16 virtual functions of an NVMe work in one guest", virtual_functions),
+    ("a start whose third of four devices does not open leaves nothing", third_of_four),
 ];
 
+const TOKEN: &str = "0d8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
 const HASHED: usize = 1 << 20;
 const ASKED: u64 = 50;
 
@@ -283,5 +286,31 @@ fn virtual_functions(l1: &mut L1) -> Result<(), Error> {
     let refused = if l1.machine().has_iommufd() { u64::from(VFS) } else { 0 };
     let [mapped, _] = ram_calls(&outcome);
     assert_eq!(mapped - refused, counter(&outcome, "/ram_regions"), "{}", outcome.details());
+    // All are behind one port, where the kernel resets one of them at their close.
+    assert_eq!(counter(&outcome, "/vfio_ioctls/reset"), u64::from(VFS), "{}", outcome.details());
+    Ok(())
+}
+
+/// No virtual function here takes a VF token, which the kernel finds out when it opens the device.
+fn third_of_four(l1: &mut L1) -> Result<(), Error> {
+    let address = l1.machine().address_of(Device::NvmeWithVfs);
+    l1.perform(&Request::VirtualFunctions { address, count: VFS })?;
+    let functions: Vec<String> = (1..=4).map(|number| l1.machine().vf(number)).collect();
+    functions.iter().try_for_each(|function| l1.bind(function, VFIO))?;
+    let before = Held::now(l1)?;
+    let guest = |third: &str| {
+        let devices = [&functions[0], &functions[1], third, &functions[3]];
+        let guest = Guest::new("disks:4,hash:64K").command_line(ONE_DISK_EACH);
+        devices.into_iter().fold(guest, |guest, device| guest.device(device))
+    };
+    let third = format!("{},vf-token={TOKEN}", functions[2]);
+    let refused = guest(&third).boot(l1)?;
+    assert_refused(&refused, &[&format!("{}: it takes no VF token (EINVAL)", functions[2])]);
+    assert_eq!(Held::now(l1)?, before);
+    for function in &functions {
+        assert!(!is_bus_master(l1, function)?, "{function}");
+    }
+    let outcome = boot(l1, &guest(&functions[2]))?;
+    assert_eq!(hashes(&outcome).len(), 4, "{}", outcome.details());
     Ok(())
 }

@@ -19,7 +19,7 @@ fn comes_and_leaves(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..1 << 20]);
     let guest = Guest::new("disks:1,hash:1M,pause:500")
-        .arguments(["--control", SOCKET, "--seccomp", "off"])
+        .arguments(["--control", SOCKET])
         .run_at(INIT, command(&["add", SOCKET, "--vfio", &device]))
         .run_at(HASH, command(&["remove", SOCKET, &device]));
     let outcome = boot(l1, &guest)?;

@@ -71,7 +71,7 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
-    let long = if times(0, 1) == 1 { on_7_3() } else { Vec::new() };
+    let long = if times(0, 1) == 1 { [on_7_3(), by_iommufd()].concat() } else { Vec::new() };
     [[first_lane(), long].concat(), second_lane()]
 }
 
@@ -155,6 +155,23 @@ fn second_lane() -> Vec<Group> {
         ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
     ]
+}
+
+/// Long forms: the tests that the ordinary run has on Debian's kernels only, which lack iommufd.
+fn by_iommufd() -> Vec<Group> {
+    let tests = [
+        shapes::TESTS,
+        layout::TESTS,
+        big::HUGE_PAGES,
+        leaving::ON_STOCK,
+        presence::TESTS,
+        control::TESTS,
+        files::TESTS,
+        limits::TESTS,
+        tools::TESTS,
+    ];
+    let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
+    vec![("iommufd, long", machine, tests.concat())]
 }
 
 /// Long forms on a kernel that the ordinary run does not have.

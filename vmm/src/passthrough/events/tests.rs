@@ -48,10 +48,11 @@ fn setup(policy: OnError) -> Setup {
     let (failed, failures) = channel();
     let writes = Arc::new(CoalescedWrites::default());
     let guest_function = GuestFunction::new(&function, writes, &FunctionCounts::default());
-    let functions = vec![Arc::new(guest_function)];
-    let events = Arc::new(Mutex::new(DeviceEvents::new(functions, policy, move |error| {
-        failed.send(error).unwrap()
-    })));
+    let guest_function = Arc::new(guest_function);
+    let changes = Arc::new(Changes::new().unwrap());
+    changes.push(Change::Came(DevFn::from(8), guest_function));
+    let failed = move |error| failed.send(error).unwrap();
+    let events = Arc::new(Mutex::new(DeviceEvents::new(changes, policy, None, failed)));
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     manager.add_subscriber(events.clone());
     Setup { faults, device, function, failures, events, manager }

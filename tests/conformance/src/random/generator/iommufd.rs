@@ -11,12 +11,14 @@ pub struct Objects {
     /// All numbers that the kernel returned.
     ids: Vec<u32>,
     /// Those of address spaces.
-    spaces: Vec<u32>,
+    pub(super) spaces: Vec<u32>,
+    /// Those of mock devices.
+    pub(super) mocks: Vec<u32>,
     is_bound: bool,
     is_attached: bool,
 }
 
-fn call(slot: Slot, call: IommufdCall) -> Call {
+pub(super) fn call(slot: Slot, call: IommufdCall) -> Call {
     Call::Iommufd(slot, Box::new(call))
 }
 
@@ -44,6 +46,12 @@ impl Generator<'_> {
             (IommufdCall::Attach(_), Outcome::Number(id)) => {
                 self.objects.ids.push(u32::try_from(*id).unwrap_or(0));
                 self.objects.is_attached = true;
+            }
+            (IommufdCall::MockAttach(_), Outcome::Number(numbers)) => {
+                let [mock, page_table, device] = [0, 20, 40]
+                    .map(|place| u32::try_from(numbers >> place & 0xf_ffff).unwrap_or(0));
+                self.objects.ids.extend([mock, page_table, device]);
+                self.objects.mocks.push(mock);
             }
             (IommufdCall::Bind(..), Outcome::Number(id)) => {
                 self.objects.ids.push(u32::try_from(*id).unwrap_or(0));
@@ -113,7 +121,7 @@ impl Generator<'_> {
     }
 
     /// Any open file.
-    fn any_file(&mut self) -> Slot {
+    pub(super) fn any_file(&mut self) -> Slot {
         match self.numbers.below(3) {
             0 => self.one(Kind::Iommufd),
             1 => self.one(Kind::Cdev),
@@ -122,7 +130,7 @@ impl Generator<'_> {
     }
 
     /// Usually the first iommufd, which has most objects.
-    fn iommufd(&mut self) -> Slot {
+    pub(super) fn iommufd(&mut self) -> Slot {
         let first = self.files.iter().position(|file| *file == (Kind::Iommufd, true));
         match (self.numbers.below(20), first) {
             (0, _) => self.any_file(),
@@ -137,21 +145,21 @@ impl Generator<'_> {
     }
 
     /// The number of an object, or a number that may name none.
-    fn id(&mut self) -> u32 {
+    pub(super) fn id(&mut self) -> u32 {
         match self.numbers.percent(80) {
             true => self.numbers.any(&self.objects.ids),
             false => self.numbers.any(&[0, 1, 2, 3, 4, 5, u32::MAX]),
         }
     }
 
-    fn space(&mut self) -> u32 {
+    pub(super) fn space(&mut self) -> u32 {
         match self.numbers.percent(92) {
             true => self.numbers.any(&self.objects.spaces),
             false => self.id(),
         }
     }
 
-    fn map_ioas(&mut self) -> Call {
+    pub(super) fn map_ioas(&mut self) -> Call {
         if self.scene.description.kernel.maps_files() && self.numbers.percent(30) {
             return self.map_file();
         }
@@ -185,7 +193,7 @@ impl Generator<'_> {
         }
     }
 
-    fn unmap_ioas(&mut self) -> Call {
+    pub(super) fn unmap_ioas(&mut self) -> Call {
         let unmap = self.ioas_unmap();
         call(self.iommufd(), IommufdCall::Unmap(unmap))
     }
@@ -225,7 +233,7 @@ impl Generator<'_> {
         self.reserved() << 3
     }
 
-    fn iova_ranges(&mut self) -> Call {
+    pub(super) fn iova_ranges(&mut self) -> Call {
         let (size, room) = (self.size(32), self.numbers.any(&[0, 1, 2, 3, 8, 8]));
         let (space, reserved) = (self.space(), self.reserved());
         let mut argument = bytes(&[size, space, room, reserved], &[0, 0xa5a5]);
@@ -235,7 +243,7 @@ impl Generator<'_> {
         call(self.iommufd(), IommufdCall::Request(32, argument))
     }
 
-    fn allow_iovas(&mut self) -> Call {
+    pub(super) fn allow_iovas(&mut self) -> Call {
         let (size, count) = (self.size(24), self.numbers.any(&[0_u32, 0, 0, 1, 1, 1, 2, 3]));
         let (space, reserved) = (self.space(), self.reserved());
         let mut argument = bytes(&[size, space, count, reserved], &[0]);
@@ -250,7 +258,7 @@ impl Generator<'_> {
         call(self.iommufd(), IommufdCall::Request(30, argument))
     }
 
-    fn alloc_or_destroy(&mut self) -> Call {
+    pub(super) fn alloc_or_destroy(&mut self) -> Call {
         let made = match self.numbers.below(10) {
             0..5 => IommufdCall::Alloc(self.reserved()),
             5..8 => IommufdCall::Destroy(self.space()),
@@ -259,7 +267,7 @@ impl Generator<'_> {
         call(self.iommufd(), made)
     }
 
-    fn option(&mut self) -> Call {
+    pub(super) fn option(&mut self) -> Call {
         let made = self.iommu_option();
         call(self.iommufd(), IommufdCall::Option(made))
     }
@@ -343,7 +351,7 @@ impl Generator<'_> {
     }
 
     /// An ioctl by number, with a struct of any size.
-    fn raw(&mut self) -> Call {
+    pub(super) fn raw(&mut self) -> Call {
         let number =
             self.numbers.any(&[28, 29, 33, 33, 33, 34, 34, 35, 35, 36, 36, 36, 21, 27, 43]);
         let mut argument = self.argument_of(number);

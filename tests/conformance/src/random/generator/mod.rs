@@ -2,6 +2,7 @@
 //! legal.
 
 mod iommufd;
+mod mock;
 
 use vfio_model::{IrqData, IrqSet, MapDma, UnmapDma};
 
@@ -30,6 +31,8 @@ enum Course {
     Groups,
     Iommufd,
     Both,
+    /// An iommufd with mock devices.
+    Mock,
 }
 
 /// Makes the next call, and learns from results which files are open.
@@ -57,6 +60,7 @@ impl<'a> Generator<'a> {
     pub fn new(seed: u64, scene: &'a Scene) -> Self {
         let mut numbers = Numbers::new(seed);
         let course = match scene.description.iommufd {
+            _ if scene.description.mock_devices && numbers.percent(35) => Some(&Course::Mock),
             true => numbers.pick(&[Course::Groups, Course::Iommufd, Course::Iommufd, Course::Both]),
             false => None,
         };
@@ -111,6 +115,7 @@ impl<'a> Generator<'a> {
     pub fn next(&mut self) -> Call {
         match self.course {
             Course::Iommufd => return self.next_of_iommufd(),
+            Course::Mock => return self.next_of_mock(),
             Course::Both if self.numbers.percent(50) => return self.next_of_iommufd(),
             Course::Groups | Course::Both => {}
         }
@@ -272,6 +277,9 @@ impl<'a> Generator<'a> {
             return *range;
         }
         let mut edges = vec![0, 0, 0, 0, 0, 0, 0, 0_u64.wrapping_sub(8 * PAGE)];
+        if self.course == Course::Mock {
+            edges.extend(mock::EDGES);
+        }
         for range in &self.scene.description.iova_ranges {
             edges.extend([range.start, range.end].map(|edge| edge.wrapping_sub(4 * PAGE)));
         }

@@ -124,7 +124,7 @@ impl Vmm {
 
     /// Boots the guest twice and measures; the guest of the first boot makes `reads` reads.
     pub fn boot(&self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
-        let boot = self.start(l1, guest, reads)?;
+        let boot = self.start(l1, guest, reads, "")?;
         let (life_ns, end_ns) = self.life(l1, guest)?;
         Ok(Boot { life_ns, end_ns, ..boot })
     }
@@ -146,7 +146,9 @@ impl Vmm {
         Ok((life_ns, end_ns.ok_or_else(|| self.failed(&run))?))
     }
 
-    fn start(&self, l1: &mut L1, guest: &Guest, reads: u32) -> Result<Boot, Error> {
+    /// Boots the guest up to its init and measures; the guest makes `reads` reads. `more` are
+    /// arguments for `vmm` only.
+    pub fn start(&self, l1: &mut L1, guest: &Guest, reads: u32, more: &str) -> Result<Boot, Error> {
         let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
         // The guest pauses after its first report, so that the counters do not change while the
         // agent reads them.
@@ -154,7 +156,7 @@ impl Vmm {
             0 => String::new(),
             _ => format!("read:{reads},"),
         };
-        let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), "");
+        let arguments = self.arguments(guest, &format!("pause:300,{reads}end:off"), more);
         let triggers = vec![Trigger { marker: INIT.into(), files, ..Trigger::default() }];
         let run =
             l1.run(Program { arguments, triggers, root: Some(HOST.into()), ..Program::default() })?;

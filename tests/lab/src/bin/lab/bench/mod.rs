@@ -6,6 +6,7 @@
 mod accesses;
 mod cost;
 mod io;
+mod map;
 mod measure;
 mod plot;
 mod qemu;
@@ -36,6 +37,8 @@ enum Part {
     Io,
     /// The start by number of devices and by size of RAM.
     Scale,
+    /// Mapping memory for DMA, and the start, by type1 and by iommufd. Only by name.
+    Map,
 }
 
 #[derive(Args)]
@@ -50,10 +53,13 @@ pub struct Arguments {
     /// The number of 4 KiB reads of the guest.
     #[arg(long, default_value_t = 5000)]
     reads: u32,
-    /// The RAM of the largest guest of `scale` in MiB. The host needs 1.5 GiB more than that, and 3
+    /// The RAM of the largest guest of `scale`, or the largest memory of `map`, in MiB. The host needs 1.5 GiB more than that, and 3
     /// GiB more for 8192.
     #[arg(long, default_value_t = 4096)]
     most_memory: u64,
+    /// The kernel of L1 for `map`. `IOMMU_IOAS_MAP_FILE` needs small-7.3.
+    #[arg(long, value_enum, default_value_t = Kernel::Small)]
+    kernel: Kernel,
 }
 
 impl Arguments {
@@ -71,7 +77,10 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
         io::run(&lab, arguments.rounds)?;
     }
     let scales = !arguments.wants(Part::Scale) || scale::run(&lab, arguments.most_memory)?;
-    Ok(met && scales)
+    let Arguments { kernel, most_memory, rounds, .. } = *arguments;
+    let maps =
+        !arguments.parts.contains(&Part::Map) || map::run(&lab, kernel, most_memory, rounds)?;
+    Ok(met && scales && maps)
 }
 
 fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
