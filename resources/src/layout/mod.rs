@@ -73,6 +73,17 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The same layout with other BARs in its windows, for a guest that boots again with other
+    /// devices. A BAR that has no room is left out: the guest may find room for it.
+    pub fn with_bars(&self, bars: &[BarRequest]) -> Self {
+        let mut plan = Self { bars: Vec::new(), ..self.clone() };
+        // The BARs before the first that does not fit are placed.
+        let _ = bars::place(bars, &mut plan);
+        plan
+    }
+}
+
 fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout, LayoutError> {
     let reachable = request.reachable();
     let mut plan = Layout { ecam: ECAM, io: IO_WINDOW, ..Layout::default() };

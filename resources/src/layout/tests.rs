@@ -359,3 +359,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn places_the_bars_of_another_boot_in_the_same_windows() {
+    let first = [bar(MIB, BarSpace::Memory32), bar(GIB, BarSpace::Memory64)];
+    let plan = Layout::plan(&request(512 * MIB, &FORTY_EIGHT, &first)).unwrap();
+    let second = [bar(2 * GIB, BarSpace::Memory64), bar(4 * GIB, BarSpace::Memory32)];
+    let again = plan.with_bars(&second);
+    assert_eq!(again, Layout { bars: Vec::new(), ..plan.clone() }, "the 32-bit BAR has no room");
+    let again = plan.with_bars(&second[..1]);
+    let addresses: Vec<_> = again.bars.iter().map(|bar| bar.address).collect();
+    assert_eq!(addresses, [FOUR_GIB]);
+    assert_eq!(Layout { bars: plan.bars.clone(), ..again }, plan);
+}

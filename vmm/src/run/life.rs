@@ -116,7 +116,8 @@ impl Vm {
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, resources: &Resources, config: &Config) -> Result<Entry, Error> {
-        self.functions.place_bars(&resources.layout)?;
+        let bars = self.functions.bars();
+        self.functions.place_bars(&resources.layout.with_bars(&bars))?;
         let kernel = resources.kernel(self.is_first)?;
         let platform = Platform {
             cpus: config.cpus,
