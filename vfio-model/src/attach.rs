@@ -37,7 +37,7 @@ impl Iommufd {
             }
             Some(Object::Ioas(ioas)) => ioas.page_tables.clone(),
         };
-        for page_table in page_tables {
+        for (page_table, _) in page_tables {
             match self.enter(device, page_table, process) {
                 // The page table does not suit the device; another may.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -78,7 +78,7 @@ impl Iommufd {
         if attachment.is_some_and(|attachment| attachment.page_table == id) {
             self.detach(device, process);
         }
-        self.free_page_table(id, device.description, process);
+        self.free_page_table(id, process);
     }
 
     fn enter(
@@ -144,7 +144,7 @@ impl Iommufd {
         if let Some(attachment) = self.attachments.get_mut(&device.group) {
             attachment.page_table = page_table;
         }
-        self.put_page_table(before, device.description, process);
+        self.put_page_table(before, process);
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Iommufd {
         }
         if was_attached {
             self.release_for(&[device.address], page_table);
-            self.put_page_table(page_table, device.description, process);
+            self.put_page_table(page_table, process);
         }
     }
 
@@ -212,15 +212,15 @@ impl Iommufd {
     }
 
     /// Frees a page table that no device uses any more (`iommufd_hw_pagetable_put`).
-    fn put_page_table(&mut self, id: u32, description: &Description, process: &mut Process) {
+    fn put_page_table(&mut self, id: u32, process: &mut Process) {
         if !self.attachments.values().any(|users| users.page_table == id) {
-            self.free_page_table(id, description, process);
+            self.free_page_table(id, process);
         }
     }
 
-    fn free_page_table(&mut self, id: u32, description: &Description, process: &mut Process) {
+    fn free_page_table(&mut self, id: u32, process: &mut Process) {
         if let Ok(ioas) = self.ioas_of(id) {
-            ioas.remove_page_table(id, description, process);
+            ioas.remove_page_table(id, process);
             self.objects.remove(&id);
         }
     }

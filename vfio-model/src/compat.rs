@@ -6,12 +6,12 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{argsz, put};
 use crate::ioas::{Ioas, IoasMap, Map};
-use crate::map_file::Backing;
 use crate::objects::{Iommufd, Object};
 use crate::process::{PAGE, Process};
 use crate::spans::Span;
@@ -90,9 +90,9 @@ impl State {
         if !(is(sys::VFIO_TYPE1_IOMMU) || is(sys::VFIO_TYPE1v2_IOMMU)) || no_iommu {
             return Err(errno(libc::EINVAL));
         }
-        let (ioas, description, _) = self.compat(id)?;
+        let (ioas, ..) = self.compat(id)?;
         match is(sys::VFIO_TYPE1_IOMMU) {
-            true => ioas.use_small_pages(description),
+            true => ioas.use_small_pages(),
             false => Ok(()),
         }
     }

@@ -197,7 +197,8 @@ impl System {
 /// The answer of the type1 driver to `VFIO_CHECK_EXTENSION`; `is_open`: the driver is set.
 fn type1_extension(description: &Description, extension: u64, is_open: bool) -> u32 {
     let is = |other: u32| extension == u64::from(other);
-    let has = TYPES.into_iter().any(is)
+    let nests = description.kernel.has_nesting();
+    let has = TYPES.into_iter().any(|kind| is(kind) && (kind != TYPE1_NESTING || nests))
         || is(sys::VFIO_DMA_CC_IOMMU) && is_open && description.coherent
         || is(sys::VFIO_UNMAP_ALL) && description.kernel.has_unmap_flags()
         || is(sys::VFIO_UPDATE_VADDR) && description.kernel.has_unmap_flags() && is_open;

@@ -186,6 +186,8 @@ pub struct Description {
     pub nesting: bool,
     /// The process's memory that can be pinned, and whether it is writable.
     pub memory: Vec<(Range<u64>, bool)>,
+    /// The first IOVA of the IOMMU's page tables.
+    pub(crate) first_iova: u64,
     pub(crate) functions: BTreeMap<PciAddress, Entry>,
     pub(crate) noiommu: BTreeSet<u32>,
     pub(crate) reserved: Vec<(u32, Range<u64>)>,
@@ -218,6 +220,7 @@ impl Description {
             coherent: false,
             nesting: true,
             memory: vec![(4096..(1 << 47) - 4096, true)],
+            first_iova: 0,
             functions: BTreeMap::new(),
             noiommu: BTreeSet::new(),
             reserved: Vec::new(),
@@ -306,7 +309,7 @@ impl Description {
     /// The IOVAs of the IOMMU's page tables; `None` without a limit.
     pub(crate) fn aperture(&self) -> Option<Span> {
         let last = ranges::last(self.iova_ranges.last()?);
-        Some(Span { first: 0, last })
+        Some(Span { first: self.first_iova, last })
     }
 
     /// The IOVAs that a device of a group reserves: the MSI window and the group's own.

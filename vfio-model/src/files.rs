@@ -118,10 +118,13 @@ impl Files {
             file.is_open = false;
         }
         self.events.remove(&fd);
-        if kind == Kind::Kvm {
-            for file in self.files.values_mut() {
-                file.links.retain(|kvm| *kvm != fd);
-            }
+        if kind != Kind::Kvm {
+            let is_free = self.files.get(&fd).is_some_and(|file| file.links.is_empty());
+            let file = if is_free { self.files.remove(&fd) } else { None };
+            return Ok(file.into_iter().map(|file| file.kind).collect());
+        }
+        for file in self.files.values_mut() {
+            file.links.retain(|kvm| *kvm != fd);
         }
         Ok(self.sweep())
     }

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::address::PciAddress;
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
-use crate::map_file::Backing;
 use crate::process::{Account, PAGE, Process};
 use crate::spans::{self, ALL, Span};
 
@@ -97,8 +97,8 @@ pub(crate) struct Ioas {
     pub areas: BTreeMap<u64, Area>,
     pub reserved: Vec<(Owner, Span)>,
     pub allowed: Vec<Span>,
-    /// The page tables, in the order in which they were made.
-    pub page_tables: Vec<u32>,
+    /// The page tables and their smallest pages, in the order in which they were made.
+    pub page_tables: Vec<(u32, u64)>,
     /// The option `IOMMU_OPTION_HUGE_PAGES` is 0.
     pub small_pages: bool,
     /// What IOVAs and lengths are multiples of: 1 without a page table.
@@ -306,30 +306,27 @@ impl Ioas {
         };
         pinned.inspect_err(|_| self.release(owner))?;
         self.alignment = alignment;
-        self.page_tables.push(id);
+        self.page_tables.push((id, description.smallest_page()));
         Ok(())
     }
 
     /// Removes a page table (`iopt_table_remove_domain`).
-    pub fn remove_page_table(&mut self, id: u32, description: &Description, process: &mut Process) {
+    pub fn remove_page_table(&mut self, id: u32, process: &mut Process) {
         let before = self.page_tables.len();
-        self.page_tables.retain(|other| *other != id);
+        self.page_tables.retain(|(other, _)| *other != id);
         if self.page_tables.is_empty() && before > 0 {
             self.areas.values().for_each(|area| {
                 process.unpin_for(self.account, area.span.length());
             });
         }
         self.release(Owner::PageTable(id));
-        self.alignment = self.smallest_alignment(description);
+        self.alignment = self.smallest_alignment();
     }
 
     /// What the option and the page tables need (`iopt_calculate_iova_alignment`).
-    fn smallest_alignment(&self, description: &Description) -> u64 {
+    fn smallest_alignment(&self) -> u64 {
         let small = if self.small_pages { PAGE } else { 1 };
-        match self.page_tables.is_empty() {
-            true => small,
-            false => description.smallest_page().max(small),
-        }
+        self.page_tables.iter().map(|(_, page)| *page).fold(small, u64::max)
     }
 
     /// Areas that an alignment does not allow are EADDRINUSE (`iopt_check_iova_alignment`).
@@ -364,7 +361,7 @@ impl Ioas {
     }
 
     /// `iopt_disable_large_pages`.
-    pub fn use_small_pages(&mut self, description: &Description) -> io::Result<()> {
+    pub fn use_small_pages(&mut self) -> io::Result<()> {
         if self.small_pages {
             return Ok(());
         }
@@ -373,13 +370,13 @@ impl Ioas {
         }
         self.check_alignment(PAGE)?;
         self.small_pages = true;
-        self.alignment = self.smallest_alignment(description);
+        self.alignment = self.smallest_alignment();
         Ok(())
     }
 
     /// `iopt_enable_large_pages`.
-    pub fn use_large_pages(&mut self, description: &Description) {
+    pub fn use_large_pages(&mut self) {
         self.small_pages = false;
-        self.alignment = self.smallest_alignment(description);
+        self.alignment = self.smallest_alignment();
     }
 }

@@ -3,12 +3,12 @@
 use std::io;
 use std::ops::RangeInclusive;
 
+use crate::backing::Backing;
 use crate::describe::Description;
 use crate::errno::errno;
 use crate::files::{Fd, IommufdId, Kind};
 use crate::info::{put, word};
 use crate::ioas::{Ioas, IoasMap, IoasUnmap, Map};
-use crate::map_file::Backing;
 use crate::objects::{IommuOption, Iommufd, Object};
 use crate::process::Process;
 use crate::spans::Span;
@@ -179,7 +179,7 @@ impl System {
         let (iommufd, description, _) = state.iommufd(iommufd)?;
         match call.option {
             IommuOption::RLIMIT_MODE => iommufd.rlimit_mode(call, description),
-            IommuOption::HUGE_PAGES => iommufd.huge_pages(call, description),
+            IommuOption::HUGE_PAGES => iommufd.huge_pages(call),
             _ => Err(errno(libc::EOPNOTSUPP)),
         }
     }

@@ -98,6 +98,11 @@ impl Kernel {
         self.since_7_3()
     }
 
+    /// type1 knows `VFIO_TYPE1_NESTING_IOMMU`.
+    pub fn has_nesting(self) -> bool {
+        !self.since_7_3()
+    }
+
     /// Ranges that end beyond 2^64 are EOVERFLOW, before other checks of their sizes, and a range
     /// that ends at 2^64 overlaps others. Before, type1 returns EINVAL, and such a range overlaps
     /// none.

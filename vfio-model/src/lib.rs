@@ -119,6 +119,7 @@
 
 mod address;
 mod attach;
+mod backing;
 mod cdev;
 mod compat;
 mod container;

@@ -31,7 +31,7 @@ pub struct MockDevice {
 /// The host of the mock devices.
 fn description(kernel: Kernel) -> Description {
     let mut mocked = Description::new(kernel);
-    mocked.page_sizes = PAGE_SIZE;
+    (mocked.page_sizes, mocked.first_iova) = (PAGE_SIZE, APERTURE.start);
     mocked.iova_ranges = vec![APERTURE];
     mocked
 }
@@ -57,7 +57,12 @@ impl System {
         let mocked = mocked(host)?;
         let mock = iommufd.add(Object::Mock { device: 0 });
         let device = iommufd.add(Object::Device);
-        match iommufd.attach(endpoint(mock, &mocked), id, process) {
+        let attached = match id == mock {
+            // The number is not in use before the call succeeds.
+            true => Err(errno(libc::ENOENT)),
+            false => iommufd.attach(endpoint(mock, &mocked), id, process),
+        };
+        match attached {
             Ok(page_table) => {
                 iommufd.objects.insert(mock, Object::Mock { device });
                 Ok(MockDevice { mock, page_table, device })

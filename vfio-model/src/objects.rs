@@ -136,12 +136,12 @@ impl Iommufd {
     }
 
     /// `iommufd_ioas_option_huge_pages`.
-    pub fn huge_pages(&mut self, call: &IommuOption, description: &Description) -> io::Result<u64> {
+    pub fn huge_pages(&mut self, call: &IommuOption) -> io::Result<u64> {
         let ioas = self.ioas(call.object)?;
         match (call.op, call.value) {
             (IommuOption::GET, _) => return Ok((!ioas.small_pages).into()),
-            (IommuOption::SET, 0) => ioas.use_small_pages(description)?,
-            (IommuOption::SET, 1) => ioas.use_large_pages(description),
+            (IommuOption::SET, 0) => ioas.use_small_pages()?,
+            (IommuOption::SET, 1) => ioas.use_large_pages(),
             (IommuOption::SET, _) => return Err(errno(libc::EINVAL)),
             _ => return Err(errno(libc::EOPNOTSUPP)),
         }

@@ -14,7 +14,7 @@ mod simulation;
 
 use std::num::NonZeroU64;
 
-use simulation::{Counts, Ram, Simulation};
+use simulation::{Counts, Ram, Simulation, Unmask};
 
 const TIB: u64 = 1 << 40;
 const MEMORY: [u64; 3] = [TIB, 4 * TIB, 16 * TIB];
@@ -55,7 +55,7 @@ fn devices() {
     for vectors in VECTORS {
         for count in DEVICES {
             let simulation = Simulation::new().with_ram(16 * TIB, ram);
-            let counts = simulation.with_devices(count, vectors).counts();
+            let counts = simulation.with_devices(count, vectors, Unmask::Together).counts();
             let Counts { mappings, slots, other_calls, commits, routes, eventfds, .. } = counts;
             println!(
                 "| {count} | {vectors} | {other_calls} | {commits} | {routes} | {eventfds} | {slots} | {mappings} |"

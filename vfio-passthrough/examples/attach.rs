@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The device is bound to vfio-pci, and is one with MSI-X whose table lies in BAR0, such as an
-//! NVMe.
+//! NVMe. With `iommufd` as a third argument the device is used by iommufd.
 #![allow(clippy::arithmetic_side_effects, reason = "a program that overflows fails")]
 
 use std::error::Error;
@@ -37,9 +37,14 @@ const VECTORS: u32 = 2;
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
-    let usage = "attach DEVICE TIMES";
+    let usage = "attach DEVICE TIMES [iommufd]";
     let device: PciAddress = arguments.next().ok_or(usage)?.parse()?;
     let times: u32 = arguments.next().ok_or(usage)?.parse()?;
+    let open = match arguments.next().as_deref() {
+        None => IommuContext::open,
+        Some("iommufd") => IommuContext::open_iommufd,
+        Some(_) => return Err(usage.into()),
+    };
     let vm = Arc::new(Kvm::new()?.create_vm()?);
     vm.create_irq_chip()?;
     let host = KvmHost::new(vm, 0..SLOTS, 24..24 + VECTORS);
@@ -50,7 +55,7 @@ fn main() -> Result<()> {
         if time == WARM {
             early = Some(Held::now()?);
         }
-        attach(device, &host, &link)?;
+        attach(open()?, device, &host, &link)?;
     }
     let (early, late) = (early.ok_or("more than 5 times, please")?, Held::now()?);
     println!("after {WARM}: {early:?}");
@@ -61,9 +66,13 @@ fn main() -> Result<()> {
     }
 }
 
-/// From the first file opened to the last one closed.
-fn attach(address: PciAddress, host: &KvmHost, link: &Arc<KvmLink>) -> Result<()> {
-    let container = IommuContext::open()?;
+/// From the device's open to the last file's close.
+fn attach(
+    container: IommuContext,
+    address: PciAddress,
+    host: &KvmHost,
+    link: &Arc<KvmLink>,
+) -> Result<()> {
     container.link(link.clone())?;
     let device = container.open_device(address)?;
     let function =

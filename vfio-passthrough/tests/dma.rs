@@ -61,7 +61,8 @@ fn reports_the_remedy_of_a_refused_mapping() {
     for (errno, hint) in [
         (
             libc::ENOMEM,
-            "; the limit on locked memory is too low ('ulimit -l'), or the host is out of memory",
+            "; the limit on locked memory is too low ('ulimit -l'; iommufd counts what all processes \
+             of the user have locked), or the host is out of memory",
         ),
         (libc::EEXIST, "; the range overlaps a mapping"),
         (

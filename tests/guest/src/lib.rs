@@ -138,7 +138,7 @@ pub enum Report {
         /// The expectations that did not hold.
         wrong: Vec<String>,
     },
-    /// The edu device did DMA to the BAR of an ivshmem.
+    /// The edu device did DMA to a BAR of another device.
     P2p {
         /// The accesses that should have reached the BAR and did not.
         unreached: Vec<String>,

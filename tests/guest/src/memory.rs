@@ -55,6 +55,14 @@ impl Page {
         }
     }
 
+    /// The first word.
+    pub fn first(&self) -> u32 {
+        let [first, ..] = &self.0.0;
+        // A device writes the page by DMA, which the compiler does not see.
+        // SAFETY: `first` is a valid, aligned reference.
+        unsafe { std::ptr::read_volatile(first) }
+    }
+
     /// Whether the first half has the words that [`fill`](Self::fill) writes.
     pub fn is_filled(&self, seed: u32) -> bool {
         // A device writes the page by DMA, which the compiler does not see.

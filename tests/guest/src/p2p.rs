@@ -1,4 +1,4 @@
-//! Peer-to-peer DMA: an edu accesses the memory BAR of an ivshmem.
+//! Peer-to-peer DMA: an edu accesses the memory BAR of an ivshmem, and a register of an NVMe.
 
 use guest::Report;
 
@@ -7,6 +7,7 @@ use crate::edu::{self, BUFFER};
 use crate::memory::{HALF, Page, value};
 use crate::registers::{BAR0, BUS_MASTER, Config, MEMORY, Registers};
 use crate::system::Error;
+use crate::toggle::{D3_HOT, Subject};
 
 /// The two devices: the edu does the DMA, the ivshmem has the memory.
 struct Pair {
@@ -17,12 +18,7 @@ struct Pair {
 /// Does DMA at the BAR's address, at a new address of the BAR, at its old address, and while its
 /// decoding is off.
 pub fn work() -> Result<Report, Error> {
-    let config = Config::open(&edu::address()?)?;
-    config.set_command(MEMORY | BUS_MASTER, true)?;
-    let pair = Pair {
-        edu: Registers::at(config.bar(0)?.0, 4096)?,
-        memory: Config::open(&bar_memory::address()?)?,
-    };
+    let pair = Pair { edu: open_edu()?, memory: Config::open(&bar_memory::address()?)? };
     let (home, size) = pair.memory.bar(BAR)?;
     let away = home.saturating_add(size);
     let (mut unreached, mut harmed) = (Vec::new(), Vec::new());
@@ -46,6 +42,45 @@ pub fn work() -> Result<Report, Error> {
     must_not_reach("write while decoding is off", pair.is_filled(home, 3)?);
     must_reach("write when decoding is on again", pair.writes(home, 6)?);
     Ok(Report::P2p { unreached, harmed })
+}
+
+/// Reads the first register of an NVMe by DMA: in D0, in D3hot, in D0 again, during a reset and
+/// after it.
+pub fn power() -> Result<Report, Error> {
+    let (edu, nvme) = (open_edu()?, Subject::open()?);
+    let (at, _) = nvme.config.bar(0)?;
+    let bars = nvme.bars()?;
+    let reads = || Ok(first_word(&edu, at)? == nvme.value);
+    let mut found = vec![("read in D0", reads()?, true)];
+    nvme.set_power(D3_HOT)?;
+    found.push(("read in D3hot", reads()?, false));
+    nvme.set_power(0)?;
+    found.push(("read in D0 again", reads()?, true));
+    nvme.start_reset()?;
+    found.push(("read after an FLR without decoding", reads()?, false));
+    nvme.end_reset(bars)?;
+    found.push(("read after an FLR", reads()?, true));
+    let wrong = |reached: bool| -> Vec<String> {
+        let wrong = found.iter().filter(|(_, is, should)| is != should && *is == reached);
+        wrong.map(|(what, ..)| (*what).to_owned()).collect()
+    };
+    Ok(Report::P2p { unreached: wrong(false), harmed: wrong(true) })
+}
+
+/// The word that DMA reads at `from`. The device's buffer had other words before.
+fn first_word(edu: &Registers, from: u64) -> Result<u32, Error> {
+    let mut page = Page::new()?;
+    page.fill(7);
+    edu::transfer(edu, page.physical()?, BUFFER, false);
+    edu::transfer(edu, from, BUFFER, false);
+    edu::transfer(edu, BUFFER, page.physical()?, true);
+    Ok(page.first())
+}
+
+fn open_edu() -> Result<Registers, Error> {
+    let config = Config::open(&edu::address()?)?;
+    config.set_command(MEMORY | BUS_MASTER, true)?;
+    Registers::at(config.bar(0)?.0, 4096)
 }
 
 impl Pair {

@@ -47,6 +47,8 @@ pub enum Step {
     Wander,
     /// Let the edu device access the BAR of an ivshmem.
     P2p,
+    /// Let the edu device read a register of an NVMe whose power state changes, and that is reset.
+    P2pPower,
     /// Toggle an NVMe's decoding `times` times, and its power state and resets less often.
     Toggle { times: u64 },
     /// Write and read a large BAR.
@@ -106,6 +108,7 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "copy" => Step::Copy { milliseconds: value.parse().ok()? },
         "wander" => Step::Wander,
         "p2p" => Step::P2p,
+        "p2p-power" => Step::P2pPower,
         "toggle" => Step::Toggle { times: value.parse().ok()? },
         "memory" => Step::Memory,
         "ports" => Step::Ports { times: value.parse().ok()? },

@@ -34,6 +34,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Copy { milliseconds } => return edu::copy_for(Duration::from_millis(milliseconds)),
         Step::Wander => edu::wander()?,
         Step::P2p => p2p::work()?,
+        Step::P2pPower => p2p::power()?,
         Step::Toggle { times } => toggle::toggle(times)?,
         Step::Memory => bar_memory::work()?,
         Step::Ports { times } => ports::work(times)?,

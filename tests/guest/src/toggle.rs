@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guest::Report;
 
-use crate::registers::{Config, MEMORY, Registers};
+use crate::registers::{BAR0, Config, MEMORY, Registers};
 use crate::system::Error;
 use crate::{pci, report};
 
@@ -16,7 +16,7 @@ const PM: u8 = 0x01;
 const EXPRESS: u8 = 0x10;
 /// The power management control register, and the state D3hot, in which a function decodes nothing.
 const PM_CONTROL: u64 = 4;
-const D3_HOT: u16 = 3;
+pub const D3_HOT: u16 = 3;
 /// The device control register of PCI Express, and its bit that starts an FLR.
 const EXPRESS_CONTROL: u64 = 8;
 const RESET: u16 = 1 << 15;
@@ -29,16 +29,16 @@ const FROM_RESET: Duration = Duration::from_millis(100);
 const PROGRESS: u64 = 500;
 
 /// The NVMe that is toggled.
-struct Subject {
-    config: Config,
+pub struct Subject {
+    pub config: Config,
     registers: Registers,
     /// The value of the first register, which is not all-ones.
-    value: u32,
+    pub value: u32,
 }
 
 impl Subject {
     /// Opens the first NVMe. Its first register is CAP, which is constant.
-    fn open() -> Result<Self, Error> {
+    pub fn open() -> Result<Self, Error> {
         let functions = pci::functions()?;
         let nvme = functions.iter().find(|function| function.class == pci::NVME_CLASS);
         let missing = || Error::file("find", "an NVMe")(std::io::ErrorKind::NotFound.into());
@@ -78,44 +78,52 @@ impl Subject {
     }
 
     fn power(&self, times: u64) -> Result<u64, Error> {
+        self.toggle(times, || self.set_power(D3_HOT), || self.set_power(0))
+    }
+
+    /// Writes a power state. After D0 it waits until the function is ready.
+    pub fn set_power(&self, state: u16) -> Result<(), Error> {
         let Some(capability) = self.config.capability(PM)? else {
-            return Ok(0);
+            return Err(self.lacks("a power management capability"));
         };
-        let control = capability.saturating_add(PM_CONTROL);
-        let set = |state: u16| self.config.write(control, &state.to_le_bytes());
-        self.toggle(
-            times,
-            || set(D3_HOT),
-            || {
-                set(0)?;
-                sleep(FROM_D3);
-                Ok(())
-            },
-        )
+        self.config.write(capability.saturating_add(PM_CONTROL), &state.to_le_bytes())?;
+        if state == 0 {
+            sleep(FROM_D3);
+        }
+        Ok(())
     }
 
     fn resets(&self, times: u64) -> Result<u64, Error> {
+        let bars = self.bars()?;
+        self.toggle(times, || self.start_reset(), || self.end_reset(bars))
+    }
+
+    /// The first two BAR registers, which a reset clears.
+    pub fn bars(&self) -> Result<[u8; 8], Error> {
+        self.config.read(BAR0)
+    }
+
+    /// Starts an FLR.
+    pub fn start_reset(&self) -> Result<(), Error> {
         let Some(capability) = self.config.capability(EXPRESS)? else {
-            return Ok(0);
+            return Err(self.lacks("a PCI Express capability"));
         };
         let control = capability.saturating_add(EXPRESS_CONTROL);
-        let bars: [u8; 8] = self.config.read(crate::registers::BAR0)?;
-        self.toggle(
-            times,
-            || {
-                let own = u16::from_le_bytes(self.config.read(control)?);
-                self.config.write(control, &(own | RESET).to_le_bytes())
-            },
-            || {
-                sleep(FROM_RESET);
-                for (offset, half) in
-                    (crate::registers::BAR0..).step_by(4).zip(bars.as_chunks::<4>().0)
-                {
-                    self.config.write(offset, half)?;
-                }
-                self.config.set_command(MEMORY, true)
-            },
-        )
+        let own = u16::from_le_bytes(self.config.read(control)?);
+        self.config.write(control, &(own | RESET).to_le_bytes())
+    }
+
+    /// Waits until the function is ready after an FLR, and lets it decode again.
+    pub fn end_reset(&self, bars: [u8; 8]) -> Result<(), Error> {
+        sleep(FROM_RESET);
+        let (low, high) = bars.split_at(4);
+        self.config.write(BAR0, low)?;
+        self.config.write(BAR0.saturating_add(4), high)?;
+        self.config.set_command(MEMORY, true)
+    }
+
+    fn lacks(&self, what: &'static str) -> Error {
+        Error::file("find", what)(std::io::ErrorKind::NotFound.into())
     }
 }
 

@@ -108,6 +108,12 @@ impl Kernel {
         matches!(self, Self::Small | Self::Small73)
     }
 
+    /// Whether its iommufd can map BARs, which VFIO exports as dma-bufs (`VFIO_PCI_DMABUF`).
+    #[must_use]
+    pub fn exports_bars(self) -> bool {
+        self == Self::Small73
+    }
+
     /// The kernel's name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {

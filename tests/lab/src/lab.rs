@@ -18,6 +18,9 @@ pub mod place {
     /// The program that compares the model of /dev/vfio with L1's /dev/vfio.
     pub const CONFORMANCE: &str = "/conformance";
 
+    /// The guest's init, which also runs as an ordinary program; on machines with the host's root.
+    pub const GUEST: &str = "/guest";
+
     /// The guest's kernel.
     pub const KERNEL: &str = "/l2/kernel";
     /// The guest's initramfs.
@@ -107,6 +110,9 @@ impl Lab {
             files.push((place::SMALL_KERNEL, self.kernel(Kernel::Small)?));
             files.push((place::SMALL_INITRD, small_initrd));
         }
+        if machine.host_share {
+            files.push((place::GUEST, self.programs()?.guest.clone()));
+        }
         let initrd = folder.join("l1.cpio");
         self.l1_initrd(&kernel, &files, &initrd)?;
         let images = machine.devices.iter().enumerate();
@@ -124,11 +130,6 @@ impl Lab {
     /// The program of the VMM on the host.
     pub fn vmm_program(&self) -> Result<&Path, Error> {
         Ok(&self.programs()?.vmm)
-    }
-
-    /// The program of the guest's init on the host. It also runs as an ordinary program.
-    pub fn guest_program(&self) -> Result<&Path, Error> {
-        Ok(&self.programs()?.guest)
     }
 
     fn programs(&self) -> Result<&Programs, Error> {

@@ -36,6 +36,13 @@ pub enum Request {
         /// The new path.
         to: String,
     },
+    /// Make a symbolic link.
+    Link {
+        /// The path of the link.
+        path: String,
+        /// The path that the link names.
+        target: String,
+    },
     /// Copy a file.
     Copy {
         /// The path of the file.

@@ -20,10 +20,25 @@ impl PassthroughFunction {
         let mut state = self.lock();
         let resyncs = state.needs_resync;
         let retries = resyncs || state.interrupts.are_short();
-        if state.interrupts.table().write(at, data) || retries {
+        let changed = state.interrupts.table().write(at, data);
+        if retries {
             self.apply(&mut state, Written { touched: Touched::MSIX, ..Written::default() });
+        } else if changed && !state.interrupts.is_table_idle() {
+            self.apply_entry(&mut state, at);
         }
         resyncs.then(|| self.effects(&mut state))
+    }
+
+    /// Carries out a write of one entry of the MSI-X table. All other vectors agree, so they are not
+    /// looked at: a driver that writes entry by entry would take a time that grows with the square
+    /// of their number.
+    fn apply_entry(&self, state: &mut State, at: u64) {
+        let result = match state.interrupts.reconcile_entry(at) {
+            Some(result) => result.map_err(|source| self.interrupt_error(source)),
+            None => self.reconcile_interrupts(state),
+        };
+        state.needs_resync = result.is_err();
+        self.device.warn_of(result);
     }
 
     /// Carries out a write. After a failure all steps are repeated: a guest that writes the same

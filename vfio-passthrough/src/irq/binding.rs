@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::error::Error;
 use super::index::IrqIndex;
-use super::plan::{BoundState, Growth, Had, Step, fewer, plan};
+use super::plan::{BoundState, Growth, Had, Step, fewer, plan, plan_one};
 use crate::address::PciAddress;
 use crate::backend::{Device, IrqFlags, IrqInfo, SetIrqs};
 use crate::host::MsiVectors;
@@ -64,11 +64,43 @@ impl Binding {
     pub fn reconcile(&mut self, wanted: &ProgrammedVectors) -> Result<(), Error> {
         let mut shortage = None;
         let was_enabled = self.state.enabled;
-        let result = self.carry_out_plan(wanted, &mut shortage);
+        let steps = plan(wanted, &self.state, self.growth);
+        let result = self.carry_out_all(steps, wanted, &mut shortage);
         if was_enabled && !self.state.enabled && !wanted.enabled {
             // Clearing the enable bit clears the pending bits (PCI 3.0, 6.8.2).
             self.clear_pending();
         }
+        self.note_shortage(wanted, shortage, result)
+    }
+
+    /// Does the same after the guest changed one vector, if the host is not short of any. `one` is
+    /// what the guest programmed of this vector, and `all` that of all vectors.
+    ///
+    /// # Errors
+    ///
+    /// As [`reconcile`](Self::reconcile).
+    pub fn reconcile_one(
+        &mut self,
+        vector: u16,
+        one: &ProgrammedVectors,
+        all: impl FnOnce() -> ProgrammedVectors,
+    ) -> Result<(), Error> {
+        let mut shortage = None;
+        let steps = plan_one(one, vector, &self.state, self.growth);
+        let result = self.carry_out_all(steps, one, &mut shortage);
+        match shortage {
+            None => result,
+            some => self.note_shortage(&all(), some, result),
+        }
+    }
+
+    /// Records whether the host has too little, and logs it once.
+    fn note_shortage(
+        &mut self,
+        wanted: &ProgrammedVectors,
+        shortage: Option<Error>,
+        result: Result<(), Error>,
+    ) -> Result<(), Error> {
         let was_short = self.is_short;
         // A guest that enables the index again is not reported again.
         self.is_short = (was_short || shortage.is_some()) && !self.has_all(wanted);
@@ -103,14 +135,15 @@ impl Binding {
         );
     }
 
-    /// Carries out the plan. `shortage` gets the first error for which the host had too little.
-    fn carry_out_plan(
+    /// Carries out a plan. `shortage` gets the first error for which the host had too little.
+    fn carry_out_all(
         &mut self,
+        steps: Vec<Step>,
         wanted: &ProgrammedVectors,
         shortage: &mut Option<Error>,
     ) -> Result<(), Error> {
         let mut result = Ok(());
-        let mut steps = VecDeque::from(plan(wanted, &self.state, self.growth));
+        let mut steps = VecDeque::from(steps);
         while let Some(step) = steps.pop_front() {
             let Err(error) = self.carry_out(&step) else {
                 self.state.after(&step, wanted);

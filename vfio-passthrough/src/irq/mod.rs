@@ -19,7 +19,7 @@ use intx::Intx;
 
 use crate::pci::config::ConfigSpace;
 use crate::pci::message::ProgrammedVectors;
-use crate::pci::msix::{MsixLayout, MsixState, overlay_pba, pba_vectors};
+use crate::pci::msix::{MsixLayout, MsixState, entry_vector, overlay_pba, pba_vectors};
 use crate::pci::regs::Command;
 
 /// The interrupts of one function: the emulated MSI-X table, and the bindings of INTx, MSI and
@@ -80,6 +80,15 @@ impl Interrupts {
         // is forwarded to the device: the kernel honours it (vfio_basic_config_write).
         let decodes = config.command().intersects(Command::MEMORY | Command::IO);
         self.enable(decodes && !msix.enabled && !msi.enabled, &msi, &msix)
+    }
+
+    /// The same after a write of the MSI-X table at `offset`, if all vectors agreed before: it looks
+    /// at one vector only. `None` if MSI-X is not enabled in the host, and nothing was done.
+    pub fn reconcile_entry(&mut self, offset: u64) -> Option<Result<(), Error>> {
+        let vector = entry_vector(offset)?;
+        let binding = self.msix.as_mut().filter(|binding| binding.is_enabled())?;
+        let one = self.table.programmed_of([vector]);
+        Some(binding.reconcile_one(vector, &one, || self.table.programmed()))
     }
 
     /// Disables all interrupts in the host. The state that the guest programmed stays.

@@ -80,6 +80,18 @@ pub fn plan(wanted: &ProgrammedVectors, host: &BoundState, growth: Growth) -> Ve
     steps
 }
 
+/// The steps after the guest changed one vector while the index is enabled and all other vectors
+/// agree: those of [`plan`], in a time that does not grow with the number of vectors. `wanted` has
+/// no other vector.
+pub fn plan_one(
+    wanted: &ProgrammedVectors,
+    vector: u16,
+    host: &BoundState,
+    growth: Growth,
+) -> Vec<Step> {
+    plan(wanted, &host.only(vector), growth)
+}
+
 /// The steps that bind missing vectors. `fresh`: the index is disabled.
 fn binding(
     wanted: &ProgrammedVectors,
@@ -164,6 +176,18 @@ fn halves<T: Clone>(items: &[T], step: impl Fn(Vec<T>) -> Step) -> Vec<Step> {
 }
 
 impl BoundState {
+    /// The state as if there were no other vector.
+    fn only(&self, vector: u16) -> Self {
+        let routed = self.routed.get(&vector).map(|message| (vector, *message));
+        Self {
+            enabled: self.enabled,
+            asked: self.asked,
+            bound: self.bound.get(&vector).copied().into_iter().collect(),
+            routed: routed.into_iter().collect(),
+            uncertain: self.uncertain.get(&vector).copied().into_iter().collect(),
+        }
+    }
+
     /// Whether all that the guest programmed is bound and routed.
     pub fn is_complete(&self, wanted: &ProgrammedVectors) -> bool {
         let has = |(vector, message)| {

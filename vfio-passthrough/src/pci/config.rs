@@ -78,7 +78,9 @@ pub struct Written {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {
     pub(super) bytes: Vec<Byte>,
-    pub(super) power_on: Vec<Byte>,
+    /// The values after power-on of the conventional space, which has all that the guest can
+    /// change.
+    pub(super) power_on: Vec<u8>,
     pub(super) offsets: Offsets,
     pub(super) bars: Vec<Bar>,
     pub(super) msi: Option<MsiLayout>,
@@ -149,7 +151,8 @@ impl ConfigSpace {
 
     /// Sets the state after power-on: no BAR is placed, nothing is decoded.
     pub fn reset(&mut self) {
-        self.bytes.clone_from(&self.power_on);
+        let bytes = self.bytes.iter_mut().zip(&self.power_on);
+        bytes.for_each(|(byte, value)| byte.value = *value);
         self.in_low_power = false;
         self.sizing = 0;
     }

@@ -180,9 +180,14 @@ impl MsixState {
     pub fn programmed(&self) -> ProgrammedVectors {
         // `new` makes at most MAX_VECTORS entries.
         let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
-        let numbers = if self.enabled { 0..vectors } else { 0..0 };
-        let unmasked =
-            numbers.filter_map(|vector| Some((vector, self.unmasked_message(vector)?))).collect();
+        self.programmed_of(if self.enabled { 0..vectors } else { 0..0 })
+    }
+
+    /// The same with these vectors only.
+    pub fn programmed_of(&self, numbers: impl IntoIterator<Item = u16>) -> ProgrammedVectors {
+        let vectors = u16::try_from(self.entries.len()).unwrap_or(MAX_VECTORS);
+        let message = |vector| Some((vector, self.unmasked_message(vector)?));
+        let unmasked = numbers.into_iter().filter_map(message).collect();
         ProgrammedVectors { enabled: self.enabled, vectors, unmasked }
     }
 
@@ -244,6 +249,11 @@ impl MsixState {
 /// Offsets from `start` on, `step` apart, up to the last that fits in 64 bits.
 fn positions(start: u64, step: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(start), move |position| position.checked_add(step))
+}
+
+/// The vector whose table entry has the byte at `offset`.
+pub fn entry_vector(offset: u64) -> Option<u16> {
+    u16::try_from(offset / ENTRY_SIZE).ok()
 }
 
 /// The vectors whose bits are in these bytes of the PBA.

@@ -97,8 +97,9 @@ impl ConfigSpace {
         }
         let msi = offsets.msi.map(|offset| view.msi(offset)).transpose()?.flatten();
         let msix = offsets.msix.map(|offset| view.msix(offset)).transpose()?.flatten();
+        let conventional = view.bytes.iter().take(CONVENTIONAL_SIZE.into());
         Ok(Self {
-            power_on: view.bytes.clone(),
+            power_on: conventional.map(|byte| byte.value).collect(),
             bytes: view.bytes,
             offsets,
             bars: view.bars,
@@ -113,7 +114,7 @@ impl ConfigSpace {
 impl ConfigSpace {
     /// The interrupt pin of the function: 0 for none, 1 for INTA# (PCI 3.0, 6.2.4).
     pub fn pin(&self) -> u8 {
-        self.power_on.get(usize::from(INTERRUPT_PIN)).map_or(0, |byte| byte.value)
+        self.power_on.get(usize::from(INTERRUPT_PIN)).copied().unwrap_or(0)
     }
 
     /// Hides the interrupt pin, if the VMM has no line for it.
@@ -124,10 +125,7 @@ impl ConfigSpace {
 
     /// Shows the function as one of several of its device (PCI 3.0, 6.2.1).
     pub fn set_multifunction(&mut self) {
-        for bytes in [&mut self.bytes, &mut self.power_on] {
-            let header_type = bytes.get_mut(usize::from(HEADER_TYPE));
-            header_type.into_iter().for_each(|byte| byte.value |= MULTIFUNCTION);
-        }
+        self.values_at(HEADER_TYPE).for_each(|value| *value |= MULTIFUNCTION);
     }
 
     /// Hides the FLR capability, if the host cannot reset the function alone.
@@ -141,12 +139,16 @@ impl ConfigSpace {
 
     /// Emulates read-only bits as zero.
     fn clear(&mut self, offset: u16, bits: u8) {
-        for bytes in [&mut self.bytes, &mut self.power_on] {
-            for byte in bytes.iter_mut().skip(usize::from(offset)).take(1) {
-                byte.emulated |= bits;
-                byte.value &= !bits;
-            }
-        }
+        self.values_at(offset).for_each(|value| *value &= !bits);
+        let byte = self.bytes.get_mut(usize::from(offset));
+        byte.into_iter().for_each(|byte| byte.emulated |= bits);
+    }
+
+    /// The values of a byte: now, and after power-on.
+    fn values_at(&mut self, offset: u16) -> impl Iterator<Item = &mut u8> {
+        let at = usize::from(offset);
+        let now = self.bytes.get_mut(at).map(|byte| &mut byte.value);
+        now.into_iter().chain(self.power_on.get_mut(at))
     }
 }
 

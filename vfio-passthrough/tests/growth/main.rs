@@ -15,7 +15,7 @@ use std::num::NonZeroU64;
 
 #[cfg(target_arch = "x86_64")]
 use kvm_ioctls::{Cap, Kvm};
-use simulation::{Counts, MAPPINGS, ROUTES, Ram, SLOTS, Simulation};
+use simulation::{Counts, MAPPINGS, ROUTES, Ram, SLOTS, Simulation, Unmask};
 
 const GIB: u64 = 1 << 30;
 const MIB_2: u64 = 2 << 20;
@@ -33,7 +33,12 @@ fn with_ram(size: u64, ram: Ram) -> Counts {
 }
 
 fn with_devices(count: u64, vectors: u16) -> Counts {
-    Simulation::new().with_ram(GIB, adjacent(GIB)).with_devices(count, vectors).counts()
+    unmasked(count, vectors, Unmask::Together)
+}
+
+fn unmasked(count: u64, vectors: u16, unmask: Unmask) -> Counts {
+    let simulation = Simulation::new().with_ram(GIB, adjacent(GIB));
+    simulation.with_devices(count, vectors, unmask).counts()
 }
 
 /// Each count at 1, 2, 4 and 8 times a size grows by at most twice of what it grew before.
@@ -82,6 +87,7 @@ fn devices_grow_with_their_number() {
 #[test]
 fn vectors_of_a_device_grow_with_their_number() {
     assert_linear(|times| with_devices(1, times as u16 * 256));
+    assert_linear(|times| unmasked(1, times as u16 * 64, Unmask::Each));
 }
 
 #[test]

@@ -49,6 +49,15 @@ pub enum Ram {
     Apart(NonZeroU64),
 }
 
+/// How the guest's driver unmasks vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmask {
+    /// All by the mask bit of the function.
+    Together,
+    /// Each by its own mask bit, as Linux does when a driver requests an interrupt.
+    Each,
+}
+
 /// The calls and the objects in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -131,10 +140,10 @@ impl Simulation {
 
     /// Assigns devices with this number of vectors. The guest enables each, programs its vectors
     /// and unmasks them.
-    pub fn with_devices(mut self, count: u64, vectors: u16) -> Self {
+    pub fn with_devices(mut self, count: u64, vectors: u16, unmask: Unmask) -> Self {
         for number in 0..count {
             let function = self.function(vectors);
-            start(&function, BARS + number * BAR_SIZE, vectors);
+            start(&function, BARS + number * BAR_SIZE, vectors, unmask);
             self.functions.push(function);
         }
         self
@@ -172,22 +181,32 @@ impl Simulation {
 }
 
 /// The guest's driver: places BAR0, enables decoding and bus mastering, programs all vectors, and
-/// unmasks them together.
-fn start(function: &PassthroughFunction, address: u64, vectors: u16) {
+/// unmasks them.
+fn start(function: &PassthroughFunction, address: u64, vectors: u16, unmask: Unmask) {
     let [low, high] = [address as u32, (address >> 32) as u32];
     let _ = function.config_write(BAR0, &low.to_le_bytes());
     let _ = function.config_write(BAR0 + 4, &high.to_le_bytes());
     let _ = function.config_write(COMMAND, &6_u16.to_le_bytes());
     let control = |value: u16| drop(function.config_write(MSIX_CONTROL, &value.to_le_bytes()));
-    control(ENABLE | FUNCTION_MASK);
     let bar = BarIndex::new(0).unwrap();
-    for vector in 0..u64::from(vectors) {
-        let entry = TABLE + vector * 16;
+    let entries = || (0..u64::from(vectors)).map(|vector| (TABLE + vector * 16, vector as u32));
+    let unmask_all = || {
+        for (entry, _) in entries() {
+            function.bar_write(bar, entry + 12, &[0; 4]);
+        }
+    };
+    control(ENABLE | FUNCTION_MASK);
+    for (entry, vector) in entries() {
         function.bar_write(bar, entry, &0xfee0_0000_u64.to_le_bytes());
-        function.bar_write(bar, entry + 8, &(vector as u32).to_le_bytes());
-        function.bar_write(bar, entry + 12, &[0; 4]);
+        function.bar_write(bar, entry + 8, &vector.to_le_bytes());
+    }
+    if unmask == Unmask::Together {
+        unmask_all();
     }
     control(ENABLE);
+    if unmask == Unmask::Each {
+        unmask_all();
+    }
 }
 
 /// A piece of reserved memory, which has no pages.

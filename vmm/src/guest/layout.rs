@@ -22,7 +22,12 @@ pub(crate) struct Needs<'a> {
     pub(crate) bars: &'a [BarRequest],
 }
 
-impl Needs<'_> {
+impl<'a> Needs<'a> {
+    /// What is known before the devices are opened.
+    pub(crate) fn new(memory: Memory, cpu: CpuReach, reserved: &'a [Reserved]) -> Self {
+        Self { memory, cpu, apertures: None, reserved, bars: &[] }
+    }
+
     /// Plans the layout.
     pub(crate) fn plan(&self) -> Result<Layout, LayoutError> {
         Layout::plan(&LayoutRequest {

@@ -53,8 +53,11 @@ fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<O
         }
     };
     resources.count(stats);
-    // The devices are closed, and then RAM is unmapped.
-    drop(resources);
+    match &outcome {
+        Ok(_) => resources.close(),
+        // A function may have failed to end. The devices are closed before RAM is unmapped.
+        Err(_) => drop(resources),
+    }
     stats.phase("close");
     outcome
 }

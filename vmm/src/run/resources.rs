@@ -121,25 +121,10 @@ impl Resources {
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
-        let needs = Needs {
-            memory: config.memory,
-            cpu: cpuid::reach(&supported),
-            apertures: None,
-            reserved: &reserved,
-            bars: &[],
-        };
-        // Without devices nothing pins RAM, and the kernel allocates pages at the guest's first
-        // touch, unless the user requested otherwise.
-        let prefault = config.memory.prefault.unwrap_or(!config.vfio.is_empty());
+        let needs = Needs::new(config.memory, cpuid::reach(&supported), &reserved);
         // The kernel must know a group's VM before the group's devices are opened.
         let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
-        let dma = requested.as_ref().and_then(Requested::dma);
-        let prepare = || match prefault {
-            true => Prepared::make(&needs, &files, dma.as_ref()),
-            false => Ok(None),
-        };
-        let (devices, prepared) = open_devices(requested, prepare);
-        let (prepared, devices) = (prepared?, devices?);
+        let (devices, prepared) = open_devices(requested, &needs, &files)?;
         // After an error the functions end before the devices are closed.
         let mut vm = vm;
         if let Some(devices) = &devices {
@@ -182,6 +167,18 @@ impl Resources {
         Ok(vm)
     }
 
+    /// Closes the devices, which the kernel resets meanwhile (100 ms), and at the same time unmaps
+    /// RAM and frees it (100 ms for each GiB). Call it when the functions have ended without an
+    /// error: no device does DMA any more, because bus mastering was read back as off, or the
+    /// device was reset. RAM is freed only after the kernel has unmapped it, so that not even a
+    /// device that ignored that could reach it.
+    pub(crate) fn close(self) {
+        let Self { devices, ram, _mappings: mappings, .. } = self;
+        if let Some(devices) = devices {
+            meanwhile(move || drop(devices), move || drop((mappings, ram)));
+        }
+    }
+
     /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
         Configuration::new(
@@ -218,13 +215,22 @@ fn plan(
     Ok(layout)
 }
 
-/// Opens the devices, while `prepare` runs.
-fn open_devices<T>(
+/// Opens the devices, and meanwhile prepares RAM.
+fn open_devices(
     requested: Option<Requested<'_>>,
-    prepare: impl FnOnce() -> T,
-) -> (Result<Option<Devices>, Error>, T) {
+    needs: &Needs<'_>,
+    files: &Files,
+) -> Result<(Option<Devices>, Option<Prepared>), Error> {
+    // Without devices nothing pins RAM, and the kernel allocates pages at the guest's first touch,
+    // unless the user requested otherwise.
+    let prefault = needs.memory.prefault.unwrap_or(requested.is_some());
+    let dma = requested.as_ref().and_then(Requested::dma);
+    let prepare = || match prefault {
+        true => Prepared::make(needs, files, dma.as_ref()),
+        false => Ok(None),
+    };
     let Some(requested) = requested else {
-        return (Ok(None), prepare());
+        return Ok((None, prepare()?));
     };
     let (waits, begun) = channel();
     let here = || {
@@ -233,7 +239,8 @@ fn open_devices<T>(
         prepare()
     };
     let (devices, prepared) = meanwhile(move || requested.open(waits), here);
-    (devices.transpose(), prepared)
+    let prepared = prepared?;
+    Ok((devices.transpose()?, prepared))
 }
 
 /// RAM, the kernel if it is loaded, and the mappings of RAM if it is mapped.

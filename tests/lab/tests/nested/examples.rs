@@ -46,7 +46,9 @@ fn run_all(l1: &mut L1) -> Result<(), Error> {
     let names: Vec<_> = TABLE.iter().map(|example| example.name).collect();
     assert_eq!(names, EXAMPLES, "the table has every example");
     let device = assigned(l1, 0)?;
-    TABLE.iter().try_for_each(|example| run(l1, example, &device))
+    TABLE.iter().try_for_each(|example| run(l1, example, &device))?;
+    let by_iommufd = Example { arguments: &["{device}", "6", "iommufd"], ..TABLE[0] };
+    if l1.machine().has_iommufd() { run(l1, &by_iommufd, &device) } else { Ok(()) }
 }
 
 fn run(l1: &mut L1, example: &Example, device: &str) -> Result<(), Error> {

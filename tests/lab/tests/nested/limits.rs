@@ -5,11 +5,14 @@ use lab::{Device, Error, Guest, L1, WIDE_VECTORS, sha256};
 use crate::Test;
 use crate::support::{assert_refused, assigned, boot, counter, hashes, take};
 
-/// On a machine with an NVMe first, and a kernel with control groups for memory and threads.
-pub const TESTS: &[Test] = &[
+/// On a machine with an NVMe first.
+pub const TESTS: &[Test] =
+    &[("limits: raises the limit of open files, and reports one that is too low", few_files)];
+
+/// For kernels with the control groups of memory and threads.
+pub const OF_CGROUPS: &[Test] = &[
     ("limits: reports a control group with too little memory", little_memory),
     ("limits: reports a control group with too few threads", few_threads),
-    ("limits: raises the limit of open files, and reports one that is too low", few_files),
 ];
 
 /// On a machine with an NVMe of many vectors, whose kernel has fewer and cannot add any later.

@@ -7,6 +7,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
 mod big;
+mod compat;
 mod conformance;
 mod control;
 mod data;
@@ -103,6 +104,7 @@ fn first_lane() -> Vec<Group> {
         control::TESTS,
         files::TESTS,
         limits::TESTS,
+        limits::OF_CGROUPS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,
@@ -122,7 +124,7 @@ fn first_lane() -> Vec<Group> {
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
         ("small", e1000e.clone(), nics::TESTS.to_vec()),
         ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
-        ("small, in use", used, used::TESTS.to_vec()),
+        ("small, in use", used, [used::TESTS, compat::TESTS].concat()),
         ("small, ports", ports.clone(), [host::TESTS, presence::ON_PORTS].concat()),
         ("small, ports, type1", ports.by_type1(), host::TESTS.to_vec()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
@@ -157,13 +159,13 @@ fn second_lane() -> Vec<Group> {
     ]
 }
 
-/// Long forms: the tests that the ordinary run has on Debian's kernels only, which lack iommufd.
+/// Long forms: the tests that the ordinary run has on Debian's kernels only, which lack iommufd. The
+/// small kernel lacks kprobes, and most control groups.
 fn by_iommufd() -> Vec<Group> {
     let tests = [
         shapes::TESTS,
         layout::TESTS,
         big::HUGE_PAGES,
-        leaving::ON_STOCK,
         presence::TESTS,
         control::TESTS,
         files::TESTS,
@@ -176,6 +178,9 @@ fn by_iommufd() -> Vec<Group> {
 
 /// Long forms on a kernel that the ordinary run does not have.
 fn on_7_3() -> Vec<Group> {
+    let of_peers = all_devices(Kernel::Small73).guest_kernel(Kernel::Stock612);
+    let linked = Machine::new(Kernel::Small73).devices(used::DEVICES).with_host_share();
+    let linked = linked.guest_kernel(Kernel::Small);
     let mock = Machine::new(Kernel::Small73).guest_kernel(Kernel::Small).with_host_share();
     vec![
         ("7.3, mock", mock.memory_mib(4096), selftests::TESTS.to_vec()),
@@ -184,6 +189,9 @@ fn on_7_3() -> Vec<Group> {
             full(Kernel::Small73).guest_kernel(Kernel::Small),
             [conformance::ON_7_3, privilege::BY_IOMMUFD].concat(),
         ),
+        ("7.3", linked, compat::TESTS.to_vec()),
+        ("7.3, iommufd", of_peers.clone(), [p2p::TESTS, &tests_by_iommufd()].concat()),
+        ("7.3, type1", of_peers.by_type1(), p2p::TESTS.to_vec()),
     ]
 }
 

@@ -6,10 +6,11 @@ use lab::{Device, Error, Guest, L1, Outcome};
 use crate::Test;
 use crate::support::{boot, counter, faults, take};
 
-/// On a machine with devices of each kind.
+/// On a machine with devices of each kind, and with type1 or a kernel that exports BARs.
 pub const TESTS: &[Test] = &[
     ("DMA of an edu reaches the BAR of an ivshmem", reached),
     ("DMA of an edu does not reach the BAR of an ivshmem with p2p=off", kept_off),
+    ("DMA of an edu reaches the BAR of an NVMe in D0 only, and again after a reset", follows_power),
 ];
 
 /// The number of accesses that did not reach the BAR, and the accesses that should not have.
@@ -43,6 +44,30 @@ fn reached(l1: &mut L1) -> Result<(), Error> {
     // Decoding on, moved away, moved back, on again. BAR0 is smaller than a page and is not mapped.
     assert_eq!(calls, [4, 4], "{}", outcome.details());
     assert!(!outcome.stderr.contains("DMA of other devices"), "{}", outcome.details());
+    assert_mapped_by_file(l1, &outcome, 4);
+    Ok(())
+}
+
+/// By iommufd, each mapping of a BAR has a dma-buf of its own.
+fn assert_mapped_by_file(l1: &L1, outcome: &Outcome, least: u64) {
+    let exported = counter(outcome, "/vfio_ioctls/dma_buf");
+    match l1.machine().has_iommufd() {
+        true => assert!(exported >= least, "{}", outcome.details()),
+        false => assert_eq!(exported, 0, "{}", outcome.details()),
+    }
+}
+
+/// The IOMMU stops DMA in D3hot and after a reset, until the BAR is programmed again.
+fn follows_power(l1: &mut L1) -> Result<(), Error> {
+    let before = faults(l1)?;
+    let edu = take(l1, Device::Edu)?;
+    let nvme = take(l1, Device::Nvme)?;
+    let guest = Guest::new("p2p-power").device_without_reset(&edu).device(&nvme);
+    let outcome = boot(l1, &guest)?;
+    assert_eq!(found(&outcome), (0, vec![]), "{}", outcome.details());
+    assert!(faults(l1)? > before, "{}", outcome.details());
+    assert!(!outcome.stderr.contains("DMA of other devices"), "{}", outcome.details());
+    assert_mapped_by_file(l1, &outcome, 3);
     Ok(())
 }
 

@@ -42,6 +42,27 @@ fn binds_vectors_of_a_driver_that_unmasks_the_function_last() {
 }
 
 #[test]
+fn plan_of_one_vector_is_the_plan_of_all_if_the_others_agree() {
+    // The state of each of four vectors: masked, or unmasked with one of two messages.
+    let states = |number: u32| (0..4).map(move |vector| number / 3_u32.pow(vector) % 3);
+    for growth in [Growth::Dynamic, Growth::Fixed] {
+        for (before, vector, after) in
+            (0..81).flat_map(|b| (0..4_u16).flat_map(move |v| (0..3).map(move |a| (b, v, a))))
+        {
+            let (mut guest, mut host) = (MsixState::new(4), BoundState::default());
+            guest.write_control(ENABLE);
+            for (number, state) in (0..).zip(states(before)) {
+                program(&mut guest, number, state, state == 0);
+            }
+            reconcile(&guest, &mut host, growth);
+            program(&mut guest, vector, after, after == 0);
+            let one = plan_one(&guest.programmed_of([vector]), vector, &host, growth);
+            assert_eq!(one, plan(&guest.programmed(), &host, growth), "{before} {vector} {after}");
+        }
+    }
+}
+
+#[test]
 fn masking_and_unmasking_changes_the_route_only() {
     let (mut guest, mut host) = (MsixState::new(4), BoundState::default());
     guest.write_control(ENABLE);

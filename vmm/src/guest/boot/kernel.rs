@@ -157,7 +157,7 @@ pub(super) fn mib(bytes: u64) -> u64 {
 }
 
 fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
     for start in range.clone().step_by(ZEROS.len()) {
         let left = usize::try_from(range.end.saturating_sub(start)).unwrap_or(usize::MAX);
         let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);

@@ -3,19 +3,21 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-/// Threads that populate RAM with zeroed pages.
+/// RAM that is being populated with zeroed pages: by threads, and by the one that waits for them.
 ///
 /// Pinning untouched RAM mostly clears pages, which needs no lock and uses any number of CPUs.
 /// Opening a device mostly waits for its reset (100 ms for an FLR, PCIe 6.0, 6.6.2). So both run at
 /// the same time.
 pub(crate) struct Populating {
+    /// What the waiting thread populates. A guest of one chunk needs no further thread.
+    own: Option<Chunk>,
     threads: Vec<JoinHandle<()>>,
     /// The number of bytes of each populated step.
     steps: Receiver<usize>,
@@ -32,17 +34,24 @@ impl Populating {
     /// Starts to populate every page of `regions`.
     pub(crate) fn begin(regions: &[Arc<GuestRegionMmap>]) -> Self {
         let (done, steps) = channel();
-        let chunks = regions.iter().flat_map(|region| {
+        let mut chunks = regions.iter().flat_map(|region| {
             let starts = (0..mapping(region).size()).step_by(CHUNK);
-            starts.map(move |start| (Arc::clone(region), start))
+            starts.map(move |start| Chunk { region: Arc::clone(region), start })
         });
-        let threads = chunks.map(|(region, start)| {
+        let own = chunks.next();
+        let threads = chunks.map(|chunk| {
             let name = Builder::new().name("populate".into()).stack_size(SMALL_STACK);
             let done = done.clone();
-            name.spawn(move || populate(&region, start, &done))
+            name.spawn(move || {
+                chunk.populate(|bytes| {
+                    // The receiver is gone if the final layout differs.
+                    let _ = done.send(bytes);
+                });
+            })
         });
         let sizes = regions.iter().map(|region| mapping(region).size());
         Self {
+            own,
             // If a thread does not start, pinning populates its chunk.
             threads: threads.filter_map(Result::ok).collect(),
             steps,
@@ -50,16 +59,22 @@ impl Populating {
         }
     }
 
-    /// Waits for the end. If stderr is a terminal, reports progress after a second.
+    /// Populates the rest, and waits for the end. If stderr is a terminal, reports progress after a
+    /// second.
     pub(crate) fn wait(mut self) {
-        while let Ok(bytes) = self.steps.recv() {
-            let line = self.progress.add(bytes, self.progress.begin.elapsed());
-            line.iter().for_each(|line| print(&format!("\r{line}")));
-        }
+        self.finish();
         if self.progress.reported.is_some() {
             print("\n");
         }
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+
+    fn finish(&mut self) {
+        let Self { own, steps, progress, threads } = self;
+        if let Some(chunk) = own.take() {
+            chunk.populate(|bytes| progress.report(bytes));
+        }
+        steps.iter().for_each(|bytes| progress.report(bytes));
+        threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
@@ -87,6 +102,12 @@ impl Progress {
         Self { begin: Instant::now(), done: 0, total, reported: None }
     }
 
+    /// Adds `bytes`, and prints the progress if there is news.
+    fn report(&mut self, bytes: usize) {
+        let line = self.add(bytes, self.begin.elapsed());
+        line.iter().for_each(|line| print(&format!("\r{line}")));
+    }
+
     /// Adds `bytes` at the time `elapsed`; returns a line if the percentage is new.
     fn add(&mut self, bytes: usize, elapsed: Duration) -> Option<String> {
         self.done = self.done.saturating_add(bytes);
@@ -104,20 +125,31 @@ fn mapping(region: &GuestRegionMmap) -> &MmapRegion {
     region
 }
 
-fn populate(region: &GuestRegionMmap, start: usize, done: &Sender<usize>) {
-    let end = mapping(region).size().min(start.saturating_add(CHUNK));
-    for at in (start..end).step_by(STEP) {
-        let length = end.saturating_sub(at).min(STEP);
-        if let Some(address) = NonNull::new(region.as_ptr().wrapping_add(at).cast()) {
-            // SAFETY: MADV_POPULATE_WRITE faults pages in and does not change their contents; the
-            // bytes are within the mapping, and `region` keeps the mapping alive.
-            let populated = unsafe { madvise(address, length, MmapAdvise::MADV_POPULATE_WRITE) };
-            // Linux before 5.14 does not support the advice.
-            populated
-                .unwrap_or_else(|e| log::debug!("MADV_POPULATE_WRITE of guest RAM failed: {e}"));
+/// A piece of a region.
+struct Chunk {
+    region: Arc<GuestRegionMmap>,
+    start: usize,
+}
+
+impl Chunk {
+    /// Populates the chunk, and calls `done` with the bytes of each step.
+    fn populate(self, mut done: impl FnMut(usize)) {
+        let Self { region, start } = self;
+        let end = mapping(&region).size().min(start.saturating_add(CHUNK));
+        for at in (start..end).step_by(STEP) {
+            let length = end.saturating_sub(at).min(STEP);
+            if let Some(address) = NonNull::new(region.as_ptr().wrapping_add(at).cast()) {
+                // SAFETY: MADV_POPULATE_WRITE faults pages in and does not change their contents;
+                // the bytes are within the mapping, and `region` keeps the mapping alive.
+                let populated =
+                    unsafe { madvise(address, length, MmapAdvise::MADV_POPULATE_WRITE) };
+                // Linux before 5.14 does not support the advice.
+                populated.unwrap_or_else(|e| {
+                    log::debug!("MADV_POPULATE_WRITE of guest RAM failed: {e}");
+                });
+            }
+            done(length);
         }
-        // The receiver is gone if the final layout differs.
-        let _ = done.send(length);
     }
 }
 
@@ -144,9 +176,9 @@ mod tests {
     fn counts_every_byte_once() {
         let sizes = [192 << 20, 2 << 20];
         let plan = [AddressRange::new(0, sizes[0]), AddressRange::new(4 << 30, sizes[1])];
-        let populating = Ram::new(&plan).unwrap().populate();
-        let counted: usize = populating.steps.iter().sum();
-        assert_eq!(counted as u64, sizes[0] + sizes[1]);
-        assert_eq!(populating.progress.total, counted);
+        let mut populating = Ram::new(&plan).unwrap().populate();
+        populating.finish();
+        assert_eq!(populating.progress.done as u64, sizes[0] + sizes[1]);
+        assert_eq!(populating.progress.total, populating.progress.done);
     }
 }

@@ -108,6 +108,10 @@ const VCPU_REQUESTS: &[Row] = &[
     vfio("IOMMU_IOAS_UNMAP", 134),
     vfio("IOMMU_IOAS_MAP_FILE", 143),
     vfio("VFIO_DEVICE_FEATURE", 117),
+    // A device that is detached during an access of a vCPU is closed with that access: its group or
+    // node is unlinked from KVM, and the group is asked whether the host has taken it.
+    kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
+    vfio("VFIO_GROUP_GET_STATUS", 103),
 ];
 
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,
@@ -140,7 +144,6 @@ const MAIN_REQUESTS: &[Row] = &[
     kvm_takes::<kvm_msrs>("KVM_SET_MSRS", 0x89),
     kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
     request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
-    kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
     vfio("IOMMU_DESTROY", 128),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),

@@ -88,8 +88,6 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
 }
 
 fn vfio(host: &Inventory, probes: &Probes) -> Line {
-    let target = std::fs::read_link(host.tree.path("dev/vfio/vfio"));
-    let is_iommufd = target.is_ok_and(|target| target.ends_with("iommu"));
     match &probes.vfio {
         _ if host.has_iommufd() => Line::ok("vfio", iommufd(host, probes)),
         _ if host.sysfs.lacks_groups() => Line::fail(
@@ -99,20 +97,30 @@ fn vfio(host: &Inventory, probes: &Probes) -> Line {
             "modprobe iommufd; sudo chown $USER /dev/iommu; or use a kernel with CONFIG_VFIO_GROUP and \
              CONFIG_VFIO_CONTAINER",
         ),
-        Ok(()) if is_iommufd => Line::warning(
+        Ok(()) if is_link_to_iommufd(host) => Line::warning(
             "vfio",
-            "/dev/vfio/vfio is a link to iommufd, which cannot map a BAR for the DMA of another \
-             device",
-            "use type1: modprobe vfio_iommu_type1, and remove the link",
+            "/dev/vfio/vfio is a link to iommufd: guests work, but no device reaches the BAR of \
+             another one by DMA",
+            "use type1: sudo rm /dev/vfio/vfio; sudo mknod /dev/vfio/vfio c 10 196; sudo modprobe \
+             vfio_iommu_type1; or iommufd itself: sudo chown $USER /dev/iommu /dev/vfio/devices/*",
         ),
         Ok(()) => Line::ok("vfio", "/dev/vfio/vfio opens and has a type1v2 IOMMU"),
         Err(text) => failed("vfio", text),
     }
 }
 
+/// Whether iommufd is the container of groups (Documentation/userspace-api/iommufd.rst).
+fn is_link_to_iommufd(host: &Inventory) -> bool {
+    let target = std::fs::read_link(host.tree.path("dev/vfio/vfio"));
+    target.is_ok_and(|target| target.ends_with("iommu"))
+}
+
 fn iommufd(host: &Inventory, probes: &Probes) -> String {
-    let type1 = probes.vfio.is_ok() && !host.sysfs.lacks_groups();
-    let type1 = if type1 { ", and type1 is there too" } else { "" };
+    let type1 = match probes.vfio.is_ok() && !host.sysfs.lacks_groups() {
+        true if is_link_to_iommufd(host) => ", and /dev/vfio/vfio is a link to it",
+        true => ", and type1 is there too",
+        false => "",
+    };
     format!("/dev/iommu opens: devices with a node of their own are used by iommufd{type1}")
 }
 

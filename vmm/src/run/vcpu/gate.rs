@@ -36,6 +36,9 @@ impl Gate {
 
     /// Opens the gate for all.
     pub(crate) fn open(&self) {
+        if !self.is_closed() {
+            return;
+        }
         let _waiting = self.lock();
         self.is_closed.store(false, Ordering::Release);
         self.changed.notify_all();

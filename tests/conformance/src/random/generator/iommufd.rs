@@ -176,7 +176,7 @@ impl Generator<'_> {
         let start = self.numbers.below(66).wrapping_mul(PAGE);
         let start = self.perhaps_odd(start);
         let map = IoasMapFile { flags, ioas, file: Fd(-1), start, length, iova };
-        let file = self.some(Kind::Memory);
+        let file = self.mapped_file();
         call(self.iommufd(), IommufdCall::MapFile(file, map))
     }
 
@@ -190,6 +190,18 @@ impl Generator<'_> {
             user_va: self.perhaps_odd(user_va),
             length: self.perhaps_odd(length),
             iova: self.perhaps_odd(iova),
+        }
+    }
+
+    /// Usually a memfd. An iommufd with a map of a device's or its own file would never be freed,
+    /// because the map holds the file, and the file the iommufd.
+    fn mapped_file(&mut self) -> Slot {
+        match self.some(Kind::Memory) {
+            Slot::File(number) => match self.files.get(number).map(|(kind, _)| *kind) {
+                Some(Kind::Memory | Kind::Eventfd) => Slot::File(number),
+                _ => Slot::Unused,
+            },
+            slot => slot,
         }
     }
 

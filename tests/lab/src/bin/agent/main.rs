@@ -14,6 +14,7 @@ mod setup;
 mod sriov;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use lab::protocol::{Message, Request};
@@ -91,6 +92,7 @@ fn answer(request: Request, sender: &Sender) -> Message {
             setup::write(Path::new(&path), &contents).map(|()| Message::Done)
         }
         Request::Rename { from, to } => fs::rename(from, to).map(|()| Message::Done),
+        Request::Link { path, target } => symlink(target, path).map(|()| Message::Done),
         Request::Copy { from, to } => fs::copy(from, to).map(|_| Message::Done),
         Request::Cover { path, contents } => setup::cover(&path, &contents).map(|()| Message::Done),
         Request::Uncover { path } => setup::uncover(&path).map(|()| Message::Done),

@@ -50,6 +50,9 @@ fn a_device_with_a_node_of_its_own_is_ready_by_iommufd() {
     for part in ["/dev/iommu opens", "/dev/vfio/devices/vfio3 opens, for iommufd"] {
         assert!(text.iter().any(|line| line.contains(part)), "no {part:?} in: {text:#?}");
     }
+    std::os::unix::fs::symlink("/dev/iommu", fixture.path("dev/vfio/vfio")).unwrap();
+    let line = checked(&fixture, &probes()).into_iter().find(|line| line.check == "vfio");
+    assert!(!line.unwrap().what.contains("type1 is there"), "a link is no container of type1");
     let taken = fixture.process(71, "qemu", "/dev/vfio/devices/vfio3");
     complains(&taken, &probes(), "node Fail", &["in use by qemu (process 71)"]);
 }
@@ -67,7 +70,8 @@ fn a_node_that_only_the_container_lacks_fails_with_its_option() {
 fn a_container_by_iommufd_is_a_warning() {
     let fixture = good();
     std::os::unix::fs::symlink("/dev/iommu", fixture.path("dev/vfio/vfio")).unwrap();
-    complains(&fixture, &probes(), "vfio Warning", &["a link to iommufd", "vfio_iommu_type1"]);
+    let parts = ["a link to iommufd", "vfio_iommu_type1", "chown $USER /dev/iommu"];
+    complains(&fixture, &probes(), "vfio Warning", &parts);
 }
 
 #[test]

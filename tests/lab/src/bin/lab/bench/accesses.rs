@@ -125,14 +125,19 @@ pub fn exits(stats: &Value) -> String {
     )
 }
 
-/// The times of the phases of the start, in order.
+/// The times of the phases of the start and of the end, in order.
 pub fn phases(stats: &Value) -> String {
     let phase = |name: &&str| {
         let nanoseconds = stats.pointer(&format!("/phases_ns/{name}"))?.as_u64()?;
         Some(format!("{name} {} us", nanoseconds / 1000))
     };
-    let phases: Vec<String> = PHASES.iter().filter_map(phase).collect();
-    format!("Phases of the start, before the guest's first instruction: {}\n", phases.join(", "))
+    let text = |names: &[&str]| names.iter().filter_map(phase).collect::<Vec<_>>().join(", ");
+    format!(
+        "Phases of the start, before the guest's first instruction: {}\n\
+         Phases of the end, after the guest's power-off: {}\n",
+        text(&PHASES),
+        text(&["end", "close"])
+    )
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use guest::{Report, reports};
 use lab::protocol::{Program, Request, Sighting, Trigger};
-use lab::{Device, Error, Kernel, L1, Lab, Machine, say};
+use lab::{Device, Error, Kernel, L1, Lab, Machine, place, say};
 use serde::Serialize;
 
 use super::cost::{self, Cost, Counts, REASONS};
@@ -32,10 +32,6 @@ const TICK_NS: f64 = 1e7;
 
 /// Operations of the first run. The second has one more, so that its report differs.
 const FEW: u64 = 100;
-/// Operations of the third run beyond those of the second. It is a large number, because the idle
-/// time has a resolution of 10 ms.
-const MANY: u64 = 20_000;
-
 /// The devices of the machine: [`Work::device`] is an index into this list.
 const DEVICES: [Device; 2] = [Device::Nvme, Device::E1000e];
 
@@ -117,19 +113,19 @@ impl Work {
 }
 
 /// Measures all workloads, and writes a table and plots of what could be measured.
-pub fn run(lab: &Lab, rounds: u32) -> Result<(), Error> {
+pub fn run(lab: &Lab, rounds: u32, operations: u64) -> Result<(), Error> {
     let machine = Machine::new(Kernel::Small).devices(&DEVICES).with_host_share();
     let mut l1 = booted(lab, &machine)?;
-    l1.perform(&Request::Copy { from: place(lab)?, to: format!("{HOST}/tmp/guest") })?;
+    l1.perform(&Request::Copy { from: place::GUEST.into(), to: format!("{HOST}/tmp/guest") })?;
     let mut costs = Vec::new();
     let hosts: Vec<Host> = vmms(lab)?.into_iter().map(Host::Guest).chain([Host::Nobody]).collect();
     let measured = (0..rounds).try_for_each(|round| {
         say(&format!("round {} of {rounds}", round.saturating_add(1)));
-        measure(&mut l1, &hosts, &mut costs)
+        measure(&mut l1, &hosts, operations, &mut costs)
     });
     let text = format!(
         "The cost of one operation (a 4 KiB read; an ARP request and its answer), averaged over \
-         {MANY} operations, in an L1 with one CPU: the median of {rounds} rounds, and the range. \
+         {operations} operations, in an L1 with one CPU: the median of {rounds} rounds, and the range. \
          Instructions are all that L1 ran, with those of the guest. The idle time of L1 has a \
          resolution of 10 ms.\n\n{}\nThe exits of one operation by reason:\n\n{}",
         cost::table(&costs),
@@ -145,12 +141,17 @@ pub fn run(lab: &Lab, rounds: u32) -> Result<(), Error> {
 
 /// Measures all workloads once. Adds each cost to `costs` at once, so that none is lost if a machine
 /// stalls.
-fn measure(l1: &mut L1, hosts: &[Host], costs: &mut Vec<Cost>) -> Result<(), Error> {
+fn measure(
+    l1: &mut L1,
+    hosts: &[Host],
+    operations: u64,
+    costs: &mut Vec<Cost>,
+) -> Result<(), Error> {
     for (work, cpus) in WORKS {
         // L1 has one CPU, and so the NVMe has one queue there.
         for host in hosts.iter().filter(|host| **host != Host::Nobody || cpus == 1) {
             say(&format!("{}: {}", work.name(cpus), host.name()));
-            costs.push(cost(l1, work, cpus, host)?);
+            costs.push(cost(l1, (work, cpus), operations, host)?);
         }
     }
     Ok(())
@@ -164,15 +165,15 @@ const PLOTS: [Plot; 2] = [
     ("io-instructions.svg", "instructions of an operation", |cost| cost.instructions),
 ];
 
-/// The path of the guest's program in L1, where the host's root is mounted.
-fn place(lab: &Lab) -> Result<String, Error> {
-    Ok(format!("{HOST}{}", lab.guest_program()?.display()))
-}
-
-fn cost(l1: &mut L1, work: Work, cpus: u32, host: &Host) -> Result<Cost, Error> {
+fn cost(
+    l1: &mut L1,
+    (work, cpus): (Work, u32),
+    operations: u64,
+    host: &Host,
+) -> Result<Cost, Error> {
     let device = l1.machine().address(work.device());
     let more = FEW.saturating_add(1);
-    let steps = [FEW, more, more.saturating_add(MANY)];
+    let steps = [FEW, more, more.saturating_add(operations)];
     let words: Vec<String> =
         steps.iter().map(|count| format!("pause:100,{}", work.step(*count))).collect();
     let steps_text = words.join(",");
@@ -204,7 +205,7 @@ fn cost(l1: &mut L1, work: Work, cpus: u32, host: &Host) -> Result<Cost, Error> 
         let command = format!("{} in L1", host.name());
         return Err(Error::Command { command, why });
     };
-    Ok(Cost::new(work.name(cpus), host.clone(), MANY, &[first, second, third]))
+    Ok(Cost::new(work.name(cpus), host.clone(), operations, &[first, second, third]))
 }
 
 /// The files with the counters.

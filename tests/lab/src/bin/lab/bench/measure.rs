@@ -101,6 +101,11 @@ impl Figures {
         median(&self.boots, figure)
     }
 
+    /// The least value of a figure over all boots; 0 without boots.
+    pub fn least(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
+        self.boots.iter().map(figure).min().unwrap_or_default()
+    }
+
     /// The median of a figure over all boots in an L1 with ERMS.
     pub fn median_by_byte(&self, figure: impl Fn(&Boot) -> u64) -> u64 {
         median(&self.boots_by_byte, figure)

@@ -53,7 +53,12 @@ pub struct Arguments {
     /// The number of 4 KiB reads of the guest.
     #[arg(long, default_value_t = 5000)]
     reads: u32,
-    /// The RAM of the largest guest of `scale`, or the largest memory of `map`, in MiB. The host needs 1.5 GiB more than that, and 3
+    /// The number of operations over which `io` averages. The idle time of L1, which is not counted,
+    /// has a resolution of 10 ms for all of them.
+    #[arg(long, default_value_t = 20_000)]
+    operations: u32,
+    /// The RAM of the largest guest of `scale`, or the largest memory of `map`, in MiB. The host
+    /// needs 1.5 GiB more than that, and 3
     /// GiB more for 8192.
     #[arg(long, default_value_t = 4096)]
     most_memory: u64,
@@ -74,7 +79,7 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
     lab.kernel(Kernel::Small)?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
-        io::run(&lab, arguments.rounds)?;
+        io::run(&lab, arguments.rounds, arguments.operations.into())?;
     }
     let scales = !arguments.wants(Part::Scale) || scale::run(&lab, arguments.most_memory)?;
     let Arguments { kernel, most_memory, rounds, .. } = *arguments;

@@ -4,6 +4,7 @@
 use lab::protocol::Request;
 use lab::{Device, Error, Kernel, L1, Lab, Machine, VFS, say};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::measure::{Boot, Guest, Vmm};
 use super::plot::{self, number};
@@ -25,6 +26,9 @@ struct Start {
     memory_mib: u64,
     boot: Boot,
     syscalls: u64,
+    /// The time from the guest's power-off to the VMM's exit: its devices end and are closed, and
+    /// RAM is unmapped.
+    end_ns: u64,
 }
 
 /// A figure of a start: its name, its unit, and its value.
@@ -33,7 +37,7 @@ type Figure = (&'static str, &'static str, fn(&Start) -> f64);
 const FIGURES: [Figure; 6] = [
     ("time from exec to init", "ms", |start| start.boot.to_init_ns as f64 / 1e6),
     ("time from exec to exit", "ms", |start| start.boot.life_ns as f64 / 1e6),
-    ("time from power-off to exit", "ms", |start| start.boot.end_ns as f64 / 1e6),
+    ("time from power-off to exit", "ms", |start| start.end_ns as f64 / 1e6),
     ("exits to userspace up to init", "", |start| {
         start.boot.mmio_exits.saturating_add(start.boot.port_exits) as f64
     }),
@@ -59,18 +63,20 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
         .with_host_share();
     let mut l1 = booted(lab, &machine)?;
     let functions = virtual_functions(&mut l1)?;
-    let by_devices: Vec<Start> = DEVICES
-        .iter()
-        .map(|count| start(&mut l1, functions.get(..usize::from(*count)).unwrap_or_default(), 512))
-        .collect::<Result<_, _>>()?;
+    let by_devices = by_devices(&mut l1, &functions)?;
     let by_memory: Vec<Start> = sizes
         .iter()
         .map(|size| start(&mut l1, functions.get(..1).unwrap_or_default(), *size))
         .collect::<Result<_, _>>()?;
+    drop(l1);
+    let on_root = on_root(lab)?;
+    let on_root_text = table("NVMes", &on_root, |start| f64::from(start.devices))?;
     let by_devices_text = table("devices", &by_devices, |start| f64::from(start.devices))?;
     let by_memory_text = table("GiB of RAM", &by_memory, |start| start.memory_mib as f64 / 1024.0)?;
     let text = format!(
-        "Starts by devices (virtual functions of an NVMe, 512 MiB of RAM):\n\n{by_devices_text}\n\
+        "Starts by devices (virtual functions of an NVMe behind a port, 512 MiB of RAM):\n\n\
+         {by_devices_text}\n\
+         Starts by devices (NVMes on the root bus, 512 MiB of RAM):\n\n{on_root_text}\n\
          Starts by RAM (one device):\n\n{by_memory_text}"
     );
     let points: Vec<_> =
@@ -82,8 +88,24 @@ pub fn run(lab: &Lab, most_mib: u64) -> Result<bool, Error> {
         "KiB",
     );
     println!("{text}\n{goal}");
-    keep("scale", &text, &(by_devices, by_memory))?;
+    keep("scale", &text, &(by_devices, on_root, by_memory))?;
     Ok(goal.is_met())
+}
+
+/// Starts with growing numbers of devices.
+fn by_devices(l1: &mut L1, devices: &[String]) -> Result<Vec<Start>, Error> {
+    let counts = DEVICES.iter().map(|count| usize::from(*count));
+    counts.map(|count| start(l1, devices.get(..count).unwrap_or_default(), 512)).collect()
+}
+
+/// Starts with devices that share no bridge, so that the kernel can reset all at their close.
+fn on_root(lab: &Lab) -> Result<Vec<Start>, Error> {
+    let nvmes = [Device::Nvme; 16];
+    let machine = Machine::new(Kernel::Small).devices(&nvmes).memory_mib(3072).with_host_share();
+    let mut l1 = booted(lab, &machine)?;
+    let devices: Vec<String> = (0..nvmes.len()).map(|index| machine.address(index)).collect();
+    devices.iter().try_for_each(|device| l1.bind(device, Some("vfio-pci")))?;
+    by_devices(&mut l1, &devices)
 }
 
 /// Makes the virtual functions of the first NVMe with its driver, and binds them to vfio-pci.
@@ -107,7 +129,14 @@ fn start(l1: &mut L1, devices: &[String], memory_mib: u64) -> Result<Start, Erro
         memory_mib,
         boot: Vmm::Ours.boot(l1, &guest, 0)?,
         syscalls: Syscalls::of(&Vmm::Ours.trace(l1, &guest)?).total,
+        end_ns: end(&Vmm::Ours.stats(l1, &guest)?),
     })
+}
+
+/// The duration of the end, of the VMM's counters.
+fn end(stats: &Value) -> u64 {
+    let phases = ["/phases_ns/end", "/phases_ns/close"].map(|path| stats.pointer(path));
+    phases.into_iter().flatten().filter_map(Value::as_u64).fold(0, u64::saturating_add)
 }
 
 /// A table of all figures by `x`, with the fitted lines. Writes a plot of each figure.

@@ -47,7 +47,9 @@ pub fn goals(figures: &[Figures], binary_kib: u64) -> Vec<Goal> {
         return Vec::new();
     };
     let to_init = percent(ours.median(|boot| boot.to_init_ns), qemu.median(|boot| boot.to_init_ns));
-    let read = percent(ours.median(|boot| boot.read_ns), qemu.median(|boot| boot.read_ns));
+    // A read takes longer if the answer finds the guest's CPU halted. How often that happens depends
+    // on the host's clock, on which the emulated device answers.
+    let read = percent(ours.least(|boot| boot.read_ns), qemu.least(|boot| boot.read_ns));
     let mut goals = vec![
         Goal::new("exec to guest init:", to_init, 35, "% of QEMU's"),
         Goal::new(
@@ -65,7 +67,7 @@ pub fn goals(figures: &[Figures], binary_kib: u64) -> Vec<Goal> {
         Goal::new("the program's size:", binary_kib, 3 * 1024, "KiB"),
     ];
     // Two measurements of the same differ by up to one percent.
-    let reads = Goal::new("time of a 4 KiB read:", read, 101, "% of QEMU's");
+    let reads = Goal::new("time of a 4 KiB read, in the best round:", read, 101, "% of QEMU's");
     goals.extend((read > 0).then_some(reads));
     goals
 }
