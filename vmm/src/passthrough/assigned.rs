@@ -12,6 +12,7 @@ use super::addition::{Addition, NewDevice};
 use super::devices::Devices;
 use super::functions::Functions;
 use super::mapping;
+use super::side_by_side::meanwhile;
 use crate::error::Error;
 use crate::guest::memory::Ram;
 
@@ -85,6 +86,16 @@ impl Assigned {
     /// The space in which other devices access the BARs of a device; `None` if there is no other.
     pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
         self.lock().devices.as_ref().and_then(|devices| devices.peers(address))
+    }
+
+    /// Closes the devices, and meanwhile unmaps and frees RAM.
+    pub(crate) fn close(self, ram: Ram) {
+        let Self { ram: own, state } = self;
+        let State { devices, _mappings: mappings } =
+            state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(devices) = devices {
+            meanwhile(move || drop(devices), move || drop((mappings, ram, own)));
+        }
     }
 
     /// RAM must not be where the device's group reserves addresses.

@@ -173,9 +173,10 @@ impl Resources {
     /// device was reset. RAM is freed only after the kernel has unmapped it, so that not even a
     /// device that ignored that could reach it.
     pub(crate) fn close(self) {
-        let Self { devices, ram, _mappings: mappings, .. } = self;
-        if let Some(devices) = devices {
-            meanwhile(move || drop(devices), move || drop((mappings, ram)));
+        let Self { assigned, ram, .. } = self;
+        // The guest's life, which also had it, has ended.
+        if let Some(assigned) = Arc::into_inner(assigned) {
+            assigned.close(ram);
         }
     }
 
