@@ -8,7 +8,6 @@ use devices::DevFn;
 use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::{AssignedDevice, DeviceOptions, PreparedDevice};
 use vfio_passthrough::counters::VfioCalls;
-
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{
     DmaSpace, IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
@@ -79,11 +78,16 @@ impl<'a> Requested<'a> {
         Ok(Some(Self { devices, prepared, failed }))
     }
 
+    /// Whether all devices were prepared. Otherwise the start ends with an error.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.failed.is_ok()
+    }
+
     /// The I/O address space, if memory can be mapped before the devices are opened. iommufd pins
     /// memory when the first device is attached, so that there it would gain nothing.
     pub(crate) fn dma(&self) -> Option<DmaSpace> {
         let container = &self.devices.container;
-        (self.failed.is_ok() && !container.is_iommufd()).then(|| container.dma().clone())
+        (!container.is_iommufd()).then(|| container.dma().clone())
     }
 
     /// Opens the devices side by side. The error is that of the first one, in the order of the

@@ -10,7 +10,6 @@ use vfio_passthrough::function::Reset;
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 
 use super::side_by_side::side_by_side;
-
 use crate::counters::FunctionCounts;
 use crate::error::Error;
 

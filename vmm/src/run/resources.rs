@@ -226,7 +226,9 @@ fn open_devices(
     // unless the user requested otherwise.
     let prefault = needs.memory.prefault.unwrap_or(requested.is_some());
     let dma = requested.as_ref().and_then(Requested::dma);
-    let prepare = || match prefault {
+    // A start that fails anyway does not wait for RAM.
+    let goes_on = requested.as_ref().is_none_or(Requested::is_complete);
+    let prepare = || match prefault && goes_on {
         true => Prepared::make(needs, files, dma.as_ref()),
         false => Ok(None),
     };

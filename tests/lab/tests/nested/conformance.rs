@@ -105,15 +105,19 @@ fn not_viable(l1: &mut L1) -> Result<(), Error> {
     restore(l1, &devices)
 }
 
-/// Two devices of one group are bound. The third NIC has no driver, so that the kernel refuses to
-/// reset their bus.
-fn with_iommufd(l1: &mut L1) -> Result<(), Error> {
+/// The NVMes and a NIC, and the NIC's neighbour: two devices of one group are bound. The third NIC
+/// has no driver, so that the kernel refuses to reset their bus.
+fn nvmes_and_nic(l1: &mut L1) -> Result<(Vec<String>, String), Error> {
     let nvmes = nvmes(l1)?;
     let [nic, neighbour, third] = l1.machine().nics();
     l1.bind(&third, None)?;
     l1.bind(&neighbour, VFIO)?;
     l1.bind(&nic, VFIO)?;
-    let devices = [nvmes.as_slice(), &[nic]].concat();
+    Ok(([nvmes.as_slice(), &[nic]].concat(), neighbour))
+}
+
+fn with_iommufd(l1: &mut L1) -> Result<(), Error> {
+    let (devices, neighbour) = nvmes_and_nic(l1)?;
     let fixed = ["--sequences", "1000", "--seed", "0"];
     conforms(l1, &devices, &fixed, Program::default())?;
     let seed = fresh_seed(l1)?;
@@ -124,12 +128,7 @@ fn with_iommufd(l1: &mut L1) -> Result<(), Error> {
 
 /// As [`with_iommufd`], at length and from fresh seeds only.
 fn at_length(l1: &mut L1) -> Result<(), Error> {
-    let nvmes = nvmes(l1)?;
-    let [nic, neighbour, third] = l1.machine().nics();
-    l1.bind(&third, None)?;
-    l1.bind(&neighbour, VFIO)?;
-    l1.bind(&nic, VFIO)?;
-    let devices = [nvmes.as_slice(), &[nic]].concat();
+    let (devices, neighbour) = nvmes_and_nic(l1)?;
     let seed = fresh_seed(l1)?;
     conforms(l1, &devices, &["--sequences", "1300", "--seed", &seed], Program::default())?;
     restore(l1, &[devices.as_slice(), &[neighbour]].concat())

@@ -98,16 +98,19 @@ fn node(l1: &mut L1, device: &str) -> Result<String, Error> {
     Ok(format!("/dev/vfio/{}", line.split_whitespace().nth(1).unwrap()))
 }
 
-/// A guest whose VMM gets kernel, initrd, /dev/kvm, the group's node and the container as open
-/// files. Its user may open none of the first four.
-fn all_passed(node: &str) -> Guest {
-    let files = [place::KERNEL, place::INITRD, "/dev/kvm", node, "/dev/vfio/vfio"];
+/// The option of the container, and its node.
+const CONTAINER: (&str, &str) = ("--container", "/dev/vfio/vfio");
+
+/// A guest whose VMM gets kernel, initrd, /dev/kvm, a device's node and, by an option, the container
+/// or iommufd as open files. Its user may open none of the first four.
+fn all_passed(node: &str, (option, path): (&str, &str)) -> Guest {
+    let files = [place::KERNEL, place::INITRD, "/dev/kvm", node, path];
     Guest::new("hash:1M,reboots:1")
         .memory("128M")
         .limited(USER, 128 << 20)
         .kernel("fd={0}")
         .initrd("fd={1}")
-        .arguments(["--kvm", "fd={2}", "--container", "fd={4}"])
+        .arguments(["--kvm", "fd={2}", option, "fd={4}"])
         .open(&files.map(str::to_owned))
         .reboots()
 }
@@ -118,7 +121,7 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     let expected = sha256(&l1.image(0)?[..HASHED]);
     let named = format!("{device},fd={{3}}");
     for name in ["fd={3}", &named] {
-        let outcome = boot(l1, &all_passed(&own).device(name))?;
+        let outcome = boot(l1, &all_passed(&own, CONTAINER).device(name))?;
         assert_eq!(hashes(&outcome), vec![expected.clone(); 2], "{}", outcome.details());
     }
     let nics = l1.machine().nics();
@@ -127,7 +130,7 @@ fn passed(l1: &mut L1) -> Result<(), Error> {
     let wrong = ["the file that was passed is that of VFIO group", "pass /dev/vfio/"];
     let several = [nics[1].as_str(), "choose one with: --vfio ADDRESS,fd="];
     for (name, parts) in [(named.as_str(), wrong), ("fd={3}", several)] {
-        let outcome = all_passed(&other).device(name).boot(l1)?;
+        let outcome = all_passed(&other, CONTAINER).device(name).boot(l1)?;
         assert_eq!(outcome.finished.ending, Ending::Status(1), "{}", outcome.details());
         for part in parts {
             assert!(outcome.stderr.contains(part), "no {part:?}: {}", outcome.details());
@@ -142,16 +145,8 @@ fn passed_by_iommufd(l1: &mut L1) -> Result<(), Error> {
     let names = l1.read(&format!("/sys/bus/pci/devices/{device}/vfio-dev"))?;
     let node = format!("/dev/vfio/devices/{}", names.trim());
     let expected = sha256(&l1.image(0)?[..HASHED]);
-    let files = [place::KERNEL, place::INITRD, "/dev/kvm", &node, "/dev/iommu"];
-    let guest = Guest::new("hash:1M,reboots:1")
-        .memory("128M")
-        .limited(USER, 128 << 20)
-        .kernel("fd={0}")
-        .initrd("fd={1}")
-        .arguments(["--kvm", "fd={2}", "--iommufd", "fd={4}"])
-        .open(&files.map(str::to_owned))
-        .reboots()
-        .device(&format!("{device},fd={{3}}"));
+    let guest =
+        all_passed(&node, ("--iommufd", "/dev/iommu")).device(&format!("{device},fd={{3}}"));
     let outcome = boot(l1, &guest)?;
     assert_eq!(hashes(&outcome), vec![expected; 2], "{}", outcome.details());
     assert_eq!(outcome.stats["iommu"], "iommufd", "{}", outcome.details());
