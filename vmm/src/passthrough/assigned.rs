@@ -56,20 +56,23 @@ impl Assigned {
         self.lock().devices.as_ref().map(Devices::calls)
     }
 
-    /// Opens devices and makes their functions, all or none. The first device maps all of RAM.
+    /// Opens devices and makes their functions, all or none, if they pass `check`. The first device
+    /// maps all of RAM.
     pub(crate) fn add(
         &self,
         mut addition: Addition,
-        host: &KvmHost,
-        taken: &[u8],
+        (host, taken): (&KvmHost, &[u8]),
+        check: impl FnOnce(&Functions) -> Result<(), Error>,
     ) -> Result<Functions, Error> {
         let mut state = self.lock();
         addition.devices.iter().try_for_each(|device| self.check_ram(device))?;
         if let Some(own) = &mut state.devices {
-            return own.add(addition, host, taken, |_| Ok(())).map(|(functions, ())| functions);
+            return Ok(own.add(addition, host, taken, |_, functions| check(functions))?.0);
         }
         let mut first = Devices::first(&mut addition, host)?;
-        let map = |dma: &DmaSpace| mapping::map(dma, &self.ram);
+        let map = |dma: &DmaSpace, functions: &Functions| {
+            check(functions).and_then(|()| mapping::map(dma, &self.ram))
+        };
         let (functions, mappings) = first.add(addition, host, taken, map)?;
         *state = State { devices: Some(first), _mappings: mappings };
         Ok(functions)

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use devices::{DevFn, PciRoot, SLOTS};
+use resources::Layout;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{PassthroughFunction, PciAddress};
 
@@ -21,6 +22,8 @@ use crate::error::Error;
 pub(crate) struct HotPlug {
     pub(crate) bus: Arc<PciRoot>,
     pub(crate) kvm_host: Arc<KvmHost>,
+    /// The guest's windows for BARs.
+    pub(crate) layout: Layout,
     pub(crate) functions: Functions,
     pub(crate) changes: Arc<Changes>,
     pub(crate) assigned: Arc<Assigned>,
@@ -34,7 +37,8 @@ impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
         let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
-        let added = self.assigned.add(addition, &self.kvm_host, &taken)?;
+        let check = |new: &Functions| self.functions.check_room(new, &self.layout);
+        let added = self.assigned.add(addition, (&self.kvm_host, &taken), check)?;
         for (place, function) in added.iter() {
             put(&self.bus, place, (self.wrap)(&function), &self.changes)?;
         }

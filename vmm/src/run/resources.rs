@@ -121,7 +121,7 @@ impl Resources {
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
-        let needs = Needs::new(config.memory, cpuid::reach(&supported), &reserved);
+        let needs = Needs::new(config, cpuid::reach(&supported), &reserved);
         // The kernel must know a group's VM before the group's devices are opened.
         let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
         let (devices, prepared) = open_devices(requested, &needs, &files)?;
