@@ -436,7 +436,7 @@ fn ports_have_room_apart_from_memory() {
     let ports = bar(0x2000, BarSpace::Io);
     let placed = PlacedBar { request: ports.clone(), address: 0xc000 };
     let [one, two] = [vec![ports.clone()], vec![ports.clone(), ports.clone()]];
-    assert_eq!(plan.room_for(&one, &[placed.clone()]), Ok(()));
+    assert_eq!(plan.room_for(&one, std::slice::from_ref(&placed)), Ok(()));
     assert_eq!(plan.room_for(&two, &[]), Ok(()));
     let error = plan.room_for(&two, &[placed]).unwrap_err();
     assert_eq!((error.bar, error.needed), (ports, 0x4000));

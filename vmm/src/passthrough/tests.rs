@@ -84,7 +84,7 @@ fn functions(addresses: &[&str]) -> Functions {
 #[test]
 fn a_device_that_comes_needs_room_beside_the_bars_of_the_others() {
     let window = |pages: u64| Layout {
-        mmio32: AddressRange::new(0xe000_0000, pages * 0x1000),
+        mmio64: AddressRange::new(0x1_0000_0000, pages * 0x1000),
         ..Layout::default()
     };
     let (present, new) = (functions(&["01:00.0"]), functions(&["02:00.0"]));
@@ -92,18 +92,18 @@ fn a_device_that_comes_needs_room_beside_the_bars_of_the_others() {
     let error = present.check_room(&new, &window(4)).unwrap_err().to_string();
     for part in [
         "no room in the guest's address space for BAR 0 of 000",
-        "(16 KiB of 32-bit memory): the 32-bit window is full\n",
-        "  start the guest with --hot-plug-windows 32=1M, or remove a device",
+        "(16 KiB of 64-bit memory): the 64-bit window is full, the 32-bit window is full\n",
+        "  start the guest with --hot-plug-windows 64=1M, or remove a device",
     ] {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }
     let (_, function) = present.iter().next().unwrap();
     let place = |address| drop(function.place_bar(BarIndex::new(0).unwrap(), address).unwrap());
-    place(0xe000_4000);
+    place(0x1_0000_4000);
     assert!(present.check_room(&new, &window(8)).is_ok(), "the first 16 KiB are free");
-    place(0xe000_0000);
+    place(0x1_0000_0000);
     assert!(present.check_room(&new, &window(8)).is_ok());
     assert!(present.check_room(&new, &window(4)).is_err());
-    place(0xd000_0000);
+    place(0x8000_0000);
     assert!(present.check_room(&new, &window(4)).is_ok(), "the guest moved it out of the window");
 }
