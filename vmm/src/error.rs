@@ -275,6 +275,19 @@ pub enum Error {
     /// Guest RAM could not be mapped for DMA of the devices.
     #[error(transparent)]
     Dma(#[from] vfio_passthrough::dma::Error),
+    /// A running VMM may not lock all of its guest's RAM.
+    #[error(
+        "{source}\n  the guest runs already: 'prlimit --pid {pid} --memlock={bytes}' as root raises \
+         the limit of its VMM"
+    )]
+    LockedMemory {
+        /// The limit, and what is needed.
+        source: vfio_passthrough::dma::Error,
+        /// The VMM.
+        pid: u32,
+        /// The limit that is needed.
+        bytes: u64,
+    },
     /// Two devices claim the same address: a bug.
     #[error("the bus refused {what}: {source}")]
     Bus {
