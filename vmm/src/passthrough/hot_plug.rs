@@ -15,6 +15,7 @@ use super::assigned::Assigned;
 use super::events::{Change, Changes};
 use super::function::GuestFunction;
 use super::functions::{Functions, Placed};
+use super::side_by_side::side_by_side;
 use super::slots::{Ejections, Slots};
 use crate::error::Error;
 
@@ -38,19 +39,26 @@ pub(crate) struct HotPlug {
 impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
-        let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
         let check = |new: &Functions| {
             self.functions.check_room(new, &self.layout)?;
             self.assigned.limits().check_files(self.functions.vectors().chain(new.vectors()))
         };
-        let added = self.assigned.add(addition, (&self.kvm_host, &taken), check)?;
-        for (place, function) in added.iter() {
-            put(&self.bus, place, (self.wrap)(&function), &self.changes)?;
-        }
+        let added = self.assigned.add(addition, (&self.kvm_host, &self.taken()), check)?;
+        let slots = added.slots();
         let added = self.functions.take_from(&added);
+        let put = |(place, function): &Placed| {
+            put(&self.bus, *place, (self.wrap)(function), &self.changes)
+        };
+        added.iter().try_for_each(put).inspect_err(|_| self.take(&slots))?;
         self.set_peers();
-        self.slots.arrive(added.iter().map(|(place, _)| place.slot()));
+        self.slots.arrive(slots);
         Ok(added)
+    }
+
+    /// The slots with a function, and those whose function was taken before the guest gave it back.
+    fn taken(&self) -> Vec<u8> {
+        let has = self.functions.slots();
+        (0..SLOTS).filter(|slot| self.slots.is_taken(*slot) || has.contains(slot)).collect()
     }
 
     /// Asks the guest for a device. With `force` the device is closed first, and the guest learns of
@@ -60,7 +68,7 @@ impl HotPlug {
         let found = functions.find(|(_, function)| function.address() == address);
         let (place, _) = found.ok_or(Error::NotAssigned { address })?;
         if force {
-            self.take(place.slot());
+            self.take(&[place.slot()]);
         }
         self.slots.ask(place.slot());
         Ok(())
@@ -68,17 +76,22 @@ impl HotPlug {
 
     /// Gives the devices of ejected slots back to the host.
     pub(crate) fn finish(&self) {
-        self.ejections.take().into_iter().for_each(|slot| self.take(slot));
+        let ejected = self.ejections.take();
+        if !ejected.is_empty() {
+            self.take(&ejected);
+        }
     }
 
-    /// Closes the devices of a slot. An error is logged: the device is closed in any case.
-    fn take(&self, slot: u8) {
-        self.bus.remove(slot);
-        for function in self.functions.remove(slot) {
-            let (_, result) = function.detach();
+    /// Closes the devices of these slots side by side, because the kernel resets each. An error is
+    /// logged: the device is closed in any case.
+    fn take(&self, slots: &[u8]) {
+        slots.iter().for_each(|slot| self.bus.remove(*slot));
+        let functions: Vec<_> =
+            slots.iter().flat_map(|slot| self.functions.remove(*slot)).collect();
+        for (address, result) in side_by_side(functions, |own| (own.address(), own.detach().1)) {
             result.unwrap_or_else(|error| log::warn!("{error}"));
-            self.changes.push(Change::Left(function.address()));
-            self.assigned.remove(function.address());
+            self.changes.push(Change::Left(address));
+            self.assigned.remove(address);
         }
         self.set_peers();
         self.bus.retry_placement();
