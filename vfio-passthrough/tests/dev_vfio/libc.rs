@@ -53,6 +53,7 @@ pub const SET_IOMMU: u32 = 2;
 pub const STATUS: u32 = 3;
 pub const SET_CONTAINER: u32 = 4;
 pub const OPEN_DEVICE: u32 = 6;
+pub const RESET: u32 = 11;
 /// `VFIO_IOMMU_GET_INFO`; on a device, `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
 pub const INFO: u32 = 12;
 /// `VFIO_IOMMU_MAP_DMA`; on a device, `VFIO_DEVICE_PCI_HOT_RESET`.

@@ -8,7 +8,7 @@ use vfio_passthrough::backend::sysfs::{Entry, Sysfs};
 use vfio_passthrough::context::{DeviceOptions, Nodes};
 use vfio_passthrough::dma::Mapping;
 
-use super::libc::IOAS_ALLOC;
+use super::libc::{IOAS_ALLOC, RESET};
 use super::*;
 
 /// What a client passes.
@@ -19,17 +19,25 @@ struct Passed {
 
 /// Opens the devices, as a client of a VMM does.
 fn pass(interface: Interface) -> Passed {
+    pass_behind(interface, ["0000:00:1c.0", "0000:00:1d.0"])
+}
+
+/// The same, behind these bridges.
+fn pass_behind(interface: Interface, bridges: [&str; 2]) -> Passed {
     let nodes = Nodes::new(interface == Interface::Iommufd);
-    let devices = DEVICES.map(|(device, group)| {
+    let devices = DEVICES.into_iter().zip(bridges).map(|((device, group), bridge)| {
         let address = device.parse().unwrap();
         let file = nodes.open(address).unwrap();
         let mut copy = nodes.sysfs().copy(address, Some(&file));
         // All nodes of the model have the number of /dev/null, also those of groups.
         let target = PathBuf::from(format!("../../devices/virtual/vfio/{group}"));
         copy.insert("dev/char/1:3".into(), Entry::Link(target));
+        let folder = PathBuf::from(format!("../../../devices/pci0000:00/{bridge}/{device}"));
+        copy.insert(format!("bus/pci/devices/{device}").into(), Entry::Link(folder));
         (address, file, Sysfs::of_copy(copy))
     });
-    Passed { context: nodes.open_context().unwrap(), devices: devices.into() }
+    let devices = devices.collect();
+    Passed { context: nodes.open_context().unwrap(), devices }
 }
 
 /// The devices of a guest that runs.
@@ -193,6 +201,24 @@ fn an_addition_of_which_a_call_fails_leaves_nothing_and_can_be_repeated() {
     }
     println!("{points} points");
     assert!(points > 1000, "{points}");
+}
+
+/// The kernel resets a device at its close if no other device behind the same bridge is open: of two
+/// behind one bridge, the first is reset before its close.
+#[test]
+fn a_device_that_leaves_is_reset_once() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for interface in INTERFACES {
+        for (second, resets) in [("0000:00:1d.0", 0), ("0000:00:1c.0", 1)] {
+            let (_root, kvm) = start(interface);
+            let passed = pass_behind(interface, ["0000:00:1c.0", second]);
+            let plugged = add(interface, passed, kvm).unwrap();
+            let before = with(|world| world.made(RESET));
+            plugged.remove();
+            let made = with(|world| world.made(RESET)) - before;
+            assert_eq!(made, resets, "{interface:?}, {second}");
+        }
+    }
 }
 
 #[test]
