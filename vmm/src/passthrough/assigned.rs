@@ -135,3 +135,47 @@ impl Assigned {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vfio_passthrough::backend::sysfs::{Entry, Sysfs};
+
+    use super::*;
+
+    /// A device in group 7, which has these reserved regions.
+    fn device(regions: &str) -> NewDevice {
+        let address: PciAddress = "0000:01:00.0".parse().unwrap();
+        let folder = format!("bus/pci/devices/{address}");
+        let entries = [
+            (format!("{folder}/iommu_group"), Entry::Link("../../7".into())),
+            ("kernel/iommu_groups/7/reserved_regions".into(), Entry::File(regions.into())),
+        ];
+        let sysfs = Sysfs::of_copy(entries.map(|(path, entry)| (path.into(), entry)));
+        NewDevice { address, asked: "01:00.0".parse().unwrap(), node: None, sysfs }
+    }
+
+    fn assigned() -> Assigned {
+        let ram = Ram::new(&[AddressRange::new(0, 64 << 20)]).unwrap();
+        Assigned::new(None, Vec::new(), &ram, RunningLimits::default())
+    }
+
+    #[test]
+    fn a_device_whose_group_reserves_addresses_of_ram_is_refused() {
+        let assigned = assigned();
+        let allowed = "0x0 0xffffff direct-relaxable\n0xfee00000 0xfeefffff msi\n";
+        assigned.check_ram(&device(allowed)).unwrap();
+        let error = assigned.check_ram(&device("0x1000000 0x10fffff direct\n")).unwrap_err();
+        let expected = "0000:01:00.0: the guest's RAM lies at 0x1000000-0x10fffff, which its IOMMU \
+                        group reserves (direct): only a guest that starts with the device has its \
+                        RAM elsewhere";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn without_devices_there_is_no_interface_and_nothing_to_remove() {
+        let assigned = assigned();
+        assigned.remove("0000:01:00.0".parse().unwrap());
+        assert!(assigned.iommu().is_none() && assigned.calls().is_none());
+        assert!(assigned.peers("0000:01:00.0".parse().unwrap()).is_none());
+    }
+}

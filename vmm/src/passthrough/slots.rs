@@ -78,3 +78,50 @@ impl EjectSink for Ejected {
         let _ = self.0.signal.write(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use devices::EjectSink as _;
+    use nix::sys::eventfd::EfdFlags;
+    use vm_device::DevicePio as _;
+    use vm_device::bus::PioAddress;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    fn ejections() -> Arc<Ejections> {
+        let signal = eventfd::EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        Arc::new(Ejections::new(Arc::new(signal)))
+    }
+
+    #[test]
+    fn each_change_is_in_the_registers_before_it_interrupts_the_guest() {
+        let registers = Arc::new(Registers::new([1], Ejected(ejections())));
+        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let raised = interrupt.try_clone().unwrap();
+        let slots = Slots::new(registers, interrupt);
+        let read = |port: u16| {
+            let mut data = [0; 4];
+            slots.registers().pio_read(PioAddress(port), 0, &mut data);
+            u32::from_le_bytes(data)
+        };
+        slots.arrive([2, 3]);
+        assert_eq!((raised.read().unwrap(), read(HotPlug::ARRIVED)), (1, 0b1100));
+        slots.ask(1);
+        assert_eq!((raised.read().unwrap(), read(HotPlug::WANTED)), (1, 0b10));
+        assert_eq!([1, 2, 4].map(|slot| slots.is_taken(slot)), [true, true, false]);
+        (0..3).for_each(|_| slots.raise());
+        assert_eq!(raised.read().unwrap(), 3, "the kernel makes one interrupt of them");
+    }
+
+    #[test]
+    fn an_ejected_slot_wakes_the_thread_that_takes_it_once() {
+        let ejections = ejections();
+        assert!(ejections.signal.read().is_err(), "nothing was ejected");
+        let sink = Ejected(Arc::clone(&ejections));
+        [4, 5].into_iter().for_each(|slot| sink.ejected(slot));
+        assert_eq!(ejections.signal.read(), Ok(2));
+        assert_eq!(ejections.take(), [4, 5]);
+        assert!(ejections.take().is_empty());
+    }
+}

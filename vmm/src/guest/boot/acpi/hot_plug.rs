@@ -66,3 +66,39 @@ fn event() -> Vec<u8> {
     let body: Vec<u8> = reads.into_iter().chain(SLOTS.flat_map(notify)).collect();
     aml::method(EVENT, 0, &body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(bytes: &[u8], part: &[u8]) -> usize {
+        bytes.windows(part.len()).filter(|window| *window == part).count()
+    }
+
+    #[test]
+    fn each_slot_but_that_of_the_host_bridge_has_a_device_with_its_address() {
+        let objects = objects();
+        for name in [b"_ADR", b"_SUN", b"_STA", b"_EJ0"] {
+            assert_eq!(count(&objects, name), 31, "{name:?}");
+        }
+        for (slot, expected) in [(1, b"S01_"), (0x1f, b"S1F_")] {
+            assert_eq!(name(slot), *expected);
+            // Its device, and two notifications of it.
+            assert_eq!(count(&objects, expected), 3);
+            let address = aml::name(b"_ADR", &aml::integer(u32::from(slot) << 16));
+            assert_eq!(count(&objects, &address), 1);
+        }
+        assert_eq!(count(&objects, b"S00_"), 0);
+    }
+
+    /// The guest learns of each change once: the registers are cleared by a read.
+    #[test]
+    fn the_event_reads_each_register_once() {
+        let event = event();
+        assert_eq!([ARRIVED, WANTED, PRESENT, EJECT].map(|name| count(&event, name)), [1, 1, 0, 0]);
+        let [arrived, wanted] = aml::LOCALS;
+        let check = [&aml::and(&arrived, &bit(5))[..], &aml::notify(b"S05_", 1)].concat();
+        let eject = [&aml::and(&wanted, &bit(5))[..], &aml::notify(b"S05_", 3)].concat();
+        assert_eq!((count(&event, &check), count(&event, &eject)), (1, 1));
+    }
+}
