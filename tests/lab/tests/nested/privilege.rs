@@ -221,20 +221,19 @@ fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?, nics[0].clone(), nics[1].clone()];
-    let added: Vec<_> = devices.iter().map(|device| format!("--vfio {device}")).collect();
     let iommu = if l1.machine().has_iommufd() { "iommufd" } else { "type1" };
-    let vmm = place::VMM;
-    let add = format!("{vmm} add {PLUG_SOCKET} --iommu {iommu} {}", added.join(" "));
-    let [forced, others @ ..] = &devices;
-    let remove = |device: &String| format!("{vmm} remove {PLUG_SOCKET} {device}");
-    let removals = [format!("{} --force", remove(forced))].into_iter();
-    let removals: Vec<_> = removals.chain(others.iter().map(remove)).collect();
-    let shell = |line: String| ["sh", "-c", &line].map(str::to_owned).to_vec();
-    let guest = Guest::new("disks:2,hash:64K,pause:1000")
+    let added = devices.iter().flat_map(|device| ["--vfio", device]);
+    let add: Vec<_> =
+        [place::VMM, "add", PLUG_SOCKET, "--iommu", iommu].into_iter().chain(added).collect();
+    let mut guest = Guest::new("disks:2,hash:64K,pause:1000")
         .memory("64M")
         .arguments(["--control", PLUG_SOCKET])
-        .run_at(INIT, shell(add))
-        .run_at(HASH, shell(removals.join(" && ")));
+        .run_at(INIT, add.into_iter().map(str::to_owned).collect());
+    for (number, device) in devices.iter().enumerate() {
+        let force = (number == 0).then_some("--force");
+        let remove = [place::VMM, "remove", PLUG_SOCKET, device].into_iter().chain(force);
+        guest = guest.run_at(HASH, remove.map(str::to_owned).collect());
+    }
     let outcome = guest.boot(l1)?;
     let said: String = outcome.finished.sightings.iter().map(|own| own.said.as_str()).collect();
     let is_free = |device: &String| said.contains(&format!("{device} is free"));
