@@ -49,14 +49,9 @@ impl Vm {
         let stop = Arc::new(Stop::new()?);
         let (mut buses, console, power_button) =
             self.buses(resources, config, pci.clone(), &stop, stats)?;
-        let hot_plug = match config.control {
-            Some(_) => Some(self.hot_plug((pci, &changes), resources, control, stats)?),
-            None => None,
-        };
-        if let Some(hot_plug) = &hot_plug {
-            buses.add_hot_plug(hot_plug.slots.registers(), &stats.devices.fixed)?;
-        }
-        let slots_of_guest = hot_plug.as_ref().map(|hot_plug| Arc::clone(&hot_plug.slots));
+        let plug = |_| self.hot_plug((pci, &changes), resources, control, stats);
+        let hot_plug = config.control.as_ref().map(plug).transpose()?;
+        let slots_of_guest = connect(&mut buses, hot_plug.as_ref(), stats)?;
         let vcpus = self.vcpus(resources, config, entry, stats)?;
         let shared = self.machine(resources, buses, &stop, stats);
         let terminal = RawTerminal::enter();
@@ -245,6 +240,17 @@ impl Vm {
             live.json()
         })
     }
+}
+
+/// Puts the registers of hot-plug on the port bus, and returns the slots.
+fn connect(
+    buses: &mut Buses,
+    hot_plug: Option<&HotPlug>,
+    stats: &Stats,
+) -> Result<Option<Arc<Slots>>, Error> {
+    let Some(HotPlug { slots, .. }) = hot_plug else { return Ok(None) };
+    buses.add_hot_plug(slots.registers(), &stats.devices.fixed)?;
+    Ok(Some(Arc::clone(slots)))
 }
 
 /// The host events of the functions that come by `changes`; a failure stops the guest.
