@@ -31,7 +31,7 @@ pub(crate) struct Devices {
 }
 
 struct Opened {
-    /// The number of its option on the command line.
+    /// The number of its option on the command line, among the devices that came with it.
     index: usize,
     /// The place on the guest's bus.
     place: DevFn,
@@ -108,13 +108,15 @@ impl Devices {
         prepared: Vec<(Request<'_>, PreparedDevice)>,
         waits: Sender<()>,
     ) -> Result<(), Error> {
+        let before = self.opened.len();
         let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
         // A physical function gets its VF token before virtual functions are opened with it.
         let (late, first): (Vec<_>, Vec<_>) =
             prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
         self.open_all(first, waits)?;
         self.open_all(late, channel().0)?;
-        self.opened.sort_by_key(|opened| opened.index);
+        let new = self.opened.get_mut(before..).unwrap_or_default();
+        new.sort_by_key(|opened| opened.index);
         Ok(())
     }
 
@@ -191,10 +193,8 @@ impl Devices {
         let asked: Vec<_> = addition.devices.iter().map(|new| new.asked.clone()).collect();
         let physical: Vec<_> = addition.devices.iter().map(NewDevice::physical).collect();
         let requests = requests((&asked, &addresses), physical, taken)?;
-        let first = self.opened.len();
         let mut prepared = Vec::with_capacity(requests.len());
-        for (mut request, new) in requests.into_iter().zip(addition.devices) {
-            request.index = request.index.saturating_add(first);
+        for (request, new) in requests.into_iter().zip(addition.devices) {
             let (file, vf_token) = (new.node, new.asked.vf_token);
             let options = DeviceOptions { file, vf_token, sysfs: Some(new.sysfs) };
             prepared.push((request, self.container.prepare_device(new.address, options)?));

@@ -225,7 +225,7 @@ fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
     let added = devices.iter().flat_map(|device| ["--vfio", device]);
     let add: Vec<_> =
         [place::VMM, "add", PLUG_SOCKET, "--iommu", iommu].into_iter().chain(added).collect();
-    let mut guest = Guest::new("disks:2,hash:64K,pause:1000")
+    let mut guest = Guest::new("disks:2,hash:64K,pause:3000")
         .memory("64M")
         .arguments(["--control", PLUG_SOCKET])
         .run_at(INIT, add.into_iter().map(str::to_owned).collect());
