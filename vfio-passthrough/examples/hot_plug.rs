@@ -23,13 +23,15 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What a VMM has of a guest that runs.
-pub struct Vm {
+struct Vm {
     /// RAM, at the same addresses for guest and devices.
-    pub ram: Vec<(Iova, Arc<dyn HostMemory>)>,
-    pub services: VmmServices,
-    pub dma: DmaSpace,
-    pub mappings: Vec<Mapping>,
-    pub functions: Vec<Arc<PassthroughFunction>>,
+    ram: Vec<(Iova, Arc<dyn HostMemory>)>,
+    services: VmmServices,
+    /// That of `IommuContext::dma`.
+    dma: DmaSpace,
+    /// RAM is mapped while there is a device.
+    mappings: Vec<Mapping>,
+    functions: Vec<Arc<PassthroughFunction>>,
 }
 
 impl Vm {
@@ -43,7 +45,7 @@ impl Vm {
     /// example. Those of `DmaSpace::map_all`: the IOMMU cannot map where RAM lies
     /// (`dma::Error::OutOfReach`), or the limit on locked memory is too low (`dma::Error::Map`;
     /// `dma::LockedMemoryLimit` finds that before). The guest is as before, and the device is closed.
-    pub fn add(&mut self, address: PciAddress, device: Arc<dyn Device>) -> Result<()> {
+    fn add(&mut self, address: PciAddress, device: Arc<dyn Device>) -> Result<()> {
         let policy = ResetPolicy::Required;
         let function = PassthroughFunction::new(address, device, &self.services, policy)?;
         if self.functions.is_empty() {
@@ -61,7 +63,7 @@ impl Vm {
     ///
     /// The first failure of `PassthroughFunction::detach`, or of `Mapping::unmap`, which keeps the
     /// memory then. The device is closed in any case.
-    pub fn remove(&mut self, address: PciAddress) -> Result<()> {
+    fn remove(&mut self, address: PciAddress) -> Result<()> {
         let is_other = |function: &Arc<PassthroughFunction>| function.address() != address;
         let removed = self.functions.iter().find(|function| !is_other(function));
         let removed = removed.ok_or("the guest has no such device")?.clone();
