@@ -1,4 +1,5 @@
-//! The fixed hardware of the guest: PCI root bus, serial port, reset and power.
+//! The fixed hardware of the guest: PCI root bus, serial port, reset, power and
+//! hot-plug.
 //!
 //! Each device sits on a bus of [`vm_device`] and knows neither KVM nor VFIO. An assigned function
 //! joins the PCI root bus as a [`PciFunction`].
@@ -8,10 +9,12 @@
 
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails"))]
 
+mod hot_plug;
 mod pci;
 mod power;
 mod serial;
 
+pub use hot_plug::{EjectSink, HotPlug};
 pub use pci::{
     ConfigPorts, DevFn, Ecam, FUNCTIONS, HostBridge, PciFunction, PciRoot, SLOTS, SlotError,
     SlotsFreed,

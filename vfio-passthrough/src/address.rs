@@ -51,6 +51,11 @@ impl PciAddress {
         self.domain == other.domain && self.bus == other.bus && self.device == other.device
     }
 
+    /// Whether both addresses are on the same bus.
+    pub const fn is_same_bus(self, other: Self) -> bool {
+        self.domain == other.domain && self.bus == other.bus
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (rest, function) = text.rsplit_once('.')?;
         let (rest, device) = rest.rsplit_once(':')?;

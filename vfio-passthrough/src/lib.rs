@@ -39,7 +39,8 @@
 //!    enables decoding and may move the BARs.
 //! 5. While the guest runs: forward its accesses, carry out the [`ConfigEffects`] of each call, and
 //!    poll the two events of each function. If the host asks for the device, call
-//!    [`PassthroughFunction::detach`].
+//!    [`PassthroughFunction::detach`]. A device that comes is opened and mapped by the same calls;
+//!    the example `hot_plug` shows it.
 //! 6. When the guest resets: [`PassthroughFunction::reset`]. When it ends:
 //!    [`PassthroughFunction::shutdown_before_close`]; then close the devices; after that, unmap
 //!    guest memory.

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use kvm_ioctls::Kvm;
 use vfio_passthrough::backend::{Device, IrqFlags};
-use vfio_passthrough::model::{Faults, PciDevice};
+use vfio_passthrough::model::{Call, Faults, Guest, Iommu, PciDevice};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
+#[path = "../examples/hot_plug.rs"]
+#[allow(dead_code, reason = "its main function")]
+mod hot_plug;
 #[path = "../examples/lspci.rs"]
 #[allow(dead_code, reason = "its main function")]
 mod lspci;
@@ -37,6 +40,30 @@ fn has_kvm(test: &str) -> bool {
 fn lspci_finds_the_bar_and_the_capabilities_of_an_nvme() {
     let line = lspci::show("01:00.0".parse().unwrap(), nvme()).unwrap();
     assert_eq!(line, "0000:01:00.0 has 3 capabilities; BARs: 1");
+}
+
+#[test]
+fn hot_plug_maps_ram_for_the_first_device_and_unmaps_it_after_the_last() {
+    let faults = Arc::new(Faults::default());
+    let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults.clone()));
+    let expected = [
+        "added 0000:01:00.0: 1 mappings of RAM",
+        "added 0000:02:00.0: 1 mappings of RAM",
+        "removed 0000:01:00.0: 1 mappings of RAM",
+        "removed 0000:02:00.0: 0 mappings of RAM",
+    ];
+    assert_eq!(hot_plug::run(&iommu, &guest).unwrap(), expected);
+    assert_eq!((guest.slots(), faults.alarms()), (vec![], vec![]), "nothing is left");
+}
+
+#[test]
+fn hot_plug_leaves_the_guest_as_it_was_if_ram_cannot_be_mapped() {
+    let faults = Arc::new(Faults::default());
+    let (iommu, guest) = (Arc::new(Iommu::new(faults.clone())), Guest::new(faults.clone()));
+    faults.fail(Call::MapDma, 0, libc::ENOMEM);
+    let error = hot_plug::run(&iommu, &guest).unwrap_err().to_string();
+    assert!(error.starts_with("cannot map 0x0-0xfffff for DMA: "), "{error}");
+    assert_eq!((iommu.mappings(), guest.slots(), faults.alarms()), (vec![], vec![], vec![]));
 }
 
 #[test]

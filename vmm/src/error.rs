@@ -209,6 +209,9 @@ pub enum Error {
     /// The guest's address space has no space for an item.
     #[error(transparent)]
     Layout(#[from] resources::LayoutError),
+    /// The windows of a running guest have no room for a BAR of a device that comes.
+    #[error("{}\n  {}", .0, more_room(.0))]
+    NoRoom(#[from] resources::NoRoom),
     /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
@@ -221,6 +224,38 @@ pub enum Error {
     /// Two `--vfio` options name the same device.
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
+    /// The running guest does not have the device.
+    #[error(
+        "{address}: the guest does not have this device; 'vmm stats' and vm.devices list those it has"
+    )]
+    NotAssigned {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+    },
+    /// The running guest's RAM lies where the device's IOMMU cannot map it.
+    #[error(
+        "{address}: the guest's RAM lies at {range}, which its IOMMU group reserves ({kind}): only a \
+         guest that starts with the device has its RAM elsewhere"
+    )]
+    ReservedRam {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+        /// The reserved addresses.
+        range: resources::AddressRange,
+        /// What they are reserved for.
+        kind: vfio_passthrough::backend::sysfs::ReservedKind,
+    },
+    /// The request has devices of another kind than the guest.
+    #[error("the guest uses its devices by {is}: the files of a request must be of the same kind")]
+    OtherKind {
+        /// The guest's interface.
+        is: &'static str,
+    },
+    /// The first devices of a guest come without a container or iommufd.
+    #[error(
+        "the guest has no devices yet: the request needs a file of the container, or of iommufd"
+    )]
+    NoContainer,
     /// VFIO refused a device.
     #[error("{}{}", .0, token_option(.0))]
     Vfio(#[from] vfio_passthrough::context::Error),
@@ -240,6 +275,19 @@ pub enum Error {
     /// Guest RAM could not be mapped for DMA of the devices.
     #[error(transparent)]
     Dma(#[from] vfio_passthrough::dma::Error),
+    /// A running VMM may not lock all of its guest's RAM.
+    #[error(
+        "{source}\n  the guest runs already: 'prlimit --pid {pid} --memlock={bytes}' as root raises \
+         the limit of its VMM"
+    )]
+    LockedMemory {
+        /// The limit, and what is needed.
+        source: vfio_passthrough::dma::Error,
+        /// The VMM.
+        pid: u32,
+        /// The limit that is needed.
+        bytes: u64,
+    },
     /// Two devices claim the same address: a bug.
     #[error("the bus refused {what}: {source}")]
     Bus {
@@ -317,6 +365,17 @@ pub enum PlaceError {
         /// The function that comes second.
         second: vfio_passthrough::PciAddress,
     },
+    /// A running guest has a device in the slot.
+    #[error(
+        "--vfio {address}: slot {slot:02x} of the guest's bus has a device that the guest has not \
+         given back\n  give another slot, or leave at= out"
+    )]
+    SlotTaken {
+        /// The function.
+        address: vfio_passthrough::PciAddress,
+        /// The slot.
+        slot: u8,
+    },
     /// A guest looks for functions 1 to 7 of a slot only if function 0 exists.
     #[error(
         "--vfio {address}: at {place} a guest does not find it, because its slot has no function 0 \
@@ -366,6 +425,17 @@ fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
 }
 
 /// How to give a device a VF token.
+/// How a guest gets room for BARs.
+fn more_room(shortage: &resources::NoRoom) -> String {
+    let option = match shortage.bar.space {
+        resources::BarSpace::Io => return "remove a device that has ports".to_owned(),
+        resources::BarSpace::Memory32 => "32",
+        resources::BarSpace::Memory64 => "64",
+    };
+    let mib = shortage.needed.div_ceil(1 << 20);
+    format!("start the guest with --hot-plug-windows {option}={mib}M, or remove a device")
+}
+
 fn token_option(error: &vfio_passthrough::context::Error) -> String {
     use vfio_passthrough::context::{Error, VfTokenProblem};
     let Error::VfToken { address, physical, problem } = error else {

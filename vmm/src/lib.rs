@@ -26,6 +26,7 @@ mod run;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use log::Level;
@@ -51,6 +52,13 @@ pub fn main() -> ExitCode {
     let line = CommandLine::parse();
     match (line.command, line.guest) {
         (Some(Command::Prepare(command)), _) => exit_code(style, prepare(style, &command)),
+        (Some(Command::Add { socket, vfio, iommu }), _) => {
+            exit_code(style, run::control::add(&socket, &vfio, iommu).map(print))
+        }
+        (Some(Command::Remove { socket, device, force, timeout }), _) => {
+            let timeout = Duration::from_secs(timeout);
+            exit_code(style, run::control::remove(&socket, device, force, timeout).map(print))
+        }
         (Some(Command::Stats { socket, json }), _) => {
             exit_code(style, run::control::stats(&socket, json).map(print))
         }

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn selects_function_and_register_by_the_offset() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let function = TestFunction::at(0, 0);
         root.insert(DevFn::of_slot(5).unwrap(), function.clone()).unwrap();
         let ecam = Ecam::new(Arc::new(root));

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn ports() -> (ConfigPorts, Arc<TestFunction>) {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let function = TestFunction::at(0, 0);
         root.insert(DevFn::of_slot(3).unwrap(), function.clone()).unwrap();
         (ConfigPorts::new(Arc::new(root)), function)

@@ -1,7 +1,7 @@
 //! Bus 0: its functions, and the routing of accesses to them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
@@ -23,10 +23,15 @@ pub enum SlotError {
     Taken(DevFn),
 }
 
-/// Bus 0 below the host bridge: up to 32 devices with up to 8 functions each.
+/// The functions of a bus.
+type Functions = BTreeMap<DevFn, Arc<dyn PciFunction>>;
+
+/// Bus 0 below the host bridge: up to 32 devices with up to 8 functions each. Functions can come
+/// and go while vCPUs access others.
 #[derive(Default)]
 pub struct PciRoot {
-    functions: BTreeMap<DevFn, Arc<dyn PciFunction>>,
+    /// An access clones the map's reference, so that the lock is not held while a function works.
+    functions: RwLock<Arc<Functions>>,
 }
 
 impl PciRoot {
@@ -39,24 +44,39 @@ impl PciRoot {
     ///
     /// Software looks for the other functions of a device only if function 0 exists, and if its
     /// header type has the multifunction bit (PCI 3.0, 3.2.2.3.4).
-    pub fn insert(
-        &mut self,
-        devfn: DevFn,
-        function: Arc<dyn PciFunction>,
-    ) -> Result<(), SlotError> {
-        if self.functions.contains_key(&devfn) {
-            return Err(SlotError::Taken(devfn));
-        }
-        self.functions.insert(devfn, function);
-        Ok(())
+    pub fn insert(&self, devfn: DevFn, function: Arc<dyn PciFunction>) -> Result<(), SlotError> {
+        self.change(|functions| match functions.contains_key(&devfn) {
+            true => Err(SlotError::Taken(devfn)),
+            false => {
+                functions.insert(devfn, function);
+                Ok(())
+            }
+        })
     }
 
     /// Puts `function` at function 0 of the lowest free device number, and returns that number.
-    pub fn push(&mut self, function: Arc<dyn PciFunction>) -> Result<u8, SlotError> {
-        let is_free = |slot: &u8| !self.functions.keys().any(|devfn| devfn.slot() == *slot);
-        let slot = (0..SLOTS).find(is_free).ok_or(SlotError::Full)?;
-        self.insert(DevFn::of_slot(slot).ok_or(SlotError::Full)?, function)?;
-        Ok(slot)
+    pub fn push(&self, function: Arc<dyn PciFunction>) -> Result<u8, SlotError> {
+        self.change(|functions| {
+            let is_free = |slot: &u8| !functions.keys().any(|devfn| devfn.slot() == *slot);
+            let slot = (0..SLOTS).find(is_free).ok_or(SlotError::Full)?;
+            functions.insert(DevFn::of_slot(slot).ok_or(SlotError::Full)?, function);
+            Ok(slot)
+        })
+    }
+
+    /// Removes the functions of `slot`. An access that has begun may still reach them.
+    pub fn remove(&self, slot: u8) {
+        self.change(|functions| functions.retain(|devfn, _| devfn.slot() != slot));
+    }
+
+    /// Retries the BARs of all functions whose memory slot was refused because of an overlap.
+    pub fn retry_placement(&self) {
+        self.after_write(SlotsFreed(true));
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Functions) -> T) -> T {
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut functions))
     }
 
     /// Reads configuration space of the function at `devfn` (device number in bits 7:3, function
@@ -83,16 +103,16 @@ impl PciRoot {
     /// BARs now that a slot is free.
     fn after_write(&self, SlotsFreed(freed): SlotsFreed) {
         if freed {
-            self.functions().for_each(|function| function.retry_placement());
+            self.functions().values().for_each(|function| function.retry_placement());
         }
     }
 
-    fn function(&self, devfn: u8) -> Option<&Arc<dyn PciFunction>> {
-        self.functions.get(&DevFn::from(devfn))
+    fn function(&self, devfn: u8) -> Option<Arc<dyn PciFunction>> {
+        self.functions().get(&DevFn::from(devfn)).cloned()
     }
 
-    fn functions(&self) -> impl Iterator<Item = &Arc<dyn PciFunction>> {
-        self.functions.values()
+    fn functions(&self) -> Arc<Functions> {
+        Arc::clone(&self.functions.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -106,14 +126,15 @@ fn is_config_access(offset: u16, len: usize) -> bool {
 impl DeviceMmio for PciRoot {
     fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         let gpa = base.0.wrapping_add(offset);
-        if !self.functions().any(|function| function.memory_read(gpa, data)) {
+        if !self.functions().values().any(|function| function.memory_read(gpa, data)) {
             data.fill(MASTER_ABORT);
         }
     }
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
         let gpa = base.0.wrapping_add(offset);
-        let written = self.functions().find_map(|function| function.memory_write(gpa, data));
+        let written =
+            self.functions().values().find_map(|function| function.memory_write(gpa, data));
         written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
@@ -122,14 +143,14 @@ impl DeviceMmio for PciRoot {
 impl DevicePio for PciRoot {
     fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         let port = base.0.wrapping_add(offset);
-        if !self.functions().any(|function| function.io_read(port, data)) {
+        if !self.functions().values().any(|function| function.io_read(port, data)) {
             data.fill(MASTER_ABORT);
         }
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         let port = base.0.wrapping_add(offset);
-        let written = self.functions().find_map(|function| function.io_write(port, data));
+        let written = self.functions().values().find_map(|function| function.io_write(port, data));
         written.into_iter().for_each(|freed| self.after_write(freed));
     }
 }
@@ -205,7 +226,7 @@ pub(super) mod tests {
 
     #[test]
     fn fills_slots_from_the_lowest_and_has_32() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.insert(slot(1), TestFunction::at(0, 0)).unwrap();
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(0));
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(2));
@@ -218,14 +239,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_slot_with_any_function_is_not_free() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.insert(DevFn::new(0, 5).unwrap(), TestFunction::at(0, 0)).unwrap();
         assert_eq!(root.push(TestFunction::at(0, 0)), Ok(1));
     }
 
     #[test]
     fn each_of_eight_functions_has_its_own_config_space() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let functions: Vec<_> = (0..8).map(|_| TestFunction::at(0, 0)).collect();
         for (number, function) in (0..).zip(&functions) {
             root.insert(DevFn::new(5, number).unwrap(), function.clone()).unwrap();
@@ -237,8 +258,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn removes_all_functions_of_a_slot_and_no_other() {
+        let root = PciRoot::new();
+        let at = [(4, 0), (5, 0), (5, 7), (6, 0)]
+            .map(|(slot, number)| DevFn::new(slot, number).unwrap());
+        at.iter().for_each(|devfn| root.insert(*devfn, TestFunction::at(0, 0)).unwrap());
+        root.remove(5);
+        let is_there = |devfn: &DevFn| root.function((*devfn).into()).is_some();
+        assert_eq!(at.each_ref().map(is_there), [true, false, false, true]);
+        assert_eq!(root.insert(at[1], TestFunction::at(0, 0)), Ok(()));
+    }
+
+    #[test]
     fn reads_all_ones_from_absent_functions() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.insert(slot(2), TestFunction::at(0, 0)).unwrap();
         root.insert(DevFn::new(2, 3).unwrap(), TestFunction::at(0, 0)).unwrap();
         let read = |devfn, offset| {
@@ -254,7 +287,7 @@ pub(super) mod tests {
 
     #[test]
     fn forwards_no_access_that_crosses_a_dword() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let function = TestFunction::at(0, 0);
         root.insert(slot(0), function.clone()).unwrap();
         root.config_write(0, 3, &[0; 2]);
@@ -266,7 +299,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_function_retries_placement_when_one_frees_slots() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let functions = [TestFunction::at(0, 0), TestFunction::at(0, 0)];
         functions.iter().for_each(|function| {
             root.push(function.clone()).unwrap();
@@ -284,7 +317,7 @@ pub(super) mod tests {
 
     #[test]
     fn routes_an_access_to_the_function_that_decodes_it() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.push(TestFunction::at(0x2000, 0xc000)).unwrap();
         root.push(TestFunction::at(0x3000, 0xc010)).unwrap();
         assert_eq!(memory(&root, 0x3008), [0x5a; 4]);

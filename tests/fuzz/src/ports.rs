@@ -1,9 +1,11 @@
 //! Target `ports`: a guest accesses two functions by ECAM, by CF8/CFC, and by the memory window of
-//! the host bridge.
+//! the host bridge; and the registers of hot-plug, while slots change.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use devices::{ConfigPorts, Ecam, HostBridge, PciFunction, PciRoot, SlotsFreed};
+use devices::{
+    ConfigPorts, Ecam, EjectSink, HostBridge, HotPlug, PciFunction, PciRoot, SlotsFreed,
+};
 use vfio_passthrough::model::Faults;
 use vfio_passthrough::{PassthroughFunction, Space};
 use vm_device::bus::{MmioAddress, PioAddress};
@@ -41,12 +43,66 @@ impl PciFunction for OnBus {
     }
 }
 
+/// Slots that the guest ejected.
+#[derive(Clone, Default)]
+struct Ejected(Arc<Mutex<u32>>);
+
+impl EjectSink for Ejected {
+    fn ejected(&self, slot: u8) {
+        let mut slots = self.0.lock().unwrap();
+        assert_eq!(*slots >> slot & 1, 0, "slot {slot} is reported twice");
+        *slots |= 1 << slot;
+    }
+}
+
+/// The registers, and the slots that must be present.
+struct Slots {
+    registers: HotPlug<Ejected>,
+    ejected: Ejected,
+    present: u32,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        let ejected = Ejected::default();
+        Self { registers: HotPlug::new([1], ejected.clone()), ejected, present: 0b10 }
+    }
+}
+
+impl Slots {
+    fn act(&mut self, kind: u8, offset: u16, data: &mut [u8]) {
+        let (slot, base) = (data[0] & 31, PioAddress(HotPlug::BASE));
+        let mut expected = 0;
+        match kind & 3 {
+            0 => {
+                self.registers.arrive(slot);
+                self.present |= 1 << slot;
+            }
+            1 => self.registers.want(slot),
+            2 => self.registers.pio_read(base, offset, data),
+            _ => {
+                let dword = <[u8; 4]>::try_from(&*data).map_or(0, u32::from_le_bytes);
+                if base.0.wrapping_add(offset) == HotPlug::EJECT {
+                    expected = self.present & dword;
+                    self.present &= !dword;
+                }
+                self.registers.pio_write(base, offset, data);
+            }
+        }
+        assert_eq!(std::mem::take(&mut *self.ejected.0.lock().unwrap()), expected);
+        let mut present = [0; 4];
+        self.registers.pio_read(base, HotPlug::PRESENT - HotPlug::BASE, &mut present);
+        assert_eq!(u32::from_le_bytes(present), self.present);
+        assert_eq!(self.registers.has(slot), self.present >> slot & 1 != 0);
+    }
+}
+
 const CF8: PioAddress = PioAddress(ConfigPorts::BASE);
 const WINDOW: u64 = 0xe000_0000;
 
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut root = PciRoot::new();
+    let root = PciRoot::new();
     root.push(Arc::new(HostBridge)).unwrap();
     let vms = [0, 1].map(|_| {
         let faults = Arc::new(Faults::default());
@@ -57,6 +113,7 @@ pub fn run(bytes: &[u8]) {
     });
     let root = Arc::new(root);
     let (ecam, ports) = (Ecam::new(root.clone()), ConfigPorts::new(root.clone()));
+    let mut slots = Slots::default();
     while !input.is_empty() {
         let kind = input.u8();
         let mut data = input.bytes::<8>();
@@ -76,6 +133,7 @@ pub fn run(bytes: &[u8]) {
             _ => root.mmio_read(MmioAddress(WINDOW), devfn, data),
         }
         vms.iter().for_each(Vm::check);
+        slots.act(kind, devfn as u16, data);
     }
     compare(&ecam, &ports);
     vms.iter().for_each(Vm::check_idempotence);

@@ -93,4 +93,21 @@ pub fn run(bytes: &[u8]) {
     fs::write(tree.path().join("kernel/iommu_groups/1/reserved_regions"), input.0).unwrap();
     let regions = sysfs.reserved_regions(1);
     assert!(regions.iter().all(|region| !region.range.is_empty()));
+    is_copied(&sysfs, address);
+}
+
+/// A copy answers what the tree answers.
+fn is_copied(sysfs: &Sysfs, address: PciAddress) {
+    let copy = Sysfs::of_copy(sysfs.copy(address, None));
+    if let Ok(group) = sysfs.ready_group(address) {
+        assert_eq!(copy.ready_group(address).ok(), Some(group));
+    }
+    let answers = |sysfs: &Sysfs| {
+        let group = sysfs.group(address);
+        let members = group.map(|group| sysfs.members(group));
+        let regions = group.map(|group| sysfs.reserved_regions(group));
+        let driver = (sysfs.driver(address), sysfs.is_vfio(address));
+        (group, members, regions, driver, sysfs.physical_function(address), sysfs.cdev(address))
+    };
+    assert_eq!(answers(&copy), answers(sysfs));
 }

@@ -101,6 +101,30 @@ impl Placement {
         }
     }
 
+    /// Maps the placed windows for the DMA of the guest's other devices in `peers`, or unmaps them.
+    pub fn set_peers(
+        &mut self,
+        peers: Option<DmaSpace>,
+        config: &ConfigSpace,
+    ) -> Result<(), Error> {
+        self.peers = peers;
+        if self.peers.is_some() {
+            self.place(config);
+            return Ok(());
+        }
+        let mut errors = FirstError::new(&self.device);
+        for window in &mut self.windows {
+            let (bar, unmapped) = (window.bar(), window.unmap_unless_at(None));
+            let unmapped = unmapped.map(|was_mapped| {
+                if was_mapped {
+                    self.traps.p2p_unmaps.increment();
+                }
+            });
+            errors.add(unmapped.map_err(|source| peer_error(&self.device, bar, source)));
+        }
+        errors.into_result()
+    }
+
     /// Replaces the device's memory by zeros in all windows, even in those whose memory slot could
     /// not be removed.
     pub fn replace_by_zeros(&self) -> Result<(), Error> {

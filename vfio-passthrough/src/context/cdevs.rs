@@ -2,25 +2,26 @@
 //! attached to one IOAS.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::{BIND, Error};
 use super::linked::Linked;
+use super::nodes::open_cdev;
+use super::options::Found;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
 use crate::backend::iommufd::{Ioas, attach_ioas, bind};
 use crate::backend::sysfs::Sysfs;
 use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::host::GroupLink;
+use crate::pci::presence::Identity;
 
 /// The IOAS of a guest, and the devices that are attached to it.
 pub(super) struct Cdevs {
-    sysfs: Sysfs,
     ioas: Arc<Ioas>,
     drivers: Drivers,
     links: Mutex<Links>,
@@ -52,8 +53,7 @@ impl Device {
 impl Cdevs {
     /// Has no device yet.
     pub fn new(ioas: Arc<Ioas>) -> Self {
-        let (sysfs, drivers) = (Sysfs::default(), Drivers::default());
-        Self { sysfs, ioas, drivers, links: Mutex::default() }
+        Self { ioas, drivers: Drivers::default(), links: Mutex::default() }
     }
 
     /// Links all devices with another hypervisor, after it ended their links with the previous one.
@@ -83,32 +83,29 @@ impl Cdevs {
 /// and unbinds (vfio_df_unbind_iommufd).
 pub(super) struct CdevAttachment {
     cdevs: Arc<Cdevs>,
+    sysfs: Sysfs,
     address: PciAddress,
+    group: u32,
     file: Arc<File>,
 }
 
 impl CdevAttachment {
-    /// Opens the node of the device of `address`, and links it. `opened` has its file or its
-    /// path, if one is known.
-    pub fn new(
-        cdevs: &Arc<Cdevs>,
-        address: PciAddress,
-        opened: (Option<File>, Option<PathBuf>),
-    ) -> Result<Self, Error> {
-        cdevs.drivers.forget();
-        cdevs.sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(cdevs.open(address, opened)?);
+    /// Opens the node of the device of `address`, and links it.
+    pub fn new(cdevs: &Arc<Cdevs>, address: PciAddress, mut found: Found) -> Result<Self, Error> {
+        cdevs.drivers.refresh(&found.sysfs);
+        let group = found.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let file = Arc::new(open(address, &mut found)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
-        cdevs.add(address, &file)?;
-        Ok(Self { cdevs: cdevs.clone(), address, file })
+        cdevs.add(address, group, &file)?;
+        Ok(Self { cdevs: cdevs.clone(), sysfs: found.sysfs, address, group, file })
     }
 
     /// Binds and attaches the device, without a lock: the kernel resets it when it binds.
     pub fn bind(&self, token: Option<VfToken>) -> Result<(), Error> {
-        let Self { cdevs, address, file } = self;
+        let Self { cdevs, sysfs, address, group, file } = self;
         let uuid = token.map(VfToken::bytes);
         let bound = retry_while_locked(|| bind(file, &cdevs.ioas, uuid.as_ref()));
-        bound.map_err(|source| cdevs.refused(*address, token, source))?;
+        bound.map_err(|source| refused(sysfs, (*address, *group), token, source))?;
         let attached = attach_ioas(file, &cdevs.ioas);
         attached.map_err(|source| Error::OpenDevice { address: *address, call: ATTACH, source })
     }
@@ -116,66 +113,58 @@ impl CdevAttachment {
 
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
-impl Cdevs {
-    /// The device's file: `opened`, if it is that of the device, or the node at the path.
-    fn open(
-        &self,
-        address: PciAddress,
-        (opened, node): (Option<File>, Option<PathBuf>),
-    ) -> Result<File, Error> {
-        let node = node.or_else(|| self.sysfs.cdev(address));
-        let path = node.ok_or(Error::NoCdev { address })?;
-        if let Some(file) = opened {
-            return match self.sysfs.is_cdev_of(&file, address) {
-                true => Ok(file),
-                false => Err(Error::OtherCdev { address, path }),
-            };
-        }
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        file.map_err(|source| Error::OpenCdev { address, path, source })
+/// The device's file: the passed one, if it is that of the device, or the node.
+fn open(address: PciAddress, found: &mut Found) -> Result<File, Error> {
+    let node = found.node.take().or_else(|| found.sysfs.cdev(address));
+    let path = node.ok_or(Error::NoCdev { address })?;
+    let passed = found.file.as_ref();
+    if passed.is_some_and(|file| !found.sysfs.is_cdev_of(file, address)) {
+        return Err(Error::OtherCdev { address, path });
     }
+    found.open((address, path), |path| open_cdev(address, path))
+}
 
+impl Cdevs {
     /// Adds a device, and links it with the hypervisor.
-    fn add(&self, address: PciAddress, file: &Arc<File>) -> Result<(), Error> {
+    fn add(&self, address: PciAddress, group: u32, file: &Arc<File>) -> Result<(), Error> {
         let mut links = self.links();
         if links.devices.contains_key(&address) {
-            return Err(Error::DeviceBusy {
-                address,
-                group: self.sysfs.group(address).unwrap_or(0),
-            });
+            return Err(Error::DeviceBusy { address, group });
         }
         let device = Device::new(address, file.clone(), links.link.clone())?;
         links.devices.insert(address, device);
         Ok(())
     }
+}
 
-    /// The error of a device that the kernel does not bind. It names who has the group, if the group
-    /// is in use.
-    fn refused(&self, address: PciAddress, token: Option<VfToken>, source: io::Error) -> Error {
-        let group = self.sysfs.group(address).unwrap_or_default();
-        match (source.raw_os_error(), token) {
-            // EPERM: a driver of the host, or another iommufd, has the group
-            // (iommu_device_claim_dma_owner).
-            (Some(libc::EPERM), _) if !self.sysfs.offenders(group).is_empty() => {
-                Error::NotReady(self.sysfs.not_viable(address, group))
-            }
-            // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
-            // is bound (vfio_df_open).
-            (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => {
-                Error::DeviceBusy { address, group }
-            }
-            (Some(libc::EINVAL), Some(_)) => {
-                let physical = self.sysfs.physical_function(address);
-                Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }
-            }
-            (_, token) => match VfTokenProblem::of(&source, token) {
-                Some(problem) => {
-                    let physical = self.sysfs.physical_function(address);
-                    Error::VfToken { address, physical, problem }
-                }
-                None => Error::OpenDevice { address, call: BIND, source },
-            },
+/// The error of a device that the kernel does not bind. It names who has the group, if the group
+/// is in use.
+fn refused(
+    sysfs: &Sysfs,
+    (address, group): (PciAddress, u32),
+    token: Option<VfToken>,
+    source: io::Error,
+) -> Error {
+    match (source.raw_os_error(), token) {
+        // EPERM: a driver of the host, or another iommufd, has the group
+        // (iommu_device_claim_dma_owner).
+        (Some(libc::EPERM), _) if !sysfs.offenders(group).is_empty() => {
+            Error::NotReady(sysfs.not_viable(address, group))
         }
+        // EBUSY: the group is open (vfio_device_block_group). EINVAL: another file of the device
+        // is bound (vfio_df_open).
+        (Some(libc::EBUSY), _) | (Some(libc::EINVAL), None) => Error::DeviceBusy { address, group },
+        (Some(libc::EINVAL), Some(_)) => {
+            let physical = sysfs.physical_function(address);
+            Error::VfToken { address, physical, problem: VfTokenProblem::NotByIommufd }
+        }
+        (_, token) => match VfTokenProblem::of(&source, token) {
+            Some(problem) => {
+                let physical = sysfs.physical_function(address);
+                Error::VfToken { address, physical, problem }
+            }
+            None => Error::OpenDevice { address, call: BIND, source },
+        },
     }
 }
 
@@ -184,12 +173,16 @@ impl Attachment for CdevAttachment {
         Ok(&self.file)
     }
 
+    fn recorded(&self, address: PciAddress) -> Option<Identity> {
+        self.sysfs.identity(address)
+    }
+
     fn exports(&self) -> bool {
         true
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
-        let Cdevs { sysfs, drivers, .. } = &*self.cdevs;
+        let (sysfs, drivers) = (&self.sysfs, &self.cdevs.drivers);
         // All-ones: another iommufd, or nobody, owns the function.
         let describe = |(address, id)| drivers.bus_member(address, id != u32::MAX, sysfs);
         Ok(ioctl::hot_reset_info(&self.file)?.into_iter().map(describe).collect())

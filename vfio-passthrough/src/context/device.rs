@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::bridges::Behind;
 use super::error::Error;
 use crate::address::{ByteRange, PciAddress};
-use crate::backend::sysfs::Sysfs;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, counted,
     file_position, ioctl,
@@ -22,6 +21,9 @@ use crate::pci::presence::Identity;
 pub(super) trait Attachment: Send + Sync {
     /// The device's file.
     fn device(&self) -> io::Result<&File>;
+
+    /// See [`Device::recorded`].
+    fn recorded(&self, address: PciAddress) -> Option<Identity>;
 
     /// Whether the address space can map a dma-buf ([`Device::export`]).
     fn exports(&self) -> bool;
@@ -63,7 +65,7 @@ impl AssignedDevice {
             call: "VFIO_DEVICE_GET_INFO",
             source,
         })?;
-        let recorded = Sysfs::default().identity(address);
+        let recorded = attachment.recorded(address);
         let (behind, open) =
             (Mutex::new(Some(behind)), Mutex::new(Some(Arc::new(attachment) as _)));
         Ok(Self { flags, recorded, calls, behind, open })

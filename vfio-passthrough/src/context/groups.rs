@@ -1,13 +1,15 @@
 //! The attached groups, and their link to the hypervisor.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::containers::{Containers, Opened};
 use super::error::Error;
 use super::linked::Linked;
+use super::nodes::{group_node, open_group};
+use super::options::Found;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
@@ -47,19 +49,21 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// Adds a user of a group. The first user attaches the group: by the file `opened`, or by
-    /// opening the group's node.
+    /// Adds a user of a group. The first user attaches the group: by the passed file, or by opening
+    /// the group's node.
     pub fn join(
         &mut self,
         address: PciAddress,
         number: u32,
-        opened: Option<File>,
-        (sysfs, calls): (&Sysfs, &Arc<VfioCalls>),
+        found: &mut Found,
+        calls: &Arc<VfioCalls>,
     ) -> Result<(), Error> {
         if !self.members.contains_key(&number) {
-            let file = opened.map_or_else(|| open(address, number), Ok)?;
-            let file = Arc::new(viable(file, address, number, sysfs)?);
-            let candidate = Opened { address, number, file: &file, calls };
+            let open = |path: &Path| open_group(address, number, path);
+            let file = found.open((address, group_node(number)), open)?;
+            let file = Arc::new(viable(file, address, number, &found.sysfs)?);
+            let may_open = found.may_open;
+            let candidate = Opened { address, number, file: &file, calls, may_open };
             self.containers.join(&candidate)?;
             let link = self.link.clone();
             let linked = link.map(|link| Linked::new(&name(number), link, file.clone()));
@@ -110,15 +114,6 @@ impl Groups {
 
 fn name(group: u32) -> String {
     format!("IOMMU group {group}")
-}
-
-fn open(address: PciAddress, group: u32) -> Result<File, Error> {
-    let path = Path::new("/dev/vfio").join(group.to_string());
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    opened.map_err(|source| match source.raw_os_error() {
-        Some(libc::EBUSY) => Error::GroupBusy { address, group },
-        _ => Error::OpenGroup { address, group, source },
-    })
 }
 
 /// Returns the file if its group is viable.

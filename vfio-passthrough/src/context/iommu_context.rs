@@ -8,12 +8,11 @@ use super::bridges::{Behind, Bridges};
 use super::cdevs::{CdevAttachment, Cdevs};
 use super::device::AssignedDevice;
 use super::error::Error;
-use super::options::DeviceOptions;
+use super::options::{DeviceOptions, Found};
 use super::prepared::{Prepared, PreparedDevice};
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
 use crate::backend::iommufd::Ioas;
-use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
 use crate::counters::VfioCalls;
 use crate::dma::DmaSpace;
@@ -190,15 +189,15 @@ impl IommuContext {
         address: PciAddress,
         options: DeviceOptions,
     ) -> Result<PreparedDevice, Error> {
-        let DeviceOptions { file, node, vf_token } = options;
+        let found = Found::new(options.file, options.node, options.sysfs);
+        let behind = Behind::new(&self.bridges, found.sysfs.upstream_bridge(address));
         let attachment = match &self.interface {
-            Interface::Type1(groups) => Prepared::Type1(Membership::new(groups, address, file)?),
+            Interface::Type1(groups) => Prepared::Type1(Membership::new(groups, address, found)?),
             Interface::Iommufd(cdevs) => {
-                Prepared::Iommufd(CdevAttachment::new(cdevs, address, (file, node))?)
+                Prepared::Iommufd(CdevAttachment::new(cdevs, address, found)?)
             }
         };
-        let behind = Behind::new(&self.bridges, Sysfs::default().upstream_bridge(address));
         let calls = self.calls.clone();
-        Ok(PreparedDevice { address, vf_token, calls, behind, attachment })
+        Ok(PreparedDevice { address, vf_token: options.vf_token, calls, behind, attachment })
     }
 }

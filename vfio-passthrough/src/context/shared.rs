@@ -9,16 +9,17 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::groups::Groups;
+use super::options::Found;
 use super::vf_token::{VfToken, VfTokenProblem, name};
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
 use crate::backend::type1::Type1Container;
 use crate::backend::{BusMember, ioctl, retry_while_locked};
 use crate::counters::VfioCalls;
+use crate::pci::presence::Identity;
 
 /// The groups of a guest. Its devices and its context share them.
 pub(super) struct SharedGroups {
-    pub sysfs: Sysfs,
     pub calls: Arc<VfioCalls>,
     groups: Mutex<Groups>,
     drivers: Drivers,
@@ -28,7 +29,7 @@ impl SharedGroups {
     /// Has no group yet. `first` is the container for the first group.
     pub fn new(first: Type1Container, calls: Arc<VfioCalls>) -> Self {
         let groups = Mutex::new(Groups::new(first));
-        Self { sysfs: Sysfs::default(), calls, groups, drivers: Drivers::default() }
+        Self { calls, groups, drivers: Drivers::default() }
     }
 
     /// Locks the groups.
@@ -40,6 +41,7 @@ impl SharedGroups {
 /// A device of a group. The group stays attached while this value lives.
 pub(super) struct Membership {
     groups: Arc<SharedGroups>,
+    sysfs: Sysfs,
     number: u32,
     /// `None` before the device is opened, and after it is closed.
     device: Option<File>,
@@ -50,17 +52,16 @@ impl Membership {
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
-        opened: Option<File>,
+        mut found: Found,
     ) -> Result<Self, Error> {
-        groups.drivers.forget();
-        let sysfs = &groups.sysfs;
-        let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = opened.as_ref().map(|file| sysfs.group_of(file));
-        if let Some(other) = found.filter(|other| *other != Some(number)) {
+        groups.drivers.refresh(&found.sysfs);
+        let number = found.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let of_file = found.file.as_ref().map(|file| found.sysfs.group_of(file));
+        if let Some(other) = of_file.filter(|other| *other != Some(number)) {
             return Err(Error::OtherGroup { address, group: number, other });
         }
-        groups.lock().join(address, number, opened, (&groups.sysfs, &groups.calls))?;
-        Ok(Self { groups: groups.clone(), number, device: None })
+        groups.lock().join(address, number, &mut found, &groups.calls)?;
+        Ok(Self { groups: groups.clone(), sysfs: found.sysfs, number, device: None })
     }
 
     /// Opens the device, without a lock: the kernel resets it.
@@ -70,7 +71,7 @@ impl Membership {
             let name = name(address, token);
             retry_while_locked(|| ioctl::open_device(&group, &name))
         });
-        let refused = |source| refused(&self.groups.sysfs, address, token, source);
+        let refused = |source| refused(&self.sysfs, address, token, source);
         self.device = Some(opened.map_err(refused)?);
         Ok(())
     }
@@ -81,15 +82,19 @@ impl Attachment for Membership {
         self.device.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
+    fn recorded(&self, address: PciAddress) -> Option<Identity> {
+        self.sysfs.identity(address)
+    }
+
     fn exports(&self) -> bool {
         false
     }
 
     fn bus_members(&self) -> io::Result<Vec<BusMember>> {
-        let SharedGroups { sysfs, drivers, .. } = &*self.groups;
+        let drivers = &self.groups.drivers;
         let describe = |(address, group)| {
             let attached = self.groups.lock().file(group).is_some();
-            drivers.bus_member(address, attached, sysfs)
+            drivers.bus_member(address, attached, &self.sysfs)
         };
         Ok(ioctl::hot_reset_info(self.device()?)?.into_iter().map(describe).collect())
     }

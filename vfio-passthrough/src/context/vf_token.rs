@@ -51,8 +51,8 @@ impl VfToken {
         self.0.to_be_bytes()
     }
 
-    /// The text of the UUID, as the kernel reads it (uuid_parse).
-    fn text(self) -> String {
+    /// The text of the UUID, as the kernel reads it (uuid_parse). It is a secret.
+    pub fn text(self) -> String {
         let digits = format!("{:032x}", self.0);
         let groups = [0..8, 8..12, 12..16, 16..20, 20..32];
         groups.map(|group| digits.get(group).unwrap_or_default().to_owned()).join("-")

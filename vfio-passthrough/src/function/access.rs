@@ -7,6 +7,7 @@ use super::reset::Reset;
 use super::state::{PassthroughFunction, State};
 use crate::address::{BarIndex, PciAddress};
 use crate::counters::FunctionTraps;
+use crate::dma::DmaSpace;
 use crate::error::Error;
 use crate::pci::bar::{Bar, Space};
 use crate::pci::msix::MsixPart;
@@ -47,6 +48,13 @@ impl PassthroughFunction {
     /// BAR of this function decodes it.
     pub fn decode(&self, space: Space, address: u64) -> Option<(BarIndex, u64)> {
         self.bars.decode(&self.lock().config, space, address)
+    }
+
+    /// The address in the register of a BAR, whether or not the BAR decodes it. `None` if the BAR has
+    /// no address yet, is being sized, or does not exist.
+    pub fn bar_address(&self, index: BarIndex) -> Option<u64> {
+        let bar = self.bars().iter().find(|bar| bar.index == index)?;
+        self.lock().config.placed(bar)
     }
 
     /// Handles a guest's read of config space, of 1 to 4 bytes (PCIe 2.2.7.1: an access does not
@@ -162,6 +170,19 @@ impl PassthroughFunction {
         let State { placement, config, .. } = &mut *state;
         placement.place(config);
         self.effects(&mut state)
+    }
+
+    /// Maps the BARs for the DMA of the guest's other devices in `peers`, or unmaps them. The VMM
+    /// calls it when a second device of the guest comes while the guest runs, or leaves. Like
+    /// [`VmmServices::p2p`](crate::VmmServices::p2p), mapping is best effort.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::P2p`]: a BAR could not be unmapped. The other BARs are unmapped too.
+    pub fn set_peers(&self, peers: Option<DmaSpace>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let State { placement, config, .. } = &mut *state;
+        placement.set_peers(peers, config)
     }
 
     /// The eventfd that VFIO signals when the host asks for the device: its driver is being

@@ -7,6 +7,7 @@ mod passthrough;
 mod prepare;
 mod seccomp;
 mod source;
+mod windows;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source};
+use vfio_passthrough::PciAddress;
+
+use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source, Windows};
 
 pub(crate) use prepare::PrepareCommand;
 
@@ -43,6 +46,43 @@ pub(crate) enum Command {
     /// A command that prepares the host.
     #[command(flatten)]
     Prepare(PrepareCommand),
+    /// Add devices to a running guest that was started with --control, all or none
+    ///
+    /// The command checks and opens the devices with its own rights, and prints their places in the
+    /// guest. The guest's kernel needs ACPI hot-plug (CONFIG_HOTPLUG_PCI_ACPI), as distributions'
+    /// kernels have it.
+    Add {
+        /// The socket of the guest's --control option
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// A device and its options, as for a guest's --vfio; may be repeated
+        #[arg(
+            long,
+            value_name = "DEVICE[,reset=none][,p2p=off][,at=SLOT.FUNCTION][,vf-token=UUID]",
+            required = true
+        )]
+        vfio: Vec<Passthrough>,
+        /// The kernel's interface, for the first devices of a guest: auto, type1 or iommufd
+        #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+        iommu: Iommu,
+    },
+    /// Take a device back from a running guest, with all functions in its slot
+    ///
+    /// The guest is asked for it. The command ends when the host has the device.
+    Remove {
+        /// The socket of the guest's --control option
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// A PCI device: its address (0000:01:00.0) or sysfs path
+        #[arg(value_name = "DEVICE", value_parser = prepare::address)]
+        device: PciAddress,
+        /// Take it without waiting for the guest; the guest learns of it afterwards
+        #[arg(long)]
+        force: bool,
+        /// The seconds that the guest has to give it back
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        timeout: u64,
+    },
     /// Print the counters of a running guest
     Stats {
         /// The socket of the guest's --control option
@@ -174,9 +214,17 @@ pub(crate) struct Args {
     ///
     /// The socket speaks HTTP and accepts only the user of this process: curl --unix-socket PATH
     /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button,
-    /// vm.shutdown.
+    /// vm.shutdown. The guest then has slots for devices that come and go (vmm add, vmm remove).
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+
+    /// The room for BARs of devices that come while the guest runs [default: 32=256M,64=256G, as far
+    /// as there is room]
+    ///
+    /// 32=SIZE is for 32-bit BARs, which lie below 4 GiB, where RAM is too; 64=SIZE is for 64-bit
+    /// BARs. SIZE is a multiple of 1M. Without that room the guest does not start.
+    #[arg(long, value_name = "32=SIZE,64=SIZE", requires = "control")]
+    hot_plug_windows: Option<Windows>,
 
     /// The file that receives counters and start-up times at the end, as JSON [default: none]
     #[arg(long, value_name = "PATH")]
@@ -198,6 +246,8 @@ To bind a device to vfio-pci (as root), and to return it to its driver:
   vmm unbind 0000:01:00.0
 
 To control a guest that was started with --control /run/vm.sock:
+  vmm add /run/vm.sock --vfio 0000:01:00.0
+  vmm remove /run/vm.sock 0000:01:00.0
   vmm stats /run/vm.sock
   curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vm.power-button
 
@@ -229,6 +279,7 @@ impl From<Args> for Config {
             pci_ports: args.pci_ports,
             seccomp: args.seccomp,
             control: args.control,
+            hot_plug_windows: args.hot_plug_windows,
             stats: args.stats,
         }
     }
@@ -265,9 +316,13 @@ mod tests {
             "--pci-ports",
             "--stats <PATH>",
             "--control <PATH>",
+            "--hot-plug-windows <32=SIZE,64=SIZE>",
+            "[default: 32=256M,64=256G",
             "--seccomp <MODE>",
             "[default: on]",
             "stats ",
+            "add ",
+            "remove ",
             "SIGUSR1",
             "check ",
             "devices ",

@@ -57,6 +57,6 @@ pub(crate) enum PrepareCommand {
     },
 }
 
-fn address(text: &str) -> Result<PciAddress, ParsePciAddressError> {
+pub(super) fn address(text: &str) -> Result<PciAddress, ParsePciAddressError> {
     pci_path::address(Path::new(text))
 }

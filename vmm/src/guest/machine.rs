@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devices::{ConfigPorts, Ecam, PciRoot, PowerControl, PowerSink, Serial};
+use devices::{ConfigPorts, Ecam, EjectSink, HotPlug, PciRoot, PowerControl, PowerSink, Serial};
 use kvm_ioctls::VmFd;
 use resources::{AddressRange, Layout};
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
@@ -10,7 +10,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::boot::POWER_BUTTON_GSI;
+use super::boot::{HOT_PLUG_GSI, POWER_BUTTON_GSI};
 use super::console::{Output, Pending};
 use crate::counters::{Calls, DeviceCounts};
 use crate::error::Error;
@@ -61,12 +61,11 @@ impl Buses {
     /// init instead of 696.
     pub(crate) fn add_pci(
         &mut self,
-        root: PciRoot,
+        root: Arc<PciRoot>,
         layout: &Layout,
         ports: bool,
         counts: &DeviceCounts,
     ) -> Result<(), Error> {
-        let root = Arc::new(root);
         self.memory(
             "PCI ECAM",
             layout.ecam,
@@ -107,7 +106,25 @@ pub(crate) fn power_button(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
     line(vm, POWER_BUTTON_GSI, calls)
 }
 
+/// An eventfd that makes the guest look at its slots.
+pub(crate) fn slots_changed(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
+    line(vm, HOT_PLUG_GSI, calls)
+}
+
 impl Buses {
+    /// Adds the registers of hot-plug.
+    pub(crate) fn add_hot_plug<S>(
+        &mut self,
+        registers: Arc<HotPlug<S>>,
+        counts: &DeviceCounts,
+    ) -> Result<(), Error>
+    where
+        S: EjectSink + 'static,
+    {
+        let counted = counts.counted("hot-plug", registers);
+        self.ports("hot-plug registers", HotPlug::BASE, HotPlug::SIZE, counted)
+    }
+
     /// Adds COM1 with its irqfd.
     pub(crate) fn add_console(
         &mut self,

@@ -1,5 +1,6 @@
 //! The devices of `--vfio`, opened in one container.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -14,7 +15,8 @@ use vfio_passthrough::{
     DmaSpace, IommuContext, PassthroughFunction, PciAddress, ResetPolicy, VmmServices,
 };
 
-use super::functions::Functions;
+use super::addition::Addition;
+use super::functions::{Functions, Placed};
 use super::iommu::{self, Found};
 use super::places::{Candidate, places};
 use super::side_by_side::side_by_side;
@@ -31,7 +33,7 @@ pub(crate) struct Devices {
 }
 
 struct Opened {
-    /// The number of its option on the command line.
+    /// The number of its option on the command line, among the devices that came with it.
     index: usize,
     /// The place on the guest's bus.
     place: DevFn,
@@ -64,7 +66,7 @@ impl<'a> Requested<'a> {
         let sysfs = Sysfs::default();
         let found: Vec<Found> =
             addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect();
-        let requests = requests(&config.vfio, &found)?;
+        let requests = requests(&config.vfio, &found, &[])?;
         let (container, nodes) = iommu::open(config, &found, &mut passed)?;
         let devices = Devices { container, opened: Vec::new() };
         let mut prepared = Vec::with_capacity(requests.len());
@@ -96,18 +98,29 @@ impl<'a> Requested<'a> {
     /// much CPU time wait for that, so that all resets begin at once.
     pub(crate) fn open(self, waits: Sender<()>) -> Result<Devices, Error> {
         let Self { mut devices, prepared, failed } = self;
-        let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
-        // A physical function gets its VF token before virtual functions are opened with it.
-        let (late, first): (Vec<_>, Vec<_>) =
-            prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
-        devices.open_all(first, waits)?;
-        devices.open_all(late, channel().0)?;
-        devices.opened.sort_by_key(|opened| opened.index);
+        devices.open_prepared(prepared, waits)?;
         failed.map(|()| devices)
     }
 }
 
 impl Devices {
+    fn open_prepared(
+        &mut self,
+        prepared: Vec<(Request<'_>, PreparedDevice)>,
+        waits: Sender<()>,
+    ) -> Result<(), Error> {
+        let before = self.opened.len();
+        let addresses: Vec<_> = prepared.iter().map(|(own, _)| own.candidate.address).collect();
+        // A physical function gets its VF token before virtual functions are opened with it.
+        let (late, first): (Vec<_>, Vec<_>) =
+            prepared.into_iter().partition(|(request, _)| request.needs_first(&addresses));
+        self.open_all(first, waits)?;
+        self.open_all(late, channel().0)?;
+        let new = self.opened.get_mut(before..).unwrap_or_default();
+        new.sort_by_key(|opened| opened.index);
+        Ok(())
+    }
+
     fn open_all(
         &mut self,
         prepared: Vec<(Request<'_>, PreparedDevice)>,
@@ -148,15 +161,88 @@ impl Devices {
     /// Creates the functions in their power-on state, in the VM of `host`. A device that was
     /// detached in an earlier life of the guest has no function.
     pub(crate) fn functions(&self, host: &KvmHost) -> Result<Functions, Error> {
-        // Peer-to-peer DMA needs a second device.
-        let others = self.opened.len() > 1;
-        let function = |opened: &Opened| -> Result<_, Error> {
-            let p2p = (others && opened.p2p).then(|| self.container.dma().clone());
-            let host = VmmServices { p2p, ..host.services_with_intx(opened.gsis()) };
-            Ok((opened.place, Arc::new(opened.function(&host)?)))
-        };
+        let function = |opened: &Opened| self.placed(opened, host);
         let remaining = self.opened.iter().filter(|opened| !opened.device.is_closed());
         Functions::make(remaining, function)
+    }
+
+    /// Opens the first devices of a running guest, in the address space that the request brings.
+    /// They are linked before they are opened, like all that come later.
+    pub(crate) fn first(addition: &mut Addition, host: &KvmHost) -> Result<Self, Error> {
+        let file = addition.context.take().ok_or(Error::NoContainer)?;
+        let container = match addition.is_iommufd {
+            true => IommuContext::open_iommufd_by(file)?,
+            false => IommuContext::open_by(file)?,
+        };
+        let first = Self { container, opened: Vec::new() };
+        first.link(host)?;
+        Ok(first)
+    }
+
+    /// Opens further devices, and makes their functions in the VM of `host`, all or none. `finish`
+    /// is the last step that can fail.
+    pub(crate) fn add<M>(
+        &mut self,
+        addition: Addition,
+        host: &KvmHost,
+        taken: &[u8],
+        finish: impl FnOnce(&DmaSpace, &Functions) -> Result<M, Error>,
+    ) -> Result<(Functions, M), Error> {
+        let before = self.opened.len();
+        let added = self.open_added(addition, taken).and_then(|()| {
+            let added = self.opened.get(before..).unwrap_or_default();
+            let functions = Functions::make(added, |own| self.placed(own, host))?;
+            let finished = finish(self.dma(), &functions)?;
+            Ok((functions, finished))
+        });
+        added.inspect_err(|_| drop(side_by_side(self.opened.split_off(before), drop)))
+    }
+
+    fn open_added(&mut self, addition: Addition, taken: &[u8]) -> Result<(), Error> {
+        if addition.is_iommufd != self.container.is_iommufd() {
+            return Err(Error::OtherKind { is: self.iommu() });
+        }
+        let found: Vec<Found> =
+            addition.devices.iter().map(|new| (new.address, new.physical())).collect();
+        self.check_new(&found)?;
+        let asked: Vec<_> = addition.devices.iter().map(|new| new.asked.clone()).collect();
+        let requests = requests(&asked, &found, taken)?;
+        let mut prepared = Vec::with_capacity(requests.len());
+        for (request, new) in requests.into_iter().zip(addition.devices) {
+            let (file, vf_token) = (new.node, new.asked.vf_token);
+            let options = DeviceOptions { file, node: None, vf_token, sysfs: Some(new.sysfs) };
+            prepared.push((request, self.container.prepare_device(new.address, options)?));
+        }
+        // Nothing else waits for them.
+        self.open_prepared(prepared, channel().0)
+    }
+
+    /// No device comes twice.
+    fn check_new(&self, found: &[Found]) -> Result<(), Error> {
+        let mut own: BTreeSet<_> = self.opened.iter().map(|opened| opened.address).collect();
+        match found.iter().find(|(address, _)| !own.insert(*address)) {
+            Some((address, _)) => Err(Error::DeviceTwice(*address)),
+            None => Ok(()),
+        }
+    }
+
+    fn placed(&self, opened: &Opened, host: &KvmHost) -> Result<Placed, Error> {
+        let p2p = self.peers(opened.address);
+        let host = VmmServices { p2p, ..host.services_with_intx(opened.gsis()) };
+        Ok((opened.place, Arc::new(opened.function(&host)?)))
+    }
+
+    /// Forgets a closed device, and returns whether it was the last.
+    pub(crate) fn remove(&mut self, address: PciAddress) -> bool {
+        self.opened.retain(|opened| opened.address != address);
+        self.opened.is_empty()
+    }
+
+    /// The space in which other devices access the BARs of a device: `None` if there is no other
+    /// device, or if the user does not want it.
+    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
+        let asked = self.opened.iter().any(|own| own.address == address && own.p2p);
+        (asked && self.opened.len() > 1).then(|| self.container.dma().clone())
     }
 
     /// The I/O address space.
@@ -213,7 +299,7 @@ impl Request<'_> {
         (passed, node): (&mut PassedFds, Option<PathBuf>),
     ) -> Result<PreparedDevice, Error> {
         let file = self.asked.file.map(|fd| passed.remove(fd)).transpose()?;
-        let options = DeviceOptions { file, node, vf_token: self.asked.vf_token };
+        let options = DeviceOptions { file, node, vf_token: self.asked.vf_token, sysfs: None };
         Ok(container.prepare_device(self.candidate.address, options)?)
     }
 
@@ -237,14 +323,18 @@ impl Request<'_> {
 }
 
 /// The requested devices with their places on the guest's bus.
-fn requests<'a>(asked: &'a [Passthrough], found: &[Found]) -> Result<Vec<Request<'a>>, Error> {
+fn requests<'a>(
+    asked: &'a [Passthrough],
+    found: &[Found],
+    taken: &[u8],
+) -> Result<Vec<Request<'a>>, Error> {
     let candidate = |(asked, (address, physical)): (&Passthrough, &Found)| Candidate {
         address: *address,
         is_virtual: physical.is_some(),
         at: asked.at,
     };
     let candidates: Vec<_> = asked.iter().zip(found).map(candidate).collect();
-    let places = places(&candidates)?;
+    let places = places(&candidates, taken.iter().copied())?;
     let all = candidates.into_iter().zip(&places).zip(asked).zip(found).enumerate();
     let requests = all.map(|(index, (((candidate, place), asked), (_, physical)))| {
         let multifunction = has_others(*place, &places);

@@ -1,15 +1,19 @@
 //! Events that the host reports for assigned devices: a request to detach, or an error. [`decide`]
 //! chooses the answer, and [`DeviceEvents`] carries it out.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{PciFunction as _, SlotsFreed};
+use devices::{DevFn, PciFunction as _, SlotsFreed};
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use vfio_passthrough::PciAddress;
 use vfio_passthrough::function::Reset;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::function::GuestFunction;
+use super::slots::Slots;
 use crate::config::OnError;
 use crate::error::Error;
 use crate::host::epoll::listen;
@@ -45,67 +49,142 @@ fn decide(event: HostEvent, policy: OnError, reset: Reset) -> Answer {
     }
 }
 
+/// A function that came or left while the main loop runs.
+pub(crate) enum Change {
+    Came(DevFn, Arc<GuestFunction>),
+    Left(PciAddress),
+}
+
+/// Changes that the main loop has not seen yet.
+pub(crate) struct Changes {
+    pending: Mutex<Vec<Change>>,
+    signal: EventFd,
+}
+
+impl Changes {
+    /// No change.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { pending: Mutex::default(), signal: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    /// Adds a change, and wakes the main loop.
+    pub(crate) fn push(&self, change: Change) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        // The counter of an eventfd overflows after 2^64 changes.
+        let _ = self.signal.write(1);
+    }
+
+    fn take(&self) -> Vec<Change> {
+        let _ = self.signal.read();
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Subscribes to the events of all assigned devices of one VM.
 pub(crate) struct DeviceEvents {
-    devices: Vec<Device>,
+    devices: BTreeMap<u32, Device>,
+    next: u32,
+    changes: Arc<Changes>,
     policy: OnError,
+    /// The slots of a guest whose devices can leave.
+    slots: Option<Arc<Slots>>,
     failed: Box<dyn Fn(Error) + Send>,
 }
 
+/// The key of [`Changes`] among the devices.
+const CHANGES: u32 = u32::MAX;
+
 struct Device {
+    place: DevFn,
     function: Arc<GuestFunction>,
     reports: u32,
+    /// The guest was asked for the device.
+    asked: bool,
 }
 
 impl DeviceEvents {
-    /// The events of `functions`. `failed` is called when the guest must stop.
+    /// The events of the functions that come by `changes`. `failed` is called when the guest must
+    /// stop.
     pub(crate) fn new(
-        functions: Vec<Arc<GuestFunction>>,
+        changes: Arc<Changes>,
         policy: OnError,
+        slots: Option<Arc<Slots>>,
         failed: impl Fn(Error) + Send + 'static,
     ) -> Self {
-        let device = |function| Device { function, reports: 0 };
-        Self {
-            devices: functions.into_iter().map(device).collect(),
-            policy,
-            failed: Box::new(failed),
-        }
+        let devices = BTreeMap::new();
+        Self { devices, next: 0, changes, policy, slots, failed: Box::new(failed) }
     }
 
     /// Answers all pending events. Otherwise a request that came while the main loop ended would
     /// wait for the guest's next life.
     pub(crate) fn catch_up(&mut self) {
-        (0..self.devices.len()).for_each(|index| self.handle(index));
+        let keys: Vec<_> = self.devices.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.handle(key));
     }
 
-    /// Answers a pending event of the device at `index`.
-    fn handle(&mut self, index: usize) {
-        let device = self.devices.get_mut(index);
-        let freed = device.and_then(|device| device.handle(self.policy, &self.failed));
+    /// Answers a pending event of a device.
+    fn handle(&mut self, key: u32) {
+        let (policy, slots, failed) = (self.policy, self.slots.as_deref(), &self.failed);
+        let device = self.devices.get_mut(&key);
+        let freed = device.and_then(|device| device.handle(policy, slots, failed));
         if freed == Some(SlotsFreed(true)) {
-            self.devices.iter().for_each(|device| device.function.retry_placement());
+            self.devices.values().for_each(|device| device.function.retry_placement());
+        }
+    }
+
+    fn change(&mut self, change: Change, ops: &mut EventOps<'_>) {
+        match change {
+            Change::Came(place, function) => {
+                let key = self.next;
+                self.next = key.wrapping_add(1) % CHANGES;
+                events(&function).for_each(|event| {
+                    listen(ops, Events::with_data(event, key, EventSet::IN));
+                });
+                self.devices.insert(key, Device { place, function, reports: 0, asked: false });
+            }
+            Change::Left(address) => self.devices.retain(|_, device| {
+                let left = device.function.function().address() == address;
+                if left {
+                    // The events are open until the function is dropped here.
+                    events(&device.function)
+                        .for_each(|event| drop(ops.remove(Events::empty(event))));
+                }
+                !left
+            }),
         }
     }
 }
 
+fn events(function: &GuestFunction) -> impl Iterator<Item = &EventFd> {
+    let function = function.function();
+    [function.request_event(), function.error_event()].into_iter().flatten()
+}
+
 impl MutEventSubscriber for DeviceEvents {
-    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
-        let index = usize::try_from(events.data()).unwrap_or(usize::MAX);
-        self.handle(index);
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        match events.data() {
+            CHANGES => {
+                let changes = self.changes.take();
+                changes.into_iter().for_each(|change| self.change(change, ops));
+            }
+            key => self.handle(key),
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        for (index, device) in (0..).zip(&self.devices) {
-            let function = device.function.function();
-            for event in [function.request_event(), function.error_event()].into_iter().flatten() {
-                listen(ops, Events::with_data(event, index, EventSet::IN));
-            }
-        }
+        listen(ops, Events::with_data(&self.changes.signal, CHANGES, EventSet::IN));
+        let changes = self.changes.take();
+        changes.into_iter().for_each(|change| self.change(change, ops));
     }
 }
 
 impl Device {
-    fn handle(&mut self, policy: OnError, failed: &dyn Fn(Error)) -> Option<SlotsFreed> {
+    fn handle(
+        &mut self,
+        policy: OnError,
+        slots: Option<&Slots>,
+        failed: &dyn Fn(Error),
+    ) -> Option<SlotsFreed> {
         let is_signalled =
             |event: Option<&EventFd>| event.is_some_and(|event| event.read().is_ok());
         let function = self.function.function();
@@ -116,7 +195,22 @@ impl Device {
             false => has_error.then_some(HostEvent::Error),
         };
         let event = event.filter(|_| !function.is_detached())?;
-        self.answer(event, policy, failed)
+        match slots.filter(|_| event == HostEvent::Request && !self.asked) {
+            Some(slots) => {
+                self.ask(slots);
+                None
+            }
+            None => self.answer(event, policy, failed),
+        }
+    }
+
+    /// Asks the guest for the device. VFIO repeats its request after 10 s (vfio_unregister_group_dev),
+    /// which is then the guest's time-out.
+    fn ask(&mut self, slots: &Slots) {
+        let address = self.function.function().address();
+        log::warn!("{address}: the host requests the device; the guest is asked for it");
+        self.asked = true;
+        slots.ask(self.place.slot());
     }
 
     fn answer(

@@ -1,11 +1,11 @@
 //! The assigned functions of one VM, and the placement of their BARs.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::DevFn;
-use resources::{BarRequest, BarSpace, Layout};
+use resources::{BarRequest, BarSpace, Layout, PlacedBar};
 use vfio_passthrough::function::Reset;
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 
@@ -13,14 +13,17 @@ use super::side_by_side::side_by_side;
 use crate::counters::FunctionCounts;
 use crate::error::Error;
 
-/// The assigned functions of one VM, with their places on its bus, in the order of the command line.
-/// If the last clone is dropped before they are shut down, it shuts them down.
+/// A function and its place on the guest's bus.
+pub(crate) type Placed = (DevFn, Arc<PassthroughFunction>);
+
+/// The assigned functions of one VM, with their places on its bus, in the order in which they came.
+/// Clones share them. If the last clone is dropped before they are shut down, it shuts them down.
 #[derive(Clone, Default)]
 pub(crate) struct Functions(Arc<List>);
 
 #[derive(Default)]
 struct List {
-    functions: Vec<(DevFn, Arc<PassthroughFunction>)>,
+    functions: Mutex<Vec<Placed>>,
     /// They are shut down.
     ended: AtomicBool,
 }
@@ -38,23 +41,57 @@ impl Functions {
     /// Makes a function of each of `sources`. After an error it ends the functions made so far.
     pub(crate) fn make<T>(
         sources: impl IntoIterator<Item = T>,
-        make: impl Fn(T) -> Result<(DevFn, Arc<PassthroughFunction>), Error>,
+        make: impl Fn(T) -> Result<Placed, Error>,
     ) -> Result<Self, Error> {
-        let mut list = List::default();
+        let own = Self::default();
         for source in sources {
-            list.functions.push(make(source)?);
+            let placed = make(source)?;
+            own.0.lock().push(placed);
         }
-        Ok(Self(Arc::new(list)))
+        Ok(own)
     }
 
-    /// Iterates over pairs of place and function.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(DevFn, Arc<PassthroughFunction>)> {
-        self.0.functions.iter()
+    /// Iterates over the functions of now.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Placed> + use<> {
+        self.0.lock().clone().into_iter()
+    }
+
+    /// Takes all functions of `other`, and returns them.
+    pub(crate) fn take_from(&self, other: &Self) -> Vec<Placed> {
+        let taken = std::mem::take(&mut *other.0.lock());
+        self.0.lock().extend_from_slice(&taken);
+        taken
+    }
+
+    /// Removes the functions of a slot.
+    pub(crate) fn remove(&self, slot: u8) -> Vec<Arc<PassthroughFunction>> {
+        let mut functions = self.0.lock();
+        let is_there = |(place, _): &Placed| place.slot() == slot;
+        let left: Vec<_> = functions.iter().filter(|own| is_there(own)).cloned().collect();
+        functions.retain(|own| !is_there(own));
+        left.into_iter().map(|(_, function)| function).collect()
     }
 
     /// The BARs that need an address.
     pub(crate) fn bars(&self) -> Vec<BarRequest> {
-        self.iter().flat_map(|(_, function)| bar_requests(function)).collect()
+        self.iter().flat_map(|(_, function)| bar_requests(&function)).collect()
+    }
+
+    /// Checks that the BARs of `new` functions have room beside those of these functions, wherever
+    /// the guest has put them.
+    pub(crate) fn check_room(&self, new: &Self, layout: &Layout) -> Result<(), Error> {
+        let (mut bars, mut placed) = (new.bars(), Vec::new());
+        for (_, function) in self.iter() {
+            for request in bar_requests(&function) {
+                let index = BarIndex::new(request.index);
+                match index.and_then(|index| function.bar_address(index)) {
+                    Some(address) => placed.push(PlacedBar { request, address }),
+                    // The guest has not placed it yet.
+                    None => bars.push(request),
+                }
+            }
+        }
+        Ok(layout.room_for(&bars, &placed)?)
     }
 
     /// Places each BAR, as firmware does. The functions do not decode yet.
@@ -82,7 +119,7 @@ impl Functions {
     }
 
     /// The number of interrupt vectors of each function.
-    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = u64> + use<> {
         self.iter().map(|(_, function)| function.vectors().into())
     }
 
@@ -104,6 +141,10 @@ impl Functions {
 }
 
 impl List {
+    fn lock(&self) -> MutexGuard<'_, Vec<Placed>> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Shuts down the functions: those that are reset now side by side. Those that only a reset of
     /// their bus resets come last, and one after another: VFIO refuses the reset of a bus while
     /// another function on it is accessed (`EBUSY`, vfio_pci_dev_set_hot_reset).
@@ -111,11 +152,11 @@ impl List {
         if self.ended.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let shutdown = |function: &Arc<PassthroughFunction>| match end {
+        let shutdown = |function: Arc<PassthroughFunction>| match end {
             End::Reboot => function.shutdown(),
             End::Close => function.shutdown_before_close(),
         };
-        let functions = self.functions.iter().map(|(_, function)| function);
+        let functions = self.lock().clone().into_iter().map(|(_, function)| function);
         // Without a reset it takes about a millisecond, which is no work for a thread.
         let (quick, reset): (Vec<_>, Vec<_>) =
             functions.partition(|function| end == End::Close && function.is_reset_when_closed());

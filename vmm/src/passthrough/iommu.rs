@@ -34,6 +34,7 @@ pub(crate) fn open(
 /// A device at an address of the host, and its physical function if it is a virtual function.
 pub(crate) type Found = (PciAddress, Option<PciAddress>);
 
+/// An interface of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     Type1,
@@ -69,7 +70,11 @@ pub(crate) fn iommufd_node(
 
 /// The nodes of all devices, if this process may open iommufd, and each device is passed open or
 /// suits it.
-fn nodes(asked: &[Passthrough], devices: &[Found], passed: &PassedFds) -> Option<Vec<PathBuf>> {
+pub(crate) fn nodes(
+    asked: &[Passthrough],
+    devices: &[Found],
+    passed: &PassedFds,
+) -> Option<Vec<PathBuf>> {
     let sysfs = Sysfs::default();
     let may_open = |path: &Path| access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
     let node = |(asked, device): (&Passthrough, &Found)| match asked.file {

@@ -25,9 +25,13 @@ pub(crate) struct Candidate {
     pub(crate) at: Option<Place>,
 }
 
-/// The place of each candidate, in their order.
-pub(crate) fn places(candidates: &[Candidate]) -> Result<Vec<DevFn>, PlaceError> {
-    let slots = slots(candidates)?;
+/// The place of each candidate, in their order. The slots `taken` have other functions.
+pub(crate) fn places(
+    candidates: &[Candidate],
+    taken: impl IntoIterator<Item = u8>,
+) -> Result<Vec<DevFn>, PlaceError> {
+    let taken: BTreeSet<u8> = taken.into_iter().collect();
+    let slots = slots(candidates, &taken)?;
     let placed: Vec<_> = candidates.iter().zip(slots).collect();
     let place = |(own, slot): &(&Candidate, u8)| {
         let function = function(own, *slot, &placed);
@@ -54,9 +58,16 @@ impl Candidate {
 
 /// The slot of each candidate: the one that it or a sibling asked for, otherwise the lowest that
 /// nobody asked for.
-fn slots(candidates: &[Candidate]) -> Result<Vec<u8>, PlaceError> {
+fn slots(candidates: &[Candidate], taken: &BTreeSet<u8>) -> Result<Vec<u8>, PlaceError> {
     let asked = |own: &Candidate| own.at.map(|place| place.slot);
     let mut used: BTreeSet<u8> = candidates.iter().filter_map(asked).collect();
+    if let Some((own, slot)) = candidates
+        .iter()
+        .find_map(|own| Some((own, asked(own)?)).filter(|(_, slot)| taken.contains(slot)))
+    {
+        return Err(PlaceError::SlotTaken { address: own.address, slot });
+    }
+    used.extend(taken);
     let mut slots: Vec<(Candidate, u8)> = Vec::with_capacity(candidates.len());
     for own in candidates {
         let is_sibling = |other: &&Candidate| own.is_sibling(other);

@@ -97,7 +97,7 @@ impl Inventory {
     pub(crate) fn device(&self, address: PciAddress) -> Option<Device> {
         let number = |name: &str| self.tree.hex(&attribute(address, name)).unwrap_or_default();
         let short = |name: &str| u16::try_from(number(name)).unwrap_or_default();
-        self.sysfs.device(address).exists().then(|| Device {
+        self.sysfs.has_device(address).then(|| Device {
             address,
             id: (short("vendor"), short("device")),
             class: u32::try_from(number("class")).unwrap_or_default(),

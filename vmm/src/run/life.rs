@@ -6,6 +6,7 @@ use devices::{DevFn, HostBridge, PciRoot};
 use kvm_ioctls::VcpuFd;
 use nix::sys::signalfd::SignalFd;
 use serde_json::Value;
+use vfio_passthrough::PassthroughFunction;
 use vfio_passthrough::kvm::KvmHost;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -24,10 +25,11 @@ use crate::guest::console::RawTerminal;
 use crate::guest::machine::{self, Buses, Console};
 use crate::guest::{registers, vcpus};
 use crate::host::landlock;
-use crate::passthrough::devices::Devices;
-use crate::passthrough::events::DeviceEvents;
+use crate::passthrough::events::{Changes, DeviceEvents};
 use crate::passthrough::function::GuestFunction;
 use crate::passthrough::functions::{End, Functions};
+use crate::passthrough::hot_plug::{HotPlug, put};
+use crate::passthrough::slots::{Ejected, Ejections, Registers, Slots};
 
 impl Vm {
     /// Boots the guest and runs it to its end.
@@ -39,17 +41,22 @@ impl Vm {
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
         let (_, control) = asked;
-        let (pci, functions) = self.pci_root(stats)?;
+        let changes = Arc::new(Changes::new().map_err(Error::system("eventfd"))?);
+        let pci = self.pci_root(stats, &changes)?;
         let entry = self.load(resources, config)?;
         stats.phase("load");
         let slots = resources.ram.place(self.kvm_host.memory())?;
         let stop = Arc::new(Stop::new()?);
-        let (buses, console, power_button) = self.buses(resources, config, pci, &stop, stats)?;
+        let (mut buses, console, power_button) =
+            self.buses(resources, config, pci.clone(), &stop, stats)?;
+        let plug = |_| self.hot_plug((pci, &changes), resources, control, stats);
+        let hot_plug = config.control.as_ref().map(plug).transpose()?;
+        let slots_of_guest = connect(&mut buses, hot_plug.as_ref(), stats)?;
         let vcpus = self.vcpus(resources, config, entry, stats)?;
         let shared = self.machine(resources, buses, &stop, stats);
         let terminal = RawTerminal::enter();
-        let mut main_loop = self.main_loop(resources, asked, console, &stop, stats)?;
-        let events = device_events(functions, config, &stop);
+        let mut main_loop = self.main_loop(resources, asked, (console, config), &stop, stats)?;
+        let events = device_events((changes, slots_of_guest), config, &stop);
         main_loop.add(events.clone());
         if self.is_first {
             restrict_threads(resources, config)?;
@@ -61,12 +68,14 @@ impl Vm {
             stop: Arc::clone(&stop),
             power_button,
             counters: self.counters(resources, stats),
+            hot_plug,
         });
         let looped = main_loop.run();
         stats.phase("guest");
         // Stop the vCPUs first, so that nothing programs the devices any more; then shut the
         // devices down; then free the memory that they access.
-        control.end();
+        // Devices that the guest ejected do not come back with its next life.
+        control.end().iter().for_each(HotPlug::finish);
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let end = if stop.is_reboot() && !config.no_reboot { End::Reboot } else { End::Close };
@@ -82,14 +91,14 @@ impl Vm {
         &self,
         resources: &Resources,
         asked: (&Arc<SignalFd>, &Arc<Control>),
-        console: Console,
+        (console, config): (Console, &Config),
         stop: &Arc<Stop>,
         stats: &Arc<Stats>,
     ) -> Result<MainLoop, Error> {
         let mut main_loop = MainLoop::new(stop, asked, &console.pending, stats)?;
         let keyboard = Keyboard::new(console.serial, console.drained, Arc::clone(stop));
         main_loop.add(Arc::new(Mutex::new(keyboard)));
-        if resources.devices.is_some() {
+        if config.control.is_some() || resources.assigned.iommu().is_some() {
             main_loop.add(Arc::new(Mutex::new(self.first_routes()?)));
         }
         Ok(main_loop)
@@ -102,9 +111,14 @@ impl Vm {
 
     /// Places the BARs, and loads kernel, initramfs and boot data into RAM.
     fn load(&self, resources: &Resources, config: &Config) -> Result<Entry, Error> {
-        self.functions.place_bars(&resources.layout)?;
+        let bars = self.functions.bars();
+        self.functions.place_bars(&resources.layout.with_bars(&bars))?;
         let kernel = resources.kernel(self.is_first)?;
-        let platform = Platform { cpus: config.cpus, slots: self.functions.slots() };
+        let platform = Platform {
+            cpus: config.cpus,
+            slots: self.functions.slots(),
+            hot_plug: config.control.is_some(),
+        };
         let boot = Boot {
             memory: resources.ram.memory(),
             layout: &resources.layout,
@@ -116,19 +130,50 @@ impl Vm {
         boot.prepare(&kernel)
     }
 
-    /// A bus with the host bridge in slot 0 and the assigned functions, and the functions.
-    fn pci_root(&self, stats: &Stats) -> Result<(PciRoot, Vec<Arc<GuestFunction>>), Error> {
-        let mut root = PciRoot::new();
+    /// A bus with the host bridge in slot 0 and the assigned functions, which are reported by
+    /// `changes`.
+    fn pci_root(&self, stats: &Arc<Stats>, changes: &Changes) -> Result<Arc<PciRoot>, Error> {
+        let root = PciRoot::new();
         root.insert(DevFn::from(0), Arc::new(HostBridge))?;
-        let mut functions = Vec::new();
+        let wrap = self.wrap(stats);
         for (place, function) in self.functions.iter() {
-            let counts = &stats.devices.functions;
-            let function = GuestFunction::new(function, self.coalesced.clone(), counts);
-            let function = Arc::new(function);
-            root.insert(*place, function.clone())?;
-            functions.push(function);
+            put(&root, place, wrap(&function), changes)?;
         }
-        Ok((root, functions))
+        Ok(Arc::new(root))
+    }
+
+    /// Makes the bus's view of a function.
+    fn wrap(
+        &self,
+        stats: &Arc<Stats>,
+    ) -> impl Fn(&Arc<PassthroughFunction>) -> GuestFunction + Send + Sync + 'static {
+        let (coalesced, stats) = (Arc::clone(&self.coalesced), Arc::clone(stats));
+        move |function| GuestFunction::new(function, coalesced.clone(), &stats.devices.functions)
+    }
+
+    /// The slots of the guest, whose devices come and go.
+    fn hot_plug(
+        &self,
+        (bus, changes): (Arc<PciRoot>, &Arc<Changes>),
+        resources: &Resources,
+        control: &Control,
+        stats: &Arc<Stats>,
+    ) -> Result<HotPlug, Error> {
+        let ejections = Arc::new(Ejections::new(Arc::clone(control.ejected())));
+        let present = self.functions.slots();
+        let registers = Arc::new(Registers::new(present, Ejected(Arc::clone(&ejections))));
+        let interrupt = machine::slots_changed(&self.fd, &stats.kvm_ioctls)?;
+        Ok(HotPlug {
+            bus,
+            kvm_host: Arc::clone(&self.kvm_host),
+            layout: resources.layout.clone(),
+            functions: self.functions.clone(),
+            changes: Arc::clone(changes),
+            assigned: Arc::clone(&resources.assigned),
+            wrap: Box::new(self.wrap(stats)),
+            slots: Arc::new(Slots::new(registers, interrupt)),
+            ejections,
+        })
     }
 
     /// The buses with all devices, the console, and the power button's eventfd.
@@ -136,7 +181,7 @@ impl Vm {
         &self,
         resources: &Resources,
         config: &Config,
-        pci: PciRoot,
+        pci: Arc<PciRoot>,
         stop: &Arc<Stop>,
         stats: &Stats,
     ) -> Result<(Buses, Console, EventFd), Error> {
@@ -185,28 +230,38 @@ impl Vm {
     /// A closure that reads the current counters.
     fn counters(&self, resources: &Resources, stats: &Arc<Stats>) -> Box<dyn Fn() -> Value + Send> {
         let (stats, kvm_host) = (Arc::clone(stats), Arc::clone(&self.kvm_host));
-        let (functions, calls) =
-            (self.functions.clone(), resources.devices.as_ref().map(Devices::calls));
-        let (interrupts, addresses) = (Arc::clone(&resources.interrupts), functions.addresses());
+        let (functions, assigned) = (self.functions.clone(), Arc::clone(&resources.assigned));
+        let interrupts = Arc::clone(&resources.interrupts);
         Box::new(move || {
             let live = stats.as_ref().clone();
             count(&kvm_host, &functions, &live);
-            interrupts.count(&addresses, &live.devices.functions);
-            calls.iter().for_each(|calls| count_calls(calls, &live));
+            interrupts.count(&functions.addresses(), &live.devices.functions);
+            assigned.calls().iter().for_each(|calls| count_calls(calls, &live));
             live.json()
         })
     }
 }
 
-/// The host events of `functions`; a failure stops the guest.
+/// Puts the registers of hot-plug on the port bus, and returns the slots.
+fn connect(
+    buses: &mut Buses,
+    hot_plug: Option<&HotPlug>,
+    stats: &Stats,
+) -> Result<Option<Arc<Slots>>, Error> {
+    let Some(HotPlug { slots, .. }) = hot_plug else { return Ok(None) };
+    buses.add_hot_plug(slots.registers(), &stats.devices.fixed)?;
+    Ok(Some(Arc::clone(slots)))
+}
+
+/// The host events of the functions that come by `changes`; a failure stops the guest.
 fn device_events(
-    functions: Vec<Arc<GuestFunction>>,
+    (changes, slots): (Arc<Changes>, Option<Arc<Slots>>),
     config: &Config,
     stop: &Arc<Stop>,
 ) -> Arc<Mutex<DeviceEvents>> {
     let stop = Arc::clone(stop);
     let failed = move |error| stop.request(Outcome::Failed(error));
-    Arc::new(Mutex::new(DeviceEvents::new(functions, config.on_error, failed)))
+    Arc::new(Mutex::new(DeviceEvents::new(changes, config.on_error, slots, failed)))
 }
 
 /// Restricts the main thread, and the threads that it starts, to what a running guest needs.

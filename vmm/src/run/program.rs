@@ -39,7 +39,7 @@ fn run_guest(config: &Config, passed: PassedFds, stats: &Arc<Stats>) -> Result<O
     memory::check(config.memory, !config.vfio.is_empty())?;
     let files = limits::check(config)?;
     let signals = signals::block()?;
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new()?);
     let serve = |path: &PathBuf| {
         Server::start(path, &control, Filter::new(&config.seccomp, Thread::Control)?)
     };

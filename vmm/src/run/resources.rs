@@ -26,10 +26,11 @@ use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
 use crate::host::kvm;
-use crate::host::limits::FileLimit;
+use crate::host::limits::{FileLimit, RunningLimits};
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
 use crate::passthrough::addresses::addresses;
+use crate::passthrough::assigned::Assigned;
 use crate::passthrough::devices::{Devices, Requested};
 use crate::passthrough::functions::Functions;
 use crate::passthrough::mapping;
@@ -40,8 +41,8 @@ pub(crate) struct Resources {
     kvm: Kvm,
     /// The CPUID that KVM supports.
     pub(crate) supported: CpuId,
-    /// The assigned devices; `None` without `--vfio`.
-    pub(crate) devices: Option<Devices>,
+    /// The assigned devices.
+    pub(crate) assigned: Arc<Assigned>,
     /// The guest's physical layout.
     pub(crate) layout: Layout,
     pub(crate) ram: Ram,
@@ -51,7 +52,6 @@ pub(crate) struct Resources {
     pub(crate) files: Files,
     /// The seccomp filters of the threads.
     pub(crate) filters: Filters,
-    _mappings: Vec<Mapping>,
     /// The host's interrupt counts, if the user can see counters.
     pub(crate) interrupts: Arc<Interrupts>,
 }
@@ -96,7 +96,7 @@ impl Prepared {
         let kernel = Kernel::load(&files.kernel, ram.memory(), &layout);
         populating.wait();
         // If it cannot be mapped, this is tried again when the devices are open.
-        let mappings = dma.and_then(|dma| mapping::map(dma, &ram).ok());
+        let mappings = dma.and_then(|dma| mapping::map_at_start(dma, &ram).ok());
         Ok(Some(Self { ranges: layout.ram, ram, kernel, mappings }))
     }
 }
@@ -108,9 +108,7 @@ impl Resources {
         (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
-        if !config.vfio.is_empty() {
-            allow_locked_memory(config.memory.bytes())?;
-        }
+        allow_locked(config)?;
         let kvm = kvm::open_source(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
         // Report a wrong path now, before the devices are reset and RAM is populated.
@@ -121,38 +119,34 @@ impl Resources {
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
-        let needs = Needs::new(config.memory, cpuid::reach(&supported), &reserved);
+        let needs = Needs::new(config, cpuid::reach(&supported), &reserved);
         let requested = Requested::prepare(config, &addresses, passed)?;
         let (devices, prepared) = open_devices(requested, &needs, &files)?;
         // After an error the functions end before the devices are closed.
         let mut vm = vm;
-        vm.take_functions(devices.as_ref())?;
+        if let Some(devices) = &devices {
+            devices.link(&vm.kvm_host)?;
+            vm.functions = devices.functions(&vm.kvm_host)?;
+        }
         files_limit.check(config.cpus, vm.functions.vectors())?;
         stats.phase("vfio");
         let layout = plan(needs, devices.as_ref(), &vm.functions)?;
         kvm::check_slots(vm.slots, layout.ram.len())?;
         let (ram, kernel, mappings) = ram_for(prepared, &layout, config.memory, stats)?;
-        let _mappings = match (mappings, &devices) {
+        let mappings = match (mappings, &devices) {
             (Some(mappings), _) => mappings,
-            (None, Some(devices)) => mapping::map(devices.dma(), &ram)?,
+            (None, Some(devices)) => mapping::map_at_start(devices.dma(), &ram)?,
             (None, None) => Vec::new(),
         };
+        let limits = config.control.as_ref().map(|_| RunningLimits::open(config.cpus));
+        let limits = limits.unwrap_or_default();
+        let assigned = Arc::new(Assigned::new(devices, mappings, &ram, limits));
         stats.phase("map");
         let has_counters = config.stats.is_some() || config.control.is_some();
         let interrupts = Arc::new(has_counters.then(Interrupts::open).unwrap_or_default());
         let kernel = Mutex::new(kernel);
-        let resources = Self {
-            kvm,
-            supported,
-            devices,
-            layout,
-            ram,
-            kernel,
-            files,
-            filters,
-            _mappings,
-            interrupts,
-        };
+        let resources =
+            Self { kvm, supported, assigned, layout, ram, kernel, files, filters, interrupts };
         Ok((resources, vm))
     }
 
@@ -167,38 +161,52 @@ impl Resources {
     pub(crate) fn next_vm(&self, stats: &Stats) -> Result<Vm, Error> {
         stats.reboots.add_one();
         let mut vm = Vm::new(&self.kvm, &stats.kvm_ioctls)?;
-        vm.take_functions(self.devices.as_ref())?;
+        self.assigned.link(&vm.kvm_host)?;
+        vm.functions = self.assigned.functions(&vm.kvm_host)?;
         vm.is_first = false;
         Ok(vm)
     }
 
     /// Closes the devices, which the kernel resets meanwhile (100 ms), and at the same time unmaps
-    /// RAM and frees it (100 ms for each GiB), and destroys the VM (40 ms). Call it when the functions have ended without an
-    /// error: no device does DMA any more, because bus mastering was read back as off, or the
+    /// RAM and frees it (100 ms for each GiB), and destroys the VM (40 ms). Call it when the
+    /// functions have ended without an error: no device does DMA any more, because bus mastering was read back as off, or the
     /// device was reset. RAM is freed only after the kernel has unmapped it, so that not even a
     /// device that ignored that could reach it.
     pub(crate) fn close(self) {
-        let Self { devices, ram, _mappings: mappings, .. } = self;
-        if let Some(devices) = devices {
-            let vm = devices.unlink();
-            // This thread closes: a thread that starts while another one frees RAM may wait for a
-            // CPU, and the reset with it.
-            meanwhile(move || drop((mappings, ram, vm)), move || drop(devices));
+        let Self { assigned, ram, .. } = self;
+        // The guest's life, which also had it, has ended.
+        if let Some(assigned) = Arc::into_inner(assigned) {
+            assigned.close(ram);
         }
     }
 
     /// The guest's configuration.
     pub(crate) fn configuration(&self, config: &Config, vm: &Vm) -> Configuration {
-        let iommu = self.devices.as_ref().map(Devices::iommu);
-        Configuration::new(config, iommu, vm.functions.iter().map(DeviceInfo::of).collect())
+        Configuration::new(
+            config,
+            self.assigned.iommu(),
+            vm.functions.iter().map(|own| DeviceInfo::of(&own)).collect(),
+        )
     }
 
     /// Adds the interface for the devices and the counts of VFIO calls to `stats`.
     pub(crate) fn count(&self, stats: &Stats) {
-        if let Some(devices) = &self.devices {
-            stats.iommu.set(devices.iommu());
-            count_calls(&devices.calls(), stats);
+        // The last device may have left.
+        self.assigned.iommu().iter().for_each(|iommu| stats.iommu.set(iommu));
+        self.assigned.calls().iter().for_each(|calls| count_calls(calls, stats));
+    }
+}
+
+/// Devices lock all of RAM. If the first one comes later, it is refused then if the limit is too low.
+fn allow_locked(config: &Config) -> Result<(), Error> {
+    let allow = || allow_locked_memory(config.memory.bytes());
+    match (config.vfio.is_empty(), &config.control) {
+        (false, _) => Ok(allow()?),
+        (true, Some(_)) => {
+            allow().unwrap_or_else(|error| log::info!("without devices for now: {error}"));
+            Ok(())
         }
+        (true, None) => Ok(()),
     }
 }
 

@@ -9,7 +9,6 @@ use crate::counters::Calls;
 use crate::error::Error;
 use crate::host::kvm;
 use crate::passthrough::coalesced::CoalescedWrites;
-use crate::passthrough::devices::Devices;
 use crate::passthrough::functions::Functions;
 
 /// The first GSI for message-signalled interrupts: the one after the IOAPIC's pins.
@@ -44,14 +43,5 @@ impl Vm {
             functions: Functions::default(),
             is_first: true,
         })
-    }
-
-    /// Links `devices` with the VM, and assigns their functions.
-    pub(crate) fn take_functions(&mut self, devices: Option<&Devices>) -> Result<(), Error> {
-        if let Some(devices) = devices {
-            devices.link(&self.kvm_host)?;
-            self.functions = devices.functions(&self.kvm_host)?;
-        }
-        Ok(())
     }
 }

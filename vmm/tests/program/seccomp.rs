@@ -20,8 +20,11 @@ use super::*;
 const STATUS: i32 = 128 + SIGSYS;
 
 /// Rows that are needed only with an assigned device; the nested machine tests these.
-const WITH_DEVICES: &str =
-    concat!(include_str!("seccomp-with-devices.txt"), include_str!("seccomp-with-iommufd.txt"));
+const WITH_DEVICES: &str = concat!(
+    include_str!("seccomp-with-devices.txt"),
+    include_str!("seccomp-with-iommufd.txt"),
+    include_str!("seccomp-with-hot-plug.txt")
+);
 
 /// Scenarios that together make every call of the lists, the fastest first. The argument is the
 /// value of `--seccomp`.

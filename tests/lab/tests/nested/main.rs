@@ -18,6 +18,7 @@ mod examples;
 mod files;
 mod held;
 mod host;
+mod hot_plug;
 mod layout;
 mod leaving;
 mod limits;
@@ -135,6 +136,7 @@ fn second_lane() -> Vec<Group> {
     let small = [
         tests_of_the_data_path().as_slice(),
         endings::TESTS,
+        hot_plug::TESTS,
         examples::TESTS,
         leaving::TESTS,
         moves::TESTS,

@@ -13,11 +13,15 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// The rows are those of type1.
-pub const BY_TYPE1: &[Test] = &[("privilege: the VMM needs each system call for devices", needed)];
+pub const BY_TYPE1: &[Test] = &[
+    ("privilege: the VMM needs each system call for devices", needed),
+    ("privilege: the VMM needs each system call for devices that come and go", needed_by_plug),
+];
 
 /// The same by iommufd.
 pub const BY_IOMMUFD: &[Test] = &[
     ("privilege: the VMM needs each system call for iommufd", needed_by_iommufd),
+    ("privilege: the VMM needs each system call for devices that come and go", needed_by_plug),
     ("privilege: the VMM uses files of iommufd that are passed open", passed_by_iommufd),
 ];
 
@@ -27,6 +31,8 @@ pub const ON_STOCK: &[Test] =
 
 const USER: u32 = 1000;
 const INIT: &str = "\"report\":\"init\"";
+const HASH: &str = "\"report\":\"hash\"";
+const PLUG_SOCKET: &str = "/tmp/plug.sock";
 const STATUS: &str = "/proc/{pid}/status";
 const HASHED: usize = 1 << 20;
 
@@ -41,6 +47,8 @@ const DMA_BUF_ROWS: [&str; 3] =
 /// `main:VFIO_IOMMU_MAP_DMA`.
 const TYPE1_ROWS: [&str; 3] =
     ["vcpu:VFIO_IOMMU_MAP_DMA", "vcpu:VFIO_IOMMU_UNMAP_DMA", "main:VFIO_IOMMU_UNMAP_DMA"];
+/// The rows of devices that come and go.
+const PLUG_ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-hot-plug.txt");
 /// The row that is needed only by a guest with many vectors.
 const ROUTES: &str = "vcpu:KVM_SET_GSI_ROUTING";
 /// The rows that are not needed by the guests here: [`ROUTES`], and those of a guest that accesses a
@@ -189,6 +197,53 @@ fn are_needed<'a>(l1: &mut L1, rows: impl Iterator<Item = &'a str>) -> Result<()
             is_missed = is_missed || misses(l1, guest, row)?;
         }
         if !is_missed {
+            unneeded.push(row);
+        }
+    }
+    assert!(unneeded.is_empty(), "not needed: {unneeded:#?}");
+    Ok(())
+}
+
+/// Whether a row of [`PLUG_ROWS`] is for this kind of devices. Containers, groups and their mappings
+/// are type1's.
+fn is_of(row: &str, is_iommufd: bool, has_dma_bufs: bool) -> bool {
+    const TYPE1: [&str; 6] =
+        ["VFIO_GET", "VFIO_CHECK", "VFIO_SET", "VFIO_GROUP", "VFIO_IOMMU", "PCI_HOT_RESET"];
+    match row.contains("IOMMUFD") || row.contains(":IOMMU_") {
+        true => is_iommufd && (has_dma_bufs || !row.contains("MAP_FILE")),
+        false => !is_iommufd || !TYPE1.iter().any(|part| row.contains(part)),
+    }
+}
+
+/// Takes each row of devices that come and go from the control thread's list in turn. Four devices
+/// come at once and leave one after another, the first without the guest's consent.
+fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
+    let nics = l1.machine().nics();
+    nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
+    let devices = [assigned(l1, 0)?, assigned(l1, 1)?, nics[0].clone(), nics[1].clone()];
+    let iommu = if l1.machine().has_iommufd() { "iommufd" } else { "type1" };
+    let added = devices.iter().flat_map(|device| ["--vfio", device]);
+    let add: Vec<_> =
+        [place::VMM, "add", PLUG_SOCKET, "--iommu", iommu].into_iter().chain(added).collect();
+    let mut guest = Guest::new("disks:2,hash:64K,pause:3000")
+        .memory("64M")
+        .arguments(["--control", PLUG_SOCKET])
+        .run_at(INIT, add.into_iter().map(str::to_owned).collect());
+    for (number, device) in devices.iter().enumerate() {
+        let force = (number == 0).then_some("--force");
+        let remove = [place::VMM, "remove", PLUG_SOCKET, device].into_iter().chain(force);
+        guest = guest.run_at(HASH, remove.map(str::to_owned).collect());
+    }
+    let outcome = guest.boot(l1)?;
+    let said: String = outcome.finished.sightings.iter().map(|own| own.said.as_str()).collect();
+    let is_free = |device: &String| said.contains(&format!("{device} is free"));
+    assert!(outcome.is_success() && devices.iter().all(is_free), "{said}: {}", outcome.details());
+    let has_dma_bufs = l1.machine().kernel == Kernel::Small73;
+    let is_iommufd = l1.machine().has_iommufd();
+    let rows = PLUG_ROWS.lines().filter(|row| is_of(row, is_iommufd, has_dma_bufs));
+    let mut unneeded = Vec::new();
+    for row in rows.step_by(usize::try_from(times(8, 1)).unwrap()) {
+        if !misses(l1, &guest, row)? {
             unneeded.push(row);
         }
     }

@@ -1,8 +1,10 @@
 //! Reserved addresses of a group's I/O address space.
 
 use std::fmt;
+use std::path::Path;
 
-use super::tree::{Sysfs, attribute};
+use super::source::GROUPS;
+use super::tree::Sysfs;
 use crate::address::ByteRange;
 
 /// Why addresses are reserved (linux/iommu.h, `enum iommu_resv_type`; names as in
@@ -53,8 +55,9 @@ impl Sysfs {
     /// [`DmaSpace::iova_ranges`](crate::DmaSpace::iova_ranges) excludes these addresses, but only
     /// after the group is attached, and since Linux 5.4.
     pub fn reserved_regions(&self, group: u32) -> Vec<ReservedRegion> {
-        let folder = self.root.join("kernel/iommu_groups").join(group.to_string());
-        attribute(&folder.join("reserved_regions")).map(|text| regions(&text)).unwrap_or_default()
+        let folder = Path::new(GROUPS).join(group.to_string());
+        let text = self.source.text(&folder.join("reserved_regions"));
+        text.map(|text| regions(&text)).unwrap_or_default()
     }
 }
 

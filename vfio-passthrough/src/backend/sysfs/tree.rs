@@ -1,18 +1,19 @@
 //! Reads the drivers and groups of devices from sysfs. The root is a parameter, so that tests run
 //! on fixture trees.
 
-use std::fs;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::source::{DEVICES, GROUPS, Source};
 use crate::address::PciAddress;
 use crate::pci::presence::Identity;
 
 /// A view of `/sys`.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
-    pub(super) root: PathBuf,
+    pub(super) source: Source,
 }
 
 /// An error that keeps a device from being assigned.
@@ -115,19 +116,24 @@ fn bind_commands(address: PciAddress, bound: bool) -> String {
 
 impl Default for Sysfs {
     fn default() -> Self {
-        Self { root: PathBuf::from("/sys") }
+        Self::at("/sys")
     }
 }
 
 impl Sysfs {
     /// Reads a tree that looks like `/sys`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { source: Source::Tree(root.into()) }
     }
 
-    /// The folder of a device.
-    pub fn device(&self, address: PciAddress) -> PathBuf {
-        self.root.join("bus/pci/devices").join(address.to_string())
+    /// Whether there is such a device.
+    pub fn has_device(&self, address: PciAddress) -> bool {
+        self.source.exists(&device(address))
+    }
+
+    /// Whether the folder of a device has an entry.
+    pub fn device_has(&self, address: PciAddress, name: &str) -> bool {
+        self.source.exists(&device(address).join(name))
     }
 
     /// The IOMMU group of a device that is bound to a driver of VFIO.
@@ -137,7 +143,7 @@ impl Sysfs {
     /// See [`Error`]: each variant is a reason why the device cannot be assigned.
     pub fn ready_group(&self, address: PciAddress) -> Result<u32, Error> {
         let driver = self.link_name(address, "driver")?;
-        if driver.is_none() && !self.device(address).exists() {
+        if driver.is_none() && !self.has_device(address) {
             return Err(Error::NoDevice { address });
         }
         if !self.is_vfio_by(address, driver.as_deref()) {
@@ -151,7 +157,7 @@ impl Sysfs {
     /// read.
     pub fn identity(&self, address: PciAddress) -> Option<Identity> {
         // One file has both: `pci:v00001B36d00000010sv...` (modalias_show).
-        let alias = attribute(&self.device(address).join("modalias"))?;
+        let alias = self.source.text(&device(address).join("modalias"))?;
         let (vendor, rest) = alias.strip_prefix("pci:v")?.split_at_checked(8)?;
         let (device, _) = rest.strip_prefix('d')?.split_at_checked(8)?;
         let number = |digits| u32::from_str_radix(digits, 16).ok()?.try_into().ok();
@@ -170,8 +176,7 @@ impl Sysfs {
 
     fn is_vfio_by(&self, address: PciAddress, driver: Option<&str>) -> bool {
         // vfio-pci and its variants (mlx5_vfio_pci, ...) make this folder since Linux 6.1.
-        let folder = self.device(address).join("vfio-dev");
-        driver.is_some_and(is_vfio_driver) || folder.exists()
+        driver.is_some_and(is_vfio_driver) || self.device_has(address, "vfio-dev")
     }
 
     /// The physical function of a virtual function (SR-IOV, PCIe 9.1). It is `None` for other
@@ -183,7 +188,7 @@ impl Sysfs {
     /// The bridge above a device; `None` on a root bus. It is that of the physical function for a
     /// virtual function (pci_upstream_bridge).
     pub fn upstream_bridge(&self, address: PciAddress) -> Option<PciAddress> {
-        let target = fs::read_link(self.device(address)).ok()?;
+        let target = self.source.link(&device(address)).ok()?;
         target.parent().and_then(last_component)?.parse().ok()
     }
 
@@ -203,40 +208,38 @@ impl Sysfs {
     /// (`/dev/vfio/devices`) and no group nodes. The class `vfio` is that of groups
     /// (vfio_group_init), `vfio-dev` that of devices (vfio_init).
     pub fn lacks_groups(&self) -> bool {
-        let has = |class: &str| self.root.join("class").join(class).exists();
+        let has = |class: &str| self.source.exists(&Path::new("class").join(class));
         has("vfio-dev") && !has("vfio")
     }
 
     /// The IOMMU group whose node is open as `file`. It is `None` also if sysfs cannot be read.
-    pub fn group_of(&self, file: &fs::File) -> Option<u32> {
-        let metadata = file.metadata().ok()?;
-        let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
-        let number = format!("{}:{}", libc::major(device), libc::minor(device));
+    pub fn group_of(&self, file: &File) -> Option<u32> {
         // A group's link is like ../../devices/virtual/vfio/7. The container's is in `misc`.
-        let target = fs::read_link(self.root.join("dev/char").join(number)).ok()?;
+        let target = self.source.link(&self.number_of(file)?).ok()?;
         let is_group = target.parent().and_then(last_component).as_deref() == Some("vfio");
         last_component(&target).filter(|_| is_group)?.parse().ok()
     }
 
+    /// The link of a device node that is open as `file`.
+    pub(super) fn number_of(&self, file: &File) -> Option<PathBuf> {
+        Some(Path::new("dev/char").join(number(file)?))
+    }
+
     /// The node of a device, `/dev/vfio/devices/vfioN`. It is `None` also if sysfs cannot be read.
     pub fn cdev(&self, address: PciAddress) -> Option<PathBuf> {
-        let mut entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
+        let folder = device(address).join("vfio-dev");
         // Without CONFIG_VFIO_DEVICE_CDEV the folder has no device number.
-        let entry = entries.find(|entry| entry.path().join("dev").exists())?;
-        Some(Path::new("/dev/vfio/devices").join(entry.file_name()))
+        let has_number = |name: &String| self.source.exists(&folder.join(name).join("dev"));
+        let name = self.source.names(&folder).into_iter().find(has_number)?;
+        Some(Path::new("/dev/vfio/devices").join(name))
     }
 
     /// Whether `file` is the device's node, which is open.
-    pub fn is_cdev_of(&self, file: &fs::File, address: PciAddress) -> bool {
-        let number = || {
-            let metadata = file.metadata().ok()?;
-            let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
-            let entries = fs::read_dir(self.device(address).join("vfio-dev")).ok()?.flatten();
-            let own = format!("{}:{}", libc::major(device), libc::minor(device));
-            let read = |entry: fs::DirEntry| attribute(&entry.path().join("dev"));
-            entries.filter_map(read).find(|number| number.trim() == own)
-        };
-        number().is_some()
+    pub fn is_cdev_of(&self, file: &File, address: PciAddress) -> bool {
+        let folder = device(address).join("vfio-dev");
+        let read = |name: String| self.source.text(&folder.join(name).join("dev"));
+        let mut numbers = self.source.names(&folder).into_iter().filter_map(read);
+        number(file).is_some_and(|own| numbers.any(|number| number.trim() == own))
     }
 
     /// The members of a group whose drivers make the group not viable, in order.
@@ -248,10 +251,8 @@ impl Sysfs {
 
     /// The PCI devices of a group, in order.
     pub fn members(&self, group: u32) -> Vec<PciAddress> {
-        let folder = self.root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let members = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut members: Vec<_> = members.collect();
+        let names = self.names(&Path::new(GROUPS).join(group.to_string()).join("devices"));
+        let mut members: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
         members.sort();
         members
     }
@@ -264,21 +265,29 @@ impl Sysfs {
 
     /// The last component of a link in the folder of a device, or `None` if there is no such link.
     fn link_name(&self, address: PciAddress, link: &str) -> Result<Option<String>, Error> {
-        let path = self.device(address).join(link);
-        match fs::read_link(&path) {
+        let path = device(address).join(link);
+        match self.source.link(&path) {
             Ok(target) => Ok(last_component(&target)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Read { address, path, source }),
+            Err(source) => Err(Error::Read { address, path: Path::new("/sys").join(path), source }),
         }
+    }
+
+    pub(super) fn names(&self, folder: &Path) -> Vec<String> {
+        self.source.names(folder)
     }
 }
 
-/// The text of a file of sysfs by one read: the kernel returns all of it, which is at most a page
-/// (Documentation/filesystems/sysfs.rst). It is `None` if the file cannot be read.
-pub(super) fn attribute(path: &Path) -> Option<String> {
-    let mut page = [0; 4096];
-    let length = fs::File::open(path).and_then(|mut file| file.read(&mut page)).ok()?;
-    Some(String::from_utf8_lossy(page.get(..length)?).into_owned())
+/// The folder of a device.
+fn device(address: PciAddress) -> PathBuf {
+    Path::new(DEVICES).join(address.to_string())
+}
+
+/// The number of a device node that is open, as sysfs writes it.
+fn number(file: &File) -> Option<String> {
+    let metadata = file.metadata().ok()?;
+    let device = metadata.file_type().is_char_device().then(|| metadata.rdev())?;
+    Some(format!("{}:{}", libc::major(device), libc::minor(device)))
 }
 
 fn last_component(path: &Path) -> Option<String> {
@@ -297,6 +306,8 @@ fn does_host_dma(driver: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -324,6 +335,10 @@ mod tests {
             self
         }
 
+        fn folder(&self, address: PciAddress) -> PathBuf {
+            self.0.path().join(device(address))
+        }
+
         fn sysfs(&self) -> Sysfs {
             Sysfs::at(self.0.path())
         }
@@ -348,7 +363,7 @@ mod tests {
             .device("0000:02:00.0", Some("vfio-pci"), Some("15"))
             .device("0000:03:00.0", Some("nvme"), Some("16"));
         let folder = |device: &str| {
-            let folder = tree.sysfs().device(address(device)).join("vfio-dev/vfio3");
+            let folder = tree.folder(address(device)).join("vfio-dev/vfio3");
             fs::create_dir_all(&folder).unwrap();
             folder
         };
@@ -432,7 +447,7 @@ mod tests {
         let sysfs = tree.sysfs();
         let offender = (address("01:00.1"), "qat_variant".to_owned());
         assert_eq!(sysfs.offenders(14), [offender]);
-        fs::create_dir(sysfs.device(address("01:00.1")).join("vfio-dev")).unwrap();
+        fs::create_dir(tree.folder(address("01:00.1")).join("vfio-dev")).unwrap();
         assert_eq!(sysfs.offenders(14), []);
         assert_eq!(sysfs.ready_group(address("01:00.1")).unwrap(), 14);
     }
@@ -465,7 +480,7 @@ mod tests {
             let sysfs = tree.sysfs();
             let (physical, virtual_) = (address("01:00.0"), address("01:00.1"));
             assert_eq!([sysfs.physical_function(virtual_), sysfs.vf_token_of(virtual_)], [None; 2]);
-            symlink("../0000:01:00.0", sysfs.device(virtual_).join("physfn")).unwrap();
+            symlink("../0000:01:00.0", tree.folder(virtual_).join("physfn")).unwrap();
             assert_eq!(sysfs.physical_function(virtual_), Some(physical));
             let of = needs.then_some(physical);
             assert_eq!(sysfs.vf_token_of(virtual_), of, "{driver:?}");

@@ -4,6 +4,7 @@
 //! i8042, CMOS clock or VGA.
 
 mod aml;
+mod hot_plug;
 
 use devices::{PowerControl, RESET_VALUE, SLEEP_TYPE_S5, Serial};
 use resources::{AddressRange, Layout};
@@ -45,6 +46,8 @@ const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
 /// The edge-triggered interrupt of the generic event device. PCs use the same GSI for ACPI.
 pub(crate) const POWER_BUTTON_GSI: u32 = 9;
+/// The second edge-triggered interrupt of the generic event device.
+pub(crate) const HOT_PLUG_GSI: u32 = 10;
 /// The notification value of a pressed power button (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
 
@@ -55,6 +58,8 @@ pub struct Platform {
     pub cpus: u8,
     /// PCI slots with a device that can use INTx.
     pub slots: Vec<u8>,
+    /// Whether devices can come and go; then all slots can use INTx.
+    pub hot_plug: bool,
 }
 
 /// The GSI of a slot's interrupt pin: 0 for INTA# to 3 for INTD#. The functions of a slot can have
@@ -191,8 +196,13 @@ fn mcfg(layout: &Layout) -> Vec<u8> {
 
 fn dsdt(layout: &Layout, platform: &Platform) -> Vec<u8> {
     const REVISION: u8 = 6;
-    let objects =
-        [sleep_state(), serial(), motherboard(layout), pci(layout, platform), power_button()];
+    let objects = [
+        sleep_state(),
+        serial(),
+        motherboard(layout),
+        pci(layout, platform),
+        events(platform.hot_plug),
+    ];
     table(*b"DSDT", REVISION, &objects.concat())
 }
 
@@ -221,15 +231,23 @@ fn serial() -> Vec<u8> {
     device(b"COM1", 0x0501, vec![resources(&descriptors)])
 }
 
-/// A power button and the generic event device that notifies of its presses, because
-/// hardware-reduced ACPI has no fixed power button (ACPI 6.5, 4.8.2.2.1.2, 5.6.9).
-fn power_button() -> Vec<u8> {
+/// A power button, and the generic event device that notifies of its presses and of hot-plug,
+/// because hardware-reduced ACPI has no fixed power button and no general-purpose events (ACPI 6.5,
+/// 4.8.2.2.1.2, 5.6.9).
+fn events(hot_plug: bool) -> Vec<u8> {
     let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
-    let notify = aml::notify(b"_SB_", b"PWRB", PRESSED);
+    let press = aml::notify(&aml::path(&[*b"_SB_", *b"PWRB"]), PRESSED);
+    let plug = aml::path(&[*b"_SB_", *b"PCI0", *hot_plug::EVENT]);
+    let mut handlers = vec![(POWER_BUTTON_GSI, press)];
+    handlers.extend(hot_plug.then_some((HOT_PLUG_GSI, plug)));
+    let interrupts: Vec<_> = handlers.iter().map(|(gsi, _)| aml::interrupt(*gsi)).collect();
+    let handle = handlers
+        .iter()
+        .flat_map(|(gsi, body)| aml::when(&aml::equal(&aml::ARGUMENT, &aml::integer(*gsi)), body));
     let events = [
         aml::name(b"_HID", &aml::string("ACPI0013")),
-        resources(&[aml::interrupt(POWER_BUTTON_GSI)]),
-        aml::method(b"_EVT", 1, &notify),
+        resources(&interrupts),
+        aml::method(b"_EVT", 1, &handle.collect::<Vec<u8>>()),
     ];
     aml::scope(b"_SB_", &[button, aml::device(b"GED_", &events)])
 }
@@ -242,13 +260,18 @@ fn motherboard(layout: &Layout) -> Vec<u8> {
 
 /// The PCI Express host bridge with its windows and interrupt routes.
 fn pci(layout: &Layout, platform: &Platform) -> Vec<u8> {
-    let objects = vec![
+    let mut objects = vec![
         aml::name(b"_CID", &aml::pnp(0x0a03)),
         aml::name(b"_SEG", &aml::integer(0)),
         aml::name(b"_BBN", &aml::integer(0)),
         windows(layout),
-        interrupt_routing(platform),
     ];
+    if platform.hot_plug {
+        objects.push(interrupt_routing(&hot_plug::SLOTS.collect::<Vec<_>>()));
+        objects.push(hot_plug::objects());
+    } else {
+        objects.push(interrupt_routing(&platform.slots));
+    }
     device(b"PCI0", 0x0a08, objects)
 }
 
@@ -262,12 +285,12 @@ fn windows(layout: &Layout) -> Vec<u8> {
 }
 
 /// `_PRT`: connects each pin of each used slot to an IOAPIC pin (ACPI 6.5, 6.2.13).
-fn interrupt_routing(platform: &Platform) -> Vec<u8> {
+fn interrupt_routing(slots: &[u8]) -> Vec<u8> {
     let route = |slot: u8, pin: u8| {
         let address = u32::from(slot) << 16 | 0xffff;
         aml::package(&[address, pin.into(), 0, intx_gsi(slot, pin)].map(aml::integer))
     };
-    let slots = platform.slots.iter();
+    let slots = slots.iter();
     let routes: Vec<_> = slots.flat_map(|slot| (0..4).map(move |pin| route(*slot, pin))).collect();
     aml::name(b"_PRT", &aml::package(&routes))
 }
@@ -295,7 +318,7 @@ mod tests {
     fn written() -> (Ram, u64) {
         let layout = layout("64M", &[]);
         let ram = Ram::new(&layout.ram).unwrap();
-        let platform = Platform { cpus: 254, slots: (1..32).collect() };
+        let platform = Platform { cpus: 254, slots: Vec::new(), hot_plug: true };
         let rsdp = write(ram.memory(), &layout, &platform).unwrap();
         (ram, rsdp)
     }
@@ -333,7 +356,7 @@ mod tests {
     /// Local APICs (ACPI 6.5, 5.2.12.2) have ids up to 254, so 254 CPUs are the maximum.
     #[test]
     fn the_madt_lists_each_of_254_cpus_once() {
-        let madt = madt(&Platform { cpus: 254, slots: Vec::new() });
+        let madt = madt(&Platform { cpus: 254, slots: Vec::new(), hot_plug: false });
         let mut rest = &madt[44..];
         let mut local_apics = Vec::new();
         while let [kind, length, body @ ..] = rest {

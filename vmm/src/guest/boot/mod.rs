@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::host::files::Opened;
 
 pub use acpi::Platform;
-pub(crate) use acpi::{POWER_BUTTON_GSI, intx_gsi};
+pub(crate) use acpi::{HOT_PLUG_GSI, POWER_BUTTON_GSI, intx_gsi};
 use addresses::CMDLINE;
 pub(crate) use kernel::Entry;
 pub use kernel::Kernel;

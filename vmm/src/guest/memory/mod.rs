@@ -14,7 +14,9 @@ use vm_memory::{GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use crate::config::Memory;
 use crate::error::Error;
 
-/// All of the guest's RAM, independent of a VM: it can be filled, mapped for DMA, and then placed.
+/// All of the guest's RAM, independent of a VM: it can be filled, mapped for DMA, and then placed. A
+/// copy is the same memory.
+#[derive(Clone)]
 pub struct Ram {
     memory: GuestMemoryMmap,
     regions: Vec<Arc<GuestRegionMmap>>,
@@ -45,6 +47,11 @@ impl Ram {
     /// The regions, in ascending order.
     pub(crate) fn regions(&self) -> &[Arc<GuestRegionMmap>] {
         &self.regions
+    }
+
+    /// The guest physical addresses of the regions.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = AddressRange> {
+        self.regions.iter().map(|region| AddressRange::new(region.start_addr().0, region.len()))
     }
 
     /// Starts to allocate all pages.

@@ -153,23 +153,64 @@ const MAIN_REQUESTS: &[Row] = &[
 /// Calls of the control socket's thread: waits, reads a request, answers, and reads
 /// `/proc/interrupts`.
 const CONTROL: &[Row] = calls![
-    SYS_poll SYS_pread64 SYS_sendto SYS_recvfrom SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
+    SYS_poll SYS_pread64 SYS_sendto SYS_recvmsg SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
+];
+
+/// Further calls of that thread for devices that come and go: it opens and closes them in threads
+/// side by side.
+const HOT_PLUG: &[Row] = calls![
+    SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read SYS_statx SYS_clock_nanosleep SYS_mprotect
+    SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_set_robust_list SYS_rseq SYS_clone3
 ];
 
 const CONTROL_REQUESTS: &[Row] = &[terminal("FIONBIO", 0x21)];
+
+const HOT_PLUG_REQUESTS: &[Row] = &[
+    kvm("KVM_CHECK_EXTENSION", 0x03),
+    kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
+    kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
+    kvm_takes::<kvm_irq_routing>("KVM_SET_GSI_ROUTING", 0x6a),
+    kvm_takes::<kvm_irqfd>("KVM_IRQFD", 0x76),
+    request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
+    kvm_takes::<kvm_device_attr>("KVM_SET_DEVICE_ATTR", 0xe1),
+    vfio("VFIO_GET_API_VERSION", 100),
+    vfio("VFIO_CHECK_EXTENSION", 101),
+    vfio("VFIO_SET_IOMMU", 102),
+    vfio("VFIO_GROUP_GET_STATUS", 103),
+    vfio("VFIO_GROUP_SET_CONTAINER", 104),
+    vfio("VFIO_GROUP_GET_DEVICE_FD", 106),
+    vfio("VFIO_DEVICE_GET_INFO", 107),
+    vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
+    vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
+    vfio("VFIO_DEVICE_SET_IRQS", 110),
+    vfio("VFIO_DEVICE_RESET", 111),
+    vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
+    vfio("VFIO_IOMMU_MAP_DMA", 113),
+    vfio("VFIO_IOMMU_UNMAP_DMA", 114),
+    vfio("VFIO_DEVICE_FEATURE", 117),
+    vfio("VFIO_DEVICE_BIND_IOMMUFD", 118),
+    vfio("VFIO_DEVICE_ATTACH_IOMMUFD_PT", 119),
+    vfio("IOMMU_DESTROY", 128),
+    vfio("IOMMU_IOAS_ALLOC", 129),
+    vfio("IOMMU_IOAS_IOVA_RANGES", 132),
+    vfio("IOMMU_IOAS_MAP", 133),
+    vfio("IOMMU_IOAS_UNMAP", 134),
+    vfio("IOMMU_IOAS_MAP_FILE", 143),
+];
 
 /// The list of a thread.
 pub(crate) fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
     let own: &[&[Row]] = match thread {
         Thread::Main => &[VCPU, VCPU_REQUESTS, MAIN, DUPLICATES, MAIN_REQUESTS],
         Thread::Vcpu => &[VCPU, VCPU_REQUESTS],
-        Thread::Control => &[CONTROL, CONTROL_REQUESTS],
+        Thread::Control => &[CONTROL, CONTROL_REQUESTS, DUPLICATES, HOT_PLUG, HOT_PLUG_REQUESTS],
     };
     [EVERY, CHECKED].into_iter().chain(own.iter().copied()).flatten()
 }
 
 /// The name of an ioctl's request, if a list has it.
 pub(crate) fn request_name(number: u32) -> Option<&'static str> {
-    let mut rows = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS].into_iter().flatten();
+    let lists = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS, HOT_PLUG_REQUESTS];
+    let mut rows = lists.into_iter().flatten();
     rows.find(|row| row.request == Some(number)).map(|row| row.name)
 }

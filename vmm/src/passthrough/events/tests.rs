@@ -12,6 +12,7 @@ use super::*;
 use crate::counters::FunctionCounts;
 use crate::host::epoll::Subscriber;
 use crate::passthrough::coalesced::CoalescedWrites;
+use crate::passthrough::slots::{Ejected, Ejections, Registers};
 
 #[test]
 fn the_policy_decides_the_answer_to_each_event() {
@@ -35,11 +36,16 @@ struct Setup {
     device: Arc<PciDevice>,
     function: Arc<PassthroughFunction>,
     failures: Receiver<Error>,
+    changes: Arc<Changes>,
     events: Arc<Mutex<DeviceEvents>>,
     manager: EventManager<Subscriber>,
 }
 
 fn setup(policy: OnError) -> Setup {
+    setup_with(policy, None)
+}
+
+fn setup_with(policy: OnError, slots: Option<Arc<Slots>>) -> Setup {
     let faults = Arc::new(Faults::default());
     let device = Arc::new(PciDevice::nvme(faults.clone(), IrqFlags::EVENTFD).unwrap());
     let (address, host) = ("01:00.0".parse().unwrap(), Guest::new(faults.clone()).services());
@@ -48,13 +54,14 @@ fn setup(policy: OnError) -> Setup {
     let (failed, failures) = channel();
     let writes = Arc::new(CoalescedWrites::default());
     let guest_function = GuestFunction::new(&function, writes, &FunctionCounts::default());
-    let functions = vec![Arc::new(guest_function)];
-    let events = Arc::new(Mutex::new(DeviceEvents::new(functions, policy, move |error| {
-        failed.send(error).unwrap()
-    })));
+    let guest_function = Arc::new(guest_function);
+    let changes = Arc::new(Changes::new().unwrap());
+    changes.push(Change::Came(DevFn::from(8), guest_function));
+    let failed = move |error| failed.send(error).unwrap();
+    let events = Arc::new(Mutex::new(DeviceEvents::new(changes.clone(), policy, slots, failed)));
     let mut manager = EventManager::<Subscriber>::new().unwrap();
     manager.add_subscriber(events.clone());
-    Setup { faults, device, function, failures, events, manager }
+    Setup { faults, device, function, failures, changes, events, manager }
 }
 
 impl Setup {
@@ -99,8 +106,9 @@ fn an_error_stops_the_guest_and_names_the_device_and_the_options() {
 
 #[test]
 fn an_error_resets_or_detaches_the_device_or_is_only_reported() {
+    // The kernel resets a detached device when it is closed.
     for (policy, resets, is_detached) in
-        [(OnError::Reset, 1, false), (OnError::Detach, 1, true), (OnError::Report, 0, false)]
+        [(OnError::Reset, 1, false), (OnError::Detach, 0, true), (OnError::Report, 0, false)]
     {
         let mut setup = setup(policy);
         setup.device.fail().unwrap();
@@ -118,4 +126,30 @@ fn an_error_of_a_device_that_cannot_be_reset_stops_the_guest() {
     setup.device.fail().unwrap();
     setup.run();
     assert!(setup.failures.try_recv().is_ok());
+}
+
+#[test]
+fn a_guest_with_hot_plug_is_asked_first_and_the_second_request_detaches() {
+    let signal = Arc::new(nix::sys::eventfd::EventFd::new().unwrap());
+    let ejected = Ejected(Arc::new(Ejections::new(signal)));
+    let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+    let raised = interrupt.try_clone().unwrap();
+    let slots = Slots::new(Arc::new(Registers::new([1], ejected)), interrupt);
+    let mut setup = setup_with(OnError::Stop, Some(Arc::new(slots)));
+    setup.device.ask_for().unwrap();
+    setup.run();
+    assert!(raised.read().is_ok() && !setup.function.is_detached());
+    setup.device.ask_for().unwrap();
+    setup.run();
+    assert!(setup.function.is_detached() && raised.read().is_err());
+}
+
+#[test]
+fn a_function_that_left_is_no_longer_watched() {
+    let mut setup = setup(OnError::Stop);
+    setup.changes.push(Change::Left(setup.function.address()));
+    setup.run();
+    setup.device.ask_for().unwrap();
+    assert_eq!(setup.manager.run_with_timeout(10).unwrap(), 0);
+    assert!(!setup.function.is_detached());
 }

@@ -14,7 +14,7 @@ fn candidate(text: &str) -> Candidate {
 
 fn placed(texts: &[&str]) -> Result<Vec<String>, String> {
     let candidates: Vec<_> = texts.iter().map(|text| candidate(text)).collect();
-    let places = places(&candidates).map_err(|error| error.to_string())?;
+    let places = places(&candidates, []).map_err(|error| error.to_string())?;
     Ok(places.iter().map(DevFn::to_string).collect())
 }
 

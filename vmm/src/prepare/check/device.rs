@@ -239,7 +239,7 @@ fn reset(host: &Inventory, address: PciAddress) -> Line {
     // Since 5.15 the kernel reports the methods; before, only that the device can be reset.
     let file = attribute(address, "reset_method");
     let methods = host.tree.line(&file);
-    let can = host.sysfs.device(address).join("reset").exists();
+    let can = host.sysfs.device_has(address, "reset");
     match methods {
         Some(methods) => Line::ok("reset", format!("resets by: {methods}")),
         None if can && host.tree.path(&file).exists() => Line::warning(

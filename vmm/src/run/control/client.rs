@@ -1,19 +1,23 @@
-//! `vmm stats SOCKET`: prints the counters of a running VM.
+//! Requests of a client: `vmm stats SOCKET`, and those of [`super::plug`].
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
 use thiserror::Error;
 
 use super::table;
 
-/// The answer's timeout. A VMM answers at once, unless a slow client is before this one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The answer's timeout. A VMM answers at once, unless a slow client or an added device is before
+/// this one.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The counters could not be read.
+/// The request failed.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
     /// No process listens on the socket.
@@ -22,28 +26,74 @@ pub(crate) enum Error {
     /// The answer is not that of a VMM.
     #[error("{path}: {why}")]
     Answer { path: PathBuf, why: String },
+    /// The VMM refused.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The counters of the VM with the control socket `path`, as a table or as JSON.
 pub(crate) fn stats(path: &Path, json: bool) -> Result<String, Error> {
-    let connect = |source| Error::Connect { path: path.to_owned(), source };
-    let stream = UnixStream::connect(path).map_err(connect)?;
-    let answer = |why: String| Error::Answer { path: path.to_owned(), why };
-    let body = ask(&stream, "/api/v1/vm.counters").map_err(&answer)?;
-    let counters: Value = serde_json::from_str(&body).map_err(|error| answer(error.to_string()))?;
-    let pretty = || serde_json::to_string_pretty(&counters).map(|text| text + "\n");
+    let counters = Client(path).get("vm.counters")?;
     match json {
-        true => pretty().map_err(|error| answer(error.to_string())),
+        true => Ok(format!("{counters:#}\n")),
         false => Ok(table::counters(&counters)),
     }
 }
 
-/// The body of the resource at `path`.
-fn ask(mut stream: &UnixStream, path: &str) -> Result<String, String> {
+/// The VMM with a control socket.
+pub(super) struct Client<'a>(pub(super) &'a Path);
+
+impl Client<'_> {
+    /// Reads a resource.
+    pub(super) fn get(&self, name: &str) -> Result<Value, Error> {
+        self.request("GET", name, &Value::Null, &[])
+    }
+
+    /// Requests an action, with files for it.
+    pub(super) fn put(&self, name: &str, body: &Value, files: &[File]) -> Result<Value, Error> {
+        self.request("PUT", name, body, files)
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        name: &str,
+        body: &Value,
+        files: &[File],
+    ) -> Result<Value, Error> {
+        let path = self.0.to_owned();
+        let connect = |source| Error::Connect { path: path.clone(), source };
+        let stream = UnixStream::connect(self.0).map_err(connect)?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let head = format!(
+            "{method} /api/v1/{name} HTTP/1.1\r\nHost: vmm\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = ask(&stream, &[head, body].concat(), files);
+        let (status, text) = answer.map_err(|why| Error::Answer { path: path.clone(), why })?;
+        match status {
+            200 => serde_json::from_str(&text)
+                .map_err(|error| Error::Answer { path, why: error.to_string() }),
+            204 => Ok(Value::Null),
+            422 => Err(Error::Refused(error_in(&text).unwrap_or(text))),
+            _ => Err(Error::Answer { path, why: format!("status {status}: {text}") }),
+        }
+    }
+}
+
+/// The text of an error's body.
+fn error_in(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    body.get("error")?.as_str().map(str::to_owned)
+}
+
+/// Sends a request, and returns the status and the body of its answer.
+fn ask(mut stream: &UnixStream, request: &str, files: &[File]) -> Result<(u16, String), String> {
     let failed = |error: io::Error| error.to_string();
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: vmm\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let sent = send_with(stream, request.as_bytes(), files).map_err(failed)?;
+    stream.write_all(request.as_bytes().get(sent..).unwrap_or_default()).map_err(failed)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(failed)?;
     let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -53,8 +103,14 @@ fn ask(mut stream: &UnixStream, path: &str) -> Result<String, String> {
         return Err("the VMM closed the connection before its answer was complete".into());
     };
     let body = String::from_utf8_lossy(bytes.get(length..).unwrap_or_default()).into_owned();
-    match response.code {
-        Some(200) => Ok(body),
-        code => Err(format!("status {}: {body}", code.unwrap_or_default())),
-    }
+    Ok((response.code.unwrap_or_default(), body))
+}
+
+/// Sends the first bytes, with the files.
+fn send_with(stream: &UnixStream, bytes: &[u8], files: &[File]) -> io::Result<usize> {
+    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?)
 }

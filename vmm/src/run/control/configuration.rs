@@ -8,15 +8,15 @@ use vfio_passthrough::{Bar, BarKind, PassthroughFunction};
 
 use crate::config::Config;
 
-/// The configuration of a guest, the same in all its lives.
+/// The configuration of a guest. Only its devices change.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Configuration {
     cpus: u8,
     memory_bytes: u64,
     kernel: String,
     /// The kernel's interface for the devices, type1 or iommufd; null without devices.
-    iommu: Option<&'static str>,
-    /// The assigned devices, in the order of the command line.
+    pub(super) iommu: Option<&'static str>,
+    /// The assigned devices, in the order in which they came.
     pub(crate) devices: Vec<DeviceInfo>,
 }
 

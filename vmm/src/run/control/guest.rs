@@ -4,13 +4,18 @@
 //! A running guest has a [`Life`]. Before the first life, and between two lives of a guest that
 //! reboots, there is none, and every action fails.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::eventfd::{self, EfdFlags};
 use serde::Serialize;
 use serde_json::Value;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::configuration::Configuration;
+use super::configuration::{Configuration, DeviceInfo};
+use super::messages::{AddRequest, RemoveRequest};
+use crate::error::Error;
+use crate::passthrough::hot_plug::HotPlug;
 use crate::run::stop::{Outcome, Stop};
 use crate::run::vcpu::Vcpus;
 
@@ -22,6 +27,8 @@ pub(crate) struct Life {
     pub(crate) power_button: EventFd,
     /// Reads the current counters.
     pub(crate) counters: Box<dyn Fn() -> Value + Send>,
+    /// Adds and removes devices; `None` without a control socket.
+    pub(crate) hot_plug: Option<HotPlug>,
 }
 
 /// The state of a guest.
@@ -40,14 +47,82 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotRunning;
 
+/// A request about devices that was not carried out.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The request is not valid.
+    Body(String),
+    Device(Error),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Body(why)
+    }
+}
+
 /// Access to the guest in its current life.
-#[derive(Default)]
 pub(crate) struct Control {
     life: Mutex<Option<Life>>,
     configuration: Mutex<Option<Configuration>>,
+    ejected: Arc<eventfd::EventFd>,
 }
 
 impl Control {
+    /// There is no life yet.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let ejected = eventfd::EventFd::from_flags(flags);
+        let ejected = ejected.map_err(Error::system("eventfd"))?;
+        let (life, configuration) = Default::default();
+        Ok(Self { life, configuration, ejected: Arc::new(ejected) })
+    }
+
+    /// An eventfd that is raised when the guest ejects a device.
+    pub(crate) fn ejected(&self) -> &Arc<eventfd::EventFd> {
+        &self.ejected
+    }
+
+    /// Gives ejected devices back to the host.
+    pub(crate) fn finish_ejections(&self) {
+        let _ = self.ejected.read();
+        // A life that ends meanwhile gives them back itself.
+        let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
+    }
+
+    /// Adds the devices of a request to the guest, all or none.
+    pub(crate) fn add(
+        &self,
+        body: &[u8],
+        files: Vec<File>,
+    ) -> Result<Result<Vec<DeviceInfo>, Refused>, NotRunning> {
+        self.on_hot_plug(|hot_plug| {
+            let addition = AddRequest::parse(body)?.take(files)?;
+            let added = hot_plug.add(addition).map_err(Refused::Device)?;
+            Ok(added.iter().map(DeviceInfo::of).collect())
+        })
+    }
+
+    /// Asks the guest for the device of a request, or takes it.
+    pub(crate) fn remove(&self, body: &[u8]) -> Result<Result<(), Refused>, NotRunning> {
+        self.on_hot_plug(|hot_plug| {
+            let (address, force) = RemoveRequest::parse(body)?.device()?;
+            hot_plug.remove(address, force).map_err(Refused::Device)
+        })
+    }
+
+    /// The action, and then the new list of devices.
+    fn on_hot_plug<T>(&self, action: impl FnOnce(&HotPlug) -> T) -> Result<T, NotRunning> {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref()).ok_or(NotRunning)?;
+        let result = action(hot_plug);
+        if let Some(configuration) = lock(&self.configuration).as_mut() {
+            configuration.iommu = hot_plug.assigned.iommu();
+            configuration.devices =
+                hot_plug.functions.iter().map(|own| DeviceInfo::of(&own)).collect();
+        }
+        Ok(result)
+    }
     /// Sets the guest's configuration.
     pub(crate) fn configure(&self, configuration: Configuration) {
         *lock(&self.configuration) = Some(configuration);
@@ -64,8 +139,10 @@ impl Control {
     }
 
     /// Ends the life: when this returns, no caller uses the guest, and its vCPUs have stopped.
-    pub(crate) fn end(&self) {
-        drop(lock(&self.life).take());
+    /// Returns what adds and removes devices.
+    pub(crate) fn end(&self) -> Option<HotPlug> {
+        let life = lock(&self.life).take();
+        life.and_then(|life| life.hot_plug)
     }
 
     /// The guest's state.

@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 
 use httparse::{EMPTY_HEADER, Request, Status};
 
-/// The maximum size of a request's head. No request here needs a body.
+/// The maximum size of a request's head.
 const LONGEST: usize = 8 << 10;
+/// The maximum size of a request's body: descriptions of a few devices.
+const LONGEST_BODY: usize = 1 << 20;
 const MOST_HEADERS: usize = 64;
 
 /// A parsed request.
@@ -16,6 +18,8 @@ pub(crate) struct Asked {
     pub(crate) method: String,
     /// The path with its leading slash, without the query.
     pub(crate) path: String,
+    /// The body.
+    pub(crate) body: Vec<u8>,
 }
 
 /// A response.
@@ -48,6 +52,8 @@ impl Response {
             404 => "Not Found",
             405 => "Method Not Allowed",
             409 => "Conflict",
+            413 => "Content Too Large",
+            422 => "Unprocessable Content",
             431 => "Request Header Fields Too Large",
             _ => "Internal Server Error",
         }
@@ -75,38 +81,69 @@ impl Response {
     }
 }
 
-/// Reads a request's head. An invalid request returns its response.
+/// Reads a request. An invalid request returns its response.
 pub(crate) fn read(mut from: impl Read) -> io::Result<Result<Asked, Response>> {
     let mut bytes = Vec::new();
-    let mut chunk = [0; 1024];
-    loop {
-        let count = from.read(&mut chunk)?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    let head = loop {
+        receive(&mut from, &mut bytes)?;
         match parse(&bytes) {
             Ok(None) if bytes.len() > LONGEST => {
                 return Ok(Err(Response::error(431, "the request is longer than 8 KiB")));
             }
             Ok(None) => {}
-            Ok(Some(asked)) => return Ok(Ok(asked)),
+            Ok(Some(head)) => break head,
             Err(error) => return Ok(Err(Response::error(400, &error.to_string()))),
         }
+    };
+    if head.body > LONGEST_BODY {
+        return Ok(Err(Response::error(413, "the body is longer than 1 MiB")));
     }
+    let mut body = bytes.split_off(head.length.min(bytes.len()));
+    while body.len() < head.body {
+        receive(&mut from, &mut body)?;
+    }
+    body.truncate(head.body);
+    Ok(Ok(Asked { body, ..head.asked }))
 }
 
-fn parse(bytes: &[u8]) -> Result<Option<Asked>, httparse::Error> {
+/// Appends what comes next.
+fn receive(from: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = [0; 4096];
+    let count = from.read(&mut chunk)?;
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    Ok(())
+}
+
+/// A parsed head: its own length, and that of the body.
+struct Head {
+    asked: Asked,
+    length: usize,
+    body: usize,
+}
+
+fn parse(bytes: &[u8]) -> Result<Option<Head>, httparse::Error> {
     let mut headers = [EMPTY_HEADER; MOST_HEADERS];
     let mut request = Request::new(&mut headers);
-    if request.parse(bytes)? == Status::Partial {
+    let Status::Complete(length) = request.parse(bytes)? else {
         return Ok(None);
-    }
+    };
     let path = request.path.unwrap_or_default();
-    Ok(Some(Asked {
+    let asked = Asked {
         method: request.method.unwrap_or_default().to_owned(),
         path: path.split('?').next().unwrap_or_default().to_owned(),
-    }))
+        body: Vec::new(),
+    };
+    let mut headers = request.headers.iter();
+    let body = headers.find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.trim().parse().ok();
+    let body = match body {
+        Some(header) => number(header.value).ok_or(httparse::Error::HeaderValue)?,
+        None => 0,
+    };
+    Ok(Some(Head { asked, length, body }))
 }
 
 #[cfg(test)]
@@ -120,8 +157,22 @@ mod tests {
     #[test]
     fn parses_the_method_and_the_path() {
         let text = "PUT /api/v1/vm.pause?x=1 HTTP/1.1\r\nHost: x\r\n\r\n";
-        let expected = Asked { method: "PUT".into(), path: "/api/v1/vm.pause".into() };
-        assert_eq!(asked(text), Ok(expected));
+        let (method, path) = ("PUT".to_owned(), "/api/v1/vm.pause".to_owned());
+        assert_eq!(asked(text), Ok(Asked { method, path, body: Vec::new() }));
+    }
+
+    #[test]
+    fn reads_a_body_of_the_stated_length() {
+        let body = |text: &str| asked(text).map(|asked| String::from_utf8(asked.body).unwrap());
+        let head = "PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n";
+        assert_eq!(body(&format!("{head}hello, and more")), Ok("hello".into()));
+        assert!(read(format!("{head}hell").as_bytes()).is_err());
+        let large = "x".repeat(100_000);
+        let text = format!("PUT / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n{large}");
+        assert_eq!(body(&text), Ok(large));
+        let huge = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", (1 << 20) + 1);
+        assert_eq!(body(&huge), Err(413));
+        assert_eq!(body("PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"), Err(400));
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! The socket of `--control`: a thread answers one request after another.
 
-use std::fs;
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use serde_json::json;
 
-use super::guest::{Control, NotRunning};
+use super::guest::{Control, NotRunning, Refused};
 use super::http::{self, Asked, Response};
+use super::received::Received;
 use crate::config::Thread;
 use crate::error::Error;
 use crate::host::landlock;
@@ -87,37 +88,27 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
     loop {
-        let waited = [listener.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let mut fds = waited;
+        let ejected = control.ejected();
+        let waited = [listener.as_fd(), ended.as_fd(), ejected.as_fd()];
+        let mut fds = waited.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => {
                 return log::error!("the control socket no longer answers: poll: {error}");
             }
         }
-        let [_, end] = fds;
+        let [_, end, ejections] = fds;
         if end.any() == Some(true) {
             return;
+        }
+        if ejections.any() == Some(true) {
+            control.finish_ejections();
         }
         if let Ok((stream, _)) = listener.accept() {
             if let Err(error) = answer_one(&stream, control) {
                 log::info!("a client of the control socket disconnected: {error}");
             }
         }
-    }
-}
-
-/// A stream whose reads fail after the client's timeout.
-struct Timed<'a>(&'a UnixStream, Instant);
-
-impl Read for Timed<'_> {
-    fn read(&mut self, data: &mut [u8]) -> io::Result<usize> {
-        let left = PATIENCE.saturating_sub(self.1.elapsed());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.0.set_read_timeout(Some(left))?;
-        self.0.read(data)
     }
 }
 
@@ -138,38 +129,56 @@ impl Write for Sent<'_> {
 fn answer_one(stream: &UnixStream, control: &Control) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let response = match http::read(Timed(stream, Instant::now()))? {
-        Ok(asked) => answer(&asked, control),
+    let mut received = Received::new(stream, PATIENCE);
+    let response = match http::read(&mut received)? {
+        Ok(asked) => answer(&asked, received.into_files(), control),
         Err(response) => response,
     };
     response.write(Sent(stream))
 }
 
-type Action = fn(&Control) -> Result<Response, NotRunning>;
+/// The response to a request with its body and the client's files, if the guest runs.
+type Action = fn(&Control, &[u8], Vec<File>) -> Result<Response, NotRunning>;
 
 /// All requests, as `openapi.json` describes them.
-pub(crate) const ROUTES: [(&str, &str, Action); 8] = [
-    ("GET", "/api/v1/vmm.ping", |_| {
+pub(crate) const ROUTES: [(&str, &str, Action); 10] = [
+    ("GET", "/api/v1/vmm.ping", |_, _, _| {
         Ok(found(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
         })))
     }),
-    ("GET", "/api/v1/vm.info", |control| {
+    ("GET", "/api/v1/vm.info", |control, _, _| {
         let state = control.state();
         let configuration = control.configuration();
         Ok(found(&json!({ "state": state, "configuration": configuration })))
     }),
-    ("GET", "/api/v1/vm.devices", |control| {
+    ("GET", "/api/v1/vm.devices", |control, _, _| {
         let configuration = control.configuration().ok_or(NotRunning)?;
         Ok(found(&json!(configuration.devices)))
     }),
-    ("GET", "/api/v1/vm.counters", |control| control.counters().map(|counters| found(&counters))),
-    ("PUT", "/api/v1/vm.pause", |control| control.pause().map(done)),
-    ("PUT", "/api/v1/vm.resume", |control| control.resume().map(done)),
-    ("PUT", "/api/v1/vm.power-button", |control| control.press_power_button().map(done)),
-    ("PUT", "/api/v1/vm.shutdown", |control| control.shut_down().map(done)),
+    ("GET", "/api/v1/vm.counters", |control, _, _| {
+        control.counters().map(|counters| found(&counters))
+    }),
+    ("PUT", "/api/v1/vm.pause", |control, _, _| control.pause().map(done)),
+    ("PUT", "/api/v1/vm.resume", |control, _, _| control.resume().map(done)),
+    ("PUT", "/api/v1/vm.power-button", |control, _, _| control.press_power_button().map(done)),
+    ("PUT", "/api/v1/vm.shutdown", |control, _, _| control.shut_down().map(done)),
+    ("PUT", "/api/v1/vm.add-device", |control, body, files| {
+        let added = control.add(body, files)?;
+        Ok(added.map_or_else(refused, |devices| found(&json!(devices))))
+    }),
+    ("PUT", "/api/v1/vm.remove-device", |control, body, _| {
+        Ok(control.remove(body)?.map_or_else(refused, done))
+    }),
 ];
+
+fn refused(refused: Refused) -> Response {
+    match refused {
+        Refused::Body(why) => Response::error(400, &why),
+        Refused::Device(error) => Response::error(422, &error.to_string()),
+    }
+}
 
 fn found(value: &serde_json::Value) -> Response {
     Response::new(200, value.to_string())
@@ -180,7 +189,7 @@ fn done(_: ()) -> Response {
 }
 
 /// The response to a request.
-pub(crate) fn answer(asked: &Asked, control: &Control) -> Response {
+pub(crate) fn answer(asked: &Asked, files: Vec<File>, control: &Control) -> Response {
     let mut there = ROUTES.iter().filter(|(_, path, _)| *path == asked.path);
     let Some((method, _, action)) = there.next() else {
         let paths = ROUTES.map(|(method, path, _)| format!("{method} {path}"));
@@ -192,7 +201,7 @@ pub(crate) fn answer(asked: &Asked, control: &Control) -> Response {
             ..Response::error(405, &format!("use the method {method}"))
         };
     }
-    action(control).unwrap_or_else(|NotRunning| {
+    action(control, &asked.body, files).unwrap_or_else(|NotRunning| {
         Response::error(409, "the guest does not run yet, or reboots; try again")
     })
 }

@@ -24,8 +24,8 @@ fn filter() -> Filter {
 }
 
 fn asked(method: &str, path: &str) -> http::Response {
-    let asked = http::Asked { method: method.into(), path: path.into() };
-    answer(&asked, &Control::default())
+    let asked = http::Asked { method: method.into(), path: path.into(), body: Vec::new() };
+    answer(&asked, Vec::new(), &Control::new().unwrap())
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn an_unknown_request_is_answered_with_the_known_ones() {
 fn the_socket_is_private_to_its_user_and_removed_with_its_server() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new().unwrap());
     // The server replaces the socket of a killed VMM.
     drop(UnixListener::bind(&path).unwrap());
     let server = Server::start(&path, &control, filter()).unwrap();
@@ -101,7 +101,7 @@ fn the_socket_is_private_to_its_user_and_removed_with_its_server() {
 fn a_slow_client_is_disconnected() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
-    let _server = Server::start(&path, &Arc::new(Control::default()), filter()).unwrap();
+    let _server = Server::start(&path, &Arc::new(Control::new().unwrap()), filter()).unwrap();
     let mut slow = UnixStream::connect(&path).unwrap();
     slow.write_all(b"GET / HT").unwrap();
     // The second client waits, and gets its answer.
@@ -129,6 +129,7 @@ fn life() -> Life {
             let opened = std::fs::File::open("/proc/self/status");
             json!({ "opened": opened.map_err(|error| error.kind().to_string()).err() })
         }),
+        hot_plug: None,
     }
 }
 
@@ -141,7 +142,7 @@ fn the_control_thread_cannot_open_files() {
     }
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new().unwrap());
     control.begin(life());
     let _server = Server::start(&path, &control, filter()).unwrap();
     let mut stream = UnixStream::connect(&path).unwrap();

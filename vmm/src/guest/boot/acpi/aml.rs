@@ -6,16 +6,29 @@ const NAME: u8 = 0x08;
 const BYTE: u8 = 0x0a;
 const WORD: u8 = 0x0b;
 const DWORD: u8 = 0x0c;
+const MULTIPLE: u8 = 0x2f;
 const STRING: u8 = 0x0d;
 const SCOPE: u8 = 0x10;
 const BUFFER: u8 = 0x11;
 const PACKAGE: u8 = 0x12;
 const METHOD: u8 = 0x14;
 const EXTENDED: u8 = 0x5b;
+const STORE: u8 = 0x70;
+const AND: u8 = 0x7b;
+const REGION: u8 = 0x80;
+const FIELD: u8 = 0x81;
 const DEVICE: u8 = 0x82;
 const NOTIFY: u8 = 0x86;
-/// The prefix of an absolute path with two segments.
-const ROOT_OF_TWO: [u8; 2] = *b"\\.";
+const EQUAL: u8 = 0x93;
+const IF: u8 = 0xa0;
+const RETURN: u8 = 0xa4;
+/// No target: the result is only the operation's value.
+const NOWHERE: u8 = 0;
+
+/// The method's first argument.
+pub(super) const ARGUMENT: [u8; 1] = [0x68];
+/// The method's local variables.
+pub(super) const LOCALS: [[u8; 1]; 2] = [[0x60], [0x61]];
 
 /// An object's name; shorter names are padded with `_`.
 pub(super) type Segment = [u8; 4];
@@ -71,10 +84,53 @@ pub(super) fn method(name: &Segment, arguments: u8, body: &[u8]) -> Vec<u8> {
     sized(&[METHOD], &[&name[..], &[arguments & 7 | SERIALIZED], body].concat())
 }
 
-/// `Notify` of an object in a scope below the root.
-pub(super) fn notify(scope: &Segment, object: &Segment, value: u8) -> Vec<u8> {
-    let value = integer(value.into());
-    [&[NOTIFY], &ROOT_OF_TWO[..], scope, object, &value].concat()
+/// The path of an object below the root.
+pub(super) fn path(segments: &[Segment]) -> Vec<u8> {
+    let count = u8::try_from(segments.len()).unwrap_or(u8::MAX);
+    [&[b'\\', MULTIPLE, count], segments.as_flattened()].concat()
+}
+
+/// `Notify` of the object at a path, or with a name in this scope.
+pub(super) fn notify(object: &[u8], value: u8) -> Vec<u8> {
+    [&[NOTIFY], object, &integer(value.into())].concat()
+}
+
+/// `Store` of a value in a variable or register.
+pub(super) fn store(value: &[u8], target: &[u8]) -> Vec<u8> {
+    [&[STORE], value, target].concat()
+}
+
+/// `And` of two values.
+pub(super) fn and(one: &[u8], other: &[u8]) -> Vec<u8> {
+    [&[AND], one, other, &[NOWHERE]].concat()
+}
+
+/// `LEqual`: whether two values are equal.
+pub(super) fn equal(one: &[u8], other: &[u8]) -> Vec<u8> {
+    [&[EQUAL], one, other].concat()
+}
+
+/// `If`.
+pub(super) fn when(condition: &[u8], body: &[u8]) -> Vec<u8> {
+    sized(&[IF], &[condition, body].concat())
+}
+
+/// `Return`.
+pub(super) fn back(value: &[u8]) -> Vec<u8> {
+    [&[RETURN], value].concat()
+}
+
+/// `OperationRegion` of ports, and a `Field` of registers of 32 bits in it, in ascending order.
+pub(super) fn registers(region: &Segment, base: u16, names: &[&Segment]) -> Vec<u8> {
+    const PORTS: u8 = 1;
+    const DWORD_ACCESS: u8 = 3;
+    const BITS: u8 = 32;
+    let size = u32::try_from(names.len().saturating_mul(4)).unwrap_or(u32::MAX);
+    let (base, size) = (integer(base.into()), integer(size));
+    let region_of_ports = [&[EXTENDED, REGION], &region[..], &[PORTS], &base, &size].concat();
+    let units: Vec<u8> = names.iter().flat_map(|name| [&name[..], &[BITS]].concat()).collect();
+    let field = sized(&[EXTENDED, FIELD], &[&region[..], &[DWORD_ACCESS], &units].concat());
+    [region_of_ports, field].concat()
 }
 
 /// `ResourceTemplate`: a buffer of descriptors, with an end tag that has no checksum.

@@ -1,0 +1,127 @@
+//! The slots of a guest whose devices come and go: the registers that its ACPI methods read, and
+//! their interrupt.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::{EjectSink, HotPlug};
+use nix::sys::eventfd;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Registers that report ejected slots to an [`Ejections`].
+pub(crate) type Registers = HotPlug<Ejected>;
+
+/// The slots, as the VMM changes them.
+pub(crate) struct Slots {
+    registers: Arc<Registers>,
+    interrupt: EventFd,
+}
+
+impl Slots {
+    /// The slots of `registers`, whose changes raise `interrupt`.
+    pub(crate) fn new(registers: Arc<Registers>, interrupt: EventFd) -> Self {
+        Self { registers, interrupt }
+    }
+
+    /// The registers, for the port bus.
+    pub(crate) fn registers(&self) -> Arc<Registers> {
+        Arc::clone(&self.registers)
+    }
+
+    /// Reports new devices to the guest.
+    pub(crate) fn arrive(&self, slots: impl IntoIterator<Item = u8>) {
+        slots.into_iter().for_each(|slot| self.registers.arrive(slot));
+        self.raise();
+    }
+
+    /// Asks the guest for the devices in a slot.
+    pub(crate) fn ask(&self, slot: u8) {
+        self.registers.want(slot);
+        self.raise();
+    }
+
+    /// Whether the guest has not ejected the slot yet.
+    pub(crate) fn is_taken(&self, slot: u8) -> bool {
+        self.registers.has(slot)
+    }
+
+    fn raise(&self) {
+        // The counter overflows only if the guest never takes the interrupt; it is then pending.
+        let _ = self.interrupt.write(1);
+    }
+}
+
+/// Slots that the guest ejected, and whose devices the VMM has not given back yet.
+pub(crate) struct Ejections {
+    slots: Mutex<Vec<u8>>,
+    /// Wakes the thread that gives them back.
+    signal: Arc<eventfd::EventFd>,
+}
+
+impl Ejections {
+    /// No slot. `signal` is raised for each.
+    pub(crate) fn new(signal: Arc<eventfd::EventFd>) -> Self {
+        Self { slots: Mutex::default(), signal }
+    }
+
+    /// Takes all slots.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Adds slots to an [`Ejections`].
+pub(crate) struct Ejected(pub(crate) Arc<Ejections>);
+
+impl EjectSink for Ejected {
+    fn ejected(&self, slot: u8) {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        let _ = self.0.signal.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::EjectSink as _;
+    use nix::sys::eventfd::EfdFlags;
+    use vm_device::DevicePio as _;
+    use vm_device::bus::PioAddress;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    fn ejections() -> Arc<Ejections> {
+        let signal = eventfd::EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        Arc::new(Ejections::new(Arc::new(signal)))
+    }
+
+    #[test]
+    fn each_change_is_in_the_registers_before_it_interrupts_the_guest() {
+        let registers = Arc::new(Registers::new([1], Ejected(ejections())));
+        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let raised = interrupt.try_clone().unwrap();
+        let slots = Slots::new(registers, interrupt);
+        let read = |port: u16| {
+            let mut data = [0; 4];
+            slots.registers().pio_read(PioAddress(port), 0, &mut data);
+            u32::from_le_bytes(data)
+        };
+        slots.arrive([2, 3]);
+        assert_eq!((raised.read().unwrap(), read(HotPlug::ARRIVED)), (1, 0b1100));
+        slots.ask(1);
+        assert_eq!((raised.read().unwrap(), read(HotPlug::WANTED)), (1, 0b10));
+        assert_eq!([1, 2, 4].map(|slot| slots.is_taken(slot)), [true, true, false]);
+        (0..3).for_each(|_| slots.raise());
+        assert_eq!(raised.read().unwrap(), 3, "the kernel makes one interrupt of them");
+    }
+
+    #[test]
+    fn an_ejected_slot_wakes_the_thread_that_takes_it_once() {
+        let ejections = ejections();
+        assert!(ejections.signal.read().is_err(), "nothing was ejected");
+        let sink = Ejected(Arc::clone(&ejections));
+        [4, 5].into_iter().for_each(|slot| sink.ejected(slot));
+        assert_eq!(ejections.signal.read(), Ok(2));
+        assert_eq!(ejections.take(), [4, 5]);
+        assert!(ejections.take().is_empty());
+    }
+}

@@ -1,0 +1,193 @@
+//! `vmm add` and `vmm remove`: the client of hot-plug. It opens the nodes with its own rights,
+//! because a running VMM can open no file, and passes them with what sysfs says.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+use vfio_passthrough::PciAddress;
+use vfio_passthrough::backend::sysfs::Sysfs;
+use vfio_passthrough::context::{self, Nodes};
+
+use super::client::{self, Client};
+use super::messages::{AddRequest, AddedDevice, RemoveRequest};
+use crate::config::{Iommu, Passthrough};
+use crate::host::passed_fds::PassedFds;
+use crate::host::pci_path;
+use crate::passthrough::iommu::{self, Found};
+
+/// How often the client asks whether a device is gone.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A device could not be added or removed.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// The VMM could not be asked, or refused.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// A device cannot be opened.
+    #[error(transparent)]
+    Device(#[from] context::Error),
+    /// The text is no device's.
+    #[error("{0}")]
+    Address(#[from] vfio_passthrough::address::ParsePciAddressError),
+    /// The start has options that this command has not.
+    #[error("--vfio fd={0}: this command opens the device: name the device, and leave fd=N out")]
+    Descriptor(RawFd),
+    /// The guest uses its devices by the other interface.
+    #[error("the guest uses its devices by {is}: leave --iommu {asked} out")]
+    OtherIommu { is: String, asked: &'static str },
+    /// The guest did not answer.
+    #[error(
+        "{address}: the guest did not give the device back within {seconds} s\n  its driver may \
+         still use it, or the guest has no ACPI hot-plug; --timeout waits longer, --force takes \
+         the device"
+    )]
+    NoAnswer { address: PciAddress, seconds: u64 },
+}
+
+/// Adds devices to the running guest of the socket, all or none. Returns a line for each with its
+/// place on the guest's bus.
+pub(crate) fn add(socket: &Path, asked: &[Passthrough], iommu: Iommu) -> Result<String, Error> {
+    let client = Client(socket);
+    let guest = Guest::of(&client.get("vm.info")?);
+    let addresses = asked.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+    let nodes = guest.nodes(asked, &addresses, iommu)?;
+    let mut opened = Opened::default();
+    if guest.iommu.is_none() {
+        opened.files.push(nodes.open_context()?);
+    }
+    let mut groups = guest.groups(&nodes);
+    for (asked, address) in asked.iter().zip(addresses) {
+        let is_new = groups.insert(nodes.sysfs().group(address)) || nodes.is_iommufd();
+        // The guest has the group's file already, and the kernel opens a group once.
+        let file = is_new.then(|| nodes.open(address)).transpose()?;
+        opened.add(&nodes, (address, asked), file);
+    }
+    let request = AddRequest {
+        iommu: if nodes.is_iommufd() { "iommufd" } else { "type1" }.to_owned(),
+        container: guest.iommu.is_none(),
+        devices: opened.devices,
+    };
+    Ok(places(&client.put("vm.add-device", &json!(request), &opened.files)?))
+}
+
+/// What the client opened.
+#[derive(Default)]
+struct Opened {
+    devices: Vec<AddedDevice>,
+    files: Vec<File>,
+}
+
+impl Opened {
+    fn add(
+        &mut self,
+        nodes: &Nodes,
+        (address, asked): (PciAddress, &Passthrough),
+        file: Option<File>,
+    ) {
+        let sysfs = nodes.sysfs().copy(address, file.as_ref());
+        self.devices.push(AddedDevice {
+            vfio: format!("{address}{}", asked.options()),
+            node: file.is_some(),
+            sysfs: sysfs.into_iter().map(|(path, entry)| (path, entry.into())).collect(),
+        });
+        self.files.extend(file);
+    }
+}
+
+/// What the guest has.
+struct Guest {
+    iommu: Option<String>,
+    devices: Vec<PciAddress>,
+}
+
+impl Guest {
+    fn of(info: &Value) -> Self {
+        let iommu = info.pointer("/configuration/iommu").and_then(Value::as_str);
+        let devices = info.pointer("/configuration/devices");
+        Self { iommu: iommu.map(str::to_owned), devices: addresses(devices) }
+    }
+
+    /// The nodes of the interface by which the guest uses its devices.
+    fn nodes(
+        &self,
+        asked: &[Passthrough],
+        addresses: &[PciAddress],
+        iommu: Iommu,
+    ) -> Result<Nodes, Error> {
+        let chosen = match iommu {
+            Iommu::Auto => None,
+            Iommu::Type1 => Some("type1"),
+            Iommu::Iommufd => Some("iommufd"),
+        };
+        let is_iommufd = match (self.iommu.as_deref(), chosen) {
+            (Some(is), Some(asked)) if is != asked => {
+                return Err(Error::OtherIommu { is: is.to_owned(), asked });
+            }
+            (Some(is), _) => is == "iommufd",
+            (None, Some(asked)) => asked == "iommufd",
+            (None, None) => iommu::nodes(asked, &found(addresses), &PassedFds::default()).is_some(),
+        };
+        Ok(Nodes::new(is_iommufd))
+    }
+
+    fn groups(&self, nodes: &Nodes) -> BTreeSet<Option<u32>> {
+        self.devices.iter().map(|device| nodes.sysfs().group(*device)).collect()
+    }
+}
+
+fn found(addresses: &[PciAddress]) -> Vec<Found> {
+    let sysfs = Sysfs::default();
+    addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect()
+}
+
+fn address(asked: &Passthrough) -> Result<PciAddress, Error> {
+    match (&asked.path, asked.file) {
+        (Some(path), None) => Ok(pci_path::address(path)?),
+        (_, fd) => Err(Error::Descriptor(fd.unwrap_or_default())),
+    }
+}
+
+fn addresses(devices: Option<&Value>) -> Vec<PciAddress> {
+    let devices = devices.and_then(Value::as_array).into_iter().flatten();
+    devices.filter_map(|device| device.get("address")?.as_str()?.parse().ok()).collect()
+}
+
+/// A line for each device: its address on the host and in the guest.
+fn places(added: &Value) -> String {
+    let text = |device: &Value, name: &str| {
+        device.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let devices = added.as_array().into_iter().flatten();
+    let line = |device| {
+        format!("{} is {} in the guest\n", text(device, "address"), text(device, "guest_address"))
+    };
+    devices.map(line).collect()
+}
+
+/// Asks the guest of the socket for a device, and waits until the host has it. With `force` it takes
+/// the device at once.
+pub(crate) fn remove(
+    socket: &Path,
+    address: PciAddress,
+    force: bool,
+    timeout: Duration,
+) -> Result<String, Error> {
+    let client = Client(socket);
+    let begin = Instant::now();
+    let request = RemoveRequest { address: address.to_string(), force };
+    client.put("vm.remove-device", &json!(request), &[])?;
+    while addresses(Some(&client.get("vm.devices")?)).contains(&address) {
+        if begin.elapsed() >= timeout {
+            return Err(Error::NoAnswer { address, seconds: timeout.as_secs() });
+        }
+        sleep(INTERVAL);
+    }
+    Ok(format!("{address} is free\n"))
+}
