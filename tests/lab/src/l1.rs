@@ -1,6 +1,7 @@
 //! A running L1: the QEMU process, its console, and the connection to the agent in L1.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -301,11 +302,24 @@ impl Drop for L1 {
     }
 }
 
+/// The program of QEMU.
+const PROGRAM: &str = "qemu-system-x86_64";
+
 fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
-    let tool = Tool::new("qemu-system-x86_64").args(machine.arguments(files));
+    let (program, firmware) = match &files.qemu {
+        None => (PROGRAM.into(), Vec::new()),
+        Some(root) => (root.join("usr/bin").join(PROGRAM), firmware_of(root)),
+    };
+    let tool = Tool::new(&program).args(firmware).args(machine.arguments(files));
     let mut command = tool.into_command();
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
-    command.spawn().map_err(Error::file("start", Path::new("qemu-system-x86_64")))
+    command.spawn().map_err(Error::file("start", &program))
+}
+
+/// The arguments for the firmware of an unpacked QEMU.
+fn firmware_of(root: &Path) -> Vec<OsString> {
+    let folders = ["usr/share/qemu", "usr/share/seabios"];
+    folders.into_iter().flat_map(|folder| ["-L".into(), root.join(folder).into()]).collect()
 }
 
 /// Waits until QEMU connects, or ends because it rejects its arguments.

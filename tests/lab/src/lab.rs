@@ -125,7 +125,9 @@ impl Lab {
         let images = machine.devices.iter().enumerate();
         let images =
             images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
+        let is_new = machine.devices.iter().any(|device| matches!(device, Device::Model(_)));
         Ok(MachineFiles {
+            qemu: is_new.then(|| self.newest_qemu()).transpose()?,
             kernel: kernel.image,
             initrd,
             socket: folder.join("agent"),

@@ -1,12 +1,14 @@
 //! The description of an L1, and QEMU's command line for it.
 
 mod devices;
+pub mod models;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::Kernel;
+use models::Model;
 
 /// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
 /// is the chipset's.
@@ -50,6 +52,8 @@ pub enum Device {
     /// A bridge to conventional PCI with two e1000 and an rtl8139. They are one IOMMU group, and
     /// the NICs are reset together.
     SharedGroup,
+    /// One of QEMU's models, on the root bus.
+    Model(&'static Model),
 }
 
 /// The number of virtual functions of a [`Device::NvmeWithVfs`].
@@ -63,6 +67,13 @@ impl Device {
     /// Whether the device has a disk image.
     #[must_use]
     pub fn is_disk(self) -> bool {
+        match self {
+            Self::Model(model) => model.is_disk(),
+            _ => self.is_own_disk(),
+        }
+    }
+
+    fn is_own_disk(self) -> bool {
         matches!(
             self,
             Self::Nvme
@@ -104,6 +115,7 @@ impl Device {
             Self::TwoUhcis => &["uhci-hcd"],
             Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
+            Self::Model(model) => model.modules,
         }
     }
 }
@@ -329,6 +341,8 @@ impl Machine {
 /// The files of a machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MachineFiles {
+    /// The folder in which a QEMU is unpacked; `None` for the host's.
+    pub qemu: Option<PathBuf>,
     /// L1's kernel.
     pub kernel: PathBuf,
     /// L1's initramfs.

@@ -1,0 +1,115 @@
+//! QEMU's models of PCI devices, each with its Linux driver in a guest, and with data through it.
+//! docs/models.md has a row for each.
+
+use guest::{Interrupts, Report};
+use lab::{DISKS, Device, Error, Guest, L1, Model, NICS, SERIAL, sha256};
+
+use crate::Test;
+use crate::support::VFIO;
+
+pub const ON_DISKS: &[Test] = &[("models: each controller reads and writes its disk", disks)];
+pub const ON_NICS: &[Test] = &[("models: each network controller gets answers", nics)];
+pub const ON_SERIAL: &[Test] = &[("models: each serial line loops bytes", serial)];
+
+const HASHED: usize = 1 << 20;
+const ASKED: u64 = 50;
+const LOOPED: u64 = 4096;
+
+/// A guest that takes longer, by L1's clock, is killed.
+const LIMIT_NS: u64 = 120_000_000_000;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/models.md");
+
+/// The devices of a machine with these models.
+pub fn devices(models: &'static [Model]) -> Vec<Device> {
+    models.iter().map(Device::Model).collect()
+}
+
+fn disks(l1: &mut L1) -> Result<(), Error> {
+    check(
+        l1,
+        DISKS,
+        "disks:1,hash:1M,write:64K@8M,interrupts",
+        "1 MiB read, 64 KiB written",
+        |l1, index, reports| {
+            let expected = sha256(&l1.image(index)?[..HASHED]);
+            let read =
+                |it: &Report| matches!(it, Report::Hash { sha256, .. } if *sha256 == expected);
+            let wrote = |it: &Report| matches!(it, Report::Write { same: true, .. });
+            Ok(reports.iter().any(read) && reports.iter().any(wrote))
+        },
+    )
+}
+
+fn nics(l1: &mut L1) -> Result<(), Error> {
+    check(l1, NICS, &format!("net:{ASKED},interrupts"), "50 requests answered", |_, _, reports| {
+        let answered = |it: &Report| matches!(it, Report::Net { answered: ASKED, .. });
+        Ok(reports.iter().any(answered))
+    })
+}
+
+fn serial(l1: &mut L1) -> Result<(), Error> {
+    check(l1, SERIAL, "serial:4K,interrupts", "4 KiB looped on each line", |_, index, reports| {
+        let looped = |it: &&Report| matches!(it, Report::Serial { bytes: LOOPED, same: true, .. });
+        Ok(reports.iter().filter(looped).count() == SERIAL[index].lines())
+    })
+}
+
+/// Boots a guest with each model in turn, and compares the rows with those of the page.
+fn check(
+    l1: &mut L1,
+    models: &[Model],
+    steps: &str,
+    data: &str,
+    is_right: impl Fn(&mut L1, usize, &[Report]) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let page = std::fs::read_to_string(PAGE).unwrap_or_default();
+    let mut wrong = Vec::new();
+    for (index, model) in models.iter().enumerate() {
+        let address = l1.machine().address(index);
+        l1.bind(&address, VFIO)?;
+        let reset = l1.read(&format!("/sys/bus/pci/devices/{address}/reset_method"));
+        let reset = reset.map(|text| text.trim().to_owned()).unwrap_or_default();
+        let guest = match reset.as_str() {
+            "" => Guest::new(steps).device_without_reset(&address),
+            _ => Guest::new(steps).device(&address),
+        };
+        let outcome = match guest.kill_after(LIMIT_NS).boot(l1) {
+            Ok(outcome) => outcome,
+            Err(Error::Log(text)) => {
+                wrong.push(format!("{}: {text}", model.name));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let works = outcome.is_success() && is_right(l1, index, &outcome.reports)?;
+        let found = outcome.reports.iter().find_map(|report| match report {
+            Report::Interrupts { functions } => functions.first(),
+            _ => None,
+        });
+        let row = row(model.name, found, &reset, if works { data } else { "FAILS" });
+        println!("{row}");
+        if !works {
+            println!("{}", outcome.details());
+        }
+        if !page.contains(&row) {
+            wrong.push(row);
+        }
+    }
+    assert!(wrong.is_empty(), "docs/models.md does not have:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn row(model: &str, found: Option<&Interrupts>, reset: &str, data: &str) -> String {
+    let (driver, interrupts) = match found {
+        Some(found) if found.count > 0 => {
+            let vectors =
+                if found.vectors > 1 { format!(", {}", found.vectors) } else { String::new() };
+            (found.driver.as_str(), format!("{}{vectors}", found.kind))
+        }
+        Some(found) => (found.driver.as_str(), "none".to_owned()),
+        None => ("-", "-".to_owned()),
+    };
+    let reset = if reset.is_empty() { "none" } else { reset };
+    format!("| {model} | {driver} | {interrupts} | {reset} | {data} |")
+}
