@@ -184,7 +184,7 @@ fn by_iommufd() -> Vec<Group> {
 fn of_models() -> Vec<Group> {
     let machine = |models| {
         let machine = Machine::new(Kernel::Small).guest_kernel(Kernel::Models612);
-        machine.devices(&models::devices(models))
+        machine.devices(&models::devices(models)).with_host_share()
     };
     vec![
         ("models", machine(DISKS), models::ON_DISKS.to_vec()),
