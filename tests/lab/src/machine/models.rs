@@ -82,8 +82,6 @@ pub const NICS: &[Model] = &[
     network("i82801", &["e100"]),
     network("igb", &["igb"]),
     network("pcnet", &["pcnet32"]),
-    network("sungem", &["sungem"]),
-    network("sunhme", &["sunhme"]),
     network("tulip", &["tulip"]),
     network("vmxnet3", &["vmxnet3"]),
     virtio("virtio-net-pci", Attached::Network, &["virtio_pci", "virtio_net"]),
