@@ -17,14 +17,18 @@ const CHUNK: usize = 128 << 10;
 /// The size of a single read in bytes.
 pub const BLOCK: u64 = 4096;
 
-/// How long the controllers may take until their disks appear.
-const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the controllers may take until their disks appear. Old SCSI controllers reset their bus
+/// and ask each of 15 targets.
+const DISK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How names of disks begin: NVMe, SCSI, virtio and SD cards.
+const KINDS: [&str; 4] = ["nvme", "sd", "vd", "mmcblk"];
 
 /// A buffer for O_DIRECT, which must be aligned to the disk's blocks.
 #[repr(C, align(4096))]
 struct Chunk([u8; CHUNK]);
 
-/// An NVMe namespace or a SCSI disk.
+/// A disk: see [`KINDS`].
 pub struct Disk {
     /// The kernel's name, such as `nvme0n1`.
     pub name: String,
@@ -145,7 +149,7 @@ fn names() -> Vec<String> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("nvme") || name.starts_with("sd"))
+        .filter(|name| KINDS.iter().any(|kind| name.starts_with(kind)))
         .collect();
     names.sort();
     names

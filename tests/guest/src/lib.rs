@@ -48,6 +48,15 @@ pub enum Report {
         /// Whether the data read back equals the data written.
         same: bool,
     },
+    /// A serial line looped bytes back.
+    Serial {
+        /// The line's name, such as `ttyS4`.
+        line: String,
+        /// The number of bytes sent.
+        bytes: u64,
+        /// Whether the same bytes came back.
+        same: bool,
+    },
     /// The guest waits for its power button, or the button was pressed.
     Button {
         /// Whether it was pressed.

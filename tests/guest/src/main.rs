@@ -19,6 +19,7 @@ mod ports;
 mod registers;
 mod report;
 mod rom;
+mod serial;
 mod steps;
 mod system;
 mod toggle;

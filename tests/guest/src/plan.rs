@@ -31,6 +31,8 @@ pub enum Step {
     Read { count: u64, depth: u64 },
     /// Send `count` ARP requests to the router on every network.
     Net { count: u64 },
+    /// Send `bytes` on every serial line of a PCI device, which loops them back.
+    Serial { bytes: u64 },
     /// Wait for `count` USB devices, then list all.
     Usb { count: usize },
     /// Wait until there are `count` disks.
@@ -96,6 +98,7 @@ fn step(name: &str, value: &str) -> Option<Step> {
             Step::Read { count: count.parse().ok()?, depth: depth.parse().ok()? }
         }
         "net" => Step::Net { count: value.parse().ok()? },
+        "serial" => Step::Serial { bytes: size(value)? },
         "usb" if value.is_empty() => Step::Usb { count: 1 },
         "usb" => Step::Usb { count: value.parse().ok()? },
         "disks" => Step::Disks { count: value.parse().ok()? },

@@ -10,7 +10,9 @@ use crate::disk::{self, BLOCK, Disk};
 use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::Error;
-use crate::{bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, toggle, usb};
+use crate::{
+    bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, serial, toggle, usb,
+};
 
 /// Reads go to the first 16 MiB of a disk.
 const READ_SPAN: u64 = 16 << 20;
@@ -27,6 +29,10 @@ pub fn run(step: &Step) -> Result<(), Error> {
         Step::Read { count, depth } => return on_disks(|disk| read(disk, count, depth)),
         Step::Disks { count } => return disk::open_all(count).map(drop),
         Step::Net { count } => return on_networks(count),
+        Step::Serial { bytes } => {
+            serial::echo(bytes)?.iter().for_each(report::send);
+            return Ok(());
+        }
         Step::Usb { count } => usb::look(count)?,
         Step::Lose { lost, disks } => return lose::lose(lost, disks),
         Step::Interrupts => Report::Interrupts { functions: interrupts::of_functions()? },

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 
 use crate::cache::Cache;
 use crate::command::Tool;
+use crate::machine::models;
 use crate::modules::load_order;
 use crate::small_kernel::fingerprint;
 use crate::{Error, packages, say, small_kernel};
@@ -46,6 +47,9 @@ pub enum Kernel {
     /// Debian's 6.1.
     #[value(name = "6.1")]
     Stock61,
+    /// Debian's 6.12 with the drivers of all models of QEMU. Only long forms use it.
+    #[value(name = "6.12-models")]
+    Models612,
 }
 
 /// The files of a kernel.
@@ -94,10 +98,12 @@ impl Kernel {
         match self {
             Self::Small => small_kernel::files(cache, small_kernel::OF_6_12),
             Self::Small73 => small_kernel::files(cache, small_kernel::OF_7_3),
-            Self::Stock612 => {
-                stock(cache, "6.12", &["linux-image-6.12-amd64", "linux-image-amd64"])
+            Self::Stock612 => stock(cache, "6.12", OF_6_12, L2_MODULES),
+            Self::Stock61 => stock(cache, "6.1", OF_6_1, L2_MODULES),
+            Self::Models612 => {
+                let modules = [L2_MODULES, &models::modules()].concat();
+                stock(cache, "6.12", OF_6_12, &modules)
             }
-            Self::Stock61 => stock(cache, "6.1", &["linux-image-6.1-amd64", "linux-image-amd64"]),
         }
     }
 
@@ -122,31 +128,41 @@ impl Kernel {
             Self::Small73 => "the small 7.3 kernel",
             Self::Stock612 => "Debian's 6.12 kernel",
             Self::Stock61 => "Debian's 6.1 kernel",
+            Self::Models612 => "Debian's 6.12 kernel with more drivers",
         }
     }
 }
 
-fn stock(cache: &Cache, series: &'static str, metapackages: &[&str]) -> Result<KernelFiles, Error> {
+/// Debian's packages that depend on a kernel.
+const OF_6_12: &[&str] = &["linux-image-6.12-amd64", "linux-image-amd64"];
+const OF_6_1: &[&str] = &["linux-image-6.1-amd64", "linux-image-amd64"];
+
+fn stock(
+    cache: &Cache,
+    series: &'static str,
+    metapackages: &[&str],
+    l2: &[&str],
+) -> Result<KernelFiles, Error> {
     // Another list of modules makes another entry.
-    let modules = fingerprint(&[L1_MODULES, L2_MODULES].concat().join(" "));
+    let modules = fingerprint(&[L1_MODULES, l2].concat().join(" "));
     let folder = cache.entry(&format!("linux-{series}-{modules}"), |draft| {
         let package = packages::kernel_package(series, metapackages)?;
         let unpacked = cache.scratch()?;
         packages::unpack(&package, unpacked.path())?;
-        keep_what_is_needed(unpacked.path(), draft)
+        keep_what_is_needed(unpacked.path(), draft, l2)
     })?;
     Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list(&folder, "l1.list")?, folder })
 }
 
 /// Copies the image and the modules of L1 and L2 from an unpacked package to `kept`.
-fn keep_what_is_needed(package: &Path, kept: &Path) -> Result<(), Error> {
+fn keep_what_is_needed(package: &Path, kept: &Path, l2: &[&str]) -> Result<(), Error> {
     let image = entry_named(&package.join("boot"), "vmlinuz-")?;
     copy(&image, &kept.join("vmlinuz"))?;
     let tree = entry_named(&module_root(package), "")?;
     let modules_dep = modules_dep(package, &tree)?;
     let builtin = tree.join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
-    let l2 = L2_MODULES.iter().map(|name| (*name, std::slice::from_ref(name)));
+    let l2 = l2.iter().map(|name| (*name, std::slice::from_ref(name)));
     for (list, wanted) in std::iter::once(("l1", L1_MODULES)).chain(l2) {
         let order = load_order(&modules_dep, &builtin, wanted)?;
         let names = order
@@ -226,7 +242,7 @@ mod tests {
         names.iter().for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
         let kept = tempfile::tempdir().unwrap();
 
-        keep_what_is_needed(package.path(), kept.path()).unwrap();
+        keep_what_is_needed(package.path(), kept.path(), L2_MODULES).unwrap();
 
         assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
         assert_eq!(

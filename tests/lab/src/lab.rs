@@ -132,7 +132,8 @@ impl Lab {
         let images = machine.devices.iter().enumerate();
         let images =
             images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
-        let is_new = machine.devices.contains(&Device::Igb);
+        let needs_newest = |device: &Device| matches!(device, Device::Igb | Device::Model(_));
+        let is_new = machine.devices.iter().any(needs_newest);
         Ok(MachineFiles {
             qemu: is_new.then(|| self.newest_qemu()).transpose()?,
             kernel: kernel.image,

@@ -1,12 +1,14 @@
 //! The description of an L1, and QEMU's command line for it.
 
 mod devices;
+pub mod models;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::Kernel;
+use models::Model;
 
 /// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
 /// is the chipset's.
@@ -53,6 +55,8 @@ pub enum Device {
     /// A bridge to conventional PCI with two e1000 and an rtl8139. They are one IOMMU group, and
     /// the NICs are reset together.
     SharedGroup,
+    /// One of QEMU's models, on the root bus.
+    Model(&'static Model),
 }
 
 /// The number of virtual functions of a [`Device::NvmeWithVfs`].
@@ -66,6 +70,13 @@ impl Device {
     /// Whether the device has a disk image.
     #[must_use]
     pub fn is_disk(self) -> bool {
+        match self {
+            Self::Model(model) => model.is_disk(),
+            _ => self.is_own_disk(),
+        }
+    }
+
+    fn is_own_disk(self) -> bool {
         matches!(
             self,
             Self::Nvme
@@ -108,6 +119,7 @@ impl Device {
             Self::TwoUhcis => &["uhci-hcd"],
             Self::VirtioRng => &["virtio-rng"],
             Self::SharedGroup => &["e1000", "8139cp"],
+            Self::Model(model) => model.modules,
         }
     }
 }

@@ -10,6 +10,9 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
     if device == Device::PluggedNvme {
         return plugged_nvme(index, slot, image);
     }
+    if let Device::Model(model) = device {
+        return model.arguments(index, slot, image);
+    }
     if device.is_disk() {
         let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
         return [vec!["-drive".to_owned(), drive], disk(index, slot, device)].concat();
@@ -126,7 +129,7 @@ fn devices<const N: usize>(devices: [String; N]) -> Vec<String> {
 }
 
 /// A NIC with its own network, which has only QEMU's router.
-fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
+pub(super) fn nic(model: &str, network: &str, place: &str) -> Vec<String> {
     let netdev = format!("user,id={network},restrict=on");
     let device = format!("{model},netdev={network},{place}");
     vec!["-netdev".into(), netdev, "-device".into(), device]

@@ -23,6 +23,7 @@ mod layout;
 mod leaving;
 mod limits;
 mod mappings;
+mod models;
 mod moves;
 mod nics;
 mod p2p;
@@ -41,7 +42,9 @@ mod vf_tokens;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lab::{Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, Pool, times};
+use lab::{
+    DISKS, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, Pool, SERIAL, times,
+};
 use libtest_mimic::{Arguments, Trial};
 
 /// A test: its name, and the function that runs it on a machine.
@@ -72,7 +75,10 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
-    let long = if times(0, 1) == 1 { [on_7_3(), by_iommufd()].concat() } else { Vec::new() };
+    let long = match times(0, 1) {
+        1 => [on_7_3(), by_iommufd(), of_models()].concat(),
+        _ => Vec::new(),
+    };
     [[first_lane(), long].concat(), second_lane()]
 }
 
@@ -174,6 +180,19 @@ fn by_iommufd() -> Vec<Group> {
     ];
     let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
     vec![("iommufd, long", machine, tests.concat())]
+}
+
+/// Long forms: the models of the newest QEMU, each with Debian's driver for it.
+fn of_models() -> Vec<Group> {
+    let machine = |models| {
+        let machine = Machine::new(Kernel::Small).guest_kernel(Kernel::Models612);
+        machine.devices(&models::devices(models)).with_host_share()
+    };
+    vec![
+        ("models", machine(DISKS), models::ON_DISKS.to_vec()),
+        ("models", machine(NICS), models::ON_NICS.to_vec()),
+        ("models", machine(SERIAL), models::ON_SERIAL.to_vec()),
+    ]
 }
 
 /// Long forms on a kernel that the ordinary run does not have.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use kvm_bindings::kvm_irq_routing_entry;
 
-use super::pin;
+use super::pin::pin;
 
 /// The number of SPIs that KVM's routing knows: the interrupt IDs 32 to 1019
 /// (`KVM_IRQCHIP_NUM_PINS` in arch/arm64/include/asm/kvm_host.h).
@@ -19,7 +19,7 @@ pub(in crate::kvm) fn pins(msis: &Range<u32>) -> impl Iterator<Item = kvm_irq_ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::input;
+    use super::super::pin::input;
     use super::*;
 
     #[test]

@@ -6,7 +6,7 @@ use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irq_routing_entry,
 };
 
-use super::pin;
+use super::pin::pin;
 
 /// The pins of both PICs.
 const PIC_PINS: u32 = 16;
@@ -26,7 +26,7 @@ pub(in crate::kvm) fn pins(_msis: &Range<u32>) -> impl Iterator<Item = kvm_irq_r
 
 #[cfg(test)]
 mod tests {
-    use super::super::input;
+    use super::super::pin::input;
     use super::*;
 
     #[test]
