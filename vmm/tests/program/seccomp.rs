@@ -208,6 +208,7 @@ fn is_controlled(option: &str) -> Output {
         "PUT /api/v1/vm.pause",
         "GET /api/v1/vm.counters",
         "PUT /api/v1/vm.resume",
+        "PUT /api/v1/vm.power-button",
     ] {
         ask(what);
     }
