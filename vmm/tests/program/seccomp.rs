@@ -28,13 +28,14 @@ const WITH_DEVICES: &str = concat!(
 
 /// Scenarios that together make every call of the lists, the fastest first. The argument is the
 /// value of `--seccomp`.
-const SCENARIOS: [fn(&str) -> Output; 9] = [
+const SCENARIOS: [fn(&str) -> Output; 10] = [
     powers_off,
     reboots,
     faults,
     |option| under(option, "memory"),
     |option| under(option, "abort"),
     |option| under(option, "clock"),
+    |option| under(option, "thread"),
     has_a_terminal,
     is_controlled,
     |option| under(option, "sleep"),
@@ -208,6 +209,7 @@ fn is_controlled(option: &str) -> Output {
         "PUT /api/v1/vm.pause",
         "GET /api/v1/vm.counters",
         "PUT /api/v1/vm.resume",
+        "PUT /api/v1/vm.power-button",
     ] {
         ask(what);
     }
@@ -274,6 +276,11 @@ fn a_thread_under_a_list() {
             }
             // A panic without unwinding aborts.
             "abort" => std::process::abort(),
+            // The control thread opens and closes devices in threads.
+            "thread" => {
+                let started = thread::Builder::new().name("device".into()).stack_size(256 << 10);
+                started.spawn(|| ()).unwrap().join().unwrap();
+            }
             // The kernel restarts a stopped call as another call.
             "sleep" => (0..SLEEPS).for_each(|_| sleep(NAP)),
             // This clock always needs a system call; on some hosts every clock does.

@@ -159,15 +159,18 @@ const CONTROL: &[Row] = calls![
 /// Further calls of that thread for devices that come and go: it opens and closes them in threads
 /// side by side.
 const HOT_PLUG: &[Row] = calls![
-    SYS_pwrite64 SYS_eventfd2 SYS_epoll_ctl SYS_read SYS_statx SYS_clock_nanosleep SYS_mprotect
-    SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_set_robust_list SYS_rseq SYS_clone3
+    SYS_pwrite64 SYS_eventfd2 SYS_read SYS_statx SYS_mprotect SYS_sched_getaffinity SYS_prctl
+    SYS_set_robust_list SYS_rseq SYS_clone3
+        // A vector's route is deferred when its device leaves; a reset waits for the kernel's lock.
+        SYS_epoll_ctl SYS_clock_nanosleep
 ];
 
 const CONTROL_REQUESTS: &[Row] = &[terminal("FIONBIO", 0x21)];
 
 const HOT_PLUG_REQUESTS: &[Row] = &[
-    kvm("KVM_CHECK_EXTENSION", 0x03),
     kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
+    // Another device's BARs are placed again while its guest programs MSI-X.
+    kvm_takes::<kvm_coalesced_mmio_zone>("KVM_REGISTER_COALESCED_MMIO", 0x67),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_UNREGISTER_COALESCED_MMIO", 0x68),
     kvm_takes::<kvm_irq_routing>("KVM_SET_GSI_ROUTING", 0x6a),
     kvm_takes::<kvm_irqfd>("KVM_IRQFD", 0x76),
@@ -183,10 +186,12 @@ const HOT_PLUG_REQUESTS: &[Row] = &[
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
     vfio("VFIO_DEVICE_GET_IRQ_INFO", 109),
     vfio("VFIO_DEVICE_SET_IRQS", 110),
+    // The kernel does not reset a device at its close if another one is behind its bridge.
     vfio("VFIO_DEVICE_RESET", 111),
     vfio("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 112),
     vfio("VFIO_IOMMU_MAP_DMA", 113),
     vfio("VFIO_IOMMU_UNMAP_DMA", 114),
+    // A dma-buf of a BAR (Linux 7.x).
     vfio("VFIO_DEVICE_FEATURE", 117),
     vfio("VFIO_DEVICE_BIND_IOMMUFD", 118),
     vfio("VFIO_DEVICE_ATTACH_IOMMUFD_PT", 119),
