@@ -24,6 +24,7 @@ mod system;
 mod toggle;
 mod usb;
 mod vfio;
+mod visits;
 
 use guest::{Ending, Report};
 use plan::Plan;
