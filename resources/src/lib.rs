@@ -7,8 +7,8 @@ mod layout;
 mod range;
 
 pub use layout::{
-    BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, PlacedBar,
-    Reserved,
+    BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, NoRoom, PlacedBar,
+    Reserved, Spare,
 };
 pub use range::AddressRange;
 

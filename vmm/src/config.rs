@@ -36,6 +36,9 @@ pub(crate) struct Config {
     pub(crate) seccomp: Seccomp,
     /// The path of the control socket.
     pub(crate) control: Option<PathBuf>,
+    /// The room for BARs of devices that come while the guest runs; `None`: the default, as far as
+    /// there is room.
+    pub(crate) hot_plug_windows: Option<Windows>,
     /// The file that receives the counters at the end.
     pub(crate) stats: Option<PathBuf>,
 }
@@ -212,6 +215,23 @@ pub(crate) struct Place {
     pub(crate) slot: u8,
     /// 0 to 7; `None`: the VMM chooses one.
     pub(crate) function: Option<u8>,
+}
+
+/// The room that stays free in the guest's windows of memory BARs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// The bytes for 32-bit BARs.
+    pub(crate) memory32: u64,
+    /// The bytes for 64-bit BARs.
+    pub(crate) memory64: u64,
+}
+
+impl Default for Windows {
+    /// Network cards and NVMe have 32-bit BARs of less than 1 MiB, and GPUs of 16 or 32 MiB. GPUs
+    /// have 64-bit BARs as large as their memory.
+    fn default() -> Self {
+        Self { memory32: 256 << 20, memory64: 256 << 30 }
+    }
 }
 
 /// The kernel's interface for I/O address spaces and devices.

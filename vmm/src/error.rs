@@ -209,6 +209,9 @@ pub enum Error {
     /// The guest's address space has no space for an item.
     #[error(transparent)]
     Layout(#[from] resources::LayoutError),
+    /// The windows of a running guest have no room for a BAR of a device that comes.
+    #[error("{}\n  {}", .0, more_room(.0))]
+    NoRoom(#[from] resources::NoRoom),
     /// The PCI bus has no free slot.
     #[error(transparent)]
     Slot(#[from] devices::SlotError),
@@ -272,6 +275,19 @@ pub enum Error {
     /// Guest RAM could not be mapped for DMA of the devices.
     #[error(transparent)]
     Dma(#[from] vfio_passthrough::dma::Error),
+    /// A running VMM may not lock all of its guest's RAM.
+    #[error(
+        "{source}\n  the guest runs already: 'prlimit --pid {pid} --memlock={bytes}' as root raises \
+         the limit of its VMM"
+    )]
+    LockedMemory {
+        /// The limit, and what is needed.
+        source: vfio_passthrough::dma::Error,
+        /// The VMM.
+        pid: u32,
+        /// The limit that is needed.
+        bytes: u64,
+    },
     /// Two devices claim the same address: a bug.
     #[error("the bus refused {what}: {source}")]
     Bus {
@@ -409,6 +425,17 @@ fn file_remedy(what: &str, path: &Path, error: &io::Error) -> String {
 }
 
 /// How to give a device a VF token.
+/// How a guest gets room for BARs.
+fn more_room(shortage: &resources::NoRoom) -> String {
+    let option = match shortage.bar.space {
+        resources::BarSpace::Io => return "remove a device that has ports".to_owned(),
+        resources::BarSpace::Memory32 => "32",
+        resources::BarSpace::Memory64 => "64",
+    };
+    let mib = shortage.needed.div_ceil(1 << 20);
+    format!("start the guest with --hot-plug-windows {option}={mib}M, or remove a device")
+}
+
 fn token_option(error: &vfio_passthrough::context::Error) -> String {
     use vfio_passthrough::context::{Error, VfTokenProblem};
     let Error::VfToken { address, physical, problem } = error else {

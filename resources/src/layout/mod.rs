@@ -29,8 +29,8 @@ use planned::Shortage;
 use units::{FOUR_GIB, GIB, MIB, PAGE};
 
 pub use bar::{BarRequest, BarSpace, PlacedBar};
-pub use planned::Layout;
-pub use request::{CpuReach, IoReach, LayoutRequest, Reserved};
+pub use planned::{Layout, NoRoom};
+pub use request::{CpuReach, IoReach, LayoutRequest, Reserved, Spare};
 
 /// Where the 32-bit hole may begin. A higher start leaves more RAM below 4 GiB.
 const HOLE_STARTS: [u64; 3] = [3 * GIB, 2 * GIB, GIB];
@@ -55,12 +55,12 @@ pub struct LayoutError {
 impl Layout {
     /// Plans the addresses of RAM, windows and BARs.
     ///
-    /// The 32-bit hole begins at 3 GiB, or lower if the 32-bit BARs need more room. 64-bit BARs go
-    /// below 4 GiB only if there is no room for them above RAM.
+    /// The 32-bit hole begins at 3 GiB, or lower if the 32-bit BARs and the room for later ones need
+    /// more. 64-bit BARs go below 4 GiB only if there is no room for them above RAM.
     ///
     /// # Errors
     ///
-    /// [`LayoutError`] names RAM, or the first BAR that has no room.
+    /// [`LayoutError`] names RAM, or the first BAR or spare room that has no place.
     pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
         let mut attempts = HOLE_STARTS.iter().map(|hole| plan_with_hole(request, *hole));
         let first = attempts.next().unwrap_or_else(|| Ok(Self::default()));
@@ -79,8 +79,18 @@ impl Layout {
     pub fn with_bars(&self, bars: &[BarRequest]) -> Self {
         let mut plan = Self { bars: Vec::new(), ..self.clone() };
         // The BARs before the first that does not fit are placed.
-        let _ = bars::place(bars, &mut plan);
+        let _ = bars::place(bars, &[], &mut plan);
         plan
+    }
+
+    /// Checks that BARs of devices that come while the guest runs have room in the windows, beside
+    /// the BARs that the guest has `placed`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] names the first BAR without room.
+    pub fn room_for(&self, bars: &[BarRequest], placed: &[PlacedBar]) -> Result<(), NoRoom> {
+        bars::fit(bars, placed, self)
     }
 }
 
@@ -91,7 +101,7 @@ fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout
     let placed = ram::place(request, &reachable, hole_start, &mut plan);
     placed.map_err(|shortage| error(shortage, true, request, &plan))?;
     plan.mmio64 = window64(request, &reachable, plan.ram_end());
-    let placed = bars::place(request.bars, &mut plan);
+    let placed = bars::place(request.bars, request.spare, &mut plan);
     placed.map_err(|shortage| error(shortage, false, request, &plan))?;
     Ok(plan)
 }
@@ -112,12 +122,13 @@ fn largest_within(reachable: &[AddressRange], bounds: AddressRange) -> AddressRa
     parts.max_by_key(|part| part.size).unwrap_or_default()
 }
 
-/// The reachable piece above RAM into which all 64-bit BARs fit, or else the largest.
+/// The reachable piece above RAM into which all 64-bit BARs fit, also later ones, or else the
+/// largest.
 fn window64(request: &LayoutRequest<'_>, reachable: &[AddressRange], ram_end: u64) -> AddressRange {
     let above = AddressRange::between(ram_end.max(FOUR_GIB), u64::MAX);
     let pieces = reachable.iter().map(|range| range.intersection(&above).aligned(WINDOW_ALIGN));
     let pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).collect();
-    let fitting = pieces.iter().find(|piece| bars::fit64(request.bars, **piece));
+    let fitting = pieces.iter().find(|piece| bars::fit64(request, **piece));
     let largest = || pieces.iter().max_by_key(|piece| piece.size);
     fitting.or_else(largest).copied().unwrap_or_default()
 }

@@ -1,6 +1,8 @@
 //! A layout, and what keeps one from being.
 
-use super::bar::PlacedBar;
+use thiserror::Error;
+
+use super::bar::{BarRequest, PlacedBar};
 use crate::AddressRange;
 
 /// The guest's physical layout. Its ranges do not overlap, and CPUs and IOMMU reach RAM and the
@@ -32,5 +34,16 @@ impl Layout {
 /// RAM or a BAR for which there is no room, and the reason.
 pub(super) struct Shortage {
     pub(super) what: String,
+    pub(super) why: String,
+}
+
+/// A BAR that comes later has no room in the windows.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("no room in the guest's address space for {bar}: {why}")]
+pub struct NoRoom {
+    /// The BAR.
+    pub bar: BarRequest,
+    /// The bytes that all BARs of the request need in the same address space.
+    pub needed: u64,
     pub(super) why: String,
 }

@@ -1,6 +1,9 @@
 //! What a layout is planned from.
 
-use super::bar::BarRequest;
+use std::fmt;
+
+use super::bar::{BarRequest, BarSpace};
+use super::units::size;
 use crate::AddressRange;
 use crate::range::subtract;
 
@@ -45,6 +48,23 @@ pub struct Reserved {
     pub what: String,
 }
 
+/// Room in a window that stays free, in one piece, for BARs that come later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spare {
+    /// The address space. As with BARs, what is for 64-bit memory may be below 4 GiB.
+    pub space: BarSpace,
+    /// The size in bytes. A BAR of the largest power of two in it has room.
+    pub size: u64,
+    /// What asked for it, for errors.
+    pub what: String,
+}
+
+impl fmt::Display for Spare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} for {}", size(self.size), self.space, self.what)
+    }
+}
+
 /// The input of [`Layout::plan`](crate::Layout::plan).
 #[derive(Debug, Clone, Copy)]
 pub struct LayoutRequest<'a> {
@@ -60,6 +80,8 @@ pub struct LayoutRequest<'a> {
     pub reserved: &'a [Reserved],
     /// The BARs of all assigned functions.
     pub bars: &'a [BarRequest],
+    /// Room for BARs that come later.
+    pub spare: &'a [Spare],
 }
 
 impl LayoutRequest<'_> {

@@ -28,6 +28,7 @@ impl fmt::Display for LayoutRequest<'_> {
         writeln!(f, "requested:")?;
         writeln!(f, "  {} of RAM in pages of {}", size(self.ram), size(self.ram_page))?;
         self.bars.iter().try_for_each(|bar| writeln!(f, "  {bar}"))?;
+        self.spare.iter().try_for_each(|spare| writeln!(f, "  {spare}"))?;
         writeln!(f, "available:")?;
         row(f, "CPUs reach", &self.cpu.reach(), "")?;
         match self.reach {

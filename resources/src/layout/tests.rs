@@ -29,6 +29,7 @@ fn request<'a>(
         reach: IoReach::Apertures(apertures),
         reserved: &[],
         bars,
+        spare: &[],
     }
 }
 
@@ -318,6 +319,24 @@ fn assert_bars(bars: &[BarRequest], plan: &Layout) -> Result<(), TestCaseError> 
     Ok(())
 }
 
+fn spare(size: u64, space: BarSpace) -> Spare {
+    Spare { space, size, what: "later devices".into() }
+}
+
+fn any_spare() -> impl Strategy<Value = Vec<Spare>> {
+    let narrow = (1_u64..1024).prop_map(|pages| spare(pages * MIB, BarSpace::Memory32));
+    let wide = (1_u64..4096).prop_map(|pages| spare(pages * GIB / 4, BarSpace::Memory64));
+    (prop::option::of(narrow), prop::option::of(wide))
+        .prop_map(|(narrow, wide)| narrow.into_iter().chain(wide).collect())
+}
+
+/// Asserts that each spare room takes a BAR, together with the other one, besides all BARs.
+fn assert_spare(request: &LayoutRequest<'_>, plan: &Layout) -> Result<(), TestCaseError> {
+    let later = request.spare.iter().map(|spare| bar(1 << spare.size.ilog2(), spare.space));
+    prop_assert_eq!(plan.room_for(&later.collect::<Vec<_>>(), &plan.bars), Ok(()));
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn every_plan_is_sound(
@@ -328,16 +347,21 @@ proptest! {
         bars in prop::collection::vec(any_bar(), 0..12),
         address_bits in 36_u8..=52,
         hypertransport: bool,
+        spare in any_spare(),
     ) {
         let request = LayoutRequest {
             ram: ram * GIB,
             ram_page: page,
             cpu: CpuReach { address_bits, hypertransport },
             reserved: &reserved,
+            spare: &spare,
             ..request(0, &apertures, &bars)
         };
         match Layout::plan(&request) {
-            Ok(plan) => assert_sound(&request, &plan)?,
+            Ok(plan) => {
+                assert_sound(&request, &plan)?;
+                assert_spare(&request, &plan)?;
+            }
             Err(error) => prop_assert!(error.to_string().contains("planned so far")),
         }
     }
@@ -371,4 +395,49 @@ fn places_the_bars_of_another_boot_in_the_same_windows() {
     let addresses: Vec<_> = again.bars.iter().map(|bar| bar.address).collect();
     assert_eq!(addresses, [FOUR_GIB]);
     assert_eq!(Layout { bars: plan.bars.clone(), ..again }, plan);
+}
+
+#[test]
+fn keeps_room_for_bars_that_come_later() {
+    let bars = [bar(512 * MIB, BarSpace::Memory32), bar(GIB, BarSpace::Memory64)];
+    let later = [spare(512 * MIB, BarSpace::Memory32), spare(64 * GIB, BarSpace::Memory64)];
+    let with = |spare| {
+        let request = request(2 * GIB, &FORTY_EIGHT, &bars);
+        Layout::plan(&LayoutRequest { spare, ..request }).unwrap()
+    };
+    let (without, with) = (with(&[]), with(&later));
+    assert_eq!([without.mmio32.start, with.mmio32.start], [3 * GIB, 2 * GIB], "a larger window");
+    assert_eq!(with.bars[1], without.bars[1], "BARs are where they would be anyway");
+    let come = [bar(512 * MIB, BarSpace::Memory32), bar(64 * GIB, BarSpace::Memory64)];
+    assert_eq!(with.room_for(&come, &with.bars), Ok(()));
+    let error = without.room_for(&come, &without.bars).unwrap_err();
+    assert_eq!(error.needed, 512 * MIB);
+    let expected = "no room in the guest's address space for BAR 0 of 0000:01:00.0 (512 MiB of \
+                    32-bit memory): the largest free piece of the 32-bit window has 256 MiB";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn error_names_spare_room_that_does_not_fit() {
+    let later = [spare(GIB, BarSpace::Memory32), spare(64 * GIB, BarSpace::Memory64)];
+    let apertures = [AddressRange::new(0, 32 * GIB)];
+    let request = LayoutRequest { spare: &later, ..request(GIB, &apertures, &[]) };
+    let text = error(&request);
+    let parts = [
+        "for 64 GiB of 64-bit memory for later devices: the largest free piece of the 64-bit window",
+        "\n  1 GiB of 32-bit memory for later devices\n",
+    ];
+    parts.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in:\n{text}"));
+}
+
+#[test]
+fn ports_have_room_apart_from_memory() {
+    let plan = Layout::plan(&request(GIB, &FORTY_EIGHT, &[])).unwrap();
+    let ports = bar(0x2000, BarSpace::Io);
+    let placed = PlacedBar { request: ports.clone(), address: 0xc000 };
+    let [one, two] = [vec![ports.clone()], vec![ports.clone(), ports.clone()]];
+    assert_eq!(plan.room_for(&one, std::slice::from_ref(&placed)), Ok(()));
+    assert_eq!(plan.room_for(&two, &[]), Ok(()));
+    let error = plan.room_for(&two, &[placed]).unwrap_err();
+    assert_eq!((error.bar, error.needed), (ports, 0x4000));
 }

@@ -44,7 +44,7 @@ pub fn run(bytes: &[u8]) {
         Ok(kernel) => kernel,
         Err(error) => return assert_has_remedy(&error),
     };
-    let platform = Platform { cpus: kind.max(1), slots: vec![1, 2] };
+    let platform = Platform { cpus: kind.max(1), slots: vec![1, 2], hot_plug: kind % 2 == 0 };
     let boot = Boot {
         memory: ram.memory(),
         layout: &layout,

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::Error;
 use super::error::total;
@@ -18,6 +20,45 @@ use crate::backend::raise_locked_memory;
 pub fn allow_locked_memory(bytes: u64) -> Result<(), Error> {
     let limits = || read_once("/proc/self/limits");
     allow(bytes, &read_once("/proc/self/status"), limits, raise_locked_memory)
+}
+
+/// The limit on locked memory of this process, for a later time at which it may open no file: a VMM
+/// that gets its first device while its guest runs.
+#[derive(Debug, Default)]
+pub struct LockedMemoryLimit {
+    /// `/proc/self/status` and `/proc/self/limits`; `None`: the kernel checks the limit when it maps.
+    files: Option<(File, File)>,
+}
+
+impl LockedMemoryLimit {
+    /// Opens the files of `/proc` that have the limit. If that fails, [`check`](Self::check)
+    /// succeeds.
+    pub fn open() -> Self {
+        let open = |name| File::open(Path::new("/proc/self").join(name)).ok();
+        Self { files: open("status").zip(open("limits")) }
+    }
+
+    /// Checks that this process may lock `bytes` more bytes of memory, by pread(2) only. It raises
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LockedMemory`] if the limit is too low.
+    pub fn check(&self, bytes: u64) -> Result<(), Error> {
+        match &self.files {
+            Some((status, limits)) => {
+                locked_memory_fits(bytes, &read_at(status), || read_at(limits))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads an open file of `/proc` by one call.
+fn read_at(file: &File) -> String {
+    let mut buffer = [0; 8192];
+    let length = file.read_at(&mut buffer, 0).unwrap_or(0);
+    String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned()
 }
 
 /// Reads a file of `/proc` by one call. The text is empty if the file cannot be read.
@@ -86,6 +127,8 @@ fn locked_memory_fits(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     const STATUS: &str = "Name:\tvmm\nVmLck:\t    1024 kB\nCapEff:\t0000000000000000\n";
@@ -144,5 +187,22 @@ mod tests {
         let status = read_once("/proc/self/status");
         assert!(status.starts_with("Name:") && status.contains("CapEff:"), "{status}");
         assert_eq!(read_once("/proc/self/nonexistent"), "");
+    }
+
+    #[test]
+    fn a_limit_that_is_open_is_read_again_each_time() {
+        let written = |name: &str, text: &str| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            file
+        };
+        let (status, limits) = (written("status", STATUS), written("limits", LIMITS));
+        let limit = LockedMemoryLimit { files: Some((status, limits.try_clone().unwrap())) };
+        let size = 512 << 20;
+        assert!(matches!(limit.check(size), Err(Error::LockedMemory { needed: 524_288, .. })));
+        limits.write_at(LIMITS.replace("8388608", "unlimited").as_bytes(), 0).unwrap();
+        limit.check(size).unwrap();
+        LockedMemoryLimit::default().check(u64::MAX).unwrap();
+        assert!(LockedMemoryLimit::open().files.is_some());
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
-pub use locked::allow_locked_memory;
+pub use locked::{LockedMemoryLimit, allow_locked_memory};
 use state::State;
 
 use crate::address::{ByteRange, Iova};

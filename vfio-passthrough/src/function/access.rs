@@ -50,6 +50,13 @@ impl PassthroughFunction {
         self.bars.decode(&self.lock().config, space, address)
     }
 
+    /// The address in the register of a BAR, whether or not the BAR decodes it. `None` if the BAR has
+    /// no address yet, is being sized, or does not exist.
+    pub fn bar_address(&self, index: BarIndex) -> Option<u64> {
+        let bar = self.bars().iter().find(|bar| bar.index == index)?;
+        self.lock().config.placed(bar)
+    }
+
     /// Handles a guest's read of config space, of 1 to 4 bytes (PCIe 2.2.7.1: an access does not
     /// cross a dword). It reads the device at most once, and not if all bits are emulated. A device
     /// that answers all-ones is asked for its class code too, to see whether it still responds.

@@ -282,10 +282,15 @@ impl ConfigSpace {
             Space::Memory => Command::MEMORY,
             Space::Io => Command::IO,
         };
-        let sizing =
-            u32::from(self.sizing).checked_shr(bar.index.number().into()).unwrap_or(0) & 1 != 0;
-        let on = self.command().contains(decode) && !self.in_low_power && !sizing;
-        bar.address(self.register(bar)).filter(|_| on)
+        let on = self.command().contains(decode) && !self.in_low_power;
+        self.placed(bar).filter(|_| on)
+    }
+
+    /// The address in a BAR's register, also if the BAR does not decode it. It is `None` while the
+    /// BAR is sized.
+    pub fn placed(&self, bar: &Bar) -> Option<u64> {
+        let sizing = u32::from(self.sizing).checked_shr(bar.index.number().into()).unwrap_or(0);
+        bar.address(self.register(bar)).filter(|_| sizing & 1 == 0)
     }
 
     /// The value of a BAR's register, upper half included.

@@ -154,6 +154,12 @@ fn places_bars_where_they_fit_and_reports_their_addresses() {
     let _ = place(2, 0xe000_1000).unwrap();
     let placed = place(3, 0xc020).unwrap();
     assert_eq!(placed.bars, [None; 7], "nothing is decoded yet");
+    let addresses = || [0, 1, 2, 3].map(|number| setup.function.bar_address(bar(number)));
+    let registers = [Some(0x38_0000_4000), None, Some(0xe000_1000), Some(0xc020)];
+    assert_eq!(addresses(), registers);
+    setup.write32(0x18, u32::MAX);
+    assert_eq!(addresses(), [registers[0], None, None, registers[3]], "BAR 2 is being sized");
+    setup.write32(0x18, 0xe000_1000);
     let decoded = setup.function.config_write(COMMAND, &3_u16.to_le_bytes());
     let found = [Some(0x38_0000_4000), None, Some(0xe000_1000), Some(0xc020), None, None, None];
     assert_eq!(decoded.bars, found);

@@ -149,27 +149,31 @@ impl FromStr for MemorySize {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let suffix = text.strip_prefix(digits).unwrap_or_default();
-        let shift = match suffix.to_ascii_uppercase().as_str() {
-            "" => 0,
-            "K" | "KIB" => 10,
-            "M" | "MIB" => 20,
-            "G" | "GIB" => 30,
-            "T" | "TIB" => 40,
-            _ => return Err(SizeError::NotANumber),
-        };
-        if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
-            return Err(SizeError::NotANumber);
-        }
-        let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
-        let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
-        match bytes {
-            _ if bytes < LEAST => Err(SizeError::TooSmall),
-            _ if bytes % UNIT != 0 => Err(SizeError::NotHugePages),
-            _ => Ok(Self(bytes)),
+        match bytes(text)? {
+            bytes if bytes < LEAST => Err(SizeError::TooSmall),
+            bytes if bytes % UNIT != 0 => Err(SizeError::NotHugePages),
+            bytes => Ok(Self(bytes)),
         }
     }
+}
+
+/// The bytes of a size: a number, with or without a suffix.
+pub(super) fn bytes(text: &str) -> Result<u64, SizeError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = text.strip_prefix(digits).unwrap_or_default();
+    let shift = match suffix.to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        _ => return Err(SizeError::NotANumber),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
+        return Err(SizeError::NotANumber);
+    }
+    let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
 }
 
 #[cfg(test)]

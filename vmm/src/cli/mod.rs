@@ -7,6 +7,7 @@ mod passthrough;
 mod prepare;
 mod seccomp;
 mod source;
+mod windows;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 use vfio_passthrough::PciAddress;
 
-use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source};
+use crate::config::{Config, Iommu, Memory, OnError, Passthrough, Seccomp, Source, Windows};
 
 pub(crate) use prepare::PrepareCommand;
 
@@ -213,9 +214,17 @@ pub(crate) struct Args {
     ///
     /// The socket speaks HTTP and accepts only the user of this process: curl --unix-socket PATH
     /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button,
-    /// vm.shutdown.
+    /// vm.shutdown. The guest then has slots for devices that come and go (vmm add, vmm remove).
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+
+    /// The room for BARs of devices that come while the guest runs [default: 32=256M,64=256G, as far
+    /// as there is room]
+    ///
+    /// 32=SIZE is for 32-bit BARs, which lie below 4 GiB, where RAM is too; 64=SIZE is for 64-bit
+    /// BARs. SIZE is a multiple of 1M. Without that room the guest does not start.
+    #[arg(long, value_name = "32=SIZE,64=SIZE", requires = "control")]
+    hot_plug_windows: Option<Windows>,
 
     /// The file that receives counters and start-up times at the end, as JSON [default: none]
     #[arg(long, value_name = "PATH")]
@@ -270,6 +279,7 @@ impl From<Args> for Config {
             pci_ports: args.pci_ports,
             seccomp: args.seccomp,
             control: args.control,
+            hot_plug_windows: args.hot_plug_windows,
             stats: args.stats,
         }
     }
@@ -306,6 +316,8 @@ mod tests {
             "--pci-ports",
             "--stats <PATH>",
             "--control <PATH>",
+            "--hot-plug-windows <32=SIZE,64=SIZE>",
+            "[default: 32=256M,64=256G",
             "--seccomp <MODE>",
             "[default: on]",
             "stats ",

@@ -1,12 +1,13 @@
 //! Plans the guest's physical layout, for a guest and for `vmm check`.
 
 use resources::{
-    AddressRange, BarRequest, CpuReach, IoReach, Layout, LayoutError, LayoutRequest, Reserved,
+    AddressRange, BarRequest, BarSpace, CpuReach, IoReach, Layout, LayoutError, LayoutRequest,
+    Reserved, Spare,
 };
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
-use crate::config::Memory;
+use crate::config::{Config, Memory, Windows};
 
 /// The inputs of a layout.
 #[derive(Debug, Clone, Copy)]
@@ -20,16 +21,64 @@ pub(crate) struct Needs<'a> {
     pub(crate) reserved: &'a [Reserved],
     /// The devices' BARs.
     pub(crate) bars: &'a [BarRequest],
+    /// The room for BARs of devices that come while the guest runs.
+    pub(crate) later: Later,
+}
+
+/// The room for BARs of devices that come while the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Later {
+    /// No device comes.
+    None,
+    /// As far as there is room.
+    IfPossible(Windows),
+    /// Without the room there is no guest.
+    Required(Windows),
+}
+
+impl Later {
+    /// Devices come by the control socket.
+    pub(crate) fn of(config: &Config) -> Self {
+        match (&config.control, config.hot_plug_windows) {
+            (None, _) => Self::None,
+            (Some(_), None) => Self::IfPossible(Windows::default()),
+            (Some(_), Some(windows)) => Self::Required(windows),
+        }
+    }
+
+    fn spare(self) -> Vec<Spare> {
+        let (Self::IfPossible(windows) | Self::Required(windows)) = self else {
+            return Vec::new();
+        };
+        let sizes = [
+            (BarSpace::Memory32, "32", windows.memory32),
+            (BarSpace::Memory64, "64", windows.memory64),
+        ];
+        let spare = |(space, option, size)| Spare {
+            space,
+            size,
+            what: format!("devices that come later (--hot-plug-windows {option}=SIZE)"),
+        };
+        sizes.map(spare).into()
+    }
 }
 
 impl<'a> Needs<'a> {
     /// What is known before the devices are opened.
-    pub(crate) fn new(memory: Memory, cpu: CpuReach, reserved: &'a [Reserved]) -> Self {
-        Self { memory, cpu, apertures: None, reserved, bars: &[] }
+    pub(crate) fn new(config: &Config, cpu: CpuReach, reserved: &'a [Reserved]) -> Self {
+        let later = Later::of(config);
+        Self { memory: config.memory, cpu, apertures: None, reserved, bars: &[], later }
     }
 
     /// Plans the layout.
     pub(crate) fn plan(&self) -> Result<Layout, LayoutError> {
+        match (self.plan_with(&self.later.spare()), self.later) {
+            (Err(_), Later::IfPossible(_)) => self.plan_with(&[]),
+            (planned, _) => planned,
+        }
+    }
+
+    fn plan_with(&self, spare: &[Spare]) -> Result<Layout, LayoutError> {
         Layout::plan(&LayoutRequest {
             ram: self.memory.bytes(),
             ram_page: self.memory.page(),
@@ -37,6 +86,7 @@ impl<'a> Needs<'a> {
             reach: self.apertures.map_or(IoReach::Unrestricted, IoReach::Apertures),
             reserved: self.reserved,
             bars: self.bars,
+            spare,
         })
     }
 }
@@ -81,6 +131,7 @@ pub(crate) mod fixture {
             apertures: None,
             reserved: &reserved,
             bars: &[],
+            later: Later::None,
         };
         needs.plan().unwrap()
     }
@@ -90,6 +141,26 @@ pub(crate) mod fixture {
 mod tests {
     use super::*;
     use crate::prepare::fixture::Fixture;
+
+    /// 39 address bits, and RAM after which 128 GiB are left.
+    fn narrow(later: Later) -> Result<Layout, LayoutError> {
+        let cpu = CpuReach { address_bits: 39, hypertransport: false };
+        let memory = "383G".parse().unwrap();
+        Needs { memory, cpu, apertures: None, reserved: &[], bars: &[], later }.plan()
+    }
+
+    #[test]
+    fn room_for_later_devices_is_required_only_if_the_user_asks_for_it() {
+        let windows = Windows::default();
+        let without = narrow(Later::None).unwrap();
+        assert_eq!(narrow(Later::IfPossible(windows)), Ok(without.clone()));
+        let fits = Windows { memory64: 64 << 30, ..windows };
+        assert_eq!(narrow(Later::Required(fits)), Ok(without));
+        let error = narrow(Later::Required(windows)).unwrap_err().to_string();
+        let expected = "for 256 GiB of 64-bit memory for devices that come later \
+                        (--hot-plug-windows 64=SIZE): the largest free piece";
+        assert!(error.contains(expected), "{error}");
+    }
 
     #[test]
     fn reads_each_group_once_and_ignores_relaxable_regions() {

@@ -15,10 +15,12 @@ use super::mapping;
 use super::side_by_side::meanwhile;
 use crate::error::Error;
 use crate::guest::memory::Ram;
+use crate::host::limits::RunningLimits;
 
 /// The assigned devices. Without devices nothing is pinned.
 pub(crate) struct Assigned {
     ram: Ram,
+    limits: RunningLimits,
     state: Mutex<State>,
 }
 
@@ -30,9 +32,21 @@ struct State {
 }
 
 impl Assigned {
-    /// The devices of the start, with the mappings of all of `ram`.
-    pub(crate) fn new(devices: Option<Devices>, mappings: Vec<Mapping>, ram: &Ram) -> Self {
-        Self { ram: ram.clone(), state: Mutex::new(State { devices, _mappings: mappings }) }
+    /// The devices of the start, with the mappings of all of `ram`. Later devices are within
+    /// `limits`.
+    pub(crate) fn new(
+        devices: Option<Devices>,
+        mappings: Vec<Mapping>,
+        ram: &Ram,
+        limits: RunningLimits,
+    ) -> Self {
+        let state = Mutex::new(State { devices, _mappings: mappings });
+        Self { ram: ram.clone(), limits, state }
+    }
+
+    /// What a device that comes needs of the limits of this process.
+    pub(crate) fn limits(&self) -> &RunningLimits {
+        &self.limits
     }
 
     /// Links the devices to the VM of `host`.
@@ -56,20 +70,24 @@ impl Assigned {
         self.lock().devices.as_ref().map(Devices::calls)
     }
 
-    /// Opens devices and makes their functions, all or none. The first device maps all of RAM.
+    /// Opens devices and makes their functions, all or none, if they pass `check`. The first device
+    /// maps all of RAM.
     pub(crate) fn add(
         &self,
         mut addition: Addition,
-        host: &KvmHost,
-        taken: &[u8],
+        (host, taken): (&KvmHost, &[u8]),
+        check: impl FnOnce(&Functions) -> Result<(), Error>,
     ) -> Result<Functions, Error> {
         let mut state = self.lock();
         addition.devices.iter().try_for_each(|device| self.check_ram(device))?;
         if let Some(own) = &mut state.devices {
-            return own.add(addition, host, taken, |_| Ok(())).map(|(functions, ())| functions);
+            return Ok(own.add(addition, host, taken, |_, functions| check(functions))?.0);
         }
         let mut first = Devices::first(&mut addition, host)?;
-        let map = |dma: &DmaSpace| mapping::map(dma, &self.ram);
+        let map = |dma: &DmaSpace, functions: &Functions| {
+            check(functions)?;
+            mapping::map(dma, &self.ram, |bytes| self.limits.check_locked(bytes))
+        };
         let (functions, mappings) = first.add(addition, host, taken, map)?;
         *state = State { devices: Some(first), _mappings: mappings };
         Ok(functions)
@@ -90,7 +108,7 @@ impl Assigned {
 
     /// Closes the devices, and meanwhile unmaps and frees RAM.
     pub(crate) fn close(self, ram: Ram) {
-        let Self { ram: own, state } = self;
+        let Self { ram: own, state, .. } = self;
         let State { devices, _mappings: mappings } =
             state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(devices) = devices {

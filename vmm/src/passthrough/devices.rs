@@ -163,20 +163,21 @@ impl Devices {
         Ok(Self { container, opened: Vec::new() })
     }
 
-    /// Opens further devices, and makes their functions in the VM of `host`, all or none. `map` maps
-    /// RAM between the two.
+    /// Opens further devices, and makes their functions in the VM of `host`, all or none. `finish`
+    /// is the last step that can fail.
     pub(crate) fn add<M>(
         &mut self,
         addition: Addition,
         host: &KvmHost,
         taken: &[u8],
-        map: impl FnOnce(&DmaSpace) -> Result<M, Error>,
+        finish: impl FnOnce(&DmaSpace, &Functions) -> Result<M, Error>,
     ) -> Result<(Functions, M), Error> {
         let before = self.opened.len();
         let added = self.open_added(addition, taken).and_then(|()| {
-            let mapped = map(self.dma())?;
             let added = self.opened.get(before..).unwrap_or_default();
-            Ok((Functions::make(added, |own| self.placed(own, host))?, mapped))
+            let functions = Functions::make(added, |own| self.placed(own, host))?;
+            let finished = finish(self.dma(), &functions)?;
+            Ok((functions, finished))
         });
         added.inspect_err(|_| drop(side_by_side(self.opened.split_off(before), drop)))
     }

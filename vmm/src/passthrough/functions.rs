@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::DevFn;
-use resources::{BarRequest, BarSpace, Layout};
+use resources::{BarRequest, BarSpace, Layout, PlacedBar};
 use vfio_passthrough::function::Reset;
 use vfio_passthrough::{Bar, BarIndex, BarKind, PassthroughFunction};
 
@@ -75,6 +75,23 @@ impl Functions {
     /// The BARs that need an address.
     pub(crate) fn bars(&self) -> Vec<BarRequest> {
         self.iter().flat_map(|(_, function)| bar_requests(&function)).collect()
+    }
+
+    /// Checks that the BARs of `new` functions have room beside those of these functions, wherever
+    /// the guest has put them.
+    pub(crate) fn check_room(&self, new: &Self, layout: &Layout) -> Result<(), Error> {
+        let (mut bars, mut placed) = (new.bars(), Vec::new());
+        for (_, function) in self.iter() {
+            for request in bar_requests(&function) {
+                let index = BarIndex::new(request.index);
+                match index.and_then(|index| function.bar_address(index)) {
+                    Some(address) => placed.push(PlacedBar { request, address }),
+                    // The guest has not placed it yet.
+                    None => bars.push(request),
+                }
+            }
+        }
+        Ok(layout.room_for(&bars, &placed)?)
     }
 
     /// Places each BAR, as firmware does. The functions do not decode yet.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use devices::{DevFn, PciRoot, SLOTS};
+use resources::Layout;
 use vfio_passthrough::kvm::KvmHost;
 use vfio_passthrough::{PassthroughFunction, PciAddress};
 
@@ -17,15 +18,19 @@ use super::functions::{Functions, Placed};
 use super::slots::{Ejections, Slots};
 use crate::error::Error;
 
+/// Makes the bus's view of a function.
+type Wrap = dyn Fn(&Arc<PassthroughFunction>) -> GuestFunction + Send + Sync;
+
 /// The bus of a guest's life, with what a function on it needs.
 pub(crate) struct HotPlug {
     pub(crate) bus: Arc<PciRoot>,
     pub(crate) kvm_host: Arc<KvmHost>,
+    /// The guest's windows for BARs.
+    pub(crate) layout: Layout,
     pub(crate) functions: Functions,
     pub(crate) changes: Arc<Changes>,
     pub(crate) assigned: Arc<Assigned>,
-    /// Makes the bus's view of a function.
-    pub(crate) wrap: Box<dyn Fn(&Arc<PassthroughFunction>) -> GuestFunction + Send + Sync>,
+    pub(crate) wrap: Box<Wrap>,
     pub(crate) slots: Arc<Slots>,
     pub(crate) ejections: Arc<Ejections>,
 }
@@ -34,7 +39,11 @@ impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
         let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
-        let added = self.assigned.add(addition, &self.kvm_host, &taken)?;
+        let check = |new: &Functions| {
+            self.functions.check_room(new, &self.layout)?;
+            self.assigned.limits().check_files(self.functions.vectors().chain(new.vectors()))
+        };
+        let added = self.assigned.add(addition, (&self.kvm_host, &taken), check)?;
         for (place, function) in added.iter() {
             put(&self.bus, place, (self.wrap)(&function), &self.changes)?;
         }

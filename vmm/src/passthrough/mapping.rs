@@ -17,9 +17,17 @@ pub(crate) fn apertures(dma: &DmaSpace) -> Result<Vec<AddressRange>, Error> {
     Ok(ranges.iter().map(|range| AddressRange::new(range.start(), range.size())).collect())
 }
 
-/// Maps all of `ram` for DMA, which pins it; maps all regions or none.
-pub(crate) fn map(dma: &DmaSpace, ram: &Ram) -> Result<Vec<Mapping>, Error> {
-    allow_locked(dma, ram)?;
+/// Maps all of `ram` for DMA, which pins it; maps all regions or none. `allow` checks that as many
+/// bytes can be locked.
+pub(crate) fn map(
+    dma: &DmaSpace,
+    ram: &Ram,
+    allow: impl FnOnce(u64) -> Result<(), Error>,
+) -> Result<Vec<Mapping>, Error> {
+    let sizes = ram.regions().iter().map(|region| region.len());
+    let size = sizes.fold(0, u64::saturating_add);
+    // Groups that cannot share a container pin the memory once for each container.
+    allow(size.saturating_mul(dma.address_spaces() as u64))?;
     let memory = ram.regions().iter().map(|region| {
         let memory: Arc<dyn HostMemory> = region.clone();
         (Iova(region.start_addr().0), memory)
@@ -27,14 +35,8 @@ pub(crate) fn map(dma: &DmaSpace, ram: &Ram) -> Result<Vec<Mapping>, Error> {
     Ok(dma.map_all(memory)?)
 }
 
-/// Groups that cannot share a container pin the memory once for each container. The limit was
-/// checked for one before the devices were opened.
-fn allow_locked(dma: &DmaSpace, ram: &Ram) -> Result<(), Error> {
-    let spaces = dma.address_spaces();
-    if spaces > 1 {
-        let sizes = ram.regions().iter().map(|region| region.len());
-        let size = sizes.fold(0, u64::saturating_add);
-        allow_locked_memory(size.saturating_mul(spaces as u64))?;
-    }
-    Ok(())
+/// [`map`] at the start, before whose first step the limit was checked for one container.
+pub(crate) fn map_at_start(dma: &DmaSpace, ram: &Ram) -> Result<Vec<Mapping>, Error> {
+    let is_checked = dma.address_spaces() <= 1;
+    map(dma, ram, |bytes| if is_checked { Ok(()) } else { Ok(allow_locked_memory(bytes)?) })
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use devices::PciRoot;
+use devices::{DevFn, PciRoot};
+use resources::{AddressRange, Layout};
 use vfio_passthrough::backend::IrqFlags;
 use vfio_passthrough::model::{Faults, Guest, PciDevice};
-use vfio_passthrough::{PassthroughFunction, ResetPolicy};
+use vfio_passthrough::{BarIndex, PassthroughFunction, ResetPolicy};
 use vm_device::DeviceMmio;
 use vm_device::bus::MmioAddress;
 
 use super::coalesced::CoalescedWrites;
 use super::function::GuestFunction;
+use super::functions::Functions;
 use crate::counters::FunctionCounts;
 
 /// Two model functions on a bus at the same address. BAR0 of each has 16 KiB, 8 KiB of which are
@@ -64,4 +66,44 @@ fn a_function_whose_slot_was_refused_works_when_the_other_stops_decoding() {
     root.mmio_write(MmioAddress(0), u64::from(GPA) + 0x2000, &[0x10, 0, 0xe0, 0xfe]);
     root.mmio_read(MmioAddress(0), u64::from(GPA) + 0x2000, &mut table);
     assert_eq!(table, [0x10, 0, 0xe0, 0xfe], "the second one's MSI-X table");
+}
+
+/// Functions of NVMe devices, whose BAR0 has 16 KiB, on one guest.
+fn functions(addresses: &[&str]) -> Functions {
+    let guest = Guest::new(Arc::default());
+    let function = |(slot, address): (usize, &&str)| {
+        let device = PciDevice::nvme(Arc::new(Faults::default()), IrqFlags::EVENTFD).unwrap();
+        let (address, policy) = (address.parse().unwrap(), ResetPolicy::Required);
+        let services = guest.services();
+        let function = PassthroughFunction::new(address, Arc::new(device), &services, policy);
+        Ok((DevFn::of_slot(slot as u8 + 1).unwrap(), Arc::new(function.unwrap())))
+    };
+    Functions::make(addresses.iter().enumerate(), function).unwrap()
+}
+
+#[test]
+fn a_device_that_comes_needs_room_beside_the_bars_of_the_others() {
+    let window = |pages: u64| Layout {
+        mmio64: AddressRange::new(0x1_0000_0000, pages * 0x1000),
+        ..Layout::default()
+    };
+    let (present, new) = (functions(&["01:00.0"]), functions(&["02:00.0"]));
+    assert!(present.check_room(&new, &window(8)).is_ok(), "neither has an address yet");
+    let error = present.check_room(&new, &window(4)).unwrap_err().to_string();
+    for part in [
+        "no room in the guest's address space for BAR 0 of 000",
+        "(16 KiB of 64-bit memory): the 64-bit window is full, the 32-bit window is full\n",
+        "  start the guest with --hot-plug-windows 64=1M, or remove a device",
+    ] {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+    let (_, function) = present.iter().next().unwrap();
+    let place = |address| drop(function.place_bar(BarIndex::new(0).unwrap(), address).unwrap());
+    place(0x1_0000_4000);
+    assert!(present.check_room(&new, &window(8)).is_ok(), "the first 16 KiB are free");
+    place(0x1_0000_0000);
+    assert!(present.check_room(&new, &window(8)).is_ok());
+    assert!(present.check_room(&new, &window(4)).is_err());
+    place(0x8000_0000);
+    assert!(present.check_room(&new, &window(4)).is_ok(), "the guest moved it out of the window");
 }

@@ -171,6 +171,7 @@ impl Vm {
         Ok(HotPlug {
             bus,
             kvm_host: Arc::clone(&self.kvm_host),
+            layout: resources.layout.clone(),
             functions: self.functions.clone(),
             changes: Arc::clone(changes),
             assigned: Arc::clone(&resources.assigned),

@@ -26,7 +26,7 @@ use crate::guest::{cpuid, vcpus};
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
 use crate::host::kvm;
-use crate::host::limits::FileLimit;
+use crate::host::limits::{FileLimit, RunningLimits};
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::Filter;
 use crate::passthrough::addresses::addresses;
@@ -96,7 +96,7 @@ impl Prepared {
         let kernel = Kernel::load(&files.kernel, ram.memory(), &layout);
         populating.wait();
         // If it cannot be mapped, this is tried again when the devices are open.
-        let mappings = dma.and_then(|dma| mapping::map(dma, &ram).ok());
+        let mappings = dma.and_then(|dma| mapping::map_at_start(dma, &ram).ok());
         Ok(Some(Self { ranges: layout.ram, ram, kernel, mappings }))
     }
 }
@@ -108,9 +108,7 @@ impl Resources {
         (mut passed, files_limit): (PassedFds, FileLimit),
         stats: &Stats,
     ) -> Result<(Self, Vm), Error> {
-        if !config.vfio.is_empty() {
-            allow_locked_memory(config.memory.bytes())?;
-        }
+        allow_locked(config)?;
         let kvm = kvm::open_source(&config.kvm, &mut passed)?;
         vcpus::check_count(&kvm, config.cpus)?;
         // Report a wrong path now, before the devices are reset and RAM is populated.
@@ -121,7 +119,7 @@ impl Resources {
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
-        let needs = Needs::new(config.memory, cpuid::reach(&supported), &reserved);
+        let needs = Needs::new(config, cpuid::reach(&supported), &reserved);
         // The kernel must know a group's VM before the group's devices are opened.
         let requested = Requested::prepare(config, &addresses, passed, &vm.kvm_host)?;
         let (devices, prepared) = open_devices(requested, &needs, &files)?;
@@ -137,10 +135,12 @@ impl Resources {
         let (ram, kernel, mappings) = ram_for(prepared, &layout, config.memory, stats)?;
         let mappings = match (mappings, &devices) {
             (Some(mappings), _) => mappings,
-            (None, Some(devices)) => mapping::map(devices.dma(), &ram)?,
+            (None, Some(devices)) => mapping::map_at_start(devices.dma(), &ram)?,
             (None, None) => Vec::new(),
         };
-        let assigned = Arc::new(Assigned::new(devices, mappings, &ram));
+        let limits = config.control.as_ref().map(|_| RunningLimits::open(config.cpus));
+        let limits = limits.unwrap_or_default();
+        let assigned = Arc::new(Assigned::new(devices, mappings, &ram, limits));
         stats.phase("map");
         let has_counters = config.stats.is_some() || config.control.is_some();
         let interrupts = Arc::new(has_counters.then(Interrupts::open).unwrap_or_default());
@@ -194,6 +194,19 @@ impl Resources {
         // The last device may have left.
         self.assigned.iommu().iter().for_each(|iommu| stats.iommu.set(iommu));
         self.assigned.calls().iter().for_each(|calls| count_calls(calls, stats));
+    }
+}
+
+/// Devices lock all of RAM. If the first one comes later, it is refused then if the limit is too low.
+fn allow_locked(config: &Config) -> Result<(), Error> {
+    let allow = || allow_locked_memory(config.memory.bytes());
+    match (config.vfio.is_empty(), &config.control) {
+        (false, _) => Ok(allow()?),
+        (true, Some(_)) => {
+            allow().unwrap_or_else(|error| log::info!("without devices for now: {error}"));
+            Ok(())
+        }
+        (true, None) => Ok(()),
     }
 }
 

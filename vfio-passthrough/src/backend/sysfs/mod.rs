@@ -1,6 +1,7 @@
 //! Reads sysfs: a device's group and driver, and a group's devices and reserved addresses. The root
 //! is a parameter, so that tests run on fixture trees.
 
+mod copy;
 mod reserved;
 mod source;
 mod tree;

@@ -6,6 +6,7 @@
 mod cgroup;
 mod memory;
 mod rlimits;
+mod running;
 mod shortage;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ pub(crate) use cgroup::Cgroups;
 use cgroup::Controller;
 pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit};
 use rlimits::Kind;
+pub(crate) use running::RunningLimits;
 pub(crate) use shortage::Shortage;
 use shortage::within;
 

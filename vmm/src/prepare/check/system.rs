@@ -12,7 +12,7 @@ use super::line::Line;
 use crate::config::Memory;
 use crate::error::Error;
 use crate::guest::cpuid;
-use crate::guest::layout::{Needs, reserved};
+use crate::guest::layout::{Later, Needs, reserved};
 use crate::host::{kvm, memory};
 
 /// Results of checks that need system calls.
@@ -225,6 +225,7 @@ fn layout(host: &Inventory, cpu: CpuReach, functions: &[Function], asked: Memory
         apertures: aperture.as_ref().map(<[_; 1]>::as_slice),
         reserved: &reserved,
         bars: &bars,
+        later: Later::None,
     };
     match needs.plan() {
         Ok(_) => Line::ok("layout", format!("{asked} of RAM and all BARs fit in the guest")),
