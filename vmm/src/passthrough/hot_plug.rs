@@ -38,7 +38,8 @@ pub(crate) struct HotPlug {
 impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
-        let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.slots.is_taken(*slot)).collect();
+        self.finish();
+        let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.is_taken(*slot)).collect();
         let check = |new: &Functions| {
             self.functions.check_room(new, &self.layout)?;
             self.assigned.limits().check_files(self.functions.vectors().chain(new.vectors()))
@@ -51,6 +52,12 @@ impl HotPlug {
         self.set_peers();
         self.slots.arrive(added.iter().map(|(place, _)| place.slot()));
         Ok(added)
+    }
+
+    /// Whether a slot has devices, or had some that the host does not have yet. The guest may eject it
+    /// meanwhile, so the order of the two questions matters.
+    fn is_taken(&self, slot: u8) -> bool {
+        self.slots.is_taken(slot) || self.ejections.has(slot)
     }
 
     /// Asks the guest for a device. With `force` the device is closed first, and the guest learns of
@@ -71,6 +78,12 @@ impl HotPlug {
         self.ejections.take().into_iter().for_each(|slot| self.take(slot));
     }
 
+    /// The guest ends or reboots, and uses no device: gives those back that the host asked for too.
+    pub(crate) fn end(&self) {
+        self.finish();
+        self.slots.still_asked().into_iter().for_each(|slot| self.take(slot));
+    }
+
     /// Closes the devices of a slot. An error is logged: the device is closed in any case.
     fn take(&self, slot: u8) {
         self.bus.remove(slot);
@@ -80,6 +93,7 @@ impl HotPlug {
             self.changes.push(Change::Left(function.address()));
             self.assigned.remove(function.address());
         }
+        self.slots.forget(slot);
         self.set_peers();
         self.bus.retry_placement();
     }

@@ -90,6 +90,20 @@ impl Control {
         let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
     }
 
+    /// Whether the guest has not read a change of its slots yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());
+        hot_plug.is_some_and(|hot_plug| hot_plug.slots.is_unread())
+    }
+
+    /// Reminds the guest of a change of its slots that it has not read.
+    pub(crate) fn remind(&self) {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());
+        hot_plug.iter().for_each(|hot_plug| hot_plug.slots.remind());
+    }
+
     /// Adds the devices of a request to the guest, all or none.
     pub(crate) fn add(
         &self,
