@@ -18,7 +18,7 @@ use crate::{
 const READ_SPAN: u64 = 16 << 20;
 
 /// How long devices may take to come or leave.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The stack size of a thread that reads. Its buffer is on the heap.
 const READER_STACK: usize = 64 << 10;

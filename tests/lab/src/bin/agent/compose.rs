@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::run::{answer_of, output_of, send};
+use crate::run::{answer_of, now_ns, output_of, send};
 
-/// `in-turn PROGRAM... ; PROGRAM...`: runs programs, one after another.
+/// `in-turn PROGRAM... ; PROGRAM...`: runs programs, one after another, and prints after each how
+/// long it took.
 const IN_TURN: &str = "in-turn";
 /// `amid NANOSECONDS PROGRAM... ; PROGRAM...`: runs the second program that long after the first has
 /// started, and waits for both.
@@ -26,7 +27,7 @@ const SEPARATOR: &str = ";";
 pub fn act(words: &[String]) -> Option<String> {
     let (act, rest) = words.split_first()?;
     match (act.as_str(), rest) {
-        (IN_TURN, programs) => Some(programs.split(|word| word == SEPARATOR).map(run).collect()),
+        (IN_TURN, programs) => Some(programs.split(is_separator).map(timed).collect()),
         (AMID, [after, programs @ ..]) => {
             let (first, second) = programs.split_at(programs.iter().position(is_separator)?);
             Some(amid(nanoseconds(after)?, first, second.get(1..)?))
@@ -57,6 +58,12 @@ fn nanoseconds(text: &str) -> Option<Duration> {
 
 fn run(words: &[String]) -> String {
     words.split_first().map(|(name, rest)| output_of(name, rest)).unwrap_or_default()
+}
+
+fn timed(words: &[String]) -> String {
+    let begun = now_ns();
+    let said = run(words);
+    format!("{said}took {} ns\n", now_ns().saturating_sub(begun))
 }
 
 fn amid(after: Duration, first: &[String], second: &[String]) -> String {

@@ -1,6 +1,10 @@
 //! Devices that come and go while the guest runs.
 
 pub mod arrivals;
+pub mod cycles;
+pub mod failures;
+pub mod host;
+pub mod lives;
 
 use lab::protocol::Sighting;
 use lab::{Guest, L1, Outcome, place};
@@ -35,10 +39,40 @@ fn remove(device: &str) -> Vec<String> {
     command(&["remove", SOCKET, device])
 }
 
+/// A program of the agent.
+fn agent(words: &[&str]) -> Vec<String> {
+    ["/init"].iter().chain(words).map(|word| (*word).to_owned()).collect()
+}
+
 /// Programs to run one after another.
 fn in_turn(programs: &[Vec<String>]) -> Vec<String> {
-    let programs = programs.join(&";".to_owned());
-    ["/init", "in-turn"].map(str::to_owned).into_iter().chain(programs).collect()
+    [agent(&["in-turn"]), programs.join(&";".to_owned())].concat()
+}
+
+/// Runs a program a while after the start of the first.
+fn amid(nanoseconds: u64, first: &[String], second: &[String]) -> Vec<String> {
+    let separator = [";".to_owned()];
+    [&agent(&["amid", &nanoseconds.to_string()])[..], first, &separator, second].concat()
+}
+
+fn wait(nanoseconds: u64) -> Vec<String> {
+    agent(&["wait", &nanoseconds.to_string()])
+}
+
+/// A request to a control socket.
+fn ask(socket: &str, method: &str, resource: &str) -> Vec<String> {
+    agent(&["ask", socket, method, resource])
+}
+
+/// How long each program of `in_turn` took, in nanoseconds.
+fn durations(sighting: &Sighting) -> Vec<u64> {
+    let lines = sighting.said.lines().filter_map(|line| line.strip_prefix("took "));
+    lines.map(|line| line.trim_end_matches(" ns").parse().unwrap()).collect()
+}
+
+fn median(mut times: Vec<u64>) -> u64 {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Asserts that the device came to the guest's slot.
