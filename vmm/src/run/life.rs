@@ -79,8 +79,7 @@ impl Vm {
         stats.phase("guest");
         // Stop the vCPUs first, so that nothing programs the devices any more; then shut the
         // devices down; then free the memory that they access.
-        // Devices that the guest ejected, or was asked for, do not come back with its next life.
-        control.end().iter().for_each(HotPlug::end);
+        control.end();
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let end = if stop.is_reboot() && !config.no_reboot { End::Reboot } else { End::Close };

@@ -130,13 +130,19 @@ impl Control {
         let life = lock(&self.life);
         let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref()).ok_or(NotRunning)?;
         let result = action(hot_plug);
+        self.list(hot_plug);
+        Ok(result)
+    }
+
+    /// Lists the devices of now.
+    fn list(&self, hot_plug: &HotPlug) {
         if let Some(configuration) = lock(&self.configuration).as_mut() {
             configuration.iommu = hot_plug.assigned.iommu();
             configuration.devices =
                 hot_plug.functions.iter().map(|own| DeviceInfo::of(&own)).collect();
         }
-        Ok(result)
     }
+
     /// Sets the guest's configuration.
     pub(crate) fn configure(&self, configuration: Configuration) {
         *lock(&self.configuration) = Some(configuration);
@@ -153,10 +159,13 @@ impl Control {
     }
 
     /// Ends the life: when this returns, no caller uses the guest, and its vCPUs have stopped.
-    /// Returns what adds and removes devices.
-    pub(crate) fn end(&self) -> Option<HotPlug> {
+    /// Devices that the guest ejected, or was asked for, do not come back with its next life.
+    pub(crate) fn end(&self) {
         let life = lock(&self.life).take();
-        life.and_then(|life| life.hot_plug)
+        if let Some(hot_plug) = life.and_then(|life| life.hot_plug) {
+            hot_plug.end();
+            self.list(&hot_plug);
+        }
     }
 
     /// The guest's state.
