@@ -182,7 +182,12 @@ fn by_iommufd() -> Vec<Group> {
         tools::TESTS,
     ];
     let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
-    vec![("iommufd, long", machine, tests.concat())]
+    let with_host = Machine::new(Kernel::Small).with_host_share();
+    vec![
+        ("iommufd, long", machine, tests.concat()),
+        ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
+        ("small, host, type1", with_host.by_type1(), hot_plug::failures::WITH_HOST.to_vec()),
+    ]
 }
 
 /// Long forms on a kernel that the ordinary run does not have.

@@ -1,10 +1,12 @@
-//! Programs that a trigger composes: one after another, or one in the midst of another.
+//! Programs that a trigger composes: one after another, or one in the midst of another,
+//! and those of [`crate::fail`].
 
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::fail::{FAIL_EACH, Victim};
 use crate::run::{answer_of, now_ns, output_of, send};
 
 /// `in-turn PROGRAM... ; PROGRAM...`: runs programs, one after another, and prints after each how
@@ -31,6 +33,10 @@ pub fn act(words: &[String]) -> Option<String> {
         (AMID, [after, programs @ ..]) => {
             let (first, second) = programs.split_at(programs.iter().position(is_separator)?);
             Some(amid(nanoseconds(after)?, first, second.get(1..)?))
+        }
+        (FAIL_EACH, [root, process, thread, programs @ ..]) => {
+            let (first, second) = programs.split_at(programs.iter().position(is_separator)?);
+            Some(Victim { root, process, thread }.fail_each(first, second.get(1..)?))
         }
         (WAIT, [time]) => {
             sleep(nanoseconds(time)?);

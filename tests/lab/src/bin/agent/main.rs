@@ -7,6 +7,7 @@
 mod cgroup;
 mod channel;
 mod compose;
+mod fail;
 mod guard;
 mod pci;
 mod presence;

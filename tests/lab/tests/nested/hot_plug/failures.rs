@@ -3,7 +3,7 @@
 use lab::protocol::{Request, Sighting, Trigger};
 use lab::{Error, Guest, L1, sha256};
 
-use super::{INIT, SOCKET, add, assert_came, command, guest, in_turn, remove};
+use super::{INIT, SOCKET, add, agent, ask, assert_came, command, guest, in_turn, remove};
 use crate::Test;
 use crate::held::{Held, REFRESH, VMSTAT};
 use crate::support::{NOBODY, VFIO, assert_parts, assigned, boot, hashes};
@@ -14,6 +14,9 @@ pub const TESTS: &[Test] = &[
     ("hot-plug: a first device that fails leaves nothing pinned", without_devices),
     ("hot-plug: a low limit of locked memory is reported before RAM is mapped", memlock),
 ];
+
+/// On a machine with an NVMe first, and the host's root, which has strace.
+pub const WITH_HOST: &[Test] = &[("hot-plug: each call of an addition fails in turn", each_call)];
 
 const FDS: &str = "/proc/{pid}/fd";
 const HASHED: usize = 64 << 10;
@@ -69,7 +72,7 @@ fn failures(l1: &mut L1, own: &str, free: &str) -> Result<Vec<Failure>, Error> {
         failure(add(l1, &[own]), &["error: ", own, "the guest has this device already"]),
         failure(add(l1, &["0000:00:1e.0"]), &["0000:00:1e.0", "no such PCI device", "lspci -D"]),
         failure(add(l1, &["nvme0"]), &["nvme0", "0000:01:00.0"]),
-        failure(in_turn(&unbound), &["error: ", free, "vmm bind"]),
+        failure(in_turn(&unbound), &["error: ", free, "bound to nvme", "driver_override"]),
         failure(command(&with_iommu), &["error: the guest uses its devices by", "leave --iommu"]),
         failure(add(l1, &["fd=3"]), &["error: --vfio fd=3", "leave fd=N out"]),
         failure(add(l1, &[&format!("{free},at=01")]), &["slot 01", "give another slot"]),
@@ -130,5 +133,40 @@ fn memlock(l1: &mut L1) -> Result<(), Error> {
     let programs = failures.iter().map(|(program, _)| program.clone()).chain([Vec::new()]);
     let outcome = boot(l1, &at_start(guest, programs))?;
     assert_failed(&outcome.finished.sightings, &failures);
+    Ok(())
+}
+
+/// The mount point of the host's root in L1.
+const HOST: &str = "/host";
+
+/// The guest goes on, and the VMM has no descriptor more. A call that may fail fails no addition; the
+/// disk is removed then.
+fn each_call(l1: &mut L1) -> Result<(), Error> {
+    let (device, held) = (assigned(l1, 0)?, Held::now(l1)?);
+    l1.perform(&Request::Share { at: HOST.into() })?;
+    let failing = agent(&["fail-each", HOST, "{pid}", "control"]);
+    let programs = [&failing[..], &add(l1, &[&device]), &[";".to_owned()], &remove(&device)];
+    let guest = guest("button:600000,functions:2,hash:64K");
+    let mut guest = at_start(guest, [programs.concat(), add(l1, &[&device])]);
+    guest.program.triggers.push(Trigger {
+        marker: INIT.into(),
+        program: ask(SOCKET, "PUT", "vm.power-button"),
+        ..Trigger::default()
+    });
+    let outcome = boot(l1, &guest)?;
+    let sightings = &outcome.finished.sightings;
+    println!("{}", sightings[0].said);
+    let lines: Vec<&str> = sightings[0].said.lines().collect();
+    assert!(lines.last().is_some_and(|line| line.ends_with("calls failed")), "{lines:?}");
+    assert!(lines.len() > 20, "{lines:?}");
+    let fds = holds(&sightings[0]).0;
+    for line in &lines[..lines.len() - 1] {
+        assert!(line.contains(&format!("; {fds} fds; ")), "{fds} before; {line}");
+        assert!(line.contains("error: ") || line.contains("is free"), "{line}");
+    }
+    assert_eq!(holds(&sightings[1]), holds(&sightings[0]));
+    assert_came(&sightings[1], &device, 1);
+    assert_eq!(hashes(&outcome), [sha256(&l1.image(0)?[..HASHED])], "{}", outcome.details());
+    assert_eq!(Held::now(l1)?, held);
     Ok(())
 }
