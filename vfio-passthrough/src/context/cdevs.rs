@@ -11,6 +11,7 @@ use super::drivers::Drivers;
 use super::error::{BIND, Error};
 use super::linked::Linked;
 use super::nodes::open_cdev;
+use super::options::Found;
 use super::vf_token::{VfToken, VfTokenProblem};
 use crate::address::PciAddress;
 use crate::backend::iommufd::{Ioas, attach_ioas, bind};
@@ -83,17 +84,13 @@ pub(super) struct CdevAttachment {
 
 impl CdevAttachment {
     /// Opens the node of the device of `address`, and links it.
-    pub fn new(
-        cdevs: &Arc<Cdevs>,
-        address: PciAddress,
-        (opened, sysfs): (Option<File>, Sysfs),
-    ) -> Result<Self, Error> {
-        cdevs.drivers.forget();
-        let group = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let file = Arc::new(open(&sysfs, address, opened)?);
+    pub fn new(cdevs: &Arc<Cdevs>, address: PciAddress, mut found: Found) -> Result<Self, Error> {
+        cdevs.drivers.refresh(&found.sysfs);
+        let group = found.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let file = Arc::new(open(address, &mut found)?);
         // The link comes first: the kernel reads the VM when it binds (vfio_df_get_kvm_safe).
         cdevs.add(address, group, &file)?;
-        Ok(Self { cdevs: cdevs.clone(), sysfs, address, group, file })
+        Ok(Self { cdevs: cdevs.clone(), sysfs: found.sysfs, address, group, file })
     }
 
     /// Binds and attaches the device, without a lock: the kernel resets it when it binds.
@@ -109,16 +106,14 @@ impl CdevAttachment {
 
 const ATTACH: &str = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
 
-/// The device's file: `opened`, if it is that of the device, or the node.
-fn open(sysfs: &Sysfs, address: PciAddress, opened: Option<File>) -> Result<File, Error> {
-    let path = sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
-    if let Some(file) = opened {
-        return match sysfs.is_cdev_of(&file, address) {
-            true => Ok(file),
-            false => Err(Error::OtherCdev { address, path }),
-        };
+/// The device's file: the passed one, if it is that of the device, or the node.
+fn open(address: PciAddress, found: &mut Found) -> Result<File, Error> {
+    let path = found.sysfs.cdev(address).ok_or(Error::NoCdev { address })?;
+    let passed = found.file.as_ref();
+    if passed.is_some_and(|file| !found.sysfs.is_cdev_of(file, address)) {
+        return Err(Error::OtherCdev { address, path });
     }
-    open_cdev(address, &path)
+    found.open((address, path), |path| open_cdev(address, path))
 }
 
 impl Cdevs {

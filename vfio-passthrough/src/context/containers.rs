@@ -19,6 +19,8 @@ pub(super) struct Opened<'a> {
     pub number: u32,
     pub file: &'a File,
     pub calls: &'a Arc<VfioCalls>,
+    /// Whether this process may open another container.
+    pub may_open: bool,
 }
 
 impl Opened<'_> {
@@ -75,6 +77,7 @@ impl Containers {
     /// accepts it, the group gets its own container, with all existing mappings.
     pub fn join(&mut self, candidate: &Opened<'_>) -> Result<(), Error> {
         let group = candidate.number;
+        let mut refused = None;
         for container in self.containers.iter_mut().filter(|own| !own.groups.is_empty()) {
             match candidate.attach(&container.space, false) {
                 Ok(()) => {
@@ -82,10 +85,13 @@ impl Containers {
                     return Ok(());
                 }
                 // An error with another cause than sharing occurs again below.
-                Err(error) => log::info!("{error}; the group gets its own container"),
+                Err(error) => {
+                    log::info!("{error}; the group needs its own container");
+                    refused = Some(error);
+                }
             }
         }
-        let mut own = self.take_idle(candidate)?;
+        let mut own = self.take_idle(candidate, refused)?;
         let attached = candidate.attach(&own.space, true);
         let add =
             |()| self.dma.add(own.space.clone()).map_err(|error| candidate.not_replayed(error));
@@ -97,11 +103,20 @@ impl Containers {
         result
     }
 
-    /// Takes a container without a group, in which nothing is mapped, or opens one.
-    fn take_idle(&mut self, candidate: &Opened<'_>) -> Result<SharedContainer, Error> {
-        match self.containers.iter().position(|own| own.groups.is_empty()) {
-            Some(index) => Ok(self.containers.remove(index)),
-            None => Ok(SharedContainer::new(Type1Container::open(candidate.calls.clone())?)),
+    /// Takes a container without a group, in which nothing is mapped, or opens one. A process that
+    /// may open none has the error of the containers that `refused` the group.
+    fn take_idle(
+        &mut self,
+        candidate: &Opened<'_>,
+        refused: Option<Error>,
+    ) -> Result<SharedContainer, Error> {
+        let idle = self.containers.iter().position(|own| own.groups.is_empty());
+        match (idle, refused.filter(|_| !candidate.may_open)) {
+            (Some(index), _) => Ok(self.containers.remove(index)),
+            (None, Some(error)) => Err(error),
+            (None, None) => {
+                Ok(SharedContainer::new(Type1Container::open(candidate.calls.clone())?))
+            }
         }
     }
 

@@ -57,6 +57,14 @@ pub enum Error {
         /// The group of the file, or `None` if the file is not a group's.
         other: Option<u32>,
     },
+    /// The device's file was not passed to a process that may open none.
+    #[error("{address}: the open file of {path} is needed, because this process may open no file")]
+    NoFile {
+        /// The device.
+        address: PciAddress,
+        /// The node of the device, or of its group.
+        path: PathBuf,
+    },
     /// The group could not be attached to the container.
     #[error("{address}: IOMMU group {group}: {call}: {source}{}", attach_hint(call, source))]
     Attach {
@@ -162,7 +170,9 @@ impl Error {
             Self::OpenCdev { source, .. } => source.kind(),
             Self::NoCdev { .. } => io::ErrorKind::Unsupported,
             Self::GroupBusy { .. } | Self::DeviceBusy { .. } => io::ErrorKind::ResourceBusy,
-            Self::OtherGroup { .. } | Self::OtherCdev { .. } => io::ErrorKind::InvalidInput,
+            Self::OtherGroup { .. } | Self::OtherCdev { .. } | Self::NoFile { .. } => {
+                io::ErrorKind::InvalidInput
+            }
             Self::VfToken { problem, .. } => problem.kind(),
         }
     }

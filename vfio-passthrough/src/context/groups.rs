@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::containers::{Containers, Opened};
 use super::error::Error;
 use super::linked::Linked;
-use super::nodes::open_group;
+use super::nodes::{group_node, open_group};
+use super::options::Found;
 use crate::address::PciAddress;
 use crate::backend::ioctl;
 use crate::backend::sysfs::Sysfs;
@@ -47,19 +49,21 @@ impl Groups {
         self.members.get(&number).map(|member| &member.file)
     }
 
-    /// Adds a user of a group. The first user attaches the group: by the file `opened`, or by
-    /// opening the group's node.
+    /// Adds a user of a group. The first user attaches the group: by the passed file, or by opening
+    /// the group's node.
     pub fn join(
         &mut self,
         address: PciAddress,
         number: u32,
-        opened: Option<File>,
-        (sysfs, calls): (&Sysfs, &Arc<VfioCalls>),
+        found: &mut Found,
+        calls: &Arc<VfioCalls>,
     ) -> Result<(), Error> {
         if !self.members.contains_key(&number) {
-            let file = opened.map_or_else(|| open_group(address, number), Ok)?;
-            let file = Arc::new(viable(file, address, number, sysfs)?);
-            let candidate = Opened { address, number, file: &file, calls };
+            let open = |path: &Path| open_group(address, number, path);
+            let file = found.open((address, group_node(number)), open)?;
+            let file = Arc::new(viable(file, address, number, &found.sysfs)?);
+            let may_open = found.may_open;
+            let candidate = Opened { address, number, file: &file, calls, may_open };
             self.containers.join(&candidate)?;
             let link = self.link.clone();
             let linked = link.map(|link| Linked::new(&name(number), link, file.clone()));

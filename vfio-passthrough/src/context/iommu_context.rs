@@ -8,7 +8,7 @@ use super::bridges::{Behind, Bridges};
 use super::cdevs::{CdevAttachment, Cdevs};
 use super::device::AssignedDevice;
 use super::error::Error;
-use super::options::DeviceOptions;
+use super::options::{DeviceOptions, Found};
 use super::prepared::{Prepared, PreparedDevice};
 use super::shared::{Membership, SharedGroups};
 use crate::address::PciAddress;
@@ -180,9 +180,8 @@ impl IommuContext {
         options: DeviceOptions,
     ) -> Result<PreparedDevice, Error> {
         let DeviceOptions { file, vf_token, sysfs } = options;
-        let sysfs = sysfs.unwrap_or_default();
-        let behind = Behind::new(&self.bridges, sysfs.upstream_bridge(address));
-        let found = (file, sysfs);
+        let found = Found::new(file, sysfs);
+        let behind = Behind::new(&self.bridges, found.sysfs.upstream_bridge(address));
         let attachment = match &self.interface {
             Interface::Type1(groups) => Prepared::Type1(Membership::new(groups, address, found)?),
             Interface::Iommufd(cdevs) => {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use crate::address::PciAddress;
@@ -58,9 +58,14 @@ impl Nodes {
         let group = self.sysfs.ready_group(address).map_err(Error::NotReady)?;
         match self.is_iommufd {
             true => cdev(&self.sysfs, address),
-            false => open_group(address, group),
+            false => open_group(address, group, &group_node(group)),
         }
     }
+}
+
+/// The node of a group.
+pub(super) fn group_node(group: u32) -> PathBuf {
+    Path::new("/dev/vfio").join(group.to_string())
 }
 
 fn cdev(sysfs: &Sysfs, address: PciAddress) -> Result<File, Error> {
@@ -71,9 +76,8 @@ pub(super) fn open_cdev(address: PciAddress, path: &Path) -> Result<File, Error>
     read_write(path).map_err(|source| Error::OpenCdev { address, path: path.to_owned(), source })
 }
 
-pub(super) fn open_group(address: PciAddress, group: u32) -> Result<File, Error> {
-    let path = Path::new("/dev/vfio").join(group.to_string());
-    read_write(&path).map_err(|source| match source.raw_os_error() {
+pub(super) fn open_group(address: PciAddress, group: u32, path: &Path) -> Result<File, Error> {
+    read_write(path).map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => Error::GroupBusy { address, group },
         _ => Error::OpenGroup { address, group, source },
     })

@@ -9,6 +9,7 @@ use super::device::Attachment;
 use super::drivers::Drivers;
 use super::error::Error;
 use super::groups::Groups;
+use super::options::Found;
 use super::vf_token::{VfToken, VfTokenProblem, name};
 use crate::address::PciAddress;
 use crate::backend::sysfs::Sysfs;
@@ -51,16 +52,16 @@ impl Membership {
     pub fn new(
         groups: &Arc<SharedGroups>,
         address: PciAddress,
-        (opened, sysfs): (Option<File>, Sysfs),
+        mut found: Found,
     ) -> Result<Self, Error> {
-        groups.drivers.forget();
-        let number = sysfs.ready_group(address).map_err(Error::NotReady)?;
-        let found = opened.as_ref().map(|file| sysfs.group_of(file));
-        if let Some(other) = found.filter(|other| *other != Some(number)) {
+        groups.drivers.refresh(&found.sysfs);
+        let number = found.sysfs.ready_group(address).map_err(Error::NotReady)?;
+        let of_file = found.file.as_ref().map(|file| found.sysfs.group_of(file));
+        if let Some(other) = of_file.filter(|other| *other != Some(number)) {
             return Err(Error::OtherGroup { address, group: number, other });
         }
-        groups.lock().join(address, number, opened, (&sysfs, &groups.calls))?;
-        Ok(Self { groups: groups.clone(), sysfs, number, device: None })
+        groups.lock().join(address, number, &mut found, &groups.calls)?;
+        Ok(Self { groups: groups.clone(), sysfs: found.sysfs, number, device: None })
     }
 
     /// Opens the device, without a lock: the kernel resets it.

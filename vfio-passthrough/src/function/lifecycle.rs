@@ -44,8 +44,9 @@ impl PassthroughFunction {
     }
 
     /// Detaches the device while the guest runs, so that the host can have it: it disables
-    /// interrupts and bus mastering, removes the memory slots, resets the device if that resets no
-    /// other function, and closes it. The guest then reads all-ones. Other devices of the container
+    /// interrupts and bus mastering, removes the memory slots, and closes the device. The kernel
+    /// resets it then. Where the kernel does not ([`Device::resets_when_closed`]), the function is
+    /// reset before, if that resets no other function. The guest then reads all-ones. Other devices of the container
     /// keep their mappings. To use the device again, open it and make a new function.
     ///
     /// It does not wait for accesses of vCPUs to the device's BARs. An access that is under way
@@ -56,6 +57,8 @@ impl PassthroughFunction {
     /// The first failure. Later steps are carried out too, and the device is closed. The VMM
     /// carries out the effects in either case. `EAGAIN` of the reset is not a failure: the kernel
     /// holds the device's lock and resets the device itself. A second call does nothing.
+    ///
+    /// [`Device::resets_when_closed`]: crate::backend::Device::resets_when_closed
     pub fn detach(&self) -> (ConfigEffects, Result<(), Error>) {
         let mut state = self.lock();
         let result = if self.is_detached() { Ok(()) } else { self.detach_locked(&mut state) };
@@ -102,20 +105,22 @@ impl PassthroughFunction {
             return Ok(());
         }
         let mut errors = FirstError::new(&self.device);
-        errors.add(self.quiesce(&mut state));
-        let read = masters_bus(&self.device);
-        let has_no_dma = matches!(read, Ok(false));
-        errors.add(read.map(drop));
-        if !(errors.is_ok() && has_no_dma && self.is_reset_when_closed()) {
+        if !self.leaves_reset_to_close(&mut state, &mut errors) {
             errors.add(reset_and_check(&self.device, self.reset));
         }
         errors.add(self.teardown(&mut state));
         errors.into_result()
     }
 
-    /// Whether the kernel resets the function when its device is closed.
-    fn is_reset_when_closed(&self) -> bool {
-        self.reset == Reset::Function && self.device.device.resets_when_closed()
+    /// Quiesces the function, and returns whether the kernel resets it when its device is closed, and
+    /// it does no DMA until then.
+    fn leaves_reset_to_close(&self, state: &mut State, errors: &mut FirstError<'_>) -> bool {
+        errors.add(self.quiesce(state));
+        let read = masters_bus(&self.device);
+        let has_no_dma = matches!(read, Ok(false));
+        errors.add(read.map(drop));
+        let is_reset = self.reset == Reset::Function && self.device.device.resets_when_closed();
+        errors.is_ok() && has_no_dma && is_reset
     }
 
     fn detach_locked(&self, state: &mut State) -> Result<(), Error> {
@@ -141,9 +146,9 @@ impl PassthroughFunction {
 
     fn stop(&self, state: &mut State) -> Result<(), Error> {
         let mut errors = FirstError::new(&self.device);
-        errors.add(self.quiesce(state));
+        let is_reset = self.leaves_reset_to_close(state, &mut errors);
         // A reset of the bus would reset functions that are in use.
-        if self.reset == Reset::Function {
+        if self.reset == Reset::Function && !is_reset {
             // EAGAIN: the kernel holds the lock while it unbinds the driver, and resets the device
             // when it is closed (vfio_pci_core_disable).
             let reset = reset_once(&self.device, self.reset);

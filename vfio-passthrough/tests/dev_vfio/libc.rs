@@ -38,6 +38,8 @@ pub struct World {
     inject_next: Option<(u32, i32)>,
     /// The requests of the calls that failed.
     pub failed: Vec<u32>,
+    /// The number of nodes that were opened.
+    pub opened: usize,
     /// The number of bus resets.
     pub bus_resets: u64,
     /// The errno of each unmapping that failed.
@@ -51,6 +53,7 @@ pub const SET_IOMMU: u32 = 2;
 pub const STATUS: u32 = 3;
 pub const SET_CONTAINER: u32 = 4;
 pub const OPEN_DEVICE: u32 = 6;
+pub const RESET: u32 = 11;
 /// `VFIO_IOMMU_GET_INFO`; on a device, `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
 pub const INFO: u32 = 12;
 /// `VFIO_IOMMU_MAP_DMA`; on a device, `VFIO_DEVICE_PCI_HOT_RESET`.
@@ -59,6 +62,7 @@ pub const UNMAP: u32 = 14;
 pub const BIND: u32 = 18;
 /// Requests of `/dev/iommu`.
 pub const IOMMU_DESTROY: u32 = 28;
+pub const IOAS_ALLOC: u32 = 29;
 pub const IOVA_RANGES: u32 = 32;
 pub const IOAS_UNMAP: u32 = 34;
 pub const IOAS_MAP_FILE: u32 = 43;
@@ -100,6 +104,7 @@ impl World {
             inject: None,
             inject_next: None,
             failed: Vec::new(),
+            opened: 0,
             bus_resets: 0,
             not_unmapped: Vec::new(),
             open_at_unmap: Vec::new(),
@@ -160,15 +165,18 @@ impl World {
         file
     }
 
+    /// A node is a character device.
     fn anonymous(&mut self, fd: Fd) -> c_int {
-        // SAFETY: the name is a string that ends with a zero byte.
-        let file = unsafe { libc::memfd_create(c"model".as_ptr(), libc::MFD_CLOEXEC) };
+        let (path, flags) = (c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        // SAFETY: the path is a string that ends with a zero byte.
+        let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags) as c_int };
         // SAFETY: the file was made just now, and nothing else owns it.
         self.stand_in(unsafe { OwnedFd::from_raw_fd(file) }, fd)
     }
 
     fn open(&mut self, path: &str) -> io::Result<c_int> {
         self.pass(0)?;
+        self.opened += 1;
         if path == "/dev/iommu" {
             let iommufd = self.system.open_iommufd()?;
             return Ok(self.anonymous(iommufd));

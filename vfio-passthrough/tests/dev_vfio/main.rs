@@ -8,6 +8,7 @@ mod groups;
 mod libc;
 #[path = "../failures/lines.rs"]
 mod lines;
+mod plugged;
 mod vf_tokens;
 
 use std::fs::File;

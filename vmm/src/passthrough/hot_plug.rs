@@ -15,6 +15,7 @@ use super::assigned::Assigned;
 use super::events::{Change, Changes};
 use super::function::GuestFunction;
 use super::functions::{Functions, Placed};
+use super::side_by_side::side_by_side;
 use super::slots::{Ejections, Slots};
 use crate::error::Error;
 
@@ -39,25 +40,30 @@ impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
         self.finish();
-        let taken: Vec<u8> = (0..SLOTS).filter(|slot| self.is_taken(*slot)).collect();
         let check = |new: &Functions| {
             self.functions.check_room(new, &self.layout)?;
             self.assigned.limits().check_files(self.functions.vectors().chain(new.vectors()))
         };
-        let added = self.assigned.add(addition, (&self.kvm_host, &taken), check)?;
-        for (place, function) in added.iter() {
-            put(&self.bus, place, (self.wrap)(&function), &self.changes)?;
-        }
+        let added = self.assigned.add(addition, (&self.kvm_host, &self.taken()), check)?;
+        let slots = added.slots();
         let added = self.functions.take_from(&added);
+        let put = |(place, function): &Placed| {
+            put(&self.bus, *place, (self.wrap)(function), &self.changes)
+        };
+        added.iter().try_for_each(put).inspect_err(|_| self.take(&slots))?;
         self.set_peers();
-        self.slots.arrive(added.iter().map(|(place, _)| place.slot()));
+        self.slots.arrive(slots);
         Ok(added)
     }
 
-    /// Whether a slot has devices, or had some that the host does not have yet. The guest may eject it
-    /// meanwhile, so the order of the two questions matters.
-    fn is_taken(&self, slot: u8) -> bool {
-        self.slots.is_taken(slot) || self.ejections.has(slot)
+    /// The slots with a function, and those whose function was taken before the guest gave it back. A
+    /// guest may eject a slot meanwhile, so the order of the last two questions matters.
+    fn taken(&self) -> Vec<u8> {
+        let has = self.functions.slots();
+        let is_taken = |slot: &u8| {
+            has.contains(slot) || self.slots.is_taken(*slot) || self.ejections.has(*slot)
+        };
+        (0..SLOTS).filter(is_taken).collect()
     }
 
     /// Asks the guest for a device. With `force` the device is closed first, and the guest learns of
@@ -67,7 +73,7 @@ impl HotPlug {
         let found = functions.find(|(_, function)| function.address() == address);
         let (place, _) = found.ok_or(Error::NotAssigned { address })?;
         if force {
-            self.take(place.slot());
+            self.take(&[place.slot()]);
         }
         self.slots.ask(place.slot());
         Ok(())
@@ -75,25 +81,33 @@ impl HotPlug {
 
     /// Gives the devices of ejected slots back to the host.
     pub(crate) fn finish(&self) {
-        self.ejections.take().into_iter().for_each(|slot| self.take(slot));
+        let ejected = self.ejections.take();
+        if !ejected.is_empty() {
+            self.take(&ejected);
+        }
     }
 
     /// The guest ends or reboots, and uses no device: gives those back that the host asked for too.
     pub(crate) fn end(&self) {
         self.finish();
-        self.slots.still_asked().into_iter().for_each(|slot| self.take(slot));
+        let asked = self.slots.still_asked();
+        if !asked.is_empty() {
+            self.take(&asked);
+        }
     }
 
-    /// Closes the devices of a slot. An error is logged: the device is closed in any case.
-    fn take(&self, slot: u8) {
-        self.bus.remove(slot);
-        for function in self.functions.remove(slot) {
-            let (_, result) = function.detach();
+    /// Closes the devices of these slots side by side, because the kernel resets each. An error is
+    /// logged: the device is closed in any case.
+    fn take(&self, slots: &[u8]) {
+        slots.iter().for_each(|slot| self.bus.remove(*slot));
+        let functions: Vec<_> =
+            slots.iter().flat_map(|slot| self.functions.remove(*slot)).collect();
+        for (address, result) in side_by_side(functions, |own| (own.address(), own.detach().1)) {
             result.unwrap_or_else(|error| log::warn!("{error}"));
-            self.changes.push(Change::Left(function.address()));
-            self.assigned.remove(function.address());
+            self.changes.push(Change::Left(address));
+            self.assigned.remove(address);
         }
-        self.slots.forget(slot);
+        self.slots.forget(slots);
         self.set_peers();
         self.bus.retry_placement();
     }

@@ -49,14 +49,14 @@ impl Slots {
         self.raise();
     }
 
-    /// Forgets a slot, whose devices the host has.
-    pub(crate) fn forget(&self, slot: u8) {
-        self.asked().remove(&slot);
+    /// Forgets slots whose devices the host has.
+    pub(crate) fn forget(&self, slots: &[u8]) {
+        self.asked().retain(|asked| !slots.contains(asked));
     }
 
     /// The slots that the host asked for and does not have yet.
-    pub(crate) fn still_asked(&self) -> BTreeSet<u8> {
-        self.asked().clone()
+    pub(crate) fn still_asked(&self) -> Vec<u8> {
+        self.asked().iter().copied().collect()
     }
 
     /// Whether the guest has not read a change yet.

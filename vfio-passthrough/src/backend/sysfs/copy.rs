@@ -15,6 +15,14 @@ impl Sysfs {
         Self { source: Source::Copy(Arc::new(entries.into_iter().collect())) }
     }
 
+    /// The devices of a copy; `None` for `/sys` itself.
+    pub(crate) fn copied(&self) -> Option<Vec<PciAddress>> {
+        let Source::Copy(entries) = &self.source else { return None };
+        let names = entries.keys().filter_map(|path| path.strip_prefix(DEVICES).ok()?.to_str());
+        // The paths below a device's are no addresses.
+        Some(names.filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// Copies what the assignment of a device reads, by its open node or that of its group, if
     /// there is one. The paths are relative to `/sys`.
     ///
@@ -159,6 +167,9 @@ mod tests {
         let other = address("02:00.0");
         assert!(copied.ready_group(other).is_err() && copied.identity(other).is_none());
         assert_eq!(copied.members(9), []);
+        let devices = ["01:00.0", "01:00.1", "01:01.0"].map(address);
+        assert_eq!(copied.copied(), Some(devices.to_vec()));
+        assert_eq!(Sysfs::at(tree.path()).copied(), None);
         assert!(Sysfs::at(tree.path()).copy(address("09:00.0"), None).is_empty());
     }
 }

@@ -4,6 +4,7 @@
 //! Each function takes the root folder of `/proc` and `/sys`, so that tests can use fake trees.
 
 mod cgroup;
+mod files;
 mod memory;
 mod rlimits;
 mod running;
@@ -18,6 +19,7 @@ use crate::error::Error;
 
 pub(crate) use cgroup::Cgroups;
 use cgroup::Controller;
+pub(crate) use files::{files, files_needed};
 pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit};
 use rlimits::Kind;
 pub(crate) use running::RunningLimits;
@@ -27,19 +29,8 @@ use shortage::within;
 /// The limit on open files: the text of `/proc/self/limits`.
 pub(crate) struct FileLimit(String);
 
-/// The files that the VMM opens besides one for each vCPU and those of devices: 28 with a control
-/// socket, a client of it, counters, an initrd and the container of devices.
-const FILES: u64 = 32;
-/// The files of a device, besides one for each vector.
-const FILES_OF_DEVICE: u64 = 8;
 /// The threads besides one for each vCPU: the main thread, that of `--control`, and one of KVM.
 const THREADS: u64 = 3;
-
-/// The number of files that a VMM opens, at most. `vectors` has the number of each device.
-pub(crate) fn files_needed(cpus: u8, vectors: impl IntoIterator<Item = u64>) -> u64 {
-    let each = vectors.into_iter().map(|vectors| vectors.saturating_add(FILES_OF_DEVICE));
-    each.fold(FILES.saturating_add(cpus.into()), u64::saturating_add)
-}
 
 /// The number of threads that a VMM has, at most, once its guest runs.
 pub(crate) fn threads_needed(cpus: u8) -> u64 {
@@ -95,13 +86,6 @@ fn raise(kind: Kind, limits: &str, needed: u64) {
         Ok(()) => log::info!("raised {name} from {} to {value}", limit.soft),
         Err(error) => log::debug!("setrlimit({name}, {value}): {error}"),
     }
-}
-
-/// Checks that `needed` files can be open.
-pub(crate) fn files(limits: &str, needed: u64) -> Result<(), Shortage> {
-    within(Kind::OpenFiles, limits, needed, |hard| {
-        format!("the VMM opens up to {needed} files, and the process's limit is {hard}")
-    })
 }
 
 /// The kernel does not limit the threads of root.

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use vfio_passthrough::dma::{Error as DmaError, LockedMemoryLimit};
 
-use super::{files, files_needed};
+use super::files::{files, files_needed};
 use crate::error::Error;
 
 /// What a device that comes needs of the limits of this process. By default nothing is checked.
