@@ -49,7 +49,7 @@ impl Size {
             mappings: lines(MAPS),
             locked_kib: [status("VmLck:"), status("VmPin:")],
             held: Held::of(&sighting.files[VMSTAT]),
-            in_use: counters["in_use"].clone(),
+            in_use: counters.get("in_use").unwrap_or_else(|| panic!("{sighting:?}")).clone(),
         }
     }
 }
@@ -60,7 +60,7 @@ fn rss_kib(sighting: &Sighting) -> u64 {
 
 fn count() -> u64 {
     let own = std::env::var(CYCLES).ok().map(|text| text.parse().expect("a number"));
-    own.unwrap_or_else(|| times(40, 10_000))
+    own.unwrap_or_else(|| times(20, 10_000))
 }
 
 /// The action at a visit: the disk leaves, and comes again if it was not the last visit.

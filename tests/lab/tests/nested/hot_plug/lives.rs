@@ -152,7 +152,7 @@ fn killed(l1: &mut L1) -> Result<(), Error> {
         assert_killed(&during_add.boot(l1)?);
         before.assert_restored(l1, &format!("killed {moment} ns after an addition"))?;
         let busy = busy.run_at(INIT, add(l1, &[device]));
-        let during_remove = busy.run_at(&mark(1), amid(moment / 4, &remove(device), &kill));
+        let during_remove = busy.run_at(&mark(1), amid(moment / 16, &remove(device), &kill));
         assert_killed(&during_remove.boot(l1)?);
         before.assert_restored(l1, &format!("killed {moment} ns after a removal"))?;
     }
