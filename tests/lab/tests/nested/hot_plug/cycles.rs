@@ -49,7 +49,7 @@ impl Size {
             mappings: lines(MAPS),
             locked_kib: [status("VmLck:"), status("VmPin:")],
             held: Held::of(&sighting.files[VMSTAT]),
-            in_use: counters.get("in_use").unwrap_or_else(|| panic!("{sighting:?}")).clone(),
+            in_use: counters.get("in_use").unwrap_or_else(|| panic!("{body}")).clone(),
         }
     }
 }
@@ -146,9 +146,13 @@ fn others(l1: &mut L1) -> Result<(), Error> {
     let (own, device) = (assigned(l1, 0)?, assigned(l1, 1)?);
     let visit = in_turn(&[add(l1, &[&device]), wait(500_000_000), remove(&device)]);
     let asked = [("PUT", "vm.pause"), ("GET", "vm.counters"), ("PUT", "vm.resume")];
-    let steps = "disks:1,read:200,mark:1,read:1000,mark:2,functions:3,functions:2,\
-                 mark:3,read:1000,mark:4";
-    let guest = guest(steps).device(&own);
+    // The pauses separate the counted reads from the requests.
+    let window = |first| format!("mark:{first},pause:50,read:1000,pause:50,mark:{},", first + 1);
+    let (before, after) = (window(1), window(3));
+    let steps = format!(
+        "disks:1,read:200,{before}pause:50,functions:3,functions:2,pause:1000,{after}pause:500"
+    );
+    let guest = guest(&steps).device(&own);
     let guest = guest.ask_at(&mark(1), SOCKET, &asked).ask_at(&mark(2), SOCKET, &asked);
     let guest = guest.run_at(&mark(2), visit);
     let guest = guest.ask_at(&mark(3), SOCKET, &asked).ask_at(&mark(4), SOCKET, &asked);

@@ -54,7 +54,8 @@ fn during_boots(l1: &mut L1) -> Result<(), Error> {
     let guest = guest(&steps).reboots().device(&own).run_at(INIT, first.clone());
     let guest = (1..=boots).fold(guest, |guest, number| {
         let moment = wait(life_ns / boots * (number - 1));
-        guest.run_at(&rebooting(number), in_turn(&[moment, remove(&device), first.clone()]))
+        let again = [moment, remove(&device), first.clone(), wait(100 * MS), first.clone()];
+        guest.run_at(&rebooting(number), in_turn(&again))
     });
     let outcome = boot(l1, &guest)?;
     for sighting in &outcome.finished.sightings[1..] {
