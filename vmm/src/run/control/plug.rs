@@ -73,7 +73,7 @@ pub(crate) fn add(socket: &Path, asked: &[Passthrough], iommu: Iommu) -> Result<
         container: guest.iommu.is_none(),
         devices: opened.devices,
     };
-    Ok(places(&client.put("vm.add-device", &json!(request), &opened.files)?))
+    Ok(places(&client.put("vm.add-device", &json!(request), opened.files)?))
 }
 
 /// What the client opened.
@@ -176,7 +176,7 @@ pub(crate) fn remove(
     let client = Client(socket);
     let begin = Instant::now();
     let request = RemoveRequest { address: address.to_string(), force };
-    client.put("vm.remove-device", &json!(request), &[])?;
+    client.put("vm.remove-device", &json!(request), Vec::new())?;
     while has(&client, address)? {
         if begin.elapsed() >= timeout {
             return Err(Error::NoAnswer { address, seconds: timeout.as_secs() });
