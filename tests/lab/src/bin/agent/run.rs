@@ -283,9 +283,11 @@ impl Watch {
         let read = |path: &String| Some((path.clone(), setup::read(&self.named(path)).ok()?));
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
         let answers = trigger.asks.iter().map(|(socket, request)| answer_of(socket, request));
+        let mut said: String = answers.collect();
         let program: Vec<_> = trigger.program.iter().map(|word| self.named(word)).collect();
-        let program = program.split_first();
-        let said = answers.chain(program.map(|(name, rest)| output_of(name, rest))).collect();
+        if let Some((name, rest)) = program.split_first() {
+            said += &output_of(name, rest);
+        }
         if let Some(signal) = trigger.signal {
             send(self.process, signal);
         }

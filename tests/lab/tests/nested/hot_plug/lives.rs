@@ -54,7 +54,7 @@ fn during_boots(l1: &mut L1) -> Result<(), Error> {
     let guest = guest(&steps).reboots().device(&own).run_at(INIT, first.clone());
     let guest = (1..=boots).fold(guest, |guest, number| {
         let moment = wait(life_ns / boots * (number - 1));
-        let again = [moment, remove(&device), first.clone(), wait(100 * MS), first.clone()];
+        let again = [moment, remove(&device), first.clone(), wait(500 * MS), first.clone()];
         guest.run_at(&rebooting(number), in_turn(&again))
     });
     let outcome = boot(l1, &guest)?;
