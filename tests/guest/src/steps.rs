@@ -37,7 +37,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
             return wait_for(count, "networks", || Ok(net::interfaces()?.len()));
         }
         Step::Functions { count } => {
-            return wait_for(count, "PCI functions", || pci::count());
+            return wait_for(count, "PCI functions", pci::count);
         }
         Step::Mark { number } => Report::Mark { number },
         Step::Visits { times } => return visits::receive(times),

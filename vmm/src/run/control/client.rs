@@ -77,7 +77,7 @@ impl Client<'_> {
             200 => serde_json::from_str(&text)
                 .map_err(|error| Error::Answer { path, why: error.to_string() }),
             204 => Ok(Value::Null),
-            422 => Err(Error::Refused(error_in(&text).unwrap_or(text))),
+            409 | 422 => Err(Error::Refused(error_in(&text).unwrap_or(text))),
             _ => Err(Error::Answer { path, why: format!("status {status}: {text}") }),
         }
     }

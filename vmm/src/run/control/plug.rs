@@ -245,5 +245,7 @@ mod tests {
     fn reports_why_the_vmm_refuses() {
         const REFUSAL: &str = "HTTP/1.1 422 x\r\n\r\n{\"error\":\"the guest does not have it\"}";
         assert_eq!(removed(&[REFUSAL]).unwrap_err().to_string(), "the guest does not have it");
+        const REBOOTS: &str = "HTTP/1.1 409 x\r\n\r\n{\"error\":\"it reboots; try again\"}";
+        assert_eq!(removed(&[REBOOTS]).unwrap_err().to_string(), "it reboots; try again");
     }
 }

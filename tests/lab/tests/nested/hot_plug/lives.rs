@@ -60,8 +60,11 @@ fn during_boots(l1: &mut L1) -> Result<(), Error> {
     let outcome = boot(l1, &guest)?;
     for sighting in &outcome.finished.sightings[1..] {
         println!("{:?}", sighting.said);
-        assert_left(sighting, &device);
-        assert_came(sighting, &device, 2);
+        // A request between two lives is refused.
+        if !sighting.said.contains("try again") {
+            assert_left(sighting, &device);
+            assert_came(sighting, &device, 2);
+        }
     }
     assert_eq!(counter(&outcome, "/reboots"), boots, "{}", outcome.details());
     let mut expected =
