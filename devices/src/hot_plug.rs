@@ -13,8 +13,8 @@ use crate::SLOTS;
 
 /// Learns when the guest ejects a slot.
 pub trait EjectSink: Send + Sync {
-    /// The guest no longer uses the devices in `slot`. The call comes from a vCPU's thread: it must
-    /// return soon.
+    /// The guest no longer uses the devices in `slot`. The call comes from a vCPU's thread, and other
+    /// users of the registers wait for its end: it must return soon.
     fn ejected(&self, slot: u8);
 }
 
@@ -71,12 +71,20 @@ impl<S: EjectSink> HotPlug<S> {
         self.slots().present & bit(slot) != 0
     }
 
+    /// Whether the guest has not read an arrival or a request yet.
+    pub fn is_unread(&self) -> bool {
+        let slots = self.slots();
+        slots.arrived | slots.wanted != 0
+    }
+
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn eject(&self, asked: u32) {
-        let present = self.slots().leave(asked);
+        // Until the sink knows of a slot, it has a device.
+        let mut slots = self.slots();
+        let present = slots.leave(asked);
         (0..SLOTS)
             .filter(|slot| present & bit(*slot) != 0)
             .for_each(|slot| self.sink.ejected(slot));
@@ -156,7 +164,9 @@ mod tests {
         let sink = Ejected::default();
         let registers = HotPlug::new([0, 2], &sink);
         assert_eq!([HotPlug::PRESENT, HotPlug::ARRIVED].map(|port| read(&registers, port)), [5, 0]);
+        assert!(!registers.is_unread());
         registers.arrive(31);
+        assert!(registers.is_unread());
         let arrived = 1 << 31;
         assert_eq!(read(&registers, HotPlug::ARRIVED), arrived);
         assert_eq!(read(&registers, HotPlug::ARRIVED), 0);
@@ -169,7 +179,9 @@ mod tests {
         let registers = HotPlug::new([3], &sink);
         for _ in 0..2 {
             registers.want(3);
+            assert!(registers.is_unread());
             assert_eq!(read(&registers, HotPlug::WANTED), 8);
+            assert!(!registers.is_unread());
             assert_eq!(read(&registers, HotPlug::WANTED), 0);
         }
     }

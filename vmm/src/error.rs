@@ -224,6 +224,12 @@ pub enum Error {
     /// Two `--vfio` options name the same device.
     #[error("--vfio {0}: given twice")]
     DeviceTwice(vfio_passthrough::PciAddress),
+    /// The running guest has the device.
+    #[error("{address}: the guest has this device already; 'vmm remove' takes it back")]
+    AlreadyAssigned {
+        /// The device.
+        address: vfio_passthrough::PciAddress,
+    },
     /// The running guest does not have the device.
     #[error(
         "{address}: the guest does not have this device; 'vmm stats' and vm.devices list those it has"

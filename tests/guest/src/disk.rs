@@ -109,6 +109,11 @@ impl Disk {
         Ok(next)
     }
 
+    /// Reads one block, and returns its data.
+    pub fn block(&mut self, offset: u64) -> Result<&[u8], Error> {
+        self.read(offset, 4096)
+    }
+
     /// Reads one block.
     pub fn read_block(&mut self, offset: u64) -> Result<(), Error> {
         self.read(offset, 4096).map(|_| ())
@@ -130,6 +135,21 @@ fn chunks(start: u64, bytes: u64) -> impl Iterator<Item = (u64, usize)> {
     })
 }
 
+/// Waits until a disk appears that is not in `known`; opens it.
+pub fn open_new(known: &[String], patience: Duration) -> Result<Disk, Error> {
+    let begin = Instant::now();
+    while begin.elapsed() < patience {
+        // A disk may leave between the two calls.
+        let new = names().into_iter().find(|name| !known.contains(name));
+        if let Some(disk) = new.and_then(|name| Disk::open(name).ok()) {
+            return Ok(disk);
+        }
+        sleep(Duration::from_millis(1));
+    }
+    let expected = known.len().saturating_add(1);
+    Err(Error::NoDisk { found: names().len(), expected })
+}
+
 /// Waits for `expected` disks, then opens all disks, in the order of their names.
 pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
     let deadline = Instant::now().checked_add(DISK_TIMEOUT);
@@ -145,7 +165,8 @@ pub fn open_all(expected: usize) -> Result<Vec<Disk>, Error> {
     }
 }
 
-fn names() -> Vec<String> {
+/// The names of all disks, sorted.
+pub fn names() -> Vec<String> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())

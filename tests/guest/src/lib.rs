@@ -57,6 +57,25 @@ pub enum Report {
         /// Whether the same bytes came back.
         same: bool,
     },
+    /// A point in the plan.
+    Mark {
+        /// The number in the plan.
+        number: u64,
+    },
+    /// A disk came, and its start was read.
+    Visit {
+        /// The number of this visit, from 1 on.
+        number: u64,
+        /// The SHA-256 of the start of the disk, in hexadecimal.
+        sha256: String,
+    },
+    /// All disks that came have left. Meanwhile the guest read from another disk.
+    Visited {
+        /// The number of reads of the other disk.
+        reads: u64,
+        /// The number of these reads that failed or returned other data than before.
+        wrong: u64,
+    },
     /// The guest waits for its power button, or the button was pressed.
     Button {
         /// Whether it was pressed.

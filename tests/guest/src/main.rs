@@ -25,6 +25,7 @@ mod system;
 mod toggle;
 mod usb;
 mod vfio;
+mod visits;
 
 use guest::{Ending, Report};
 use plan::Plan;

@@ -20,6 +20,11 @@ pub fn functions() -> Result<Vec<Function>, Error> {
     functions_in(Path::new(DEVICES)).map_err(Error::file("list", DEVICES))
 }
 
+/// The number of functions. A function may leave meanwhile.
+pub fn count() -> Result<usize, Error> {
+    fs::read_dir(DEVICES).map(Iterator::count).map_err(Error::file("list", DEVICES))
+}
+
 fn functions_in(devices: &Path) -> std::io::Result<Vec<Function>> {
     let mut found: Vec<Function> =
         fs::read_dir(devices)?.map(|entry| function(&entry?.path())).collect::<Result<_, _>>()?;

@@ -37,6 +37,14 @@ pub enum Step {
     Usb { count: usize },
     /// Wait until there are `count` disks.
     Disks { count: usize },
+    /// Wait until there are `count` networks.
+    Networks { count: usize },
+    /// Wait until there are exactly `count` PCI functions, the host bridge included.
+    Functions { count: usize },
+    /// Report this point.
+    Mark { number: u64 },
+    /// A disk comes and leaves, `times` times.
+    Visits { times: u64 },
     /// Read from `disks` disks at the same time, until `lost` of them have failed.
     Lose { lost: usize, disks: usize },
     /// List the interrupts of functions.
@@ -102,6 +110,10 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "usb" if value.is_empty() => Step::Usb { count: 1 },
         "usb" => Step::Usb { count: value.parse().ok()? },
         "disks" => Step::Disks { count: value.parse().ok()? },
+        "networks" => Step::Networks { count: value.parse().ok()? },
+        "functions" => Step::Functions { count: value.parse().ok()? },
+        "mark" => Step::Mark { number: value.parse().ok()? },
+        "visits" => Step::Visits { times: value.parse().ok()? },
         "lose" => {
             let (lost, disks) = value.split_once('@')?;
             Step::Lose { lost: lost.parse().ok()?, disks: disks.parse().ok()? }

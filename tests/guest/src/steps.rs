@@ -12,10 +12,14 @@ use crate::plan::Step;
 use crate::system::Error;
 use crate::{
     bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, serial, toggle, usb,
+    visits,
 };
 
 /// Reads go to the first 16 MiB of a disk.
 const READ_SPAN: u64 = 16 << 20;
+
+/// How long devices may take to come or leave.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The stack size of a thread that reads. Its buffer is on the heap.
 const READER_STACK: usize = 64 << 10;
@@ -34,6 +38,14 @@ pub fn run(step: &Step) -> Result<(), Error> {
             return Ok(());
         }
         Step::Usb { count } => usb::look(count)?,
+        Step::Networks { count } => {
+            return wait_for(count, "networks", || Ok(net::interfaces()?.len()));
+        }
+        Step::Functions { count } => {
+            return wait_for(count, "PCI functions", pci::count);
+        }
+        Step::Mark { number } => Report::Mark { number },
+        Step::Visits { times } => return visits::receive(times),
         Step::Lose { lost, disks } => return lose::lose(lost, disks),
         Step::Interrupts => Report::Interrupts { functions: interrupts::of_functions()? },
         Step::Edu => edu::work()?,
@@ -59,6 +71,24 @@ pub fn run(step: &Step) -> Result<(), Error> {
     };
     report::send(&report);
     Ok(())
+}
+
+/// Waits until there are exactly `expected` of what `count` counts.
+fn wait_for(
+    expected: usize,
+    what: &'static str,
+    count: impl Fn() -> Result<usize, Error>,
+) -> Result<(), Error> {
+    let begin = Instant::now();
+    loop {
+        match count()? {
+            found if found == expected => return Ok(()),
+            found if begin.elapsed() > PATIENCE => {
+                return Err(Error::Count { what, found, expected });
+            }
+            _ => sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 fn on_networks(count: u64) -> Result<(), Error> {

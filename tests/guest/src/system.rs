@@ -20,6 +20,8 @@ pub enum Error {
     Plan(String),
     #[error("disks are missing: {found} of {expected} appeared")]
     NoDisk { found: usize, expected: usize },
+    #[error("{expected} {what} were expected, and there are {found}")]
+    Count { what: &'static str, found: usize, expected: usize },
     #[error("network: {action}: {errno}")]
     Net { action: String, errno: nix::Error },
 }

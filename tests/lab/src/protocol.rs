@@ -196,7 +196,8 @@ pub struct Trigger {
     /// Requests to UNIX sockets, each on its own connection: the path of the socket, and the text
     /// to write.
     pub asks: Vec<(String, String)>,
-    /// Another program to run to its end, with its arguments; none if empty.
+    /// Another program to run to its end, with its arguments, in which `{pid}` is replaced too; none
+    /// if empty.
     pub program: Vec<String>,
     /// A signal to send to the program.
     pub signal: Option<i32>,
@@ -230,6 +231,8 @@ pub struct Sighting {
     pub marker: String,
     /// The time from exec to the text, by L1's clock.
     pub after_ns: u64,
+    /// The time from exec to the end of the trigger's actions, by L1's clock.
+    pub until_ns: u64,
     /// The contents of the trigger's files by path. Files that could not be read are absent.
     pub files: BTreeMap<String, String>,
     /// The answers to the trigger's requests, then the output of its program.

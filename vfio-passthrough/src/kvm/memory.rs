@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_allocator::IdAllocator;
 
 use super::errno::errno;
-use super::numbers::allocator;
+use super::numbers::Counted;
 use crate::counters::KvmCalls;
 use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
@@ -19,7 +18,7 @@ use crate::host::{HostMemory, MemorySlot, MemorySlots};
 pub struct KvmMemory {
     vm: Arc<VmFd>,
     slots: Range<u32>,
-    numbers: Mutex<Option<IdAllocator>>,
+    numbers: Mutex<Counted>,
     calls: Arc<KvmCalls>,
 }
 
@@ -34,7 +33,7 @@ impl KvmMemory {
     /// counted in `calls`.
     pub fn new(vm: Arc<VmFd>, numbers: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         let slots = numbers.clone();
-        Self { vm, slots, numbers: Mutex::new(allocator(numbers)), calls }
+        Self { vm, slots, numbers: Mutex::new(Counted::new(numbers)), calls }
     }
 
     /// Places `memory` at the page-aligned guest physical address `gpa`, until the value is
@@ -53,6 +52,11 @@ impl KvmMemory {
         MemorySlot::new(self.clone(), gpa, memory)
     }
 
+    /// The number of slots in use.
+    pub fn in_use(&self) -> u32 {
+        lock(&self.numbers).used()
+    }
+
     /// # Safety
     ///
     /// The contract of [`MemorySlots::map`], unless the region's size is 0.
@@ -64,8 +68,7 @@ impl KvmMemory {
     }
 
     fn free(&self, number: u32) {
-        let freed = lock(&self.numbers).as_mut().map(|numbers| numbers.free_id(number));
-        if let Some(Err(error)) = freed {
+        if let Err(error) = lock(&self.numbers).free(number) {
             log::error!("memory slot {number}: {error}");
         }
     }
@@ -73,7 +76,7 @@ impl KvmMemory {
 
 impl MemorySlots for KvmMemory {
     unsafe fn map(&self, gpa: u64, memory: &dyn HostMemory) -> io::Result<u32> {
-        let number = lock(&self.numbers).as_mut().and_then(|numbers| numbers.allocate_id().ok());
+        let number = lock(&self.numbers).allocate();
         let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let region = kvm_userspace_memory_region {
             slot: number,

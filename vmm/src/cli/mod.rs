@@ -68,7 +68,8 @@ pub(crate) enum Command {
     },
     /// Take a device back from a running guest, with all functions in its slot
     ///
-    /// The guest is asked for it. The command ends when the host has the device.
+    /// The guest is asked for it. The command ends when the host has the device. A guest that reboots
+    /// gives it back too, and one that has been asked loses it then even after the time-out.
     Remove {
         /// The socket of the guest's --control option
         #[arg(value_name = "SOCKET")]

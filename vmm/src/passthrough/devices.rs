@@ -219,11 +219,16 @@ impl Devices {
 
     /// No device comes twice.
     fn check_new(&self, found: &[Found]) -> Result<(), Error> {
-        let mut own: BTreeSet<_> = self.opened.iter().map(|opened| opened.address).collect();
-        match found.iter().find(|(address, _)| !own.insert(*address)) {
-            Some((address, _)) => Err(Error::DeviceTwice(*address)),
-            None => Ok(()),
+        let own: BTreeSet<_> = self.opened.iter().map(|opened| opened.address).collect();
+        let mut asked = BTreeSet::new();
+        for (address, _) in found.iter().copied() {
+            match (own.contains(&address), asked.insert(address)) {
+                (true, _) => return Err(Error::AlreadyAssigned { address }),
+                (false, false) => return Err(Error::DeviceTwice(address)),
+                (false, true) => {}
+            }
         }
+        Ok(())
     }
 
     fn placed(&self, opened: &Opened, host: &KvmHost) -> Result<Placed, Error> {

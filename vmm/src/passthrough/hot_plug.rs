@@ -39,6 +39,7 @@ pub(crate) struct HotPlug {
 impl HotPlug {
     /// Adds devices, all or none, and reports them to the guest.
     pub(crate) fn add(&self, addition: Addition) -> Result<Vec<Placed>, Error> {
+        self.finish();
         let check = |new: &Functions| {
             self.functions.check_room(new, &self.layout)?;
             self.assigned.limits().check_files(self.functions.vectors().chain(new.vectors()))
@@ -55,10 +56,14 @@ impl HotPlug {
         Ok(added)
     }
 
-    /// The slots with a function, and those whose function was taken before the guest gave it back.
+    /// The slots with a function, and those whose function was taken before the guest gave it back. A
+    /// guest may eject a slot meanwhile, so the order of the last two questions matters.
     fn taken(&self) -> Vec<u8> {
         let has = self.functions.slots();
-        (0..SLOTS).filter(|slot| self.slots.is_taken(*slot) || has.contains(slot)).collect()
+        let is_taken = |slot: &u8| {
+            has.contains(slot) || self.slots.is_taken(*slot) || self.ejections.has(*slot)
+        };
+        (0..SLOTS).filter(is_taken).collect()
     }
 
     /// Asks the guest for a device. With `force` the device is closed first, and the guest learns of
@@ -82,6 +87,15 @@ impl HotPlug {
         }
     }
 
+    /// The guest ends or reboots, and uses no device: gives those back that the host asked for too.
+    pub(crate) fn end(&self) {
+        self.finish();
+        let asked = self.slots.still_asked();
+        if !asked.is_empty() {
+            self.take(&asked);
+        }
+    }
+
     /// Closes the devices of these slots side by side, because the kernel resets each. An error is
     /// logged: the device is closed in any case.
     fn take(&self, slots: &[u8]) {
@@ -93,6 +107,7 @@ impl HotPlug {
             self.changes.push(Change::Left(address));
             self.assigned.remove(address);
         }
+        self.slots.forget(slots);
         self.set_peers();
         self.bus.retry_placement();
     }

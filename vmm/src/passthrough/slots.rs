@@ -1,7 +1,8 @@
 //! The slots of a guest whose devices come and go: the registers that its ACPI methods read, and
 //! their interrupt.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::{EjectSink, HotPlug};
 use nix::sys::eventfd;
@@ -14,12 +15,20 @@ pub(crate) type Registers = HotPlug<Ejected>;
 pub(crate) struct Slots {
     registers: Arc<Registers>,
     interrupt: EventFd,
+    /// Wakes the thread that reminds the guest.
+    signal: Arc<eventfd::EventFd>,
+    /// The slots that the host asked for.
+    asked: Mutex<BTreeSet<u8>>,
 }
 
 impl Slots {
-    /// The slots of `registers`, whose changes raise `interrupt`.
-    pub(crate) fn new(registers: Arc<Registers>, interrupt: EventFd) -> Self {
-        Self { registers, interrupt }
+    /// The slots of `registers`, whose changes raise `interrupt` and `signal`.
+    pub(crate) fn new(
+        registers: Arc<Registers>,
+        interrupt: EventFd,
+        signal: Arc<eventfd::EventFd>,
+    ) -> Self {
+        Self { registers, interrupt, signal, asked: Mutex::default() }
     }
 
     /// The registers, for the port bus.
@@ -35,8 +44,36 @@ impl Slots {
 
     /// Asks the guest for the devices in a slot.
     pub(crate) fn ask(&self, slot: u8) {
+        self.asked().insert(slot);
         self.registers.want(slot);
         self.raise();
+    }
+
+    /// Forgets slots whose devices the host has.
+    pub(crate) fn forget(&self, slots: &[u8]) {
+        self.asked().retain(|asked| !slots.contains(asked));
+    }
+
+    /// The slots that the host asked for and does not have yet.
+    pub(crate) fn still_asked(&self) -> Vec<u8> {
+        self.asked().iter().copied().collect()
+    }
+
+    /// Whether the guest has not read a change yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.registers.is_unread()
+    }
+
+    /// Raises the interrupt again if the guest has not read a change. A guest that boots loses an
+    /// interrupt that comes before it has a handler: its line is edge-triggered.
+    pub(crate) fn remind(&self) {
+        if self.is_unread() {
+            let _ = self.interrupt.write(1);
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeSet<u8>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the guest has not ejected the slot yet.
@@ -47,6 +84,7 @@ impl Slots {
     fn raise(&self) {
         // The counter overflows only if the guest never takes the interrupt; it is then pending.
         let _ = self.interrupt.write(1);
+        let _ = self.signal.write(1);
     }
 }
 
@@ -65,7 +103,16 @@ impl Ejections {
 
     /// Takes all slots.
     pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether a slot waits.
+    pub(crate) fn has(&self, slot: u8) -> bool {
+        self.lock().contains(&slot)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,7 +121,7 @@ pub(crate) struct Ejected(pub(crate) Arc<Ejections>);
 
 impl EjectSink for Ejected {
     fn ejected(&self, slot: u8) {
-        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.0.lock().push(slot);
         let _ = self.0.signal.write(1);
     }
 }
@@ -96,10 +143,12 @@ mod tests {
 
     #[test]
     fn each_change_is_in_the_registers_before_it_interrupts_the_guest() {
-        let registers = Arc::new(Registers::new([1], Ejected(ejections())));
+        let ejections = ejections();
+        let signal = Arc::clone(&ejections.signal);
+        let registers = Arc::new(Registers::new([1], Ejected(ejections)));
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
         let raised = interrupt.try_clone().unwrap();
-        let slots = Slots::new(registers, interrupt);
+        let slots = Slots::new(registers, interrupt, signal);
         let read = |port: u16| {
             let mut data = [0; 4];
             slots.registers().pio_read(PioAddress(port), 0, &mut data);

@@ -14,7 +14,7 @@ use super::control::{Control, Life};
 use super::keyboard::Keyboard;
 use super::main_loop::{FirstRoutes, MainLoop};
 use super::resources::{Resources, count_calls};
-use super::stats::Stats;
+use super::stats::{InUse, Stats};
 use super::stop::{Outcome, Stop, StopOnRequest};
 use super::vcpu::{self, Gate, Vcpu, Vcpus};
 use super::vm::Vm;
@@ -74,8 +74,7 @@ impl Vm {
         stats.phase("guest");
         // Stop the vCPUs first, so that nothing programs the devices any more; then shut the
         // devices down; then free the memory that they access.
-        // Devices that the guest ejected do not come back with its next life.
-        control.end().iter().for_each(HotPlug::finish);
+        control.end();
         resources.interrupts.count(&self.functions.addresses(), &stats.devices.functions);
         events.lock().unwrap_or_else(PoisonError::into_inner).catch_up();
         let end = if stop.is_reboot() && !config.no_reboot { End::Reboot } else { End::Close };
@@ -171,7 +170,7 @@ impl Vm {
             changes: Arc::clone(changes),
             assigned: Arc::clone(&resources.assigned),
             wrap: Box::new(self.wrap(stats)),
-            slots: Arc::new(Slots::new(registers, interrupt)),
+            slots: Arc::new(Slots::new(registers, interrupt, Arc::clone(control.ejected()))),
             ejections,
         })
     }
@@ -233,7 +232,9 @@ impl Vm {
         let (functions, assigned) = (self.functions.clone(), Arc::clone(&resources.assigned));
         let interrupts = Arc::clone(&resources.interrupts);
         Box::new(move || {
-            let live = stats.as_ref().clone();
+            let mut live = stats.as_ref().clone();
+            let (memory_slots, gsis) = (kvm_host.memory().in_use(), kvm_host.router().in_use());
+            live.in_use = InUse { memory_slots, gsis };
             count(&kvm_host, &functions, &live);
             interrupts.count(&functions.addresses(), &live.devices.functions);
             assigned.calls().iter().for_each(|calls| count_calls(calls, &live));

@@ -120,6 +120,17 @@ pub(crate) struct Stats {
     pub(crate) ram_regions: Count,
     /// Reboots of the guest.
     pub(crate) reboots: Count,
+    /// What a running guest holds.
+    pub(crate) in_use: InUse,
+}
+
+/// Numbers of the VM that are in use now; 0 when the guest has ended.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct InUse {
+    /// Memory slots of KVM.
+    pub(crate) memory_slots: u32,
+    /// GSIs of interrupt vectors.
+    pub(crate) gsis: u32,
 }
 
 impl Stats {
@@ -208,6 +219,8 @@ mod tests {
             (&json["exits"]["hlt"], 0),
             (&json["kvm_ioctls"]["create_vm"], 2),
             (&json["ram_regions"], 0),
+            (&json["in_use"]["memory_slots"], 0),
+            (&json["in_use"]["gsis"], 0),
         ];
         numbers.into_iter().for_each(|(value, expected)| assert_eq!(value, expected));
         assert!(json["phases_ns"]["kvm"].is_u64());

@@ -88,12 +88,12 @@ fn tests_of_the_data_path() -> Vec<Test> {
 
 /// The kernel has no dma-bufs of BARs, so there is no peer-to-peer DMA by iommufd.
 fn tests_by_iommufd() -> Vec<Test> {
-    [devices::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES].concat()
+    let hot_plug = hot_plug::arrivals::ON_ALL_DEVICES;
+    [devices::TESTS, hot_plug, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES].concat()
 }
 
 fn tests_of_all_devices() -> Vec<Test> {
-    [devices::TESTS, vf_tokens::TESTS, p2p::TESTS, moves::ON_ALL_DEVICES, leaving::ON_ALL_DEVICES]
-        .concat()
+    [tests_by_iommufd().as_slice(), vf_tokens::TESTS, p2p::TESTS].concat()
 }
 
 fn first_lane() -> Vec<Group> {
@@ -108,6 +108,7 @@ fn first_lane() -> Vec<Group> {
         leaving::ON_STOCK,
         presence::TESTS,
         control::TESTS,
+        hot_plug::arrivals::TESTS,
         files::TESTS,
         limits::TESTS,
         limits::OF_CGROUPS,
@@ -116,6 +117,7 @@ fn first_lane() -> Vec<Group> {
         conformance::TESTS,
     ]
     .concat();
+    let of_nics = [nics::TESTS, hot_plug::arrivals::OF_NICS].concat();
     let e1000e = Machine::new(Kernel::Small).devices(&[Device::E1000e]);
     // Debian's kernels do not have iommufd, and the small one lacks the drivers of most devices.
     let by_iommufd = all_devices(Kernel::Small).guest_kernel(Kernel::Stock612);
@@ -128,11 +130,15 @@ fn first_lane() -> Vec<Group> {
         ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
         ("6.12", usb, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
-        ("small", e1000e.clone(), nics::TESTS.to_vec()),
-        ("small, type1", e1000e.by_type1(), nics::TESTS.to_vec()),
+        ("small", e1000e.clone(), of_nics.clone()),
+        ("small, type1", e1000e.by_type1(), of_nics),
         ("small, in use", used, [used::TESTS, compat::TESTS].concat()),
-        ("small, ports", ports.clone(), [host::TESTS, presence::ON_PORTS].concat()),
-        ("small, ports, type1", ports.by_type1(), host::TESTS.to_vec()),
+        (
+            "small, ports",
+            ports.clone(),
+            [host::TESTS, hot_plug::host::ON_PORTS, presence::ON_PORTS].concat(),
+        ),
+        ("small, ports, type1", ports.by_type1(), [host::TESTS, hot_plug::host::ON_PORTS].concat()),
         ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
         ("iommufd", by_iommufd, tests_by_iommufd()),
     ]
@@ -142,7 +148,10 @@ fn second_lane() -> Vec<Group> {
     let small = [
         tests_of_the_data_path().as_slice(),
         endings::TESTS,
-        hot_plug::TESTS,
+        hot_plug::arrivals::TESTS,
+        hot_plug::failures::TESTS,
+        hot_plug::lives::TESTS,
+        hot_plug::cycles::TESTS,
         examples::TESTS,
         leaving::TESTS,
         moves::TESTS,
@@ -179,7 +188,12 @@ fn by_iommufd() -> Vec<Group> {
         tools::TESTS,
     ];
     let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
-    vec![("iommufd, long", machine, tests.concat())]
+    let with_host = Machine::new(Kernel::Small).with_host_share();
+    vec![
+        ("iommufd, long", machine, tests.concat()),
+        ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
+        ("small, host, type1", with_host.by_type1(), hot_plug::failures::WITH_HOST.to_vec()),
+    ]
 }
 
 /// Long forms: the models of the newest QEMU, each with Debian's driver for it.

@@ -68,6 +68,11 @@ impl Gsis {
         Ok(taken)
     }
 
+    /// The number of GSIs in use.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
     #[cfg(test)]
     pub(super) fn are_free(&self) -> bool {
         self.used == 0

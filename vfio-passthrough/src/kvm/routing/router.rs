@@ -55,6 +55,11 @@ impl KvmRouter {
         Self { shared: self.shared.clone(), device_id: Some(id) }
     }
 
+    /// The number of GSIs in use.
+    pub fn in_use(&self) -> u32 {
+        self.shared.lock().used()
+    }
+
     /// Defers the routes of vectors that the guest unmasks one by one. They are committed together,
     /// when one of them fires or when 16 are deferred. The VMM must poll the value until it drops
     /// it. Without this call each change is committed immediately.

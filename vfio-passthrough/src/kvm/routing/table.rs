@@ -46,6 +46,11 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
+    /// The number of GSIs in use.
+    pub(super) fn used(&self) -> u32 {
+        self.gsis.used()
+    }
+
     pub(super) fn new(vm: Arc<VmFd>, gsis: Range<u32>, calls: Arc<KvmCalls>) -> Self {
         Self {
             vm,

@@ -131,14 +131,18 @@ fn an_error_of_a_device_that_cannot_be_reset_stops_the_guest() {
 #[test]
 fn a_guest_with_hot_plug_is_asked_first_and_the_second_request_detaches() {
     let signal = Arc::new(nix::sys::eventfd::EventFd::new().unwrap());
-    let ejected = Ejected(Arc::new(Ejections::new(signal)));
+    let ejected = Ejected(Arc::new(Ejections::new(Arc::clone(&signal))));
     let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
     let raised = interrupt.try_clone().unwrap();
-    let slots = Slots::new(Arc::new(Registers::new([1], ejected)), interrupt);
-    let mut setup = setup_with(OnError::Stop, Some(Arc::new(slots)));
+    let slots = Arc::new(Slots::new(Arc::new(Registers::new([1], ejected)), interrupt, signal));
+    let mut setup = setup_with(OnError::Stop, Some(Arc::clone(&slots)));
     setup.device.ask_for().unwrap();
     setup.run();
     assert!(raised.read().is_ok() && !setup.function.is_detached());
+    assert_eq!(slots.still_asked(), [1]);
+    // The guest boots, and has not read the request.
+    slots.remind();
+    assert!(raised.read().is_ok());
     setup.device.ask_for().unwrap();
     setup.run();
     assert!(setup.function.is_detached() && raised.read().is_err());

@@ -46,11 +46,12 @@ pub(super) struct Client<'a>(pub(super) &'a Path);
 impl Client<'_> {
     /// Reads a resource.
     pub(super) fn get(&self, name: &str) -> Result<Value, Error> {
-        self.request("GET", name, &Value::Null, &[])
+        self.request("GET", name, &Value::Null, Vec::new())
     }
 
-    /// Requests an action, with files for it.
-    pub(super) fn put(&self, name: &str, body: &Value, files: &[File]) -> Result<Value, Error> {
+    /// Requests an action, with files for it. They are closed here before the answer comes: a device
+    /// that the VMM closes stays open as long as another process has its file.
+    pub(super) fn put(&self, name: &str, body: &Value, files: Vec<File>) -> Result<Value, Error> {
         self.request("PUT", name, body, files)
     }
 
@@ -59,7 +60,7 @@ impl Client<'_> {
         method: &str,
         name: &str,
         body: &Value,
-        files: &[File],
+        files: Vec<File>,
     ) -> Result<Value, Error> {
         let path = self.0.to_owned();
         let connect = |source| Error::Connect { path: path.clone(), source };
@@ -76,7 +77,7 @@ impl Client<'_> {
             200 => serde_json::from_str(&text)
                 .map_err(|error| Error::Answer { path, why: error.to_string() }),
             204 => Ok(Value::Null),
-            422 => Err(Error::Refused(error_in(&text).unwrap_or(text))),
+            409 | 422 => Err(Error::Refused(error_in(&text).unwrap_or(text))),
             _ => Err(Error::Answer { path, why: format!("status {status}: {text}") }),
         }
     }
@@ -89,10 +90,11 @@ fn error_in(body: &str) -> Option<String> {
 }
 
 /// Sends a request, and returns the status and the body of its answer.
-fn ask(mut stream: &UnixStream, request: &str, files: &[File]) -> Result<(u16, String), String> {
+fn ask(mut stream: &UnixStream, request: &str, files: Vec<File>) -> Result<(u16, String), String> {
     let failed = |error: io::Error| error.to_string();
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let sent = send_with(stream, request.as_bytes(), files).map_err(failed)?;
+    let sent = send_with(stream, request.as_bytes(), &files).map_err(failed)?;
+    drop(files);
     stream.write_all(request.as_bytes().get(sent..).unwrap_or_default()).map_err(failed)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(failed)?;
@@ -113,4 +115,35 @@ fn send_with(stream: &UnixStream, bytes: &[u8], files: &[File]) -> io::Result<us
     let rights = if fds.is_empty() { &[][..] } else { &rights };
     let flags = MsgFlags::MSG_NOSIGNAL;
     Ok(sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_client_closes_its_files_before_the_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vm.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (mut watched, passed) = UnixStream::pair().unwrap();
+        watched.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let vmm = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // This read does not accept the files, so the kernel closes their copies.
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let is_closed = watched.read(&mut [0]).is_ok_and(|count| count == 0);
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+            is_closed
+        });
+        let files = vec![File::from(OwnedFd::from(passed))];
+        Client(&socket).put("vm.add-device", &json!({}), files).unwrap();
+        assert!(vmm.join().unwrap());
+    }
 }

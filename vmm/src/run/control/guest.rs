@@ -90,6 +90,20 @@ impl Control {
         let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
     }
 
+    /// Whether the guest has not read a change of its slots yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());
+        hot_plug.is_some_and(|hot_plug| hot_plug.slots.is_unread())
+    }
+
+    /// Reminds the guest of a change of its slots that it has not read.
+    pub(crate) fn remind(&self) {
+        let life = lock(&self.life);
+        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());
+        hot_plug.iter().for_each(|hot_plug| hot_plug.slots.remind());
+    }
+
     /// Adds the devices of a request to the guest, all or none.
     pub(crate) fn add(
         &self,
@@ -116,13 +130,19 @@ impl Control {
         let life = lock(&self.life);
         let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref()).ok_or(NotRunning)?;
         let result = action(hot_plug);
+        self.list(hot_plug);
+        Ok(result)
+    }
+
+    /// Lists the devices of now.
+    fn list(&self, hot_plug: &HotPlug) {
         if let Some(configuration) = lock(&self.configuration).as_mut() {
             configuration.iommu = hot_plug.assigned.iommu();
             configuration.devices =
                 hot_plug.functions.iter().map(|own| DeviceInfo::of(&own)).collect();
         }
-        Ok(result)
     }
+
     /// Sets the guest's configuration.
     pub(crate) fn configure(&self, configuration: Configuration) {
         *lock(&self.configuration) = Some(configuration);
@@ -139,10 +159,13 @@ impl Control {
     }
 
     /// Ends the life: when this returns, no caller uses the guest, and its vCPUs have stopped.
-    /// Returns what adds and removes devices.
-    pub(crate) fn end(&self) -> Option<HotPlug> {
+    /// Devices that the guest ejected, or was asked for, do not come back with its next life.
+    pub(crate) fn end(&self) {
         let life = lock(&self.life).take();
-        life.and_then(|life| life.hot_plug)
+        if let Some(hot_plug) = life.and_then(|life| life.hot_plug) {
+            hot_plug.end();
+            self.list(&hot_plug);
+        }
     }
 
     /// The guest's state.

@@ -74,7 +74,7 @@ pub(crate) fn add(socket: &Path, asked: &[Passthrough], iommu: Iommu) -> Result<
         container: guest.iommu.is_none(),
         devices: opened.devices,
     };
-    Ok(places(&client.put("vm.add-device", &json!(request), &opened.files)?))
+    Ok(places(&client.put("vm.add-device", &json!(request), opened.files)?))
 }
 
 /// What the client opened.
@@ -182,12 +182,76 @@ pub(crate) fn remove(
     let client = Client(socket);
     let begin = Instant::now();
     let request = RemoveRequest { address: address.to_string(), force };
-    client.put("vm.remove-device", &json!(request), &[])?;
-    while addresses(Some(&client.get("vm.devices")?)).contains(&address) {
+    client.put("vm.remove-device", &json!(request), Vec::new())?;
+    while has(&client, address)? {
         if begin.elapsed() >= timeout {
             return Err(Error::NoAnswer { address, seconds: timeout.as_secs() });
         }
         sleep(INTERVAL);
     }
     Ok(format!("{address} is free\n"))
+}
+
+/// Whether the VMM has the device. A VMM that ends closes its devices, and removes its socket then.
+fn has(client: &Client<'_>, address: PciAddress) -> Result<bool, Error> {
+    match client.get("vm.devices") {
+        Ok(devices) => Ok(addresses(Some(&devices)).contains(&address)),
+        Err(client::Error::Connect { .. }) => Ok(false),
+        // It is about to end.
+        Err(client::Error::Answer { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    const DEVICE: &str = "0000:01:00.0";
+
+    /// Removes the device from a VMM that answers each request with the next of `answers`, and then
+    /// ends.
+    fn removed(answers: &'static [&'static str]) -> Result<String, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vm.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let path = socket.clone();
+        let vmm = thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            std::fs::remove_file(path).unwrap();
+        });
+        let result = remove(&socket, DEVICE.parse().unwrap(), false, Duration::from_secs(5));
+        vmm.join().unwrap();
+        result
+    }
+
+    const ASKED: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+    const HAS: &str = "HTTP/1.1 200 OK\r\n\r\n[{\"address\":\"0000:01:00.0\"}]";
+    const HAS_NOT: &str = "HTTP/1.1 200 OK\r\n\r\n[]";
+
+    #[test]
+    fn waits_until_the_vmm_has_the_device_no_more() {
+        assert_eq!(removed(&[ASKED, HAS, HAS_NOT]).unwrap(), "0000:01:00.0 is free\n");
+    }
+
+    #[test]
+    fn a_device_is_free_when_the_vmm_has_ended() {
+        assert_eq!(removed(&[ASKED, HAS, ""]).unwrap(), "0000:01:00.0 is free\n");
+    }
+
+    #[test]
+    fn reports_why_the_vmm_refuses() {
+        const REFUSAL: &str = "HTTP/1.1 422 x\r\n\r\n{\"error\":\"the guest does not have it\"}";
+        assert_eq!(removed(&[REFUSAL]).unwrap_err().to_string(), "the guest does not have it");
+        const REBOOTS: &str = "HTTP/1.1 409 x\r\n\r\n{\"error\":\"it reboots; try again\"}";
+        assert_eq!(removed(&[REBOOTS]).unwrap_err().to_string(), "it reboots; try again");
+    }
 }

@@ -1,11 +1,13 @@
 //! The agent, the init of L1. It mounts file systems, loads modules, and serves the lab's requests.
 //!
 //! Tests also run it as an ordinary program in L1: `/init in-root ...`, `/init unbind ADDRESS`,
-//! `/init power ADDRESS STATE`, `/init cut ADDRESS`, `/init join ADDRESS` and
-//! `/init exchange PATH PATH`.
+//! `/init power ADDRESS STATE`, `/init cut ADDRESS`, `/init join ADDRESS`,
+//! `/init exchange PATH PATH`, and those of [`compose`].
 
 mod cgroup;
 mod channel;
+mod compose;
+mod fail;
 mod guard;
 mod pci;
 mod presence;
@@ -45,6 +47,9 @@ fn main() {
         && word == setup::EXCHANGE
     {
         return println!("{:?}", setup::exchange(one, other));
+    }
+    if let Some(said) = compose::act(arguments.get(1..).unwrap_or_default()) {
+        return print!("{said}");
     }
     if let Err(error) = serve() {
         // The lab keeps the end of the console for its error messages.

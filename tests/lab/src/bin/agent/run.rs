@@ -165,7 +165,7 @@ fn with_limits<T>(
 }
 
 /// Sends a signal. An error is ignored: the process may have ended.
-fn send(process: Pid, signal: i32) {
+pub fn send(process: Pid, signal: i32) {
     let _ = Signal::try_from(signal).map(|signal| kill(process, signal));
 }
 
@@ -229,7 +229,7 @@ fn keep_last_line(seen: &mut String) {
 }
 
 /// Runs another program to its end; returns its output or the error.
-fn output_of(name: &str, arguments: &[String]) -> String {
+pub fn output_of(name: &str, arguments: &[String]) -> String {
     match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => {
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -239,7 +239,7 @@ fn output_of(name: &str, arguments: &[String]) -> String {
 }
 
 /// Sends a request to a UNIX socket; returns the answer until the other side closes, or the error.
-fn answer_of(socket: &str, request: &str) -> String {
+pub fn answer_of(socket: &str, request: &str) -> String {
     let mut answer = String::new();
     let done = UnixStream::connect(socket).and_then(|mut stream| {
         stream.write_all(request.as_bytes())?;
@@ -273,19 +273,25 @@ impl Watch {
             .collect()
     }
 
+    /// A text with the program's process ID in place of `{pid}`.
+    fn named(&self, text: &str) -> String {
+        text.replace("{pid}", &self.process.to_string())
+    }
+
     fn act(&self, trigger: &Trigger) -> Sighting {
         let after_ns = now_ns().saturating_sub(self.started_ns);
-        let read = |path: &String| {
-            let real = path.replace("{pid}", &self.process.to_string());
-            Some((path.clone(), setup::read(&real).ok()?))
-        };
+        let read = |path: &String| Some((path.clone(), setup::read(&self.named(path)).ok()?));
         let files: BTreeMap<_, _> = trigger.files.iter().filter_map(read).collect();
         let answers = trigger.asks.iter().map(|(socket, request)| answer_of(socket, request));
-        let program = trigger.program.split_first();
-        let said = answers.chain(program.map(|(name, rest)| output_of(name, rest))).collect();
+        let mut said: String = answers.collect();
+        let program: Vec<_> = trigger.program.iter().map(|word| self.named(word)).collect();
+        if let Some((name, rest)) = program.split_first() {
+            said += &output_of(name, rest);
+        }
         if let Some(signal) = trigger.signal {
             send(self.process, signal);
         }
-        Sighting { marker: trigger.marker.clone(), after_ns, files, said }
+        let until_ns = now_ns().saturating_sub(self.started_ns);
+        Sighting { marker: trigger.marker.clone(), after_ns, until_ns, files, said }
     }
 }
