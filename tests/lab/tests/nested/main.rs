@@ -188,7 +188,8 @@ fn by_iommufd() -> Vec<Group> {
         tools::TESTS,
     ];
     let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
-    let with_host = Machine::new(Kernel::Small).with_host_share();
+    // The small kernel has no power button.
+    let with_host = Machine::new(Kernel::Small).guest_kernel(Kernel::Stock612).with_host_share();
     vec![
         ("iommufd, long", machine, tests.concat()),
         ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
