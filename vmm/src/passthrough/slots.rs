@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use devices::{EjectSink, HotPlug};
 use nix::sys::eventfd;
@@ -10,6 +11,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Registers that report ejected slots to an [`Ejections`].
 pub(crate) type Registers = HotPlug<Ejected>;
+
+/// The time after which a guest is reminded of a change that it has not read.
+const UNREAD: Duration = Duration::from_millis(200);
+/// The time after which a guest is asked again for a device. A driver may need some of it.
+const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// The slots, as the VMM changes them.
 pub(crate) struct Slots {
@@ -59,15 +65,25 @@ impl Slots {
         self.asked().iter().copied().collect()
     }
 
-    /// Whether the guest has not read a change yet.
-    pub(crate) fn is_unread(&self) -> bool {
-        self.registers.is_unread()
+    /// When to call [`remind`](Self::remind), if the guest does not act before; `None` if the guest
+    /// has nothing to do.
+    pub(crate) fn reminder(&self) -> Option<Duration> {
+        let is_asked = !self.asked().is_empty();
+        let unread = self.registers.is_unread().then_some(UNREAD);
+        unread.or(is_asked.then_some(UNANSWERED))
     }
 
-    /// Raises the interrupt again if the guest has not read a change. A guest that boots loses an
-    /// interrupt that comes before it has a handler: its line is edge-triggered.
+    /// Raises the interrupt again if the guest has not read a change: a guest that boots loses an
+    /// interrupt that comes before it has a handler, because its line is edge-triggered. If it has
+    /// read all, it is asked again for the slots that it has not ejected: Linux reads the registers
+    /// as soon as it runs ACPI, and notifies nobody before its driver of hot-plug has started.
     pub(crate) fn remind(&self) {
-        if self.is_unread() {
+        if !self.registers.is_unread() {
+            let asked = self.asked();
+            let unanswered = asked.iter().filter(|slot| self.registers.has(**slot));
+            unanswered.for_each(|slot| self.registers.want(*slot));
+        }
+        if self.registers.is_unread() {
             let _ = self.interrupt.write(1);
         }
     }
@@ -161,6 +177,31 @@ mod tests {
         assert_eq!([1, 2, 4].map(|slot| slots.is_taken(slot)), [true, true, false]);
         (0..3).for_each(|_| slots.raise());
         assert_eq!(raised.read().unwrap(), 3, "the kernel makes one interrupt of them");
+    }
+
+    #[test]
+    fn a_guest_that_read_a_request_and_did_not_act_is_asked_again() {
+        let ejections = ejections();
+        let signal = Arc::clone(&ejections.signal);
+        let registers = Arc::new(Registers::new([1], Ejected(ejections)));
+        let slots = Slots::new(registers, EventFd::new(EFD_NONBLOCK).unwrap(), signal);
+        let wanted = || {
+            let mut data = [0; 4];
+            slots.registers().pio_read(PioAddress(HotPlug::WANTED), 0, &mut data);
+            u32::from_le_bytes(data)
+        };
+        assert_eq!(slots.reminder(), None);
+        slots.ask(1);
+        assert_eq!((slots.reminder(), wanted()), (Some(UNREAD), 0b10));
+        assert_eq!((slots.reminder(), wanted()), (Some(UNANSWERED), 0));
+        slots.remind();
+        assert_eq!((slots.interrupt.read().unwrap(), wanted()), (2, 0b10));
+        let eject = 0b10_u32.to_le_bytes();
+        slots.registers().pio_write(PioAddress(HotPlug::EJECT), 0, &eject);
+        slots.remind();
+        assert_eq!(wanted(), 0, "the guest has ejected it");
+        slots.forget(&[1]);
+        assert_eq!(slots.reminder(), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::eventfd::{self, EfdFlags};
 use serde::Serialize;
@@ -90,14 +91,14 @@ impl Control {
         let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
     }
 
-    /// Whether the guest has not read a change of its slots yet.
-    pub(crate) fn is_unread(&self) -> bool {
+    /// When to remind the guest of its slots, if it does not act before.
+    pub(crate) fn reminder(&self) -> Option<Duration> {
         let life = lock(&self.life);
         let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());
-        hot_plug.is_some_and(|hot_plug| hot_plug.slots.is_unread())
+        hot_plug.and_then(|hot_plug| hot_plug.slots.reminder())
     }
 
-    /// Reminds the guest of a change of its slots that it has not read.
+    /// Reminds the guest of a change of its slots.
     pub(crate) fn remind(&self) {
         let life = lock(&self.life);
         let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref());

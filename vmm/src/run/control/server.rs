@@ -24,8 +24,6 @@ use crate::host::seccomp::Filter;
 
 /// The timeout of a client's request, and of its reads of the answer. Other clients wait meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The milliseconds after which a guest is reminded of a change that it has not read.
-const REMINDER: u8 = 200;
 const STACK: usize = 128 << 10;
 
 /// The socket and its thread. Dropping the value ends the thread and removes the socket.
@@ -93,7 +91,8 @@ fn serve(listener: &UnixListener, ended: &UnixStream, control: &Control) {
         let ejected = control.ejected();
         let waited = [listener.as_fd(), ended.as_fd(), ejected.as_fd()];
         let mut fds = waited.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let timeout = if control.is_unread() { REMINDER.into() } else { PollTimeout::NONE };
+        let reminder = control.reminder().and_then(|after| PollTimeout::try_from(after).ok());
+        let timeout = reminder.unwrap_or(PollTimeout::NONE);
         match poll(&mut fds, timeout) {
             Ok(0) => control.remind(),
             Ok(_) | Err(nix::Error::EINTR) => {}
