@@ -1,5 +1,6 @@
 //! The assigned devices of a guest, which can change while it runs, and the RAM that they access.
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use resources::AddressRange;
@@ -113,9 +114,13 @@ impl Assigned {
             state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(devices) = devices {
             let vm = devices.unlink();
-            // This thread closes: a thread that starts while another one frees RAM may wait for a
-            // CPU, and the reset with it.
-            meanwhile(move || drop((mappings, ram, own, vm)), move || drop(devices));
+            let (waits, all_close) = channel::<()>();
+            let free = move || {
+                // Freeing RAM takes a CPU: the resets begin before, and need none.
+                let _ = all_close.recv();
+                drop((mappings, ram, own, vm));
+            };
+            meanwhile(free, move || devices.close(waits));
         }
     }
 

@@ -266,6 +266,20 @@ impl Devices {
     }
 }
 
+impl Devices {
+    /// Closes the devices side by side. Each thread drops its clone of `waits` when it is about to
+    /// close its device, like [`Requested::open`].
+    pub(crate) fn close(mut self, waits: Sender<()>) {
+        let opened = std::mem::take(&mut self.opened);
+        let with_waits = opened.into_iter().map(|own| (own, waits.clone())).collect();
+        drop(waits);
+        side_by_side(with_waits, |(opened, waits)| {
+            drop(waits);
+            drop(opened);
+        });
+    }
+}
+
 impl Drop for Devices {
     fn drop(&mut self) {
         // A device whose function still has it is closed with the function.
