@@ -56,6 +56,7 @@ fn by_vmm(l1: &mut L1, disk: &str, nic: &str) -> Result<String, Error> {
         .cpus(CPUS)
         .device(disk)
         .device(nic)
+        .arguments(arguments(l1).iter().copied())
         .reboots()
         .kill_after(LIMIT_NS);
     let outcome = guest.boot(l1)?;
@@ -63,6 +64,14 @@ fn by_vmm(l1: &mut L1, disk: &str, nic: &str) -> Result<String, Error> {
     assert_eq!(counter(&outcome, "/reboots"), 1, "{}", outcome.details());
     println!("vmm: {:.1} s of L1's time", outcome.finished.elapsed_ns as f64 / 1e9);
     Ok(outcome.console)
+}
+
+/// Linux 6.1 logs an error until it finds ECAM, unless it has PCI's ports.
+fn arguments(l1: &L1) -> &'static [&'static str] {
+    match l1.machine().devices.contains(&Device::Debian(Debian::Bookworm)) {
+        true => &["--pci-ports"],
+        false => &[],
+    }
 }
 
 fn by_qemu(l1: &mut L1, disk: &str, nic: &str) -> Result<String, Error> {
