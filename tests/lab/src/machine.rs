@@ -423,6 +423,14 @@ mod tests {
     }
 
     #[test]
+    fn writes_nothing_to_the_image_of_a_debian() {
+        let disks = [Device::Debian(Debian::Bookworm), Device::Nvme];
+        let line = line(&Machine::new(Kernel::Small).devices(&disks));
+        assert!(line.contains("file=/0.img,snapshot=on -device nvme,"), "{line}");
+        assert!(line.contains("file=/1.img -device nvme,"), "{line}");
+    }
+
+    #[test]
     fn numbers_buses_as_firmware_does() {
         let machine = Machine::new(Kernel::Small).devices(&[
             Device::Nvme,
