@@ -29,6 +29,10 @@ pub mod place {
     pub const SMALL_KERNEL: &str = "/l2/small-kernel";
     /// The initramfs of the small kernel, without modules.
     pub const SMALL_INITRD: &str = "/l2/small-initrd";
+    /// The kernel of Debian, on machines with a disk that has one.
+    pub const DEBIAN_KERNEL: &str = "/l2/debian-kernel";
+    /// The initrd of Debian.
+    pub const DEBIAN_INITRD: &str = "/l2/debian-initrd";
 
     /// The path of the library's example `name`, one of [`EXAMPLES`](crate::EXAMPLES).
     #[must_use]
@@ -124,6 +128,11 @@ impl Lab {
             files.push((place::SMALL_KERNEL, self.kernel(Kernel::Small)?));
             files.push((place::SMALL_INITRD, small_initrd));
         }
+        if let Some(debian) = machine.debian() {
+            let debian = debian.files(&self.cache)?;
+            files.push((place::DEBIAN_KERNEL, debian.kernel));
+            files.push((place::DEBIAN_INITRD, debian.initrd));
+        }
         if machine.host_share {
             files.push((place::GUEST, self.programs()?.guest.clone()));
         }
@@ -131,7 +140,7 @@ impl Lab {
         self.l1_initrd(&kernel, &files, &initrd)?;
         let images = machine.devices.iter().enumerate();
         let images =
-            images.map(|(index, device)| image(*device, folder.join(format!("{index}.img"))));
+            images.map(|(index, device)| self.image(*device, folder.join(format!("{index}.img"))));
         let needs_newest = |device: &Device| matches!(device, Device::Igb | Device::Model(_));
         let is_new = machine.devices.iter().any(needs_newest);
         Ok(MachineFiles {
@@ -142,6 +151,14 @@ impl Lab {
             monitor: folder.join("monitor"),
             images: images.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Returns the image of a device's disk: that of the cache, or a new one at `path`.
+    fn image(&self, device: Device, path: PathBuf) -> Result<PathBuf, Error> {
+        match device {
+            Device::Debian(debian) => Ok(debian.files(&self.cache)?.disk),
+            _ => image(device, path),
+        }
     }
 
     /// The program of the VMM on the host.

@@ -10,6 +10,7 @@
 
 mod cache;
 mod command;
+mod debian;
 mod dumps;
 mod error;
 mod initramfs;
@@ -32,6 +33,7 @@ pub mod tap;
 mod watchdog;
 
 pub use command::Tool;
+pub use debian::Debian;
 pub use error::Error;
 pub use kernel::Kernel;
 pub use l1::{Echo, L1, Run};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::Kernel;
+use crate::{Debian, Kernel};
 use models::Model;
 
 /// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
@@ -26,6 +26,8 @@ pub enum Device {
     NvmeWithVfs,
     /// An NVMe like [`Device::Nvme`], behind a port from which it can be unplugged.
     PluggedNvme,
+    /// An NVMe like [`Device::Nvme`], with a whole Debian.
+    Debian(Debian),
     /// A PCIe NIC. Its reset is by power management.
     E1000e,
     /// A PCIe NIC behind a port, with SR-IOV, MSI and MSI-X. Its reset is an FLR. QEMU has it since
@@ -85,6 +87,7 @@ impl Device {
                 | Self::NvmeWithVfs
                 | Self::Ahci
                 | Self::UsbDisk
+                | Self::Debian(_)
         )
     }
 
@@ -108,6 +111,8 @@ impl Device {
     pub fn modules(self) -> &'static [&'static str] {
         match self {
             Self::Nvme | Self::WideNvme | Self::PluggedNvme | Self::NvmeWithVfs => &["nvme"],
+            // Its own initrd has its modules.
+            Self::Debian(_) => &[],
             Self::E1000e => &["e1000e"],
             Self::Rtl8139 => &["8139cp"],
             Self::Ne2k => &["ne2k-pci"],
@@ -245,6 +250,14 @@ impl Machine {
             }
             _ => format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index)),
         }
+    }
+
+    /// The Debian of the first disk that has one.
+    pub(crate) fn debian(&self) -> Option<Debian> {
+        self.devices.iter().find_map(|device| match device {
+            Device::Debian(debian) => Some(*debian),
+            _ => None,
+        })
     }
 
     /// The address of the first device of a kind. The machine must have one.
@@ -407,6 +420,14 @@ mod tests {
             "{line}"
         );
         assert_eq!(machine.address(1), "0000:00:03.0");
+    }
+
+    #[test]
+    fn writes_nothing_to_the_image_of_a_debian() {
+        let disks = [Device::Debian(Debian::Bookworm), Device::Nvme];
+        let line = line(&Machine::new(Kernel::Small).devices(&disks));
+        assert!(line.contains("file=/0.img,snapshot=on -device nvme,"), "{line}");
+        assert!(line.contains("file=/1.img -device nvme,"), "{line}");
     }
 
     #[test]

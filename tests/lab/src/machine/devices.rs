@@ -14,7 +14,9 @@ pub(super) fn arguments(index: usize, device: Device, image: &Path) -> Vec<Strin
         return model.arguments(index, slot, image);
     }
     if device.is_disk() {
-        let drive = format!("if=none,id=disk{index},format=raw,file={}", image.display());
+        // Machines share the image of a Debian, so QEMU keeps what they write elsewhere.
+        let snapshot = if matches!(device, Device::Debian(_)) { ",snapshot=on" } else { "" };
+        let drive = format!("if=none,id=disk{index},format=raw,file={}{snapshot}", image.display());
         return [vec!["-drive".to_owned(), drive], disk(index, slot, device)].concat();
     }
     let on_root = |model| nic(model, &format!("net{index}"), &format!("addr={slot:x}"));

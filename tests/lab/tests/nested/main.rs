@@ -11,6 +11,7 @@ mod compat;
 mod conformance;
 mod control;
 mod data;
+mod debian;
 mod devices;
 mod endings;
 mod errors;
@@ -43,7 +44,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    DISKS, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, Pool, SERIAL, times,
+    DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, Pool, SERIAL,
+    times,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -76,7 +78,7 @@ type Group = (&'static str, Machine, Vec<Test>);
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
     let long = match times(0, 1) {
-        1 => [on_7_3(), by_iommufd(), of_models()].concat(),
+        1 => [on_7_3(), by_iommufd(), of_models(), of_debian()].concat(),
         _ => Vec::new(),
     };
     [[first_lane(), long].concat(), second_lane()]
@@ -207,6 +209,18 @@ fn of_models() -> Vec<Group> {
         ("models", machine(DISKS), models::ON_DISKS.to_vec()),
         ("models", machine(NICS), models::ON_NICS.to_vec()),
         ("models", machine(SERIAL), models::ON_SERIAL.to_vec()),
+    ]
+}
+
+/// Long forms: a whole Debian as the guest.
+fn of_debian() -> Vec<Group> {
+    let machine = |debian| {
+        let machine = Machine::new(Kernel::Small).devices(&debian::devices(debian));
+        machine.memory_mib(3072).with_host_share()
+    };
+    vec![
+        ("Debian 12", machine(Debian::Bookworm), debian::TESTS.to_vec()),
+        ("Debian 13", machine(Debian::Trixie), debian::TESTS.to_vec()),
     ]
 }
 
