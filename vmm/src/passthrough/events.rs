@@ -58,24 +58,26 @@ pub(crate) enum Change {
 /// Changes that the main loop has not seen yet.
 pub(crate) struct Changes {
     pending: Mutex<Vec<Change>>,
-    signal: EventFd,
+    /// Wakes the main loop; `None` if all changes come before it runs.
+    signal: Option<EventFd>,
 }
 
 impl Changes {
-    /// No change.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { pending: Mutex::default(), signal: EventFd::new(EFD_NONBLOCK)? })
+    /// No change. Without `later`, all changes come before the main loop runs.
+    pub(crate) fn new(later: bool) -> io::Result<Self> {
+        let signal = later.then(|| EventFd::new(EFD_NONBLOCK)).transpose()?;
+        Ok(Self { pending: Mutex::default(), signal })
     }
 
     /// Adds a change, and wakes the main loop.
     pub(crate) fn push(&self, change: Change) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(change);
         // The counter of an eventfd overflows after 2^64 changes.
-        let _ = self.signal.write(1);
+        let _ = self.signal.as_ref().map(|signal| signal.write(1));
     }
 
     fn take(&self) -> Vec<Change> {
-        let _ = self.signal.read();
+        let _ = self.signal.as_ref().map(EventFd::read);
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -172,7 +174,9 @@ impl MutEventSubscriber for DeviceEvents {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        listen(ops, Events::with_data(&self.changes.signal, CHANGES, EventSet::IN));
+        if let Some(signal) = &self.changes.signal {
+            listen(ops, Events::with_data(signal, CHANGES, EventSet::IN));
+        }
         let changes = self.changes.take();
         changes.into_iter().for_each(|change| self.change(change, ops));
     }

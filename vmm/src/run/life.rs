@@ -41,7 +41,8 @@ impl Vm {
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
         let (_, control) = asked;
-        let changes = Arc::new(Changes::new().map_err(Error::system("eventfd"))?);
+        let changes = Changes::new(config.control.is_some()).map_err(Error::system("eventfd"))?;
+        let changes = Arc::new(changes);
         let pci = self.pci_root(stats, &changes)?;
         let entry = self.load(resources, config)?;
         stats.phase("load");

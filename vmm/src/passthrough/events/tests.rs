@@ -55,7 +55,7 @@ fn setup_with(policy: OnError, slots: Option<Arc<Slots>>) -> Setup {
     let writes = Arc::new(CoalescedWrites::default());
     let guest_function = GuestFunction::new(&function, writes, &FunctionCounts::default());
     let guest_function = Arc::new(guest_function);
-    let changes = Arc::new(Changes::new().unwrap());
+    let changes = Arc::new(Changes::new(true).unwrap());
     changes.push(Change::Came(DevFn::from(8), guest_function));
     let failed = move |error| failed.send(error).unwrap();
     let events = Arc::new(Mutex::new(DeviceEvents::new(changes.clone(), policy, slots, failed)));
