@@ -173,7 +173,8 @@ fn others(l1: &mut L1) -> Result<(), Error> {
         "1000 reads: {before} exits before, {after} after; median ns and interrupts {reads:?}"
     );
     let [(ns, interrupts), (ns_after, interrupts_after)] = reads[..] else { panic!("{reads:?}") };
-    assert!(after.abs_diff(before) <= 10, "{before} {after}");
+    // The console's exits depend on how it batches bytes; a read must have none.
+    assert!(after.abs_diff(before) <= 50, "{before} {after}");
     assert!(ns_after.abs_diff(ns) <= ns / 20, "{ns} {ns_after}");
     assert!(interrupts_after.abs_diff(interrupts) <= interrupts / 20);
     Ok(())
