@@ -1,5 +1,4 @@
-//! The fixed hardware of the guest: PCI root bus, serial port, reset, power and
-//! hot-plug.
+//! The fixed hardware of the guest: PCI root bus, serial port, reset, power and hot-plug.
 //!
 //! Each device sits on a bus of [`vm_device`] and knows neither KVM nor VFIO. An assigned function
 //! joins the PCI root bus as a [`PciFunction`].

@@ -71,9 +71,7 @@ impl Layout {
             (Err(_), Err(next)) => Err(next),
         })
     }
-}
 
-impl Layout {
     /// The same layout with other BARs in its windows, for a guest that boots again with other
     /// devices. A BAR that has no room is left out: the guest may find room for it.
     pub fn with_bars(&self, bars: &[BarRequest]) -> Self {

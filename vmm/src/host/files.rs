@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -43,8 +42,6 @@ pub struct Opened {
     what: &'static str,
     path: PathBuf,
     file: File,
-    /// The size when the file was opened, until it is used; then 0.
-    opened_size: AtomicU64,
     warned: Once,
 }
 
@@ -61,13 +58,9 @@ impl Opened {
         // Without O_NONBLOCK this would wait for the writer of a FIFO.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-            Ok(file) => Self::of(what, path, file).readable(most),
+            Ok(file) => Self { what, path, file, warned: Once::new() }.readable(most),
             Err(source) => Err(open_error(what, path, source)),
         }
-    }
-
-    fn of(what: &'static str, path: PathBuf, file: File) -> Self {
-        Self { what, path, file, opened_size: AtomicU64::new(0), warned: Once::new() }
     }
 
     fn new(
@@ -80,7 +73,7 @@ impl Opened {
             Source::Path(path) => Self::open(what, path, most),
             Source::Fd(fd) => {
                 let (path, file) = (source.to_string().into(), passed.remove(*fd)?);
-                Self::of(what, path, file).readable(most)
+                Self { what, path, file, warned: Once::new() }.readable(most)
             }
         }
     }
@@ -101,16 +94,8 @@ impl Opened {
         Ok(&self.file)
     }
 
-    /// The size in bytes: first that at the opening, and later the one now. A guest that reboots
-    /// may find another content.
+    /// The size in bytes.
     pub(crate) fn size(&self) -> Result<u64, Error> {
-        match self.opened_size.swap(0, Ordering::Relaxed) {
-            0 => self.size_now(),
-            size => Ok(size),
-        }
-    }
-
-    fn size_now(&self) -> Result<u64, Error> {
         let metadata = self.file.metadata();
         metadata.map(|file| file.len()).map_err(|source| self.failed(source))
     }
@@ -134,7 +119,7 @@ impl Opened {
 
     /// The error if the file has fewer than `size` bytes now: something writes it.
     pub(crate) fn shrunk(&self, size: u64) -> Option<Error> {
-        let now = self.size_now().ok().filter(|now| *now < size)?;
+        let now = self.size().ok().filter(|now| *now < size)?;
         Some(self.refused(format!(
             "it became shorter while it was read: it had {size} bytes, and has {now} now\n  \
              start the VMM when the file is complete"
@@ -145,10 +130,7 @@ impl Opened {
     fn readable(self, most: u64) -> Result<Self, Error> {
         let metadata = self.file.metadata().map_err(|source| self.failed(source))?;
         match is_stream(&metadata, || self.file.is_terminal()) {
-            Ok(false) => {
-                self.opened_size.store(metadata.len(), Ordering::Relaxed);
-                Ok(self)
-            }
+            Ok(false) => Ok(self),
             Ok(true) => self.copied(most),
             Err(why) => Err(self.refused(why)),
         }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use devices::DevFn;
-use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::{AssignedDevice, DeviceOptions, PreparedDevice};
 use vfio_passthrough::counters::VfioCalls;
 use vfio_passthrough::host::GroupLink;
@@ -63,9 +62,7 @@ impl<'a> Requested<'a> {
         if config.vfio.is_empty() {
             return Ok(None);
         }
-        let sysfs = Sysfs::default();
-        let found: Vec<Found> =
-            addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect();
+        let found = iommu::found(addresses);
         let requests = requests(&config.vfio, &found, &[])?;
         let (container, nodes) = iommu::open(config, &found, &mut passed)?;
         let devices = Devices { container, opened: Vec::new() };

@@ -34,6 +34,12 @@ pub(crate) fn open(
 /// A device at an address of the host, and its physical function if it is a virtual function.
 pub(crate) type Found = (PciAddress, Option<PciAddress>);
 
+/// Looks up the physical functions of devices.
+pub(crate) fn found(addresses: &[PciAddress]) -> Vec<Found> {
+    let sysfs = Sysfs::default();
+    addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect()
+}
+
 /// An interface of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {

@@ -12,6 +12,7 @@ use lab::{Error, Guest, L1, place, sha256, times};
 
 use crate::Test;
 use crate::support::{self, assigned, hashes, of_functions};
+use crate::with_host::qemu;
 
 /// On a machine with an NVMe and another device, and with the host's root.
 pub const TESTS: &[Test] = &[
@@ -29,9 +30,6 @@ const LIMIT_NS: u64 = 60_000_000_000;
 const CONTAINER: &str = "/dev/vfio/vfio";
 /// The kernel's own container while the link is there.
 const OWN: &str = "/dev/vfio/own";
-/// Where L1 has the host's root, with QEMU.
-const HOST: &str = "/host";
-
 /// The VMM boots a guest, and 16 in the long form. There QEMU boots as many.
 fn boots(l1: &mut L1) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
@@ -79,24 +77,10 @@ fn by_qemu(l1: &mut L1, device: &str, what: &str, count: u64) -> Result<(), Erro
     if count == 0 {
         return Ok(());
     }
-    if l1.read(&format!("{HOST}/bin")).is_err() {
-        l1.perform(&Request::Share { at: HOST.into() })?;
-    }
-    for (from, to) in [(place::KERNEL, "kernel"), (place::INITRD, "initrd")] {
-        l1.perform(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
-    }
-    boot(l1, what, &qemu(device), count)
-}
-
-fn qemu(device: &str) -> Program {
-    let text = format!(
-        "/usr/bin/qemu-system-x86_64 -machine q35,sata=off -accel kvm -cpu host -m 512 -nodefaults \
-         -nographic -no-reboot -serial stdio -device vfio-pci,host={device} -kernel /tmp/kernel \
-         -initrd /tmp/initrd -append"
-    );
     let command_line = format!("console=ttyS0 quiet panic=-1 guest.do={STEPS}");
-    let arguments = text.split_whitespace().map(str::to_owned).chain([command_line]).collect();
-    Program { arguments, root: Some(HOST.into()), ..Program::default() }
+    let files = [place::KERNEL, place::INITRD];
+    let program = qemu(l1, files, &[device], "-m 512", command_line)?;
+    boot(l1, what, &program, count)
 }
 
 /// Boots `count` guests, and asserts that each did its work and ended.

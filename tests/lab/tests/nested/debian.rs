@@ -1,11 +1,12 @@
 //! A whole Debian as the guest: its own kernel, initrd and systemd, on an assigned NVMe, with a NIC
 //! that is assigned too. QEMU as VMM boots it too, to the reboot: its journal is the reference.
 
-use lab::protocol::{Ending, Program, Request};
+use lab::protocol::{Ending, Program};
 use lab::{Debian, Device, Error, Guest, L1, place};
 
 use crate::Test;
 use crate::support::{assert_parts, assigned, counter, take};
+use crate::with_host::qemu;
 
 /// On a machine with [`devices`].
 pub const TESTS: &[Test] =
@@ -22,9 +23,6 @@ const CPUS: u32 = 2;
 
 /// A guest that takes longer, by L1's clock, is killed.
 const LIMIT_NS: u64 = 240_000_000_000;
-
-/// Where L1 has the host's root, with QEMU.
-const HOST: &str = "/host";
 
 fn works(l1: &mut L1) -> Result<(), Error> {
     let disks = [assigned(l1, 0)?, assigned(l1, 1)?];
@@ -75,19 +73,10 @@ fn arguments(l1: &L1) -> &'static [&'static str] {
 }
 
 fn by_qemu(l1: &mut L1, disk: &str, nic: &str) -> Result<String, Error> {
-    l1.perform(&Request::Share { at: HOST.into() })?;
-    for (from, to) in [(place::DEBIAN_KERNEL, "kernel"), (place::DEBIAN_INITRD, "initrd")] {
-        l1.perform(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
-    }
-    let text = format!(
-        "/usr/bin/qemu-system-x86_64 -machine q35,sata=off -accel kvm -cpu host -m {MEMORY_MIB} \
-         -smp {CPUS} -nodefaults -nographic -no-reboot -serial stdio -device vfio-pci,host={disk} \
-         -device vfio-pci,host={nic} -kernel /tmp/kernel -initrd /tmp/initrd -append"
-    );
-    let arguments = text.split_whitespace().chain([COMMAND_LINE]).map(str::to_owned).collect();
-    let signal_after = Some((LIMIT_NS, 9));
-    let program =
-        Program { arguments, root: Some(HOST.into()), signal_after, ..Program::default() };
+    let files = [place::DEBIAN_KERNEL, place::DEBIAN_INITRD];
+    let size = format!("-m {MEMORY_MIB} -smp {CPUS}");
+    let program = qemu(l1, files, &[disk, nic], &size, COMMAND_LINE.to_owned())?;
+    let program = Program { signal_after: Some((LIMIT_NS, 9)), ..program };
     let run = l1.run(program)?;
     assert_eq!(run.finished.ending, Ending::Status(0), "{}\n{}", run.stderr, run.stdout);
     println!("QEMU: {:.1} s of L1's time", run.finished.elapsed_ns as f64 / 1e9);

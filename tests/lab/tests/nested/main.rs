@@ -39,6 +39,7 @@ mod tools;
 mod usb;
 mod used;
 mod vf_tokens;
+mod with_host;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,11 +2,12 @@
 //! docs/models.md has a row for each.
 
 use guest::{Interrupts, Report};
-use lab::protocol::{Program, Request};
+use lab::protocol::Program;
 use lab::{DISKS, Device, Error, Guest, L1, Model, NICS, Outcome, SERIAL, place, sha256};
 
 use crate::Test;
 use crate::support::VFIO;
+use crate::with_host::qemu;
 
 pub const ON_DISKS: &[Test] = &[("models: each controller reads and writes its disk", disks)];
 pub const ON_NICS: &[Test] = &[("models: each network controller gets answers", nics)];
@@ -21,9 +22,6 @@ const CHOSEN: &str = "LAB_MODELS";
 
 /// The guest's kernel prints warnings.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5";
-
-/// Where L1 has the host's root, with QEMU.
-const HOST: &str = "/host";
 
 /// A guest that takes longer, by L1's clock, is killed.
 const LIMIT_NS: u64 = 120_000_000_000;
@@ -129,22 +127,10 @@ fn by_qemu(
     steps: &str,
     is_right: impl Fn(&mut L1, &[Report]) -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    if l1.read(&format!("{HOST}/bin")).is_err() {
-        l1.perform(&Request::Share { at: HOST.into() })?;
-        for (from, to) in [(place::KERNEL, "kernel"), (place::INITRD, "initrd")] {
-            l1.perform(&Request::Copy { from: from.into(), to: format!("{HOST}/tmp/{to}") })?;
-        }
-    }
-    let text = format!(
-        "/usr/bin/qemu-system-x86_64 -machine q35,sata=off -accel kvm -cpu host -m 512 -nodefaults \
-         -nographic -no-reboot -serial stdio -device vfio-pci,host={device} -kernel /tmp/kernel \
-         -initrd /tmp/initrd -append"
-    );
     let command_line = format!("{COMMAND_LINE} guest.do={steps}");
-    let arguments = text.split_whitespace().map(str::to_owned).chain([command_line]).collect();
-    let signal_after = Some((LIMIT_NS, 9));
-    let program =
-        Program { arguments, root: Some(HOST.into()), signal_after, ..Program::default() };
+    let files = [place::KERNEL, place::INITRD];
+    let program = qemu(l1, files, &[device], "-m 512", command_line)?;
+    let program = Program { signal_after: Some((LIMIT_NS, 9)), ..program };
     let run = l1.run(program)?;
     println!("QEMU as VMM:\n{}\n{}", run.stderr, run.stdout);
     is_right(l1, &guest::reports(&run.stdout))

@@ -6,11 +6,10 @@ use lab::tap::{Outcome, Results};
 use lab::{Error, L1, Lab, SELFTESTS};
 
 use crate::Test;
+use crate::with_host::{HOST, share};
 
 /// For a kernel with `CONFIG_IOMMUFD_TEST`, with the host's root.
 pub const TESTS: &[Test] = &[("iommufd: the kernel passes its own tests", pass)];
-
-const HOST: &str = "/host";
 
 /// The ends of the names of tests that fail on every machine: `iommufd_test_dmabuf_get` of 7.3.4
 /// returns 0 instead of the descriptor that it made.
@@ -18,9 +17,7 @@ const KNOWN: [&str; 2] = [".dmabuf_simple", ".dmabuf_revoke"];
 
 fn pass(l1: &mut L1) -> Result<(), Error> {
     let folder = Lab::selftests()?;
-    if l1.read(&format!("{HOST}/bin")).is_err() {
-        l1.perform(&Request::Share { at: HOST.into() })?;
-    }
+    share(l1)?;
     // Tests of huge pages take some.
     l1.perform(&Request::Write {
         path: "/proc/sys/vm/nr_hugepages".into(),

@@ -1,10 +1,11 @@
 //! Devices that the host uses: `vmm bind` refuses them, and `vmm check` and `devices` name the use.
 
-use lab::protocol::{Ending, Program, Request};
+use lab::protocol::{Ending, Program};
 use lab::{Device, Error, L1, place};
 
 use crate::Test;
 use crate::support::assert_parts;
+use crate::with_host::{HOST, share};
 
 pub const TESTS: &[Test] = &[
     ("used: a mounted disk is refused, and bound after umount", mounted),
@@ -18,14 +19,9 @@ pub const DEVICES: &[Device] = &[Device::Nvme, Device::E1000e];
 const SUCCESS: Ending = Ending::Status(0);
 const REFUSED: Ending = Ending::Status(1);
 
-/// Where L1 has the host's root, with the host's programs.
-const HOST: &str = "/host";
-
 /// Runs a shell script with the host's programs.
 fn shell(l1: &mut L1, script: &str) -> Result<(), Error> {
-    if l1.read(&format!("{HOST}/bin")).is_err() {
-        l1.perform(&Request::Share { at: HOST.into() })?;
-    }
+    share(l1)?;
     let script = format!("PATH=/usr/sbin:/usr/bin:/sbin:/bin; set -e; {script}");
     let arguments = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
     let program = Program { arguments, root: Some(HOST.into()), ..Program::default() };

@@ -32,7 +32,7 @@ impl Sysfs {
     pub fn copy(&self, address: PciAddress, node: Option<&File>) -> BTreeMap<PathBuf, Entry> {
         let mut copy = Copy { sysfs: self, entries: BTreeMap::new() };
         let on_bus =
-            self.names(Path::new(DEVICES)).into_iter().filter_map(|name| name.parse().ok());
+            self.source.names(Path::new(DEVICES)).into_iter().filter_map(|name| name.parse().ok());
         let on_bus = on_bus.filter(|other: &PciAddress| other.is_same_bus(address));
         let group = self.group(address);
         let members = group.map(|group| self.members(group)).unwrap_or_default();

@@ -251,7 +251,7 @@ impl Sysfs {
 
     /// The PCI devices of a group, in order.
     pub fn members(&self, group: u32) -> Vec<PciAddress> {
-        let names = self.names(&Path::new(GROUPS).join(group.to_string()).join("devices"));
+        let names = self.source.names(&Path::new(GROUPS).join(group.to_string()).join("devices"));
         let mut members: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
         members.sort();
         members
@@ -271,10 +271,6 @@ impl Sysfs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Read { address, path: Path::new("/sys").join(path), source }),
         }
-    }
-
-    pub(super) fn names(&self, folder: &Path) -> Vec<String> {
-        self.source.names(folder)
     }
 }
 

@@ -22,7 +22,7 @@ fn refused(path: &Path) -> String {
 }
 
 fn passed(file: File) -> Opened {
-    Opened::of("initrd", "fd=3".into(), file)
+    Opened { what: "initrd", path: "fd=3".into(), file, warned: Once::new() }
 }
 
 fn contents(opened: &Opened) -> Vec<u8> {

@@ -8,6 +8,7 @@ use super::shortage::{Shortage, within};
 const FILES: u64 = 32;
 /// The files of a device, besides one for each vector.
 const FILES_OF_DEVICE: u64 = 8;
+
 /// The number of files that a VMM opens, at most. `vectors` has the number of each device.
 pub(crate) fn files_needed(cpus: u8, vectors: impl IntoIterator<Item = u64>) -> u64 {
     let each = vectors.into_iter().map(|vectors| vectors.saturating_add(FILES_OF_DEVICE));

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use thiserror::Error;
 use vfio_passthrough::PciAddress;
-use vfio_passthrough::backend::sysfs::Sysfs;
 use vfio_passthrough::context::{self, Nodes};
 
 use super::client::{self, Client};
@@ -19,7 +18,7 @@ use super::messages::{AddRequest, AddedDevice, RemoveRequest};
 use crate::config::{Iommu, Passthrough};
 use crate::host::passed_fds::PassedFds;
 use crate::host::pci_path;
-use crate::passthrough::iommu::{self, Found};
+use crate::passthrough::iommu;
 
 /// How often the client asks whether a device is gone.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -132,7 +131,9 @@ impl Guest {
             }
             (Some(is), _) => is == "iommufd",
             (None, Some(asked)) => asked == "iommufd",
-            (None, None) => iommu::nodes(asked, &found(addresses), &PassedFds::default()).is_some(),
+            (None, None) => {
+                iommu::nodes(asked, &iommu::found(addresses), &PassedFds::default()).is_some()
+            }
         };
         Ok(Nodes::new(is_iommufd))
     }
@@ -140,11 +141,6 @@ impl Guest {
     fn groups(&self, nodes: &Nodes) -> BTreeSet<Option<u32>> {
         self.devices.iter().map(|device| nodes.sysfs().group(*device)).collect()
     }
-}
-
-fn found(addresses: &[PciAddress]) -> Vec<Found> {
-    let sysfs = Sysfs::default();
-    addresses.iter().map(|own| (*own, sysfs.physical_function(*own))).collect()
 }
 
 fn address(asked: &Passthrough) -> Result<PciAddress, Error> {

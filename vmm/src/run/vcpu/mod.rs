@@ -3,7 +3,6 @@
 mod gate;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -50,8 +49,6 @@ pub(crate) struct Vcpu {
 /// A vCPU in its thread. Dropping the value ends the thread.
 pub(crate) struct RunningVcpu {
     thread: Option<JoinHandle<()>>,
-    /// The vCPU runs no more, and its thread ends by itself.
-    left: Arc<AtomicBool>,
     stop: Arc<Stop>,
 }
 
@@ -122,14 +119,9 @@ impl Vcpu {
     pub(crate) fn start(mut self, machine: Arc<Machine>) -> std::io::Result<RunningVcpu> {
         let stop = Arc::clone(&machine.stop);
         let name = format!("vcpu{}", self.index);
-        let left = Arc::new(AtomicBool::new(false));
-        let leave = Arc::clone(&left);
-        let run = move || {
-            self.run(&machine);
-            leave.store(true, Ordering::Release);
-        };
+        let run = move || self.run(&machine);
         let thread = Builder::new().name(name).stack_size(STACK).spawn(run);
-        Ok(RunningVcpu { thread: Some(thread?), left, stop })
+        Ok(RunningVcpu { thread: Some(thread?), stop })
     }
 
     fn run(&mut self, machine: &Machine) {
@@ -305,14 +297,14 @@ impl RunningVcpu {
 }
 
 impl Drop for RunningVcpu {
-    /// Kicks the thread until it has seen the stop; the one that requested the stop needs no kick. A
-    /// kick between the thread's check and `KVM_RUN` has no effect, so kicks repeat.
+    /// Kicks the thread until it has seen the stop. A kick between the thread's check and `KVM_RUN`
+    /// has no effect, so kicks repeat.
     fn drop(&mut self) {
         self.stop.request(Outcome::Quit);
         let Some(thread) = self.thread.take() else {
             return;
         };
-        while !self.left.load(Ordering::Acquire) && !thread.is_finished() {
+        while !thread.is_finished() {
             if thread.kill(SIGRTMIN()).is_err() {
                 break;
             }

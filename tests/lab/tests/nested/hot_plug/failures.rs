@@ -7,6 +7,7 @@ use super::{INIT, SOCKET, add, agent, ask, assert_came, command, guest, in_turn,
 use crate::Test;
 use crate::held::{Held, REFRESH, VMSTAT};
 use crate::support::{NOBODY, VFIO, assert_parts, assigned, boot, hashes};
+use crate::with_host::{HOST, share};
 
 /// On machines with two NVMes first, and a shared group.
 pub const TESTS: &[Test] = &[
@@ -136,14 +137,11 @@ fn memlock(l1: &mut L1) -> Result<(), Error> {
     Ok(())
 }
 
-/// The mount point of the host's root in L1.
-const HOST: &str = "/host";
-
 /// The guest goes on, and the VMM has no descriptor more. A call that may fail fails no addition; the
 /// disk is removed then.
 fn each_call(l1: &mut L1) -> Result<(), Error> {
     let (device, held) = (assigned(l1, 0)?, Held::now(l1)?);
-    l1.perform(&Request::Share { at: HOST.into() })?;
+    share(l1)?;
     let failing = agent(&["fail-each", HOST, "{pid}", "control"]);
     let programs = [&failing[..], &add(l1, &[&device]), &[";".to_owned()], &remove(&device)];
     // strace makes a call fail by another number, which seccomp would not allow.
