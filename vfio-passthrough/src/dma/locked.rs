@@ -1,7 +1,7 @@
 //! The limit on locked memory.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -63,10 +63,7 @@ fn read_at(file: &File) -> String {
 
 /// Reads a file of `/proc` by one call. The text is empty if the file cannot be read.
 fn read_once(path: &str) -> String {
-    let mut buffer = [0; 8192];
-    let read = File::open(path).and_then(|mut file| file.read(&mut buffer));
-    let bytes = read.ok().and_then(|length| buffer.get(..length));
-    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+    File::open(path).map(|file| read_at(&file)).unwrap_or_default()
 }
 
 fn allow(

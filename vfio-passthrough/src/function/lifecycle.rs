@@ -46,8 +46,9 @@ impl PassthroughFunction {
     /// Detaches the device while the guest runs, so that the host can have it: it disables
     /// interrupts and bus mastering, removes the memory slots, and closes the device. The kernel
     /// resets it then. Where the kernel does not ([`Device::resets_when_closed`]), the function is
-    /// reset before, if that resets no other function. The guest then reads all-ones. Other devices of the container
-    /// keep their mappings. To use the device again, open it and make a new function.
+    /// reset before, if that resets no other function. The guest then reads all-ones. Other devices
+    /// of the container keep their mappings. To use the device again, open it and make a new
+    /// function.
     ///
     /// It does not wait for accesses of vCPUs to the device's BARs. An access that is under way
     /// keeps the device's file open until it ends.
