@@ -175,7 +175,9 @@ fn others(l1: &mut L1) -> Result<(), Error> {
     let [(ns, interrupts), (ns_after, interrupts_after)] = reads[..] else { panic!("{reads:?}") };
     // The console's exits depend on how it batches bytes; a read must have none.
     assert!(after.abs_diff(before) <= 50, "{before} {after}");
-    assert!(ns_after.abs_diff(ns) <= ns / 20, "{ns} {ns_after}");
+    // A read takes 13 or 20 us in L1, as the answer finds the guest's CPU awake or halted: see
+    // docs/measurements.md. A read that exits would take much longer.
+    assert!(ns_after < 2 * ns && ns < 2 * ns_after, "{ns} {ns_after}");
     assert!(interrupts_after.abs_diff(interrupts) <= interrupts / 20);
     Ok(())
 }
