@@ -98,6 +98,21 @@ impl Kernel {
         self.since_7_3()
     }
 
+    /// Attaches and detaches take a PASID.
+    pub fn takes_pasids(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// An iommufd can be passed to another process (`IOMMU_IOAS_CHANGE_PROCESS`).
+    pub fn changes_process(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// Every function has the error interrupt. Before, only PCI Express functions have it.
+    pub fn reports_errors_of_all(self) -> bool {
+        self.since_7_3()
+    }
+
     /// type1 knows `VFIO_TYPE1_NESTING_IOMMU`.
     pub fn has_nesting(self) -> bool {
         !self.since_7_3()

@@ -231,3 +231,23 @@ fn a_device_without_a_reset_refuses_it() {
     system.irq_info(nic, &mut msix).unwrap();
     assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "MSI-X of 0 vectors does not grow");
 }
+
+#[test]
+fn a_conventional_function_has_the_error_interrupt_since_7_3() {
+    for kernel in KERNELS {
+        let system = host(kernel).build();
+        let (container, group) = (system.open_container(), system.open_group(2).unwrap());
+        system.set_container(group, container).unwrap();
+        system.set_iommu(container, TYPE1V2).unwrap();
+        let (nic, event) = (system.open_device(group, NIC).unwrap(), system.open_eventfd());
+        let (info, set) =
+            (system.irq_info(nic, &mut argument(16, ERR)), eventfds(ERR, 0, &[event]));
+        if kernel == Kernel::Linux7_3 {
+            info.unwrap();
+            system.set_irqs(nic, &set).unwrap();
+        } else {
+            fails(info, libc::EINVAL);
+            fails(system.set_irqs(nic, &set), libc::EINVAL);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Device fds: their info ioctls and interrupts.
 
 use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
-use vfio_model::{Fd, IrqData, IrqSet};
+use vfio_model::{Driver, Fd, IrqData, IrqSet};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;
@@ -16,6 +16,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("vectors are bound all or none", all_or_none),
         ("MSI-X grows where the kernel supports it", growth),
         ("the request interrupt has an eventfd", request),
+        ("a conventional function has the error interrupt since 7.3", error),
         ("a close frees the interrupts", gone),
     ]
 }
@@ -27,6 +28,7 @@ const UNMASK: u32 = 16;
 const TRIGGER: u32 = 32;
 const INTX: u32 = 0;
 const MSIX: u32 = 2;
+const ERROR: u32 = 3;
 const REQUEST: u32 = 4;
 
 fn plain(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
@@ -167,6 +169,31 @@ fn request<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     same(done(stage.core.signals(event))?, 1)?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)))?;
     fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)), EINVAL)
+}
+
+/// The NICs behind a bridge are the third group, where the machine has them.
+fn error<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let Some(number) = stage.scene.groups.get(2).copied() else {
+        return Ok(());
+    };
+    if stage.scene.description.has_driver(number, Driver::Host) {
+        return Ok(());
+    }
+    let (container, group) = (stage.container()?, stage.group(2)?);
+    done(stage.core.set_container(group, container))?;
+    done(stage.core.set_iommu(container, 3))?;
+    let (name, event) = (stage.device_of(2)?, stage.eventfd()?);
+    let device = stage.device(group, &name)?;
+    match stage.kernel().reports_errors_of_all() {
+        true => {
+            done(stage.core.irq_info(device, &mut argument(16, ERROR)))?;
+            done(stage.core.set_irqs(device, &bind(ERROR, 0, &[event])))
+        }
+        false => {
+            fails(stage.core.irq_info(device, &mut argument(16, ERROR)), EINVAL)?;
+            fails(stage.core.set_irqs(device, &bind(ERROR, 0, &[event])), EINVAL)
+        }
+    }
 }
 
 fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {

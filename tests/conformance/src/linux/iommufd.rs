@@ -20,6 +20,9 @@ const TEST: u32 = 60;
 const MOCK_DOMAIN: u32 = 2;
 const MOCK_DOMAIN_REPLACE: u32 = 10;
 
+/// The PASID of attaches and detaches with that flag.
+const PASID: u32 = 1;
+
 /// `struct iommu_test_cmd`, with the first word of its union.
 fn test_of(op: u32, id: u32, first: u32) -> Vec<u8> {
     let mut bytes = words(&[72, op, id, 0, first]);
@@ -133,11 +136,11 @@ impl Iommufd for Linux {
     }
 
     fn attach_pt(&mut self, device: Fd, attach: &AttachPt) -> io::Result<u32> {
-        Ok(word_at(&call(device, 19, words(&[attach.argsz, attach.flags, attach.id]))?, 8))
+        Ok(word_at(&call(device, 19, words(&[attach.argsz, attach.flags, attach.id, PASID]))?, 8))
     }
 
     fn detach_pt(&mut self, device: Fd, detach: &AttachPt) -> io::Result<()> {
-        call(device, 20, words(&[detach.argsz, detach.flags])).map(|_| ())
+        call(device, 20, words(&[detach.argsz, detach.flags, PASID])).map(|_| ())
     }
 
     fn hot_reset_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {
