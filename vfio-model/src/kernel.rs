@@ -81,6 +81,12 @@ impl Kernel {
         self.since_6_12()
     }
 
+    /// An eventfd with an irqfd can have no other one, of any virtual machine. Before, it can have
+    /// one of each.
+    pub fn excludes_irqfds_of_others(self) -> bool {
+        self.since_7_3()
+    }
+
     /// The kernel can have `/dev/iommu` and character devices of devices (6.2 and 6.6, if they are
     /// configured).
     pub fn has_iommufd(self) -> bool {

@@ -7,6 +7,7 @@ use crate::address::PciAddress;
 use crate::describe::Description;
 use crate::files::{ContainerId, Files, IommufdId};
 use crate::hardware::Hardware;
+use crate::irqfd::Assigned;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
 use crate::objects::{Bound, Iommufd};
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub notifiers: Notifiers,
     /// The tokens of physical functions, where a user set them.
     pub tokens: BTreeMap<PciAddress, Token>,
+    /// Of all virtual machines.
+    pub irqfds: Vec<Assigned>,
 }
 
 /// `struct vfio_container`.
@@ -108,6 +111,7 @@ impl Description {
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),
             tokens: BTreeMap::new(),
+            irqfds: Vec::new(),
         };
         System { state: Mutex::new(state) }
     }

@@ -251,3 +251,45 @@ fn a_conventional_function_has_the_error_interrupt_since_7_3() {
         }
     }
 }
+
+#[test]
+fn an_eventfd_has_an_irqfd_of_each_machine_before_7_3() {
+    for kernel in KERNELS {
+        let system = host(kernel).build();
+        let (first, second, eventfd) =
+            (system.open_kvm(), system.open_kvm(), system.open_eventfd());
+        let assign = Irqfd { eventfd, gsi: 5, flags: 0, resample: Fd(-1) };
+        system.irqfd(first, &assign).unwrap();
+        fails(system.irqfd(first, &Irqfd { gsi: 6, ..assign }), libc::EBUSY);
+        match kernel {
+            Kernel::Linux7_3 => fails(system.irqfd(second, &assign), libc::EBUSY),
+            _ => system.irqfd(second, &assign).unwrap(),
+        }
+        system.close(first).unwrap();
+        let deassign = Irqfd { flags: Irqfd::DEASSIGN, ..assign };
+        system.irqfd(second, &deassign).unwrap();
+        system.irqfd(second, &deassign).unwrap();
+        system.irqfd(second, &assign).unwrap();
+    }
+}
+
+#[test]
+fn an_irqfd_needs_eventfds() {
+    let system = host(Kernel::Linux6_12).build();
+    let (kvm, eventfd) = (system.open_kvm(), system.open_eventfd());
+    let good = Irqfd { eventfd, gsi: 5, flags: Irqfd::RESAMPLE, resample: eventfd };
+    for (bad, errno) in [
+        (Irqfd { flags: 4, ..good }, libc::EINVAL),
+        (Irqfd { eventfd: Fd(-1), ..good }, libc::EBADF),
+        (Irqfd { eventfd: kvm, ..good }, libc::EINVAL),
+        (Irqfd { resample: Fd(-1), ..good }, libc::EBADF),
+        (Irqfd { eventfd: Fd(-1), flags: Irqfd::DEASSIGN, ..good }, libc::EBADF),
+    ] {
+        fails(system.irqfd(kvm, &bad), errno);
+    }
+    fails(system.irqfd(eventfd, &good), libc::ENOTTY);
+    system.irqfd(kvm, &good).unwrap();
+    // A closed eventfd has no irqfd any more.
+    system.close(eventfd).unwrap();
+    fails(system.irqfd(kvm, &good), libc::EBADF);
+}

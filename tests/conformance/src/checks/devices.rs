@@ -1,7 +1,7 @@
 //! Device fds: their info ioctls and interrupts.
 
 use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
-use vfio_model::{Driver, Fd, IrqData, IrqSet};
+use vfio_model::{Driver, Fd, IrqData, IrqSet, Irqfd};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;
@@ -17,6 +17,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("MSI-X grows where the kernel supports it", growth),
         ("the request interrupt has an eventfd", request),
         ("a conventional function has the error interrupt since 7.3", error),
+        ("an eventfd has one irqfd of each machine, and since 7.3 one of all", irqfd),
         ("a close frees the interrupts", gone),
     ]
 }
@@ -194,6 +195,35 @@ fn error<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
             fails(stage.core.set_irqs(device, &bind(ERROR, 0, &[event])), EINVAL)
         }
     }
+}
+
+fn irqfd<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (first, second, eventfd) = (stage.kvm()?, stage.kvm()?, stage.eventfd()?);
+    let with = |gsi, flags| Irqfd { eventfd, gsi, flags, resample: eventfd };
+    for (bad, errno) in [
+        (with(5, 4), EINVAL),
+        (Irqfd { eventfd: Fd(-1), ..with(5, 0) }, EBADF),
+        (Irqfd { eventfd: first, ..with(5, 0) }, EINVAL),
+        (Irqfd { resample: Fd(-1), ..with(5, Irqfd::RESAMPLE) }, EBADF),
+    ] {
+        fails(stage.core.irqfd(first, &bad), errno)?;
+    }
+    done(stage.core.irqfd(first, &with(5, Irqfd::DEASSIGN)))?;
+    done(stage.core.irqfd(first, &with(5, 0)))?;
+    fails(stage.core.irqfd(first, &with(6, 0)), EBUSY)?;
+    // Another number names another irqfd, which does not exist.
+    done(stage.core.irqfd(first, &with(6, Irqfd::DEASSIGN)))?;
+    fails(stage.core.irqfd(first, &with(5, Irqfd::RESAMPLE)), EBUSY)?;
+    if stage.kernel().excludes_irqfds_of_others() {
+        fails(stage.core.irqfd(second, &with(5, 0)), EBUSY)?;
+        done(stage.core.irqfd(first, &with(5, Irqfd::DEASSIGN)))?;
+    }
+    done(stage.core.irqfd(second, &with(5, 0)))?;
+    stage.close(second)?;
+    if stage.kernel().excludes_irqfds_of_others() {
+        done(stage.core.irqfd(first, &with(5, 0)))?;
+    }
+    Ok(())
 }
 
 fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
