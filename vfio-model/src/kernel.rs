@@ -160,6 +160,11 @@ impl Kernel {
         self.since_6_1()
     }
 
+    /// type1 has `VFIO_IOMMU_DIRTY_PAGES` (5.8).
+    pub fn tracks_dirty_pages(self) -> bool {
+        self.since_6_1()
+    }
+
     /// `VFIO_IOMMU_GET_INFO` reports the capabilities `MIGRATION` and `DMA_AVAIL`. Before, it
     /// reports the IOVA ranges only.
     pub fn has_dma_avail(self) -> bool {

@@ -31,7 +31,7 @@ fn at(page: u64) -> u64 {
     page.saturating_mul(PAGE)
 }
 
-fn map_of<C>(stage: &Stage<'_, C>, iova: u64, pages: u64) -> MapDma {
+pub(super) fn map_of<C>(stage: &Stage<'_, C>, iova: u64, pages: u64) -> MapDma {
     MapDma { argsz: MapDma::ARGSZ, flags: 3, vaddr: stage.scene.arena.base, iova, size: at(pages) }
 }
 
