@@ -121,7 +121,7 @@ impl Type1 {
 /// Sets the bits of these pages, and clears those behind them in the last word, as
 /// `update_user_bitmap` does, which copies whole words.
 fn mark(bitmap: &mut [u8], first: u64, end: u64) {
-    for page in first..end.saturating_add(WORD - 1) / WORD * WORD {
+    for page in first..end.checked_next_multiple_of(WORD).unwrap_or(end) {
         let byte = usize::try_from(page / 8).ok().and_then(|at| bitmap.get_mut(at));
         let bit = 1_u8.wrapping_shl((page % 8) as u32);
         match byte {
