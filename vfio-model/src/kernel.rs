@@ -3,7 +3,7 @@
 /// The kernel whose rules a [`System`](crate::System) follows.
 ///
 /// Each method is a rule in which kernels differ. The project's conformance suite compares 6.1, 6.12
-/// and 7.3 with running kernels; 5.4 follows its source.
+/// and 7.3 with running kernels; 5.4 follows the source of its first release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
     /// Linux 5.4: the VFIO core 0.3, before groups were claimed from the driver core.
