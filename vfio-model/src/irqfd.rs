@@ -4,7 +4,7 @@ use std::io;
 
 use crate::errno::errno;
 use crate::files::{Fd, Kind};
-use crate::state::{State, System};
+use crate::state::{Assigned, State, System};
 
 /// `struct kvm_irqfd`, for [`System::irqfd`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +24,6 @@ impl Irqfd {
     pub const DEASSIGN: u32 = 1;
     /// `KVM_IRQFD_FLAG_RESAMPLE`
     pub const RESAMPLE: u32 = 2;
-}
-
-/// An irqfd of a virtual machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Assigned {
-    pub kvm: Fd,
-    pub eventfd: Fd,
-    pub gsi: u32,
 }
 
 impl System {

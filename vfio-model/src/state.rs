@@ -5,9 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::address::PciAddress;
 use crate::describe::Description;
-use crate::files::{ContainerId, Files, IommufdId};
+use crate::files::{ContainerId, Fd, Files, IommufdId};
 use crate::hardware::Hardware;
-use crate::irqfd::Assigned;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
 use crate::objects::{Bound, Iommufd};
@@ -64,6 +63,14 @@ pub(crate) enum Iommu {
     Type1(Type1),
     /// The driver `vfio-noiommu`, which maps nothing.
     None,
+}
+
+/// An irqfd of a virtual machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub kvm: Fd,
+    pub eventfd: Fd,
+    pub gsi: u32,
 }
 
 /// What VFIO holds for a device.
