@@ -194,7 +194,8 @@ fn by_iommufd() -> Vec<Group> {
     // The small kernel has no power button.
     let with_host = Machine::new(Kernel::Small).guest_kernel(Kernel::Stock612).with_host_share();
     vec![
-        ("iommufd, long", machine, tests.concat()),
+        ("iommufd, long", machine.clone(), [&tests.concat(), hot_plug::cycles::LONG].concat()),
+        ("type1, long", machine.by_type1(), hot_plug::cycles::LONG.to_vec()),
         ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
         ("small, host, type1", with_host.by_type1(), hot_plug::failures::WITH_HOST.to_vec()),
     ]
