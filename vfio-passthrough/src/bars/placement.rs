@@ -166,10 +166,7 @@ fn map_for_peers(
         Ok(true) => traps.p2p_maps.increment(),
         Ok(false) => {}
         Err(source) => {
-            let error = peer_error(device, window.bar(), source);
-            if space.is_first_refusal() {
-                log::warn!("{error}");
-            }
+            space.report_refusal(&peer_error(device, window.bar(), source));
         }
     }
 }

@@ -105,3 +105,33 @@ fn leaks_and_reports_a_mapping_that_cannot_be_unmapped() {
     assert_eq!((iommu.mappings(), guest.slots()), (both(), vec![]));
     assert!(Arc::strong_count(&device) > 1, "the leaked mapping holds the device");
 }
+
+/// The end of the list of capabilities at power management, without PCI Express.
+const NO_EXPRESS: Extra<'_> = &[(0x41, &[0])];
+
+#[test]
+fn a_function_without_pci_express_is_conventional() {
+    assert!(!setup().function.is_conventional());
+    let old = Setup::of(config_of([0; 6], NO_EXPRESS), &[0x4000], |device| device);
+    assert!(old.function.is_conventional());
+}
+
+#[test]
+fn a_space_without_warnings_logs_none_and_leaves_the_warning_to_the_others() {
+    let setup = Setup::new(config_of([0; 6], NO_EXPRESS), &[0x4000, 0x4000]);
+    let space = DmaSpace::new(setup.iommu.clone());
+    let (_, lines) = logged(|| {
+        setup.function.set_peers(None).unwrap();
+        setup.function.set_peers(Some(space.without_warnings())).unwrap();
+        setup.write32(0x10, FIRST);
+        setup.faults.fail(Call::MapDma, 0, libc::EFAULT);
+        setup.write16(COMMAND, 6);
+    });
+    assert_eq!((setup.guest.slots().len(), setup.iommu.mappings(), lines), (1, vec![], 0));
+    let (_, lines) = logged(|| {
+        setup.function.set_peers(Some(space)).unwrap();
+        setup.faults.fail(Call::MapDma, 0, libc::EFAULT);
+        setup.write32(0x14, SECOND);
+    });
+    assert_eq!((setup.guest.slots(), setup.iommu.mappings(), lines), (both(), vec![], 1));
+}
