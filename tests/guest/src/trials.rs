@@ -54,7 +54,7 @@ pub fn run(name: &str) -> Result<(), Error> {
 fn rng() -> Result<String, Error> {
     let source = read("/sys/class/misc/hw_random/rng_current")?;
     let mut bytes = [0; 16];
-    let mut file = open("/dev/hwrng")?;
+    let mut file = open_read("/dev/hwrng")?;
     file.read_exact(&mut bytes).map_err(Error::file("read", "/dev/hwrng"))?;
     Ok(format!("{} {}", source.trim(), hex(&bytes)))
 }

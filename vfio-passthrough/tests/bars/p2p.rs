@@ -135,3 +135,42 @@ fn a_space_without_warnings_logs_none_and_leaves_the_warning_to_the_others() {
     });
     assert_eq!((setup.guest.slots(), setup.iommu.mappings(), lines), (both(), vec![], 1));
 }
+
+/// A function with a BAR of 256 bytes and one of 16 KiB.
+fn with_small_bar(extra: Extra<'_>) -> Setup {
+    let setup = Setup::new(config_of([0; 6], extra), &[0x100, 0x4000]);
+    setup.write32(0x10, FIRST);
+    setup.write32(0x14, SECOND);
+    setup.write16(COMMAND, 6);
+    setup
+}
+
+#[test]
+fn maps_the_page_of_a_small_bar_of_a_conventional_function_without_a_slot() {
+    let setup = with_small_bar(NO_EXPRESS);
+    let (page, other) = (range(FIRST.into(), 0x1000), range(SECOND.into(), 0x4000));
+    assert_eq!((setup.iommu.mappings(), setup.guest.slots()), (vec![page, other], vec![other]));
+    let off = trail(&setup, |setup| setup.write16(COMMAND, 0));
+    assert_eq!(off, [&[Call::UnmapDma][..], &AWAY, &[Call::Write]].concat());
+    setup.write16(COMMAND, 6);
+    let moved = trail(&setup, |setup| setup.write32(0x10, 0xe200_0000));
+    assert_eq!(moved, [Call::UnmapDma, Call::MapDma]);
+    assert_eq!(setup.iommu.mappings(), [other, range(0xe200_0000, 0x1000)]);
+    let Setup { function, iommu, .. } = setup;
+    function.shutdown().unwrap();
+    assert_eq!(iommu.mappings(), []);
+}
+
+#[test]
+fn maps_no_small_bar_that_is_not_at_the_start_of_its_page() {
+    let setup = with_small_bar(NO_EXPRESS);
+    setup.write32(0x10, FIRST + 0x100);
+    assert_eq!(setup.iommu.mappings(), [range(SECOND.into(), 0x4000)]);
+    setup.write32(0x10, FIRST);
+    assert_eq!(setup.iommu.mappings().len(), 2);
+}
+
+#[test]
+fn maps_no_small_bar_of_a_pci_express_function() {
+    assert_eq!(with_small_bar(&[]).iommu.mappings(), [range(SECOND.into(), 0x4000)]);
+}

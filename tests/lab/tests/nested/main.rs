@@ -45,8 +45,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, OTHERS,
-    OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
+    APART, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
+    OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -214,6 +214,7 @@ fn of_models() -> Vec<Group> {
         ("models", machine(SOUND), models::ON_SOUND.to_vec()),
         ("models", machine(SCREENS), models::ON_SCREENS.to_vec()),
         ("models", machine(OTHERS), models::ON_OTHERS.to_vec()),
+        ("models", machine(APART), models::ON_APART.to_vec()),
     ]
 }
 

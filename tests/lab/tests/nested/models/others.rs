@@ -134,7 +134,7 @@ fn panic() -> Case {
 }
 
 fn edu() -> Case {
-    let case = Case::new("edu,interrupts", "6 pages copied", |_, _, reports| {
+    let case = Case::new("edu", "6 pages copied, 7 interrupts", |_, _, reports| {
         let copied = |it: &Report| {
             matches!(
                 it,
