@@ -202,7 +202,6 @@ pub const OTHERS: &[Model] = &[
         &["-fsdev", "local,id=share{index},path={folder},security_model=none,readonly=on"],
         &["9pnet_virtio", "9p"],
     ),
-    other("virtio-balloon-pci", VIRTIO, &[], &["virtio_balloon"]),
     other("virtio-keyboard-pci", VIRTIO, &[], INPUT),
     other("virtio-mouse-pci", VIRTIO, &[], INPUT),
     other("virtio-tablet-pci", VIRTIO, &[], INPUT),

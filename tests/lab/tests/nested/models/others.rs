@@ -6,15 +6,13 @@ use guest::Report;
 use lab::{Error, L1, Model, OTHERS, sha256};
 use serde_json::{Value, json};
 
-use super::case::{Case, Place, result};
+use super::case::{Case, result};
 
 /// The cipher text of NIST SP 800-38A, F.2.1.
 const CIPHER_TEXT: &str = "7649abac8119b246cee98e9b12e9197d";
 const FRAME: &str = "230100000800000001020305080d1522";
 /// The version of IPMI and the manufacturer that the controller has.
 const CONTROLLER: &str = "2.0 0x123456";
-/// The guest's memory is 512 MiB, of which its kernel uses some.
-const LEAST_MEMORY: u64 = 400 << 20;
 const KIB: usize = 1024;
 const HASHED: usize = 1 << 20;
 
@@ -24,7 +22,6 @@ pub fn case(model: &Model) -> Case {
         "virtio-rng-pci" => rng(),
         "virtio-serial-pci" => port(),
         "virtio-9p-pci" => share(),
-        "virtio-balloon-pci" => balloon(),
         "virtio-keyboard-pci" => {
             pressed("key", json!({"key": {"type": "qcode", "data": "power"}, "down": true}))
         }
@@ -72,37 +69,6 @@ fn share() -> Case {
         let expected = sha256(&l1.image(first)?[..HASHED]);
         Ok(result(reports, "share").is_some_and(|hashes| hashes.contains(&expected)))
     })
-}
-
-/// The statistics of the guest's memory. A balloon is not inflated: it would take pages of L1,
-/// because it does not pass the IOMMU.
-fn balloon() -> Case {
-    let steps = "mark:1,pause:4000,mark:2,interrupts";
-    let case = Case::new(steps, "statistics reported to the host", |l1, index, _| {
-        let text = fs::read(l1.output(index)).unwrap_or_default();
-        let statistics: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let total = statistics["stats"]["stat-total-memory"].as_u64();
-        Ok(total.is_some_and(|total| (LEAST_MEMORY..512 << 20).contains(&total)))
-    });
-    case.act(|monitor, place, report| {
-        let path = format!("/machine/peripheral/{}", place.id());
-        match report {
-            Report::Mark { number: 1 } => {
-                let name = "guest-stats-polling-interval";
-                let set = json!({"path": path, "property": name, "value": 1});
-                monitor.execute("qom-set", &set).map(drop)
-            }
-            Report::Mark { .. } => {
-                let get = json!({"path": path, "property": "guest-stats"});
-                save(place, &monitor.execute("qom-get", &get)?.to_string())
-            }
-            _ => Ok(()),
-        }
-    })
-}
-
-fn save(place: &Place, text: &str) -> Result<(), Error> {
-    fs::write(&place.output, text).map_err(Error::file("write", &place.output))
 }
 
 /// A button that the host presses.
