@@ -148,7 +148,7 @@ pub const SERIAL: &[Model] = &[
 /// What the guest plays is recorded beside the model's image.
 const RECORDER: &[&str] = &["-audiodev", "wav,id=sound{index},path={image}.out"];
 const CODEC: &[&str] = &["-device", "hda-duplex,bus=model{index}.0,audiodev=sound{index}"];
-const HDA: &[&str] = &["snd-hda-intel", "snd-hda-codec-generic", "snd-mixer-oss", "snd-pcm-oss"];
+const HDA: &[&str] = &["snd-hda-codec-generic", "snd-mixer-oss", "snd-pcm-oss", "snd-hda-intel"];
 
 /// Sound.
 pub const SOUND: &[Model] = &[
