@@ -3,7 +3,7 @@
 use std::fs;
 
 use guest::Report;
-use lab::{Error, L1, Model, OTHERS, sha256};
+use lab::{L1, Model, OTHERS, sha256};
 use serde_json::{Value, json};
 
 use super::case::{Case, result};
