@@ -100,11 +100,15 @@ fn watchdog() -> Result<String, Error> {
 
 /// Fills the screen with one colour: 0x20 of blue, 0x60 of green and 0xe0 of red.
 fn screen() -> Result<String, Error> {
-    const PIXEL: [u8; 4] = [0x20, 0x60, 0xe0, 0xff];
+    const WIDE: [u8; 4] = [0x20, 0x60, 0xe0, 0xff];
+    /// The same with 5 bits of blue and red, and 6 of green.
+    const NARROW: [u8; 2] = [0x04, 0xe3];
     let path = wait_for("/dev", "fb")?;
+    let bits = read("/sys/class/graphics/fb0/bits_per_pixel")?;
+    let pixel = if bits.trim() == "16" { NARROW.as_slice() } else { &WIDE };
     let (mut file, mut written) = (open(&path)?, 0_usize);
     // A write at the end of the screen is short, and the next one fails.
-    while let Ok(count @ 1..) = file.write(&PIXEL.repeat(1 << 14)) {
+    while let Ok(count @ 1..) = file.write(&pixel.repeat(1 << 14)) {
         written = written.saturating_add(count);
     }
     Ok(format!("{written} bytes"))
