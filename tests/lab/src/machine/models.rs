@@ -112,6 +112,8 @@ const FAILING: &[Model] = &[disk("mptsas1068", SCSI, &["mptsas", "sd_mod"])];
 
 /// Network controllers.
 pub const NICS: &[Model] = &[
+    // Its virtual functions need a low slot.
+    network("igb", &["igb"]),
     network("e1000", &["e1000"]),
     network("e1000-82544gc", &["e1000"]),
     network("e1000-82545em", &["e1000"]),
@@ -129,7 +131,6 @@ pub const NICS: &[Model] = &[
     network("i82559er", &["e100"]),
     network("i82562", &["e100"]),
     network("i82801", &["e100"]),
-    network("igb", &["igb"]),
     network("ne2k_pci", &["ne2k-pci"]),
     network("pcnet", &["pcnet32"]),
     network("rtl8139", &["8139cp"]),

@@ -36,8 +36,8 @@ const LOOPED: u64 = 1024;
 /// The environment variable with the names of the models to try, with commas; without it all.
 const CHOSEN: &str = "LAB_MODELS";
 
-/// The guest's kernel prints warnings.
-const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5";
+/// The guest's kernel prints warnings, and an NVMe has one disk.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 nvme_core.multipath=0";
 
 /// A guest that takes longer, by L1's clock, is killed.
 const LIMIT_NS: u64 = 120_000_000_000;
