@@ -124,6 +124,14 @@ impl L1 {
         std::fs::read(&path).map_err(Error::file("read", &path))
     }
 
+    /// The file beside the image of device number `index`, for what QEMU writes of that device.
+    #[must_use]
+    pub fn output(&self, index: usize) -> PathBuf {
+        let mut path = self.images.get(index).cloned().unwrap_or_default().into_os_string();
+        path.push(".out");
+        path.into()
+    }
+
     /// QEMU's monitor.
     pub fn monitor(&mut self) -> &mut Monitor {
         &mut self.monitor
@@ -310,7 +318,11 @@ fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
         None => (PROGRAM.into(), Vec::new()),
         Some(root) => (root.join("usr/bin").join(PROGRAM), firmware_of(root)),
     };
-    let tool = Tool::new(&program).args(firmware).args(machine.arguments(files));
+    let mut tool = Tool::new(&program).args(firmware).args(machine.arguments(files));
+    if let Some(root) = &files.qemu {
+        // Those of the host are of another version.
+        tool = tool.env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"));
+    }
     let mut command = tool.into_command();
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.spawn().map_err(Error::file("start", &program))

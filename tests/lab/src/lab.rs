@@ -122,7 +122,7 @@ impl Lab {
         let guest = machine.guest_kernel.files(&self.cache)?;
         self.l2_initrd(&guest, machine, &l2_initrd)?;
         let mut files = vec![(place::KERNEL, guest.image), (place::INITRD, l2_initrd)];
-        if machine.devices.contains(&Device::Edu) {
+        if machine.devices.iter().any(|device| device.needs_small()) {
             let small_initrd = folder.join("small.cpio");
             Initramfs::create(&small_initrd, &self.programs()?.guest)?.finish()?;
             files.push((place::SMALL_KERNEL, self.kernel(Kernel::Small)?));

@@ -91,6 +91,14 @@ impl Device {
         )
     }
 
+    /// Whether its test needs the small kernel as guest: see [`Guest::small`](crate::Guest::small).
+    pub(crate) fn needs_small(self) -> bool {
+        match self {
+            Self::Model(model) => model.needs_small(),
+            _ => self == Self::Edu,
+        }
+    }
+
     /// Whether the device is on its own bus, not on the root bus.
     fn has_bus(self) -> bool {
         matches!(

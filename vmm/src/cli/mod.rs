@@ -143,8 +143,8 @@ pub(crate) struct Args {
     /// PATH is the device's sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address
     /// (0000:01:00.0). The VMM refuses a device without a reset, because the guest would see the
     /// state of its last user; 'PATH,reset=none' accepts such a device. Assigned devices can access
-    /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies other
-    /// devices access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
+    /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies
+    /// devices this access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
     /// the device's group (/dev/vfio/N); 'fd=N' alone is enough if the group has no other device.
     ///
     /// Functions of one device of the host share a slot of the guest's bus and keep their function

@@ -229,9 +229,9 @@ impl Devices {
     }
 
     fn placed(&self, opened: &Opened, host: &KvmHost) -> Result<Placed, Error> {
-        let p2p = self.peers(opened.address);
-        let host = VmmServices { p2p, ..host.services_with_intx(opened.gsis()) };
-        Ok((opened.place, Arc::new(opened.function(&host)?)))
+        let function = opened.function(&host.services_with_intx(opened.gsis()))?;
+        function.set_peers(self.peers(opened.address, function.is_conventional()))?;
+        Ok((opened.place, Arc::new(function)))
     }
 
     /// Forgets a closed device, and returns whether it was the last.
@@ -240,11 +240,17 @@ impl Devices {
         self.opened.is_empty()
     }
 
-    /// The space in which other devices access the BARs of a device: `None` if there is no other
-    /// device, or if the user does not want it.
-    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
-        let asked = self.opened.iter().any(|own| own.address == address && own.p2p);
-        (asked && self.opened.len() > 1).then(|| self.container.dma().clone())
+    /// The space in which devices access the BARs of a function by DMA: `None` if the user does not
+    /// want it, or if no device would: there is no other one, and a function of PCI Express does
+    /// not access its own BARs.
+    pub(crate) fn peers(&self, address: PciAddress, conventional: bool) -> Option<DmaSpace> {
+        let is_asked = self.opened.iter().any(|own| own.address == address && own.p2p);
+        let dma = self.dma();
+        match (is_asked, self.opened.len() > 1, conventional) {
+            (true, true, _) => Some(dma.clone()),
+            (true, false, true) => Some(dma.without_warnings()),
+            _ => None,
+        }
     }
 
     /// The I/O address space.

@@ -45,8 +45,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, Pool, SERIAL,
-    times,
+    APART, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
+    OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -209,8 +209,13 @@ fn of_models() -> Vec<Group> {
     };
     vec![
         ("models", machine(DISKS), models::ON_DISKS.to_vec()),
+        ("models, type1", machine(OWN_BARS).by_type1(), models::ON_OWN_BARS.to_vec()),
         ("models", machine(NICS), models::ON_NICS.to_vec()),
         ("models", machine(SERIAL), models::ON_SERIAL.to_vec()),
+        ("models", machine(SOUND), models::ON_SOUND.to_vec()),
+        ("models", machine(SCREENS), models::ON_SCREENS.to_vec()),
+        ("models", machine(OTHERS), models::ON_OTHERS.to_vec()),
+        ("models", machine(APART), models::ON_APART.to_vec()),
     ]
 }
 
