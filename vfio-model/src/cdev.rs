@@ -9,6 +9,7 @@ use crate::attach::Endpoint;
 use crate::describe::Driver;
 use crate::errno::errno;
 use crate::files::{CdevId, Fd, IommufdId, Kind};
+use crate::kernel::Kernel;
 use crate::objects::{Bound, Object};
 use crate::state::{State, System};
 
@@ -48,7 +49,7 @@ pub struct AttachPt {
     /// The size of the struct as the caller states it; [`AttachPt::ARGSZ`] and
     /// [`AttachPt::DETACH_ARGSZ`] are right.
     pub argsz: u32,
-    /// Must be 0.
+    /// 0, or [`AttachPt::PASID`] in 7.3.
     pub flags: u32,
     /// The number of an address space or a page table. A detach ignores it.
     pub id: u32,
@@ -59,6 +60,21 @@ impl AttachPt {
     pub const ARGSZ: u32 = 12;
     /// The size of the struct of a detach.
     pub const DETACH_ARGSZ: u32 = 8;
+    /// `VFIO_DEVICE_ATTACH_PASID` and `VFIO_DEVICE_DETACH_PASID`: the struct has a PASID, one word
+    /// more. The kernel makes no page table for PASIDs by itself, so its number does not matter.
+    pub const PASID: u32 = 1;
+
+    /// Checks flags and `argsz` against the struct's size without a PASID; returns whether it has
+    /// one.
+    fn check(&self, size: u32, kernel: Kernel) -> io::Result<bool> {
+        let known = if kernel.takes_pasids() { Self::PASID } else { 0 };
+        let has_pasid = self.flags & Self::PASID != 0;
+        let size = if has_pasid { size.saturating_add(4) } else { size };
+        match self.argsz < size || self.flags & !known != 0 {
+            true => Err(errno(libc::EINVAL)),
+            false => Ok(has_pasid),
+        }
+    }
 }
 
 impl System {
@@ -125,8 +141,9 @@ impl System {
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: the file is not bound, `argsz` is too small, or a flag is set; or the object is
-    ///   a device, or another device of the group is attached to another address space.
+    /// - `EINVAL`: the file is not bound, `argsz` is too small, or a flag is unknown; or the object
+    ///   is a device or for no PASID, or another device of the group is attached to another address
+    ///   space.
     /// - `ENOTTY`: the device was opened by its group.
     /// - `ENOENT`: the iommufd has no such object.
     /// - `EADDRINUSE`: an area or an allowed range is at IOVAs that the device cannot use, or is
@@ -135,29 +152,29 @@ impl System {
     pub fn attach_pt(&self, device: Fd, call: &AttachPt) -> io::Result<u32> {
         let mut state = self.state();
         let (address, bound) = state.bound(device)?;
-        if call.argsz < AttachPt::ARGSZ || call.flags != 0 {
-            return Err(errno(libc::EINVAL));
-        }
+        let has_pasid = call.check(AttachPt::ARGSZ, state.description.kernel)?;
         let group = state.entry(address)?.group;
         let State { iommufds, process, description, .. } = &mut *state;
         let iommufd = iommufds.get_mut(&bound.iommufd).ok_or_else(|| errno(libc::EINVAL))?;
+        if has_pasid && iommufd.objects.contains_key(&call.id) {
+            return Err(errno(libc::EINVAL));
+        }
         iommufd.attach(Endpoint { address, group, description }, call.id, process)
     }
 
     /// `VFIO_DEVICE_DETACH_IOMMUFD_PT` (`vfio_df_ioctl_detach_pt`), which does nothing to a device
-    /// that is not attached.
+    /// or a PASID that is not attached.
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: the file is not bound, `argsz` is too small, or a flag is set.
+    /// - `EINVAL`: the file is not bound, `argsz` is too small, or a flag is unknown.
     /// - `ENOTTY`: the device was opened by its group.
     pub fn detach_pt(&self, device: Fd, call: &AttachPt) -> io::Result<()> {
         let mut state = self.state();
         let (address, bound) = state.bound(device)?;
-        if call.argsz < AttachPt::DETACH_ARGSZ || call.flags != 0 {
-            return Err(errno(libc::EINVAL));
+        if !call.check(AttachPt::DETACH_ARGSZ, state.description.kernel)? {
+            state.detach(address, bound);
         }
-        state.detach(address, bound);
         Ok(())
     }
 }

@@ -342,7 +342,7 @@ impl State {
     }
 
     /// Calls the type1 IOMMU of a container's fd with the IOVA ranges and the process.
-    fn type1<T>(
+    pub fn type1<T>(
         &mut self,
         fd: Fd,
         call: impl FnOnce(&mut Type1, &[Range<u64>], &mut Process) -> io::Result<T>,

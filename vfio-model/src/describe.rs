@@ -66,7 +66,7 @@ pub struct PciFunction {
     pub msi: u32,
     /// The size of its MSI-X table; 0 without MSI-X.
     pub msix: u32,
-    /// Whether the function is PCI Express, and so has the error interrupt.
+    /// Whether the function is PCI Express. Before 7.3, only such functions have the error interrupt.
     pub express: bool,
     /// Whether the function has a function-level reset.
     pub resets: bool,
@@ -110,15 +110,19 @@ impl PciFunction {
     }
 
     /// The number of vectors of an index.
-    pub(crate) fn vectors(&self, index: u32) -> u32 {
+    pub(crate) fn vectors(&self, index: u32, kernel: Kernel) -> u32 {
         match index {
             sys::VFIO_PCI_INTX_IRQ_INDEX => self.intx.into(),
             sys::VFIO_PCI_MSI_IRQ_INDEX => self.msi,
             sys::VFIO_PCI_MSIX_IRQ_INDEX => self.msix,
-            sys::VFIO_PCI_ERR_IRQ_INDEX => self.express.into(),
+            sys::VFIO_PCI_ERR_IRQ_INDEX => self.has_error_interrupt(kernel).into(),
             sys::VFIO_PCI_REQ_IRQ_INDEX => 1,
             _ => 0,
         }
+    }
+
+    pub(crate) fn has_error_interrupt(&self, kernel: Kernel) -> bool {
+        self.express || kernel.reports_errors_of_all()
     }
 }
 

@@ -79,13 +79,15 @@ impl System {
         let state = self.state();
         let entry = state.entry(state.device_of(device)?)?;
         let index = word(buffer, 8);
-        let mut reply = Reply::begin(buffer, IRQ_INFO, IRQ_INFO, state.description.kernel)?;
-        let exists = index != sys::VFIO_PCI_ERR_IRQ_INDEX || entry.function.express;
+        let kernel = state.description.kernel;
+        let mut reply = Reply::begin(buffer, IRQ_INFO, IRQ_INFO, kernel)?;
+        let exists =
+            index != sys::VFIO_PCI_ERR_IRQ_INDEX || entry.function.has_error_interrupt(kernel);
         if index >= sys::VFIO_PCI_NUM_IRQS || !exists {
             return Err(errno(libc::EINVAL));
         }
-        reply.put_u32(4, irqs::flags(index, state.description.kernel, &entry.function));
-        reply.put_u32(12, entry.function.vectors(index));
+        reply.put_u32(4, irqs::flags(index, kernel, &entry.function));
+        reply.put_u32(12, entry.function.vectors(index, kernel));
         reply.write();
         Ok(())
     }

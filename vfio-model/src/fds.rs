@@ -118,6 +118,7 @@ impl State {
     fn close(&mut self, fd: Fd) -> io::Result<()> {
         let linked = self.files.linked_with(fd);
         let gone = self.files.close(fd)?;
+        self.forget_irqfds(fd);
         linked.into_iter().for_each(|kind| self.notify_kvm(kind, None));
         for kind in gone {
             match kind {

@@ -31,7 +31,8 @@ impl System {
         let mut guard = self.state();
         let state = &mut *guard;
         let address = state.device_of(device)?;
-        let vectors = state.entry(address)?.function.vectors(set.index);
+        let kernel = state.description.kernel;
+        let vectors = state.entry(address)?.function.vectors(set.index, kernel);
         irq_set::validate(set, vectors, sys::VFIO_PCI_NUM_IRQS)?;
         let host = state.host_of(address);
         let device = state.devices.entry(address).or_default();

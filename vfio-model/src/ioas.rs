@@ -124,6 +124,10 @@ impl Ioas {
         }
     }
 
+    pub fn has_memory_of_process(&self) -> bool {
+        self.areas.values().any(|area| matches!(area.memory, Backing::Address(_)))
+    }
+
     /// The lowest area that overlaps a range.
     pub fn first_in(&self, span: Span) -> Option<Area> {
         let before = self.areas.range(..=span.first).next_back();

@@ -55,6 +55,7 @@ impl System {
             13 => self.map_dma(fd, &map_of(argument)).map(|()| 0),
             14 => self.unmap_dma_of(fd, argument),
             17 if self.is_device(fd) => self.device_feature(fd, argument).map(|()| 0),
+            17 => self.dirty_pages(fd, argument).map(|()| 0),
             18 => self.bind_iommufd_of(fd, argument, fds),
             19 => self.attach_pt_of(fd, argument),
             20 => self.detach_pt(fd, &attach_of(argument)).map(|()| 0),

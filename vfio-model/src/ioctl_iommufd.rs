@@ -21,14 +21,15 @@ impl System {
         argument: &mut [u8],
         fds: &mut dyn FnMut(i32) -> Fd,
     ) -> io::Result<i32> {
-        let maps_files = self.state().description.kernel.maps_files();
+        let kernel = self.state().description.kernel;
         let size = match request {
             28 => 8,
+            46 if kernel.changes_process() => 8,
             29 | 36 => 12,
             30 | 34 | 35 => 24,
             32 => 32,
             33 => 40,
-            43 if maps_files => 40,
+            43 if kernel.maps_files() => 40,
             _ => return self.state().unknown_ioctl(fd),
         };
         self.check_struct(fd, argument, size)?;
@@ -44,6 +45,10 @@ impl System {
             34 => self.ioas_unmap_of(fd, argument)?,
             35 => self.iommu_option_of(fd, argument)?,
             43 => self.ioas_map_file_of(fd, argument, fds)?,
+            46 => {
+                check_reserved(word(argument, 4))?;
+                self.ioas_change_process(fd)?;
+            }
             _ => self.vfio_ioas_of(fd, argument)?,
         }
         Ok(0)

@@ -204,6 +204,25 @@ impl System {
         Ok(iommufd.compat.unwrap_or(0))
     }
 
+    /// `IOMMU_IOAS_CHANGE_PROCESS` (`iommufd_ioas_change_process`): the process that calls takes
+    /// over the accounts of locked memory. The system has one process, so nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: an area is memory of the process, and not of a file.
+    pub fn ioas_change_process(&self, iommufd: Fd) -> io::Result<()> {
+        let mut state = self.state();
+        let (iommufd, ..) = state.iommufd(iommufd)?;
+        let has_memory = |object: &Object| match object {
+            Object::Ioas(ioas) => ioas.has_memory_of_process(),
+            _ => false,
+        };
+        match iommufd.objects.values().any(has_memory) {
+            true => Err(errno(libc::EINVAL)),
+            false => Ok(()),
+        }
+    }
+
     /// Where in the process's memory, or in the file, the access of an attached device to `iova`
     /// goes, and how many bytes the area has from there on; `None` without an area.
     ///

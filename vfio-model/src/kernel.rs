@@ -3,7 +3,7 @@
 /// The kernel whose rules a [`System`](crate::System) follows.
 ///
 /// Each method is a rule in which kernels differ. The project's conformance suite compares 6.1, 6.12
-/// and 7.3 with running kernels; 5.4 follows its source.
+/// and 7.3 with running kernels; 5.4 follows the source of its first release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
     /// Linux 5.4: the VFIO core 0.3, before groups were claimed from the driver core.
@@ -81,6 +81,12 @@ impl Kernel {
         self.since_6_12()
     }
 
+    /// An eventfd with an irqfd can have no other one, of any virtual machine. Before, it can have
+    /// one of each.
+    pub fn excludes_irqfds_of_others(self) -> bool {
+        self.since_7_3()
+    }
+
     /// The kernel can have `/dev/iommu` and character devices of devices (6.2 and 6.6, if they are
     /// configured).
     pub fn has_iommufd(self) -> bool {
@@ -95,6 +101,21 @@ impl Kernel {
     /// `VFIO_DEVICE_BIND_IOMMUFD` takes a VF token, and refuses a device that needs one and gets
     /// none. Before, it binds such a device without a token.
     pub fn binds_with_tokens(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// Attaches and detaches take a PASID.
+    pub fn takes_pasids(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// An iommufd can be passed to another process (`IOMMU_IOAS_CHANGE_PROCESS`).
+    pub fn changes_process(self) -> bool {
+        self.since_7_3()
+    }
+
+    /// Every function has the error interrupt. Before, only PCI Express functions have it.
+    pub fn reports_errors_of_all(self) -> bool {
         self.since_7_3()
     }
 
@@ -136,6 +157,11 @@ impl Kernel {
     /// type1 has `VFIO_DMA_UNMAP_FLAG_ALL` and `VFIO_DMA_UNMAP_FLAG_VADDR`, and reports both as
     /// extensions.
     pub fn has_unmap_flags(self) -> bool {
+        self.since_6_1()
+    }
+
+    /// type1 has `VFIO_IOMMU_DIRTY_PAGES` (5.8).
+    pub fn tracks_dirty_pages(self) -> bool {
         self.since_6_1()
     }
 

@@ -106,6 +106,7 @@
 //! 7.3; 5.4 follows its source.
 //!
 //! The crate does not model:
+//! - the dirty bitmap of an unmap: its flag is `EINVAL`;
 //! - calls of iommufd that copy areas, or make page tables: they are `ENOTTY`; files other than
 //!   memfds, and PASIDs;
 //! - structs at addresses without memory (`EFAULT`), and races;
@@ -125,6 +126,7 @@ mod compat;
 mod container;
 mod describe;
 mod device;
+mod dirty;
 mod driver;
 mod errno;
 mod events;
@@ -141,6 +143,7 @@ mod ioctl;
 mod ioctl_iommufd;
 mod iommufd;
 mod irq_set;
+mod irqfd;
 mod irqs;
 mod kernel;
 mod map_file;
@@ -170,6 +173,7 @@ pub use events::Eventfd;
 pub use files::Fd;
 pub use ioas::{IoasMap, IoasUnmap};
 pub use irq_set::{IrqData, IrqSet};
+pub use irqfd::Irqfd;
 pub use irqs::Interrupts;
 pub use kernel::Kernel;
 pub use map_file::IoasMapFile;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::address::PciAddress;
 use crate::describe::Description;
-use crate::files::{ContainerId, Files, IommufdId};
+use crate::files::{ContainerId, Fd, Files, IommufdId};
 use crate::hardware::Hardware;
 use crate::irqs::Irqs;
 use crate::notifiers::Notifiers;
@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub notifiers: Notifiers,
     /// The tokens of physical functions, where a user set them.
     pub tokens: BTreeMap<PciAddress, Token>,
+    /// Of all virtual machines.
+    pub irqfds: Vec<Assigned>,
 }
 
 /// `struct vfio_container`.
@@ -61,6 +63,14 @@ pub(crate) enum Iommu {
     Type1(Type1),
     /// The driver `vfio-noiommu`, which maps nothing.
     None,
+}
+
+/// An irqfd of a virtual machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub kvm: Fd,
+    pub eventfd: Fd,
+    pub gsi: u32,
 }
 
 /// What VFIO holds for a device.
@@ -108,6 +118,7 @@ impl Description {
             hardware: BTreeMap::new(),
             notifiers: Notifiers::default(),
             tokens: BTreeMap::new(),
+            irqfds: Vec::new(),
         };
         System { state: Mutex::new(state) }
     }

@@ -53,7 +53,7 @@ impl UnmapDma {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
-    size: u64,
+    pub size: u64,
     /// How many bytes are locked.
     locked: u64,
     /// The address in the process's memory.
@@ -75,6 +75,7 @@ pub(crate) struct Type1 {
     mappings: BTreeMap<u64, Mapping>,
     /// The pages that drivers have pinned, by their numbers in IOVA, with their counts.
     pub pins: BTreeMap<u64, u32>,
+    pub tracks_dirty_pages: bool,
 }
 
 /// The end of a range in the kernel's arithmetic, where 2^64 is 0.
@@ -95,6 +96,7 @@ impl Type1 {
             limit: description.dma_entries,
             mappings: BTreeMap::new(),
             pins: BTreeMap::new(),
+            tracks_dirty_pages: false,
         }
     }
 
@@ -114,7 +116,7 @@ impl Type1 {
     }
 
     /// The bits below the smallest page.
-    fn page_mask(&self) -> u64 {
+    pub fn page_mask(&self) -> u64 {
         (self.page_sizes & self.page_sizes.wrapping_neg()).saturating_sub(1)
     }
 
@@ -222,7 +224,7 @@ impl Type1 {
             true => (sys::VFIO_DMA_UNMAP_FLAG_ALL, sys::VFIO_DMA_UNMAP_FLAG_VADDR),
             false => (0, 0),
         };
-        // A dirty bitmap needs dirty tracking, which the model does not implement.
+        // The model has no room for the dirty bitmap of an unmap.
         if call.argsz < UnmapDma::ARGSZ || call.flags & !(all_flag | vaddr_flag) != 0 {
             return Err(errno(libc::EINVAL));
         }
@@ -264,7 +266,7 @@ impl Type1 {
     }
 
     /// Whether an end of the range lies inside a mapping.
-    fn bisects(&self, iova: u64, size: u64) -> bool {
+    pub fn bisects(&self, iova: u64, size: u64) -> bool {
         let first = self.first_in(iova, 1);
         let last = self.first_in(end(iova, size).wrapping_sub(1), 1);
         first.is_some_and(|(start, _)| start != iova)
@@ -273,7 +275,7 @@ impl Type1 {
 
     /// The mappings that an unmap removes. Version 1 removes whole mappings that begin in the
     /// range, and nothing where a mapping begins before it.
-    fn covered(&self, iova: u64, size: u64) -> Vec<(u64, Mapping)> {
+    pub fn covered(&self, iova: u64, size: u64) -> Vec<(u64, Mapping)> {
         match self.first_in(iova, size) {
             Some((start, _)) if self.v2 || start >= iova => self
                 .mappings
@@ -340,7 +342,7 @@ impl Type1 {
 const INFO_SIZE: usize = 24;
 
 /// The largest dirty bitmap in bytes, for 2^31 pages (`DIRTY_BITMAP_SIZE_MAX`).
-const DIRTY_BITMAP_MAX: u64 = 1 << 28;
+pub(crate) const DIRTY_BITMAP_MAX: u64 = 1 << 28;
 
 fn total(mappings: &[(u64, Mapping)]) -> u64 {
     mappings.iter().fold(0, |sum: u64, (_, mapping)| sum.saturating_add(mapping.size))

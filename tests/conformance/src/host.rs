@@ -155,16 +155,21 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
         let mut irq = argument(16, index);
         core.irq_info(device, &mut irq).map(|()| word(&irq, 12))
     };
+    let config = regions.get(CONFIG_REGION).map_or(0, |config| config.size);
     Ok(PciFunction {
         regions,
         intx: count(0)? != 0,
         msi: count(1)?,
         msix: count(2)?,
-        express: count(3).is_ok(),
+        express: config > CONVENTIONAL,
         resets: word(&info, 4) & 1 != 0,
         ..PciFunction::default()
     })
 }
+
+/// `VFIO_PCI_CONFIG_REGION_INDEX`, and the size of it for a conventional function.
+const CONFIG_REGION: usize = 7;
+const CONVENTIONAL: u64 = 256;
 
 /// `VFIO_REGION_INFO_FLAG_CAPS`. vfio-pci reports only `MSIX_MAPPABLE` for functions without
 /// quirks.

@@ -170,10 +170,17 @@ pub fn names() -> Vec<String> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| KINDS.iter().any(|kind| name.starts_with(kind)))
+        .filter(|name| KINDS.iter().any(|kind| name.starts_with(kind)) && !is_hidden(name))
         .collect();
     names.sort();
     names
+}
+
+/// Whether a disk has no device node. With multipath, each path to an NVMe is such a disk beside the
+/// one that joins all paths.
+fn is_hidden(name: &str) -> bool {
+    let hidden = fs::read_to_string(format!("/sys/block/{name}/hidden"));
+    hidden.is_ok_and(|hidden| hidden.trim() == "1")
 }
 
 #[cfg(test)]

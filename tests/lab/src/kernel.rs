@@ -10,7 +10,7 @@ use crate::command::Tool;
 use crate::machine::models;
 use crate::modules::load_order;
 use crate::small_kernel::fingerprint;
-use crate::{Error, packages, say, small_kernel};
+use crate::{Error, packages, say, small_kernel, suite};
 
 /// Modules for L1, without their dependencies.
 const L1_MODULES: &[&str] =
@@ -50,6 +50,9 @@ pub enum Kernel {
     /// Debian's 6.12 with the drivers of all models of QEMU. Only long forms use it.
     #[value(name = "6.12-models")]
     Models612,
+    /// Debian's 7.3. Only long forms use it.
+    #[value(name = "7.3")]
+    Stock73,
 }
 
 /// The files of a kernel.
@@ -104,6 +107,7 @@ impl Kernel {
                 let modules = [L2_MODULES, &models::modules()].concat();
                 stock(cache, "6.12", OF_6_12, &modules)
             }
+            Self::Stock73 => newer(cache, "7.3"),
         }
     }
 
@@ -129,6 +133,7 @@ impl Kernel {
             Self::Stock612 => "Debian's 6.12 kernel",
             Self::Stock61 => "Debian's 6.1 kernel",
             Self::Models612 => "Debian's 6.12 kernel with more drivers",
+            Self::Stock73 => "Debian's 7.3 kernel",
         }
     }
 }
@@ -143,12 +148,29 @@ fn stock(
     metapackages: &[&str],
     l2: &[&str],
 ) -> Result<KernelFiles, Error> {
+    debian(cache, series, l2, |unpacked| {
+        packages::unpack(&packages::kernel_package(series, metapackages)?, unpacked)
+    })
+}
+
+/// A kernel that the host's Debian does not have.
+fn newer(cache: &Cache, series: &'static str) -> Result<KernelFiles, Error> {
+    debian(cache, series, L2_MODULES, |unpacked| {
+        suite::unpack_kernel(small_kernel::BACKPORTS, series, unpacked)
+    })
+}
+
+fn debian(
+    cache: &Cache,
+    series: &str,
+    l2: &[&str],
+    unpack: impl Fn(&Path) -> Result<(), Error>,
+) -> Result<KernelFiles, Error> {
     // Another list of modules makes another entry.
     let modules = fingerprint(&[L1_MODULES, l2].concat().join(" "));
     let folder = cache.entry(&format!("linux-{series}-{modules}"), |draft| {
-        let package = packages::kernel_package(series, metapackages)?;
         let unpacked = cache.scratch()?;
-        packages::unpack(&package, unpacked.path())?;
+        unpack(unpacked.path())?;
         keep_what_is_needed(unpacked.path(), draft, l2)
     })?;
     Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list(&folder, "l1.list")?, folder })
@@ -156,10 +178,9 @@ fn stock(
 
 /// Copies the image and the modules of L1 and L2 from an unpacked package to `kept`.
 fn keep_what_is_needed(package: &Path, kept: &Path, l2: &[&str]) -> Result<(), Error> {
-    let image = entry_named(&package.join("boot"), "vmlinuz-")?;
-    copy(&image, &kept.join("vmlinuz"))?;
     let tree = entry_named(&module_root(package), "")?;
-    let modules_dep = modules_dep(package, &tree)?;
+    copy(&image(package, &tree)?, &kept.join("vmlinuz"))?;
+    let modules_dep = modules_dep(&tree)?;
     let builtin = tree.join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
     let l2 = l2.iter().map(|name| (*name, std::slice::from_ref(name)));
@@ -176,6 +197,12 @@ fn keep_what_is_needed(package: &Path, kept: &Path, l2: &[&str]) -> Result<(), E
     Ok(())
 }
 
+/// Packages of 7.3 have the image beside the modules, older ones in /boot.
+fn image(package: &Path, tree: &Path) -> Result<PathBuf, Error> {
+    let new = tree.join("vmlinuz");
+    if new.exists() { Ok(new) } else { entry_named(&package.join("boot"), "vmlinuz-") }
+}
+
 /// Debian 13 has the modules under /usr/lib, Debian 12 under /lib.
 fn module_root(package: &Path) -> PathBuf {
     let old = package.join("lib/modules");
@@ -183,12 +210,14 @@ fn module_root(package: &Path) -> PathBuf {
 }
 
 /// Reads `modules.dep`. Packages without it make it when they are installed, so run `depmod`.
-fn modules_dep(package: &Path, tree: &Path) -> Result<String, Error> {
+fn modules_dep(tree: &Path) -> Result<String, Error> {
     let path = tree.join("modules.dep");
     if !path.exists() {
         packages::ensure(packages::DEPMOD)?;
         let version = tree.file_name().unwrap_or_default();
-        Tool::new("/sbin/depmod").args(["--basedir"]).args([package.as_os_str(), version]).run()?;
+        // depmod takes the folder of lib/modules.
+        let root = tree.ancestors().nth(3).unwrap_or(tree);
+        Tool::new("/sbin/depmod").args(["--basedir"]).args([root.as_os_str(), version]).run()?;
     }
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }

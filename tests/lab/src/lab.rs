@@ -141,8 +141,7 @@ impl Lab {
         let images = machine.devices.iter().enumerate();
         let images =
             images.map(|(index, device)| self.image(*device, folder.join(format!("{index}.img"))));
-        let needs_newest = |device: &Device| matches!(device, Device::Igb | Device::Model(_));
-        let is_new = machine.devices.iter().any(needs_newest);
+        let is_new = machine.needs_newest_qemu();
         Ok(MachineFiles {
             qemu: is_new.then(|| self.newest_qemu()).transpose()?,
             kernel: kernel.image,

@@ -249,6 +249,13 @@ impl Machine {
         self.kernel.is_small() && !self.type1
     }
 
+    /// Whether the host's QEMU lacks what the machine needs: a device, or the emulation of XSAVE
+    /// for guests of L1 (QEMU 7.2 does not intercept their XSETBV, and then Linux 7.3 panics).
+    pub(crate) fn needs_newest_qemu(&self) -> bool {
+        let is_new = |device: &Device| matches!(device, Device::Igb | Device::Model(_));
+        self.guest_kernel == Kernel::Stock73 || self.devices.iter().any(is_new)
+    }
+
     /// The address of device number `index` in L1. For a shared group it is the bridge's address.
     #[must_use]
     pub fn address(&self, index: usize) -> String {

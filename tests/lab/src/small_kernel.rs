@@ -29,11 +29,14 @@ pub struct Recipe {
 pub const OF_6_12: Recipe =
     Recipe { name: "linux-small", package: "linux-source-6.12", suite: None, options: &[OPTIONS] };
 
+/// The release of Debian that has 7.3.
+pub const BACKPORTS: &str = "trixie-backports";
+
 /// A kernel with what newer kernels have, for long forms.
 pub const OF_7_3: Recipe = Recipe {
     name: "linux-small-7.3",
     package: "linux-source-7.3",
-    suite: Some("trixie-backports"),
+    suite: Some(BACKPORTS),
     options: &[OPTIONS, include_str!("../kernel-7.3.config")],
 };
 

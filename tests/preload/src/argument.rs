@@ -77,9 +77,12 @@ impl Argument {
 
 /// The array to which a struct points: its address and its length in bytes.
 fn array(number: u32, bytes: &[u8]) -> Option<(usize, usize)> {
-    let pointer = || usize::try_from(long(bytes, 16)).ok();
+    let number_at = |at| usize::try_from(long(bytes, at)).ok();
+    let pointer = || number_at(16);
     let ranges = (word(bytes, 8) as usize).saturating_mul(16);
     match number {
+        // VFIO_IOMMU_DIRTY_PAGES with a bitmap. No VFIO_DEVICE_FEATURE has these flags.
+        17 if bytes.len() >= 48 && word(bytes, 4) == 4 => Some((number_at(40)?, number_at(32)?)),
         // VFIO_DEVICE_BIND_IOMMUFD with a token
         18 if word(bytes, 4) & 1 != 0 => Some((pointer()?, 16)),
         // IOMMU_IOAS_ALLOW_IOVAS, IOMMU_IOAS_IOVA_RANGES

@@ -387,3 +387,26 @@ fn the_memory_of_a_device_cannot_be_pinned() {
     system.munmap(&(0x10_0000..0x10_1000));
     system.ioas_map(iommufd, &page(ioas, 0)).unwrap();
 }
+
+#[test]
+fn an_attach_and_a_detach_take_a_pasid_since_7_3() {
+    for kernel in [Kernel::Linux6_12, Kernel::Linux7_3] {
+        let (system, iommufd, ioas) = space(two(kernel));
+        let device = bound(&system, NVME, iommufd);
+        attach(&system, device, ioas).unwrap();
+        let with = |argsz, id| AttachPt { argsz, flags: AttachPt::PASID, id };
+        fails(system.attach_pt(device, &with(AttachPt::ARGSZ, ioas)), libc::EINVAL);
+        fails(system.attach_pt(device, &with(16, ioas)), libc::EINVAL);
+        let absent = system.attach_pt(device, &with(16, 9));
+        let detached = system.detach_pt(device, &with(12, 0));
+        if kernel == Kernel::Linux7_3 {
+            fails(absent, libc::ENOENT);
+            detached.unwrap();
+        } else {
+            fails(absent, libc::EINVAL);
+            fails(detached, libc::EINVAL);
+        }
+        // The device without a PASID stays attached.
+        fails(system.iommu_destroy(iommufd, ioas), libc::EBUSY);
+    }
+}

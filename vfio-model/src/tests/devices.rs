@@ -231,3 +231,65 @@ fn a_device_without_a_reset_refuses_it() {
     system.irq_info(nic, &mut msix).unwrap();
     assert_eq!((word(&msix, 4), word(&msix, 12)), (9, 0), "MSI-X of 0 vectors does not grow");
 }
+
+#[test]
+fn a_conventional_function_has_the_error_interrupt_since_7_3() {
+    for kernel in KERNELS {
+        let system = host(kernel).build();
+        let (container, group) = (system.open_container(), system.open_group(2).unwrap());
+        system.set_container(group, container).unwrap();
+        system.set_iommu(container, TYPE1V2).unwrap();
+        let (nic, event) = (system.open_device(group, NIC).unwrap(), system.open_eventfd());
+        let (info, set) =
+            (system.irq_info(nic, &mut argument(16, ERR)), eventfds(ERR, 0, &[event]));
+        if kernel == Kernel::Linux7_3 {
+            info.unwrap();
+            system.set_irqs(nic, &set).unwrap();
+        } else {
+            fails(info, libc::EINVAL);
+            fails(system.set_irqs(nic, &set), libc::EINVAL);
+        }
+    }
+}
+
+#[test]
+fn an_eventfd_has_an_irqfd_of_each_machine_before_7_3() {
+    for kernel in KERNELS {
+        let system = host(kernel).build();
+        let (first, second, eventfd) =
+            (system.open_kvm(), system.open_kvm(), system.open_eventfd());
+        let assign = Irqfd { eventfd, gsi: 5, flags: 0, resample: Fd(-1) };
+        system.irqfd(first, &assign).unwrap();
+        fails(system.irqfd(first, &Irqfd { gsi: 6, ..assign }), libc::EBUSY);
+        match kernel {
+            Kernel::Linux7_3 => fails(system.irqfd(second, &assign), libc::EBUSY),
+            _ => system.irqfd(second, &assign).unwrap(),
+        }
+        system.close(first).unwrap();
+        let deassign = Irqfd { flags: Irqfd::DEASSIGN, ..assign };
+        system.irqfd(second, &deassign).unwrap();
+        system.irqfd(second, &deassign).unwrap();
+        system.irqfd(second, &assign).unwrap();
+    }
+}
+
+#[test]
+fn an_irqfd_needs_eventfds() {
+    let system = host(Kernel::Linux6_12).build();
+    let (kvm, eventfd) = (system.open_kvm(), system.open_eventfd());
+    let good = Irqfd { eventfd, gsi: 5, flags: Irqfd::RESAMPLE, resample: eventfd };
+    for (bad, errno) in [
+        (Irqfd { flags: 4, ..good }, libc::EINVAL),
+        (Irqfd { eventfd: Fd(-1), ..good }, libc::EBADF),
+        (Irqfd { eventfd: kvm, ..good }, libc::EINVAL),
+        (Irqfd { resample: Fd(-1), ..good }, libc::EBADF),
+        (Irqfd { eventfd: Fd(-1), flags: Irqfd::DEASSIGN, ..good }, libc::EBADF),
+    ] {
+        fails(system.irqfd(kvm, &bad), errno);
+    }
+    fails(system.irqfd(eventfd, &good), libc::ENOTTY);
+    system.irqfd(kvm, &good).unwrap();
+    // A closed eventfd has no irqfd any more.
+    system.close(eventfd).unwrap();
+    fails(system.irqfd(kvm, &good), libc::EBADF);
+}

@@ -315,3 +315,41 @@ fn a_munmap_leaves_the_rest_of_a_device() {
     system.map_dma(container, &map_of(0, 2)).unwrap();
     assert_eq!(system.locked_memory(), PAGE);
 }
+
+/// `struct vfio_iommu_type1_dirty_bitmap` with a range of pages, and a bitmap of ones behind it.
+fn dirty(iova: u64, size: u64) -> Vec<u8> {
+    let words = [48_u32, 4].into_iter().flat_map(u32::to_ne_bytes);
+    let range = [iova, size, PAGE, 8, 0, u64::MAX];
+    words.chain(range.into_iter().flat_map(u64::to_ne_bytes)).collect()
+}
+
+#[test]
+fn all_pages_of_a_mapping_are_dirty_where_they_are_tracked() {
+    for kernel in KERNELS {
+        let Ready { system, container, .. } = ready(host(kernel));
+        let start = system.ioctl(container, 17, &mut words(&[8, 1]), &mut Fd);
+        if kernel == Kernel::Linux5_4 {
+            fails(start, libc::ENOTTY);
+            continue;
+        }
+        start.unwrap();
+        for (iova, size) in [(0, 2 * PAGE), (3 * PAGE, PAGE)] {
+            system
+                .map_dma(container, &MapDma { argsz: 32, flags: 3, vaddr: PAGE, iova, size })
+                .unwrap();
+        }
+        let mut bitmap = dirty(0, 8 * PAGE);
+        system.dirty_pages(container, &mut bitmap).unwrap();
+        assert_eq!(bitmap[48..], 0b1011_u64.to_ne_bytes());
+        fails(system.dirty_pages(container, &mut dirty(0, PAGE)), libc::EINVAL);
+        let past = system.dirty_pages(container, &mut dirty(0_u64.wrapping_sub(PAGE), 2 * PAGE));
+        let overflows = kernel == Kernel::Linux7_3;
+        fails(past, if overflows { libc::EOVERFLOW } else { libc::EINVAL });
+        system.ioctl(container, 17, &mut words(&[8, 2]), &mut Fd).unwrap();
+        fails(system.dirty_pages(container, &mut dirty(0, 8 * PAGE)), libc::EINVAL);
+    }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}

@@ -108,3 +108,23 @@ fn a_range_of_type1_that_ends_at_2_64_overlaps_mappings_since_7_3() {
         assert_eq!(system.unmap_dma(container, &to_the_end).unwrap(), found, "{kernel:?}");
     }
 }
+
+#[test]
+fn only_files_pass_to_another_process() {
+    let (system, iommufd, map) = attached(host(Kernel::Linux7_3));
+    let change = |reserved| system.ioctl(iommufd, 46, &mut words(&[8, reserved]), &mut Fd);
+    system.ioas_map_file(iommufd, &map).unwrap();
+    change(0).unwrap();
+    fails(change(1), libc::EOPNOTSUPP);
+    let memory =
+        IoasMap { flags: 7, ioas: map.ioas, user_va: 1 << 20, length: 4096, iova: 1 << 30 };
+    system.ioas_map(iommufd, &memory).unwrap();
+    fails(change(0), libc::EINVAL);
+    let older = host(Kernel::Linux6_12).build();
+    let iommufd = older.open_iommufd().unwrap();
+    fails(older.ioctl(iommufd, 46, &mut words(&[8, 0]), &mut Fd), libc::ENOTTY);
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}

@@ -32,7 +32,7 @@ struct Setup {
 fn setup(alone: &[u32]) -> Setup {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = sysfs((0..GROUPS).map(|group| (device(group), group)));
-    let mut description = Description::new(Kernel::Linux6_12);
+    let mut description = Description::new(KERNELS[0]);
     for group in 0..GROUPS {
         let address = device(group).parse().unwrap();
         description = description.device(address, group, Driver::Vfio, PciFunction::nvme());

@@ -8,6 +8,7 @@ mod groups;
 mod libc;
 #[path = "../failures/lines.rs"]
 mod lines;
+mod on_5_4;
 mod plugged;
 mod vf_tokens;
 
@@ -37,6 +38,9 @@ const IOMMUFD_ERRNOS: [i32; 16] = [
     ENOMEM, ENOSPC, EBUSY, EINVAL, EFAULT, EIO, ENODEV, EPERM, EACCES, EADDRINUSE, EEXIST,
     EMSGSIZE, ENOENT, ENOTTY, EOPNOTSUPP, EOVERFLOW,
 ];
+/// The kernels of the tests of groups, and of devices that come and leave by their groups.
+const KERNELS: [Kernel; 2] = [Kernel::Linux6_12, Kernel::Linux6_1];
+const INTERFACES: &[Interface] = &[Interface::Type1, Interface::Iommufd];
 const DEVICES: [(&str, u32); 2] = [("0000:01:00.0", 5), ("0000:02:00.0", 6)];
 
 /// `/sys` of a host whose devices are bound to vfio-pci, each in its group.
@@ -362,9 +366,12 @@ const fn life(kernel: Kernel, interface: Interface, resets: Resets) -> Life {
 fn a_failed_kernel_call_is_named_and_leaves_nothing() {
     let by_itself = life(Kernel::Linux6_12, Interface::Type1, Resets::EachByItself);
     let points = [
+        every_call_fails(Life { kernel: Kernel::Linux5_4, ..by_itself }, NOTHING),
+        every_call_fails(Life { kernel: Kernel::Linux5_4, ..by_itself }, TAKE_ALL),
         every_call_fails(Life { kernel: Kernel::Linux6_1, ..by_itself }, NOTHING),
         every_call_fails(by_itself, NOTHING),
         every_call_fails(by_itself, TAKE_ALL),
+        every_call_fails(Life { kernel: Kernel::Linux7_3, ..by_itself }, NOTHING),
         // A bus reset is the same in both versions.
         every_call_fails(Life { resets: Resets::WithTheBus, ..by_itself }, NOTHING),
     ];

@@ -82,7 +82,7 @@ impl Plugged {
 fn start(interface: Interface) -> (tempfile::TempDir, Fd) {
     let root = sysfs(DEVICES.map(|(device, group)| (device.to_owned(), group)));
     let kernel = match interface {
-        Interface::Type1 => Kernel::Linux6_1,
+        Interface::Type1 => KERNELS[1],
         Interface::Iommufd => Kernel::Linux6_12,
     };
     let add = |description: Description, (device, group): (&str, u32)| {
@@ -147,12 +147,10 @@ fn is_shown(failed: u32, errno: i32, error: &str) -> bool {
         || failed == IOAS_ALLOC && error.contains("is not that of iommufd")
 }
 
-const INTERFACES: [Interface; 2] = [Interface::Type1, Interface::Iommufd];
-
 #[test]
 fn devices_that_a_client_opened_are_added_without_opening_a_file() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    for interface in INTERFACES {
+    for &interface in INTERFACES {
         let (_root, kvm) = start(interface);
         for _ in 0..3 {
             let (error, calls) = come_and_leave(interface, kvm, None);
@@ -168,7 +166,7 @@ fn an_addition_of_which_a_call_fails_leaves_nothing_and_can_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     lines::keep();
     let mut points = 0;
-    for interface in INTERFACES {
+    for &interface in INTERFACES {
         let (_root, kvm) = start(interface);
         let (_, calls) = come_and_leave(interface, kvm, None);
         let errnos = interface.errnos();
@@ -200,7 +198,7 @@ fn an_addition_of_which_a_call_fails_leaves_nothing_and_can_be_repeated() {
         }
     }
     println!("{points} points");
-    assert!(points > 1000, "{points}");
+    assert!(points > [0, 400, 1000][INTERFACES.len()], "{points}");
 }
 
 /// The kernel resets a device at its close if no other device behind the same bridge is open: of two
@@ -208,7 +206,7 @@ fn an_addition_of_which_a_call_fails_leaves_nothing_and_can_be_repeated() {
 #[test]
 fn a_device_that_leaves_is_reset_once() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    for interface in INTERFACES {
+    for &interface in INTERFACES {
         for (second, resets) in [("0000:00:1d.0", 0), ("0000:00:1c.0", 1)] {
             let (_root, kvm) = start(interface);
             let passed = pass_behind(interface, ["0000:00:1c.0", second]);
@@ -254,7 +252,7 @@ fn a_group_that_can_share_no_container_is_refused() {
     let add_device = |description: Description, (device, group): (&str, u32)| {
         description.device(device.parse().unwrap(), group, Driver::Vfio, PciFunction::nvme())
     };
-    let description = DEVICES.into_iter().fold(Description::new(Kernel::Linux6_12), add_device);
+    let description = DEVICES.into_iter().fold(Description::new(KERNELS[0]), add_device);
     let system = description.alone(DEVICES[1].1).build();
     let kvm = system.open_kvm();
     set_world(World::new(system, root.path().to_owned()));

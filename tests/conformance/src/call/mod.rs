@@ -4,7 +4,7 @@ mod iommufd;
 
 use std::io;
 
-use vfio_model::{Fd, IrqData, IrqSet, MapDma, UnmapDma};
+use vfio_model::{Fd, IrqData, IrqSet, Irqfd, MapDma, UnmapDma};
 
 use crate::Core;
 
@@ -60,6 +60,8 @@ pub enum Call {
     Link(Slot, Slot),
     /// [`Core::unlink`]
     Unlink(Slot, Slot),
+    /// [`Core::irqfd`], with the eventfd, the interrupt, the flags and the eventfd to resample.
+    Irqfd(Slot, Slot, u32, u32, Slot),
     /// [`Core::device_info`], with `argsz`.
     DeviceInfo(Slot, u32),
     /// [`Core::region_info`], with `argsz` and the index.
@@ -182,6 +184,11 @@ impl<'a, C: Core> Player<'a, C> {
             Call::UnsetContainer(slot) => self.core.unset_container(self.fd(*slot)),
             Call::Link(kvm, file) => self.core.link(self.fd(*kvm), self.fd(*file)),
             Call::Unlink(kvm, file) => self.core.unlink(self.fd(*kvm), self.fd(*file)),
+            Call::Irqfd(kvm, eventfd, gsi, flags, resample) => {
+                let (eventfd, resample) = (self.fd(*eventfd), self.fd(*resample));
+                let call = Irqfd { eventfd, gsi: *gsi, flags: *flags, resample };
+                self.core.irqfd(self.fd(*kvm), &call)
+            }
             Call::SetIrqs(slot, call) => {
                 let mut set = call.set.clone();
                 if let Some(eventfds) = &call.eventfds {

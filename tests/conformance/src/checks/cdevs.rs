@@ -18,6 +18,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("a group has one iommufd", one_owner),
         ("an attached device narrows the IOVA ranges", narrows),
         ("a wrong attach is refused", bad_attaches),
+        ("an attach takes a PASID since 7.3, if the page table is for one", pasid),
         ("areas and allowed IOVAs can be in the way of an attach", in_the_way),
         ("an attach pins all areas or none", pins),
         ("a map needs memory while a device is attached", needs_memory),
@@ -230,6 +231,32 @@ fn bad_attaches<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     }
     fails(stage.core.detach_pt(device, &AttachPt { argsz: 7, ..DETACH }), EINVAL)?;
     fails(stage.core.detach_pt(device, &AttachPt { flags: 1, ..DETACH }), EINVAL)
+}
+
+/// A detach of a PASID that is not attached does nothing.
+fn pasid<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let Space { iommufd, ioas } = stage.space()?;
+    let device = stage.bound(0, iommufd)?;
+    let page_table = stage.attach(device, ioas)?;
+    let with = |call: AttachPt, more, id| {
+        let argsz = call.argsz.saturating_add(more);
+        AttachPt { argsz, flags: AttachPt::PASID, id }
+    };
+    let absent = if stage.kernel().takes_pasids() { ENOENT } else { EINVAL };
+    for (bad, errno) in [
+        (with(attach_to(ioas), 0, ioas), EINVAL),
+        (with(attach_to(ioas), 4, ioas), EINVAL),
+        (with(attach_to(ioas), 4, page_table), EINVAL),
+        (with(attach_to(ioas), 4, 9), absent),
+    ] {
+        fails(stage.core.attach_pt(device, &bad), errno)?;
+    }
+    fails(stage.core.detach_pt(device, &with(DETACH, 0, 0)), EINVAL)?;
+    match stage.kernel().takes_pasids() {
+        true => done(stage.core.detach_pt(device, &with(DETACH, 4, 0)))?,
+        false => fails(stage.core.detach_pt(device, &with(DETACH, 4, 0)), EINVAL)?,
+    }
+    fails(stage.core.iommu_destroy(iommufd, page_table), EBUSY)
 }
 
 fn in_the_way<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {

@@ -1,7 +1,7 @@
 //! Device fds: their info ioctls and interrupts.
 
 use libc::{EBADF, EBUSY, EINVAL, ENOTTY};
-use vfio_model::{Fd, IrqData, IrqSet};
+use vfio_model::{Driver, Fd, IrqData, IrqSet, Irqfd};
 
 use super::{Check, Ready, Stage, Verdict, done, fails, same};
 use crate::Core;
@@ -16,6 +16,8 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("vectors are bound all or none", all_or_none),
         ("MSI-X grows where the kernel supports it", growth),
         ("the request interrupt has an eventfd", request),
+        ("a conventional function has the error interrupt since 7.3", error),
+        ("an eventfd has one irqfd of each machine, and since 7.3 one of all", irqfd),
         ("a close frees the interrupts", gone),
     ]
 }
@@ -27,6 +29,7 @@ const UNMASK: u32 = 16;
 const TRIGGER: u32 = 32;
 const INTX: u32 = 0;
 const MSIX: u32 = 2;
+const ERROR: u32 = 3;
 const REQUEST: u32 = 4;
 
 fn plain(flags: u32, index: u32, start: u32, count: u32) -> IrqSet {
@@ -167,6 +170,60 @@ fn request<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     same(done(stage.core.signals(event))?, 1)?;
     done(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)))?;
     fails(stage.core.set_irqs(device, &plain(NONE | TRIGGER, REQUEST, 0, 0)), EINVAL)
+}
+
+/// The NICs behind a bridge are the third group, where the machine has them.
+fn error<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let Some(number) = stage.scene.groups.get(2).copied() else {
+        return Ok(());
+    };
+    if stage.scene.description.has_driver(number, Driver::Host) {
+        return Ok(());
+    }
+    let (container, group) = (stage.container()?, stage.group(2)?);
+    done(stage.core.set_container(group, container))?;
+    done(stage.core.set_iommu(container, 3))?;
+    let (name, event) = (stage.device_of(2)?, stage.eventfd()?);
+    let device = stage.device(group, &name)?;
+    match stage.kernel().reports_errors_of_all() {
+        true => {
+            done(stage.core.irq_info(device, &mut argument(16, ERROR)))?;
+            done(stage.core.set_irqs(device, &bind(ERROR, 0, &[event])))
+        }
+        false => {
+            fails(stage.core.irq_info(device, &mut argument(16, ERROR)), EINVAL)?;
+            fails(stage.core.set_irqs(device, &bind(ERROR, 0, &[event])), EINVAL)
+        }
+    }
+}
+
+fn irqfd<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (first, second, eventfd) = (stage.kvm()?, stage.kvm()?, stage.eventfd()?);
+    let with = |gsi, flags| Irqfd { eventfd, gsi, flags, resample: eventfd };
+    for (bad, errno) in [
+        (with(5, 4), EINVAL),
+        (Irqfd { eventfd: Fd(-1), ..with(5, 0) }, EBADF),
+        (Irqfd { eventfd: first, ..with(5, 0) }, EINVAL),
+        (Irqfd { resample: Fd(-1), ..with(5, Irqfd::RESAMPLE) }, EBADF),
+    ] {
+        fails(stage.core.irqfd(first, &bad), errno)?;
+    }
+    done(stage.core.irqfd(first, &with(5, Irqfd::DEASSIGN)))?;
+    done(stage.core.irqfd(first, &with(5, 0)))?;
+    fails(stage.core.irqfd(first, &with(6, 0)), EBUSY)?;
+    // Another number names another irqfd, which does not exist.
+    done(stage.core.irqfd(first, &with(6, Irqfd::DEASSIGN)))?;
+    fails(stage.core.irqfd(first, &with(5, Irqfd::RESAMPLE)), EBUSY)?;
+    if stage.kernel().excludes_irqfds_of_others() {
+        fails(stage.core.irqfd(second, &with(5, 0)), EBUSY)?;
+        done(stage.core.irqfd(first, &with(5, Irqfd::DEASSIGN)))?;
+    }
+    done(stage.core.irqfd(second, &with(5, 0)))?;
+    stage.close(second)?;
+    if stage.kernel().excludes_irqfds_of_others() {
+        done(stage.core.irqfd(first, &with(5, 0)))?;
+    }
+    Ok(())
 }
 
 fn gone<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {

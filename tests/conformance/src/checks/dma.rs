@@ -31,7 +31,7 @@ fn at(page: u64) -> u64 {
     page.saturating_mul(PAGE)
 }
 
-fn map_of<C>(stage: &Stage<'_, C>, iova: u64, pages: u64) -> MapDma {
+pub(super) fn map_of<C>(stage: &Stage<'_, C>, iova: u64, pages: u64) -> MapDma {
     MapDma { argsz: MapDma::ARGSZ, flags: 3, vaddr: stage.scene.arena.base, iova, size: at(pages) }
 }
 
@@ -178,6 +178,9 @@ fn unmap_all<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         done(stage.core.map_dma(container, &call))?;
     }
     let all = UnmapDma { flags: 2, ..unmap_of(0, 0) };
+    if !stage.kernel().has_unmap_flags() {
+        return fails(stage.core.unmap_dma(container, &all), EINVAL);
+    }
     same(done(stage.core.unmap_dma(container, &all))?, 4 * PAGE)?;
     same(done(stage.core.unmap_dma(container, &all))?, 0)
 }
@@ -185,6 +188,9 @@ fn unmap_all<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 fn vaddr<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { container, .. } = stage.ready()?;
     let renew = MapDma { flags: 4, ..map_of(stage, 0, 2) };
+    if !stage.kernel().has_unmap_flags() {
+        return fails(stage.core.map_dma(container, &renew), EINVAL);
+    }
     fails(stage.core.map_dma(container, &renew), ENOENT)?;
     let call = map_of(stage, 0, 2);
     done(stage.core.map_dma(container, &call))?;
@@ -201,6 +207,9 @@ fn no_address<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let call = map_of(stage, 0, 1);
     done(stage.core.map_dma(container, &call))?;
     let take = UnmapDma { flags: 4, ..unmap_of(0, 1) };
+    if !stage.kernel().has_unmap_flags() {
+        return fails(stage.core.unmap_dma(container, &take), EINVAL);
+    }
     done(stage.core.unmap_dma(container, &take))?;
     fails(stage.core.set_container(second, container), EBUSY)?;
     done(stage.core.unmap_dma(container, &unmap_of(0, 1)))?;

@@ -30,9 +30,10 @@ const BAD: Fd = Fd(1_000_000);
 
 fn extensions<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let container = stage.container()?;
+    let flags = u32::from(stage.kernel().has_unmap_flags());
     same(done(stage.core.api_version(container))?, 0)?;
     for (extension, there) in
-        [(0, 0), (1, 1), (2, 0), (3, 1), (7, 0), (9, 1), (10, 0), (1 << 32 | 3, 0)]
+        [(0, 0), (1, 1), (2, 0), (3, 1), (7, 0), (9, flags), (10, 0), (1 << 32 | 3, 0)]
     {
         same(
             (extension, done(stage.core.check_extension(container, extension))?),
@@ -40,15 +41,17 @@ fn extensions<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         )?;
     }
     let Ready { container, .. } = stage.ready()?;
-    same(done(stage.core.check_extension(container, 10))?, 1)
+    same(done(stage.core.check_extension(container, 10))?, flags)
 }
 
 fn set_iommu<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (container, group) = (stage.container()?, stage.group(0)?);
     fails(stage.core.set_iommu(container, 3), EINVAL)?;
     done(stage.core.set_container(group, container))?;
+    // Type1 refuses an extension that it has, and that is no type.
+    let extension = if stage.kernel().has_unmap_flags() { EINVAL } else { ENODEV };
     for (kind, errno) in
-        [(0, ENODEV), (2, ENODEV), (8, ENODEV), (9, EINVAL), (10, ENODEV), (1 << 32, ENODEV)]
+        [(0, ENODEV), (2, ENODEV), (8, ENODEV), (9, extension), (10, ENODEV), (1 << 32, ENODEV)]
     {
         fails(stage.core.set_iommu(container, kind), errno)?;
     }
@@ -90,11 +93,12 @@ fn not_a_container<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let other = stage.kernel().not_a_container();
     fails(stage.core.set_container(group, group), other)?;
     fails(stage.core.set_container(group, eventfd), other)?;
+    let first = if stage.kernel().looks_fd_up_first() { EBADF } else { EINVAL };
     fails(stage.core.set_container(group, BAD), EBADF)?;
-    fails(stage.core.set_container(group, Fd(-1)), EBADF)?;
+    fails(stage.core.set_container(group, Fd(-1)), first)?;
     let container = stage.container()?;
     done(stage.core.set_container(group, container))?;
-    fails(stage.core.set_container(group, BAD), EBADF)?;
+    fails(stage.core.set_container(group, BAD), first)?;
     fails(stage.core.set_container(group, eventfd), EINVAL)
 }
 
@@ -114,18 +118,25 @@ fn foreign<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
 fn names<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let Ready { group, .. } = stage.ready()?;
     let (own, other) = (stage.device_of(0)?, stage.device_of(1)?);
+    // Before names had options, such a name was that of no device.
+    let has_options = stage.kernel().has_vf_tokens();
+    let options = if has_options { EINVAL } else { ENODEV };
     for (name, errno) in [
         (String::new(), ENODEV),
         (other, ENODEV),
         (format!("{own}0"), ENODEV),
-        (format!("{own} x"), EINVAL),
-        (format!("{own} vf_token="), EINVAL),
+        (format!("{own} x"), options),
+        (format!("{own} vf_token="), options),
         // The device has no SR-IOV, so it takes no token (vfio_pci_validate_vf_token).
-        (format!("{own} vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"), EINVAL),
+        (format!("{own} vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"), options),
     ] {
         fails(stage.core.open_device(group, &name), errno)?;
     }
-    stage.device(group, &format!("{own}  "))?;
+    let spaces = format!("{own}  ");
+    match has_options {
+        true => stage.device(group, &spaces).map(drop)?,
+        false => fails(stage.core.open_device(group, &spaces), ENODEV)?,
+    }
     stage.device(group, &own).map(|_| ())
 }
 
@@ -133,7 +144,8 @@ fn not_ready<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let (container, group) = (stage.container()?, stage.group(0)?);
     let name = stage.device_of(0)?;
     fails(stage.core.open_device(group, &name), EINVAL)?;
-    fails(stage.core.open_device(group, "nothing"), ENODEV)?;
+    let unknown = if stage.kernel().looks_names_up_first() { ENODEV } else { EINVAL };
+    fails(stage.core.open_device(group, "nothing"), unknown)?;
     done(stage.core.set_container(group, container))?;
     fails(stage.core.open_device(group, &name), EINVAL)?;
     done(stage.core.set_iommu(container, 3))?;
@@ -189,6 +201,12 @@ fn link<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     fails(stage.core.link(kvm, container), EINVAL)?;
     fails(stage.core.link(group, group), ENOTTY)?;
     fails(stage.core.unlink(kvm, group), ENOENT)?;
+    if !stage.kernel().links_files() {
+        fails(stage.core.link(kvm, group), EINVAL)?;
+        done(stage.core.set_container(group, container))?;
+        fails(stage.core.link(kvm, group), EINVAL)?;
+        done(stage.core.set_iommu(container, 3))?;
+    }
     done(stage.core.link(kvm, group))?;
     fails(stage.core.link(kvm, group), EEXIST)?;
     done(stage.core.unlink(kvm, group))?;
@@ -199,7 +217,10 @@ fn kept_by_kvm<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let number = stage.number(0)?;
     let (kvm, Ready { group, .. }) = (stage.kvm()?, stage.ready()?);
     done(stage.core.link(kvm, group))?;
-    done(stage.core.unset_container(group))?;
+    match stage.kernel().links_files() {
+        true => done(stage.core.unset_container(group))?,
+        false => fails(stage.core.unset_container(group), EBUSY)?,
+    }
     stage.close(group)?;
     fails(stage.core.open_group(number), EBUSY)?;
     stage.close(kvm)?;
@@ -215,5 +236,12 @@ fn not_viable<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     };
     let (container, group) = (stage.container()?, stage.group(number)?);
     same(done(stage.core.group_status(group, 8))?, 0)?;
-    fails(stage.core.set_container(group, container), EPERM)
+    if stage.kernel().claims_groups() {
+        return fails(stage.core.set_container(group, container), EPERM);
+    }
+    done(stage.core.set_container(group, container))?;
+    same(done(stage.core.group_status(group, 8))?, 2)?;
+    done(stage.core.set_iommu(container, 3))?;
+    let name = stage.device_of(number)?;
+    fails(stage.core.open_device(group, &name), EINVAL)
 }

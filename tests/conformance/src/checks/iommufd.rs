@@ -24,6 +24,7 @@ pub fn checks<C: Core>() -> Vec<Check<C>> {
         ("small pages are an option of an address space", small_pages),
         ("the size of a struct of iommufd is checked first", sizes),
         ("files are mapped since 6.13", files),
+        ("an iommufd whose areas are files changes its process since 7.3", process),
     ]
 }
 
@@ -283,6 +284,30 @@ fn sizes<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     same(alloc, words(&[16, 0, 2, 0]))?;
     let mut map = words(&[40, FIXED, ioas, 1, 0, 0, 1, 0, 0, 0]);
     fails(stage.core.request(iommufd, 33, &mut map), EOPNOTSUPP)
+}
+
+/// `IOMMU_IOAS_CHANGE_PROCESS`
+const CHANGE_PROCESS: u32 = 46;
+
+fn process<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
+    let (space, memory) = (stage.space()?, stage.memory(1)?);
+    let Space { iommufd, ioas } = space;
+    let change = |stage: &mut Stage<'_, C>, reserved| {
+        stage.core.request(iommufd, CHANGE_PROCESS, &mut words(&[8, reserved]))
+    };
+    if !stage.kernel().changes_process() {
+        return fails(change(stage, 0), ENOTTY);
+    }
+    fails(change(stage, 1), EOPNOTSUPP)?;
+    done(change(stage, 0))?;
+    let file = IoasMapFile { flags: FIXED, ioas, file: memory, start: 0, length: PAGE, iova: 0 };
+    done(stage.core.ioas_map_file(iommufd, &file))?;
+    done(change(stage, 0))?;
+    let map = stage.area(space, PAGE, 1);
+    stage.map(space, &map)?;
+    fails(change(stage, 0), EINVAL)?;
+    same(stage.clear(space)?, 2 * PAGE)?;
+    done(change(stage, 0))
 }
 
 /// Before 6.13 the kernel has no such call, and the library maps by address.

@@ -3,6 +3,7 @@
 mod cdevs;
 mod compat;
 mod devices;
+mod dirty;
 mod dma;
 mod files;
 mod iommufd;
@@ -30,7 +31,7 @@ pub fn all<C: Core>(has_iommufd: bool) -> Vec<Check<C>> {
         true => [iommufd::checks(), cdevs::checks(), compat::checks()].concat(),
         false => iommufd::without(),
     };
-    [files::checks(), dma::checks(), devices::checks(), iommufd].concat()
+    [files::checks(), dma::checks(), dirty::checks(), devices::checks(), iommufd].concat()
 }
 
 /// The results of the checks.

@@ -4,7 +4,7 @@ mod iommufd;
 
 use std::io;
 
-use vfio_model::{Fd, IrqSet, MapDma, System, UnmapDma};
+use vfio_model::{Fd, IrqSet, Irqfd, MapDma, System, UnmapDma};
 
 pub use iommufd::Iommufd;
 
@@ -49,6 +49,8 @@ pub trait Core: Iommufd {
     fn link(&mut self, kvm: Fd, file: Fd) -> io::Result<()>;
     /// `KVM_DEV_VFIO_FILE_DEL`
     fn unlink(&mut self, kvm: Fd, file: Fd) -> io::Result<()>;
+    /// `KVM_IRQFD`
+    fn irqfd(&mut self, kvm: Fd, call: &Irqfd) -> io::Result<()>;
     /// `VFIO_DEVICE_GET_INFO`
     fn device_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()>;
     /// `VFIO_DEVICE_GET_REGION_INFO`
@@ -136,6 +138,10 @@ impl Core for System {
 
     fn unlink(&mut self, kvm: Fd, file: Fd) -> io::Result<()> {
         System::unlink(self, kvm, file)
+    }
+
+    fn irqfd(&mut self, kvm: Fd, call: &Irqfd) -> io::Result<()> {
+        System::irqfd(self, kvm, call)
     }
 
     fn device_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {

@@ -20,6 +20,9 @@ const TEST: u32 = 60;
 const MOCK_DOMAIN: u32 = 2;
 const MOCK_DOMAIN_REPLACE: u32 = 10;
 
+/// The PASID of attaches and detaches with that flag.
+const PASID: u32 = 1;
+
 /// `struct iommu_test_cmd`, with the first word of its union.
 fn test_of(op: u32, id: u32, first: u32) -> Vec<u8> {
     let mut bytes = words(&[72, op, id, 0, first]);
@@ -27,8 +30,17 @@ fn test_of(op: u32, id: u32, first: u32) -> Vec<u8> {
     bytes
 }
 
-/// Where the structs of these two have the address of an array.
-const ARRAY: usize = 16;
+/// `VFIO_IOMMU_DIRTY_PAGES`
+const DIRTY_PAGES: u32 = 17;
+
+/// Where the struct of a call has the address of an array.
+fn array_of(number: u32) -> Option<usize> {
+    match number {
+        ALLOW_IOVAS | IOVA_RANGES => Some(16),
+        DIRTY_PAGES => Some(40),
+        _ => None,
+    }
+}
 
 /// The bytes of the words of a struct.
 fn words(words: &[u32]) -> Vec<u8> {
@@ -64,21 +76,21 @@ fn raw(fd: Fd, number: u32, argument: &mut [u8]) -> io::Result<()> {
     }
     let mut bytes = argument.to_vec();
     bytes.resize(2 * ROOM, 0);
-    if [ALLOW_IOVAS, IOVA_RANGES].contains(&number) {
+    if let Some(at) = array_of(number) {
         let array = bytes.as_ptr().expose_provenance().wrapping_add(size) as u64;
-        put(&mut bytes, &array.to_ne_bytes());
+        put(&mut bytes, at, &array.to_ne_bytes());
     }
     let result = ioctl(fd.0, vfio(number), Argument::Bytes(&mut bytes));
-    if [ALLOW_IOVAS, IOVA_RANGES].contains(&number) {
-        put(&mut bytes, argument.get(ARRAY..).unwrap_or_default());
+    if let Some(at) = array_of(number) {
+        put(&mut bytes, at, argument.get(at..).unwrap_or_default());
     }
     argument.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     result.map(|_| ())
 }
 
 /// Writes the address of the array.
-fn put(bytes: &mut [u8], address: &[u8]) {
-    let field = bytes.get_mut(ARRAY..).unwrap_or_default().iter_mut();
+fn put(bytes: &mut [u8], at: usize, address: &[u8]) {
+    let field = bytes.get_mut(at..).unwrap_or_default().iter_mut();
     field.zip(address.iter().take(8)).for_each(|(to, from)| *to = *from);
 }
 
@@ -133,11 +145,11 @@ impl Iommufd for Linux {
     }
 
     fn attach_pt(&mut self, device: Fd, attach: &AttachPt) -> io::Result<u32> {
-        Ok(word_at(&call(device, 19, words(&[attach.argsz, attach.flags, attach.id]))?, 8))
+        Ok(word_at(&call(device, 19, words(&[attach.argsz, attach.flags, attach.id, PASID]))?, 8))
     }
 
     fn detach_pt(&mut self, device: Fd, detach: &AttachPt) -> io::Result<()> {
-        call(device, 20, words(&[detach.argsz, detach.flags])).map(|_| ())
+        call(device, 20, words(&[detach.argsz, detach.flags, PASID])).map(|_| ())
     }
 
     fn hot_reset_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{IntoRawFd as _, RawFd};
 
-use vfio_model::{Fd, IrqSet, MapDma, UnmapDma};
+use vfio_model::{Fd, IrqSet, Irqfd, MapDma, UnmapDma};
 
 use crate::Core;
 use ioctl::{Argument, ioctl};
@@ -21,6 +21,8 @@ const fn vfio(number: u32) -> u32 {
 
 /// linux/kvm.h: `_IO(0xae, n)`, and `_IOWR` and `_IOW` with the size of the struct.
 const KVM_CREATE_VM: u32 = 0xae01;
+const KVM_CREATE_IRQCHIP: u32 = 0xae60;
+const KVM_IRQFD: u32 = 0x4020_ae76;
 const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;
 const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
 const KVM_DEV_TYPE_VFIO: u32 = 4;
@@ -72,6 +74,10 @@ fn unsigned(value: i32) -> u32 {
     value.cast_unsigned()
 }
 
+fn unsigned_of(fd: Fd) -> u32 {
+    fd.0.cast_unsigned()
+}
+
 impl Core for Linux {
     fn open_container(&mut self) -> io::Result<Fd> {
         open("/dev/vfio/vfio").map(Fd)
@@ -90,6 +96,7 @@ impl Core for Linux {
         let machine = ioctl(kvm, KVM_CREATE_VM, Argument::Number(0));
         ioctl::close(kvm)?;
         let machine = machine?;
+        ioctl(machine, KVM_CREATE_IRQCHIP, Argument::Number(0))?;
         // struct kvm_create_device: type, fd (out), flags.
         let words = [KVM_DEV_TYPE_VFIO, 0, 0];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -176,6 +183,14 @@ impl Core for Linux {
 
     fn unlink(&mut self, kvm: Fd, file: Fd) -> io::Result<()> {
         Self::kvm_attribute(kvm, DEL, file)
+    }
+
+    fn irqfd(&mut self, kvm: Fd, call: &Irqfd) -> io::Result<()> {
+        let machine = self.machines.get(&kvm).copied().unwrap_or(kvm.0);
+        let (eventfd, resample) = (unsigned_of(call.eventfd), unsigned_of(call.resample));
+        let words = [eventfd, call.gsi, call.flags, resample, 0, 0, 0, 0];
+        let mut bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        ioctl(machine, KVM_IRQFD, Argument::Bytes(&mut bytes)).map(|_| ())
     }
 
     fn device_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {

@@ -231,13 +231,13 @@ fn of_debian() -> Vec<Group> {
     ]
 }
 
-/// Long forms on a kernel that the ordinary run does not have.
+/// Long forms on kernels that the ordinary run does not have.
 fn on_7_3() -> Vec<Group> {
     let of_peers = all_devices(Kernel::Small73).guest_kernel(Kernel::Stock612);
     let linked = Machine::new(Kernel::Small73).devices(used::DEVICES).with_host_share();
     let linked = linked.guest_kernel(Kernel::Small);
     let mock = Machine::new(Kernel::Small73).guest_kernel(Kernel::Small).with_host_share();
-    vec![
+    let small = vec![
         ("7.3, mock", mock.memory_mib(4096), selftests::TESTS.to_vec()),
         (
             "7.3",
@@ -247,7 +247,37 @@ fn on_7_3() -> Vec<Group> {
         ("7.3", linked, compat::TESTS.to_vec()),
         ("7.3, iommufd", of_peers.clone(), [p2p::TESTS, &tests_by_iommufd()].concat()),
         ("7.3, type1", of_peers.by_type1(), p2p::TESTS.to_vec()),
+    ];
+    let stock = with_7_3_as_guest(Kernel::Stock73, "7.3 of Debian");
+    let by_iommufd = with_7_3_as_guest(Kernel::Small73, "7.3 of Debian, iommufd");
+    [small, stock, by_iommufd, of_debians_7_3()].concat()
+}
+
+/// What a guest with Debian's 7.3 does, on a host with a 7.3: each kind of device and of interrupt,
+/// resets, hot-plug, and a host that takes devices.
+fn with_7_3_as_guest(host: Kernel, group: &'static str) -> Vec<Group> {
+    let [full, all, ports] =
+        [full(host), all_devices(host), Machine::new(host).devices(host::DEVICES)]
+            .map(|machine| machine.guest_kernel(Kernel::Stock73));
+    let of_all = match all.has_iommufd() {
+        true => [tests_by_iommufd().as_slice(), p2p::TESTS].concat(),
+        false => tests_of_all_devices(),
+    };
+    vec![
+        (
+            group,
+            full,
+            [data::TESTS, endings::TESTS, moves::TESTS, hot_plug::arrivals::TESTS].concat(),
+        ),
+        (group, all, of_all),
+        (group, ports, [host::TESTS, hot_plug::host::ON_PORTS].concat()),
     ]
+}
+
+/// Debian's 7.3 has type1, and no iommufd.
+fn of_debians_7_3() -> Vec<Group> {
+    let machine = full(Kernel::Stock73).guest_kernel(Kernel::Small);
+    vec![("7.3 of Debian", machine, [leaving::ON_STOCK, conformance::TESTS].concat())]
 }
 
 /// The groups of the lane in the environment variable, or of all lanes.

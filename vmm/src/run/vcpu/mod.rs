@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use kvm_bindings::{KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use vm_device::bus::{MmioAddress, PioAddress};
@@ -176,6 +177,11 @@ impl Vcpu {
             }
             Ok(VcpuExit::Hlt) => exits.hlt.add_one(),
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => exits.other.add_one(),
+            Ok(VcpuExit::InternalError) => {
+                exits.other.add_one();
+                let what = internal_error(&mut self.fd);
+                return Err(self.failure(&what));
+            }
             Ok(exit) => {
                 exits.other.add_one();
                 let what = fatal(&exit);
@@ -215,6 +221,18 @@ fn port_width(fd: &mut VcpuFd) -> usize {
     usize::from(io.size.max(1))
 }
 
+/// Describes the last exit, which is KVM_EXIT_INTERNAL_ERROR.
+fn internal_error(fd: &mut VcpuFd) -> String {
+    // SAFETY: as in `port_width`.
+    let suberror = unsafe { fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+    let why = match suberror {
+        KVM_INTERNAL_ERROR_EMULATION => ": it cannot emulate an instruction",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => ": an exit interrupted the delivery of an event",
+        _ => "",
+    };
+    format!("KVM cannot continue (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}){why}")
+}
+
 /// Stops the machine when its thread panics. Only builds that unwind need this; in this program's
 /// release build a panic aborts the process.
 struct ReportPanic<'a>(&'a Stop, u8);
@@ -232,16 +250,13 @@ impl Drop for ReportPanic<'_> {
 fn fatal(exit: &VcpuExit<'_>) -> String {
     match exit {
         VcpuExit::Shutdown => "triple fault (KVM_EXIT_SHUTDOWN)".into(),
-        VcpuExit::InternalError => {
-            "KVM cannot continue (KVM_EXIT_INTERNAL_ERROR), usually because of an instruction that it \
-             cannot emulate"
-                .into()
-        }
         VcpuExit::FailEntry(reason, cpu) => {
             format!("the host's CPU {cpu} failed to enter the guest (reason {reason:#x})")
         }
         VcpuExit::SystemEvent(kind, _) => format!("system event {kind}"),
-        VcpuExit::MemoryFault { gpa, size, .. } => format!("no memory at {gpa:#x} (size {size:#x})"),
+        VcpuExit::MemoryFault { gpa, size, .. } => {
+            format!("no memory at {gpa:#x} (size {size:#x})")
+        }
         other => format!("unknown exit: {other:?}"),
     }
 }

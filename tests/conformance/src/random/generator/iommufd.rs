@@ -240,9 +240,9 @@ impl Generator<'_> {
         u32::from(self.numbers.percent(5))
     }
 
-    /// A flag that no kernel knows; the lowest one of an attach means a PASID in 7.3.
-    fn unknown_flag(&mut self) -> u32 {
-        self.reserved() << 3
+    /// Usually no flag; a PASID, or a flag that no kernel knows.
+    fn flag_of_attach(&mut self) -> u32 {
+        self.reserved() << 3 | self.reserved()
     }
 
     pub(super) fn iova_ranges(&mut self) -> Call {
@@ -320,17 +320,25 @@ impl Generator<'_> {
         }
     }
 
+    /// Usually the size without a PASID; sometimes with one, or a wrong size.
+    fn size_of_attach(&mut self, right: u32) -> u32 {
+        match self.numbers.percent(20) {
+            true => right.saturating_add(4),
+            false => self.argsz(right),
+        }
+    }
+
     fn attach(&mut self) -> Call {
         let attach = AttachPt {
-            argsz: self.argsz(AttachPt::ARGSZ),
-            flags: self.unknown_flag(),
+            argsz: self.size_of_attach(AttachPt::ARGSZ),
+            flags: self.flag_of_attach(),
             id: if self.numbers.percent(80) { self.space() } else { self.id() },
         };
         call(self.cdev(), IommufdCall::Attach(attach))
     }
 
     fn detach(&mut self) -> Call {
-        let (argsz, flags) = (self.argsz(AttachPt::DETACH_ARGSZ), self.unknown_flag());
+        let (argsz, flags) = (self.size_of_attach(AttachPt::DETACH_ARGSZ), self.flag_of_attach());
         call(self.cdev(), IommufdCall::Detach(AttachPt { argsz, flags, id: 0 }))
     }
 
@@ -365,7 +373,7 @@ impl Generator<'_> {
     /// An ioctl by number, with a struct of any size.
     pub(super) fn raw(&mut self) -> Call {
         let number =
-            self.numbers.any(&[28, 29, 33, 33, 33, 34, 34, 35, 35, 36, 36, 36, 21, 27, 43]);
+            self.numbers.any(&[28, 29, 33, 33, 33, 34, 34, 35, 35, 36, 36, 36, 21, 27, 43, 46]);
         let mut argument = self.argument_of(number);
         let size = self.size(u32::try_from(argument.len()).unwrap_or(0));
         let word = size.to_ne_bytes();
@@ -378,6 +386,7 @@ impl Generator<'_> {
         match number {
             28 => bytes(&[0, self.id()], &[]),
             29 => bytes(&[0, self.reserved(), 0xa5a5], &[]),
+            46 => bytes(&[0, self.reserved()], &[]),
             33 => {
                 let (map, reserved) = (self.ioas_map(), self.reserved());
                 let longs = [map.user_va, map.length, map.iova];

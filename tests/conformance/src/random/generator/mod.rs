@@ -260,8 +260,18 @@ impl<'a> Generator<'a> {
         }
     }
 
+    fn irqfd(&mut self, kvm: Slot) -> Call {
+        let (eventfd, resample) = (self.eventfd(), self.eventfd());
+        let gsi = self.numbers.any(&[0, 5, 5, 5, 5, 24, u32::MAX]);
+        let flags = self.numbers.any(&[0, 0, 0, 0, 1, 1, 2, 3, 4]);
+        Call::Irqfd(kvm, eventfd, gsi, flags, resample)
+    }
+
     fn about_kvm(&mut self) -> Call {
         let kvm = self.some(Kind::Kvm);
+        if self.numbers.percent(50) {
+            return self.irqfd(kvm);
+        }
         let file = self.some(Kind::Group);
         match self.numbers.percent(60) {
             true => Call::Link(kvm, file),
