@@ -12,6 +12,7 @@ use super::holders::{self, Holder, Opened};
 use super::names::Names;
 use super::presence::{Facts, Finding};
 use super::tree::Tree;
+use crate::host::arch::REMAPPED;
 use crate::passthrough::iommu::iommufd_node;
 
 pub(crate) use super::tree::attribute;
@@ -206,10 +207,12 @@ impl Inventory {
         regions.any(|region| region.kind == ReservedKind::Direct)
     }
 
-    /// With Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
-    /// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
+    /// Whether a device can send no interrupts but its own.
     pub(crate) fn remaps_interrupts(&self) -> bool {
-        let read = || self.tree.text("proc/interrupts").unwrap_or_default().contains(" IR-");
+        let read = || {
+            let interrupts = self.tree.text("proc/interrupts").unwrap_or_default();
+            REMAPPED.iter().any(|word| interrupts.contains(word))
+        };
         *self.seen.remaps_interrupts.get_or_init(read)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use devices::PowerSink;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use vm_device::bus::{MmioAddress, PioAddress};
@@ -13,8 +14,9 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::stats::Stats;
-use super::stop::{Outcome, Stop};
+use super::stop::{Outcome, Stop, StopOnRequest};
 use crate::error::Error;
+use crate::guest::arch;
 use crate::host::limits;
 use crate::host::seccomp::Filter;
 use crate::passthrough::coalesced::CoalescedWrites;
@@ -42,7 +44,7 @@ pub(crate) struct Machine {
 /// A vCPU that does not run yet.
 pub(crate) struct Vcpu {
     pub(crate) fd: VcpuFd,
-    /// The number and APIC id.
+    /// The number.
     pub(crate) index: u8,
 }
 
@@ -131,8 +133,7 @@ impl Vcpu {
         }
         while !machine.stop.is_requested() {
             if machine.gate.pass() {
-                // Tell the guest's watchdogs that the vCPU was paused. EINVAL means no kvmclock.
-                let _ = self.fd.kvmclock_ctrl();
+                arch::resumed(&self.fd);
                 continue;
             }
             if let Err(error) = self.run_once(machine) {
@@ -178,8 +179,13 @@ impl Vcpu {
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => exits.other.add_one(),
             Ok(exit) => {
                 exits.other.add_one();
-                let what = fatal(&exit);
-                return Err(self.failure(&what));
+                match arch::power_request(&exit) {
+                    Some(request) => StopOnRequest(Arc::clone(&machine.stop)).request(request),
+                    None => {
+                        let what = fatal(&exit);
+                        return Err(self.failure(&what));
+                    }
+                }
             }
             Err(error) => {
                 exits.other.add_one();
@@ -198,10 +204,7 @@ impl Vcpu {
     }
 
     fn failure(&self, what: &str) -> Error {
-        let place = self
-            .fd
-            .get_regs()
-            .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
+        let place = arch::place(&self.fd);
         Error::Vcpu(format!("vCPU {} of the guest{place}: {what}", self.index))
     }
 }
@@ -316,7 +319,9 @@ impl Drop for RunningVcpu {
     }
 }
 
+/// The guest of these tests runs x86 code.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use kvm_ioctls::Kvm;
     use vfio_passthrough::kvm::KvmHost;
