@@ -122,7 +122,10 @@ impl Inventory {
     pub(crate) fn obstacle(&self, device: &Device) -> Option<String> {
         let address = device.address;
         let Some(group) = device.group else {
-            return Some("in no IOMMU group: vmm check".to_owned());
+            return Some(match self.has_group_later(device) && !device.is_bridge() {
+                true => self.not_bound(address),
+                false => "in no IOMMU group: vmm check".to_owned(),
+            });
         };
         if device.is_bridge() {
             return Some("a bridge, which stays with the host".to_owned());
@@ -198,6 +201,17 @@ impl Inventory {
     pub(crate) fn is_noiommu(&self, group: u32) -> bool {
         let name = self.tree.line(&format!("sys/kernel/iommu_groups/{group}/name"));
         name.as_deref() == Some("vfio-noiommu")
+    }
+
+    /// Whether a device without a group gets one from its next driver. Where a device tree describes
+    /// the IOMMU, Linux before 6.15 looks it up when a driver binds (of_dma_configure).
+    pub(crate) fn has_group_later(&self, device: &Device) -> bool {
+        device.group.is_none() && device.binding.driver.is_none() && !self.iommus().is_empty()
+    }
+
+    /// The names of the host's IOMMUs.
+    pub(crate) fn iommus(&self) -> Vec<String> {
+        self.tree.names("sys/class/iommu")
     }
 
     /// VFIO refuses a group if the firmware uses memory at fixed addresses through its devices

@@ -81,7 +81,7 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
     ];
     let groups = host.tree.names("sys/kernel/iommu_groups").len();
     lines.push(match groups {
-        0 => no_iommu(host),
+        0 if host.iommus().is_empty() => no_iommu(host),
         _ => Line::ok("iommu", describe_iommu(host, groups)),
     });
     lines.extend((groups != 0).then(|| remapping(host)));
@@ -145,7 +145,7 @@ fn failed(check: &'static str, text: &str) -> Line {
 }
 
 fn describe_iommu(host: &Inventory, groups: usize) -> String {
-    match host.tree.names("sys/class/iommu").as_slice() {
+    match host.iommus().as_slice() {
         [] => format!("{groups} groups"),
         units => format!("{groups} groups, by {}", units.join(", ")),
     }

@@ -113,6 +113,19 @@ fn without_an_iommu_the_remedy_is_that_of_the_host() {
 }
 
 #[test]
+fn a_device_without_a_driver_may_have_no_group_yet() {
+    let fixture = Fixture::new()
+        .device(NVME, "0x010802", None, None)
+        .file("sys/class/iommu/smmu3.0x0000000009050000/uevent", "");
+    let (heads, text) = complaints(&checked(&fixture, &probes()));
+    assert_eq!(heads, ["driver Fail", "group Fail"]);
+    assert!(text.contains("when a driver binds\nvmm bind 0000:00:02.0"), "{text}");
+    let host = fixture.host();
+    let why = host.obstacle(&host.device(NVME.parse().unwrap()).unwrap());
+    assert_eq!(why.as_deref(), Some("not bound to vfio-pci: vmm bind 0000:00:02.0"));
+}
+
+#[test]
 fn interrupts_without_remapping_fail_unless_allowed() {
     let fixture = || good().file("proc/interrupts", NOT_REMAPPED);
     let unsafe_interrupts = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
