@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::Cache;
 use crate::initramfs::Initramfs;
-use crate::kernel::KernelFiles;
+use crate::kernel::{BUTTON, KernelFiles};
 use crate::machine::{Device, Machine, MachineFiles};
-use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, dumps, packages, selftest, suite};
+use crate::programs::Programs;
+use crate::{Arch, Error, Kernel, dumps, packages, selftest, suite};
 
 /// Paths in L1.
 pub mod place {
@@ -57,10 +57,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Installs missing packages and builds the programs.
-    pub fn set_up() -> Result<Self, Error> {
+    /// Installs missing packages, and builds the programs for machines of this architecture.
+    pub fn set_up(arch: Arch) -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build()?) })
+        packages::ensure(arch.platform().needs)?;
+        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build(arch)?) })
     }
 
     /// Sets up a lab that has kernels only, and cannot boot a machine.
@@ -70,14 +71,15 @@ impl Lab {
     }
 
     /// Like [`set_up`](Self::set_up), with the packages of `cargo lab bench`.
-    pub fn set_up_for_bench() -> Result<Self, Error> {
+    pub fn set_up_for_bench(arch: Arch) -> Result<Self, Error> {
         packages::ensure(packages::BENCH)?;
-        Self::set_up()
+        Self::set_up(arch)
     }
 
     /// Fetches or builds the kernels of the tests that the cache lacks.
-    pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::OF_TESTS.into_iter().try_for_each(|kernel| self.kernel(kernel).map(|_| ()))
+    pub fn kernels(&self, arch: Arch) -> Result<(), Error> {
+        let kernels = Kernel::of_tests(arch);
+        kernels.iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
     }
 
     /// Fetches or builds a kernel if the cache lacks it; returns its image.
@@ -178,7 +180,7 @@ impl Lab {
             .iter()
             .flat_map(|device| device.modules())
             .copied()
-            .chain(["button", "evdev"])
+            .chain(BUTTON.iter().copied())
             .collect();
         let mut archive = Initramfs::create(path, &self.programs()?.guest)?;
         archive.add_modules(&kernel.modules(&wanted)?)?;
@@ -197,7 +199,7 @@ impl Lab {
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
         archive.add(place::CONFORMANCE, &programs.conformance)?;
-        for name in EXAMPLES {
+        for name in programs.arch.platform().examples {
             archive.add(&place::example(name), &programs.examples.join(name))?;
         }
         for (place, file) in files {

@@ -8,6 +8,7 @@
 //! methods talk to the agent (see [`protocol`]), so a test is ordinary code on the host. A [`Pool`]
 //! shares booted machines between tests, and replaces a machine that has stopped.
 
+mod arch;
 mod cache;
 mod command;
 mod debian;
@@ -32,6 +33,7 @@ mod suite;
 pub mod tap;
 mod watchdog;
 
+pub use arch::{ARCH, Arch};
 pub use command::Tool;
 pub use debian::Debian;
 pub use error::Error;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{Debian, Kernel};
+use crate::{Arch, Debian, Kernel};
 use models::Model;
 
 /// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
@@ -129,7 +129,7 @@ impl Device {
     }
 }
 
-/// The IOMMU of L1.
+/// The IOMMU of a PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Iommu {
     /// Intel VT-d.
@@ -143,7 +143,7 @@ pub enum Iommu {
 
 impl Iommu {
     /// The argument of QEMU's `-device`.
-    fn device(self) -> String {
+    pub(crate) fn device(self) -> String {
         match self {
             Self::Intel { address_bits } => {
                 format!("intel-iommu,intremap=on,aw-bits={address_bits}")
@@ -160,7 +160,7 @@ pub struct Machine {
     pub kernel: Kernel,
     /// The kernel of L2.
     pub guest_kernel: Kernel,
-    /// The IOMMU.
+    /// The IOMMU of a PC. An arm64 machine has an SMMUv3.
     pub iommu: Iommu,
     /// The RAM in MiB.
     pub memory_mib: u32,
@@ -233,6 +233,12 @@ impl Machine {
     #[must_use]
     pub fn by_type1(self) -> Self {
         Self { type1: true, ..self }
+    }
+
+    /// The architecture of L1 and L2: that of the kernel.
+    #[must_use]
+    pub fn arch(&self) -> Arch {
+        self.kernel.arch()
     }
 
     /// Whether guests use the devices by iommufd.
@@ -325,14 +331,13 @@ impl Machine {
     /// QEMU's arguments without devices. L1's clock counts the instructions that L1 has run
     /// (`-icount`), so measurements do not depend on the load of the host.
     fn base(&self, files: &MachineFiles) -> Vec<String> {
+        let platform = self.arch().platform();
         let text = format!(
-            "-machine q35 -cpu {cpu} -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
+            "{hardware} -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
              -nodefaults -nographic -no-reboot -serial stdio -name l1 \
-             -device {iommu} \
              -device virtio-serial-pci,addr=1d -device virtserialport,chardev=lab,name={port}",
-            cpu = if self.byte_strings { "max" } else { "max,-erms,-fsrm" },
+            hardware = (platform.hardware)(self),
             memory = self.memory_mib,
-            iommu = self.iommu.device(),
             port = crate::protocol::PORT_NAME,
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -349,8 +354,7 @@ impl Machine {
             "-initrd".into(),
             path(&files.initrd),
         ]);
-        let command_line = "console=ttyS0 intel_iommu=on iommu=pt panic=-1 loglevel=4";
-        arguments.extend(["-append".into(), command_line.into()]);
+        arguments.extend(["-append".into(), platform.command_line.into()]);
         arguments
     }
 }

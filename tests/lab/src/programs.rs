@@ -4,17 +4,16 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::command::Tool;
-use crate::{Error, say};
+use crate::{Arch, Error, say};
 
-/// The target is given explicitly, so that RUSTFLAGS do not apply to build scripts.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// The examples of `vfio-passthrough` that run in L1.
+/// The examples of `vfio-passthrough` that run in L1 on a PC.
 pub const EXAMPLES: &[&str] = &["attach", "lspci", "minimal_vmm", "own_router"];
 
 /// The paths of the programs on the host.
 #[derive(Clone, Debug)]
 pub struct Programs {
+    /// The architecture for which they are built.
+    pub arch: Arch,
     /// The VMM.
     pub vmm: PathBuf,
     /// The init of L1.
@@ -23,32 +22,35 @@ pub struct Programs {
     pub guest: PathBuf,
     /// The program that compares the model of /dev/vfio with L1's /dev/vfio.
     pub conformance: PathBuf,
-    /// The folder of the examples; [`EXAMPLES`] has their names.
+    /// The folder of the examples.
     pub examples: PathBuf,
 }
 
 impl Programs {
-    /// Builds the programs. Cargo builds only what has changed.
-    pub fn build() -> Result<Self, Error> {
+    /// Builds the programs. Cargo builds only what has changed. The target is given explicitly, so
+    /// that RUSTFLAGS do not apply to build scripts.
+    pub fn build(arch: Arch) -> Result<Self, Error> {
         say("building vmm, guest, agent, conformance and the examples (release, static)");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let target = target_folder();
+        let (target, platform) = (target_folder(), arch.platform());
         Tool::new(cargo)
-            .args(["build", "--release", "--target", TARGET, "--target-dir"])
+            .args(["build", "--release", "--target", platform.target, "--target-dir"])
             .args([&target])
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
             .args(["--package", "conformance", "--bin", "conformance"])
             .args(["--bin", "vmm", "--bin", "guest", "--bin", "agent"])
             .args(["--package", "vfio-passthrough"])
-            .args(EXAMPLES.iter().flat_map(|name| ["--example", name]))
+            .args(platform.examples.iter().flat_map(|name| ["--example", name]))
             .args(["--features", "vfio-passthrough/kvm"])
+            .envs(platform.linker)
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // This variable would take precedence over RUSTFLAGS.
             .without_env("CARGO_ENCODED_RUSTFLAGS")
             .folder(&workspace())
             .run()?;
-        let built = target.join(TARGET).join("release");
+        let built = target.join(platform.target).join("release");
         Ok(Self {
+            arch,
             vmm: built.join("vmm"),
             agent: built.join("agent"),
             guest: built.join("guest"),

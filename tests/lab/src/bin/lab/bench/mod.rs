@@ -18,7 +18,7 @@ use std::fs;
 
 use clap::{Args, ValueEnum};
 use lab::protocol::Request;
-use lab::{Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
+use lab::{Arch, Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
 use serde::Serialize;
 
 use measure::{Boot, Figures, Guest, Vmm};
@@ -75,7 +75,7 @@ impl Arguments {
 
 /// Measures and prints tables; returns whether all goals are met.
 pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
-    let lab = Lab::set_up_for_bench()?;
+    let lab = Lab::set_up_for_bench(Arch::X86_64)?;
     lab.kernel(Kernel::Small)?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
