@@ -50,6 +50,9 @@ const RANDOM_SIZE: u64 = 4 << 20;
 /// Debian's packages of QEMU with its firmware.
 const QEMU: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
+/// Packages of programs that run in an L1 of arm64.
+const ARM64_PROGRAMS: &[&str] = &["qemu-system-arm", "strace"];
+
 /// The kernels and programs that machines need.
 pub struct Lab {
     cache: Cache,
@@ -91,6 +94,17 @@ impl Lab {
     /// newest that the archive has for this release; returns the folder in which it is unpacked.
     pub fn newest_qemu(&self) -> Result<PathBuf, Error> {
         self.cache.entry("qemu-backports", |draft| suite::unpack(&suite::backports()?, QEMU, draft))
+    }
+
+    /// The root that L1 mounts: the host's, or a folder with the programs of another architecture,
+    /// which is fetched if the cache lacks it.
+    fn share(&self, arch: Arch) -> Result<PathBuf, Error> {
+        match arch {
+            Arch::X86_64 => Ok("/".into()),
+            Arch::Aarch64 => self
+                .cache
+                .entry("root-arm64", |draft| suite::unpack_arm64_root(ARM64_PROGRAMS, draft)),
+        }
     }
 
     /// Fetches and builds the kernel's tests of VFIO if the cache lacks them; returns their folder,
@@ -135,8 +149,10 @@ impl Lab {
             files.push((place::DEBIAN_KERNEL, debian.kernel));
             files.push((place::DEBIAN_INITRD, debian.initrd));
         }
+        let mut share = None;
         if machine.host_share {
             files.push((place::GUEST, self.programs()?.guest.clone()));
+            share = Some(self.share(machine.arch())?);
         }
         let initrd = folder.join("l1.cpio");
         self.l1_initrd(&kernel, &files, &initrd)?;
@@ -147,6 +163,7 @@ impl Lab {
         let is_new = machine.devices.iter().any(needs_newest);
         Ok(MachineFiles {
             qemu: is_new.then(|| self.newest_qemu()).transpose()?,
+            share,
             kernel: kernel.image,
             initrd,
             socket: folder.join("agent"),

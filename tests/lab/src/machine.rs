@@ -166,7 +166,7 @@ pub struct Machine {
     pub memory_mib: u32,
     /// The devices, in the order of their slots from 0000:00:02.0 on.
     pub devices: Vec<Device>,
-    /// Whether L1 can mount the host's root.
+    /// Whether L1 can mount the host's root; on arm64, a root with programs of that architecture.
     pub host_share: bool,
     /// Whether L1's CPU has ERMS, so that its kernel clears and copies memory by byte-wise string
     /// instructions. Each byte counts as an instruction here, while hardware moves 32 bytes or more
@@ -320,10 +320,12 @@ impl Machine {
             let image = files.images.get(index).cloned().unwrap_or_default();
             arguments.extend(devices::arguments(index, *device, &image));
         }
-        if self.host_share {
-            let share =
-                "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
-            arguments.extend(["-virtfs".into(), share.into()]);
+        if let Some(root) = &files.share {
+            let share = format!(
+                "local,path={},mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+                root.display()
+            );
+            arguments.extend(["-virtfs".into(), share]);
         }
         arguments
     }
@@ -364,6 +366,8 @@ impl Machine {
 pub(crate) struct MachineFiles {
     /// The folder in which a QEMU is unpacked; `None` for the host's.
     pub qemu: Option<PathBuf>,
+    /// The folder that L1 mounts as the host's root, if any.
+    pub share: Option<PathBuf>,
     /// L1's kernel.
     pub kernel: PathBuf,
     /// L1's initramfs.
@@ -408,8 +412,10 @@ mod tests {
 
     #[test]
     fn has_erms_only_on_request() {
-        assert!(line(&Machine::new(Kernel::Small)).contains("-cpu max,-erms,-fsrm -accel"));
-        assert!(line(&Machine::new(Kernel::Small).with_byte_strings()).contains("-cpu max -accel"));
+        assert!(line(&Machine::new(Kernel::Small)).contains("-cpu max,-erms,-fsrm -device"));
+        assert!(
+            line(&Machine::new(Kernel::Small).with_byte_strings()).contains("-cpu max -device")
+        );
     }
 
     #[test]
@@ -454,8 +460,18 @@ mod tests {
     }
 
     #[test]
-    fn shares_the_host_only_on_request() {
-        assert!(!line(&Machine::new(Kernel::Small)).contains("virtfs"));
-        assert!(line(&Machine::new(Kernel::Small).with_host_share()).contains("readonly=on"));
+    fn shares_a_root_read_only() {
+        let machine = Machine::new(Kernel::Small);
+        assert!(!line(&machine).contains("virtfs"));
+        let files = MachineFiles { share: Some("/root".into()), ..MachineFiles::default() };
+        let line = machine.arguments(&files).join(" ");
+        assert!(line.contains("local,path=/root,") && line.contains("readonly=on"), "{line}");
+    }
+
+    #[test]
+    fn arm64_machine_has_an_smmu_and_no_iommu_of_a_pc() {
+        let line = line(&Machine::new(Kernel::Arm612));
+        assert!(line.contains("virt,virtualization=on,gic-version=3,iommu=smmuv3"), "{line}");
+        assert!(line.contains("console=ttyAMA0") && !line.contains("intel-iommu"), "{line}");
     }
 }

@@ -48,7 +48,9 @@ pub fn unpack_arm64_root(names: &[&str], folder: &Path) -> Result<(), Error> {
         let (target, path) = (format!("usr/{name}"), folder.join(name));
         symlink(target, &path).map_err(Error::file("link", &path))?;
     }
-    Ok(())
+    // L1 mounts its own here, and can make no folder.
+    let mut mounts = ["dev", "proc", "sys", "tmp"].iter().map(|name| folder.join(name));
+    mounts.try_for_each(|path| fs::create_dir_all(&path).map_err(Error::file("create", &path)))
 }
 
 /// Lets `fetch` put packages into apt's folder, and unpacks them in `folder`.

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use lab::Kernel;
+
 use super::Arguments;
 use super::measure::{Boot, Figures};
 
@@ -105,13 +107,14 @@ const ROWS: [Row; 11] = [
 ];
 
 /// The comparison as a Markdown table, with medians over the rounds.
-pub fn table(figures: &[Figures], arguments: &Arguments) -> String {
+pub fn table(figures: &[Figures], kernel: Kernel, arguments: &Arguments) -> String {
     let names = row("", figures, |figures| figures.vmm.name().to_owned());
     let mut text = format!(
-        "One guest (small kernel, 512 MiB, one vCPU, one NVMe): medians of {} rounds with {} reads \
+        "One guest ({}, 512 MiB, one vCPU, one NVMe): medians of {} rounds with {} reads \
          each. L1's time is 1 ns per instruction. Port exits include those that KVM handled \
          itself.\n\n\
          {names}|---|{}\n",
+        kernel.name(),
         arguments.rounds,
         arguments.reads,
         "---|".repeat(figures.len())
@@ -144,7 +147,7 @@ mod tests {
     use crate::bench::syscalls::Syscalls;
 
     fn qemu() -> Vmm {
-        Vmm::Qemu(Qemu { name: "QEMU".into(), command: String::new() })
+        Vmm::Qemu(Qemu { name: "QEMU".into(), command: String::new(), console: "ttyS0" })
     }
 
     fn figures(vmm: Vmm, to_init_ns: u64, calls: u64) -> Figures {
