@@ -72,6 +72,12 @@ impl Arch {
         self.platform().machine
     }
 
+    /// The examples of `vfio-passthrough` that run in L1.
+    #[must_use]
+    pub fn examples(self) -> &'static [&'static str] {
+        self.platform().examples
+    }
+
     pub(crate) fn platform(self) -> &'static Platform {
         match self {
             Self::X86_64 => &x86_64::PLATFORM,

@@ -34,7 +34,8 @@ pub mod place {
     /// The initrd of Debian.
     pub const DEBIAN_INITRD: &str = "/l2/debian-initrd";
 
-    /// The path of the library's example `name`, one of [`EXAMPLES`](crate::EXAMPLES).
+    /// The path of the library's example `name`, one of
+    /// [`Arch::examples`](crate::Arch::examples).
     #[must_use]
     pub fn example(name: &str) -> String {
         format!("/examples/{name}")

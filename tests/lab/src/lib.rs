@@ -45,7 +45,7 @@ pub use machine::models::{DISKS, Model, NICS, SERIAL};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
-pub use programs::{EXAMPLES, on_model, workspace};
+pub use programs::{on_model, workspace};
 pub use selftest::{PROGRAMS as SELFTESTS, VFIO_PROGRAMS as VFIO_SELFTESTS};
 
 /// The environment variable with the number of the lane to run; without it, the nested tests run

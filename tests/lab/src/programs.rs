@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::command::Tool;
 use crate::{Arch, Error, say};
 
-/// The examples of `vfio-passthrough` that run in L1 on a PC.
-pub const EXAMPLES: &[&str] = &["attach", "lspci", "minimal_vmm", "own_router"];
-
 /// The paths of the programs on the host.
 #[derive(Clone, Debug)]
 pub struct Programs {

@@ -3,7 +3,6 @@
 use super::Platform;
 use crate::Machine;
 use crate::packages::need;
-use crate::programs::EXAMPLES;
 
 pub const PLATFORM: Platform = Platform {
     machine: "a PC with an IOMMU",
@@ -39,7 +38,7 @@ pub const PLATFORM: Platform = Platform {
         "evdev",
     ],
     target: "x86_64-unknown-linux-gnu",
-    examples: EXAMPLES,
+    examples: &["attach", "lspci", "minimal_vmm", "own_router"],
     linker: None,
 };
 

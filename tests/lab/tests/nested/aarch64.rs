@@ -1,15 +1,72 @@
-//! The tests on arm64. Most are those of a PC; the lists say which have a meaning there.
+//! The tests on arm64: those of a PC that have a meaning there, on hosts with pages of 4 and of
+//! 16 KiB. (Debian has no arm64 kernel with pages of 64 KiB.)
 
 use lab::{Device, Kernel, LANES, Machine};
 
-use crate::{Group, conformance, data, full};
+use crate::{Group, Test};
+use crate::{conformance, data, devices, endings, examples, host, mappings, shapes};
 
-/// Hosts with pages of 4 KiB in the first lane, of 16 KiB in the second.
+/// An e1000e and the conventional NICs, beyond the devices of [`full`](crate::full).
+const DEVICES: &[Device] = &[
+    Device::Nvme,
+    Device::Nvme,
+    Device::SharedGroup,
+    Device::E1000e,
+    Device::Rtl8139,
+    Device::Ne2k,
+];
+
+/// The tests on [`DEVICES`] by name, in addition to whole lists.
+const NAMED: &[&str] = &[
+    "a guest boots without a device",
+    "two NVMes of two groups work in one guest",
+    "a guest runs on two vCPUs",
+    "power-off ends the VMM with status 0",
+    "a reboot ends the VMM with status 0",
+    "a device is reset once at each end of a guest",
+    "a panic that reboots ends the VMM with status 0",
+    "each RAM region takes one call to map it",
+    "nothing stays mapped or pinned after the end",
+    "nothing stays mapped or pinned after SIGKILL",
+    "an NVMe works with MSI-X",
+    "an e1000e works with MSI-X",
+    "an rtl8139 and an ne2k work with INTx, the ne2k by its I/O BAR only",
+    "three NICs of one group behind a bridge work with INTx",
+    "one NIC of a group works, with the others left on vfio-pci",
+];
+
+/// Those on devices behind ports.
+const NAMED_ON_PORTS: &[&str] = &[
+    "host: the host unbinds devices during I/O",
+    "host: the host unplugs devices during I/O",
+    "host: a guest reboots without a device that the host has unbound",
+];
+
+/// The lists of a PC in which the named tests are.
+const LISTS: &[&[Test]] =
+    &[shapes::TESTS, endings::TESTS, mappings::TESTS, devices::TESTS, host::TESTS];
+
+/// Pages of 4 KiB in the first lane, of 16 KiB in the second.
 pub fn lanes() -> [Vec<Group>; LANES] {
-    [on("aarch64 6.12", Kernel::Arm612), on("aarch64 6.12-16k", Kernel::Arm612Of16K)]
+    [
+        on(["aarch64 6.12", "aarch64 6.12, ports"], Kernel::Arm612),
+        on(["aarch64 6.12-16k", "aarch64 6.12-16k, ports"], Kernel::Arm612Of16K),
+    ]
 }
 
-fn on(name: &'static str, kernel: Kernel) -> Vec<Group> {
-    let tests = [data::TESTS, conformance::TESTS].concat();
-    vec![(name, full(kernel), tests)]
+fn on([name, name_of_ports]: [&'static str; 2], kernel: Kernel) -> Vec<Group> {
+    let own = [examples::TESTS, data::TESTS, shapes::ON_FEW_CPUS, conformance::TESTS].concat();
+    let machine = |devices| Machine::new(kernel).devices(devices);
+    vec![
+        (name, machine(DEVICES), [own, named(NAMED)].concat()),
+        (name_of_ports, machine(host::DEVICES), named(NAMED_ON_PORTS)),
+    ]
+}
+
+fn named(names: &[&str]) -> Vec<Test> {
+    let find = |name: &&str| {
+        let test = LISTS.iter().copied().flatten().find(|(own, _)| own == name);
+        *test.unwrap_or_else(|| panic!("no list has the test {name:?}"))
+    };
+    names.iter().map(find).collect()
 }
