@@ -84,7 +84,7 @@ impl System {
         if index >= sys::VFIO_PCI_NUM_IRQS || !exists {
             return Err(errno(libc::EINVAL));
         }
-        reply.put_u32(4, irqs::flags(index, state.description.kernel, &entry.function));
+        reply.put_u32(4, irqs::flags(index, &state.description, &entry.function));
         reply.put_u32(12, entry.function.vectors(index));
         reply.write();
         Ok(())

@@ -127,6 +127,7 @@ impl Scene {
         self.description.iova_ranges = iova_ranges(&info);
         let device = core.open_device(group, name)?;
         let function = function(core, device)?;
+        self.description.grows_msix &= function.msix == 0 || msix_grows(core, device)?;
         for fd in [device, group, container] {
             core.close(fd)?;
         }
@@ -164,6 +165,13 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
         resets: word(&info, 4) & 1 != 0,
         ..PciFunction::default()
     })
+}
+
+/// Whether MSI-X has no `VFIO_IRQ_INFO_NORESIZE`.
+fn msix_grows(core: &mut impl Core, device: Fd) -> io::Result<bool> {
+    let mut irq = argument(16, 2);
+    core.irq_info(device, &mut irq)?;
+    Ok(word(&irq, 4) & 8 == 0)
 }
 
 /// `VFIO_REGION_INFO_FLAG_CAPS`. vfio-pci reports only `MSIX_MAPPABLE` for functions without
