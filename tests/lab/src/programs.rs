@@ -1,10 +1,14 @@
 //! The project's programs for L1 and L2. They are static, because L1 and L2 have no libraries.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::command::Tool;
 use crate::{Arch, Error, say};
+
+/// The script that adds the target of arm64 to Rust.
+const RUST_FOR_AARCH64: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rust-for-aarch64");
 
 /// The paths of the programs on the host.
 #[derive(Clone, Debug)]
@@ -28,9 +32,8 @@ impl Programs {
     /// that RUSTFLAGS do not apply to build scripts.
     pub fn build(arch: Arch) -> Result<Self, Error> {
         say("building vmm, guest, agent, conformance and the examples (release, static)");
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let (target, platform) = (target_folder(), arch.platform());
-        Tool::new(cargo)
+        cargo_for(arch)?
             .args(["build", "--release", "--target", platform.target, "--target-dir"])
             .args([&target])
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
@@ -54,6 +57,25 @@ impl Programs {
             conformance: built.join("conformance"),
             examples: built.join("examples"),
         })
+    }
+}
+
+/// Cargo, with Rust's standard library for an architecture.
+fn cargo_for(arch: Arch) -> Result<Tool, Error> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    if arch == Arch::X86_64 {
+        return Ok(Tool::new(cargo));
+    }
+    let folder = target_of_cargo().join("aarch64");
+    fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    let printed = Tool::new(RUST_FOR_AARCH64).args([&folder]).output()?;
+    match String::from_utf8_lossy(&printed).trim() {
+        "" => Ok(Tool::new(cargo)),
+        // Cargo and rustc of a copy of the toolchain, which build the library from its sources.
+        copy => Ok(Tool::new(Path::new(copy).join("cargo"))
+            .env("RUSTC", Path::new(copy).join("rustc"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["-Z", "build-std=std,panic_abort"])),
     }
 }
 
