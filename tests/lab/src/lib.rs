@@ -1,6 +1,7 @@
 //! The lab: tests in a nested machine, without hardware.
 //!
-//! - L1 is a PC with an IOMMU that QEMU emulates. It runs Linux, with the lab's agent as its init.
+//! - L1 is a PC or an arm64 machine with an IOMMU, which QEMU emulates. It runs Linux, with the lab's
+//!   agent as its init. [`Arch`] has what differs.
 //! - L2 is a Linux guest that the VMM boots in L1.
 //! - A lane is a part of the nested tests. Lanes run at the same time, each with its own L1.
 //!

@@ -56,7 +56,7 @@ pub fn lanes() -> [Vec<Group>; LANES] {
 }
 
 fn on([name, name_of_ports]: [&'static str; 2], kernel: Kernel) -> Vec<Group> {
-    let own = [examples::TESTS, data::TESTS, shapes::ON_FEW_CPUS].concat();
+    let own = [examples::TESTS, data::TESTS, shapes::ON_4_CPUS].concat();
     let machine = |devices| Machine::new(kernel).devices(devices);
     vec![
         (name, machine(DEVICES), [own, named(NAMED)].concat()),
