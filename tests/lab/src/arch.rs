@@ -38,9 +38,10 @@ pub(crate) struct Platform {
     pub command_line: &'static str,
     /// The modules of L1, without their dependencies.
     pub l1_modules: &'static [&'static str],
-    /// The modules of L2: those of [`Device::modules`](crate::Device::modules), and
-    /// [`BUTTON`](crate::kernel::BUTTON).
+    /// The modules of L2: those of [`Device::modules`](crate::Device::modules), and of its button.
     pub l2_modules: &'static [&'static str],
+    /// The modules of L2's power button.
+    pub button: &'static [&'static str],
     /// Rust's name of the target of the programs in L1 and L2.
     pub target: &'static str,
     /// The examples of `vfio-passthrough` that run in L1.

@@ -13,9 +13,6 @@ use crate::modules::load_order;
 use crate::small_kernel::fingerprint;
 use crate::{Arch, Error, packages, say, small_kernel, suite};
 
-/// The modules of L2's power button.
-pub const BUTTON: &[&str] = &["button", "evdev"];
-
 /// A kernel for L1 and L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::Cache;
 use crate::initramfs::Initramfs;
-use crate::kernel::{BUTTON, KernelFiles};
+use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
 use crate::programs::Programs;
 use crate::{Arch, Error, Kernel, dumps, packages, selftest, suite};
@@ -198,7 +198,7 @@ impl Lab {
             .iter()
             .flat_map(|device| device.modules())
             .copied()
-            .chain(BUTTON.iter().copied())
+            .chain(machine.arch().platform().button.iter().copied())
             .collect();
         let mut archive = Initramfs::create(path, &self.programs()?.guest)?;
         archive.add_modules(&kernel.modules(&wanted)?)?;

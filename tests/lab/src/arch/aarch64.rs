@@ -35,9 +35,10 @@ pub const PLATFORM: Platform = Platform {
         "sd_mod",
         "xhci-pci",
         "usb-storage",
-        "button",
+        "gpio_keys",
         "evdev",
     ],
+    button: &["gpio_keys", "evdev"],
     target: "aarch64-unknown-linux-gnu",
     // The others have a guest of x86, or its interrupt controllers.
     examples: &["lspci"],

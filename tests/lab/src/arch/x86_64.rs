@@ -37,6 +37,7 @@ pub const PLATFORM: Platform = Platform {
         "button",
         "evdev",
     ],
+    button: &["button", "evdev"],
     target: "x86_64-unknown-linux-gnu",
     examples: &["attach", "lspci", "minimal_vmm", "own_router"],
     linker: None,
