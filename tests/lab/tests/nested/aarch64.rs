@@ -4,7 +4,7 @@
 use lab::{Device, Kernel, LANES, Machine};
 
 use crate::{Group, Test};
-use crate::{conformance, data, devices, endings, examples, host, mappings, shapes};
+use crate::{conformance, control, data, devices, endings, examples, host, mappings, shapes};
 
 /// Two NVMes, an e1000e and the conventional NICs. There is no bridge to conventional PCI: its
 /// devices have one requester ID, and 6.12's driver of the SMMUv3 takes the first one only.
@@ -25,6 +25,7 @@ const NAMED: &[&str] = &[
     "nothing stays mapped or pinned after SIGKILL",
     "an NVMe works with MSI-X",
     "an e1000e works with MSI-X",
+    "control: pauses a guest during I/O, and presses its power button",
     "an rtl8139 and an ne2k work with INTx, the ne2k by its I/O BAR only",
 ];
 
@@ -49,6 +50,7 @@ const LISTS: &[&[Test]] = &[
     devices::TESTS,
     host::TESTS,
     conformance::TESTS,
+    control::TESTS,
 ];
 
 /// Pages of 4 KiB in the first lane, of 16 KiB in the second.
