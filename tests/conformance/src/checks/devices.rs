@@ -159,7 +159,7 @@ fn growth<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
         let errno = result.err().and_then(|error| error.raw_os_error());
         same(errno, (!works).then_some(EINVAL))?;
     }
-    same(done(stage.core.signals(event))?, u64::from(accepts) + u64::from(grows))
+    same(done(stage.core.signals(event))?, u64::from(accepts).saturating_add(grows.into()))
 }
 
 fn request<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
