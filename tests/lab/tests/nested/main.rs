@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+mod aarch64;
 mod big;
 mod compat;
 mod conformance;
@@ -45,7 +46,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    APART, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
+    APART, Arch, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
     OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
 };
 use libtest_mimic::{Arguments, Trial};
@@ -78,6 +79,9 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
+    if Arch::of_tests() == Arch::Aarch64 {
+        return aarch64::lanes();
+    }
     let long = match times(0, 1) {
         1 => [on_7_3(), by_iommufd(), of_models(), of_debian()].concat(),
         _ => Vec::new(),
@@ -318,7 +322,7 @@ impl Machines {
         // After a panic of a test the pool is sound: it has no machine.
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.is_none() {
-            *pool = Some(Pool::new(Lab::set_up()?));
+            *pool = Some(Pool::new(Lab::set_up(Arch::of_tests())?));
         }
         pool.as_mut().expect("it was just made").with(machine, test)
     }
