@@ -1,4 +1,4 @@
-//! What KVM tells of a vCPU in a way of its own on aarch64.
+//! What KVM reports of a vCPU in a way of its own on aarch64.
 
 use devices::PowerRequest;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};

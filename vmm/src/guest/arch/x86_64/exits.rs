@@ -1,4 +1,4 @@
-//! What KVM tells of a vCPU in a way of its own on x86-64.
+//! What KVM reports of a vCPU in a way of its own on x86-64.
 
 use devices::PowerRequest;
 use kvm_ioctls::{VcpuExit, VcpuFd};
