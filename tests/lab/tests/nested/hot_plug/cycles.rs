@@ -67,12 +67,15 @@ fn rss_kib(sighting: &Sighting) -> u64 {
 }
 
 fn few(l1: &mut L1) -> Result<(), Error> {
-    cycles(l1, 20)
+    cycles(l1, count(20))
 }
 
 fn many(l1: &mut L1) -> Result<(), Error> {
-    let own = std::env::var(CYCLES).ok().map(|text| text.parse().expect("a number"));
-    cycles(l1, own.unwrap_or(10_000))
+    cycles(l1, count(10_000))
+}
+
+fn count(own: u64) -> u64 {
+    std::env::var(CYCLES).map_or(own, |text| text.parse().expect("a number"))
 }
 
 /// The action at a visit: the disk leaves, and comes again if it was not the last visit.
