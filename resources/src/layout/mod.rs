@@ -46,7 +46,8 @@ impl Layout {
     /// Plans the addresses of RAM, windows and BARs.
     ///
     /// The window of 32-bit BARs is larger if these BARs and the room for later ones need more, and
-    /// RAM then has less below 4 GiB. 64-bit BARs go below 4 GiB only if there is no room for them above RAM.
+    /// RAM then has less below 4 GiB. 64-bit BARs go below 4 GiB only if there is no room for them
+    /// above RAM.
     ///
     /// # Errors
     ///
