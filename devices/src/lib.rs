@@ -8,11 +8,13 @@
 
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails"))]
 
+mod gpio;
 mod hot_plug;
 mod pci;
 mod power;
 mod serial;
 
+pub use gpio::GpioButton;
 pub use hot_plug::{EjectSink, HotPlug};
 pub use pci::{
     ConfigPorts, DevFn, Ecam, FUNCTIONS, HostBridge, PciFunction, PciRoot, SLOTS, SlotError,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -109,6 +109,23 @@ impl<W: Write> DevicePio for Serial<W> {
         if let Ok(mut uart) = self.uart.lock() {
             // If the output fails, the byte is lost, as on an unplugged cable.
             data.iter().for_each(|byte| drop(uart.write(register(offset), *byte)));
+        }
+    }
+}
+
+/// The same registers in memory, one byte each. The others read as ones.
+impl<W: Write> DeviceMmio for Serial<W> {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        match u16::try_from(offset) {
+            Ok(offset) if offset < Serial::<W>::SIZE => self.pio_read(PioAddress(0), offset, data),
+            _ => data.fill(0xff),
+        }
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        match u16::try_from(offset) {
+            Ok(offset) if offset < Serial::<W>::SIZE => self.pio_write(PioAddress(0), offset, data),
+            _ => {}
         }
     }
 }

@@ -174,6 +174,9 @@ pub struct Description {
     /// The IOVA ranges that the IOMMU translates, without the MSI window. An end of 2^64 - 1 stands
     /// for 2^64.
     pub iova_ranges: Vec<Range<u64>>,
+    /// Whether the host's interrupt controller can add vectors to MSI-X while it is enabled, on a
+    /// kernel that can. The GIC's ITS cannot on Linux 6.12.
+    pub grows_msix: bool,
     /// The interrupt vectors that the host has for all devices.
     pub host_vectors: u32,
     /// Whether the kernel knows how many vectors the host has when MSI or MSI-X is enabled with
@@ -217,6 +220,7 @@ impl Description {
             locked_memory: None,
             dma_entries: 65535,
             iova_ranges: vec![0..0xfee0_0000, 0xfef0_0000..1 << 39],
+            grows_msix: true,
             host_vectors: u32::MAX,
             counts_vectors: true,
             page_sizes: 4096 | 2 << 20,
@@ -232,6 +236,12 @@ impl Description {
             buses: Vec::new(),
             sr_iov: BTreeMap::new(),
         }
+    }
+
+    /// Whether vectors can be added to MSI-X while it is enabled: no `NORESIZE`.
+    #[must_use]
+    pub fn can_grow_msix(&self) -> bool {
+        self.grows_msix && self.kernel.grows_msix()
     }
 
     /// Adds a device in a group.

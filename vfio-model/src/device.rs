@@ -86,7 +86,7 @@ impl System {
         if index >= sys::VFIO_PCI_NUM_IRQS || !exists {
             return Err(errno(libc::EINVAL));
         }
-        reply.put_u32(4, irqs::flags(index, kernel, &entry.function));
+        reply.put_u32(4, irqs::flags(index, &state.description, &entry.function));
         reply.put_u32(12, entry.function.vectors(index, kernel));
         reply.write();
         Ok(())

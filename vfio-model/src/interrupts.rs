@@ -107,10 +107,11 @@ impl State {
     /// The host as a device sees it: it has all vectors that no other device has.
     fn host_of(&self, address: PciAddress) -> Host {
         let Description { kernel, host_vectors, counts_vectors: counts, .. } = self.description;
+        let grows_msix = self.description.can_grow_msix();
         let others = self.devices.iter().filter(|(other, _)| **other != address);
         let taken = others.map(|(_, device)| device.irqs.allocated());
         let available = host_vectors.saturating_sub(taken.fold(0, u32::saturating_add));
-        Host { kernel, available, counts }
+        Host { kernel, grows_msix, available, counts }
     }
 
     fn active(&mut self, address: PciAddress) -> Option<&mut Active> {

@@ -95,6 +95,8 @@ pub(crate) fn validate(set: &IrqSet, vectors: u32, indexes: u32) -> io::Result<(
 #[derive(Clone, Copy)]
 pub(crate) struct Host {
     pub kernel: Kernel,
+    /// [`Description::can_grow_msix`](crate::Description::can_grow_msix).
+    pub grows_msix: bool,
     /// The interrupt vectors that the host has for the device: all that no other device has.
     pub available: u32,
     /// `Description::counts_vectors`.

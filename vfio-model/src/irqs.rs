@@ -6,13 +6,12 @@ use std::io;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::describe::PciFunction;
+use crate::describe::{Description, PciFunction};
 use crate::errno::errno;
 use crate::events::Event;
 use crate::files::Files;
 use crate::intx::Intx;
 use crate::irq_set::{ACTION, BOOL, Call, DATA, EVENTFD, Host, IrqSet, NONE};
-use crate::kernel::Kernel;
 use crate::vectors::Vectors;
 
 const MASK: u32 = sys::VFIO_IRQ_SET_ACTION_MASK;
@@ -170,10 +169,10 @@ fn set_single(bound: &mut Option<Event>, call: &Call<'_>) -> io::Result<()> {
 }
 
 /// The flags of `VFIO_DEVICE_GET_IRQ_INFO`. MSI-X of 0 vectors cannot grow.
-pub(crate) fn flags(index: u32, kernel: Kernel, function: &PciFunction) -> u32 {
+pub(crate) fn flags(index: u32, host: &Description, function: &PciFunction) -> u32 {
     let shape = match index {
         sys::VFIO_PCI_INTX_IRQ_INDEX => sys::VFIO_IRQ_INFO_MASKABLE | sys::VFIO_IRQ_INFO_AUTOMASKED,
-        sys::VFIO_PCI_MSIX_IRQ_INDEX if kernel.grows_msix() && function.msix > 0 => 0,
+        sys::VFIO_PCI_MSIX_IRQ_INDEX if host.can_grow_msix() && function.msix > 0 => 0,
         _ => sys::VFIO_IRQ_INFO_NORESIZE,
     };
     sys::VFIO_IRQ_INFO_EVENTFD | shape

@@ -14,6 +14,7 @@ use crate::describe::Region;
 use crate::errno::errno;
 use crate::files::{Fd, Kind};
 use crate::hardware::{Hardware, position, split_position};
+use crate::process::PAGE;
 use crate::state::{State, System};
 
 /// Part of a region.
@@ -171,7 +172,10 @@ impl Place<'_> {
     }
 
     fn mmap(self, size: u64) -> io::Result<Arc<File>> {
-        let fits = self.offset.checked_add(size).is_some_and(|end| end <= self.region.size);
+        // A region that is smaller than a page has its page for itself (vfio_pci_probe_mmaps).
+        let whole = self.region.size.checked_next_multiple_of(PAGE);
+        let end = self.offset.checked_add(size);
+        let fits = end.zip(whole).is_some_and(|(end, whole)| end <= whole);
         match fits && self.region.flags & sys::VFIO_REGION_INFO_FLAG_MMAP != 0 {
             true => self.hardware.memory().cloned(),
             false => Err(errno(libc::EINVAL)),

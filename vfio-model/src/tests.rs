@@ -58,6 +58,11 @@ fn ready(description: Description) -> Ready {
     Ready { system, container, group }
 }
 
+/// The bytes of words.
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
 #[track_caller]
 fn fails<T: Debug>(result: io::Result<T>, errno: i32) {
     assert_eq!(result.unwrap_err().raw_os_error(), Some(errno));

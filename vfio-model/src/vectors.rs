@@ -61,8 +61,8 @@ impl Vectors {
     /// (`vfio_msi_set_block`).
     pub fn set_block(&mut self, call: &Call<'_>) -> io::Result<()> {
         let (start, end) = (call.set.start, call.end());
-        // A kernel that grows MSI-X checks no bounds here; it fails when it binds a vector that it
-        // cannot add.
+        // A kernel that can grow MSI-X checks no bounds here; it fails when it binds a vector that
+        // it cannot add.
         if !call.host.kernel.grows_msix() && (start >= self.count || end > self.count) {
             return Err(errno(libc::EINVAL));
         }
@@ -78,7 +78,7 @@ impl Vectors {
 
     /// `vfio_msi_set_vector_signal`.
     fn set_one(&mut self, call: &Call<'_>, at: usize, vector: u32) -> io::Result<()> {
-        let grows = call.host.kernel.grows_msix() && self.index == sys::VFIO_PCI_MSIX_IRQ_INDEX;
+        let grows = call.host.grows_msix && self.index == sys::VFIO_PCI_MSIX_IRQ_INDEX;
         if call.fd(at) >= 0 && vector >= self.count && !grows {
             return Err(errno(libc::EINVAL));
         }

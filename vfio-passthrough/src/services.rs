@@ -18,7 +18,8 @@ pub struct VmmServices {
     pub intx: Option<Arc<dyn IntxLine>>,
     /// The DMA space in which the guest's other devices reach the function's BARs. A BAR is mapped
     /// there while it is in guest memory, if the IOMMU can map it. If it is `None`, no BAR is
-    /// mapped: a guest with one function needs no DMA space here.
+    /// mapped: a guest with one function of PCI Express needs no DMA space here
+    /// ([`set_peers`](crate::PassthroughFunction::set_peers)).
     pub p2p: Option<DmaSpace>,
 }
 

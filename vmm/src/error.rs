@@ -9,12 +9,13 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// `/dev/kvm`, or the path of `--kvm`, does not exist.
-    #[error(
-        "no {0}: this machine has no usable KVM\n  \
-         load the module with: modprobe kvm_intel (or kvm_amd); KVM requires VT-x or SVM enabled in \
-         the firmware, or nested virtualization if this machine is a guest"
-    )]
-    KvmMissing(PathBuf),
+    #[error("no {path}: this machine has no usable KVM\n  {remedy}")]
+    KvmMissing {
+        /// The path of the device node.
+        path: PathBuf,
+        /// How this architecture gets it.
+        remedy: &'static str,
+    },
     /// The user lacks permission to open `/dev/kvm`.
     #[error(
         "no permission to open {0}\n  \
@@ -36,8 +37,15 @@ pub enum Error {
         source: kvm_ioctls::Error,
     },
     /// The kernel's KVM lacks a required capability.
-    #[error("KVM of this kernel lacks {0}, which this VMM requires\n  boot Linux 3.2 or newer")]
-    KvmLacks(&'static str),
+    #[error(
+        "KVM of this kernel lacks {what}, which this VMM requires\n  boot Linux {least} or newer"
+    )]
+    KvmLacks {
+        /// The capability.
+        what: &'static str,
+        /// The oldest Linux that has it.
+        least: &'static str,
+    },
     /// A KVM call failed.
     #[error("{call} failed: {source}")]
     Kvm {
@@ -105,6 +113,23 @@ pub enum Error {
         /// The remedy.
         remedy: String,
     },
+    /// An option has no meaning on this architecture.
+    #[error("{option} does not work on this architecture: {why}")]
+    NotOnThisArch {
+        /// The option.
+        option: &'static str,
+        /// The cause.
+        why: &'static str,
+    },
+    /// A device cannot come or leave while the guest runs.
+    #[error(
+        "this machine has no hot-plug: it is described by a device tree, and hot-plug needs ACPI\n  \
+         start the guest with its devices (--vfio)"
+    )]
+    NoHotPlug,
+    /// The device tree could not be made.
+    #[error("making the guest's device tree failed: {0}; this is a bug of the VMM")]
+    DeviceTree(String),
     /// An image does not fit in guest RAM.
     #[error(
         "{what} does not fit in guest RAM: it needs {needs} MiB, and only {has} MiB are free for it\n  \

@@ -34,7 +34,8 @@ use log::Level;
 pub use cli::CommandLine;
 pub use config::{Seccomp, Thread};
 pub use error::Error;
-pub use guest::boot::{Boot, DEFAULT_CMDLINE, Kernel, Platform};
+pub use guest::arch::Kernel;
+pub use guest::boot::{Boot, DEFAULT_CMDLINE, Platform};
 pub use guest::memory::Ram;
 pub use host::files::Opened;
 pub use host::seccomp::{

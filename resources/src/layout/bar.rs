@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::units::{PAGE, size};
+use super::arch::PAGE;
+use super::units::size;
 use crate::AddressRange;
 
 /// The address space of a BAR.
@@ -31,7 +32,7 @@ pub struct BarRequest {
 
 impl BarRequest {
     /// The size and alignment of the BAR's place. A memory BAR has whole pages to itself, because a
-    /// memory slot consists of pages.
+    /// memory slot consists of pages of the host.
     pub(super) fn footprint(&self) -> u64 {
         let power = self.size.checked_next_power_of_two().unwrap_or(u64::MAX);
         match self.space {

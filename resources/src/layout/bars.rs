@@ -1,9 +1,10 @@
 //! Placement of BARs: the largest first, each at a multiple of its size, so that gaps are small.
 
+use super::arch::PAGE;
 use super::bar::{BarRequest, BarSpace, PlacedBar};
 use super::planned::{Layout, NoRoom, Shortage};
 use super::request::{LayoutRequest, Spare};
-use super::units::{PAGE, size};
+use super::units::size;
 use crate::AddressRange;
 use crate::range::subtract;
 

@@ -2,19 +2,13 @@
 //!
 //! An assigned device uses guest physical addresses as IOVAs. So RAM must lie where the IOMMU
 //! translates, and BARs should, so that devices can reach each other. RAM has several regions if
-//! reserved addresses lie between them.
-//!
-//! ```text
-//! 0                  RAM
-//! 3 GiB (2 or 1)     window of 32-bit BARs
-//! 0xf000_0000        ECAM
-//! 0xfec0_0000        IOAPIC, local APICs, KVM's own pages
-//! 4 GiB              RAM
-//! ...                window of 64-bit BARs, up to the last address that CPUs and IOMMU reach
-//! ```
+//! reserved addresses lie between them. Where RAM and windows may be depends on the architecture:
+//! see `arch`.
 
+mod arch;
 mod bar;
 mod bars;
+mod hole;
 mod planned;
 mod ram;
 mod request;
@@ -25,19 +19,15 @@ use thiserror::Error;
 
 use crate::AddressRange;
 
+use arch::{ECAM, HOLES, IO_WINDOW, PAGE};
+use hole::Hole;
 use planned::Shortage;
-use units::{FOUR_GIB, GIB, MIB, PAGE};
+use units::{FOUR_GIB, GIB};
 
 pub use bar::{BarRequest, BarSpace, PlacedBar};
 pub use planned::{Layout, NoRoom};
 pub use request::{CpuReach, IoReach, LayoutRequest, Reserved, Spare};
 
-/// Where the 32-bit hole may begin. A higher start leaves more RAM below 4 GiB.
-const HOLE_STARTS: [u64; 3] = [3 * GIB, 2 * GIB, GIB];
-/// The ECAM window of bus 0.
-const ECAM: AddressRange = AddressRange::new(0xf000_0000, MIB);
-/// The ports for I/O BARs, above all fixed ports of a PC.
-const IO_WINDOW: AddressRange = AddressRange::new(0xc000, 0x4000);
 /// The alignment of the 64-bit window.
 const WINDOW_ALIGN: u64 = GIB;
 
@@ -55,18 +45,19 @@ pub struct LayoutError {
 impl Layout {
     /// Plans the addresses of RAM, windows and BARs.
     ///
-    /// The 32-bit hole begins at 3 GiB, or lower if the 32-bit BARs and the room for later ones need
-    /// more. 64-bit BARs go below 4 GiB only if there is no room for them above RAM.
+    /// The window of 32-bit BARs is larger if these BARs and the room for later ones need more, and
+    /// RAM then has less below 4 GiB. 64-bit BARs go below 4 GiB only if there is no room for them
+    /// above RAM.
     ///
     /// # Errors
     ///
     /// [`LayoutError`] names RAM, or the first BAR or spare room that has no place.
     pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
-        let mut attempts = HOLE_STARTS.iter().map(|hole| plan_with_hole(request, *hole));
+        let mut attempts = HOLES.iter().map(|hole| plan_with_hole(request, hole));
         let first = attempts.next().unwrap_or_else(|| Ok(Self::default()));
         attempts.fold(first, |best, next| match (best, next) {
             (Ok(plan), _) | (Err(_), Ok(plan)) => Ok(plan),
-            // A lower start of the hole makes more room for BARs and less for RAM.
+            // The next hole has more room for BARs, and there is less for RAM.
             (Err(best), Err(next)) if next.is_ram => Err(best),
             (Err(_), Err(next)) => Err(next),
         })
@@ -92,11 +83,11 @@ impl Layout {
     }
 }
 
-fn plan_with_hole(request: &LayoutRequest<'_>, hole_start: u64) -> Result<Layout, LayoutError> {
+fn plan_with_hole(request: &LayoutRequest<'_>, hole: &Hole) -> Result<Layout, LayoutError> {
     let reachable = request.reachable();
     let mut plan = Layout { ecam: ECAM, io: IO_WINDOW, ..Layout::default() };
-    plan.mmio32 = largest_within(&reachable, AddressRange::between(hole_start, ECAM.start));
-    let placed = ram::place(request, &reachable, hole_start, &mut plan);
+    plan.mmio32 = largest_within(&reachable, hole.window);
+    let placed = ram::place(request, &reachable, hole, &mut plan);
     placed.map_err(|shortage| error(shortage, true, request, &plan))?;
     plan.mmio64 = window64(request, &reachable, plan.ram_end());
     let placed = bars::place(request.bars, request.spare, &mut plan);

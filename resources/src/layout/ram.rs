@@ -1,22 +1,23 @@
-//! Placement of RAM: from address 0 up, around the 32-bit hole and unreachable addresses.
+//! Placement of RAM: in ascending order, around the 32-bit hole and unreachable addresses.
 
+use super::hole::Hole;
 use super::planned::{Layout, Shortage};
 use super::request::LayoutRequest;
-use super::units::{FOUR_GIB, MIB, size};
+use super::units::{MIB, size};
 use crate::AddressRange;
 use crate::range::subtract;
 
-/// RAM must have this many bytes from address 0 on: the VMM loads kernel and boot data there.
+/// RAM must have this many bytes from its first address on: the VMM loads kernel and boot data there.
 const LOW_RAM: u64 = 64 * MIB;
-/// The limit of RAM regions. Each takes a memory slot, a DMA mapping and an entry of the E820 map,
-/// which has 128 entries in Linux's zero page.
+/// The limit of RAM regions. Each takes a memory slot, a DMA mapping and an entry of the guest's
+/// memory map, which has 128 entries in the zero page of Linux on x86.
 const MOST_REGIONS: usize = 64;
 
 /// Adds RAM to `plan`: as much as fits, even if that is an error.
 pub(super) fn place(
     request: &LayoutRequest<'_>,
     reachable: &[AddressRange],
-    hole_start: u64,
+    hole: &Hole,
     plan: &mut Layout,
 ) -> Result<(), Shortage> {
     let shortage = |why: String| Shortage { what: format!("{} of RAM", size(request.ram)), why };
@@ -24,7 +25,6 @@ pub(super) fn place(
     if !page.is_power_of_two() || request.ram.checked_rem(page) != Some(0) {
         return Err(shortage(format!("the size is not a multiple of a page of {}", size(page))));
     }
-    let hole = AddressRange::between(hole_start, FOUR_GIB);
     let mut left = request.ram;
     let mut take = |free: AddressRange| {
         let whole_pages = free.size & !page.wrapping_sub(1);
@@ -32,10 +32,12 @@ pub(super) fn place(
         left = left.saturating_sub(taken);
         AddressRange::new(free.start, taken)
     };
-    let free = subtract(reachable.to_vec(), &[hole]).into_iter().map(|range| range.aligned(page));
+    let free = subtract(reachable.to_vec(), &[hole.addresses])
+        .into_iter()
+        .map(|range| range.aligned(page));
     let ram = free.map(&mut take).filter(|range| !range.is_empty());
     plan.ram = ram.take(MOST_REGIONS).collect();
-    let low = AddressRange::new(0, request.ram.min(LOW_RAM));
+    let low = AddressRange::new(hole.ram_start, request.ram.min(LOW_RAM));
     match plan.ram.first() {
         _ if left > 0 => Err(shortage(format!(
             "{} do not fit into the addresses that CPUs and IOMMU reach, in at most {MOST_REGIONS} \

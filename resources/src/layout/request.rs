@@ -2,17 +2,11 @@
 
 use std::fmt;
 
+use super::arch::{HYPERTRANSPORT, INTERRUPTS};
 use super::bar::{BarRequest, BarSpace};
 use super::units::size;
 use crate::AddressRange;
 use crate::range::subtract;
-
-/// x86: a DMA write here is an interrupt, not a memory access (SDM 3A, Message Address Register),
-/// even if the IOMMU's apertures contain it.
-const INTERRUPTS: AddressRange = AddressRange::inclusive(0xfee0_0000, 0xfeef_ffff);
-/// AMD: addresses of HyperTransport below 1 TiB, at which DMA reaches no memory (AMD I/O
-/// Virtualization Technology 3.08, 2.1.2, table 3).
-const HYPERTRANSPORT: AddressRange = AddressRange::inclusive(0xfd_0000_0000, 0xff_ffff_ffff);
 
 /// The addresses that the CPUs of host and guest can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +70,7 @@ pub struct LayoutRequest<'a> {
     pub cpu: CpuReach,
     /// The addresses that the IOMMU translates.
     pub reach: IoReach<'a>,
-    /// Reserved addresses, without those that x86 and AMD reserve.
+    /// Reserved addresses, without those that the architecture reserves.
     pub reserved: &'a [Reserved],
     /// The BARs of all assigned functions.
     pub bars: &'a [BarRequest],
@@ -86,11 +80,10 @@ pub struct LayoutRequest<'a> {
 
 impl LayoutRequest<'_> {
     pub(super) fn all_reserved(&self) -> impl Iterator<Item = (AddressRange, &str)> {
-        let hypertransport = self.cpu.hypertransport.then_some(HYPERTRANSPORT);
+        let hypertransport = self.cpu.hypertransport.then_some((HYPERTRANSPORT, "HyperTransport"));
+        let fixed = std::iter::once((INTERRUPTS, "interrupts")).chain(hypertransport);
         let asked = self.reserved.iter().map(|reserved| (reserved.range, reserved.what.as_str()));
-        std::iter::once((INTERRUPTS, "interrupts"))
-            .chain(hypertransport.map(|range| (range, "HyperTransport")))
-            .chain(asked)
+        fixed.filter(|(range, _)| !range.is_empty()).chain(asked)
     }
 
     /// The addresses that CPUs and IOMMU both reach and nobody reserves, in ascending order.

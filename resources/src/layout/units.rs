@@ -3,7 +3,6 @@
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 pub(super) const FOUR_GIB: u64 = 4 * GIB;
-pub(super) const PAGE: u64 = 4096;
 
 /// `bytes` in the largest unit of which it is a multiple.
 pub(super) fn size(bytes: u64) -> String {

@@ -127,6 +127,7 @@ impl Scene {
         self.description.iova_ranges = iova_ranges(&info);
         let device = core.open_device(group, name)?;
         let function = function(core, device)?;
+        self.description.grows_msix &= function.msix == 0 || msix_grows(core, device)?;
         for fd in [device, group, container] {
             core.close(fd)?;
         }
@@ -170,6 +171,13 @@ fn function(core: &mut impl Core, device: Fd) -> io::Result<PciFunction> {
 /// `VFIO_PCI_CONFIG_REGION_INDEX`, and the size of it for a conventional function.
 const CONFIG_REGION: usize = 7;
 const CONVENTIONAL: u64 = 256;
+
+/// Whether MSI-X has no `VFIO_IRQ_INFO_NORESIZE`.
+fn msix_grows(core: &mut impl Core, device: Fd) -> io::Result<bool> {
+    let mut irq = argument(16, 2);
+    core.irq_info(device, &mut irq)?;
+    Ok(word(&irq, 4) & 8 == 0)
+}
 
 /// `VFIO_REGION_INFO_FLAG_CAPS`. vfio-pci reports only `MSIX_MAPPABLE` for functions without
 /// quirks.

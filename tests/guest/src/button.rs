@@ -1,4 +1,4 @@
-//! The power button, which Linux reports as a key of an input device (linux/input-event-codes.h).
+//! The power button and others, which Linux reports as keys of input devices (linux/input-event-codes.h).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
@@ -16,7 +16,8 @@ const FOLDER: &str = "/dev/input";
 /// The size of `struct input_event` on 64 bits: 16 bytes of time, then type, code and value.
 const EVENT: usize = 24;
 const KEY: u16 = 1;
-const POWER: u16 = 116;
+/// The power button, the first button of a mouse or a tablet, and a touch.
+const BUTTONS: [u16; 3] = [116, 0x110, 0x14a];
 const DOWN: i32 = 1;
 
 /// Reports that the guest listens, and reports a press of the button within `time`.
@@ -44,13 +45,14 @@ fn inputs() -> Result<Vec<File>, Error> {
     Ok(paths.filter_map(|path| open(path).ok()).collect())
 }
 
-/// Reads the pending events; whether one of them is a press of the power button.
+/// Reads the pending events; whether one of them is a press of a button.
 fn is_pressed(input: &mut File) -> bool {
     let mut event = [0; EVENT];
     while input.read(&mut event).is_ok_and(|count| count == EVENT) {
         let [.., k0, k1, c0, c1, v0, v1, v2, v3] = event;
         let (kind, code) = (u16::from_ne_bytes([k0, k1]), u16::from_ne_bytes([c0, c1]));
-        if (kind, code, i32::from_ne_bytes([v0, v1, v2, v3])) == (KEY, POWER, DOWN) {
+        let is_button = kind == KEY && BUTTONS.contains(&code);
+        if is_button && i32::from_ne_bytes([v0, v1, v2, v3]) == DOWN {
             return true;
         }
     }

@@ -219,6 +219,13 @@ pub enum Report {
         /// The SHA-256 of these bytes, in hexadecimal.
         sha256: String,
     },
+    /// Data went through a device that is no disk, network or serial line.
+    Trial {
+        /// The name of the trial, as in the plan.
+        name: String,
+        /// What came of it, for the test to judge.
+        result: String,
+    },
     /// A driver was unbound from a device and bound again.
     Rebind {
         /// The device's address.

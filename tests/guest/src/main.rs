@@ -23,6 +23,7 @@ mod serial;
 mod steps;
 mod system;
 mod toggle;
+mod trials;
 mod usb;
 mod vfio;
 mod visits;

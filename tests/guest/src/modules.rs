@@ -23,7 +23,8 @@ fn load(path: &str, command_line: &str) -> Result<(), Error> {
     let file = File::open(path).map_err(Error::file("open", path))?;
     let parameters = CString::new(parameters(path, command_line)).unwrap_or_default();
     match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
-        Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+        // Some drivers do not stay if there is no device for them.
+        Ok(()) | Err(nix::Error::EEXIST | nix::Error::ENODEV) => Ok(()),
         Err(errno) => Err(Error::file("load", path)(errno.into())),
     }
 }

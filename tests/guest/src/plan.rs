@@ -6,6 +6,7 @@ use std::str::FromStr;
 use guest::Ending;
 
 use crate::system::Error;
+use crate::trials;
 
 /// The steps of the guest, and how it ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub enum Step {
     Rom,
     /// Unbind and bind the driver of each NVMe, `times` times.
     Rebind { times: u64 },
+    /// Move data through a device of this kind.
+    Try { name: &'static str },
     /// Wait for the power button for at most this time.
     Button { milliseconds: u64 },
     /// Do nothing for this time, so that the lab can observe the guest.
@@ -129,6 +132,7 @@ fn step(name: &str, value: &str) -> Option<Step> {
         "ports" => Step::Ports { times: value.parse().ok()? },
         "rom" => Step::Rom,
         "rebind" => Step::Rebind { times: value.parse().ok()? },
+        "try" => Step::Try { name: trials::named(value)? },
         "button" => Step::Button { milliseconds: value.parse().ok()? },
         "pause" => Step::Pause { milliseconds: value.parse().ok()? },
         _ => return None,

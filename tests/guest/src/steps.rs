@@ -11,8 +11,8 @@ use crate::net::{self, Wire};
 use crate::plan::Step;
 use crate::system::Error;
 use crate::{
-    bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, serial, toggle, usb,
-    visits,
+    bar_memory, button, edu, interrupts, lose, p2p, pci, ports, report, rom, serial, toggle,
+    trials, usb, visits,
 };
 
 /// Reads go to the first 16 MiB of a disk.
@@ -61,6 +61,7 @@ pub fn run(step: &Step) -> Result<(), Error> {
             return Ok(());
         }
         Step::Rebind { times } => return rebind(times),
+        Step::Try { name } => return trials::run(name),
         Step::Button { milliseconds } => {
             return button::wait_for(Duration::from_millis(milliseconds));
         }

@@ -15,9 +15,10 @@ use crate::system::Error;
 const READ: u64 = 64 << 10;
 /// How long a disk may take to come or to leave.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The blocks of the other disk that are read, and the pause after each.
+/// The blocks of the other disk that are read, and the pause after each. A short pause makes a long
+/// run of the emulated machine longer.
 const BLOCKS: u64 = 16;
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The reads of the other disk.
 #[derive(Default)]
@@ -53,7 +54,7 @@ fn visit(number: u64, known: &[String]) -> Result<(), Error> {
             let (found, expected) = (disk::names().len(), known.len());
             return Err(Error::Count { what: "disks", found, expected });
         }
-        sleep(Duration::from_millis(1));
+        sleep(Duration::from_millis(5));
     }
     Ok(())
 }

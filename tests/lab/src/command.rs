@@ -32,6 +32,13 @@ impl Tool {
         self
     }
 
+    /// Sets environment variables.
+    #[must_use]
+    pub fn envs<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        self.0.envs(variables);
+        self
+    }
+
     /// Removes an environment variable.
     #[must_use]
     pub fn without_env(mut self, name: &str) -> Self {

@@ -39,6 +39,17 @@ pub enum Error {
         /// The metapackages that were tried.
         tried: String,
     },
+    /// The user chose a kernel for another architecture than the chosen one.
+    #[error("{kernel} is not for {arch}: leave out --kernel or --arch")]
+    OtherArch {
+        /// The kernel.
+        kernel: &'static str,
+        /// The architecture.
+        arch: &'static str,
+    },
+    /// The bench has a part that needs a PC.
+    #[error("on {0} the bench has only the part `start`: cargo lab bench start --arch {0}")]
+    OnlyStart(&'static str),
     /// The host is not a Debian that has backports.
     #[error("{0} names no release of Debian, so there are no backports")]
     NoBackports(String),

@@ -1,6 +1,7 @@
 //! The kernels that L1 and L2 run.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -10,28 +11,7 @@ use crate::command::Tool;
 use crate::machine::models;
 use crate::modules::load_order;
 use crate::small_kernel::fingerprint;
-use crate::{Error, packages, say, small_kernel, suite};
-
-/// Modules for L1, without their dependencies.
-const L1_MODULES: &[&str] =
-    &["virtio_pci", "virtio_console", "kvm-amd", "vfio-pci", "vfio_iommu_type1", "nvme", "e1000"];
-
-/// Modules for L2: those of [`Device::modules`](crate::Device::modules), and those of the power
-/// button.
-const L2_MODULES: &[&str] = &[
-    "nvme",
-    "e1000",
-    "e1000e",
-    "8139cp",
-    "ne2k-pci",
-    "ahci",
-    "sd_mod",
-    "xhci-pci",
-    "uhci-hcd",
-    "usb-storage",
-    "button",
-    "evdev",
-];
+use crate::{Arch, Error, packages, say, small_kernel, suite};
 
 /// A kernel for L1 and L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,6 +33,12 @@ pub enum Kernel {
     /// Debian's 7.3. Only long forms use it.
     #[value(name = "7.3")]
     Stock73,
+    /// Debian's 6.12 for arm64.
+    #[value(name = "6.12-arm64")]
+    Arm612,
+    /// Debian's 6.12 for arm64, with pages of 16 KiB.
+    #[value(name = "6.12-arm64-16k")]
+    Arm612Of16K,
 }
 
 /// The files of a kernel.
@@ -94,20 +80,51 @@ fn list(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
 
 impl Kernel {
     /// The kernels that the tests need, without those of long forms.
-    pub const OF_TESTS: [Self; 3] = [Self::Small, Self::Stock612, Self::Stock61];
+    #[must_use]
+    pub fn of_tests(arch: Arch) -> &'static [Self] {
+        match arch {
+            Arch::X86_64 => &[Self::Small, Self::Stock612, Self::Stock61],
+            Arch::Aarch64 => &[Self::Arm612, Self::Arm612Of16K],
+        }
+    }
+
+    /// The kernel of a user's choice of an architecture, a kernel, or both: without a kernel,
+    /// Debian's 6.12.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherArch`] if the kernel is for another architecture.
+    pub fn chosen(arch: Option<Arch>, kernel: Option<Self>) -> Result<Self, Error> {
+        match (arch, kernel) {
+            (Some(arch), Some(kernel)) if kernel.arch() != arch => {
+                Err(Error::OtherArch { kernel: kernel.name(), arch: arch.name() })
+            }
+            (_, Some(kernel)) => Ok(kernel),
+            (Some(Arch::Aarch64), None) => Ok(Self::Arm612),
+            (_, None) => Ok(Self::Stock612),
+        }
+    }
+
+    /// The architecture that it is for.
+    #[must_use]
+    pub fn arch(self) -> Arch {
+        match self {
+            Self::Arm612 | Self::Arm612Of16K => Arch::Aarch64,
+            _ => Arch::X86_64,
+        }
+    }
 
     /// Returns the kernel's files; fetches or builds them if the cache lacks them.
     pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
         match self {
             Self::Small => small_kernel::files(cache, small_kernel::OF_6_12),
             Self::Small73 => small_kernel::files(cache, small_kernel::OF_7_3),
-            Self::Stock612 => stock(cache, "6.12", OF_6_12, L2_MODULES),
-            Self::Stock61 => stock(cache, "6.1", OF_6_1, L2_MODULES),
-            Self::Models612 => {
-                let modules = [L2_MODULES, &models::modules()].concat();
-                stock(cache, "6.12", OF_6_12, &modules)
-            }
-            Self::Stock73 => newer(cache, "7.3"),
+            Self::Stock612 => stock(cache, &OF_6_12),
+            Self::Stock61 => stock(cache, &OF_6_1),
+            Self::Models612 => stock(cache, &Stock { more: &models::modules(), ..OF_6_12 }),
+            Self::Arm612 => stock(cache, &OF_ARM64),
+            Self::Arm612Of16K => stock(cache, &OF_ARM64_16K),
+            Self::Stock73 => stock(cache, &OF_7_3),
         }
     }
 
@@ -134,57 +151,94 @@ impl Kernel {
             Self::Stock61 => "Debian's 6.1 kernel",
             Self::Models612 => "Debian's 6.12 kernel with more drivers",
             Self::Stock73 => "Debian's 7.3 kernel",
+            Self::Arm612 => "Debian's 6.12 kernel for arm64",
+            Self::Arm612Of16K => "Debian's 6.12 kernel for arm64 with pages of 16 KiB",
         }
     }
 }
 
-/// Debian's packages that depend on a kernel.
-const OF_6_12: &[&str] = &["linux-image-6.12-amd64", "linux-image-amd64"];
-const OF_6_1: &[&str] = &["linux-image-6.1-amd64", "linux-image-amd64"];
-
-fn stock(
-    cache: &Cache,
+/// A kernel of Debian's archive.
+struct Stock<'a> {
+    /// The start of its name in the cache.
+    name: &'a str,
+    /// The series, such as `6.12`.
     series: &'static str,
-    metapackages: &[&str],
-    l2: &[&str],
-) -> Result<KernelFiles, Error> {
-    debian(cache, series, l2, |unpacked| {
-        packages::unpack(&packages::kernel_package(series, metapackages)?, unpacked)
-    })
+    /// Packages that may depend on it.
+    metapackages: &'a [&'a str],
+    arch: Arch,
+    /// The release of Debian that has it, if the host's does not.
+    suite: Option<&'a str>,
+    /// Modules for L2 beyond those of the architecture.
+    more: &'a [&'a str],
 }
 
-/// A kernel that the host's Debian does not have.
-fn newer(cache: &Cache, series: &'static str) -> Result<KernelFiles, Error> {
-    debian(cache, series, L2_MODULES, |unpacked| {
-        suite::unpack_kernel(small_kernel::BACKPORTS, series, unpacked)
-    })
+const OF_6_12: Stock<'_> = Stock {
+    name: "linux-6.12",
+    series: "6.12",
+    metapackages: &["linux-image-6.12-amd64", "linux-image-amd64"],
+    arch: Arch::X86_64,
+    suite: None,
+    more: &[],
+};
+const OF_6_1: Stock<'_> = Stock {
+    name: "linux-6.1",
+    series: "6.1",
+    metapackages: &["linux-image-6.1-amd64", "linux-image-amd64"],
+    ..OF_6_12
+};
+const OF_7_3: Stock<'_> = Stock {
+    name: "linux-7.3",
+    series: "7.3",
+    metapackages: &[],
+    suite: Some(small_kernel::BACKPORTS),
+    ..OF_6_12
+};
+const OF_ARM64: Stock<'_> = Stock {
+    name: "linux-6.12-arm64",
+    metapackages: &["linux-image-arm64"],
+    arch: Arch::Aarch64,
+    ..OF_6_12
+};
+const OF_ARM64_16K: Stock<'_> =
+    Stock { name: "linux-6.12-arm64-16k", metapackages: &["linux-image-arm64-16k"], ..OF_ARM64 };
+
+impl Stock<'_> {
+    /// Fetches the package, and unpacks it in `folder`. The host's apt knows no package of another
+    /// architecture.
+    fn unpack(&self, folder: &Path) -> Result<(), Error> {
+        if self.arch == Arch::Aarch64 {
+            return suite::unpack_arm64_kernel(self.series, self.metapackages, folder);
+        }
+        if let Some(suite) = self.suite {
+            return suite::unpack_kernel(suite, self.series, folder);
+        }
+        let package = packages::kernel_package(self.series, self.metapackages)?;
+        packages::unpack(&package, folder)
+    }
 }
 
-fn debian(
-    cache: &Cache,
-    series: &str,
-    l2: &[&str],
-    unpack: impl Fn(&Path) -> Result<(), Error>,
-) -> Result<KernelFiles, Error> {
+fn stock(cache: &Cache, kernel: &Stock<'_>) -> Result<KernelFiles, Error> {
+    let platform = kernel.arch.platform();
+    let l2 = [platform.l2_modules, kernel.more].concat();
     // Another list of modules makes another entry.
-    let modules = fingerprint(&[L1_MODULES, l2].concat().join(" "));
-    let folder = cache.entry(&format!("linux-{series}-{modules}"), |draft| {
+    let modules = fingerprint(&[platform.l1_modules, &l2].concat().join(" "));
+    let folder = cache.entry(&format!("{}-{modules}", kernel.name), |draft| {
         let unpacked = cache.scratch()?;
-        unpack(unpacked.path())?;
-        keep_what_is_needed(unpacked.path(), draft, l2)
+        kernel.unpack(unpacked.path())?;
+        keep_what_is_needed(unpacked.path(), draft, platform.l1_modules, &l2)
     })?;
     Ok(KernelFiles { image: folder.join("vmlinuz"), l1_modules: list(&folder, "l1.list")?, folder })
 }
 
 /// Copies the image and the modules of L1 and L2 from an unpacked package to `kept`.
-fn keep_what_is_needed(package: &Path, kept: &Path, l2: &[&str]) -> Result<(), Error> {
-    let tree = entry_named(&module_root(package), "")?;
+fn keep_what_is_needed(package: &Path, kept: &Path, l1: &[&str], l2: &[&str]) -> Result<(), Error> {
+    let tree = entry_named(&module_root(package)?, "")?;
     copy(&image(package, &tree)?, &kept.join("vmlinuz"))?;
     let modules_dep = modules_dep(&tree)?;
     let builtin = tree.join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(Error::file("read", &builtin))?;
     let l2 = l2.iter().map(|name| (*name, std::slice::from_ref(name)));
-    for (list, wanted) in std::iter::once(("l1", L1_MODULES)).chain(l2) {
+    for (list, wanted) in std::iter::once(("l1", l1)).chain(l2) {
         let order = load_order(&modules_dep, &builtin, wanted)?;
         let names = order
             .iter()
@@ -203,10 +257,14 @@ fn image(package: &Path, tree: &Path) -> Result<PathBuf, Error> {
     if new.exists() { Ok(new) } else { entry_named(&package.join("boot"), "vmlinuz-") }
 }
 
-/// Debian 13 has the modules under /usr/lib, Debian 12 under /lib.
-fn module_root(package: &Path) -> PathBuf {
-    let old = package.join("lib/modules");
-    if old.is_dir() { old } else { package.join("usr/lib/modules") }
+/// Debian 13 has the modules under /usr/lib. Debian 12 has them under /lib, and its `depmod` finds
+/// no others.
+fn module_root(package: &Path) -> Result<PathBuf, Error> {
+    let lib = package.join("lib");
+    if !lib.exists() {
+        symlink("usr/lib", &lib).map_err(Error::file("link", &lib))?;
+    }
+    Ok(lib.join("modules"))
 }
 
 /// Reads `modules.dep`. Packages without it make it when they are installed, so run `depmod`.
@@ -262,7 +320,8 @@ mod tests {
         fs::create_dir_all(package.path().join("boot")).unwrap();
         fs::write(package.path().join("boot/vmlinuz-6.1.0-56-amd64"), "image").unwrap();
         let built_in = ["virtio_pci", "virtio_console"];
-        let wanted = [L1_MODULES, L2_MODULES].concat();
+        let x86 = Arch::X86_64.platform();
+        let wanted = [x86.l1_modules, x86.l2_modules].concat();
         let names: Vec<_> = wanted.into_iter().filter(|name| !built_in.contains(name)).collect();
         let lines: Vec<_> = names.iter().map(|name| format!("{name}.ko:\n")).collect();
         fs::write(tree.join("modules.dep"), lines.concat()).unwrap();
@@ -271,7 +330,7 @@ mod tests {
         names.iter().for_each(|name| fs::write(tree.join(format!("{name}.ko")), name).unwrap());
         let kept = tempfile::tempdir().unwrap();
 
-        keep_what_is_needed(package.path(), kept.path(), L2_MODULES).unwrap();
+        keep_what_is_needed(package.path(), kept.path(), x86.l1_modules, x86.l2_modules).unwrap();
 
         assert_eq!(fs::read_to_string(kept.path().join("vmlinuz")).unwrap(), "image");
         assert_eq!(

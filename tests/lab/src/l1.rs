@@ -16,7 +16,7 @@ use crate::command::Tool;
 use crate::machine::{Machine, MachineFiles};
 use crate::protocol::{Finished, Message, Program, Request, Stream};
 use crate::watchdog::{SILENCE_LIMIT, Watchdog};
-use crate::{Error, Lab, Monitor, lab};
+use crate::{Arch, Error, Lab, Monitor, lab};
 
 /// The number of console lines that are kept for error messages.
 const CONSOLE_LINES: usize = 40;
@@ -112,16 +112,26 @@ impl L1 {
     }
 
     /// Why L2 may get an interrupt twice, or `None` if a guard prevents that. The small kernels
-    /// have a guard built in; other kernels need the agent's probe (see the agent's `guard`).
+    /// have a guard built in; others of a PC need the agent's probe (see the agent's `guard`). QEMU
+    /// emulates EL2 without that fault.
     #[must_use]
     pub fn unguarded(&self) -> Option<&str> {
-        self.unguarded.as_deref().filter(|_| !self.machine.kernel.is_small())
+        let needs_probe = self.machine.arch() == Arch::X86_64 && !self.machine.kernel.is_small();
+        self.unguarded.as_deref().filter(|_| needs_probe)
     }
 
     /// Reads the disk image of device number `index`.
     pub fn image(&self, index: usize) -> Result<Vec<u8>, Error> {
         let path = self.images.get(index).cloned().unwrap_or_default();
         std::fs::read(&path).map_err(Error::file("read", &path))
+    }
+
+    /// The file beside the image of device number `index`, for what QEMU writes of that device.
+    #[must_use]
+    pub fn output(&self, index: usize) -> PathBuf {
+        let mut path = self.images.get(index).cloned().unwrap_or_default().into_os_string();
+        path.push(".out");
+        path.into()
     }
 
     /// QEMU's monitor.
@@ -302,15 +312,17 @@ impl Drop for L1 {
     }
 }
 
-/// The program of QEMU.
-const PROGRAM: &str = "qemu-system-x86_64";
-
 fn start(machine: &Machine, files: &MachineFiles) -> Result<Child, Error> {
+    let name = machine.arch().platform().qemu;
     let (program, firmware) = match &files.qemu {
-        None => (PROGRAM.into(), Vec::new()),
-        Some(root) => (root.join("usr/bin").join(PROGRAM), firmware_of(root)),
+        None => (name.into(), Vec::new()),
+        Some(root) => (root.join("usr/bin").join(name), firmware_of(root)),
     };
-    let tool = Tool::new(&program).args(firmware).args(machine.arguments(files));
+    let mut tool = Tool::new(&program).args(firmware).args(machine.arguments(files));
+    if let Some(root) = &files.qemu {
+        // Those of the host are of another version.
+        tool = tool.env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"));
+    }
     let mut command = tool.into_command();
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.spawn().map_err(Error::file("start", &program))

@@ -8,8 +8,8 @@ use crate::cache::Cache;
 use crate::initramfs::Initramfs;
 use crate::kernel::KernelFiles;
 use crate::machine::{Device, Machine, MachineFiles};
-use crate::programs::{EXAMPLES, Programs};
-use crate::{Error, Kernel, dumps, packages, selftest, suite};
+use crate::programs::Programs;
+use crate::{Arch, Error, Kernel, dumps, packages, selftest, suite};
 
 /// Paths in L1.
 pub mod place {
@@ -34,7 +34,8 @@ pub mod place {
     /// The initrd of Debian.
     pub const DEBIAN_INITRD: &str = "/l2/debian-initrd";
 
-    /// The path of the library's example `name`, one of [`EXAMPLES`](crate::EXAMPLES).
+    /// The path of the library's example `name`, one of
+    /// [`Arch::examples`](crate::Arch::examples).
     #[must_use]
     pub fn example(name: &str) -> String {
         format!("/examples/{name}")
@@ -50,6 +51,9 @@ const RANDOM_SIZE: u64 = 4 << 20;
 /// Debian's packages of QEMU with its firmware.
 const QEMU: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
+/// Packages of programs that run in an L1 of arm64.
+const ARM64_PROGRAMS: &[&str] = &["qemu-system-arm", "strace"];
+
 /// The kernels and programs that machines need.
 pub struct Lab {
     cache: Cache,
@@ -57,10 +61,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Installs missing packages and builds the programs.
-    pub fn set_up() -> Result<Self, Error> {
+    /// Installs missing packages, and builds the programs for machines of this architecture.
+    pub fn set_up(arch: Arch) -> Result<Self, Error> {
         packages::ensure(packages::BASE)?;
-        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build()?) })
+        packages::ensure(arch.platform().needs)?;
+        Ok(Self { cache: Cache::of_user()?, programs: Some(Programs::build(arch)?) })
     }
 
     /// Sets up a lab that has kernels only, and cannot boot a machine.
@@ -70,14 +75,15 @@ impl Lab {
     }
 
     /// Like [`set_up`](Self::set_up), with the packages of `cargo lab bench`.
-    pub fn set_up_for_bench() -> Result<Self, Error> {
+    pub fn set_up_for_bench(arch: Arch) -> Result<Self, Error> {
         packages::ensure(packages::BENCH)?;
-        Self::set_up()
+        Self::set_up(arch)
     }
 
     /// Fetches or builds the kernels of the tests that the cache lacks.
-    pub fn kernels(&self) -> Result<(), Error> {
-        Kernel::OF_TESTS.into_iter().try_for_each(|kernel| self.kernel(kernel).map(|_| ()))
+    pub fn kernels(&self, arch: Arch) -> Result<(), Error> {
+        let kernels = Kernel::of_tests(arch);
+        kernels.iter().try_for_each(|kernel| self.kernel(*kernel).map(|_| ()))
     }
 
     /// Fetches or builds a kernel if the cache lacks it; returns its image.
@@ -89,6 +95,17 @@ impl Lab {
     /// newest that the archive has for this release; returns the folder in which it is unpacked.
     pub fn newest_qemu(&self) -> Result<PathBuf, Error> {
         self.cache.entry("qemu-backports", |draft| suite::unpack(&suite::backports()?, QEMU, draft))
+    }
+
+    /// The root that L1 mounts: the host's, or a folder with the programs of another architecture,
+    /// which is fetched if the cache lacks it.
+    fn share(&self, arch: Arch) -> Result<PathBuf, Error> {
+        match arch {
+            Arch::X86_64 => Ok("/".into()),
+            Arch::Aarch64 => self
+                .cache
+                .entry("root-arm64", |draft| suite::unpack_arm64_root(ARM64_PROGRAMS, draft)),
+        }
     }
 
     /// Fetches and builds the kernel's tests of VFIO if the cache lacks them; returns their folder,
@@ -122,7 +139,7 @@ impl Lab {
         let guest = machine.guest_kernel.files(&self.cache)?;
         self.l2_initrd(&guest, machine, &l2_initrd)?;
         let mut files = vec![(place::KERNEL, guest.image), (place::INITRD, l2_initrd)];
-        if machine.devices.contains(&Device::Edu) {
+        if machine.devices.iter().any(|device| device.needs_small()) {
             let small_initrd = folder.join("small.cpio");
             Initramfs::create(&small_initrd, &self.programs()?.guest)?.finish()?;
             files.push((place::SMALL_KERNEL, self.kernel(Kernel::Small)?));
@@ -133,8 +150,10 @@ impl Lab {
             files.push((place::DEBIAN_KERNEL, debian.kernel));
             files.push((place::DEBIAN_INITRD, debian.initrd));
         }
+        let mut share = None;
         if machine.host_share {
             files.push((place::GUEST, self.programs()?.guest.clone()));
+            share = Some(self.share(machine.arch())?);
         }
         let initrd = folder.join("l1.cpio");
         self.l1_initrd(&kernel, &files, &initrd)?;
@@ -144,6 +163,7 @@ impl Lab {
         let is_new = machine.needs_newest_qemu();
         Ok(MachineFiles {
             qemu: is_new.then(|| self.newest_qemu()).transpose()?,
+            share,
             kernel: kernel.image,
             initrd,
             socket: folder.join("agent"),
@@ -177,7 +197,7 @@ impl Lab {
             .iter()
             .flat_map(|device| device.modules())
             .copied()
-            .chain(["button", "evdev"])
+            .chain(machine.arch().platform().button.iter().copied())
             .collect();
         let mut archive = Initramfs::create(path, &self.programs()?.guest)?;
         archive.add_modules(&kernel.modules(&wanted)?)?;
@@ -196,7 +216,7 @@ impl Lab {
         archive.add_modules(&kernel.l1_modules)?;
         archive.add(place::VMM, &programs.vmm)?;
         archive.add(place::CONFORMANCE, &programs.conformance)?;
-        for name in EXAMPLES {
+        for name in programs.arch.platform().examples {
             archive.add(&place::example(name), &programs.examples.join(name))?;
         }
         for (place, file) in files {

@@ -1,6 +1,7 @@
 //! The lab: tests in a nested machine, without hardware.
 //!
-//! - L1 is a PC with an IOMMU that QEMU emulates. It runs Linux, with the lab's agent as its init.
+//! - L1 is a PC or an arm64 machine with an IOMMU, which QEMU emulates. It runs Linux, with the lab's
+//!   agent as its init. [`Arch`] has what differs.
 //! - L2 is a Linux guest that the VMM boots in L1.
 //! - A lane is a part of the nested tests. Lanes run at the same time, each with its own L1.
 //!
@@ -8,6 +9,7 @@
 //! methods talk to the agent (see [`protocol`]), so a test is ordinary code on the host. A [`Pool`]
 //! shares booted machines between tests, and replaces a machine that has stopped.
 
+mod arch;
 mod cache;
 mod command;
 mod debian;
@@ -32,6 +34,7 @@ mod suite;
 pub mod tap;
 mod watchdog;
 
+pub use arch::{ARCH, Arch};
 pub use command::Tool;
 pub use debian::Debian;
 pub use error::Error;
@@ -39,11 +42,11 @@ pub use kernel::Kernel;
 pub use l1::{Echo, L1, Run};
 pub use l2::{Guest, Outcome};
 pub use lab::{Lab, place, say, sha256};
-pub use machine::models::{DISKS, Model, NICS, SERIAL};
+pub use machine::models::{APART, DISKS, Model, NICS, OTHERS, OWN_BARS, SCREENS, SERIAL, SOUND};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};
-pub use programs::{EXAMPLES, on_model, workspace};
+pub use programs::{on_model, workspace};
 pub use selftest::{PROGRAMS as SELFTESTS, VFIO_PROGRAMS as VFIO_SELFTESTS};
 
 /// The environment variable with the number of the lane to run; without it, the nested tests run

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{Debian, Kernel};
+use crate::{Arch, Debian, Kernel};
 use models::Model;
 
 /// The first slot for devices on bus 0. Slot 0 is q35's host bridge, 1d is the agent's port, and 1f
@@ -91,6 +91,14 @@ impl Device {
         )
     }
 
+    /// Whether its test needs the small kernel as guest: see [`Guest::small`](crate::Guest::small).
+    pub(crate) fn needs_small(self) -> bool {
+        match self {
+            Self::Model(model) => model.needs_small(),
+            _ => self == Self::Edu,
+        }
+    }
+
     /// Whether the device is on its own bus, not on the root bus.
     fn has_bus(self) -> bool {
         matches!(
@@ -129,7 +137,7 @@ impl Device {
     }
 }
 
-/// The IOMMU of L1.
+/// The IOMMU of a PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Iommu {
     /// Intel VT-d.
@@ -143,7 +151,7 @@ pub enum Iommu {
 
 impl Iommu {
     /// The argument of QEMU's `-device`.
-    fn device(self) -> String {
+    pub(crate) fn device(self) -> String {
         match self {
             Self::Intel { address_bits } => {
                 format!("intel-iommu,intremap=on,aw-bits={address_bits}")
@@ -160,13 +168,13 @@ pub struct Machine {
     pub kernel: Kernel,
     /// The kernel of L2.
     pub guest_kernel: Kernel,
-    /// The IOMMU.
+    /// The IOMMU of a PC. An arm64 machine has an SMMUv3.
     pub iommu: Iommu,
     /// The RAM in MiB.
     pub memory_mib: u32,
     /// The devices, in the order of their slots from 0000:00:02.0 on.
     pub devices: Vec<Device>,
-    /// Whether L1 can mount the host's root.
+    /// Whether L1 can mount the host's root; on arm64, a root with programs of that architecture.
     pub host_share: bool,
     /// Whether L1's CPU has ERMS, so that its kernel clears and copies memory by byte-wise string
     /// instructions. Each byte counts as an instruction here, while hardware moves 32 bytes or more
@@ -233,6 +241,12 @@ impl Machine {
     #[must_use]
     pub fn by_type1(self) -> Self {
         Self { type1: true, ..self }
+    }
+
+    /// The architecture of L1 and L2: that of the kernel.
+    #[must_use]
+    pub fn arch(&self) -> Arch {
+        self.kernel.arch()
     }
 
     /// Whether guests use the devices by iommufd.
@@ -321,10 +335,12 @@ impl Machine {
             let image = files.images.get(index).cloned().unwrap_or_default();
             arguments.extend(devices::arguments(index, *device, &image));
         }
-        if self.host_share {
-            let share =
-                "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
-            arguments.extend(["-virtfs".into(), share.into()]);
+        if let Some(root) = &files.share {
+            let share = format!(
+                "local,path={},mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+                root.display()
+            );
+            arguments.extend(["-virtfs".into(), share]);
         }
         arguments
     }
@@ -332,14 +348,13 @@ impl Machine {
     /// QEMU's arguments without devices. L1's clock counts the instructions that L1 has run
     /// (`-icount`), so measurements do not depend on the load of the host.
     fn base(&self, files: &MachineFiles) -> Vec<String> {
+        let platform = self.arch().platform();
         let text = format!(
-            "-machine q35 -cpu {cpu} -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
+            "{hardware} -accel tcg,thread=single -icount shift=0,sleep=on -smp 1 -m {memory} \
              -nodefaults -nographic -no-reboot -serial stdio -name l1 \
-             -device {iommu} \
              -device virtio-serial-pci,addr=1d -device virtserialport,chardev=lab,name={port}",
-            cpu = if self.byte_strings { "max" } else { "max,-erms,-fsrm" },
+            hardware = (platform.hardware)(self),
             memory = self.memory_mib,
-            iommu = self.iommu.device(),
             port = crate::protocol::PORT_NAME,
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -356,8 +371,7 @@ impl Machine {
             "-initrd".into(),
             path(&files.initrd),
         ]);
-        let command_line = "console=ttyS0 intel_iommu=on iommu=pt panic=-1 loglevel=4";
-        arguments.extend(["-append".into(), command_line.into()]);
+        arguments.extend(["-append".into(), platform.command_line.into()]);
         arguments
     }
 }
@@ -367,6 +381,8 @@ impl Machine {
 pub(crate) struct MachineFiles {
     /// The folder in which a QEMU is unpacked; `None` for the host's.
     pub qemu: Option<PathBuf>,
+    /// The folder that L1 mounts as the host's root, if any.
+    pub share: Option<PathBuf>,
     /// L1's kernel.
     pub kernel: PathBuf,
     /// L1's initramfs.
@@ -411,8 +427,10 @@ mod tests {
 
     #[test]
     fn has_erms_only_on_request() {
-        assert!(line(&Machine::new(Kernel::Small)).contains("-cpu max,-erms,-fsrm -accel"));
-        assert!(line(&Machine::new(Kernel::Small).with_byte_strings()).contains("-cpu max -accel"));
+        assert!(line(&Machine::new(Kernel::Small)).contains("-cpu max,-erms,-fsrm -device"));
+        assert!(
+            line(&Machine::new(Kernel::Small).with_byte_strings()).contains("-cpu max -device")
+        );
     }
 
     #[test]
@@ -457,8 +475,18 @@ mod tests {
     }
 
     #[test]
-    fn shares_the_host_only_on_request() {
-        assert!(!line(&Machine::new(Kernel::Small)).contains("virtfs"));
-        assert!(line(&Machine::new(Kernel::Small).with_host_share()).contains("readonly=on"));
+    fn shares_a_root_read_only() {
+        let machine = Machine::new(Kernel::Small);
+        assert!(!line(&machine).contains("virtfs"));
+        let files = MachineFiles { share: Some("/root".into()), ..MachineFiles::default() };
+        let line = machine.arguments(&files).join(" ");
+        assert!(line.contains("local,path=/root,") && line.contains("readonly=on"), "{line}");
+    }
+
+    #[test]
+    fn arm64_machine_has_an_smmu_and_no_iommu_of_a_pc() {
+        let line = line(&Machine::new(Kernel::Arm612));
+        assert!(line.contains("virt,virtualization=on,gic-version=3,iommu=smmuv3"), "{line}");
+        assert!(line.contains("console=ttyAMA0") && !line.contains("intel-iommu"), "{line}");
     }
 }

@@ -14,6 +14,8 @@ use crate::watchdog::SILENCE_LIMIT;
 /// A connection to the monitor.
 pub struct Monitor {
     lines: BufReader<UnixStream>,
+    /// The names of the events so far.
+    events: Vec<String>,
 }
 
 impl Monitor {
@@ -23,7 +25,7 @@ impl Monitor {
         stream
             .set_read_timeout(Some(SILENCE_LIMIT))
             .map_err(Error::file("set a time-out of", path))?;
-        let mut monitor = Self { lines: BufReader::new(stream) };
+        let mut monitor = Self { lines: BufReader::new(stream), events: Vec::new() };
         // The monitor sends a greeting, and rejects other commands before this one.
         monitor.message("greeting")?;
         monitor.execute("qmp_capabilities", &json!({}))?;
@@ -45,8 +47,16 @@ impl Monitor {
                 let command = command.to_owned();
                 return Err(Error::Monitor { command, why });
             }
-            // Any other message is an event: ignore it.
+            let event = message.get("event").and_then(Value::as_str);
+            self.events.extend(event.map(str::to_owned));
         }
+    }
+
+    /// Whether there was an event of this name.
+    pub fn has_seen(&mut self, event: &str) -> Result<bool, Error> {
+        // Events come before the answer to a later command.
+        self.execute("query-status", &json!({}))?;
+        Ok(self.events.iter().any(|own| own == event))
     }
 
     /// Asks L1 to release a device, as a press of the button at its slot does.

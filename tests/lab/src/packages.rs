@@ -16,18 +16,13 @@ pub struct Need {
     pub package: &'static str,
 }
 
-const fn need(file: &'static str, package: &'static str) -> Need {
+/// A need: a file of the package, and the package's name.
+pub const fn need(file: &'static str, package: &'static str) -> Need {
     Need { file, package }
 }
 
-/// The packages for all commands of the lab.
-pub const BASE: &[Need] = &[
-    need("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
-    need("/usr/bin/xz", "xz-utils"),
-    need("/usr/bin/cc", "gcc"),
-    // The static libc: L1 and L2 have no shared libraries.
-    need("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
-];
+/// The packages for all commands of the lab, beyond those of an architecture.
+pub const BASE: &[Need] = &[need("/usr/bin/xz", "xz-utils"), need("/usr/bin/cc", "gcc")];
 
 /// The packages for building a kernel.
 pub const KERNEL_BUILD: &[Need] = &[
@@ -91,7 +86,7 @@ fn dependencies(package: &str) -> Result<String, Error> {
 }
 
 /// Finds the kernel of `series` in the output of `apt-cache depends`.
-fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
+pub fn concrete_kernel(depends: &str, series: &str) -> Option<String> {
     let prefix = format!("linux-image-{series}.");
     let named = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     named.map(str::to_owned).find(|name| name.starts_with(&prefix))

@@ -1,20 +1,20 @@
 //! The project's programs for L1 and L2. They are static, because L1 and L2 have no libraries.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::command::Tool;
-use crate::{Error, say};
+use crate::{Arch, Error, say};
 
-/// The target is given explicitly, so that RUSTFLAGS do not apply to build scripts.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// The examples of `vfio-passthrough` that run in L1.
-pub const EXAMPLES: &[&str] = &["attach", "lspci", "minimal_vmm", "own_router"];
+/// The script that adds the target of arm64 to Rust.
+const RUST_FOR_AARCH64: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rust-for-aarch64");
 
 /// The paths of the programs on the host.
 #[derive(Clone, Debug)]
 pub struct Programs {
+    /// The architecture for which they are built.
+    pub arch: Arch,
     /// The VMM.
     pub vmm: PathBuf,
     /// The init of L1.
@@ -23,38 +23,59 @@ pub struct Programs {
     pub guest: PathBuf,
     /// The program that compares the model of /dev/vfio with L1's /dev/vfio.
     pub conformance: PathBuf,
-    /// The folder of the examples; [`EXAMPLES`] has their names.
+    /// The folder of the examples.
     pub examples: PathBuf,
 }
 
 impl Programs {
-    /// Builds the programs. Cargo builds only what has changed.
-    pub fn build() -> Result<Self, Error> {
+    /// Builds the programs. Cargo builds only what has changed. The target is given explicitly, so
+    /// that RUSTFLAGS do not apply to build scripts.
+    pub fn build(arch: Arch) -> Result<Self, Error> {
         say("building vmm, guest, agent, conformance and the examples (release, static)");
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let target = target_folder();
-        Tool::new(cargo)
-            .args(["build", "--release", "--target", TARGET, "--target-dir"])
+        let (target, platform) = (target_folder(), arch.platform());
+        cargo_for(arch)?
+            .args(["build", "--release", "--target", platform.target, "--target-dir"])
             .args([&target])
             .args(["--package", "vmm", "--package", "guest", "--package", "lab"])
             .args(["--package", "conformance", "--bin", "conformance"])
             .args(["--bin", "vmm", "--bin", "guest", "--bin", "agent"])
             .args(["--package", "vfio-passthrough"])
-            .args(EXAMPLES.iter().flat_map(|name| ["--example", name]))
+            .args(platform.examples.iter().flat_map(|name| ["--example", name]))
             .args(["--features", "vfio-passthrough/kvm"])
+            .envs(platform.linker)
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // This variable would take precedence over RUSTFLAGS.
             .without_env("CARGO_ENCODED_RUSTFLAGS")
             .folder(&workspace())
             .run()?;
-        let built = target.join(TARGET).join("release");
+        let built = target.join(platform.target).join("release");
         Ok(Self {
+            arch,
             vmm: built.join("vmm"),
             agent: built.join("agent"),
             guest: built.join("guest"),
             conformance: built.join("conformance"),
             examples: built.join("examples"),
         })
+    }
+}
+
+/// Cargo, with Rust's standard library for an architecture.
+fn cargo_for(arch: Arch) -> Result<Tool, Error> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    if arch == Arch::X86_64 {
+        return Ok(Tool::new(cargo));
+    }
+    let folder = target_of_cargo().join("aarch64");
+    fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    let printed = Tool::new(RUST_FOR_AARCH64).args([&folder]).output()?;
+    match String::from_utf8_lossy(&printed).trim() {
+        "" => Ok(Tool::new(cargo)),
+        // Cargo and rustc of a copy of the toolchain, which build the library from its sources.
+        copy => Ok(Tool::new(Path::new(copy).join("cargo"))
+            .env("RUSTC", Path::new(copy).join("rustc"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["-Z", "build-std=std,panic_abort"])),
     }
 }
 

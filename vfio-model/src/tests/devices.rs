@@ -23,7 +23,11 @@ pub(super) fn eventfds(index: u32, start: u32, fds: &[Fd]) -> IrqSet {
 
 /// Opens the NVMe.
 fn nvme(kernel: Kernel) -> (System, Fd) {
-    let Ready { system, group, .. } = ready(host(kernel));
+    nvme_of(host(kernel))
+}
+
+fn nvme_of(host: Description) -> (System, Fd) {
+    let Ready { system, group, .. } = ready(host);
     let device = system.open_device(group, NVME).unwrap();
     (system, device)
 }
@@ -191,6 +195,20 @@ fn msix_grows_where_the_kernel_supports_it() {
         }
         assert_eq!(system.signals(event).unwrap(), if grows { 2 } else { 0 });
     }
+}
+
+#[test]
+fn msix_does_not_grow_where_the_interrupt_controller_cannot_add_vectors() {
+    let mut host = host(Kernel::Linux6_12);
+    host.grows_msix = false;
+    let (system, device) = nvme_of(host);
+    let event = system.open_eventfd();
+    system.set_irqs(device, &eventfds(MSIX, 0, &[event])).unwrap();
+    fails(system.set_irqs(device, &eventfds(MSIX, 4, &[event])), libc::EINVAL);
+    // The kernel checks no bounds.
+    system.set_irqs(device, &eventfds(MSIX, 9, &[Fd(-1)])).unwrap();
+    system.set_irqs(device, &set(NONE | TRIGGER, MSIX, 0, 6)).unwrap();
+    assert_eq!(system.signals(event).unwrap(), 1);
 }
 
 #[test]

@@ -349,7 +349,3 @@ fn all_pages_of_a_mapping_are_dirty_where_they_are_tracked() {
         fails(system.dirty_pages(container, &mut dirty(0, 8 * PAGE)), libc::EINVAL);
     }
 }
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}

@@ -7,10 +7,6 @@ fn translate(fd: i32) -> Fd {
     Fd(fd - 100)
 }
 
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
 fn call(system: &System, fd: Fd, request: u32, argument: &mut [u8]) -> io::Result<i32> {
     system.ioctl(fd, request, argument, &mut translate)
 }

@@ -189,11 +189,6 @@ fn options_have_values_and_privileges() {
     fails(system.iommu_option(iommufd, &mode(set, 1)), libc::EPERM);
 }
 
-/// The bytes of words.
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
 #[test]
 fn sizes_of_structs_are_checked_first() {
     let (system, iommufd, ioas) = space(host(Kernel::Linux6_12));

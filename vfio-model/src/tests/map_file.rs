@@ -124,7 +124,3 @@ fn only_files_pass_to_another_process() {
     let iommufd = older.open_iommufd().unwrap();
     fails(older.ioctl(iommufd, 46, &mut words(&[8, 0]), &mut Fd), libc::ENOTTY);
 }
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::description::{DeviceFlags, IrqInfo, RegionInfo};
+use super::host_page_size;
 use super::mmap::RegionMmap;
 use crate::address::{ByteRange, PciAddress};
 use crate::pci::presence::Identity;
@@ -165,6 +166,15 @@ pub trait Device: Send + Sync {
     /// kernel then disables the remaining interrupts. It releases the device when the region
     /// mappings are unmapped too.
     fn close(&self);
+}
+
+/// The position in the device's file of an area to map. A BAR that is smaller than a page can be
+/// mapped if it has its page for itself (vfio_pci_probe_mmaps), and then as a whole page.
+pub(crate) fn mmap_position(region: &RegionInfo, area: ByteRange) -> io::Result<u64> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let size = region.size.checked_next_multiple_of(host_page_size()).ok_or_else(invalid)?;
+    let length = usize::try_from(area.size()).map_err(|_| invalid())?;
+    file_position(&RegionInfo { size, ..region.clone() }, area.start(), length)
 }
 
 /// The file offset of an access to a region. An access outside of the region is `EINVAL`: its file

@@ -29,7 +29,7 @@ pub use mmap::RegionMmap;
 pub use type1::ContainerError;
 
 pub(crate) use adjacent::AdjacentMemory;
-pub(crate) use device::file_position;
+pub(crate) use device::{file_position, mmap_position};
 pub(crate) use kernel_mapping::KernelMapping;
 pub(crate) use limits::raise_locked_memory;
 pub(crate) use mmap::{ExportedMmap, host_page_size};

@@ -39,6 +39,22 @@ pub fn direct_areas(region: &RegionInfo, trapped: &[ByteRange], page_size: u64) 
     areas.into_iter().map(DirectArea).collect()
 }
 
+/// The page of a BAR that is smaller than a page, if VFIO allows to map it. The BAR is alone in its
+/// page on the host (vfio_pci_probe_mmaps), but maybe not in the guest.
+///
+/// The guest's accesses stay trapped. The page is for DMA only: a BAR with a part in `trapped` has
+/// none.
+pub fn small_area(
+    region: &RegionInfo,
+    trapped: &[ByteRange],
+    page_size: u64,
+) -> Option<DirectArea> {
+    let is_small = (1..page_size).contains(&region.size) && region.sparse.is_none();
+    let may =
+        region.flags.contains(RegionFlags::MMAP) && trapped.iter().all(|range| range.is_empty());
+    (is_small && may).then(|| DirectArea(ByteRange::between(0, page_size)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +97,24 @@ mod tests {
             let found: Vec<_> =
                 direct_areas(&region, trapped, PAGE).into_iter().map(|area| area.0).collect();
             assert_eq!(found, expected, "{region:?}, trapped {trapped:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_bar_has_its_page() {
+        let page = Some(DirectArea(range(0, PAGE)));
+        let forbidden = RegionInfo { flags: RegionFlags::READ, ..region(0x100, None) };
+        let cases = [
+            (region(0x100, None), &[][..], page),
+            (region(0x800, None), &[range(1, 1)], page),
+            (region(0x800, None), &[range(0, 16)], None),
+            (region(0x1000, None), &[], None),
+            (region(0, None), &[], None),
+            (region(0x100, Some(vec![])), &[], None),
+            (forbidden, &[], None),
+        ];
+        for (region, trapped, expected) in cases {
+            assert_eq!(small_area(&region, trapped, PAGE), expected, "{region:?}, {trapped:?}");
         }
     }
 

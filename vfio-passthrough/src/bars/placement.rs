@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::areas::direct_areas;
+use super::areas::{direct_areas, small_area};
 use super::window::Window;
 use crate::address::{BarIndex, ByteRange};
 use crate::backend::{RegionInfo, host_page_size};
@@ -166,10 +166,7 @@ fn map_for_peers(
         Ok(true) => traps.p2p_maps.increment(),
         Ok(false) => {}
         Err(source) => {
-            let error = peer_error(device, window.bar(), source);
-            if space.is_first_refusal() {
-                log::warn!("{error}");
-            }
+            space.report_refusal(&peer_error(device, window.bar(), source));
         }
     }
 }
@@ -188,7 +185,10 @@ fn windows(device: &FunctionDevice, config: &ConfigSpace, regions: &[RegionInfo]
     let mut windows = Vec::new();
     for bar in config.bars().iter().filter(|bar| bar.kind.space() == Space::Memory) {
         let Some(region) = regions.get(usize::from(bar.index.number())) else { continue };
-        for area in direct_areas(region, &trapped(bar.index, config.msix()), host_page_size()) {
+        let (trapped, page) = (trapped(bar.index, config.msix()), host_page_size());
+        // A function of PCI Express has no reason to do DMA to such registers of another one.
+        let small = small_area(region, &trapped, page).filter(|_| config.is_conventional());
+        for area in direct_areas(region, &trapped, page).into_iter().chain(small) {
             match Window::new(device.device.clone(), region, bar.index, area) {
                 Ok(window) => windows.push(window),
                 Err(error) => {

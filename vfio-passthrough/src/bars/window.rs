@@ -11,15 +11,16 @@ use crate::host::{HostMemory, MemorySlot, MemorySlots};
 
 use super::areas::DirectArea;
 
-/// A mapped area of a BAR.
+/// A mapped area of a BAR; or the page of a BAR that is smaller than a page, which is mapped for DMA
+/// only, and has no memory slot.
 pub struct Window {
     device: Arc<dyn Device>,
     region: RegionInfo,
     bar: BarIndex,
     area: ByteRange,
     mmap: Arc<RegionMmap>,
-    /// The guest physical address, and the memory slot there.
-    placed: Option<(u64, MemorySlot)>,
+    /// The guest physical address, and the memory slot there, if it has one.
+    placed: Option<(u64, Option<MemorySlot>)>,
     /// The mapping for DMA of other devices.
     mapping: Option<Mapping>,
     /// The IOMMU refused the mapping at this address. It is not retried until the window moves.
@@ -76,10 +77,11 @@ impl Window {
         let Some((_, slot)) = self.placed.as_mut().filter(|(at, _)| Some(*at) != wanted) else {
             return Ok(false);
         };
-        slot.remove()?;
+        slot.as_mut().map_or(Ok(()), MemorySlot::remove)?;
+        let had_slot = slot.is_some();
         self.placed = None;
         self.refused = false;
-        Ok(true)
+        Ok(had_slot)
     }
 
     /// Replaces the device's memory by zeros for good. If the memory slot could not be removed, the
@@ -100,7 +102,8 @@ impl Window {
     /// trapped: slow, but correct.
     pub fn place_at(&mut self, base: Option<u64>, slots: &Arc<dyn MemorySlots>) -> io::Result<()> {
         if let Some(gpa) = self.address(base).filter(|_| self.placed.is_none()) {
-            self.placed = Some((gpa, slots.place(gpa, self.mmap.clone())?));
+            let place = || slots.place(gpa, self.mmap.clone());
+            self.placed = Some((gpa, (!self.is_small()).then(place).transpose()?));
         }
         Ok(())
     }
@@ -117,21 +120,34 @@ impl Window {
         let Some((gpa, _)) = self.placed.as_ref().filter(|_| free) else {
             return Ok(false);
         };
-        let mapped = space.map(Iova(*gpa), self.memory());
+        let Some(memory) = self.memory() else {
+            return Ok(false);
+        };
+        let mapped = space.map(Iova(*gpa), memory);
         self.refused = mapped.is_err();
         self.mapping = Some(mapped?);
         Ok(true)
     }
 
-    /// The mapped area; with its dma-buf, if the address space can map one.
-    fn memory(&self) -> Arc<dyn HostMemory> {
+    /// The mapped area; with its dma-buf, if the address space can map one. `None` if that needs a
+    /// dma-buf: there is none of a page that is larger than its BAR.
+    fn memory(&self) -> Option<Arc<dyn HostMemory>> {
         match self.device.export(&self.region, self.area) {
-            Ok(dma_buf) => Arc::new(ExportedMmap::new(self.mmap.clone(), dma_buf)),
-            Err(_) => self.mmap.clone(),
+            Ok(dma_buf) => Some(Arc::new(ExportedMmap::new(self.mmap.clone(), dma_buf))),
+            Err(error) if self.is_small() && error.raw_os_error() != Some(libc::ENOTTY) => None,
+            Err(_) => Some(self.mmap.clone()),
         }
     }
 
+    /// Whether the BAR is smaller than its page.
+    fn is_small(&self) -> bool {
+        self.area.size() > self.region.size
+    }
+
+    /// The address of the area. The page of a small BAR is only mapped if the BAR is at its start.
     fn address(&self, base: Option<u64>) -> Option<u64> {
-        base.and_then(|base| base.checked_add(self.area.start()))
+        let is_at_start = |base: &u64| base & self.area.size().wrapping_sub(1) == 0;
+        let base = base.filter(|base| !self.is_small() || is_at_start(base))?;
+        base.checked_add(self.area.start())
     }
 }

@@ -12,7 +12,7 @@ use super::error::Error;
 use crate::address::{ByteRange, PciAddress};
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs, counted,
-    file_position, ioctl,
+    file_position, ioctl, mmap_position,
 };
 use crate::counters::VfioCalls;
 use crate::pci::presence::Identity;
@@ -124,9 +124,7 @@ impl Device for AssignedDevice {
     }
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
-        let length = usize::try_from(range.size())
-            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let position = file_position(region, range.start(), length)?;
+        let position = mmap_position(region, range)?;
         self.calls.region_mmap.increment();
         let open = self.opened()?;
         RegionMmap::new(self.clone(), open.device()?.as_fd(), position, range.start(), range.size())

@@ -27,6 +27,8 @@ use crate::host::HostMemory;
 #[derive(Clone, Default)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
+    /// A BAR that cannot be mapped is no reason for a warning.
+    is_quiet: bool,
 }
 
 impl fmt::Debug for DmaSpace {
@@ -39,7 +41,13 @@ impl DmaSpace {
     /// A DMA space with one address space of the kernel. An [`IommuContext`](crate::IommuContext)
     /// has its own: [`IommuContext::dma`](crate::IommuContext::dma).
     pub fn new(space: Arc<dyn AddressSpace>) -> Self {
-        Self { state: Arc::new(Mutex::new(State::of(space))) }
+        Self { state: Arc::new(Mutex::new(State::of(space))), is_quiet: false }
+    }
+
+    /// The same space, for BARs that need not be mapped: a refusal is logged as information only.
+    #[must_use]
+    pub fn without_warnings(&self) -> Self {
+        Self { state: self.state.clone(), is_quiet: true }
     }
 
     /// Adds an address space of the kernel, and maps all existing mappings in it.
@@ -123,9 +131,13 @@ impl DmaSpace {
         memory.into_iter().map(|(iova, memory)| self.map(iova, memory)).collect()
     }
 
-    /// Records that a mapping of a BAR was refused. Returns whether it is the first one.
-    pub(crate) fn is_first_refusal(&self) -> bool {
-        !std::mem::replace(&mut self.state().has_refused, true)
+    /// Logs that a mapping of a BAR was refused, with one warning for all devices.
+    pub(crate) fn report_refusal(&self, error: &dyn fmt::Display) {
+        if self.is_quiet {
+            log::info!("{error}");
+        } else if !std::mem::replace(&mut self.state().has_refused, true) {
+            log::warn!("{error}");
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

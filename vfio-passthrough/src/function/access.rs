@@ -172,9 +172,19 @@ impl PassthroughFunction {
         self.effects(&mut state)
     }
 
-    /// Maps the BARs for the DMA of the guest's other devices in `peers`, or unmaps them. The VMM
-    /// calls it when a second device of the guest comes while the guest runs, or leaves. Like
+    /// Whether the function is of conventional PCI: it has no PCI Express capability. Such a
+    /// function may do DMA to its own BARs: see [`set_peers`](Self::set_peers).
+    pub fn is_conventional(&self) -> bool {
+        self.lock().config.is_conventional()
+    }
+
+    /// Maps the BARs for DMA in `peers`, or unmaps them. The VMM calls it when a second device of
+    /// the guest comes while the guest runs, or leaves. Like
     /// [`VmmServices::p2p`](crate::VmmServices::p2p), mapping is best effort.
+    ///
+    /// A [conventional](Self::is_conventional) function needs it even if it is the guest's only
+    /// one: controllers such as the LSI 53C895A keep their programs in a BAR, and fetch them by its
+    /// bus address. Give [`DmaSpace::without_warnings`] then, because most do not.
     ///
     /// # Errors
     ///

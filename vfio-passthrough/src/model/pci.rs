@@ -16,7 +16,7 @@ use super::opened::{ADDRESS, Opened, Shape, info_reply};
 use crate::address::ByteRange;
 use crate::backend::{
     BusMember, Device, DeviceFlags, IrqFlags, IrqInfo, RegionInfo, RegionMmap, SetIrqs,
-    file_position,
+    file_position, mmap_position,
 };
 use crate::host::HostMemory as _;
 use crate::pci::msi::MsiLayout;
@@ -329,8 +329,7 @@ impl Device for PciDevice {
 
     fn mmap(self: Arc<Self>, region: &RegionInfo, range: ByteRange) -> io::Result<RegionMmap> {
         self.faults.pass(Call::Mmap)?;
-        let length = usize::try_from(range.size()).map_err(|_| errno(libc::EINVAL))?;
-        let position = file_position(region, range.start(), length)?;
+        let position = mmap_position(region, range)?;
         let file = self.opened.file()?;
         let memory = file.system.mmap(file.fd, position, range.size())?;
         let hold = self.mmaps.hold(self.clone(), file);

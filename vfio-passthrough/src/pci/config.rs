@@ -27,12 +27,13 @@ pub(super) struct Byte {
     pub withheld: u8,
 }
 
-/// The offsets of capabilities whose registers have side effects.
+/// The offsets of capabilities that matter to other parts than the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
     pub msi: Option<u16>,
     pub msix: Option<u16>,
     pub power: Option<u16>,
+    pub express: Option<u16>,
     /// The FLR bits of the PCI Express capability and of the Advanced Features capability, if the
     /// function supports FLR there.
     pub resets: [Option<ResetBit>; 2],
@@ -156,6 +157,11 @@ impl ConfigSpace {
     /// The offset of the power management control/status register, if the function has one.
     pub fn power_control(&self) -> Option<u16> {
         self.offsets.power.and_then(|offset| offset.checked_add(PM_CONTROL))
+    }
+
+    /// Whether the function is of conventional PCI: it has no PCI Express capability (PCIe 7.5.3).
+    pub fn is_conventional(&self) -> bool {
+        self.offsets.express.is_none()
     }
 
     /// Sets the state after power-on: no BAR is placed, nothing is decoded.

@@ -105,3 +105,72 @@ fn leaks_and_reports_a_mapping_that_cannot_be_unmapped() {
     assert_eq!((iommu.mappings(), guest.slots()), (both(), vec![]));
     assert!(Arc::strong_count(&device) > 1, "the leaked mapping holds the device");
 }
+
+/// The end of the list of capabilities at power management, without PCI Express.
+const NO_EXPRESS: Extra<'_> = &[(0x41, &[0])];
+
+#[test]
+fn a_function_without_pci_express_is_conventional() {
+    assert!(!setup().function.is_conventional());
+    let old = Setup::of(config_of([0; 6], NO_EXPRESS), &[0x4000], |device| device);
+    assert!(old.function.is_conventional());
+}
+
+#[test]
+fn a_space_without_warnings_logs_none_and_leaves_the_warning_to_the_others() {
+    let setup = Setup::new(config_of([0; 6], NO_EXPRESS), &[0x4000, 0x4000]);
+    let space = DmaSpace::new(setup.iommu.clone());
+    let (_, lines) = logged(|| {
+        setup.function.set_peers(None).unwrap();
+        setup.function.set_peers(Some(space.without_warnings())).unwrap();
+        setup.write32(0x10, FIRST);
+        setup.faults.fail(Call::MapDma, 0, libc::EFAULT);
+        setup.write16(COMMAND, 6);
+    });
+    assert_eq!((setup.guest.slots().len(), setup.iommu.mappings(), lines), (1, vec![], 0));
+    let (_, lines) = logged(|| {
+        setup.function.set_peers(Some(space)).unwrap();
+        setup.faults.fail(Call::MapDma, 0, libc::EFAULT);
+        setup.write32(0x14, SECOND);
+    });
+    assert_eq!((setup.guest.slots(), setup.iommu.mappings(), lines), (both(), vec![], 1));
+}
+
+/// A function with a BAR of 256 bytes and one of 16 KiB.
+fn with_small_bar(extra: Extra<'_>) -> Setup {
+    let setup = Setup::new(config_of([0; 6], extra), &[0x100, 0x4000]);
+    setup.write32(0x10, FIRST);
+    setup.write32(0x14, SECOND);
+    setup.write16(COMMAND, 6);
+    setup
+}
+
+#[test]
+fn maps_the_page_of_a_small_bar_of_a_conventional_function_without_a_slot() {
+    let setup = with_small_bar(NO_EXPRESS);
+    let (page, other) = (range(FIRST.into(), 0x1000), range(SECOND.into(), 0x4000));
+    assert_eq!((setup.iommu.mappings(), setup.guest.slots()), (vec![page, other], vec![other]));
+    let off = trail(&setup, |setup| setup.write16(COMMAND, 0));
+    assert_eq!(off, [&[Call::UnmapDma][..], &AWAY, &[Call::Write]].concat());
+    setup.write16(COMMAND, 6);
+    let moved = trail(&setup, |setup| setup.write32(0x10, 0xe200_0000));
+    assert_eq!(moved, [Call::UnmapDma, Call::MapDma]);
+    assert_eq!(setup.iommu.mappings(), [other, range(0xe200_0000, 0x1000)]);
+    let Setup { function, iommu, .. } = setup;
+    function.shutdown().unwrap();
+    assert_eq!(iommu.mappings(), []);
+}
+
+#[test]
+fn maps_no_small_bar_that_is_not_at_the_start_of_its_page() {
+    let setup = with_small_bar(NO_EXPRESS);
+    setup.write32(0x10, FIRST + 0x100);
+    assert_eq!(setup.iommu.mappings(), [range(SECOND.into(), 0x4000)]);
+    setup.write32(0x10, FIRST);
+    assert_eq!(setup.iommu.mappings().len(), 2);
+}
+
+#[test]
+fn maps_no_small_bar_of_a_pci_express_function() {
+    assert_eq!(with_small_bar(&[]).iommu.mappings(), [range(SECOND.into(), 0x4000)]);
+}

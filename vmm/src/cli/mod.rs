@@ -50,7 +50,7 @@ pub(crate) enum Command {
     ///
     /// The command checks and opens the devices with its own rights, and prints their places in the
     /// guest. The guest's kernel needs ACPI hot-plug (CONFIG_HOTPLUG_PCI_ACPI), as distributions'
-    /// kernels have it.
+    /// kernels have it. Guests on aarch64 have no hot-plug.
     Add {
         /// The socket of the guest's --control option
         #[arg(value_name = "SOCKET")]
@@ -98,7 +98,7 @@ pub(crate) enum Command {
 /// The guest to boot, and its assigned devices.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point
+    /// The guest's kernel: a bzImage, or an ELF vmlinux with a PVH entry point; on aarch64 an Image
     ///
     /// Here and for --initrd and --kvm, 'fd=N' instead of a path names an inherited file
     /// descriptor. Kernel and initramfs can be pipes, which are read to their end once.
@@ -143,8 +143,8 @@ pub(crate) struct Args {
     /// PATH is the device's sysfs path (/sys/bus/pci/devices/0000:01:00.0) or its address
     /// (0000:01:00.0). The VMM refuses a device without a reset, because the guest would see the
     /// state of its last user; 'PATH,reset=none' accepts such a device. Assigned devices can access
-    /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies other
-    /// devices access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
+    /// each other's BARs by DMA (peer-to-peer) if the IOMMU maps them; 'PATH,p2p=off' denies
+    /// devices this access to the BARs of this one. 'PATH,fd=N' names the inherited file descriptor of
     /// the device's group (/dev/vfio/N); 'fd=N' alone is enough if the group has no other device.
     ///
     /// Functions of one device of the host share a slot of the guest's bus and keep their function
@@ -195,7 +195,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_reboot: bool,
 
-    /// Also provide PCI configuration by the ports 0xCF8 and 0xCFC, for kernels without ECAM
+    /// x86-64: also provide PCI configuration by the ports 0xCF8 and 0xCFC, for kernels without ECAM
     /// (PCI_MMCONFIG)
     ///
     /// Linux prefers the ports when they exist, and takes two exits for each access instead of one.
@@ -215,7 +215,8 @@ pub(crate) struct Args {
     ///
     /// The socket speaks HTTP and accepts only the user of this process: curl --unix-socket PATH
     /// http://localhost/api/v1/vm.info, and with -X PUT vm.pause, vm.resume, vm.power-button,
-    /// vm.shutdown. The guest then has slots for devices that come and go (vmm add, vmm remove).
+    /// vm.shutdown. The guest then has slots for devices that come and go (vmm add, vmm remove),
+    /// but not on aarch64.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 

@@ -7,6 +7,7 @@ use resources::{
 use vfio_passthrough::PciAddress;
 use vfio_passthrough::backend::sysfs::Sysfs;
 
+use super::machine;
 use crate::config::{Config, Memory, Windows};
 
 /// The inputs of a layout.
@@ -39,10 +40,10 @@ pub(crate) enum Later {
 impl Later {
     /// Devices come by the control socket.
     pub(crate) fn of(config: &Config) -> Self {
-        match (&config.control, config.hot_plug_windows) {
-            (None, _) => Self::None,
-            (Some(_), None) => Self::IfPossible(Windows::default()),
-            (Some(_), Some(windows)) => Self::Required(windows),
+        match (machine::has_hot_plug(config), config.hot_plug_windows) {
+            (false, _) => Self::None,
+            (true, None) => Self::IfPossible(Windows::default()),
+            (true, Some(windows)) => Self::Required(windows),
         }
     }
 

@@ -1,43 +1,28 @@
-//! The machine's buses and their fixed devices.
+//! The machine's buses. `arch` adds the fixed devices at the places of the architecture.
 
 use std::sync::Arc;
 
-use devices::{ConfigPorts, Ecam, EjectSink, HotPlug, PciRoot, PowerControl, PowerSink, Serial};
+use devices::Serial;
 use kvm_ioctls::VmFd;
-use resources::{AddressRange, Layout};
-use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
-use vm_device::device_manager::{IoManager, MmioManager, PioManager};
-use vm_device::{DeviceMmio, DevicePio};
+use resources::AddressRange;
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioRange};
+use vm_device::device_manager::{IoManager, MmioManager};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::boot::{HOT_PLUG_GSI, POWER_BUTTON_GSI};
+use super::arch::HOT_PLUG_GSI;
 use super::console::{Output, Pending};
-use crate::counters::{Calls, DeviceCounts};
+use crate::config::Config;
+use crate::counters::Calls;
 use crate::error::Error;
 
 /// The buses during construction.
 #[derive(Default)]
-pub(crate) struct Buses(IoManager);
+pub(crate) struct Buses(pub(super) IoManager);
 
 impl Buses {
-    /// Adds `device` at `size` ports from `base`.
-    fn ports<D>(
-        &mut self,
-        what: &'static str,
-        base: u16,
-        size: u16,
-        device: Arc<D>,
-    ) -> Result<(), Error>
-    where
-        D: DevicePio + Send + Sync + 'static,
-    {
-        let refused = |source| Error::Bus { what, source };
-        let range = PioRange::new(PioAddress(base), size).map_err(refused)?;
-        self.0.register_pio(range, device).map_err(refused)
-    }
-
     /// Adds `device` at `range` of memory; does nothing if the range is empty.
-    fn memory<D>(
+    pub(super) fn memory<D>(
         &mut self,
         what: &'static str,
         range: AddressRange,
@@ -54,32 +39,9 @@ impl Buses {
         self.0.register_mmio(range, device).map_err(refused)
     }
 
-    /// Adds the PCI root bus: its windows, ECAM and, if `ports`, the ports of configuration
-    /// mechanism #1.
-    ///
-    /// Linux prefers the ports when they exist: with an NVMe a boot then takes 894 exits up to
-    /// init instead of 696.
-    pub(crate) fn add_pci(
-        &mut self,
-        root: Arc<PciRoot>,
-        layout: &Layout,
-        ports: bool,
-        counts: &DeviceCounts,
-    ) -> Result<(), Error> {
-        self.memory(
-            "PCI ECAM",
-            layout.ecam,
-            counts.counted("pci-ecam", Ecam::new(Arc::clone(&root))),
-        )?;
-        let config_ports = counts.counted("pci-ports", ConfigPorts::new(Arc::clone(&root)));
-        if ports {
-            self.ports("PCI ports", ConfigPorts::BASE, ConfigPorts::SIZE, config_ports)?;
-        }
-        self.memory("32-bit PCI window", layout.mmio32, Arc::clone(&root))?;
-        self.memory("64-bit PCI window", layout.mmio64, Arc::clone(&root))?;
-        let [base, size] =
-            [layout.io.start, layout.io.size].map(|value| u16::try_from(value).unwrap_or(u16::MAX));
-        self.ports("PCI port window", base, size, root)
+    /// The completed buses.
+    pub(crate) fn into_manager(self) -> IoManager {
+        self.0
     }
 }
 
@@ -94,69 +56,23 @@ pub(crate) struct Console {
 }
 
 /// An eventfd that raises an edge-triggered GSI.
-fn line(vm: &VmFd, gsi: u32, calls: &Calls) -> Result<EventFd, Error> {
+pub(super) fn line(vm: &VmFd, gsi: u32, calls: &Calls) -> Result<EventFd, Error> {
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?;
     vm.register_irqfd(&interrupt, gsi).map_err(Error::kvm("KVM_IRQFD"))?;
     calls.add("irqfd", 1);
     Ok(interrupt)
 }
 
-/// An eventfd that presses the guest's power button.
-pub(crate) fn power_button(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
-    line(vm, POWER_BUTTON_GSI, calls)
+/// Presses the guest's power button.
+pub(crate) type PowerButton = Box<dyn Fn() + Send>;
+
+/// Whether devices come and leave while the guest runs: they come by the control socket, if the
+/// machine has hot-plug.
+pub(crate) fn has_hot_plug(config: &Config) -> bool {
+    config.control.is_some() && HOT_PLUG_GSI.is_some()
 }
 
-/// An eventfd that makes the guest look at its slots.
-pub(crate) fn slots_changed(vm: &VmFd, calls: &Calls) -> Result<EventFd, Error> {
-    line(vm, HOT_PLUG_GSI, calls)
-}
-
-impl Buses {
-    /// Adds the registers of hot-plug.
-    pub(crate) fn add_hot_plug<S>(
-        &mut self,
-        registers: Arc<HotPlug<S>>,
-        counts: &DeviceCounts,
-    ) -> Result<(), Error>
-    where
-        S: EjectSink + 'static,
-    {
-        let counted = counts.counted("hot-plug", registers);
-        self.ports("hot-plug registers", HotPlug::BASE, HotPlug::SIZE, counted)
-    }
-
-    /// Adds COM1 with its irqfd.
-    pub(crate) fn add_console(
-        &mut self,
-        vm: &VmFd,
-        (calls, counts): (&Calls, &DeviceCounts),
-    ) -> Result<Console, Error> {
-        let interrupt = line(vm, Serial::<Output>::GSI, calls)?;
-        let drained = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd"))?);
-        let pending = Pending::new()?;
-        let serial =
-            Arc::new(Serial::new(interrupt, Arc::clone(&drained), Output(Arc::clone(&pending))));
-        let counted = counts.counted("serial", Arc::clone(&serial));
-        self.ports("COM1", Serial::<Output>::BASE, Serial::<Output>::SIZE, counted)?;
-        Ok(Console { serial, drained, pending })
-    }
-
-    /// Adds the power and reset registers, which notify `sink`.
-    pub(crate) fn add_power<S>(&mut self, sink: S, counts: &DeviceCounts) -> Result<(), Error>
-    where
-        S: PowerSink + Send + Sync + 'static,
-    {
-        let power = PowerControl::new(sink);
-        self.ports(
-            "power registers",
-            PowerControl::BASE,
-            PowerControl::SIZE,
-            counts.counted("power", power),
-        )
-    }
-
-    /// The completed buses.
-    pub(crate) fn into_manager(self) -> IoManager {
-        self.0
-    }
+/// An eventfd that makes the guest look at its slots; `None` if the machine has no hot-plug.
+pub(crate) fn slots_changed(vm: &VmFd, calls: &Calls) -> Result<Option<EventFd>, Error> {
+    HOT_PLUG_GSI.map(|gsi| line(vm, gsi, calls)).transpose()
 }

@@ -1,29 +1,19 @@
-//! Opens KVM and creates the VM with its in-kernel interrupt controllers.
+//! Opens KVM. `arch` creates the VM.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use kvm_bindings::KVM_API_VERSION;
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, Kvm};
 use nix::errno::Errno;
 
+use super::arch::{MISSING_REMEDY, NEEDED, NEEDED_LINUX, NEEDED_NAME};
 use super::passed_fds::PassedFds;
 use crate::config::Source;
-use crate::counters::Calls;
 use crate::error::Error;
-
-/// Three pages that KVM uses on Intel hosts for real mode: below 4 GiB, apart from all guest
-/// memory.
-const TSS: usize = 0xfffb_d000;
-
-/// The newest required capability. A KVM that has this capability (Linux 3.2) also has user memory
-/// regions, in-kernel interrupt controllers, irqfds and extended CPUID.
-const NEEDED: Cap = Cap::TscDeadlineTimer;
-const NEEDED_NAME: &str = "the TSC deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)";
 
 /// Opens `/dev/kvm` and checks its capabilities.
 pub(crate) fn open() -> Result<Kvm, Error> {
@@ -44,7 +34,7 @@ fn check(kvm: Kvm, path: &Path) -> Result<Kvm, Error> {
         true => Ok(kvm),
         // The ioctls of another file fail.
         false if kvm.get_api_version() < 0 => Err(Error::NotKvm(path.to_owned())),
-        false => Err(Error::KvmLacks(NEEDED_NAME)),
+        false => Err(Error::KvmLacks { what: NEEDED_NAME, least: NEEDED_LINUX }),
     }
 }
 
@@ -72,26 +62,14 @@ fn open_error(path: &Path, errno: Errno) -> Error {
     let path = path.to_owned();
     match errno {
         // ENODEV, ENXIO: the module is loaded, and the CPU lacks the feature.
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Error::KvmMissing(path),
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => {
+            Error::KvmMissing { path, remedy: MISSING_REMEDY }
+        }
         Errno::EACCES => Error::KvmPermission(path),
         // The modes of the node deny with EACCES, a device cgroup with EPERM.
         Errno::EPERM => Error::KvmDenied(path),
         other => Error::KvmOpen { path, source: kvm_ioctls::Error::new(other as i32) },
     }
-}
-
-/// Creates a VM with PIC, IOAPIC and local APICs in the kernel.
-///
-/// The VM has no PIT: Linux uses kvmclock as clock and the TSC deadline as timer, and does not
-/// probe for a PIT with hardware-reduced ACPI.
-pub(crate) fn create_vm(kvm: &Kvm, calls: &Calls) -> Result<Arc<VmFd>, Error> {
-    let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
-    calls.add("create_vm", 1);
-    vm.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
-    calls.add("set_tss_addr", 1);
-    vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-    calls.add("create_irqchip", 1);
-    Ok(Arc::new(vm))
 }
 
 /// The number of memory slots of a VM.
@@ -123,7 +101,7 @@ mod tests {
         let text = |errno| open_error(Path::new("/dev/kvm2"), errno).to_string();
         assert!(
             text(Errno::ENOENT).starts_with("no /dev/kvm2: ")
-                && text(Errno::ENOENT).contains("modprobe kvm")
+                && text(Errno::ENOENT).contains(MISSING_REMEDY)
         );
         assert!(text(Errno::EACCES).starts_with("no permission to open /dev/kvm2\n"));
         assert!(text(Errno::EACCES).contains("usermod -aG kvm"));

@@ -1,5 +1,6 @@
 //! Resources of the host: KVM, files, memory, logs, and the restrictions of the VMM's threads.
 
+pub(crate) mod arch;
 pub(crate) mod epoll;
 pub(crate) mod files;
 pub(crate) mod hugepages;

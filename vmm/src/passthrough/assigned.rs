@@ -102,9 +102,9 @@ impl Assigned {
         }
     }
 
-    /// The space in which other devices access the BARs of a device; `None` if there is no other.
-    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
-        self.lock().devices.as_ref().and_then(|devices| devices.peers(address))
+    /// The space in which devices access the BARs of a function by DMA: see [`Devices::peers`].
+    pub(crate) fn peers(&self, address: PciAddress, conventional: bool) -> Option<DmaSpace> {
+        self.lock().devices.as_ref().and_then(|devices| devices.peers(address, conventional))
     }
 
     /// Closes the devices, and meanwhile unmaps and frees RAM, and destroys the VM.
@@ -184,6 +184,6 @@ mod tests {
         let assigned = assigned();
         assigned.remove("0000:01:00.0".parse().unwrap());
         assert!(assigned.iommu().is_none() && assigned.calls().is_none());
-        assert!(assigned.peers("0000:01:00.0".parse().unwrap()).is_none());
+        assert!(assigned.peers("0000:01:00.0".parse().unwrap(), true).is_none());
     }
 }

@@ -149,7 +149,9 @@ impl CoalescedRange {
     }
 }
 
+/// The guest of these tests runs x86 code.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use kvm_ioctls::{Kvm, VcpuExit};
     use resources::AddressRange;

@@ -21,7 +21,7 @@ use super::places::{Candidate, places};
 use super::side_by_side::side_by_side;
 use crate::config::{Config, Passthrough};
 use crate::error::Error;
-use crate::guest::boot::intx_gsi;
+use crate::guest::arch::{intx_gsi, msi_router};
 use crate::host::passed_fds::PassedFds;
 
 /// The open assigned devices and their shared I/O address space. They stay open while the guest
@@ -142,8 +142,8 @@ impl Devices {
     /// Links the devices with the VM of `host`.
     ///
     /// A device that is opened while it is linked holds that VM until it is closed
-    /// (vfio_device_get_kvm_safe), also after a reboot. No driver of VFIO for PCI devices on x86
-    /// needs the VM earlier, so the devices are opened first.
+    /// (vfio_device_get_kvm_safe), also after a reboot. No driver of VFIO for PCI devices on
+    /// x86-64 or aarch64 needs the VM earlier, so the devices are opened first.
     pub(crate) fn link(&self, host: &KvmHost) -> Result<(), Error> {
         let link = host.link().map_err(Error::system("KVM_CREATE_DEVICE(VFIO)"))?;
         Ok(self.container.link(link)?)
@@ -229,9 +229,11 @@ impl Devices {
     }
 
     fn placed(&self, opened: &Opened, host: &KvmHost) -> Result<Placed, Error> {
-        let p2p = self.peers(opened.address);
-        let host = VmmServices { p2p, ..host.services_with_intx(opened.gsis()) };
-        Ok((opened.place, Arc::new(opened.function(&host)?)))
+        let msi = msi_router(host, opened.place);
+        let services = VmmServices { msi, ..host.services_with_intx(opened.gsis()) };
+        let function = opened.function(&services)?;
+        function.set_peers(self.peers(opened.address, function.is_conventional()))?;
+        Ok((opened.place, Arc::new(function)))
     }
 
     /// Forgets a closed device, and returns whether it was the last.
@@ -240,11 +242,17 @@ impl Devices {
         self.opened.is_empty()
     }
 
-    /// The space in which other devices access the BARs of a device: `None` if there is no other
-    /// device, or if the user does not want it.
-    pub(crate) fn peers(&self, address: PciAddress) -> Option<DmaSpace> {
-        let asked = self.opened.iter().any(|own| own.address == address && own.p2p);
-        (asked && self.opened.len() > 1).then(|| self.container.dma().clone())
+    /// The space in which devices access the BARs of a function by DMA: `None` if the user does not
+    /// want it, or if no device would: there is no other one, and a function of PCI Express does
+    /// not access its own BARs.
+    pub(crate) fn peers(&self, address: PciAddress, conventional: bool) -> Option<DmaSpace> {
+        let is_asked = self.opened.iter().any(|own| own.address == address && own.p2p);
+        let dma = self.dma();
+        match (is_asked, self.opened.len() > 1, conventional) {
+            (true, true, _) => Some(dma.clone()),
+            (true, false, true) => Some(dma.without_warnings()),
+            _ => None,
+        }
     }
 
     /// The I/O address space.

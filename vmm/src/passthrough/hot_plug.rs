@@ -112,11 +112,12 @@ impl HotPlug {
         self.bus.retry_placement();
     }
 
-    /// Peer-to-peer mappings come with the second device, and go when only one is left.
+    /// Peer-to-peer mappings come with the second device, and go when only one is left. The BARs of a
+    /// device of conventional PCI stay mapped.
     fn set_peers(&self) {
         for (_, function) in self.functions.iter() {
-            let set = function.set_peers(self.assigned.peers(function.address()));
-            set.unwrap_or_else(|error| log::warn!("{error}"));
+            let peers = self.assigned.peers(function.address(), function.is_conventional());
+            function.set_peers(peers).unwrap_or_else(|error| log::warn!("{error}"));
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn bind(
     force: bool,
 ) -> Result<Vec<Moved>, Error> {
     let devices = found(host, named)?;
-    devices.iter().try_for_each(can_be_bound)?;
+    devices.iter().try_for_each(|device| can_be_bound(host, device))?;
     let asked: Vec<_> = devices.iter().filter(|device| !device.binding.vfio).collect();
     if !force {
         refuse_held(host, kernel, &asked)?;
@@ -189,10 +189,12 @@ fn found(host: &Inventory, named: &[PciAddress]) -> Result<Vec<Device>, Error> {
     once.map(|(_, address)| host.device(*address).ok_or(Error::NoDevice(*address))).collect()
 }
 
-fn can_be_bound(device: &Device) -> Result<(), Error> {
+fn can_be_bound(host: &Inventory, device: &Device) -> Result<(), Error> {
     match device {
         _ if device.is_bridge() => Err(Error::Bridge(device.address)),
-        Device { group: None, .. } => Err(Error::NoGroup(device.address)),
+        Device { group: None, .. } if !host.has_group_later(device) => {
+            Err(Error::NoGroup(device.address))
+        }
         _ => Ok(()),
     }
 }

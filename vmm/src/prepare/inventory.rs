@@ -12,6 +12,7 @@ use super::holders::{self, Holder, Opened};
 use super::names::Names;
 use super::presence::{Facts, Finding};
 use super::tree::Tree;
+use crate::host::arch::REMAPPED;
 use crate::passthrough::iommu::iommufd_node;
 
 pub(crate) use super::tree::attribute;
@@ -121,7 +122,10 @@ impl Inventory {
     pub(crate) fn obstacle(&self, device: &Device) -> Option<String> {
         let address = device.address;
         let Some(group) = device.group else {
-            return Some("in no IOMMU group: vmm check".to_owned());
+            return Some(match self.has_group_later(device) && !device.is_bridge() {
+                true => self.not_bound(address),
+                false => "in no IOMMU group: vmm check".to_owned(),
+            });
         };
         if device.is_bridge() {
             return Some("a bridge, which stays with the host".to_owned());
@@ -199,6 +203,17 @@ impl Inventory {
         name.as_deref() == Some("vfio-noiommu")
     }
 
+    /// Whether a device without a group gets one from its next driver. Where a device tree describes
+    /// the IOMMU, Linux before 6.15 looks it up when a driver binds (of_dma_configure).
+    pub(crate) fn has_group_later(&self, device: &Device) -> bool {
+        device.group.is_none() && device.binding.driver.is_none() && !self.iommus().is_empty()
+    }
+
+    /// The names of the host's IOMMUs.
+    pub(crate) fn iommus(&self) -> Vec<String> {
+        self.tree.names("sys/class/iommu")
+    }
+
     /// VFIO refuses a group if the firmware uses memory at fixed addresses through its devices
     /// (linux/iommu.h, `IOMMU_RESV_DIRECT`).
     fn is_fixed(&self, group: u32) -> bool {
@@ -206,10 +221,12 @@ impl Inventory {
         regions.any(|region| region.kind == ReservedKind::Direct)
     }
 
-    /// With Intel's and AMD's IOMMUs, the names of remapped interrupts start with "IR-"
-    /// (drivers/iommu/intel/irq_remapping.c, amd/iommu.c).
+    /// Whether a device can send no interrupts but its own.
     pub(crate) fn remaps_interrupts(&self) -> bool {
-        let read = || self.tree.text("proc/interrupts").unwrap_or_default().contains(" IR-");
+        let read = || {
+            let interrupts = self.tree.text("proc/interrupts").unwrap_or_default();
+            REMAPPED.iter().any(|word| interrupts.contains(word))
+        };
         *self.seen.remaps_interrupts.get_or_init(read)
     }
 

@@ -94,7 +94,7 @@ mod tests {
     const FOLDER: &str = "sys/bus/pci/devices/0000:00:02.0";
 
     fn good() -> Fixture {
-        let remapped = " 24:  0  0  IR-PCI-MSI-0000:00:02.0  0-edge  nvme0q0\n";
+        let [remapped, _] = crate::host::arch::INTERRUPTS;
         Fixture::new().nvme(NVME, 7, Some("vfio-pci")).file("proc/interrupts", remapped)
     }
 

@@ -8,7 +8,6 @@ use nix::sys::signalfd::SignalFd;
 use serde_json::Value;
 use vfio_passthrough::PassthroughFunction;
 use vfio_passthrough::kvm::KvmHost;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, Life};
 use super::keyboard::Keyboard;
@@ -20,10 +19,10 @@ use super::vcpu::{self, Gate, Vcpu, Vcpus};
 use super::vm::Vm;
 use crate::config::{Config, Thread};
 use crate::error::Error;
-use crate::guest::boot::{Boot, Entry, Platform};
+use crate::guest::arch::{self, Entry};
+use crate::guest::boot::{Boot, Platform};
 use crate::guest::console::RawTerminal;
-use crate::guest::machine::{self, Buses, Console};
-use crate::guest::{registers, vcpus};
+use crate::guest::machine::{self, Buses, Console, PowerButton};
 use crate::host::landlock;
 use crate::passthrough::events::{Changes, DeviceEvents};
 use crate::passthrough::function::GuestFunction;
@@ -41,19 +40,21 @@ impl Vm {
         stats: &Arc<Stats>,
     ) -> Result<Outcome, Error> {
         let (_, control) = asked;
-        let changes = Changes::new(config.control.is_some()).map_err(Error::system("eventfd"))?;
+        let changes =
+            Changes::new(machine::has_hot_plug(config)).map_err(Error::system("eventfd"))?;
         let changes = Arc::new(changes);
         let pci = self.pci_root(stats, &changes)?;
         let entry = self.load(resources, config)?;
         stats.phase("load");
         let slots = resources.ram.place(self.kvm_host.memory())?;
+        // Some interrupt controllers take interrupts only when all vCPUs exist.
+        let vcpus = self.vcpus(resources, config, entry, stats)?;
         let stop = Arc::new(Stop::new()?);
         let (mut buses, console, power_button) =
             self.buses(resources, config, pci.clone(), &stop, stats)?;
         let plug = |_| self.hot_plug((pci, &changes), resources, control, stats);
-        let hot_plug = config.control.as_ref().map(plug).transpose()?;
+        let hot_plug = config.control.as_ref().map(plug).transpose()?.flatten();
         let slots_of_guest = connect(&mut buses, hot_plug.as_ref(), stats)?;
-        let vcpus = self.vcpus(resources, config, entry, stats)?;
         let shared = self.machine(resources, buses, &stop, stats);
         let terminal = RawTerminal::enter();
         let mut main_loop = self.main_loop(resources, asked, (console, config), &stop, stats)?;
@@ -117,7 +118,7 @@ impl Vm {
         let platform = Platform {
             cpus: config.cpus,
             slots: self.functions.slots(),
-            hot_plug: config.control.is_some(),
+            hot_plug: machine::has_hot_plug(config),
         };
         let boot = Boot {
             memory: resources.ram.memory(),
@@ -158,12 +159,14 @@ impl Vm {
         resources: &Resources,
         control: &Control,
         stats: &Arc<Stats>,
-    ) -> Result<HotPlug, Error> {
+    ) -> Result<Option<HotPlug>, Error> {
+        let Some(interrupt) = machine::slots_changed(&self.fd, &stats.kvm_ioctls)? else {
+            return Ok(None);
+        };
         let ejections = Arc::new(Ejections::new(Arc::clone(control.ejected())));
         let present = self.functions.slots();
         let registers = Arc::new(Registers::new(present, Ejected(Arc::clone(&ejections))));
-        let interrupt = machine::slots_changed(&self.fd, &stats.kvm_ioctls)?;
-        Ok(HotPlug {
+        Ok(Some(HotPlug {
             bus,
             kvm_host: Arc::clone(&self.kvm_host),
             layout: resources.layout.clone(),
@@ -173,10 +176,10 @@ impl Vm {
             wrap: Box::new(self.wrap(stats)),
             slots: Arc::new(Slots::new(registers, interrupt, Arc::clone(control.ejected()))),
             ejections,
-        })
+        }))
     }
 
-    /// The buses with all devices, the console, and the power button's eventfd.
+    /// The buses with all devices, the console, and the power button.
     fn buses(
         &self,
         resources: &Resources,
@@ -184,11 +187,11 @@ impl Vm {
         pci: Arc<PciRoot>,
         stop: &Arc<Stop>,
         stats: &Stats,
-    ) -> Result<(Buses, Console, EventFd), Error> {
+    ) -> Result<(Buses, Console, PowerButton), Error> {
         let counts = &stats.devices.fixed;
         let mut buses = Buses::default();
         let console = buses.add_console(&self.fd, (&stats.kvm_ioctls, counts))?;
-        let power_button = machine::power_button(&self.fd, &stats.kvm_ioctls)?;
+        let power_button = buses.add_power_button(&self.fd, (&stats.kvm_ioctls, counts))?;
         buses.add_power(StopOnRequest(Arc::clone(stop)), counts)?;
         buses.add_pci(pci, &resources.layout, config.pci_ports, counts)?;
         Ok((buses, console, power_button))
@@ -202,9 +205,9 @@ impl Vm {
         stats: &Stats,
     ) -> Result<Vec<Vcpu>, Error> {
         let calls = &stats.kvm_ioctls;
-        let fds: Vec<VcpuFd> = vcpus::create(&self.fd, &resources.supported, config.cpus, calls)?;
+        let fds: Vec<VcpuFd> = arch::create(&self.fd, &resources.supported, config.cpus, calls)?;
         if let Some(first) = fds.first() {
-            registers::set_up(first, resources.ram.memory(), entry, calls)?;
+            arch::set_up(first, resources.ram.memory(), entry, calls)?;
             self.coalesced.open(&self.fd, first)?;
         }
         Ok((0..).zip(fds).map(|(index, fd)| Vcpu { fd, index }).collect())

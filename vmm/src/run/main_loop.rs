@@ -152,7 +152,9 @@ impl MutEventSubscriber for FirstRoutes {
     }
 }
 
+/// The messages of these tests are for local APICs.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::*;
     use kvm_ioctls::Kvm;

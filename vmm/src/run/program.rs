@@ -9,6 +9,7 @@ use super::stats::{Stats, StatsFile};
 use super::stop::Outcome;
 use crate::config::{Config, Thread};
 use crate::error::Error;
+use crate::guest::arch;
 use crate::host::passed_fds::PassedFds;
 use crate::host::seccomp::{self, Filter};
 use crate::host::signals;
@@ -16,6 +17,7 @@ use crate::host::{limits, memory};
 
 /// Boots the guest of `config` and returns when the guest or the user ends it.
 pub(crate) fn run(config: &Config) -> Result<Outcome, Error> {
+    arch::check(config)?;
     let passed = PassedFds::take(config)?;
     let stats = Arc::new(Stats::default());
     one_heap();

@@ -6,7 +6,6 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use resources::{AddressRange, Layout};
 use vfio_passthrough::DmaSpace;
@@ -19,10 +18,10 @@ use super::stats::Stats;
 use super::vm::Vm;
 use crate::config::{Config, Memory, Seccomp, Thread};
 use crate::error::Error;
-use crate::guest::boot::Kernel;
+use crate::guest::arch::{self, Kernel, Supported};
 use crate::guest::layout::{self, Needs};
 use crate::guest::memory::Ram;
-use crate::guest::{cpuid, vcpus};
+use crate::guest::vcpus;
 use crate::host::files::Files;
 use crate::host::interrupts::Interrupts;
 use crate::host::kvm;
@@ -39,8 +38,8 @@ use crate::passthrough::side_by_side::meanwhile;
 /// Resources of the host that the guest keeps across reboots.
 pub(crate) struct Resources {
     kvm: Kvm,
-    /// The CPUID that KVM supports.
-    pub(crate) supported: CpuId,
+    /// What KVM supports of a CPU.
+    pub(crate) supported: Supported,
     /// The assigned devices.
     pub(crate) assigned: Arc<Assigned>,
     /// The guest's physical layout.
@@ -114,12 +113,12 @@ impl Resources {
         // Report a wrong path now, before the devices are reset and RAM is populated.
         let files = Files::open(config, &mut passed)?;
         let filters = Filters::new(&config.seccomp)?;
-        let supported = cpuid::supported(&kvm)?;
+        let supported = arch::supported(&kvm)?;
         let vm = Vm::new(&kvm, &stats.kvm_ioctls)?;
         stats.phase("kvm");
         let addresses = addresses(&config.vfio, &passed)?;
         let reserved = layout::reserved(&Sysfs::default(), addresses.iter().copied());
-        let needs = Needs::new(config, cpuid::reach(&supported), &reserved);
+        let needs = Needs::new(config, arch::reach(&supported), &reserved);
         let requested = Requested::prepare(config, &addresses, passed)?;
         let (devices, prepared) = open_devices(requested, &needs, &files)?;
         // After an error the functions end before the devices are closed.

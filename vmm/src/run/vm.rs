@@ -7,12 +7,11 @@ use vfio_passthrough::kvm::KvmHost;
 
 use crate::counters::Calls;
 use crate::error::Error;
+use crate::guest::arch::FIRST_MSI_GSI;
+use crate::host::arch::create_vm;
 use crate::host::kvm;
 use crate::passthrough::coalesced::CoalescedWrites;
 use crate::passthrough::functions::Functions;
-
-/// The first GSI for message-signalled interrupts: the one after the IOAPIC's pins.
-const FIRST_MSI_GSI: u32 = 24;
 
 /// The VM of one life of the guest.
 pub(crate) struct Vm {
@@ -31,7 +30,7 @@ pub(crate) struct Vm {
 impl Vm {
     /// The VM of the first life, without functions.
     pub(crate) fn new(kvm: &Kvm, calls: &Calls) -> Result<Self, Error> {
-        let fd = kvm::create_vm(kvm, calls)?;
+        let fd = create_vm(kvm, calls)?;
         let gsis = FIRST_MSI_GSI..kvm::routes(kvm);
         let slots = kvm::memory_slots(kvm);
         let kvm_host = Arc::new(KvmHost::new(Arc::clone(&fd), 0..slots, gsis));

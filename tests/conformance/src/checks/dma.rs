@@ -1,5 +1,7 @@
 //! type1: maps, unmaps and the info of the IOMMU.
 
+use std::ops::Range;
+
 use libc::{EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC, EOVERFLOW};
 use vfio_model::{MapDma, UnmapDma};
 
@@ -223,11 +225,16 @@ fn entries<C: Core>(stage: &mut Stage<'_, C>) -> Verdict {
     let by_memory = description.locked_memory.map(|limit| limit / PAGE);
     let most = by_memory.unwrap_or(u64::MAX).min(description.dma_entries.into());
     let errno = if by_memory == Some(most) { ENOMEM } else { ENOSPC };
+    // The first gap of an SMMU, for its MSI doorbell, is at 128 MiB.
+    let size = most.saturating_add(1).saturating_mul(PAGE);
+    let mut ranges = description.iova_ranges.iter();
+    let has_room = |range: &&Range<u64>| range.end.saturating_sub(range.start) >= size;
+    let first = ranges.find(has_room).map_or(0, |range| range.start);
     for page in 0..most {
-        let call = map_of(stage, at(page), 1);
+        let call = map_of(stage, first.saturating_add(at(page)), 1);
         done(stage.core.map_dma(container, &call))?;
     }
-    let more = map_of(stage, at(most), 1);
+    let more = map_of(stage, first.saturating_add(at(most)), 1);
     fails(stage.core.map_dma(container, &more), errno)
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+mod aarch64;
 mod big;
 mod compat;
 mod conformance;
@@ -45,8 +46,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS, Pool, SERIAL,
-    times,
+    APART, Arch, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
+    OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -78,6 +79,9 @@ type Group = (&'static str, Machine, Vec<Test>);
 
 /// All tests. The lanes take about the same time.
 fn lanes() -> [Vec<Group>; LANES] {
+    if Arch::of_tests() == Arch::Aarch64 {
+        return aarch64::lanes();
+    }
     let long = match times(0, 1) {
         1 => [on_7_3(), by_iommufd(), of_models(), of_debian()].concat(),
         _ => Vec::new(),
@@ -194,7 +198,8 @@ fn by_iommufd() -> Vec<Group> {
     // The small kernel has no power button.
     let with_host = Machine::new(Kernel::Small).guest_kernel(Kernel::Stock612).with_host_share();
     vec![
-        ("iommufd, long", machine, tests.concat()),
+        ("iommufd, long", machine.clone(), [&tests.concat(), hot_plug::cycles::LONG].concat()),
+        ("type1, long", machine.by_type1(), hot_plug::cycles::LONG.to_vec()),
         ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
         ("small, host, type1", with_host.by_type1(), hot_plug::failures::WITH_HOST.to_vec()),
     ]
@@ -208,8 +213,13 @@ fn of_models() -> Vec<Group> {
     };
     vec![
         ("models", machine(DISKS), models::ON_DISKS.to_vec()),
+        ("models, type1", machine(OWN_BARS).by_type1(), models::ON_OWN_BARS.to_vec()),
         ("models", machine(NICS), models::ON_NICS.to_vec()),
         ("models", machine(SERIAL), models::ON_SERIAL.to_vec()),
+        ("models", machine(SOUND), models::ON_SOUND.to_vec()),
+        ("models", machine(SCREENS), models::ON_SCREENS.to_vec()),
+        ("models", machine(OTHERS), models::ON_OTHERS.to_vec()),
+        ("models", machine(APART), models::ON_APART.to_vec()),
     ]
 }
 
@@ -312,7 +322,7 @@ impl Machines {
         // After a panic of a test the pool is sound: it has no machine.
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.is_none() {
-            *pool = Some(Pool::new(Lab::set_up()?));
+            *pool = Some(Pool::new(Lab::set_up(Arch::of_tests())?));
         }
         pool.as_mut().expect("it was just made").with(machine, test)
     }

@@ -13,6 +13,9 @@ pub const TESTS: &[Test] = &[
     ("a guest runs on 16 vCPUs", |l1| several_cpus(l1, 16)),
 ];
 
+/// For arm64, whose emulation takes too long with more vCPUs.
+pub const ON_4_CPUS: &[Test] = &[("a guest runs on 4 vCPUs", |l1| several_cpus(l1, 4))];
+
 const HASHED: usize = 4 << 20;
 
 fn no_device(l1: &mut L1) -> Result<(), Error> {

@@ -111,6 +111,9 @@ pub fn hashes(outcome: &Outcome) -> Vec<String> {
 /// The number of DMA faults that the IOMMU has reported to L1's kernel.
 pub fn faults(l1: &mut L1) -> Result<usize, Error> {
     let log = l1.kernel_log()?;
-    let is_fault = |line: &&str| line.contains("DMAR") && line.contains("fault addr");
+    let is_fault = |line: &&str| {
+        line.contains("DMAR") && line.contains("fault addr")
+            || line.contains("arm-smmu-v3") && line.contains("event 0x")
+    };
     Ok(log.lines().filter(is_fault).count())
 }

@@ -51,6 +51,7 @@ impl View<'_> {
             msi: find(cap::MSI),
             msix: find(cap::MSIX),
             power: find(cap::PM),
+            express,
             resets: [
                 express
                     .map(|offset| self.express(offset, end_of(&all, offset)))

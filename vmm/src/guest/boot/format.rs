@@ -2,7 +2,7 @@
 //! Pure.
 
 /// The number of bytes that [`Format::of`] looks at.
-pub(super) const HEAD: usize = 4096;
+pub(in crate::guest) const HEAD: usize = 4096;
 
 /// The setup header of a bzImage (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 const SETUP_MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
@@ -12,16 +12,16 @@ const UKI_SECTION: &[u8; 8] = b".linux\0\0";
 
 /// A program that compresses files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Compression {
+pub(in crate::guest) struct Compression {
     /// The program's name.
-    pub(super) name: &'static str,
+    pub(in crate::guest) name: &'static str,
     /// How to compress the file for Linux; `None` if Linux unpacks this form.
-    pub(super) repack: Option<&'static str>,
+    pub(in crate::guest) repack: Option<&'static str>,
 }
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(in crate::guest) enum Format {
     BzImage,
     Elf,
     /// A compressed file of any content.
@@ -91,7 +91,7 @@ const MAGICS: [(usize, &[u8], Format); 31] = [
 
 impl Format {
     /// The format of a file that begins with `head`.
-    pub(super) fn of(head: &[u8]) -> Self {
+    pub(in crate::guest) fn of(head: &[u8]) -> Self {
         let at = |offset: usize, magic: &[u8]| {
             head.get(offset..).is_some_and(|rest| rest.starts_with(magic))
         };
@@ -107,7 +107,7 @@ impl Format {
 
     /// The format of an initramfs. Linux skips zeros before it (init/initramfs.c,
     /// `unpack_to_rootfs`).
-    pub(super) fn of_initrd(head: &[u8]) -> Self {
+    pub(in crate::guest) fn of_initrd(head: &[u8]) -> Self {
         let zeros = head.iter().take_while(|byte| **byte == 0).count();
         match Self::of(head) {
             Self::Unknown => Self::of(head.get(zeros..).unwrap_or_default()),

@@ -2,68 +2,14 @@
 //! after another, and `tests/lab` removes the rows that only an assigned device needs.
 
 use kvm_bindings::{
-    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_device_attr, kvm_irq_routing,
-    kvm_irqfd, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_coalesced_mmio_zone, kvm_create_device, kvm_device_attr, kvm_irq_routing, kvm_irqfd,
+    kvm_userspace_memory_region,
 };
-use nix::libc;
-use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
+use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE};
 
+use super::row::{KVM, Row, calls, kvm, kvm_takes, request, terminal, vfio};
 use crate::config::Thread;
-
-/// A system call that a thread may make.
-#[derive(Debug)]
-pub(crate) struct Row {
-    /// The name of the system call, or of the ioctl's request.
-    pub(crate) name: &'static str,
-    /// The number of the system call.
-    pub(crate) call: i64,
-    /// The request, if the call is an ioctl.
-    pub(crate) request: Option<u32>,
-}
-
-macro_rules! calls {
-    ($($call:ident)*) => { &[$(call(stringify!($call), libc::$call)),*] };
-}
-
-const fn call(name: &'static str, number: i64) -> Row {
-    // Remove "SYS_". `str::split_at` is const only since Rust 1.86.
-    let (_, name) = name.as_bytes().split_at(4);
-    let name = match std::str::from_utf8(name) {
-        Ok(name) => name,
-        Err(_) => "",
-    };
-    Row { name, call: number, request: None }
-}
-
-const KVM: u32 = 0xae;
-/// `VFIO_TYPE`; the numbers start at `VFIO_BASE`, 100 (include/uapi/linux/vfio.h).
-const VFIO: u32 = 0x3b;
-const TERMINAL: u32 = 0x54;
-
-const fn request(name: &'static str, direction: u32, kind: u32, number: u32, size: usize) -> Row {
-    let request = ioctl_expr(direction, kind, number, size as u32);
-    Row { name, call: libc::SYS_ioctl, request: Some(request as u32) }
-}
-
-const fn kvm(name: &'static str, number: u32) -> Row {
-    request(name, _IOC_NONE, KVM, number, 0)
-}
-
-const fn kvm_takes<T>(name: &'static str, number: u32) -> Row {
-    request(name, _IOC_WRITE, KVM, number, size_of::<T>())
-}
-
-const fn kvm_gives<T>(name: &'static str, number: u32) -> Row {
-    request(name, _IOC_READ, KVM, number, size_of::<T>())
-}
-
-const fn vfio(name: &'static str, number: u32) -> Row {
-    request(name, _IOC_NONE, VFIO, number, 0)
-}
-
-const fn terminal(name: &'static str, number: u32) -> Row {
-    request(name, _IOC_NONE, TERMINAL, number, 0)
-}
+use crate::host::arch;
 
 /// Calls that the C library and Rust's standard library make in every thread: memory, locks,
 /// signals, the end of a thread, and the end of the process with a message or by `abort`. Every
@@ -86,10 +32,6 @@ const VCPU: &[Row] = calls![SYS_rt_sigreturn SYS_pread64 SYS_pwrite64 SYS_eventf
 
 const VCPU_REQUESTS: &[Row] = &[
     kvm("KVM_RUN", 0x80),
-    // After a pause.
-    kvm("KVM_KVMCLOCK_CTRL", 0xad),
-    // The instruction pointer for an error message.
-    kvm_gives::<kvm_regs>("KVM_GET_REGS", 0x81),
     // The guest enables, moves and disables BARs; vectors are bound, routed, masked and unmasked.
     kvm_takes::<kvm_userspace_memory_region>("KVM_SET_USER_MEMORY_REGION", 0x46),
     kvm_takes::<kvm_coalesced_mmio_zone>("KVM_REGISTER_COALESCED_MMIO", 0x67),
@@ -117,8 +59,8 @@ const VCPU_REQUESTS: &[Row] = &[
 /// Further calls of the main thread: waits for events, starts threads, destroys the machine,
 /// creates another when the guest reboots, and writes the counters.
 const MAIN: &[Row] = calls![
-    SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl SYS_unlink
-    SYS_clock_gettime SYS_epoll_wait SYS_set_robust_list SYS_epoll_create1 SYS_getpgrp SYS_statx SYS_rseq
+    SYS_lseek SYS_mprotect SYS_rt_sigaction SYS_sched_getaffinity SYS_prctl
+    SYS_clock_gettime SYS_set_robust_list SYS_epoll_create1 SYS_statx SYS_rseq
     SYS_seccomp SYS_clone3
 ];
 
@@ -136,13 +78,6 @@ const MAIN_REQUESTS: &[Row] = &[
     kvm("KVM_CHECK_EXTENSION", 0x03),
     kvm("KVM_GET_VCPU_MMAP_SIZE", 0x04),
     kvm("KVM_CREATE_VCPU", 0x41),
-    kvm("KVM_SET_TSS_ADDR", 0x47),
-    kvm("KVM_CREATE_IRQCHIP", 0x60),
-    kvm_takes::<kvm_regs>("KVM_SET_REGS", 0x82),
-    kvm_gives::<kvm_sregs>("KVM_GET_SREGS", 0x83),
-    kvm_takes::<kvm_sregs>("KVM_SET_SREGS", 0x84),
-    kvm_takes::<kvm_msrs>("KVM_SET_MSRS", 0x89),
-    kvm_takes::<kvm_cpuid2>("KVM_SET_CPUID2", 0x90),
     request("KVM_CREATE_DEVICE", _IOC_READ | _IOC_WRITE, KVM, 0xe0, size_of::<kvm_create_device>()),
     vfio("IOMMU_DESTROY", 128),
     vfio("VFIO_DEVICE_GET_REGION_INFO", 108),
@@ -153,7 +88,7 @@ const MAIN_REQUESTS: &[Row] = &[
 /// Calls of the control socket's thread: waits, reads a request, answers, and reads
 /// `/proc/interrupts`.
 const CONTROL: &[Row] = calls![
-    SYS_poll SYS_pread64 SYS_sendto SYS_recvmsg SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
+    SYS_pread64 SYS_sendto SYS_recvmsg SYS_setsockopt SYS_restart_syscall SYS_clock_gettime SYS_accept4
 ];
 
 /// Further calls of that thread for devices that come and go: it opens and closes them in threads
@@ -206,16 +141,34 @@ const HOT_PLUG_REQUESTS: &[Row] = &[
 /// The list of a thread.
 pub(crate) fn of(thread: Thread) -> impl Iterator<Item = &'static Row> {
     let own: &[&[Row]] = match thread {
-        Thread::Main => &[VCPU, VCPU_REQUESTS, MAIN, DUPLICATES, MAIN_REQUESTS],
-        Thread::Vcpu => &[VCPU, VCPU_REQUESTS],
-        Thread::Control => &[CONTROL, CONTROL_REQUESTS, DUPLICATES, HOT_PLUG, HOT_PLUG_REQUESTS],
+        Thread::Main => &[
+            VCPU,
+            VCPU_REQUESTS,
+            arch::VCPU_REQUESTS,
+            MAIN,
+            arch::MAIN,
+            DUPLICATES,
+            MAIN_REQUESTS,
+            arch::MAIN_REQUESTS,
+        ],
+        Thread::Vcpu => &[VCPU, VCPU_REQUESTS, arch::VCPU_REQUESTS],
+        Thread::Control => {
+            &[CONTROL, arch::CONTROL, CONTROL_REQUESTS, DUPLICATES, HOT_PLUG, HOT_PLUG_REQUESTS]
+        }
     };
     [EVERY, CHECKED].into_iter().chain(own.iter().copied()).flatten()
 }
 
 /// The name of an ioctl's request, if a list has it.
 pub(crate) fn request_name(number: u32) -> Option<&'static str> {
-    let lists = [VCPU_REQUESTS, MAIN_REQUESTS, CONTROL_REQUESTS, HOT_PLUG_REQUESTS];
+    let lists = [
+        VCPU_REQUESTS,
+        arch::VCPU_REQUESTS,
+        MAIN_REQUESTS,
+        arch::MAIN_REQUESTS,
+        CONTROL_REQUESTS,
+        HOT_PLUG_REQUESTS,
+    ];
     let mut rows = lists.into_iter().flatten();
     rows.find(|row| row.request == Some(number)).map(|row| row.name)
 }

@@ -11,6 +11,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::{lists, names};
 use crate::error::Error;
+use crate::host::arch;
 
 /// The exit status: 128 + SIGSYS, as a shell reports a process that the signal ended.
 const STATUS: c_int = 128 + libc::SIGSYS;
@@ -47,11 +48,10 @@ extern "C" fn report(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a `siginfo_t` of SIGSYS, and `Sigsys` is a prefix of it.
     let call = unsafe { (*info.cast::<Sigsys>()).call };
     // SAFETY: with SA_SIGINFO the kernel passes the interrupted registers.
-    let registers = unsafe { (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
-    let second = usize::try_from(libc::REG_RSI).ok().and_then(|index| registers.get(index));
+    let second = arch::second_argument(unsafe { &(*context.cast::<ucontext_t>()).uc_mcontext });
     let mut text = Text::default();
     // A message that is too long is truncated.
-    let _ = describe(&mut text, LIST.get(), call.into(), second.copied().unwrap_or_default());
+    let _ = describe(&mut text, LIST.get(), call.into(), second);
     let _ = nix::unistd::write(stderr(), text.bytes());
     // SAFETY: `_exit` ends the process and runs no code of it.
     unsafe { libc::_exit(STATUS) }
@@ -114,9 +114,11 @@ mod tests {
     fn a_violation_names_thread_and_call() {
         let text = described(libc::SYS_openat, 0);
         assert!(
-            text.starts_with(
-                "error: a system call that the vcpu thread's seccomp filter does not allow: openat (257)\n  "
-            ) && text.contains("--seccomp log"),
+            text.starts_with(&format!(
+                "error: a system call that the vcpu thread's seccomp filter does not allow: \
+                 openat ({})\n  ",
+                libc::SYS_openat
+            )) && text.contains("--seccomp log"),
             "{text}"
         );
         assert!(described(9999, 0).contains("unknown (9999)"));
@@ -124,8 +126,10 @@ mod tests {
 
     #[test]
     fn names_an_ioctl_by_its_request() {
-        assert!(described(libc::SYS_ioctl, 0xae80).contains("ioctl (16) 0xae80 (KVM_RUN)"));
-        assert!(described(libc::SYS_ioctl, -1).contains("ioctl (16) 0xffffffff (unknown)"));
+        let name = format!("ioctl ({})", libc::SYS_ioctl);
+        let text = |second| described(libc::SYS_ioctl, second);
+        assert!(text(0xae80).contains(&format!("{name} 0xae80 (KVM_RUN)")));
+        assert!(text(-1).contains(&format!("{name} 0xffffffff (unknown)")));
     }
 
     #[test]

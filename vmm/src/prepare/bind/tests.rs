@@ -278,6 +278,19 @@ fn refuses_a_device_that_cannot_be_bound_before_any_write() {
 }
 
 #[test]
+fn binds_a_device_whose_group_the_kernel_makes_when_a_driver_binds() {
+    const NEW: &str = "0000:00:06.0";
+    let fixture = two().device(NEW, "0x010802", None, None);
+    let named = addresses(&[NEW]);
+    let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));
+    let text = bind(&host, &mut kernel, &named, true).unwrap_err().to_string();
+    assert!(text.contains("in no IOMMU group"), "this host has no IOMMU: {text}");
+    let fixture = fixture.file("sys/class/iommu/smmu3.0x0000000009050000/uevent", "");
+    let moved = bind(&fixture.host(), &mut kernel, &named, false).unwrap();
+    assert_eq!(moved[0].after.driver.as_deref(), Some(VFIO_PCI));
+}
+
+#[test]
 fn loads_vfio_pci_or_names_the_command() {
     let (fixture, named) = (two(), addresses(&[ONE]));
     let (host, mut kernel) = (fixture.host(), FakeKernel::new(&fixture));

@@ -38,6 +38,10 @@ pub(crate) fn lines(host: &Inventory, address: PciAddress) -> (Vec<Line>, Option
     lines.extend(host.sysfs.vf_token_of(address).map(|physical| token(address, physical)));
     match device.group {
         Some(group) => of_group(host, &device, group, &mut lines),
+        None if host.has_group_later(&device) => {
+            let what = "the kernel makes the device's group when a driver binds";
+            lines.push(Line::fail("group", what, format!("vmm bind {address}")));
+        }
         None => {
             let line = Line::fail("group", "the device is in no IOMMU group", IOMMU_OF_DEVICE);
             lines.push(line);

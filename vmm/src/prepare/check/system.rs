@@ -11,8 +11,9 @@ use super::limits;
 use super::line::Line;
 use crate::config::Memory;
 use crate::error::Error;
-use crate::guest::cpuid;
+use crate::guest::arch;
 use crate::guest::layout::{Later, Needs, reserved};
+use crate::host::arch::{REMAPPING_REMEDY, iommu_remedy};
 use crate::host::{kvm, memory};
 
 /// Results of checks that need system calls.
@@ -42,7 +43,7 @@ impl Probes {
 
 fn kvm() -> Result<(i32, CpuReach), Error> {
     let kvm = kvm::open()?;
-    let reach = cpuid::reach(&cpuid::supported(&kvm)?);
+    let reach = arch::reach(&arch::supported(&kvm)?);
     Ok((kvm.get_api_version(), reach))
 }
 
@@ -80,7 +81,7 @@ pub(crate) fn lines(host: &Inventory, probes: &Probes) -> Vec<Line> {
     ];
     let groups = host.tree.names("sys/kernel/iommu_groups").len();
     lines.push(match groups {
-        0 => no_iommu(host),
+        0 if host.iommus().is_empty() => no_iommu(host),
         _ => Line::ok("iommu", describe_iommu(host, groups)),
     });
     lines.extend((groups != 0).then(|| remapping(host)));
@@ -144,7 +145,7 @@ fn failed(check: &'static str, text: &str) -> Line {
 }
 
 fn describe_iommu(host: &Inventory, groups: usize) -> String {
-    match host.tree.names("sys/class/iommu").as_slice() {
+    match host.iommus().as_slice() {
         [] => format!("{groups} groups"),
         units => format!("{groups} groups, by {}", units.join(", ")),
     }
@@ -153,13 +154,7 @@ fn describe_iommu(host: &Inventory, groups: usize) -> String {
 fn no_iommu(host: &Inventory) -> Line {
     let cpu = host.tree.text("proc/cpuinfo").unwrap_or_default();
     let command_line = host.tree.line("proc/cmdline").unwrap_or_default();
-    let remedy = match () {
-        () if cpu.contains("AuthenticAMD") => {
-            "enable AMD-Vi (IOMMU) in the firmware, and remove amd_iommu=off and iommu=off from the kernel's command line"
-        }
-        () if command_line.contains("intel_iommu=on") => "enable VT-d in the firmware",
-        () => "enable VT-d in the firmware, and add intel_iommu=on to the kernel's command line",
-    };
+    let remedy = iommu_remedy(&cpu, &command_line);
     Line::fail("iommu", "no IOMMU group exists: the kernel uses no IOMMU", remedy)
 }
 
@@ -169,7 +164,7 @@ fn remapping(host: &Inventory) -> Line {
         return Line::ok(check, "the kernel remaps interrupts");
     }
     let what = "interrupt remapping is off, so a device can send any interrupt to the host";
-    let firmware = "enable interrupt remapping (x2APIC) in the firmware, and remove intremap=off from the kernel's command line";
+    let firmware = REMAPPING_REMEDY;
     match host.allows_unsafe_interrupts() {
         true => Line::warning(check, format!("{what}; VFIO is configured to allow that"), firmware),
         false => Line::fail(

@@ -4,9 +4,11 @@ use super::super::fixture::Fixture;
 use super::super::names::Names;
 use super::super::table;
 use super::*;
+use crate::host::arch::{INTERRUPTS, iommu_remedy};
 
 const NVME: &str = "0000:00:02.0";
-const REMAPPED: &str = " 24:  0  0  IR-PCI-MSI-0000:00:02.0  0-edge  nvme0q0\n";
+const REMAPPED: &str = INTERRUPTS[0];
+const NOT_REMAPPED: &str = INTERRUPTS[1];
 const LIMITS: &str =
     "Max open files            1024                 524288               files     \n";
 
@@ -102,26 +104,30 @@ fn a_missing_need_of_the_host_fails_with_its_remedy() {
 }
 
 #[test]
-fn without_an_iommu_the_remedy_depends_on_the_cpu() {
-    let cases = [
-        ("GenuineIntel", "quiet", "add intel_iommu=on to the kernel's"),
-        ("GenuineIntel", "quiet intel_iommu=on", "enable VT-d in the firmware\n"),
-        ("AuthenticAMD", "quiet", "enable AMD-Vi"),
-    ];
-    for (make, command_line, remedy) in cases {
-        let fixture = Fixture::new()
-            .file("proc/cpuinfo", format!("vendor_id : {make}\n"))
-            .file("proc/cmdline", command_line);
-        let lines = check(&fixture.host(), &probes(), &[], "1G".parse().unwrap());
-        let (heads, text) = complaints(&lines);
-        assert_eq!(heads, ["iommu Fail"]);
-        assert!(text.contains(remedy), "{text}");
-    }
+fn without_an_iommu_the_remedy_is_that_of_the_host() {
+    let fixture = Fixture::new().file("proc/cpuinfo", "").file("proc/cmdline", "quiet");
+    let lines = check(&fixture.host(), &probes(), &[], "1G".parse().unwrap());
+    let (heads, text) = complaints(&lines);
+    assert_eq!(heads, ["iommu Fail"]);
+    assert!(text.contains(iommu_remedy("", "quiet")), "{text}");
+}
+
+#[test]
+fn a_device_without_a_driver_may_have_no_group_yet() {
+    let fixture = Fixture::new()
+        .device(NVME, "0x010802", None, None)
+        .file("sys/class/iommu/smmu3.0x0000000009050000/uevent", "");
+    let (heads, text) = complaints(&checked(&fixture, &probes()));
+    assert_eq!(heads, ["driver Fail", "group Fail"]);
+    assert!(text.contains("when a driver binds\nvmm bind 0000:00:02.0"), "{text}");
+    let host = fixture.host();
+    let why = host.obstacle(&host.device(NVME.parse().unwrap()).unwrap());
+    assert_eq!(why.as_deref(), Some("not bound to vfio-pci: vmm bind 0000:00:02.0"));
 }
 
 #[test]
 fn interrupts_without_remapping_fail_unless_allowed() {
-    let fixture = || good().file("proc/interrupts", REMAPPED.replace("IR-", ""));
+    let fixture = || good().file("proc/interrupts", NOT_REMAPPED);
     let unsafe_interrupts = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
     complains(
         &fixture(),

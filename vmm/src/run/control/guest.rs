@@ -11,11 +11,11 @@ use std::time::Duration;
 use nix::sys::eventfd::{self, EfdFlags};
 use serde::Serialize;
 use serde_json::Value;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::configuration::{Configuration, DeviceInfo};
 use super::messages::{AddRequest, RemoveRequest};
 use crate::error::Error;
+use crate::guest::machine::PowerButton;
 use crate::passthrough::hot_plug::HotPlug;
 use crate::run::stop::{Outcome, Stop};
 use crate::run::vcpu::Vcpus;
@@ -24,11 +24,11 @@ use crate::run::vcpu::Vcpus;
 pub(crate) struct Life {
     pub(crate) vcpus: Vcpus,
     pub(crate) stop: Arc<Stop>,
-    /// An eventfd that presses its power button.
-    pub(crate) power_button: EventFd,
+    /// Presses its power button.
+    pub(crate) power_button: PowerButton,
     /// Reads the current counters.
     pub(crate) counters: Box<dyn Fn() -> Value + Send>,
-    /// Adds and removes devices; `None` without a control socket.
+    /// Adds and removes devices; `None` without a control socket, or if the machine has no hot-plug.
     pub(crate) hot_plug: Option<HotPlug>,
 }
 
@@ -48,12 +48,13 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotRunning;
 
-/// A request about devices that was not carried out.
+/// A request that was not carried out.
 #[derive(Debug)]
 pub(crate) enum Refused {
     /// The request is not valid.
     Body(String),
-    Device(Error),
+    /// The guest cannot do it.
+    Guest(Error),
 }
 
 impl From<String> for Refused {
@@ -88,7 +89,10 @@ impl Control {
     pub(crate) fn finish_ejections(&self) {
         let _ = self.ejected.read();
         // A life that ends meanwhile gives them back itself.
-        let _ = self.on_hot_plug(|hot_plug| hot_plug.finish());
+        let _ = self.on_hot_plug(|hot_plug| {
+            hot_plug.finish();
+            Ok(())
+        });
     }
 
     /// When to remind the guest of its slots, if it does not act before.
@@ -113,7 +117,7 @@ impl Control {
     ) -> Result<Result<Vec<DeviceInfo>, Refused>, NotRunning> {
         self.on_hot_plug(|hot_plug| {
             let addition = AddRequest::parse(body)?.take(files)?;
-            let added = hot_plug.add(addition).map_err(Refused::Device)?;
+            let added = hot_plug.add(addition).map_err(Refused::Guest)?;
             Ok(added.iter().map(DeviceInfo::of).collect())
         })
     }
@@ -122,14 +126,19 @@ impl Control {
     pub(crate) fn remove(&self, body: &[u8]) -> Result<Result<(), Refused>, NotRunning> {
         self.on_hot_plug(|hot_plug| {
             let (address, force) = RemoveRequest::parse(body)?.device()?;
-            hot_plug.remove(address, force).map_err(Refused::Device)
+            hot_plug.remove(address, force).map_err(Refused::Guest)
         })
     }
 
     /// The action, and then the new list of devices.
-    fn on_hot_plug<T>(&self, action: impl FnOnce(&HotPlug) -> T) -> Result<T, NotRunning> {
+    fn on_hot_plug<T>(
+        &self,
+        action: impl FnOnce(&HotPlug) -> Result<T, Refused>,
+    ) -> Result<Result<T, Refused>, NotRunning> {
         let life = lock(&self.life);
-        let hot_plug = life.as_ref().and_then(|life| life.hot_plug.as_ref()).ok_or(NotRunning)?;
+        let Some(hot_plug) = &life.as_ref().ok_or(NotRunning)?.hot_plug else {
+            return Ok(Err(Refused::Guest(Error::NoHotPlug)));
+        };
         let result = action(hot_plug);
         self.list(hot_plug);
         Ok(result)
@@ -191,7 +200,7 @@ impl Control {
     /// Presses the power button; the guest decides how to react. Presses merge until the guest
     /// handles the interrupt.
     pub(crate) fn press_power_button(&self) -> Result<(), NotRunning> {
-        self.on_life(|life| drop(life.power_button.write(1)))
+        self.on_life(|life| (life.power_button)())
     }
 
     /// Ends the VMM without asking the guest.

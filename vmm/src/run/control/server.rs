@@ -179,7 +179,7 @@ pub(crate) const ROUTES: [(&str, &str, Action); 10] = [
 fn refused(refused: Refused) -> Response {
     match refused {
         Refused::Body(why) => Response::error(400, &why),
-        Refused::Device(error) => Response::error(422, &error.to_string()),
+        Refused::Guest(error) => Response::error(422, &error.to_string()),
     }
 }
 

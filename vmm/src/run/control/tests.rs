@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vm_device::device_manager::IoManager;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::server::{ROUTES, answer};
 use super::*;
@@ -124,7 +123,7 @@ fn life() -> Life {
     Life {
         vcpus: Vcpus::start(Vec::new(), &Arc::new(machine)).unwrap(),
         stop,
-        power_button: EventFd::new(0).unwrap(),
+        power_button: Box::new(|| {}),
         counters: Box::new(|| {
             let opened = std::fs::File::open("/proc/self/status");
             json!({ "opened": opened.map_err(|error| error.kind().to_string()).err() })

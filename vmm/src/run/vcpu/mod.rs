@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use devices::PowerSink;
 use kvm_bindings::{KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
@@ -14,8 +15,9 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::stats::Stats;
-use super::stop::{Outcome, Stop};
+use super::stop::{Outcome, Stop, StopOnRequest};
 use crate::error::Error;
+use crate::guest::arch;
 use crate::host::limits;
 use crate::host::seccomp::Filter;
 use crate::passthrough::coalesced::CoalescedWrites;
@@ -43,7 +45,7 @@ pub(crate) struct Machine {
 /// A vCPU that does not run yet.
 pub(crate) struct Vcpu {
     pub(crate) fd: VcpuFd,
-    /// The number and APIC id.
+    /// The number.
     pub(crate) index: u8,
 }
 
@@ -132,8 +134,7 @@ impl Vcpu {
         }
         while !machine.stop.is_requested() {
             if machine.gate.pass() {
-                // Tell the guest's watchdogs that the vCPU was paused. EINVAL means no kvmclock.
-                let _ = self.fd.kvmclock_ctrl();
+                arch::resumed(&self.fd);
                 continue;
             }
             if let Err(error) = self.run_once(machine) {
@@ -184,8 +185,13 @@ impl Vcpu {
             }
             Ok(exit) => {
                 exits.other.add_one();
-                let what = fatal(&exit);
-                return Err(self.failure(&what));
+                match arch::power_request(&exit) {
+                    Some(request) => StopOnRequest(Arc::clone(&machine.stop)).request(request),
+                    None => {
+                        let what = fatal(&exit);
+                        return Err(self.failure(&what));
+                    }
+                }
             }
             Err(error) => {
                 exits.other.add_one();
@@ -204,10 +210,7 @@ impl Vcpu {
     }
 
     fn failure(&self, what: &str) -> Error {
-        let place = self
-            .fd
-            .get_regs()
-            .map_or(String::new(), |registers| format!(" at rip {:#x}", registers.rip));
+        let place = arch::place(&self.fd);
         Error::Vcpu(format!("vCPU {} of the guest{place}: {what}", self.index))
     }
 }
@@ -331,7 +334,9 @@ impl Drop for RunningVcpu {
     }
 }
 
+/// The guest of these tests runs x86 code.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use kvm_ioctls::Kvm;
     use vfio_passthrough::kvm::KvmHost;

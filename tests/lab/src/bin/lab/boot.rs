@@ -2,13 +2,16 @@
 
 use clap::Args;
 use guest::Report;
-use lab::{Echo, Error, Guest, Iommu, Kernel, L1, Lab, Machine, Outcome, say, sha256};
+use lab::{Arch, Echo, Error, Guest, Iommu, Kernel, L1, Lab, Machine, Outcome, say, sha256};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The kernel of L1 and L2.
-    #[arg(long, value_enum, default_value_t = Kernel::Stock612)]
-    kernel: Kernel,
+    /// The architecture of L1 and L2 [default: that of the kernel, or x86_64]
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// The kernel of L1 and L2 [default: Debian's 6.12 of the architecture]
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
     /// The guest's RAM, such as 512M or 1G.
     #[arg(long, default_value = "512M")]
     memory: String,
@@ -34,15 +37,18 @@ pub struct Arguments {
 
 /// Boots L1 and L2, prints their output and a summary; returns whether all steps succeeded.
 pub fn boot(arguments: &Arguments) -> Result<bool, Error> {
-    let lab = Lab::set_up()?;
-    let machine = Machine::new(arguments.kernel).iommu(match arguments.amd_iommu {
+    let kernel = Kernel::chosen(arguments.arch, arguments.kernel)?;
+    let arch = kernel.arch();
+    let lab = Lab::set_up(arch)?;
+    let machine = Machine::new(kernel).iommu(match arguments.amd_iommu {
         true => Iommu::Amd,
         false => Iommu::Intel { address_bits: arguments.iommu_bits },
     });
-    lab.kernel(arguments.kernel)?;
+    lab.kernel(kernel)?;
     say(&format!(
-        "booting L1: QEMU emulates a PC with an IOMMU and an NVMe; it runs {}",
-        arguments.kernel.name()
+        "booting L1: QEMU emulates {}, and an NVMe; it runs {}",
+        arch.machine(),
+        kernel.name()
     ));
     let mut l1 = L1::boot(&lab, &machine, Echo::Shown)?;
     say(&format!("L1 is ready after {}", seconds(l1.ready_ns())));

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread;
 
 use clap::Args;
-use lab::{Error, LANE, LANES, LONG, Lab, Tool, say, workspace};
+use lab::{ARCH, Arch, Error, LANE, LANES, LONG, Lab, Tool, say, workspace};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -15,6 +15,10 @@ pub struct Arguments {
     /// Run only the tests in the emulated machine.
     #[arg(long)]
     nested: bool,
+    /// The architecture of the emulated machine. Of aarch64 only the tests in the machine run here;
+    /// .ci/aarch64 runs the others.
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Repeat actions as often as a release needs, such as 50 removals of a device and 200 kills.
     #[arg(long)]
     long: bool,
@@ -35,18 +39,18 @@ struct Count {
 
 /// Runs the tests and prints the results; returns whether all passed.
 pub fn run(arguments: &Arguments) -> Result<bool, Error> {
-    let lab = Lab::set_up()?;
-    lab.kernels()?;
+    let arch = arguments.arch;
+    Lab::set_up(arch)?.kernels(arch)?;
     // The tests of tests/dumps need them, and fetch nothing.
     Lab::lspci_dumps()?;
     let mut total = Count::default();
-    if !arguments.nested && arguments.filter.is_none() {
+    if !arguments.nested && arguments.filter.is_none() && arch == Arch::X86_64 {
         say("running tests without the emulated machine");
         total = cargo_test(&["--workspace", "--quiet"], &[], show)?;
     }
     say("running tests in the emulated machine");
     let filter = arguments.filter.as_deref().unwrap_or_default();
-    let nested = nested(filter, arguments.long)?;
+    let nested = nested(filter, arguments)?;
     // The first part counted the tests of the second part as skipped.
     total.skipped = total.skipped.saturating_sub(nested.passed.saturating_add(nested.failed));
     total = total.and(nested);
@@ -57,16 +61,16 @@ pub fn run(arguments: &Arguments) -> Result<bool, Error> {
 /// Runs the nested tests. With enough CPUs the lanes run at the same time, because an emulated
 /// machine uses one CPU. The output of the first lane is shown at once, that of the others at the
 /// end.
-fn nested(filter: &str, is_long: bool) -> Result<Count, Error> {
+fn nested(filter: &str, options: &Arguments) -> Result<Count, Error> {
     let arguments = ["--package", "lab", "--test", "nested", "--", "--ignored", filter];
-    let long = is_long.then_some((LONG, "1".to_owned()));
+    let mut common = vec![(ARCH, options.arch.name().to_owned())];
+    common.extend(options.long.then_some((LONG, "1".to_owned())));
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     if cpus < LANES {
-        return cargo_test(&arguments, &Vec::from_iter(long), show);
+        return cargo_test(&arguments, &common, show);
     }
     thread::scope(|scope| {
-        let variables = |lane: usize| [Some((LANE, lane.to_string())), long.clone()];
-        let variables = |lane| variables(lane).into_iter().flatten().collect::<Vec<_>>();
+        let variables = |lane: usize| [common.as_slice(), &[(LANE, lane.to_string())]].concat();
         let others: Vec<_> = (1..LANES)
             .map(|lane| {
                 let variables = variables(lane);

@@ -15,9 +15,11 @@ const INIT: &str = "\"report\":\"up\"";
 /// Its last report, after which it powers off.
 const END: &str = "\"report\":\"end\"";
 
-/// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs).
+/// KVM's counters of all running VMs (Documentation/virt/kvm: debugfs). Of MMIO exits to userspace,
+/// x86 has the first one and arm64 the second one; arm64 has no port exits.
 const EXITS: &str = "/sys/kernel/debug/kvm/exits";
-const MMIO_EXITS: &str = "/sys/kernel/debug/kvm/mmio_exits";
+const MMIO_EXITS: [&str; 2] =
+    ["/sys/kernel/debug/kvm/mmio_exits", "/sys/kernel/debug/kvm/mmio_exit_user"];
 const PORT_EXITS: &str = "/sys/kernel/debug/kvm/io_exits";
 const SMAPS: &str = "/proc/{pid}/smaps";
 
@@ -154,7 +156,8 @@ impl Vmm {
     /// Boots the guest up to its init and measures; the guest makes `reads` reads. `more` are
     /// arguments for `vmm` only.
     pub fn start(&self, l1: &mut L1, guest: &Guest, reads: u32, more: &str) -> Result<Boot, Error> {
-        let files = [EXITS, MMIO_EXITS, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
+        let [mmio, mmio_of_arm64] = MMIO_EXITS;
+        let files = [EXITS, mmio, mmio_of_arm64, PORT_EXITS, SMAPS].map(str::to_owned).to_vec();
         // The guest pauses after its first report, so that the counters do not change while the
         // agent reads them.
         let reads = match reads {
@@ -209,7 +212,11 @@ impl Vmm {
                 each("--vfio ")
             ),
         };
-        let command_line = format!("console=ttyS0 quiet panic=-1 guest.brief guest.do={steps}");
+        let console = match self {
+            Self::Qemu(qemu) => qemu.console,
+            Self::Ours => "ttyS0",
+        };
+        let command_line = format!("console={console} quiet panic=-1 guest.brief guest.do={steps}");
         text.split_whitespace().map(str::to_owned).chain([command_line]).collect()
     }
 
@@ -230,8 +237,8 @@ fn boot_of(run: &Run) -> Option<Boot> {
     Some(Boot {
         to_init_ns: seen.after_ns,
         exits: number(seen, EXITS)?,
-        mmio_exits: number(seen, MMIO_EXITS)?,
-        port_exits: number(seen, PORT_EXITS)?,
+        mmio_exits: MMIO_EXITS.iter().find_map(|file| number(seen, file))?,
+        port_exits: number(seen, PORT_EXITS).unwrap_or_default(),
         overhead_kib: overhead_kib(seen.files.get(SMAPS)?),
         read_ns: read_ns.unwrap_or_default(),
         ..Boot::default()

@@ -18,8 +18,9 @@ use std::fs;
 
 use clap::{Args, ValueEnum};
 use lab::protocol::Request;
-use lab::{Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
+use lab::{Arch, Echo, Error, Kernel, L1, Lab, Machine, place, say, workspace};
 use serde::Serialize;
+use serde_json::Value;
 
 use measure::{Boot, Figures, Guest, Vmm};
 use qemu::Qemu;
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// The parts to run [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
+    /// The architecture. Only `start` runs on aarch64, where its guest has Debian's kernel.
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// How often `start` boots the guest with each VMM, after one boot that is not counted, and how
     /// often `io` measures each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -75,8 +79,13 @@ impl Arguments {
 
 /// Measures and prints tables; returns whether all goals are met.
 pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
-    let lab = Lab::set_up_for_bench()?;
-    lab.kernel(Kernel::Small)?;
+    let arch = arguments.arch;
+    if arch != Arch::X86_64 && arguments.parts != [Part::Start] {
+        return Err(Error::OnlyStart(arch.name()));
+    }
+    let lab = Lab::set_up_for_bench(arch)?;
+    let small = (arch == Arch::X86_64).then(|| lab.kernel(Kernel::Small));
+    small.transpose()?;
     let met = !arguments.wants(Part::Start) || start(&lab, arguments)?;
     if arguments.wants(Part::Io) {
         io::run(&lab, arguments.rounds, arguments.operations.into())?;
@@ -89,38 +98,59 @@ pub fn bench(arguments: &Arguments) -> Result<bool, Error> {
 }
 
 fn start(lab: &Lab, arguments: &Arguments) -> Result<bool, Error> {
-    let machine = Machine::new(Kernel::Small).with_host_share();
+    let is_pc = arguments.arch == Arch::X86_64;
+    let kernel = if is_pc { Kernel::Small } else { Kernel::Arm612 };
+    let machine = Machine::new(kernel).with_host_share();
     let guest = Guest::with(&[machine.address(0)]);
-    let vmms = vmms(lab)?;
-    let mut figures: Vec<Figures> = vmms.iter().cloned().map(Figures::new).collect();
     let mut l1 = booted(lab, &machine)?;
+    let vmms =
+        if is_pc { vmms(lab)? } else { vec![Vmm::Qemu(Qemu::of_arm64(&mut l1)?), Vmm::Ours] };
+    let mut figures: Vec<Figures> = vmms.iter().cloned().map(Figures::new).collect();
     for figures in &mut figures {
         figures.syscalls = syscalls_of(&mut l1, &figures.vmm, &guest)?;
     }
     let stats = Vmm::Ours.stats(&mut l1, &guest)?;
     let boots = compare(&mut l1, &vmms, &guest, arguments)?;
+    figures.iter_mut().zip(boots).for_each(|(figures, boots)| figures.boots = boots);
     drop(l1);
-    let mut l1 = booted(lab, &machine.with_byte_strings())?;
-    let by_byte = compare(&mut l1, &vmms, &guest, arguments)?;
-    for ((figures, boots), by_byte) in figures.iter_mut().zip(boots).zip(by_byte) {
-        (figures.boots, figures.boots_by_byte) = (boots, by_byte);
+    // Only a PC's CPU has two ways to clear memory.
+    if is_pc {
+        let mut l1 = booted(lab, &machine.with_byte_strings())?;
+        let by_byte = compare(&mut l1, &vmms, &guest, arguments)?;
+        figures.iter_mut().zip(by_byte).for_each(|(figures, boots)| figures.boots_by_byte = boots);
     }
-    let accesses = accesses::rows(&stats);
+    report_start(lab, arguments, kernel, &figures, &stats)
+}
+
+/// Prints and keeps the tables of the start; returns whether all goals are met.
+fn report_start(
+    lab: &Lab,
+    arguments: &Arguments,
+    kernel: Kernel,
+    figures: &[Figures],
+    stats: &Value,
+) -> Result<bool, Error> {
+    let accesses = accesses::rows(stats);
     let text = [
-        table::table(&figures, arguments),
+        table::table(figures, kernel, arguments),
         accesses::table(&accesses),
-        accesses::exits(&stats),
-        accesses::phases(&stats),
-        syscalls::table(&figures),
+        accesses::exits(stats),
+        accesses::phases(stats),
+        syscalls::table(figures),
     ]
     .join("\n");
     println!("{text}");
+    let name = match arguments.arch {
+        Arch::X86_64 => "vmm-against-qemu".to_owned(),
+        arch => format!("vmm-against-qemu-{}", arch.name()),
+    };
+    keep(&name, &text, &(figures, accesses))?;
     let program = lab.vmm_program()?;
     let size = fs::metadata(program).map_err(Error::file("look at", program))?.len();
-    let goals = table::goals(&figures, size.div_ceil(1024));
+    let goals = table::goals(figures, size.div_ceil(1024));
     goals.iter().for_each(|goal| println!("{goal}"));
-    keep("vmm-against-qemu", &text, &(figures, accesses))?;
-    Ok(goals.iter().all(|goal| goal.is_met()))
+    // The goals are those of a PC. On arm64 they are only printed.
+    Ok(arguments.arch != Arch::X86_64 || goals.iter().all(|goal| goal.is_met()))
 }
 
 /// The VMMs of the comparison: the host's QEMU first, and `vmm` last.

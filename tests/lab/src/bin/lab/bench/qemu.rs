@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use lab::{Error, Lab, Tool};
+use lab::protocol::Program;
+use lab::{Error, L1, Lab, Tool};
 use serde::Serialize;
+
+use super::HOST;
 
 /// The QEMU of the host, which also emulates L1.
 const HOSTS: &str = "/usr/bin/qemu-system-x86_64";
@@ -18,6 +21,9 @@ const MICROVM: (&str, &str) = (
     "-machine microvm,pcie=on,acpi=on,pit=off,pic=off,rtc=off -bios qboot.rom -no-user-config",
 );
 
+/// The QEMU of arm64, in the root that L1 mounts.
+const ARM64: &str = "/usr/bin/qemu-system-aarch64";
+
 /// A QEMU with one of its machines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Qemu {
@@ -25,6 +31,8 @@ pub struct Qemu {
     pub name: String,
     /// The command line without what describes the guest.
     pub command: String,
+    /// Linux's name of its console.
+    pub console: &'static str,
 }
 
 impl Qemu {
@@ -45,6 +53,22 @@ impl Qemu {
         Ok(Self {
             name: format!("QEMU {} {name}", version(Path::new(program))?),
             command: format!("{program}{firmware} {machine} -accel kvm -cpu host"),
+            console: "ttyS0",
+        })
+    }
+
+    /// The QEMU of Debian 13 for arm64, with its machine that has no emulated devices of a board.
+    pub fn of_arm64(l1: &mut L1) -> Result<Self, Error> {
+        let arguments = [ARM64, "--version"].map(str::to_owned).to_vec();
+        let run = l1.run(Program { arguments, root: Some(HOST.into()), ..Program::default() })?;
+        let version = version_in(&run.stdout).ok_or_else(|| Error::Command {
+            command: format!("{ARM64} --version"),
+            why: run.stderr,
+        })?;
+        Ok(Self {
+            name: format!("QEMU {version} virt"),
+            command: format!("{ARM64} -machine virt,gic-version=3 -accel kvm -cpu host"),
+            console: "ttyAMA0",
         })
     }
 }

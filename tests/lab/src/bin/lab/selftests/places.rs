@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use lab::protocol::{Program, Request};
 use lab::tap::Results;
-use lab::{Device, Echo, Error, Kernel, L1, Lab, Machine, VFIO_SELFTESTS, on_model, say};
+use lab::{Arch, Device, Echo, Error, Kernel, L1, Lab, Machine, VFIO_SELFTESTS, on_model, say};
 
 /// The folder of the host's root in L1.
 const HOST: &str = "/host";
@@ -89,7 +89,7 @@ fn on_the_model(kernel: &str, folder: &Path) -> Result<Vec<Ran>, Error> {
 }
 
 fn in_l1(kernel: Kernel, folder: &Path, short: bool) -> Result<Vec<Ran>, Error> {
-    let lab = Lab::set_up()?;
+    let lab = Lab::set_up(Arch::X86_64)?;
     // A test of DMA maps 1 GiB.
     let machine = Machine::new(kernel).memory_mib(3072).devices(&[Device::Igb]).with_host_share();
     say(&format!("booting L1 with {} and an igb", kernel.name()));

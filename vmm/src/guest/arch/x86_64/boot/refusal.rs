@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::addresses::HIGH_RAM;
-use super::format::{Compression, Format};
+use crate::guest::boot::format::{Compression, Format};
 
 /// Boot protocol 2.12 has the 64-bit entry (Documentation/arch/x86/boot.rst, `xloadflags`).
 const PROTOCOL: u16 = 0x20c;

@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::reset_entry::RESET_ENTRY;
 use crate::error::Error;
+use crate::guest::boot::Platform;
 
 /// The BIOS area of a PC, which the guest does not use as RAM: the tables, and [`RESET_ENTRY`].
 pub(crate) const FIRMWARE: AddressRange = AddressRange::between(0xe_0000, 0x10_0000);
@@ -45,22 +46,11 @@ const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 const FADT_FLAGS: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 20;
 
 /// The edge-triggered interrupt of the generic event device. PCs use the same GSI for ACPI.
-pub(crate) const POWER_BUTTON_GSI: u32 = 9;
+pub(crate) const POWER_BUTTON_PIN: u32 = 9;
 /// The second edge-triggered interrupt of the generic event device.
-pub(crate) const HOT_PLUG_GSI: u32 = 10;
+pub(crate) const HOT_PLUG_PIN: u32 = 10;
 /// The notification value of a pressed power button (ACPI 6.5, table 5.186).
 const PRESSED: u8 = 0x80;
-
-/// The part of the machine that the tables describe besides the layout.
-#[derive(Debug, Clone)]
-pub struct Platform {
-    /// The number of CPUs; their APIC ids start at 0.
-    pub cpus: u8,
-    /// PCI slots with a device that can use INTx.
-    pub slots: Vec<u8>,
-    /// Whether devices can come and go; then all slots can use INTx.
-    pub hot_plug: bool,
-}
 
 /// The GSI of a slot's interrupt pin: 0 for INTA# to 3 for INTD#. The functions of a slot can have
 /// different pins. Neighbouring slots and pins have different GSIs, as on a board.
@@ -238,8 +228,8 @@ fn events(hot_plug: bool) -> Vec<u8> {
     let button = aml::device(b"PWRB", &[aml::name(b"_HID", &aml::pnp(0x0c0c))]);
     let press = aml::notify(&aml::path(&[*b"_SB_", *b"PWRB"]), PRESSED);
     let plug = aml::path(&[*b"_SB_", *b"PCI0", *hot_plug::EVENT]);
-    let mut handlers = vec![(POWER_BUTTON_GSI, press)];
-    handlers.extend(hot_plug.then_some((HOT_PLUG_GSI, plug)));
+    let mut handlers = vec![(POWER_BUTTON_PIN, press)];
+    handlers.extend(hot_plug.then_some((HOT_PLUG_PIN, plug)));
     let interrupts: Vec<_> = handlers.iter().map(|(gsi, _)| aml::interrupt(*gsi)).collect();
     let handle = handlers
         .iter()

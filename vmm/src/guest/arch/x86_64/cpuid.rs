@@ -10,6 +10,9 @@ use resources::CpuReach;
 
 use crate::error::Error;
 
+/// What KVM supports of a CPU.
+pub(crate) type Supported = CpuId;
+
 /// Leaf 1, ECX.
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;

@@ -10,10 +10,11 @@ use resources::Layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::addresses::{HIGH_RAM, PAGE_TABLES, START_INFO};
-use super::format::HEAD;
+use super::page_tables;
 use super::refusal::{Refusal, bzimage_size, memory_end};
-use super::{loader, page_tables};
 use crate::error::Error;
+use crate::guest::boot::format::HEAD;
+use crate::guest::boot::{loader, mib};
 use crate::host::files::Opened;
 
 /// The first bytes of an ELF file.
@@ -103,14 +104,14 @@ impl Kernel {
     }
 
     /// The first address after the kernel.
-    pub(super) fn end(&self) -> u64 {
+    pub(in crate::guest) fn end(&self) -> u64 {
         match self {
             Self::Linux { end, .. } | Self::Pvh { end, .. } => *end,
         }
     }
 
     /// The exclusive limit of the initramfs's addresses.
-    pub(super) fn initrd_limit(&self) -> u64 {
+    pub(in crate::guest) fn initrd_limit(&self) -> u64 {
         match self {
             Self::Linux { header, .. } => u64::from(header.initrd_addr_max).saturating_add(1),
             Self::Pvh { .. } => 1 << 32,
@@ -119,11 +120,19 @@ impl Kernel {
 
     /// Whether the initramfs may also be above 4 GiB, whatever [`initrd_limit`](Self::initrd_limit)
     /// is.
-    pub(super) fn takes_high_initrd(&self) -> bool {
+    pub(in crate::guest) fn takes_high_initrd(&self) -> bool {
         match self {
             Self::Linux { header, .. } => header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
             // Linux keeps 32 bits of the module's address (arch/x86/platform/pvh/enlighten.c).
             Self::Pvh { .. } => false,
+        }
+    }
+
+    /// What helps if the initramfs does not fit below the kernel's limit.
+    pub(in crate::guest) fn initrd_remedy(&self) -> &'static str {
+        match self {
+            Self::Linux { .. } => "give a kernel built with CONFIG_RELOCATABLE",
+            Self::Pvh { .. } => "give the bzImage of this kernel instead of its ELF file",
         }
     }
 
@@ -149,11 +158,6 @@ impl Kernel {
             Self::Pvh { entry, .. } => Ok(Entry::Protected { rip: *entry, start_info: START_INFO }),
         }
     }
-}
-
-/// Rounds up to MiB.
-pub(super) fn mib(bytes: u64) -> u64 {
-    bytes.div_ceil(1 << 20)
 }
 
 fn clear(memory: &GuestMemoryMmap, range: Range<u64>) -> Result<(), Error> {
