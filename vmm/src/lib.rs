@@ -42,6 +42,8 @@ pub use host::seccomp::{
     prepare as prepare_seccomp, restrict as restrict_thread, rows as seccomp_rows,
 };
 
+pub use run::control::read_request;
+
 use cli::{Command, PrepareCommand};
 use host::logs::Style;
 use run::Outcome;

@@ -1,5 +1,5 @@
-//! Fuzz targets. They check that no input from a guest, a device, sysfs or a kernel image makes the
-//! code panic or breaks an invariant.
+//! Fuzz targets. They check that no input from a guest, a device, sysfs, a kernel image or a
+//! client of the control socket makes the code panic or breaks an invariant.
 //!
 //! A target is a function of bytes that panics on an error. `tests/fuzz/run TARGET [SECONDS]` runs
 //! one with libFuzzer on stable Rust. It writes inputs that reach new code to
@@ -26,6 +26,7 @@
 )]
 
 mod chains;
+mod control;
 mod guest;
 mod input;
 mod kernel;
@@ -39,13 +40,14 @@ mod sysfs;
 pub type Target = fn(&[u8]);
 
 /// All targets with their names.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("guest", guest::run),
     ("ports", ports::run),
     ("lies", lies::run),
     ("chains", chains::run),
     ("sysfs", sysfs::run),
     ("kernel", kernel::run),
+    ("control", control::run),
 ];
 
 /// Finds the target called `name`.

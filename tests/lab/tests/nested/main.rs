@@ -61,7 +61,12 @@ fn full(kernel: Kernel) -> Machine {
 
 /// A machine with an IOMMU of 39 address bits, as many client machines have.
 fn narrow(kernel: Kernel) -> Machine {
-    Machine::new(kernel).iommu(Iommu::Intel { address_bits: 39 })
+    let machine = Machine::new(kernel).devices(&[Device::Nvme, Device::Nvme]);
+    machine.iommu(Iommu::Intel { address_bits: 39 })
+}
+
+fn tests_of_39_bits() -> Vec<Test> {
+    [layout::NARROW, hot_plug::arrivals::NARROW].concat()
 }
 
 /// A machine with AMD's IOMMU, and with RAM for large guests.
@@ -133,7 +138,7 @@ fn first_lane() -> Vec<Group> {
     let used = Machine::new(Kernel::Small).devices(used::DEVICES).with_host_share();
     vec![
         ("6.12", full(Kernel::Stock612), stock),
-        ("6.12, 39 bits", narrow(Kernel::Stock612), layout::NARROW.to_vec()),
+        ("6.12, 39 bits", narrow(Kernel::Stock612), tests_of_39_bits()),
         ("6.12, AMD", amd(), [layout::AMD, big::TESTS].concat()),
         ("6.12", usb, usb::TESTS.to_vec()),
         ("6.12", all_devices(Kernel::Stock612), tests_of_all_devices()),
@@ -146,7 +151,7 @@ fn first_lane() -> Vec<Group> {
             [host::TESTS, hot_plug::host::ON_PORTS, presence::ON_PORTS].concat(),
         ),
         ("small, ports, type1", ports.by_type1(), [host::TESTS, hot_plug::host::ON_PORTS].concat()),
-        ("small, 39 bits", narrow(Kernel::Small), layout::NARROW.to_vec()),
+        ("small, 39 bits", narrow(Kernel::Small), tests_of_39_bits()),
         ("iommufd", by_iommufd, tests_by_iommufd()),
     ]
 }

@@ -37,11 +37,11 @@ impl Limit {
     }
 }
 
-/// The control groups of this process.
+/// The control groups of a process.
 pub(crate) struct Cgroups {
     /// The folder of `/proc` and `/sys`.
     root: PathBuf,
-    /// `/proc/self/cgroup`.
+    /// The process's file `cgroup` in `/proc`.
     memberships: String,
 }
 
@@ -54,8 +54,13 @@ struct Groups {
 impl Cgroups {
     /// The groups of this process. A host without control groups has no limits.
     pub(crate) fn of(root: &Path) -> Self {
-        let memberships = read(&root.join("proc/self/cgroup")).unwrap_or_default();
-        Self { root: root.to_owned(), memberships }
+        Self::of_process(root, "self")
+    }
+
+    /// The groups of a process, by its folder in `/proc`.
+    pub(super) fn of_process(root: &Path, process: &str) -> Self {
+        let file = root.join("proc").join(process).join("cgroup");
+        Self { root: root.to_owned(), memberships: read(&file).unwrap_or_default() }
     }
 
     /// The first limit, from the process's own group upwards, that has less than `needed` left.

@@ -98,23 +98,49 @@ pub(crate) fn high(groups: &Cgroups, needs: &MemoryNeeds) -> Result<(), Shortage
     })
 }
 
+/// Checks that a running VMM can have the rest of its RAM, which the kernel allocates when the first
+/// device comes. `pid` is the VMM's, and `ram` the bytes of its RAM in ordinary pages.
+pub(crate) fn rest(root: &Path, pid: i32, ram: u64) -> Result<(), Shortage> {
+    let groups = Cgroups::of_process(root, &pid.to_string());
+    let status = read(&root.join(format!("proc/{pid}/status"))).unwrap_or_default();
+    let resident = kib(&status, "VmRSS:").unwrap_or(0).saturating_mul(1024);
+    // The IOMMU's page tables count too.
+    let needed = ram.saturating_sub(resident).saturating_add(ram / PAGE_TABLES);
+    match groups.lacking(Controller::Memory, needed) {
+        None => Ok(()),
+        Some(limit) => {
+            let [needs, free, most] = [needed, limit.free(), limit.most].map(|bytes| bytes >> 20);
+            let file = groups.shown(&limit.file);
+            let what = format!(
+                "the first device needs all of the guest's RAM, which is {needs} MiB more, and the \
+                 control group of the VMM has {free} MiB of {most} MiB left ({file})"
+            );
+            Err(Shortage { what, remedy: raised(&file, &limit, needed, true) })
+        }
+    }
+}
+
+/// How a user raises the limit in `file`, so that `needed` bytes more are in it.
+fn raised(file: &str, limit: &Limit, needed: u64, in_unit: bool) -> String {
+    let enough = limit.used.saturating_add(needed).div_ceil(1 << 20);
+    let unit = format!(", or 'MemoryMax={enough}M' in a systemd unit");
+    let unit = if in_unit { unit.as_str() } else { "" };
+    format!("raise the limit with: echo {enough}M > {file}{unit}")
+}
+
 fn refuse(groups: &Cgroups, limit: Option<Limit>, needed: u64, what: &str) -> Result<(), Shortage> {
     let Some(limit) = limit else {
         return Ok(());
     };
     let file = groups.shown(&limit.file);
     let [needs, free, most] = [needed, limit.free(), limit.most].map(|bytes| bytes >> 20);
-    let enough = limit.used.saturating_add(needed).div_ceil(1 << 20);
-    let unit = match what {
-        "memory" => format!(", or 'MemoryMax={enough}M' in a systemd unit"),
-        _ => String::new(),
-    };
+    let raised = raised(&file, &limit, needed, what == "memory");
     Err(Shortage {
         what: format!(
             "the guest needs {needs} MiB of {what}, and the control group of this process has \
              {free} MiB of {most} MiB left ({file})"
         ),
-        remedy: format!("reduce --memory, or raise the limit with: echo {enough}M > {file}{unit}"),
+        remedy: format!("reduce --memory, or {raised}"),
     })
 }
 
@@ -123,11 +149,7 @@ fn refuse(groups: &Cgroups, limit: Option<Limit>, needed: u64, what: &str) -> Re
 pub(crate) fn over_commit(root: &Path, needs: &MemoryNeeds) -> Result<(), Shortage> {
     let mode = read(&root.join("proc/sys/vm/overcommit_memory")).unwrap_or_default();
     let meminfo = read(&root.join("proc/meminfo")).unwrap_or_default();
-    let kib = |name: &str| -> Option<u64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    let free = kib("CommitLimit:").zip(kib("Committed_AS:"));
+    let free = kib(&meminfo, "CommitLimit:").zip(kib(&meminfo, "Committed_AS:"));
     let free = free.map(|(most, used)| most.saturating_sub(used));
     let needed = needs.charged();
     match free.filter(|free| mode.trim() == "2" && *free < needed >> 10) {
@@ -145,4 +167,10 @@ pub(crate) fn over_commit(root: &Path, needs: &MemoryNeeds) -> Result<(), Shorta
                     .to_owned(),
         }),
     }
+}
+
+/// The number of a line such as `VmRSS:  1234 kB` of a file in `/proc`, in KiB.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }

@@ -20,7 +20,7 @@ use crate::error::Error;
 pub(crate) use cgroup::Cgroups;
 use cgroup::Controller;
 pub(crate) use files::{files, files_needed};
-pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit};
+pub(crate) use memory::{MemoryNeeds, hard as memory, high, over_commit, rest as memory_left};
 use rlimits::Kind;
 pub(crate) use running::RunningLimits;
 pub(crate) use shortage::Shortage;

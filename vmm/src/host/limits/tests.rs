@@ -34,8 +34,12 @@ fn too_few_files_name_the_needed_number() {
 
 /// A host whose process is in the group `/a/b`.
 fn grouped(files: &[(&str, &str)]) -> TempDir {
+    tree(&[&[("proc/self/cgroup", "0::/a/b\n")], files].concat())
+}
+
+fn tree(files: &[(&str, &str)]) -> TempDir {
     let root = TempDir::new().unwrap();
-    for (name, text) in [("proc/self/cgroup", "0::/a/b\n")].iter().chain(files) {
+    for (name, text) in files {
         let path = root.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -106,6 +110,31 @@ fn too_little_memory_of_the_group_names_the_group() {
     let (with, without, warned) = at(900, 0, "memory.high");
     assert_eq!((with, without), (Ok(()), Ok(())));
     has(warned, &["memory.high", "slows the VMM down", "MemoryHigh="]);
+}
+
+#[test]
+fn the_first_device_of_a_running_vmm_needs_the_rest_of_its_ram() {
+    let at = |most: u64, used: u64, resident: u64| {
+        let (most, used) = (format!("{}\n", most << 20), format!("{}\n", used << 20));
+        let status = format!("Name:\tvmm\nVmRSS:\t{} kB\n", resident << 10);
+        let root = tree(&[
+            ("proc/7/cgroup", "0::/a\n"),
+            ("proc/7/status", &status),
+            ("sys/fs/cgroup/a/memory.max", &most),
+            ("sys/fs/cgroup/a/memory.current", &used),
+        ]);
+        memory::rest(root.path(), 7, 1 << 30)
+    };
+    // The RAM's last 1000 MiB, and 8 MiB of page tables.
+    assert_eq!(at(1038, 30, 24), Ok(()));
+    let parts = [
+        "which is 1008 MiB more",
+        "control group of the VMM has 1007 MiB of 1037 MiB left (/sys/fs/cgroup/a/memory.max)",
+        "echo 1038M > /sys/fs/cgroup/a/memory.max",
+        "MemoryMax=1038M",
+    ];
+    has(at(1037, 30, 24), &parts);
+    assert_eq!(memory::rest(tempfile::tempdir().unwrap().path(), 7, 1 << 30), Ok(()));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -53,6 +54,14 @@ impl Client<'_> {
     /// that the VMM closes stays open as long as another process has its file.
     pub(super) fn put(&self, name: &str, body: &Value, files: Vec<File>) -> Result<Value, Error> {
         self.request("PUT", name, body, files)
+    }
+
+    /// The process that listens on the socket (SO_PEERCRED of unix(7)).
+    pub(super) fn pid(&self) -> Result<i32, Error> {
+        let connect = |source| Error::Connect { path: self.0.to_owned(), source };
+        let stream = UnixStream::connect(self.0).map_err(connect)?;
+        let peer = getsockopt(&stream, PeerCredentials);
+        peer.map(|peer| peer.pid()).map_err(|errno| connect(errno.into()))
     }
 
     fn request(

@@ -13,6 +13,8 @@ use crate::config::Config;
 pub(crate) struct Configuration {
     cpus: u8,
     memory_bytes: u64,
+    /// The size of the huge pages of the RAM, 2M or 1G; null for ordinary pages.
+    hugepages: Option<String>,
     kernel: String,
     /// The kernel's interface for the devices, type1 or iommufd; null without devices.
     pub(super) iommu: Option<&'static str>,
@@ -51,6 +53,7 @@ impl Configuration {
         Self {
             cpus: config.cpus,
             memory_bytes: config.memory.bytes(),
+            hugepages: config.memory.hugepages.map(|size| size.to_string()),
             kernel: config.kernel.to_string(),
             iommu,
             devices,

@@ -16,6 +16,7 @@ use vfio_passthrough::context::{self, Nodes};
 use super::client::{self, Client};
 use super::messages::{AddRequest, AddedDevice, RemoveRequest};
 use crate::config::{Iommu, Passthrough};
+use crate::host::limits::{self, Shortage};
 use crate::host::passed_fds::PassedFds;
 use crate::host::pci_path;
 use crate::passthrough::iommu;
@@ -32,6 +33,9 @@ pub(crate) enum Error {
     /// A device cannot be opened.
     #[error(transparent)]
     Device(#[from] context::Error),
+    /// A limit of the VMM is too low for the device.
+    #[error("{what}\n  {remedy}")]
+    Limit { what: String, remedy: String },
     /// The text is no device's.
     #[error("{0}")]
     Address(#[from] vfio_passthrough::address::ParsePciAddressError),
@@ -55,6 +59,9 @@ pub(crate) enum Error {
 pub(crate) fn add(socket: &Path, asked: &[Passthrough], iommu: Iommu) -> Result<String, Error> {
     let client = Client(socket);
     let guest = Guest::of(&client.get("vm.info")?);
+    if guest.iommu.is_none() {
+        guest.check_memory(&client)?;
+    }
     let addresses = asked.iter().map(address).collect::<Result<Vec<_>, _>>()?;
     let nodes = guest.nodes(asked, &addresses, iommu)?;
     let mut opened = Opened::default();
@@ -104,13 +111,30 @@ impl Opened {
 struct Guest {
     iommu: Option<String>,
     devices: Vec<PciAddress>,
+    /// The bytes of RAM in ordinary pages. Huge pages were checked at the start.
+    ram: u64,
 }
 
 impl Guest {
     fn of(info: &Value) -> Self {
         let iommu = info.pointer("/configuration/iommu").and_then(Value::as_str);
         let devices = info.pointer("/configuration/devices");
-        Self { iommu: iommu.map(str::to_owned), devices: addresses(devices) }
+        let huge = info.pointer("/configuration/hugepages").is_some_and(Value::is_string);
+        let ram = info.pointer("/configuration/memory_bytes").and_then(Value::as_u64);
+        Self {
+            iommu: iommu.map(str::to_owned),
+            devices: addresses(devices),
+            ram: ram.filter(|_| !huge).unwrap_or(0),
+        }
+    }
+
+    /// Checks the limits of the VMM's control group, above which the kernel would kill it. The VMM
+    /// itself can read no file.
+    fn check_memory(&self, client: &Client<'_>) -> Result<(), Error> {
+        match limits::memory_left(Path::new("/"), client.pid()?, self.ram) {
+            Ok(()) => Ok(()),
+            Err(Shortage { what, remedy }) => Err(Error::Limit { what, remedy }),
+        }
     }
 
     /// The nodes of the interface by which the guest uses its devices.

@@ -1,6 +1,7 @@
 //! Programs that a trigger composes: one after another, or one in the midst of another,
 //! and those of [`crate::fail`].
 
+use std::fs;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const WAIT: &str = "wait";
 const SEND: &str = "send";
 /// `ask SOCKET METHOD RESOURCE`: a request to a VMM's control socket.
 const ASK: &str = "ask";
+
+/// `write PATH TEXT`.
+const WRITE: &str = "write";
 
 /// The word between two programs.
 const SEPARATOR: &str = ";";
@@ -45,6 +49,10 @@ pub fn act(words: &[String]) -> Option<String> {
         (SEND, [process, signal]) => {
             send(Pid::from_raw(process.parse().ok()?), signal.parse().ok()?);
             Some(String::new())
+        }
+        (WRITE, [path, text]) => {
+            let written = fs::write(path, text);
+            Some(written.err().map(|error| format!("{path}: {error}\n")).unwrap_or_default())
         }
         (ASK, [socket, method, resource]) => {
             let request = format!("{method} /api/v1/{resource} HTTP/1.1\r\nHost: vmm\r\n\r\n");

@@ -16,6 +16,10 @@ pub const TESTS: &[Test] = &[
     ("hot-plug: three NICs of a group come together, work with INTx and leave", group_of_three),
 ];
 
+/// On machines with two NVMes, and an IOMMU of 39 address bits.
+pub const NARROW: &[Test] =
+    &[("hot-plug: two NVMes come, within the reach of the IOMMU, work and leave", two_nvmes)];
+
 /// On machines with an e1000e first.
 pub const OF_NICS: &[Test] = &[("hot-plug: an e1000e comes, works and leaves", e1000e)];
 
@@ -50,6 +54,26 @@ fn nvme(l1: &mut L1) -> Result<(), Error> {
     assert_eq!(hashes(&outcome), [expected], "{}", outcome.details());
     assert_eq!(kinds_of_interrupts(&outcome), ["nvme by msix"], "{}", outcome.details());
     assert_free(l1, held, &[device])
+}
+
+/// The guest starts without a device, so its plan cannot ask the IOMMU. With two devices the BARs are
+/// mapped for DMA too.
+fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
+    let (devices, held) = ([assigned(l1, 0)?, assigned(l1, 1)?], Held::now(l1)?);
+    let images = [l1.image(0)?, l1.image(1)?];
+    let guest = guest("disks:2,hash:1M,mark:1,functions:1")
+        .run_at(INIT, in_turn(&[add(l1, &devices[..1]), add(l1, &devices[1..])]))
+        .run_at(&mark(1), removes(&devices));
+    let outcome = boot(l1, &guest)?;
+    let [added, removed] = sightings(&outcome);
+    for (device, slot) in devices.iter().zip(1..) {
+        assert_came(added, device, slot);
+        assert_left(removed, device);
+    }
+    let expected = images.map(|image| sha256(&image[..HASHED]));
+    assert_eq!(hashes(&outcome), expected, "{}", outcome.details());
+    assert_eq!(outcome.stderr, "", "{}", outcome.details());
+    assert_free(l1, held, &devices)
 }
 
 /// How each driver got its interrupts.

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("hot-plug: what fails is reported with a remedy, and the guest goes on", with_a_device),
     ("hot-plug: a first device that fails leaves nothing pinned", without_devices),
     ("hot-plug: a low limit of locked memory is reported before RAM is mapped", memlock),
+    ("hot-plug: a low limit of the control group is reported before RAM is mapped", cgroup),
 ];
 
 /// On a machine with an NVMe first, and the host's root, which has strace.
@@ -134,6 +135,23 @@ fn memlock(l1: &mut L1) -> Result<(), Error> {
     let programs = failures.iter().map(|(program, _)| program.clone()).chain([Vec::new()]);
     let outcome = boot(l1, &at_start(guest, programs))?;
     assert_failed(&outcome.finished.sightings, &failures);
+    Ok(())
+}
+
+/// The administrator lowers the limit of the VMM's group, and raises it again. Without the check the
+/// kernel would kill the VMM.
+fn cgroup(l1: &mut L1) -> Result<(), Error> {
+    let device = assigned(l1, 0)?;
+    let limit = |value: &str| agent(&["write", "/sys/fs/cgroup/lab/memory.max", value]);
+    let parts = ["more, and the control group of the VMM has", "/lab/memory.max", "MemoryMax="];
+    let failures = [failure(in_turn(&[limit("400M"), add(l1, &[&device])]), &parts)];
+    let again = in_turn(&[limit("600M"), add(l1, &[&device])]);
+    let guest = guest("functions:1,hash:64K").memory("512M").in_cgroup("memory.max", "600M");
+    let outcome = boot(l1, &at_start(guest, [failures[0].0.clone(), again]))?;
+    let sightings = &outcome.finished.sightings;
+    assert_failed(sightings, &failures);
+    assert_came(&sightings[1], &device, 1);
+    assert_eq!(hashes(&outcome), [sha256(&l1.image(0)?[..HASHED])], "{}", outcome.details());
     Ok(())
 }
 
