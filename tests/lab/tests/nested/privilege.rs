@@ -43,10 +43,16 @@ const IOMMUFD_ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-w
 /// The rows of these that are needed only on kernels with dma-bufs of BARs (7.x).
 const DMA_BUF_ROWS: [&str; 3] =
     ["vcpu:IOMMU_IOAS_UNMAP", "vcpu:IOMMU_IOAS_MAP_FILE", "main:IOMMU_IOAS_MAP_FILE"];
+/// The rows of these that are needed only on other kernels, where a BAR is mapped by its address.
+const ADDRESS_ROWS: [&str; 2] = ["vcpu:IOMMU_IOAS_MAP", "main:IOMMU_IOAS_MAP"];
 /// The rows of [`ROWS`] that are not needed with iommufd. A hot reset has the number of
 /// `main:VFIO_IOMMU_MAP_DMA`.
-const TYPE1_ROWS: [&str; 3] =
-    ["vcpu:VFIO_IOMMU_MAP_DMA", "vcpu:VFIO_IOMMU_UNMAP_DMA", "main:VFIO_IOMMU_UNMAP_DMA"];
+const TYPE1_ROWS: [&str; 4] = [
+    "vcpu:VFIO_IOMMU_MAP_DMA",
+    "vcpu:VFIO_IOMMU_UNMAP_DMA",
+    "main:VFIO_IOMMU_UNMAP_DMA",
+    "main:VFIO_GROUP_GET_STATUS",
+];
 /// The rows of devices that come and go.
 const PLUG_ROWS: &str = include_str!("../../../../vmm/tests/program/seccomp-with-hot-plug.txt");
 /// The row that is needed only by a guest with many vectors.
@@ -170,8 +176,11 @@ fn needed(l1: &mut L1) -> Result<(), Error> {
 
 /// The rows of iommufd, and in the long form all others too.
 fn needed_by_iommufd(l1: &mut L1) -> Result<(), Error> {
-    let has_dma_bufs = l1.machine().kernel == Kernel::Small73;
-    let own = IOMMUFD_ROWS.lines().filter(|row| has_dma_bufs || !DMA_BUF_ROWS.contains(row));
+    let others_own = match l1.machine().kernel {
+        Kernel::Small73 => ADDRESS_ROWS.as_slice(),
+        _ => &DMA_BUF_ROWS,
+    };
+    let own = IOMMUFD_ROWS.lines().filter(|row| !others_own.contains(row));
     let others = ROWS.lines().filter(|row| times(0, 1) == 1 && !TYPE1_ROWS.contains(row));
     are_needed(l1, own.chain(others))
 }
@@ -205,24 +214,25 @@ fn are_needed<'a>(l1: &mut L1, rows: impl Iterator<Item = &'a str>) -> Result<()
 }
 
 /// The rows of [`PLUG_ROWS`] that the guest here does not need: deferred routes, a lock that the
-/// kernel holds, a race of two devices, functions with a reset of their own behind one bridge, and
-/// dma-bufs of BARs.
-const RARE_PLUG_ROWS: [&str; 6] = [
+/// kernel holds, a race of two devices, functions with a reset of their own behind one bridge,
+/// dma-bufs of BARs, and RAM that is a file.
+const RARE_PLUG_ROWS: [&str; 7] = [
     "control:epoll_ctl",
     "control:clock_nanosleep",
     "control:KVM_REGISTER_COALESCED_MMIO",
     "control:KVM_UNREGISTER_COALESCED_MMIO",
     "control:VFIO_DEVICE_RESET",
     "control:VFIO_DEVICE_FEATURE",
+    "control:IOMMU_IOAS_MAP_FILE",
 ];
 
 /// Whether a row of [`PLUG_ROWS`] is for this kind of devices. Containers, groups and their mappings
 /// are type1's.
-fn is_of(row: &str, is_iommufd: bool, has_dma_bufs: bool) -> bool {
+fn is_of(row: &str, is_iommufd: bool) -> bool {
     const TYPE1: [&str; 6] =
         ["VFIO_GET", "VFIO_CHECK", "VFIO_SET", "VFIO_GROUP", "VFIO_IOMMU", "PCI_HOT_RESET"];
     match row.contains("IOMMUFD") || row.contains(":IOMMU_") {
-        true => is_iommufd && (has_dma_bufs || !row.contains("MAP_FILE")),
+        true => is_iommufd,
         false => !is_iommufd || !TYPE1.iter().any(|part| row.contains(part)),
     }
 }
@@ -250,10 +260,9 @@ fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
     let said: String = outcome.finished.sightings.iter().map(|own| own.said.as_str()).collect();
     let is_free = |device: &String| said.contains(&format!("{device} is free"));
     assert!(outcome.is_success() && devices.iter().all(is_free), "{said}: {}", outcome.details());
-    let has_dma_bufs = l1.machine().kernel == Kernel::Small73;
     let is_iommufd = l1.machine().has_iommufd();
     let rows = PLUG_ROWS.lines().filter(|row| !RARE_PLUG_ROWS.contains(row));
-    let rows = rows.filter(|row| is_of(row, is_iommufd, has_dma_bufs));
+    let rows = rows.filter(|row| is_of(row, is_iommufd));
     let mut unneeded = Vec::new();
     for row in rows.step_by(usize::try_from(times(8, 1)).unwrap()) {
         if !misses(l1, &guest, row)? {
