@@ -3,6 +3,7 @@
 
 mod can;
 mod crypto;
+mod screen;
 mod sound;
 
 use std::fs::{self, File, OpenOptions};
@@ -30,7 +31,8 @@ const ALL: &[(&str, Work)] = &[
     ("watchdog", watchdog),
     ("can", can::send),
     ("sound", sound::play),
-    ("screen", screen),
+    ("turn-on", screen::turn_on),
+    ("screen", screen::fill),
     ("ipmi", ipmi),
 ];
 
@@ -96,22 +98,6 @@ fn watchdog() -> Result<String, Error> {
     ioctl(&file, SET_TIMEOUT, &mut seconds).map_err(Error::file("set the time of", PATH))?;
     sleep(Duration::from_secs(5));
     Ok(format!("{seconds} s"))
-}
-
-/// Fills the screen with one colour: 0x20 of blue, 0x60 of green and 0xe0 of red.
-fn screen() -> Result<String, Error> {
-    const WIDE: [u8; 4] = [0x20, 0x60, 0xe0, 0xff];
-    /// The same with 5 bits of blue and red, and 6 of green.
-    const NARROW: [u8; 2] = [0x04, 0xe3];
-    let path = wait_for("/dev", "fb")?;
-    let bits = read("/sys/class/graphics/fb0/bits_per_pixel")?;
-    let pixel = if bits.trim() == "16" { NARROW.as_slice() } else { &WIDE };
-    let (mut file, mut written) = (open(&path)?, 0_usize);
-    // A write at the end of the screen is short, and the next one fails.
-    while let Ok(count @ 1..) = file.write(&pixel.repeat(1 << 14)) {
-        written = written.saturating_add(count);
-    }
-    Ok(format!("{written} bytes"))
 }
 
 /// What a baseboard management controller answers to Get Device ID.
