@@ -144,6 +144,11 @@ impl Registers {
         self.place(offset).map_or(u32::MAX, |place| unsafe { place.read_volatile() })
     }
 
+    /// Writes a byte.
+    pub fn write_byte(&self, offset: usize, value: u8) {
+        self.put(offset, value);
+    }
+
     /// Writes a dword.
     pub fn write(&self, offset: usize, value: u32) {
         self.put(offset, value);

@@ -42,7 +42,9 @@ pub use kernel::Kernel;
 pub use l1::{Echo, L1, Run};
 pub use l2::{Guest, Outcome};
 pub use lab::{Lab, place, say, sha256};
-pub use machine::models::{APART, DISKS, Model, NICS, OTHERS, OWN_BARS, SCREENS, SERIAL, SOUND};
+pub use machine::models::{
+    APART, DISKS, I8255X, Model, NICS, OTHERS, OWN_BARS, SCREENS, SERIAL, SOUND,
+};
 pub use machine::{Device, IVSHMEM_SIZE, Iommu, Machine, VFS, WIDE_VECTORS};
 pub use monitor::Monitor;
 pub use pool::{Pool, Tally};

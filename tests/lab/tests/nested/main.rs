@@ -46,8 +46,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lab::{
-    APART, Arch, DISKS, Debian, Device, Error, Iommu, Kernel, L1, LANE, LANES, Lab, Machine, NICS,
-    OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
+    APART, Arch, DISKS, Debian, Device, Error, I8255X, Iommu, Kernel, L1, LANE, LANES, Lab,
+    Machine, NICS, OTHERS, OWN_BARS, Pool, SCREENS, SERIAL, SOUND, times,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -220,6 +220,7 @@ fn of_models() -> Vec<Group> {
         ("models", machine(DISKS), models::ON_DISKS.to_vec()),
         ("models, type1", machine(OWN_BARS).by_type1(), models::ON_OWN_BARS.to_vec()),
         ("models", machine(NICS), models::ON_NICS.to_vec()),
+        ("models", machine(I8255X), models::ON_I8255X.to_vec()),
         ("models", machine(SERIAL), models::ON_SERIAL.to_vec()),
         ("models", machine(SOUND), models::ON_SOUND.to_vec()),
         ("models", machine(SCREENS), models::ON_SCREENS.to_vec()),

@@ -9,8 +9,8 @@ use case::{Case, Place, result};
 use guest::{Interrupts, Report};
 use lab::protocol::Program;
 use lab::{
-    APART, DISKS, Device, Error, Guest, L1, Model, NICS, OTHERS, OWN_BARS, Outcome, SCREENS,
-    SERIAL, SOUND, place, sha256,
+    APART, DISKS, Device, Error, Guest, I8255X, L1, Model, NICS, OTHERS, OWN_BARS, Outcome,
+    SCREENS, SERIAL, SOUND, place, sha256,
 };
 use serde_json::json;
 
@@ -23,6 +23,8 @@ pub const ON_DISKS: &[Test] = &[("models: each controller reads and writes its d
 pub const ON_OWN_BARS: &[Test] =
     &[("models: each controller that reads its own BARs reads and writes its disk", own_bars)];
 pub const ON_NICS: &[Test] = &[("models: each network controller gets answers", nics)];
+pub const ON_I8255X: &[Test] =
+    &[("models: each network controller of Intel's 8255x family gets answers", i8255x)];
 pub const ON_SERIAL: &[Test] = &[("models: each serial line loops bytes", serial)];
 pub const ON_SOUND: &[Test] = &[("models: each sound device plays a tone", sound)];
 pub const ON_SCREENS: &[Test] = &[("models: each display shows a colour", screens)];
@@ -36,8 +38,10 @@ const LOOPED: u64 = 1024;
 /// The environment variable with the names of the models to try, with commas; without it all.
 const CHOSEN: &str = "LAB_MODELS";
 
-/// The guest's kernel prints warnings, and an NVMe has one disk.
-const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 nvme_core.multipath=0";
+/// The guest's kernel prints warnings, an NVMe has one disk, an ATI has a mode without a palette, and
+/// the guest's init may map BARs of a function with a driver.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 nvme_core.multipath=0 \
+                            aty128fb.mode_option=640x480-32 iomem=relaxed";
 
 /// A guest that takes longer, by L1's clock, is killed.
 const LIMIT_NS: u64 = 120_000_000_000;
@@ -123,11 +127,19 @@ fn disk(_: &Model) -> Case {
 }
 
 fn nics(l1: &mut L1) -> Result<(), Error> {
-    check(l1, NICS, |_| {
-        Case::new(&format!("net:{ASKED},interrupts"), "50 requests answered", |_, _, reports| {
-            let answered = |it: &Report| matches!(it, Report::Net { answered: ASKED, .. });
-            Ok(reports.iter().any(answered))
-        })
+    check(l1, NICS, nic)
+}
+
+fn i8255x(l1: &mut L1) -> Result<(), Error> {
+    check(l1, I8255X, nic)
+}
+
+fn nic(model: &Model) -> Case {
+    let microcode = if model.name == "i82551" { "try:microcode," } else { "" };
+    let steps = format!("{microcode}net:{ASKED},interrupts");
+    Case::new(&steps, "50 requests answered", |_, _, reports| {
+        let answered = |it: &Report| matches!(it, Report::Net { answered: ASKED, .. });
+        Ok(reports.iter().any(answered))
     })
 }
 
@@ -162,11 +174,11 @@ fn apart(l1: &mut L1) -> Result<(), Error> {
     })
 }
 
-fn screen(_: &Model) -> Case {
+fn screen(model: &Model) -> Case {
     let data = "a screen of one colour, seen by the host";
-    let case = Case::new("try:screen,mark:1,pause:1000,interrupts", data, |l1, index, _| {
-        Ok(judge::is_coloured(&written(l1, index)))
-    });
+    let turn_on = if model.name == "cirrus-vga" { "try:turn-on," } else { "" };
+    let steps = format!("{turn_on}try:screen,mark:1,pause:1000,interrupts");
+    let case = Case::new(&steps, data, |l1, index, _| Ok(judge::is_coloured(&written(l1, index))));
     case.act(|monitor, place, report| match report {
         Report::Mark { .. } => {
             let arguments = json!({"device": place.id(), "filename": place.output});
