@@ -114,6 +114,15 @@ impl Kernel {
         }
     }
 
+    /// The size of its pages in KiB.
+    #[must_use]
+    pub fn page_kib(self) -> u64 {
+        match self {
+            Self::Arm612Of16K => 16,
+            _ => 4,
+        }
+    }
+
     /// Returns the kernel's files; fetches or builds them if the cache lacks them.
     pub fn files(self, cache: &Cache) -> Result<KernelFiles, Error> {
         match self {

@@ -2,6 +2,7 @@
 
 mod ioctl;
 mod iommufd;
+mod kvm;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -18,17 +19,6 @@ use ioctl::{Argument, ioctl};
 const fn vfio(number: u32) -> u32 {
     0x3b64_u32.wrapping_add(number)
 }
-
-/// linux/kvm.h: `_IO(0xae, n)`, and `_IOWR` and `_IOW` with the size of the struct.
-const KVM_CREATE_VM: u32 = 0xae01;
-const KVM_CREATE_IRQCHIP: u32 = 0xae60;
-const KVM_IRQFD: u32 = 0x4020_ae76;
-const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;
-const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
-const KVM_DEV_TYPE_VFIO: u32 = 4;
-const KVM_DEV_VFIO_FILE: u32 = 1;
-const ADD: u64 = 1;
-const DEL: u64 = 2;
 
 /// The running kernel. Files are plain numbers, because the checks pass closed ones, too.
 #[derive(Debug, Default)]
@@ -58,16 +48,6 @@ impl Linux {
         buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
         result.map(|_| ())
     }
-
-    fn kvm_attribute(kvm: Fd, attribute: u64, file: Fd) -> io::Result<()> {
-        let file = file.0;
-        let address = std::ptr::from_ref(&file).expose_provenance() as u64;
-        // struct kvm_device_attr: flags, group, attribute, address.
-        let header = [0_u32, KVM_DEV_VFIO_FILE].into_iter().flat_map(u32::to_ne_bytes);
-        let rest = [attribute, address].into_iter().flat_map(u64::to_ne_bytes);
-        let mut bytes: Vec<u8> = header.chain(rest).collect();
-        ioctl(kvm.0, KVM_SET_DEVICE_ATTR, Argument::Bytes(&mut bytes)).map(|_| ())
-    }
 }
 
 fn unsigned(value: i32) -> u32 {
@@ -92,19 +72,9 @@ impl Core for Linux {
     }
 
     fn open_kvm(&mut self) -> io::Result<Fd> {
-        let kvm = open("/dev/kvm")?;
-        let machine = ioctl(kvm, KVM_CREATE_VM, Argument::Number(0));
-        ioctl::close(kvm)?;
-        let machine = machine?;
-        ioctl(machine, KVM_CREATE_IRQCHIP, Argument::Number(0))?;
-        // struct kvm_create_device: type, fd (out), flags.
-        let words = [KVM_DEV_TYPE_VFIO, 0, 0];
-        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        ioctl(machine, KVM_CREATE_DEVICE, Argument::Bytes(&mut bytes))?;
-        let fd = bytes.get(4..).and_then(|bytes| bytes.first_chunk());
-        let fd = Fd(fd.map_or(-1, |fd| i32::from_ne_bytes(*fd)));
-        self.machines.insert(fd, machine);
-        Ok(fd)
+        let (machine, device) = kvm::machine()?;
+        self.machines.insert(Fd(device), machine);
+        Ok(Fd(device))
     }
 
     fn open_memory(&mut self, size: u64) -> io::Result<Fd> {
@@ -178,19 +148,16 @@ impl Core for Linux {
     }
 
     fn link(&mut self, kvm: Fd, file: Fd) -> io::Result<()> {
-        Self::kvm_attribute(kvm, ADD, file)
+        kvm::change_file(kvm, kvm::ADD, file)
     }
 
     fn unlink(&mut self, kvm: Fd, file: Fd) -> io::Result<()> {
-        Self::kvm_attribute(kvm, DEL, file)
+        kvm::change_file(kvm, kvm::DEL, file)
     }
 
     fn irqfd(&mut self, kvm: Fd, call: &Irqfd) -> io::Result<()> {
         let machine = self.machines.get(&kvm).copied().unwrap_or(kvm.0);
-        let (eventfd, resample) = (unsigned_of(call.eventfd), unsigned_of(call.resample));
-        let words = [eventfd, call.gsi, call.flags, resample, 0, 0, 0, 0];
-        let mut bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
-        ioctl(machine, KVM_IRQFD, Argument::Bytes(&mut bytes)).map(|_| ())
+        kvm::irqfd(machine, call)
     }
 
     fn device_info(&mut self, device: Fd, buffer: &mut [u8]) -> io::Result<()> {

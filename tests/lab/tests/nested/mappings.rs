@@ -50,7 +50,7 @@ fn nothing_stays_after_the_end(l1: &mut L1) -> Result<(), Error> {
     let guest =
         Guest::new("pause:100,hash:4M").device(&device).look_at(INIT, &[REFRESH, VMSTAT, STATUS]);
     let outcome = boot(l1, &guest)?;
-    assert_held(&outcome.finished.sightings[0], &before);
+    assert_held(l1, &outcome.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
     assert!(!is_bus_master(l1, &device)?, "{device} may still do DMA");
     Ok(())
@@ -63,7 +63,7 @@ fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
     let guest = Guest::new("hash:4M,read:100000").device(&device);
     let killed = guest.look_at(INIT, &[REFRESH, VMSTAT, STATUS]).signal_at(HASH, 9).boot(l1)?;
     assert_eq!(killed.finished.ending, Ending::Signal(9), "{}", killed.details());
-    assert_held(&killed.finished.sightings[0], &before);
+    assert_held(l1, &killed.finished.sightings[0], &before);
     assert_eq!(Held::now(l1)?, before);
     assert!(!is_bus_master(l1, &device)?, "{device} may still do DMA");
     boot(l1, &Guest::new("hash:4M").device(&device)).map(|_| ())
@@ -71,9 +71,9 @@ fn nothing_stays_after_a_kill(l1: &mut L1) -> Result<(), Error> {
 
 /// Asserts that the guest's RAM was pinned, mapped and counted as locked while the guest ran. So
 /// the counters that are compared after the end do change.
-fn assert_held(seen: &Sighting, before: &Held) {
+fn assert_held(l1: &L1, seen: &Sighting, before: &Held) {
     let during = Held::of(&seen.files[VMSTAT]);
-    let ram_pages = RAM_KIB / 4;
+    let ram_pages = RAM_KIB / l1.machine().kernel.page_kib();
     assert!(during.pinned_pages >= before.pinned_pages + ram_pages, "{during:?} {before:?}");
     assert!(
         during.table_pages.is_none() || during.table_pages > before.table_pages,
