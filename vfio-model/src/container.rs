@@ -80,6 +80,7 @@ impl System {
     /// - `EINVAL`: the container has no group, has an IOMMU already, or has groups that cannot
     ///   share one; or the type is an extension and no IOMMU.
     /// - `ENODEV`: no driver has the type.
+    /// - `EINVAL`, `EPERM`: the IOMMU refuses nesting ([`Description::nesting_error`]).
     /// - `EPERM`: the IOMMU does not remap interrupts, or the process lacks `CAP_SYS_RAWIO` for
     ///   groups without an IOMMU.
     pub fn set_iommu(&self, container: Fd, kind: u64) -> io::Result<()> {
@@ -226,8 +227,11 @@ fn open_type1(description: &Description, kind: u64) -> io::Result<Iommu> {
     }
     let nests = kind == u64::from(TYPE1_NESTING);
     let is_type = TYPES.iter().any(|known| u64::from(*known) == kind);
-    if !is_type || nests && !description.nesting {
+    if !is_type {
         return Err(errno(libc::EINVAL));
+    }
+    if let Some(error) = description.nesting_error.filter(|_| nests) {
+        return Err(errno(error));
     }
     match description.interrupt_remapping {
         false => Err(errno(libc::EPERM)),

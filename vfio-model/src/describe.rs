@@ -189,8 +189,10 @@ pub struct Description {
     pub interrupt_remapping: bool,
     /// Whether the IOMMU enforces cache coherency (`VFIO_DMA_CC_IOMMU`).
     pub coherent: bool,
-    /// Whether type1 can be set as `VFIO_TYPE1_NESTING_IOMMU`.
-    pub nesting: bool,
+    /// The errno with which `VFIO_TYPE1_NESTING_IOMMU` is refused; `None` if type1 can be set so. It
+    /// is `EINVAL` for an IOMMU without nesting, and `EPERM` for an SMMUv3 of Linux 6.12, whose
+    /// domains are complete when they are made (`arm_smmu_enable_nesting`).
+    pub nesting_error: Option<i32>,
     /// The process's memory that can be pinned, and whether it is writable.
     pub memory: Vec<(Range<u64>, bool)>,
     /// The first IOVA of the IOMMU's page tables.
@@ -226,7 +228,7 @@ impl Description {
             page_sizes: 4096 | 2 << 20,
             interrupt_remapping: true,
             coherent: false,
-            nesting: true,
+            nesting_error: None,
             memory: vec![(4096..(1 << 47) - 4096, true)],
             first_iova: 0,
             functions: BTreeMap::new(),

@@ -116,7 +116,8 @@ impl Scene {
     fn ask(&mut self, core: &mut impl Core, group: u32, name: &str) -> io::Result<PciFunction> {
         let (container, group) = (core.open_container()?, core.open_group(group)?);
         core.set_container(group, container)?;
-        self.description.nesting = core.set_iommu(container, 6).is_ok();
+        let refused = core.set_iommu(container, 6).err();
+        self.description.nesting_error = refused.and_then(|error| error.raw_os_error());
         core.unset_container(group)?;
         core.set_container(group, container)?;
         core.set_iommu(container, 3)?;
