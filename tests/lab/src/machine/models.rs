@@ -185,7 +185,6 @@ pub const SCREENS: &[Model] = &[
     screen("secondary-vga", &["bochs"]),
     screen("bochs-display", &["bochs"]),
     screen("cirrus-vga", &["cirrus"]),
-    // Its ROM is that of the first display in L1's VFIO.
     screen("ati-vga", &["aty128fb"]),
     Model { properties: VIRTIO, ..screen("virtio-vga", &["virtio-gpu"]) },
     Model { properties: VIRTIO, ..screen("virtio-gpu-pci", &["virtio-gpu"]) },
