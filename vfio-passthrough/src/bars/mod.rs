@@ -12,9 +12,7 @@ use crate::device::FunctionDevice;
 use crate::error::Error;
 use crate::pci::bar::{Bar, MAX_ROM, Space};
 use crate::pci::config::ConfigSpace;
-
-/// The first bytes of a ROM (PCI 3.0, 6.3.1.1).
-const ROM_SIGNATURE: [u8; 2] = [0x55, 0xaa];
+use crate::pci::rom;
 
 /// The BARs of a function and its ROM. It carries out the accesses that trap.
 pub(crate) struct Bars {
@@ -22,7 +20,8 @@ pub(crate) struct Bars {
     bars: Vec<Bar>,
     /// The regions of BAR0 to BAR5 and the ROM, by BAR number.
     regions: Vec<RegionInfo>,
-    /// The content of the ROM, after the first read. It is empty if the ROM cannot be read.
+    /// The content of the ROM, after the first read. It is empty if the ROM cannot be read, or is
+    /// another device's.
     rom: OnceLock<Vec<u8>>,
 }
 
@@ -94,10 +93,26 @@ impl Bars {
             self.device.warn(&error);
             return Vec::new();
         }
-        if !rom.starts_with(&ROM_SIGNATURE) {
-            log::debug!("{}: the ROM has no signature 55 aa", self.device.address);
+        let address = self.device.address;
+        if !rom.starts_with(&rom::SIGNATURE) {
+            log::debug!("{address}: the ROM has no signature 55 aa");
         }
-        rom
+        match self.other_vendor(&rom) {
+            Some(other) => {
+                log::warn!(
+                    "{address}: the ROM is hidden: it is for a device of vendor {other:04x}"
+                );
+                Vec::new()
+            }
+            None => rom,
+        }
+    }
+
+    /// The vendor that a ROM names, if it is not that of the function. Linux takes the copy of the
+    /// boot display's ROM at 0xc0000 for the ROM of other displays too (pci_fixup_video).
+    fn other_vendor(&self, rom: &[u8]) -> Option<u16> {
+        let own = self.device.header.get()?.identity.vendor;
+        rom::vendor(rom).filter(|vendor| *vendor != own)
     }
 
     /// Writes to the device. A ROM ignores writes.

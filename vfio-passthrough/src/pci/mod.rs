@@ -10,4 +10,5 @@ pub mod msi;
 pub mod msix;
 pub mod presence;
 pub mod regs;
+pub mod rom;
 pub mod view;

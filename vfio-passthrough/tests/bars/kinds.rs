@@ -2,6 +2,8 @@
 
 use super::*;
 use vfio_passthrough::BarKind::{Io, Memory32, Memory64};
+use vfio_passthrough::backend::Device as _;
+use vfio_passthrough::host::HostMemory as _;
 use vfio_passthrough::{BarKind, Space};
 
 /// A BAR of the host, and the guest's expected view of it.
@@ -161,6 +163,35 @@ fn asks_once_for_a_rom_that_cannot_be_read() {
         assert_eq!((found, lines), ([u32::MAX; 3], 1), "{fault:?}");
         assert_eq!(setup.faults.made(Call::Read), before + 1, "{fault:?}");
     }
+}
+
+#[test]
+fn hides_a_rom_of_another_vendor() {
+    const START: [u8; 4] = [0x55, 0xaa, 4, 0];
+    for (vendor, expected) in [(0x1b36_u16, u32::from_le_bytes(START)), (0x1002, u32::MAX)] {
+        let setup = Setup::of(config_of([0; 6], &[]), &[0, 0, 0, 0, 0, 0, 0x1000], |device| {
+            device.with_region(ROM_REGION, |region| region.flags |= RegionFlags::MMAP)
+        });
+        let mut rom = START.to_vec();
+        rom.resize(0x1c, 0);
+        rom[0x18] = 0x1c;
+        rom.extend(b"PCIR");
+        rom.extend(vendor.to_le_bytes());
+        fill(&setup.device, &rom);
+        setup.write16(COMMAND, 2);
+        setup.write32(0x30, 0xe000_0001);
+        let (found, lines) = logged(|| [(); 2].map(|()| setup.bar_read32(6, 0)));
+        assert_eq!((found, lines), ([expected; 2], usize::from(expected == u32::MAX)));
+    }
+}
+
+/// Writes the start of a device's ROM.
+fn fill(device: &Arc<PciDevice>, content: &[u8]) {
+    let region = device.region(ROM_REGION).unwrap();
+    let page = device.clone().mmap(&region, range(0, 0x1000)).unwrap();
+    assert!(content.len() <= 0x1000);
+    // SAFETY: the mapping has 0x1000 bytes, and nothing else accesses them.
+    unsafe { page.host_address().copy_from(content.as_ptr(), content.len()) };
 }
 
 #[test]

@@ -181,13 +181,11 @@ pub const SOUND: &[Model] = &[
 
 /// Displays.
 pub const SCREENS: &[Model] = &[
-    // The first one: L1's kernel takes the copy of the first display's ROM at 0xc0000 for the ROM of
-    // each VGA (pci_fixup_video), and this driver reads the limits of its PLL there.
-    screen("ati-vga", &["aty128fb"]),
     screen("VGA", &["bochs"]),
     screen("secondary-vga", &["bochs"]),
     screen("bochs-display", &["bochs"]),
     screen("cirrus-vga", &["cirrus"]),
+    screen("ati-vga", &["aty128fb"]),
     Model { properties: VIRTIO, ..screen("virtio-vga", &["virtio-gpu"]) },
     Model { properties: VIRTIO, ..screen("virtio-gpu-pci", &["virtio-gpu"]) },
 ];

@@ -22,6 +22,8 @@ pub struct Case {
     pub panics: bool,
     /// The guest has the small kernel.
     pub small: bool,
+    /// What the VMM logs.
+    pub logs: Option<&'static str>,
 }
 
 /// A model's number, and the file for what QEMU writes of it.
@@ -44,7 +46,8 @@ impl Case {
         is_right: impl Fn(&mut L1, usize, &[Report]) -> Result<bool, Error> + 'static,
     ) -> Self {
         let (steps, is_right) = (steps.to_owned(), Box::new(is_right));
-        Self { steps, data, is_right, act: Box::new(|_, _, _| Ok(())), panics: false, small: false }
+        let act = Box::new(|_: &mut Monitor, _: &Place, _: &Report| Ok(()));
+        Self { steps, data, is_right, act, panics: false, small: false, logs: None }
     }
 
     pub fn act(
