@@ -296,13 +296,15 @@ pub fn pattern_byte(offset: u64) -> u8 {
     mixed.to_be_bytes().first().copied().unwrap_or_default()
 }
 
-/// The reports within the output of a console, in order. Other lines are ignored.
+/// The reports within the output of a console, in order. Other lines are ignored, and so is what the
+/// kernel prints before and after a report on its line.
 #[must_use]
 pub fn reports(console: &str) -> Vec<Report> {
+    let first = |json| serde_json::Deserializer::from_str(json).into_iter().next();
     console
         .lines()
         .filter_map(|line| line.split_once(PREFIX))
-        .filter_map(|(_, json)| serde_json::from_str(json.trim()).ok())
+        .filter_map(|(_, json)| first(json)?.ok())
         .collect()
 }
 
@@ -315,6 +317,13 @@ mod tests {
         let end = serde_json::to_string(&Report::End { ending: Ending::Off }).unwrap();
         let console =
             format!("[    0.1] Linux\r\n{PREFIX}{end}\r\n[    0.2] reboot: Power down\r\n");
+        assert_eq!(reports(&console), [Report::End { ending: Ending::Off }]);
+    }
+
+    #[test]
+    fn finds_a_report_amid_a_line_of_the_kernel() {
+        let end = serde_json::to_string(&Report::End { ending: Ending::Off }).unwrap();
+        let console = format!("[    0.1] Li{PREFIX}{end}[    0.2] reboot: Power down\r\n\r\n");
         assert_eq!(reports(&console), [Report::End { ending: Ending::Off }]);
     }
 

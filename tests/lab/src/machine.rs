@@ -298,10 +298,11 @@ impl Machine {
     /// The arguments of QMP's `device_add` that plug the NVMe with number `index` in again.
     #[must_use]
     pub fn nvme(&self, index: usize) -> Value {
-        let text = Value::String;
+        // QEMU 10 takes no text for a boolean.
+        let typed = |text: String| if text == "on" { Value::Bool(true) } else { text.into() };
         devices::nvme(index)
             .into_iter()
-            .map(|(name, value)| (name.to_owned(), text(value)))
+            .map(|(name, value)| (name.to_owned(), typed(value)))
             .collect()
     }
 
