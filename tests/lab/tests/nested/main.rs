@@ -124,6 +124,7 @@ fn first_lane() -> Vec<Group> {
         files::TESTS,
         limits::TESTS,
         limits::OF_CGROUPS,
+        hot_plug::failures::OF_CGROUPS,
         privilege::ON_STOCK,
         tools::TESTS,
         conformance::TESTS,

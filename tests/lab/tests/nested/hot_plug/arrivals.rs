@@ -57,7 +57,7 @@ fn nvme(l1: &mut L1) -> Result<(), Error> {
 }
 
 /// The guest starts without a device, so its plan cannot ask the IOMMU. With two devices the BARs are
-/// mapped for DMA too.
+/// mapped for DMA too, but iommufd of 6.12 cannot do that, and the VMM says so.
 fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
     let (devices, held) = ([assigned(l1, 0)?, assigned(l1, 1)?], Held::now(l1)?);
     let images = [l1.image(0)?, l1.image(1)?];
@@ -72,7 +72,7 @@ fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
     }
     let expected = images.map(|image| sha256(&image[..HASHED]));
     assert_eq!(hashes(&outcome), expected, "{}", outcome.details());
-    assert_eq!(outcome.stderr, "", "{}", outcome.details());
+    assert!(l1.machine().has_iommufd() || outcome.stderr.is_empty(), "{}", outcome.details());
     assert_free(l1, held, &devices)
 }
 

@@ -14,8 +14,11 @@ pub const TESTS: &[Test] = &[
     ("hot-plug: what fails is reported with a remedy, and the guest goes on", with_a_device),
     ("hot-plug: a first device that fails leaves nothing pinned", without_devices),
     ("hot-plug: a low limit of locked memory is reported before RAM is mapped", memlock),
-    ("hot-plug: a low limit of the control group is reported before RAM is mapped", cgroup),
 ];
+
+/// On kernels with the control group of memory.
+pub const OF_CGROUPS: &[Test] =
+    &[("hot-plug: a low limit of the control group is reported before RAM is mapped", cgroup)];
 
 /// On a machine with an NVMe first, and the host's root, which has strace.
 pub const WITH_HOST: &[Test] = &[("hot-plug: each call of an addition fails in turn", each_call)];
