@@ -149,7 +149,7 @@ fn cgroup(l1: &mut L1) -> Result<(), Error> {
     let parts = ["more, and the control group of the VMM has", "/lab/memory.max", "MemoryMax="];
     let failures = [failure(in_turn(&[limit("400M"), add(l1, &[&device])]), &parts)];
     let again = in_turn(&[limit("600M"), add(l1, &[&device])]);
-    let guest = guest("functions:1,hash:64K").memory("512M").in_cgroup("memory.max", "600M");
+    let guest = guest("functions:2,hash:64K").memory("512M").in_cgroup("memory.max", "600M");
     let outcome = boot(l1, &at_start(guest, [failures[0].0.clone(), again]))?;
     let sightings = &outcome.finished.sightings;
     assert_failed(sightings, &failures);
