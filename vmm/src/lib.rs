@@ -41,7 +41,6 @@ pub use host::files::Opened;
 pub use host::seccomp::{
     prepare as prepare_seccomp, restrict as restrict_thread, rows as seccomp_rows,
 };
-
 pub use run::control::read_request;
 
 use cli::{Command, PrepareCommand};
