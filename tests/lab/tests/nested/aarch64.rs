@@ -61,7 +61,7 @@ pub fn lanes() -> [Vec<Group>; LANES] {
 }
 
 fn on([name, name_of_ports]: [&'static str; 2], kernel: Kernel) -> Vec<Group> {
-    let own = [examples::TESTS, data::TESTS, shapes::ON_4_CPUS].concat();
+    let own = [examples::TESTS, data::TESTS, shapes::UP_TO_8_CPUS].concat();
     // The conformance program and its model know pages of 4 KiB only.
     let conforms = if kernel == Kernel::Arm612 { NAMED_OF_4K } else { &[] };
     let machine = |devices| Machine::new(kernel).devices(devices);

@@ -214,16 +214,15 @@ fn are_needed<'a>(l1: &mut L1, rows: impl Iterator<Item = &'a str>) -> Result<()
 }
 
 /// The rows of [`PLUG_ROWS`] that the guest here does not need: deferred routes, a lock that the
-/// kernel holds, a race of two devices, functions with a reset of their own behind one bridge,
-/// dma-bufs of BARs, and RAM that is a file.
-const RARE_PLUG_ROWS: [&str; 7] = [
+/// kernel holds, a race of two devices, functions with a reset of their own behind one bridge, and
+/// dma-bufs of BARs.
+const RARE_PLUG_ROWS: [&str; 6] = [
     "control:epoll_ctl",
     "control:clock_nanosleep",
     "control:KVM_REGISTER_COALESCED_MMIO",
     "control:KVM_UNREGISTER_COALESCED_MMIO",
     "control:VFIO_DEVICE_RESET",
     "control:VFIO_DEVICE_FEATURE",
-    "control:IOMMU_IOAS_MAP_FILE",
 ];
 
 /// Whether a row of [`PLUG_ROWS`] is for this kind of devices. Containers, groups and their mappings
@@ -238,8 +237,13 @@ fn is_of(row: &str, is_iommufd: bool) -> bool {
 }
 
 /// Takes each row of devices that come and go from the control thread's list in turn. Four devices
-/// come at once and leave one after another, the first without the guest's consent.
+/// come at once and leave one after another, the first without the guest's consent. RAM is a file
+/// where the kernel can map one.
 fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
+    let (memory, map_of_others) = match l1.machine().kernel {
+        Kernel::Small73 => ("64M,shared=on", "control:IOMMU_IOAS_MAP"),
+        _ => ("64M", "control:IOMMU_IOAS_MAP_FILE"),
+    };
     let nics = l1.machine().nics();
     nics.iter().try_for_each(|nic| l1.bind(nic, VFIO))?;
     let devices = [assigned(l1, 0)?, assigned(l1, 1)?, nics[0].clone(), nics[1].clone()];
@@ -248,7 +252,7 @@ fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
     let add: Vec<_> =
         [place::VMM, "add", PLUG_SOCKET, "--iommu", iommu].into_iter().chain(added).collect();
     let mut guest = Guest::new("disks:2,hash:64K,pause:3000")
-        .memory("64M")
+        .memory(memory)
         .arguments(["--control", PLUG_SOCKET])
         .run_at(INIT, add.into_iter().map(str::to_owned).collect());
     for (number, device) in devices.iter().enumerate() {
@@ -262,7 +266,7 @@ fn needed_by_plug(l1: &mut L1) -> Result<(), Error> {
     assert!(outcome.is_success() && devices.iter().all(is_free), "{said}: {}", outcome.details());
     let is_iommufd = l1.machine().has_iommufd();
     let rows = PLUG_ROWS.lines().filter(|row| !RARE_PLUG_ROWS.contains(row));
-    let rows = rows.filter(|row| is_of(row, is_iommufd));
+    let rows = rows.filter(|row| is_of(row, is_iommufd) && *row != map_of_others);
     let mut unneeded = Vec::new();
     for row in rows.step_by(usize::try_from(times(8, 1)).unwrap()) {
         if !misses(l1, &guest, row)? {

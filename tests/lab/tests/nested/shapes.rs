@@ -14,7 +14,10 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// For arm64, whose emulation takes too long with more vCPUs.
-pub const ON_4_CPUS: &[Test] = &[("a guest runs on 4 vCPUs", |l1| several_cpus(l1, 4))];
+pub const UP_TO_8_CPUS: &[Test] = &[
+    ("a guest runs on 4 vCPUs", |l1| several_cpus(l1, 4)),
+    ("a guest runs on 8 vCPUs", |l1| several_cpus(l1, 8)),
+];
 
 const HASHED: usize = 4 << 20;
 
