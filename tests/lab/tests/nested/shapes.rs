@@ -42,7 +42,9 @@ fn two_nvmes(l1: &mut L1) -> Result<(), Error> {
 fn several_cpus(l1: &mut L1, count: u32) -> Result<(), Error> {
     let device = assigned(l1, 0)?;
     let expected = sha256(&l1.image(0)?[..HASHED]);
-    let outcome = boot(l1, &Guest::new("hash:4M,read:1000").device(&device).cpus(count))?;
+    // Without `quiet`: a slow machine may be silent for too long while the kernel starts its CPUs.
+    let guest = Guest::new("hash:4M,read:1000").command_line("console=ttyS0 panic=-1");
+    let outcome = boot(l1, &guest.device(&device).cpus(count))?;
     let Some(Report::Init { cpus, .. }) = outcome.reports.first() else {
         panic!("no first report\n{}", outcome.details());
     };
