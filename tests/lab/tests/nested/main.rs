@@ -69,6 +69,11 @@ fn tests_of_39_bits() -> Vec<Test> {
     [layout::NARROW, hot_plug::arrivals::NARROW].concat()
 }
 
+/// A machine with iommufd, whose guests have Debian's kernel.
+fn stock_guest() -> Machine {
+    full(Kernel::Small).guest_kernel(Kernel::Stock612)
+}
+
 /// A machine with AMD's IOMMU, and with RAM for large guests.
 fn amd() -> Machine {
     Machine::new(Kernel::Stock612).iommu(Iommu::Amd).memory_mib(6144)
@@ -153,6 +158,7 @@ fn first_lane() -> Vec<Group> {
         ),
         ("small, ports, type1", ports.by_type1(), [host::TESTS, hot_plug::host::ON_PORTS].concat()),
         ("small, 39 bits", narrow(Kernel::Small), tests_of_39_bits()),
+        ("small, stock guest", stock_guest(), hot_plug::cycles::ON_STOCK_GUEST.to_vec()),
         ("iommufd", by_iommufd, tests_by_iommufd()),
     ]
 }
@@ -181,6 +187,11 @@ fn second_lane() -> Vec<Group> {
     vec![
         ("small", full(Kernel::Small), [&small, privilege::BY_IOMMUFD].concat()),
         ("small, type1", full(Kernel::Small).by_type1(), [&small, privilege::BY_TYPE1].concat()),
+        (
+            "small, stock guest, type1",
+            stock_guest().by_type1(),
+            hot_plug::cycles::ON_STOCK_GUEST.to_vec(),
+        ),
         ("6.1", full(Kernel::Stock61), old),
         ("6.1, 400 vectors", wide, limits::ON_WIDE.to_vec()),
         ("6.1", all_devices(Kernel::Stock61), tests_of_all_devices()),
@@ -200,12 +211,10 @@ fn by_iommufd() -> Vec<Group> {
         limits::TESTS,
         tools::TESTS,
     ];
-    let machine = full(Kernel::Small).guest_kernel(Kernel::Stock612);
     // The small kernel has no power button.
     let with_host = Machine::new(Kernel::Small).guest_kernel(Kernel::Stock612).with_host_share();
     vec![
-        ("iommufd, long", machine.clone(), [&tests.concat(), hot_plug::cycles::LONG].concat()),
-        ("type1, long", machine.by_type1(), hot_plug::cycles::LONG.to_vec()),
+        ("iommufd, long", stock_guest(), tests.concat()),
         ("small, host", with_host.clone(), hot_plug::failures::WITH_HOST.to_vec()),
         ("small, host, type1", with_host.by_type1(), hot_plug::failures::WITH_HOST.to_vec()),
     ]
