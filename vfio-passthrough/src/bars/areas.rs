@@ -118,20 +118,55 @@ mod tests {
         }
     }
 
+    /// Hosts with pages of 4, 16 and 64 KiB.
+    #[test]
+    fn a_page_that_has_a_part_of_the_msix_table_is_trapped_whole() {
+        let table = [range(0x2000, 0x2410)];
+        let all = |end| vec![range(0, end)];
+        let cases = [
+            (0x4000, &table[..], [vec![range(0, 0x2000), range(0x3000, 0x4000)], vec![], vec![]]),
+            (
+                0x20000,
+                &table,
+                [
+                    vec![range(0, 0x2000), range(0x3000, 0x20000)],
+                    vec![range(0x4000, 0x20000)],
+                    vec![range(0x10000, 0x20000)],
+                ],
+            ),
+            (0x20000, &[], [all(0x20000), all(0x20000), all(0x20000)]),
+            (0x14000, &[], [all(0x14000), all(0x14000), all(0x10000)]),
+            (0x2000, &[], [all(0x2000), vec![], vec![]]),
+        ];
+        for (size, trapped, of_pages) in cases {
+            for (page, expected) in [PAGE, 4 * PAGE, 16 * PAGE].into_iter().zip(of_pages) {
+                let region = region(size, None);
+                let found: Vec<_> =
+                    direct_areas(&region, trapped, page).into_iter().map(|area| area.0).collect();
+                assert_eq!(found, expected, "{size:#x}, trapped {trapped:?}, pages of {page:#x}");
+                let is_small = size < page && trapped.is_empty();
+                let small = is_small.then(|| DirectArea(range(0, page)));
+                assert_eq!(small_area(&region, trapped, page), small, "{size:#x} in {page:#x}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_page_is_direct_if_it_is_mappable_and_not_trapped(
+            shift in prop::sample::select(vec![12, 14, 16]),
             size in 0..64_u64,
             sparse in prop::option::of(prop::collection::vec((0..64_u64, 0..64_u64), 0..4)),
             trapped in prop::collection::vec((0..64_u64 << 12, 0..0x2000_u64), 0..3),
         ) {
-            let pages = |(start, end)| range(start << 12, end << 12);
+            let pages = |(start, end)| range(start << shift, end << shift);
             let sparse: Option<Vec<_>> =
                 sparse.map(|areas| areas.into_iter().map(pages).collect());
-            let region = region(size << 12, sparse.clone());
-            let bytes = |(start, size)| range(start, start + size);
+            let region = region(size << shift, sparse.clone());
+            let scale = |bytes| bytes << (shift - 12);
+            let bytes = |(start, size)| range(scale(start), scale(start + size));
             let trapped: Vec<_> = trapped.into_iter().map(bytes).collect();
-            let areas = direct_areas(&region, &trapped, PAGE);
+            let areas = direct_areas(&region, &trapped, 1 << shift);
             // The naive model: it accepts areas that fit and do not overlap, and checks page by
             // page.
             let mut accepted: Vec<ByteRange> = Vec::new();
@@ -141,7 +176,7 @@ mod tests {
                 }
             }
             for page in 0..64 {
-                let page = range(page << 12, (page + 1) << 12);
+                let page = pages((page, page + 1));
                 let times = areas.iter().filter(|area| area.0.overlaps(page)).count();
                 let clear = !trapped.iter().any(|range| range.overlaps(page));
                 let mappable = accepted.iter().any(|area| area.contains(page));
